@@ -102,11 +102,11 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	if err == nil {
 		steps.At("backup.stored")
 	}
-	c.remove(ctx, *op, got.url, got.unwanted...)
+	c.noteUnwanted(ctx, *op, got.url, got.unwanted...)
+	if ctx.Err() == nil || len(got.unwanted) > 0 {
+		defer c.removeUnwanted(context.WithoutCancel(ctx), op.Repository)
+	}
 	if err != nil {
-		if ctx.Err() == nil {
-			c.removeUnwanted(ctx, op.Repository)
-		}
 		return out, failed(err)
 	}
 	op.Backup, op.BytesAdded, op.Parent = got.made.ID, got.summary.BytesAdded, got.made.Parent
@@ -114,7 +114,7 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	out, err = c.deps.Report(context.WithoutCancel(ctx), op, nil) // the backup exists
 	switch {
 	case errors.Is(err, dataset.ErrCancelled):
-		c.remove(ctx, *op, got.url, got.stored()...)
+		c.noteUnwanted(ctx, *op, got.url, got.stored()...)
 	case err != nil:
 		err = fmt.Errorf("%w (backup %s of volume %s is in %s)", err, short(got.made.ID), op.Volume, op.Repository)
 	default:

@@ -36,11 +36,9 @@ func (c *Creator) removeExpired(ctx context.Context, op dataset.Operation, answe
 		if !t.removing(ctx, c.deps.Clock, func(ctx context.Context) error {
 			return c.removeDue(ctx, op.Repository, dueRemoval{op, expired, answer.Retained})
 		}) {
-			t.postponed.add(op)
-			return // a later call of removeUnwanted removes them
+			t.postponed.add(op) // a later call of removeUnwanted removes them
 		}
 	}
-	c.removeUnwanted(ctx, op.Repository)
 }
 
 // stillThere returns those of some expired backups that may be in their repository.

@@ -33,7 +33,9 @@ func NewRestorer(repositories Repositories) *Restorer {
 // nil, Restore accepts only a backup that a push has made for that version. If the size of the backup is not known,
 // restic measures it while Restore runs. Restore calls measured with the size.
 //
-// The directory must be visible to no other process. Restore returns these errors of package dataset:
+// The directory must be visible to no other process, in a mount that follows no links and opens no devices, as that of
+// mounting.OpenRoot: a backup can have a link or a device node, and a file with the same name, which restic would write
+// through the link or to the device. Restore returns these errors of package dataset:
 //
 //   - ErrNotFound if there is no such backup, or if the repository is not recorded,
 //   - ErrInvalid if Drover has not made the backup, or not for the version,
@@ -219,15 +221,8 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id string, reco
 	defer func() { err = errors.Join(err, folder.Close()) }()
 	w.step("restoring")
 	// The volume has no path, because its mount is private. restic reaches it through the descriptor of this process.
-	// A backup can have a link or a device node, and a file with the same name. restic would write through the link, to
-	// any file of the host, or to the device.
-	safe, err := tree.NoFollow(root, folder)
-	if err != nil {
-		return err
-	}
-	target := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), safe.Fd())
-	err = r.RestoreFolder(ctx, id, DataName, target, w.compare)
-	if err = errors.Join(err, safe.Close()); err != nil {
+	target := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), folder.Fd())
+	if err := r.RestoreFolder(ctx, id, DataName, target, w.compare); err != nil {
 		return err
 	}
 	w.step("counting the files")

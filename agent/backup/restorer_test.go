@@ -154,7 +154,10 @@ esac; done
 exit 0
 `, real, bin), 0o700))
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-	root, err := os.Open(target)
+	opened, err := os.Open(target)
+	must(t, err)
+	defer opened.Close()
+	root, err := tree.NoFollow(opened) // as mounting.OpenRoot
 	must(t, err)
 	defer root.Close()
 	err = backup.NewRestorer(r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)

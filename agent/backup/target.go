@@ -71,8 +71,7 @@ func (t *target) removing(ctx context.Context, clock clock.Clock, remove func(ct
 	}
 	limited, cancel := context.WithTimeout(ctx, removalTime)
 	defer cancel()
-	err := remove(limited)
-	if ctx.Err() == nil && (limited.Err() != nil || restic.IsUnreachable(err)) {
+	if err := remove(limited); err != nil && ctx.Err() == nil && (limited.Err() != nil || restic.IsUnreachable(err)) {
 		t.paused = clock.Steady() + removalPause
 	}
 	return true

@@ -34,10 +34,9 @@ type unwanted struct {
 	Backups    []string  `json:"backups"`        // IDs, or their first 8 digits
 }
 
-// remove removes backups of an operation that are not its result from the repository at a URL. It first writes a file
-// that names them. If the removal then fails, removeUnwanted tries it again later. If the file cannot be written, the
-// backups stay, and the log names them.
-func (c *Creator) remove(ctx context.Context, op dataset.Operation, url string, ids ...string) {
+// noteUnwanted writes a file that names backups of an operation that are not its result, in the repository at a URL:
+// removeUnwanted removes them. If the file cannot be written, the backups stay, and the log names them.
+func (c *Creator) noteUnwanted(ctx context.Context, op dataset.Operation, url string, ids ...string) {
 	if len(ids) == 0 {
 		return
 	}
@@ -48,9 +47,7 @@ func (c *Creator) remove(ctx context.Context, op dataset.Operation, url string, 
 	if err := c.writeUnwanted(u); err != nil {
 		c.logOf(ctx, op).WithError(err).WithField("backups", ids).
 			Warn("cannot remove backups that may be incomplete (remove them with drover backup rm)")
-		return
 	}
-	c.removeUnwanted(context.WithoutCancel(ctx), op.Repository)
 }
 
 // writeUnwanted writes a file that names unwanted backups.

@@ -186,7 +186,7 @@ func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
 }
 
 // OperationEnded forgets the usage and the lost writes of a dataset that was restored, purged, or moved to this node,
-// because its data is another one. After a move, it records the usage that the former home saw, if that is known.
+// because its data is another one. After a move of the whole filesystem, it records the usage that the former home saw.
 func (s *StatusReader) OperationEnded(op dataset.Operation, err error) {
 	if err != nil {
 		return
@@ -195,7 +195,7 @@ func (s *StatusReader) OperationEnded(op dataset.Operation, err error) {
 	case dataset.OpRestore, dataset.OpPurge, dataset.OpMove:
 		s.forget(s.Ctx, op.DatasetID)
 	}
-	if op.Manifest != nil && op.Manifest.Usage != (dataset.Usage{}) {
+	if op.Manifest != nil && op.Manifest.Usage != (dataset.Usage{}) && !op.FileCopy {
 		s.usages.note(*op.DatasetRecord, &op.Manifest.Usage)
 	}
 }

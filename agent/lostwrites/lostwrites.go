@@ -418,13 +418,14 @@ func (w *Watcher) NotMounted(ctx context.Context, d dataset.Dataset) {
 	w.closeRoot(d.ID)
 }
 
-// Forget ends the loss of a dataset. It is called for a dataset that is no longer on this node, and for one whose data
-// was replaced. If there is no loss, Forget does nothing.
+// Forget ends the loss and the session of a dataset. It is called for a dataset that is no longer on this node, and for
+// one whose data was replaced.
 func (w *Watcher) Forget(ctx context.Context, id uuid.UUID) {
 	w.mu.Lock()
 	_, lost := w.losses[id]
 	delete(w.losses, id)
 	delete(w.looks, id)
+	delete(w.sessions, id)
 	w.mu.Unlock()
 	if lost {
 		w.save(ctx, id)

@@ -11,10 +11,11 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/tree"
 )
 
 // OpenRoot opens the root of a dataset that is not mounted for use, through a mount that no other process can
-// see. The mount follows no links, and opens no devices: see tree.NoFollow. It ends when the returned file is closed.
+// see. The mount follows no links, opens no devices and runs no programs. It ends when the returned file is closed.
 func OpenRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, opts backends.AttachOptions) (*os.File, error) {
 	att, err := pool.Attach(ctx, id, opts)
 	if err != nil {
@@ -22,7 +23,11 @@ func OpenRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, opts backen
 	}
 	var root *os.File
 	if att.Mount.FSType == bindType {
-		root, err = OpenDir(att.Mount.Source)
+		var dir *os.File
+		if dir, err = OpenDir(att.Mount.Source); err == nil {
+			root, err = tree.NoFollow(dir)
+			_ = dir.Close()
+		}
 	} else {
 		spec := mountSpec(att.Mount)
 		spec.Options = append(slices.Clone(spec.Options), "nodev", "nosuid", "noexec", "nosymfollow")

@@ -83,7 +83,7 @@ func Open(ctx context.Context, runner run.Runner, cfg backends.Config, kind fsct
 	if err != nil {
 		return nil, err
 	}
-	d := &Disk{ID: id, Devices: mountedDevices(id, kind, cfg), mount: cfg.Mount}
+	d := &Disk{ID: id, Devices: mountedDevices(id, kind, cfg.Mount), mount: cfg.Mount}
 	if d.Devices == nil {
 		if d.Devices, err = members(id, kind, cfg.Devices); err != nil {
 			return nil, err

@@ -11,7 +11,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -53,16 +52,11 @@ func PoolOn(device string) uuid.UUID {
 }
 
 // members returns the present names of all devices on this host that belong to a filesystem. It fails with ErrOffline
-// if a device is missing or has a copy. Of the devices that are not configured, it reads only those that are not in
-// use: a read of a device that others use can wait for them for ever.
+// if a device is missing or has a copy. It reads no device that others use, unless it is configured: the read can wait
+// for them for ever.
 func members(id uuid.UUID, kind fsctl.Kind, configured []string) ([]string, error) {
 	var found []member
 	var reasons []string
-	add := func(m member) {
-		if !slices.ContainsFunc(found, func(o member) bool { return o.number == m.number }) {
-			found = append(found, m)
-		}
-	}
 	for _, device := range configured {
 		m, err := memberOn(device, id, kind)
 		if errors.Is(err, errOtherContent) {
@@ -72,19 +66,22 @@ func members(id uuid.UUID, kind fsctl.Kind, configured []string) ([]string, erro
 			reasons = append(reasons, err.Error())
 			continue
 		}
-		add(m)
+		found = addMember(found, m)
 	}
 	all, err := names("/sys/class/block")
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range all {
-		device := filepath.Join("/dev", strings.ReplaceAll(name, "!", "/"))
-		if isInUse(device) {
+	for _, device := range nodesOf(all) {
+		st, err := statBlockDevice(device)
+		if err != nil {
+			continue
+		}
+		if errors.Is(checkNoOtherUse(device, device, st), dataset.ErrInUse) {
 			continue
 		}
 		if m, err := memberOn(device, id, kind); err == nil {
-			add(m)
+			found = addMember(found, m)
 		}
 	}
 	if err := checkComplete(found); err != nil {
@@ -94,21 +91,33 @@ func members(id uuid.UUID, kind fsctl.Kind, configured []string) ([]string, erro
 	return nodes(found), nil
 }
 
-// mountedDevices returns the devices of a pool if the pool is mounted from them. It does not look for copies that
-// appeared later, because they do not affect the mount.
-func mountedDevices(id uuid.UUID, kind fsctl.Kind, cfg backends.Config) []string {
+// addMember adds a device, unless it is known by another name.
+func addMember(found []member, m member) []member {
+	if slices.ContainsFunc(found, func(o member) bool { return o.number == m.number }) {
+		return found
+	}
+	return append(found, m)
+}
+
+// mountedDevices returns the devices of a pool if the pool is mounted at a path. Their names can differ from the
+// configured ones. It does not look for copies that appeared later, because they do not affect the mount.
+func mountedDevices(id uuid.UUID, kind fsctl.Kind, path string) []string {
 	table, err := mount.Table()
 	if err != nil {
 		return nil
 	}
-	e := table.At(cfg.Mount)
+	e := table.At(path)
 	if e == nil {
 		return nil
 	}
+	devices, err := names(fmt.Sprintf("/sys/fs/btrfs/%s/devices", id)) // all, if it is a btrfs
+	if err != nil {
+		return nil
+	}
 	var found []member
-	for _, device := range cfg.Devices {
+	for _, device := range append(nodesOf(devices), e.Source) {
 		if m, err := memberOn(device, id, kind); err == nil {
-			found = append(found, m)
+			found = addMember(found, m)
 		}
 	}
 	node, err := resolve(e.Source)
@@ -121,8 +130,8 @@ func mountedDevices(id uuid.UUID, kind fsctl.Kind, cfg backends.Config) []string
 // checkComplete fails unless found contains each device of one filesystem exactly once.
 func checkComplete(found []member) error {
 	if len(found) == 0 {
-		return errors.New("no device of this host that is not in use has the pool's filesystem: is its disk " +
-			"connected, and not mounted elsewhere?")
+		return errors.New("no device of this host has the pool's filesystem: is its disk connected, and not " +
+			"mounted elsewhere?")
 	}
 	slices.SortFunc(found, func(a, b member) int {
 		return cmp.Or(cmp.Compare(a.device, b.device), cmp.Compare(a.node, b.node))
@@ -138,6 +147,14 @@ func checkComplete(found []member) error {
 			"while a device is missing", len(found), want, strings.Join(nodes(found), ", "))
 	}
 	return nil
+}
+
+// nodesOf returns the paths of devices with some names in sysfs.
+func nodesOf(names []string) (paths []string) {
+	for _, name := range names {
+		paths = append(paths, filepath.Join("/dev", strings.ReplaceAll(name, "!", "/")))
+	}
+	return paths
 }
 
 func nodes(found []member) (out []string) {
@@ -181,16 +198,6 @@ func memberOn(device string, id uuid.UUID, kind fsctl.Kind) (m member, err error
 		return m, fmt.Errorf("%s has a %s of UUID %s", device, kind, m.id)
 	}
 	return m, errOtherContent
-}
-
-// isInUse reports whether a device is mounted, or is a part of another device: open(2) with O_EXCL fails then, and
-// reads nothing.
-func isInUse(device string) bool {
-	fd, err := unix.Open(device, unix.O_RDONLY|unix.O_EXCL|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err == nil {
-		_ = unix.Close(fd)
-	}
-	return errors.Is(err, unix.EBUSY)
 }
 
 // contentError returns an error that names the content of a device. node is the path of the device without symlinks.

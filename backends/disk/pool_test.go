@@ -157,6 +157,7 @@ func TestPoolMoves(t *testing.T) {
 		moved, gone := r.plug(image)
 		p = r.open(id, false, name)
 		r.has(p, v)
+		r.has(r.open(id, false, name), v) // under another name, and mounted
 		r.close(p)
 		if p = r.open(uuid.Nil, false, moved); p.ID() != id { // adopted
 			t.Errorf("adopted %s, not %s", p.ID(), id)
@@ -321,6 +322,7 @@ func TestStriped(t *testing.T) {
 	if st := p.Status(t.Context()); st.Size < 3*size/2 {
 		t.Errorf("%s of two devices", st.Size)
 	}
+	r.has(r.open(id, false, b), v) // known by one of them, and mounted
 	r.close(p)
 }
 

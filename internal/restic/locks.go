@@ -88,7 +88,7 @@ func validHost() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9-]{0,40}
 
 // hold locks the file with the host name until it is closed. A run that can have a lock in the repository shares it
 // (LOCK_SH), and restic inherits it. While removeEndedLocks has it alone (LOCK_EX), all locks with the host name are of
-// processes that have ended. It does not wait for a run: hold then fails with EWOULDBLOCK.
+// processes that have ended. If others have it until ctx ends, hold fails with EWOULDBLOCK.
 func (o Options) hold(ctx context.Context, how int) (*os.File, error) {
 	f, err := os.Open(filepath.Join(o.cacheDir(), lockHostFile))
 	if err != nil {
@@ -99,12 +99,12 @@ func (o Options) hold(ctx context.Context, how int) (*os.File, error) {
 		if err == nil {
 			return f, nil
 		}
-		if how == unix.LOCK_EX || !errors.Is(err, unix.EWOULDBLOCK) {
+		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, errors.Join(err, f.Close())
 		}
 		select {
 		case <-ctx.Done():
-			return nil, errors.Join(context.Cause(ctx), f.Close())
+			return nil, errors.Join(context.Cause(ctx), err, f.Close())
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -182,8 +182,11 @@ func (r *Repository) removeEndedLocks(ctx context.Context) (ok bool, err error) 
 	if host == "" || err != nil {
 		return false, err
 	}
-	alone, err := r.options.hold(ctx, unix.LOCK_EX)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	// Another run can be about to fail because of the same lock.
+	soon, stop := context.WithTimeout(ctx, 3*time.Second)
+	defer stop()
+	alone, err := r.options.hold(soon, unix.LOCK_EX)
+	if errors.Is(err, unix.EWOULDBLOCK) && ctx.Err() == nil {
 		return false, nil
 	}
 	if err != nil {

@@ -87,7 +87,7 @@ func (r *Repository) directory(ctx context.Context) (p place, err error) {
 		return p, r.errorf(dataset.ErrOffline, "it cannot be opened: %w", err)
 	}
 	defer dir.Close()
-	safe, err := tree.NoFollow(dir, dir)
+	safe, err := tree.NoFollow(dir)
 	if errors.Is(err, unix.EPERM) { // without the right to mount, this process is not root
 		return place{args: []string{"--repo=" + r.options.URL}}, nil
 	}

@@ -106,6 +106,11 @@ func (r *Repository) Stat(ctx context.Context) (info Info, err error) {
 // Init makes the repository. It fails with ErrExists if there is one already.
 func (r *Repository) Init(ctx context.Context) (Info, error) {
 	if filepath.IsAbs(r.options.URL) {
+		there, err := r.directory(ctx) // fails if its server does not answer
+		there.close()
+		if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+			return Info{}, err
+		}
 		if err := os.MkdirAll(r.options.URL, 0o700); err != nil {
 			return Info{}, r.failed(err)
 		}

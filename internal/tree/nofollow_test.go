@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +25,7 @@ func TestNoFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	safe, err := tree.NoFollow(dir, dir)
+	safe, err := tree.NoFollow(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +57,7 @@ func TestNoFollowOpensNoDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	safe, err := tree.NoFollow(dir, dir)
+	safe, err := tree.NoFollow(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,8 +103,8 @@ func TestNoFollowRefusesUnbindableMount(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	if safe, err := tree.NoFollow(dir, dir); err == nil {
+	if safe, err := tree.NoFollow(dir); err == nil || !strings.Contains(err.Error(), "unbindable") {
 		_ = safe.Close()
-		t.Error("a mount that follows links was opened")
+		t.Errorf("a mount that follows links: %v", err)
 	}
 }

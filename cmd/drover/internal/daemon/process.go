@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/cmd/drover/internal/metrics"
 	"github.com/droverhq/drover/control/audit"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 )
 
@@ -33,11 +35,26 @@ func newProcess(o Options, lock string, folders ...string) (*process, error) {
 			return nil, fmt.Errorf("create %s: %w", dir, err)
 		}
 	}
+	if lock == hostLock {
+		if err := checkKernel(); err != nil {
+			return nil, err
+		}
+	}
 	unlock, err := lockRoot(o.Root, lock)
 	if err != nil {
 		return nil, err
 	}
 	return &process{Options: o, recorder: metrics.NewRecorder(), closers: []func() error{unlock}}, nil
+}
+
+// checkKernel fails unless a mount can follow no links: MOUNT_ATTR_NOSYMFOLLOW of mount_setattr(2), which is EINVAL
+// before Linux 5.14. The call changes nothing, because it names no mount.
+func checkKernel() error {
+	err := unix.MountSetattr(-1, "", 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSYMFOLLOW})
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) {
+		return dataset.Errorf(dataset.ErrUnsupported, "drover needs Linux 5.14 or later on a host with volumes")
+	}
+	return nil
 }
 
 // addCloser adds a clean-up. The clean-ups run in reverse order when the process ends.

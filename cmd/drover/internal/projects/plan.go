@@ -486,8 +486,10 @@ func (p *planner) nameLocal(ctx context.Context, i *Item, used map[string]bool) 
 		return err
 	}
 	i.Profile = v.Profile.Name
-	if v.Status != nil && v.Status.Used != nil {
-		i.Bytes = *v.Status.Used
+	if v.Status != nil {
+		if size := cmp.Or(v.Status.Used, v.Status.InPool); size != nil {
+			i.Bytes = *size
+		}
 	}
 	i.Volume = free(p.project.Name+"_"+i.Key, func(name string) bool {
 		_, findErr := p.engine.Volume(ctx, name)
