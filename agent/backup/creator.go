@@ -103,8 +103,8 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 		steps.At("backup.stored")
 	}
 	c.noteUnwanted(ctx, *op, got.url, got.unwanted...)
-	if ctx.Err() == nil || len(got.unwanted) > 0 {
-		defer c.removeUnwanted(context.WithoutCancel(ctx), op.Repository)
+	if len(got.unwanted) > 0 || err != nil && ctx.Err() == nil {
+		c.removeUnwanted(context.WithoutCancel(ctx), op.Repository)
 	}
 	if err != nil {
 		return out, failed(err)
@@ -115,10 +115,11 @@ func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	switch {
 	case errors.Is(err, dataset.ErrCancelled):
 		c.noteUnwanted(ctx, *op, got.url, got.stored()...)
+		c.removeUnwanted(context.WithoutCancel(ctx), op.Repository)
 	case err != nil:
 		err = fmt.Errorf("%w (backup %s of volume %s is in %s)", err, short(got.made.ID), op.Volume, op.Repository)
 	default:
-		c.removeExpired(ctx, *op, out)
+		c.removeExpired(context.WithoutCancel(ctx), *op, out)
 	}
 	return out, err
 }

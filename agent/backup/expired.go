@@ -30,15 +30,16 @@ type dueRemoval struct {
 // the profile or a restore can make it wrong. If a backup cannot be removed now, control names it again after the next
 // backup of the dataset. removeExpired never removes the backup that the operation has made.
 func (c *Creator) removeExpired(ctx context.Context, op dataset.Operation, answer api.Committed) {
-	ctx = context.WithoutCancel(ctx)
 	if expired := c.stillThere(op, answer.Expired); len(expired) > 0 {
 		t := c.targets.get(op.Repository)
 		if !t.removing(ctx, c.deps.Clock, func(ctx context.Context) error {
 			return c.removeDue(ctx, op.Repository, dueRemoval{op, expired, answer.Retained})
 		}) {
-			t.postponed.add(op) // a later call of removeUnwanted removes them
+			t.postponed.add(op)
+			return // a later call of removeUnwanted removes them
 		}
 	}
+	c.removeUnwanted(ctx, op.Repository)
 }
 
 // stillThere returns those of some expired backups that may be in their repository.

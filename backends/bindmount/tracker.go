@@ -61,6 +61,16 @@ const (
 	checkBound = 2 * time.Second
 )
 
+// CheckRemovable is CheckIdle for a dataset that is removed. An incoming dataset, such as the clone of a backup, is in
+// use only while it is attached: it was never mounted where another process could see it. So no stranger whose mounts
+// cannot be examined keeps it.
+func (t *Tracker) CheckRemovable(ctx context.Context, id uuid.UUID, folder string, state backends.EntryState) error {
+	if state == backends.EntryIncoming {
+		return t.attached.CheckNone(id)
+	}
+	return t.CheckIdle(ctx, id, folder)
+}
+
 // CheckIdle fails with dataset.ErrInUse while a dataset is in use. folder is the path of the dataset's folder. The
 // dataset is in use if it is attached, if the folder or a part of it is mounted in any mount namespace of this host, or
 // if a process has a directory in it open, or a file for writing (see inuse.FindOpenFiles). The open files matter,

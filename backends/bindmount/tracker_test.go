@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -196,4 +197,24 @@ func holder(t *testing.T, folder string) (end func()) {
 		t.Fatalf("%q, %v", line, err)
 	}
 	return end
+}
+
+// A process that cannot be examined keeps a ready dataset, and no incoming one, such as the clone of a backup: any user
+// can start such a process.
+func TestIncomingIsRemovedBesideStrangers(t *testing.T) {
+	u := Tracker{files: noFiles, elsewhere: func() (*mount.Foreign, error) { return nil, mount.ErrTooLarge }}
+	id, folder := uuid.New(), t.TempDir()
+	if err := u.CheckRemovable(t.Context(), id, folder, backends.EntryReady); !errors.Is(err, mount.ErrTooLarge) {
+		t.Errorf("ready: %v", err)
+	}
+	if err := u.CheckRemovable(t.Context(), id, folder, backends.EntryIncoming); err != nil {
+		t.Errorf("incoming: %v", err)
+	}
+	at := u.Attach(id, folder, false)
+	if err := u.CheckRemovable(t.Context(), id, folder, backends.EntryIncoming); !errors.Is(err, dataset.ErrInUse) {
+		t.Errorf("attached: %v", err)
+	}
+	if err := at.Release(); err != nil {
+		t.Error(err)
+	}
 }

@@ -240,7 +240,7 @@ func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
 
 // Delete implements backends.Pool. A folder with names that Drover did not make stays.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(folder string) error {
+	return p.shelf.Delete(ctx, id, func(found *shelf.Folder) error {
 		f, err := p.shelf.FindDatasetOrCopy(id)
 		switch {
 		case errors.Is(err, dataset.ErrNotFound): // the dataset is incomplete
@@ -255,7 +255,7 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 				return err
 			}
 		}
-		return p.uses.CheckIdle(ctx, id, folder)
+		return p.uses.CheckRemovable(ctx, id, found.Path(), found.State)
 	})
 }
 

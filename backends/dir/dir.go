@@ -282,7 +282,9 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Co
 
 // Delete implements backends.Pool.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(folder string) error { return p.uses.CheckIdle(ctx, id, folder) })
+	return p.shelf.Delete(ctx, id, func(f *shelf.Folder) error {
+		return p.uses.CheckRemovable(ctx, id, f.Path(), f.State)
+	})
 }
 
 // WriteRecord implements backends.Pool.

@@ -26,7 +26,7 @@ type remover struct {
 
 // Delete implements backends.Pool.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(string) error { return p.attachments.checkIdle(ctx, id) })
+	return p.shelf.Delete(ctx, id, func(*shelf.Folder) error { return p.attachments.checkIdle(ctx, id) })
 }
 
 // Reap implements backends.Pool.

@@ -191,7 +191,7 @@ func (p *powered) deletedUnlessReaped() {
 	p.Helper()
 	ctx, cancel := context.WithCancel(p.Context())
 	cancel()
-	p.ok(p.shelf.Delete(ctx, p.data.ID, func(string) error { return nil }))
+	p.ok(p.shelf.Delete(ctx, p.data.ID, func(*Folder) error { return nil }))
 	if p.cut("pool", readyArea).Folder != nil {
 		p.Error("the dataset is back")
 	}

@@ -27,12 +27,12 @@ type remover struct {
 	catalog *catalog
 }
 
-// Delete removes a dataset in any area. It first calls checkUnused with the path of the folder, and fails if
-// checkUnused fails. Then it durably moves the folder to the area of deletions, and removes its bytes. If ctx ends
-// while the bytes are removed, Reap removes the rest, and Delete returns nil. Idempotent: an absent dataset is not an
-// error. If the folder in the area of ready datasets is empty, Drover did not make it: Delete leaves the folder and
-// fails with dataset.ErrCorrupt.
-func (r *remover) Delete(ctx context.Context, id uuid.UUID, checkUnused func(folder string) error) error {
+// Delete removes a dataset in any area. It first calls checkUnused with the folder, and fails if checkUnused fails.
+// Then it durably moves the folder to the area of deletions, and removes its bytes. If ctx ends while the bytes are
+// removed, Reap removes the rest, and Delete returns nil. Idempotent: an absent dataset is not an error. If the folder
+// in the area of ready datasets is empty, Drover did not make it: Delete leaves the folder and fails with
+// dataset.ErrCorrupt.
+func (r *remover) Delete(ctx context.Context, id uuid.UUID, checkUnused func(f *Folder) error) error {
 	root, err := r.dir.Enter()
 	if err != nil {
 		return err
@@ -47,7 +47,7 @@ func (r *remover) Delete(ctx context.Context, id uuid.UUID, checkUnused func(fol
 		return err
 	}
 	defer f.Close()
-	if err := checkUnused(f.Path()); err != nil {
+	if err := checkUnused(f); err != nil {
 		return err
 	}
 	folderName, err := r.moveAway(root, areaOf(f.State), id)

@@ -101,6 +101,21 @@ func (p *Pool) CheckIdle(_ context.Context, id uuid.UUID) error { return p.attac
 // checkIdle returns dataset.ErrInUse if a dataset is attached or mounted, in this mount namespace or in another one.
 // The error names the mount point or the process.
 func (a *attachments) checkIdle(id uuid.UUID) error {
+	if err := a.checkHere(id); err != nil {
+		return err
+	}
+	others, err := mount.ReadForeign()
+	if err != nil {
+		return fmt.Errorf("check whether dataset %s is mounted: %w", id, err)
+	}
+	for _, h := range others.From(a.root(id), a.mountPath(id)) {
+		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %w", id, inuse.MountUser(h))
+	}
+	return nil
+}
+
+// checkHere is checkIdle for this mount namespace.
+func (a *attachments) checkHere(id uuid.UUID) error {
 	if err := a.attached.CheckNone(id); err != nil {
 		return err
 	}
@@ -112,16 +127,7 @@ func (a *attachments) checkIdle(id uuid.UUID) error {
 		return dataset.Errorf(dataset.ErrInUse, "dataset %s: %w", id, inuse.PathUser(at))
 	}
 	if a.fs.fuse {
-		if err := a.unstage(id); err != nil {
-			return err
-		}
-	}
-	others, err := mount.ReadForeign()
-	if err != nil {
-		return fmt.Errorf("check whether dataset %s is mounted: %w", id, err)
-	}
-	for _, h := range others.From(a.root(id), a.mountPath(id)) {
-		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %w", id, inuse.MountUser(h))
+		return a.unstage(id)
 	}
 	return nil
 }

@@ -24,7 +24,12 @@ type remover struct {
 
 // Delete implements backends.Pool.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(string) error { return p.attachments.checkIdle(id) })
+	return p.shelf.Delete(ctx, id, func(f *shelf.Folder) error {
+		if f.State == backends.EntryIncoming { // see bindmount.Tracker.CheckRemovable
+			return p.attachments.checkHere(id)
+		}
+		return p.attachments.checkIdle(id)
+	})
 }
 
 // removeObjects destroys the ZFS objects of a dataset. If clones of other datasets depend on some of them, it moves the

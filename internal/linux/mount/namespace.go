@@ -48,7 +48,7 @@ func inNamespace(tree *os.File, target string, do func() error) error {
 		}
 	}
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	if err := unix.Mount("tmpfs", hide, "tmpfs", flags, "size=64k,mode=0755"); err != nil {
+	if err := unix.Mount("tmpfs", hide, "tmpfs", flags, "size=1m,mode=0755"); err != nil {
 		return fail("hide "+hide, err)
 	}
 	if tree == nil {
