@@ -217,7 +217,7 @@ func backupState(t *record.Tx, d dataset.Dataset, v record.Verifications, now ti
 	}
 	if d.Profile.Backup.Verify.Restore {
 		state.Verify = &api.VerifyState{
-			Last: v.Last, Next: verificationDue(d, b.LastMade(), v, now), Running: v.Running, Failures: v.Failures,
+			Last: v.Last, Next: verificationDue(d, b.Newest, v, now), Running: v.Running, Failures: v.Failures,
 			Problem: v.Problem, Unusable: v.Unusable,
 		}
 	}

@@ -326,11 +326,11 @@ func readBackupsOf(t *record.Tx, entries []store.Entry, now time.Time) (list []s
 			if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 				return nil, err
 			}
-			missing, err := lacksRepository(t, b.LastMade())
+			missing, err := lacksRepository(t, b.Newest)
 			if err != nil {
 				return nil, err
 			}
-			is.verification = newSeenVerification(d, b.LastMade(), v, now, missing)
+			is.verification = newSeenVerification(d, b.Newest, v, now, missing)
 		}
 		list = append(list, is)
 	}

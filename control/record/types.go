@@ -94,8 +94,7 @@ type Backups struct {
 	Failures int       `json:"failures,omitempty"`
 	Failed   time.Time `json:"failed,omitzero"`   // when the last of these failed
 	Problem  string    `json:"problem,omitempty"` // why it failed
-	// Newest is the last backup that succeeded. It is zero if there is none, or if an earlier version of Drover
-	// recorded it.
+	// Newest is the last backup that succeeded. It is zero if there is none.
 	Newest ScheduledBackup `json:"newest,omitzero"`
 	// Made has the last good backups that retention may remove, in the order in which they were made: see maxMade. It
 	// is empty if the profile keeps all of them.

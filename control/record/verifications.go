@@ -218,13 +218,5 @@ func countsAsScheduled(t *Tx, d dataset.Dataset, op dataset.Operation) (bool, er
 func NewestBackup(t *Tx, id uuid.UUID) (ScheduledBackup, error) {
 	var b Backups
 	_, err := t.Get(BackupsKey(id), &b)
-	return b.LastMade(), err
-}
-
-// LastMade returns the last good scheduled backup. It is zero if none is known.
-func (b Backups) LastMade() ScheduledBackup {
-	if b.Newest.ID == "" && len(b.Made) > 0 { // an earlier version of Drover has recorded it
-		return b.Made[len(b.Made)-1]
-	}
-	return b.Newest
+	return b.Newest, err
 }

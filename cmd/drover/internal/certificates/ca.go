@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -256,7 +257,8 @@ drover serve has no certificates.`,
 // checkIssued fails with dataset.ErrNotFound if the authority of this host has a list of operators, and a name is not
 // in it. The list is missing on a host without the authority, and before the first certificate is issued.
 func checkIssued(dir, name string) error {
-	names, err := pki.Operators(dir)
+	issued, err := pki.Operators(dir)
+	names := slices.Sorted(maps.Keys(issued))
 	if err != nil || len(names) == 0 || slices.Contains(names, name) {
 		return err
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -49,16 +51,12 @@ Control knows the revocations. While it is unreachable, the list has only the
 operators of the folder, and REVOKED is unknown. A single host with drover serve
 has no certificates.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]Member, error) {
-			names, err := pki.Operators(*dir)
-			if err != nil {
-				return nil, err
-			}
-			until, err := pki.Expiries(*dir)
+			until, err := pki.Operators(*dir)
 			if err != nil {
 				return nil, err
 			}
 			trust, err := c.Trust(ctx)
-			list := membersOf(names, until, trust.Revoked)
+			list := membersOf(until, trust.Revoked)
 			if _, statErr := os.Stat(*dir); errors.Is(err, dataset.ErrUnavailable) && statErr == nil {
 				for i := range list {
 					list[i].Unconfirmed = true
@@ -87,12 +85,12 @@ has no certificates.`,
 	return cmd
 }
 
-// membersOf returns a row for each operator of names and for each revocation. An operator has one row. until has when
-// the newest certificates of the operators expire.
-func membersOf(names []string, until map[string]time.Time, revoked []api.Revoked) []Member {
-	list := make([]Member, 0, len(names)+len(revoked))
+// membersOf returns a row for each operator and for each revocation. An operator has one row. until has when the newest
+// certificates of the operators expire.
+func membersOf(until map[string]time.Time, revoked []api.Revoked) []Member {
+	list := make([]Member, 0, len(until)+len(revoked))
 	row := map[string]int{}
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(until)) {
 		row[name] = len(list)
 		list = append(list, Member{Name: name, Kind: "operator", Issued: true, Expires: until[name]})
 	}
