@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Survey counts the names in a tree, and those of which restic does not store everything.
+// Survey counts the names in a tree. It also counts those that restic does not store, or stores only in part.
 type Survey struct {
 	Names int64 // names below the root, without sockets; each hard link counts
 	Flags Found // files and directories with inode flags: see chattr(1)

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoProjects means that the kernel was built without project quotas for that filesystem.
+// ErrNoProjects means that the kernel has no project quotas for this kind of filesystem.
 var ErrNoProjects = errors.New("the kernel does not support project quotas")
 
 // ErrNoQuota means that project quotas are not enabled on the filesystem. ProjectQuota and LimitProject fail with it.
