@@ -139,6 +139,7 @@ func cases() []testcase {
 		{"SnapshotWhileWritten", snapshotWhileWritten},
 		{"CloneWhileWritten", cloneWhileWritten},
 		{"FreezeBlocksWriters", freezeBlocksWriters},
+		{"ExactWhileWritten", exactWhileWritten},
 		{"ConstantSnapshots", constantSnapshots},
 		{"ClonesAreIndependent", clonesAreIndependent},
 		{"ClonesAndDeletedSources", clonesAndDeletedSources},

@@ -30,7 +30,7 @@ const (
 	thinFew   = "^TestSuite$/./^(PoolIsMadeOnce|PoolRefusesNonEmptyPlace|InUseInAnotherNamespace|" +
 		"InUseWithoutMount|" +
 		"SizeIsEnforcedOrRefused|DatasetLifeCycle|DeviceIsNotShared|SpeedIsLimited|" +
-		"SnapshotIsImmutable|SnapshotWhileWritten|FreezeBlocksWriters|ClonesAndDeletedSources|" +
+		"SnapshotIsImmutable|SnapshotWhileWritten|FreezeBlocksWriters|ExactWhileWritten|ClonesAndDeletedSources|" +
 		"RestoreKeepsOldHead|GrowIdle|GrowMounted|" +
 		"EncryptedIsUnreadable|ForeignFilesAreListedAndKept|ConcurrentCalls)$"
 )
