@@ -70,7 +70,7 @@ func (a *components) makeBackups() {
 		Clock: a.Clock, Used: a.usedRepositories, StallLimit: a.Config.StallLimit,
 	})
 	a.Catalog = backup.NewCatalog(a.Repositories, a.Identity)
-	a.Restorer = a.Catalog.NewRestorer()
+	a.Restorer = a.Catalog.NewRestorer(a.MountRoot())
 	a.Backups = a.Catalog.NewCreator(backup.CreatorDeps{
 		Host: a.Host, Version: a.Config.Version, Pools: a.Pools, LockForOperation: a.Datasets.LockForOperation,
 		Clone: func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) (

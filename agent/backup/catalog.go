@@ -40,9 +40,10 @@ func NewCatalog(repositories Repositories, cluster Cluster) *Catalog {
 	return &Catalog{repositories, cluster, &facts{}}
 }
 
-// NewRestorer returns a Restorer that does not read again what the Catalog has read.
-func (c *Catalog) NewRestorer() *Restorer {
-	return &Restorer{c.repositories, c.read}
+// NewRestorer returns a Restorer that does not read again what the Catalog has read. mounts is the folder in which the
+// agent mounts volumes: restic sees the new volume there.
+func (c *Catalog) NewRestorer(mounts string) *Restorer {
+	return &Restorer{c.repositories, c.read, mounts}
 }
 
 // VolumeBackups returns the backups in a repository, oldest first: those of one volume or, if volume is empty, all.

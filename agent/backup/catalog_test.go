@@ -1,8 +1,10 @@
 package backup_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -19,6 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/tree"
 )
 
 // oneRepository is the recorded repository offsite.
@@ -73,8 +76,19 @@ func storeRecord(t *testing.T, r oneRepository, record backup.Record, tags []str
 }
 
 // storeFolder stores a backup of the data in dir, and of a record.
+// storeFolder stores a folder with a record, which gets what it lacks about the files.
 func storeFolder(t *testing.T, r oneRepository, dir string, record []byte, tags []string) restic.Backup {
 	t.Helper()
+	if parsed, err := backup.ParseRecord(record); err == nil {
+		root, err := os.Open(filepath.Join(dir, backup.DataName))
+		must(t, err)
+		survey, err := tree.SurveyTree(t.Context(), root)
+		must(t, errors.Join(err, root.Close()))
+		parsed.Names = cmp.Or(parsed.Names, survey.Names)
+		parsed.Metadata = cmp.Or(parsed.Metadata, survey.Metadata.String())
+		record, err = json.Marshal(parsed)
+		must(t, err)
+	}
 	must(t, os.WriteFile(filepath.Join(dir, backup.RecordName), record, 0o600))
 	b, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: []string{backup.DataName, backup.RecordName}, Tags: tags})
 	must(t, err)
@@ -199,4 +213,21 @@ func TestBackupIsShownWithItsRecord(t *testing.T) {
 	refused(t, err, dataset.ErrInvalid, "Drover has not made backup")
 	_, err = c.VolumeBackup(t.Context(), "offsite", strings.Repeat("0", 64))
 	refused(t, err, dataset.ErrNotFound, "it has no such backup")
+}
+
+// newRestorer returns a Restorer that shows the new volume to restic in a folder of the test.
+func newRestorer(t *testing.T, r backup.Repositories) *backup.Restorer {
+	t.Helper()
+	return backup.NewCatalog(r, nil).NewRestorer(t.TempDir())
+}
+
+// rootAt opens a folder as mounting.OpenRoot opens a volume.
+func rootAt(t *testing.T, dir string) *os.File {
+	t.Helper()
+	opened, err := os.Open(dir)
+	must(t, err)
+	root, err := tree.NoFollow(opened)
+	must(t, errors.Join(err, opened.Close()))
+	t.Cleanup(func() { _ = root.Close() })
+	return root
 }

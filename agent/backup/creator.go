@@ -291,10 +291,13 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	steps.At("backup.mounted")
 	record := newRecord(d, op.Snapshot, made.taken, c.deps.NodeName, c.deps.Version)
 	survey, err := tree.SurveyTree(ctx, files)
-	if err != nil {
-		return fmt.Errorf("count its files: %w", err)
+	if err == nil {
+		err = checkSurvey(survey)
 	}
-	record.Names, a.lacks = survey.Names, describeLacks(survey)
+	if err != nil {
+		return fmt.Errorf("examine its files: %w", err)
+	}
+	record.Names, record.Metadata, a.lacks = survey.Names, survey.Metadata.String(), describeLacks(survey)
 	text, err := json.Marshal(record)
 	if err != nil {
 		return err
@@ -345,6 +348,30 @@ func (c *Creator) noteStored(repo *restic.Repository, b restic.Backup, s restic.
 	c.facts.note(repo, b.ID, func(now *fact) {
 		now.backup, now.record, now.size = b, &parsed, dataset.Size(s.Bytes)
 	})
+}
+
+// What restic reads or stores again for holes and hard links is bounded, so that a small volume can neither occupy the
+// repository for days nor fill it: see checkSurvey.
+const (
+	maxReads    = 100      // times what the files use on the disk
+	minReads    = 1 << 30  // bytes on the disk from which maxReads counts
+	minRepeated = 64 << 20 // bytes of attributes; more only if the files use as much on the disk
+)
+
+// checkSurvey fails with dataset.ErrUnsupported if a backup would read or store far more than the files use on the disk.
+func checkSurvey(s tree.Survey) error {
+	if limit := maxReads * max(s.Used, minReads); s.Reads > limit {
+		return dataset.Errorf(dataset.ErrUnsupported, "restic would read %s, with holes and once for each hard link, and at "+
+			"most %s are allowed for files that use %s on the disk (the largest is %s, with %s: make it smaller)",
+			dataset.Size(s.Reads).Human(), dataset.Size(limit).Human(), dataset.Size(s.Used).Human(),
+			dataset.Clip(s.Longest), dataset.Size(s.LongestReads).Human())
+	}
+	if limit := max(s.Used, minRepeated); s.Repeated > limit {
+		return dataset.Errorf(dataset.ErrUnsupported, "restic would store %s of extended attributes again, once for each "+
+			"hard link, and at most %s are allowed (remove attributes or hard links)", dataset.Size(s.Repeated).Human(),
+			dataset.Size(limit).Human())
+	}
+	return nil
 }
 
 // describeLacks says which files of its volume a backup lacks. It returns "" if it lacks none.

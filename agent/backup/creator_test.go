@@ -2,6 +2,7 @@ package backup_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -251,6 +252,43 @@ func TestBackupsWait(t *testing.T) {
 		}
 	}
 	wantNothingLeft(f.A)
+}
+
+// A small volume for which restic would read or store very much is refused: it would occupy the repository for days, or
+// fill it. Nothing is stored, and other volumes are backed up.
+func TestBackupOfAmplifiedVolumeIsRefused(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "dir")
+	r := newRepository(t, f)
+	for volume, c := range map[string]struct {
+		want  string
+		plant func(dir string) error
+	}{
+		"holes": {"the largest is large, with 1TiB", func(dir string) error {
+			return errors.Join(os.WriteFile(filepath.Join(dir, "large"), nil, 0o600),
+				os.Truncate(filepath.Join(dir, "large"), 1<<40))
+		}},
+		"links": {"of extended attributes again", func(dir string) error {
+			err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600)
+			for i := range 20 {
+				err = errors.Join(err, unix.Setxattr(filepath.Join(dir, "file"), fmt.Sprint("user.", i), make([]byte, 60_000), 0))
+			}
+			for i := range 70 {
+				err = errors.Join(err, os.Link(filepath.Join(dir, "file"), filepath.Join(dir, fmt.Sprint(i))))
+			}
+			return err
+		}},
+	} {
+		f.A.NewVolume(volume)
+		must(t, c.plant(f.A.MustMount(volume, "id")))
+		op := awaitEnd(f, begin(f, volume, ""))
+		if op.State != dataset.OpFailed || op.Problem == nil || !strings.Contains(op.Problem.Message, c.want) {
+			t.Errorf("%s: got %s, %+v, want %q", volume, op.State, op.Problem, c.want)
+		}
+		f.A.MustUnmount(volume, "id")
+	}
+	if list, err := r.Backups(t.Context()); err != nil || len(list) > 0 {
+		t.Errorf("stored %v, %v", list, err)
+	}
 }
 
 // A pool that copies a clone cannot give the content of one moment, except that of a snapshot.

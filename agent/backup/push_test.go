@@ -273,10 +273,8 @@ func TestUnfinishedPushIsNotRestored(t *testing.T) {
 	r, _ := folderRepository(t)
 	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New(), Pushed: "prod"}
 	b := storeRecord(t, r, backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset}, tags.List())
-	root, err := os.Open(t.TempDir())
-	must(t, err)
-	defer root.Close()
-	s := backup.NewRestorer(r)
+	root := rootAt(t, t.TempDir())
+	s := newRestorer(t, r)
 	refused(t, s.Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil), dataset.ErrConflict,
 		"has not ended, or was interrupted")
 	c := backup.NewCatalog(r, here)

@@ -3,14 +3,14 @@ package backup
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/internal/tree"
@@ -21,33 +21,29 @@ import (
 type Restorer struct {
 	repositories Repositories
 	read         *facts
+	mounts       string // folder in which restic sees the new volume
 }
 
-// NewRestorer returns a Restorer. Catalog.NewRestorer returns one that shares what the Catalog has read.
-func NewRestorer(repositories Repositories) *Restorer {
-	return NewCatalog(repositories, nil).NewRestorer()
-}
-
-// Restore writes the content of the volume in a backup to root, an empty directory, and gives root the owner, mode,
-// times and attributes of the volume's root directory. step is called with the name of each step. If version is not
+// Restore writes the content of the volume in a backup to the empty volume of the mount m, and gives its root the
+// owner, mode, times and attributes that it had. m is from mounting.OpenMount, and can be used once. step is called with the name of each step. If version is not
 // nil, Restore accepts only a backup that a push has made for that version. If the size of the backup is not known,
 // restic measures it while Restore runs. Restore calls measured with the size.
 //
-// The directory must be visible to no other process, in a mount that follows no links and opens no devices, as that of
-// mounting.OpenRoot: a backup can have a link or a device node, and a file with the same name, which restic would write
-// through the link or to the device. Restore returns these errors of package dataset:
+// The mount must follow no links and open no devices: a backup can have a link or a device node, and a file with the
+// same name, which restic would write through the link or to the device. Restore returns these errors of package
+// dataset:
 //
 //   - ErrNotFound if there is no such backup, or if the repository is not recorded,
 //   - ErrInvalid if Drover has not made the backup, or not for the version,
 //   - ErrConflict while the backup is being made, or if the push that made it was interrupted,
 //   - ErrUnsupported if a later version of Drover made the backup,
-//   - ErrNoSpace if root or the host's disk is too small,
+//   - ErrNoSpace if the volume or the host's disk is too small,
 //   - ErrCorrupt if the backup may lack files, or if a file cannot be restored as it was.
 //
-// After an error, root may contain a part of the files.
-func (s *Restorer) Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, root *os.File,
+// After an error, the volume may contain a part of the files.
+func (s *Restorer) Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, m *os.File,
 	step func(string), measured func(dataset.Size)) error {
-	w := writer{root: root, step: step, measured: measured}
+	w := writer{mount: m, step: step, measured: measured}
 	_, err := s.restore(ctx, repository, id, version, w)
 	return err
 }
@@ -56,9 +52,9 @@ func (s *Restorer) Restore(ctx context.Context, repository, id string, version *
 // compares it with the backup. It returns the UUID of the dataset that was backed up, or uuid.Nil if it could not read
 // that. It fails with dataset.ErrCorrupt if a file differs. If the repository is not recorded, or is not at its URL
 // now, it fails with dataset.ErrOffline, and not with dataset.ErrNotFound: nothing is known about the backup.
-func (s *Restorer) Verify(ctx context.Context, repository, id string, root *os.File, step func(string)) (
+func (s *Restorer) Verify(ctx context.Context, repository, id string, m *os.File, step func(string)) (
 	of uuid.UUID, err error) {
-	of, err = s.restore(ctx, repository, id, nil, writer{root: root, step: step, compare: true})
+	of, err = s.restore(ctx, repository, id, nil, writer{mount: m, step: step, compare: true})
 	return of, s.checkAbsent(ctx, repository, err)
 }
 
@@ -104,7 +100,7 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 	record, err := s.readRecord(ctx, r, id, version, w.compare)
 	if err == nil {
 		end := s.measureBeside(ctx, r, id, w.measured)
-		err = w.write(ctx, r, id, record)
+		err = w.write(ctx, r, id, s.mounts, record)
 		end()
 	}
 	if errors.Is(err, dataset.ErrNoSpace) {
@@ -189,7 +185,7 @@ func checkEntered(ctx context.Context, r *restic.Repository, b restic.Backup, ta
 
 // writer writes a backup to the root of a volume.
 type writer struct {
-	root    *os.File
+	mount   *os.File // of the volume
 	step    func(string) // called with the name of each step
 	compare bool         // read each file again, and compare it with the backup
 	// measured, if not nil, is called with the size of the backup.
@@ -204,43 +200,30 @@ func (w writer) remedy() string {
 	return "restore it with a larger size: -o size=SIZE"
 }
 
-// write has restic write the files below a new folder in root, because restic writes the whole path that a file has in
-// the backup. Then it moves them to root.
-func (w writer) write(ctx context.Context, r *restic.Repository, id string, record Record) (err error) {
-	root := w.root
-	// The backup can contain any name. It does not contain these.
-	outer, inner := ".drover-restore-"+uuid.NewString(), ".drover-restore-"+uuid.NewString()
-	if err := unix.Mkdirat(int(root.Fd()), outer, 0o700); err != nil {
-		return fmt.Errorf("make a folder in the new volume: %w", err)
-	}
-	fd, err := unix.Openat(int(root.Fd()), outer, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open a folder in the new volume: %w", err)
-	}
-	folder := os.NewFile(uintptr(fd), outer)
-	defer func() { err = errors.Join(err, folder.Close()) }()
+// write has restic write the files to the volume, which only restic sees, as the folder DataName.
+func (w writer) write(ctx context.Context, r *restic.Repository, id, mounts string, record Record) error {
 	w.step("restoring")
-	// The volume has no path, because its mount is private. restic reaches it through the descriptor of this process.
-	target := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), folder.Fd())
-	if err := r.RestoreFolder(ctx, id, DataName, target, w.compare); err != nil {
-		return err
-	}
-	w.step("counting the files")
-	got, err := tree.CountNames(ctx, folder)
+	err := mount.InNamespace(w.mount, filepath.Join(mounts, DataName), func() error {
+		return r.RestoreFolder(ctx, id, DataName, mounts, w.compare)
+	})
 	if err != nil {
 		return err
 	}
-	if below := got - 1; below != record.Names {
+	w.step("examining the files")
+	got, err := tree.SurveyTree(ctx, w.mount)
+	if err != nil {
+		return err
+	}
+	if got.Names != record.Names {
 		return dataset.Errorf(dataset.ErrCorrupt, "backup %s has %d of the %d files and folders that volume %s had: "+
 			"the others could not be read when it was made, or be restored (choose another backup: drover backup "+
-			"ls %[4]s)", short(id), below, record.Names, record.Volume)
+			"ls %[4]s)", short(id), got.Names, record.Names, record.Volume)
+	}
+	if got.Metadata.String() != record.Metadata {
+		return dataset.Errorf(dataset.ErrCorrupt, "an owner, mode, time or attribute of a file of backup %s could not be "+
+			"restored (use the filesystem that volume %s had, and a larger size: -o fs=FS -o size=SIZE; restic restore "+
+			"and drover volume import take the files without it)", short(id), record.Volume)
 	}
 	steps.At("backup-restore.written")
-	if err := unix.Renameat(fd, DataName, int(root.Fd()), inner); err != nil {
-		return fmt.Errorf("move the restored files: %w", err)
-	}
-	if err := unix.Unlinkat(int(root.Fd()), outer, unix.AT_REMOVEDIR); err != nil {
-		return fmt.Errorf("remove a folder in the new volume: %w", err)
-	}
-	return tree.Hoist(ctx, root, inner)
+	return nil
 }

@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree"
 	"github.com/droverhq/drover/internal/tree/treetest"
@@ -36,14 +38,39 @@ func TestIncompleteBackupIsNotRestored(t *testing.T) {
 		})
 		must(t, err)
 		b := storeFolder(t, r, dir, text, tags.List())
-		root, err := os.Open(t.TempDir())
-		must(t, err)
-		err = backup.NewRestorer(r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)
+		root := rootAt(t, t.TempDir())
+		err = newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)
 		if !errors.Is(err, want) || want != nil && !strings.Contains(err.Error(), "has 2 of the 3 files and folders") {
 			t.Errorf("%d names: %v", names, err)
 		}
-		must(t, root.Close())
 	}
+}
+
+// restic 0.14 reports no attribute that it cannot restore. The digest in the record of the backup shows that one is
+// missing: the larger one does not fit into an inode of ext4.
+func TestLostAttributeIsNoticed(t *testing.T) {
+	r, _ := folderRepository(t)
+	dir := scratch.Mount(t, "xfs", scratch.XFS)
+	file := filepath.Join(dir, backup.DataName, "file")
+	must(t, os.MkdirAll(filepath.Dir(file), 0o700))
+	must(t, os.WriteFile(file, []byte("one"), 0o600))
+	must(t, unix.Setxattr(file, "user.large", bytes.Repeat([]byte("x"), 20_000), 0))
+	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
+	b := storeRecordOf(t, r, dir, tags)
+	must(t, newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, rootAt(t, scratch.Mount(t, "xfs", scratch.XFS)),
+		func(string) {}, nil))
+	small := filepath.Join(scratch.Mount(t, "ext4", scratch.Ext4), "small")
+	must(t, os.Mkdir(small, 0o700))
+	err := newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, rootAt(t, small), func(string) {}, nil)
+	refused(t, err, dataset.ErrCorrupt, "could not be restored")
+}
+
+// storeRecordOf stores a folder with a plain record.
+func storeRecordOf(t *testing.T, r oneRepository, dir string, tags backup.Tags) restic.Backup {
+	t.Helper()
+	text, err := json.Marshal(backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset, Taken: time.Unix(1e9, 0)})
+	must(t, err)
+	return storeFolder(t, r, dir, text, tags.List())
 }
 
 // A backup of the image of a volume, as early builds made them, is neither restored nor verified.
@@ -51,14 +78,13 @@ func TestBackupOfImageIsRefused(t *testing.T) {
 	r, _ := folderRepository(t)
 	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
 	b := store(t, r, "one", append(tags.List(), "mode=image"))
-	root, err := os.Open(t.TempDir())
-	must(t, err)
-	defer root.Close()
-	s := backup.NewRestorer(r)
+	dir := t.TempDir()
+	root := rootAt(t, dir)
+	s := newRestorer(t, r)
 	refused(t, s.Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil), dataset.ErrUnsupported, "has the tag mode=image")
-	_, err = s.Verify(t.Context(), "offsite", b.ID, root, func(string) {})
+	_, err := s.Verify(t.Context(), "offsite", b.ID, root, func(string) {})
 	refused(t, err, dataset.ErrUnsupported, "has the tag mode=image")
-	if names, err := root.Readdirnames(-1); err != nil || len(names) > 0 {
+	if names, err := os.ReadDir(dir); err != nil || len(names) > 0 {
 		t.Errorf("restored %q, %v", names, err)
 	}
 }
@@ -70,15 +96,12 @@ func TestRestoreIntoSmallVolume(t *testing.T) {
 	dir, small := t.TempDir(), t.TempDir()
 	must(t, os.Mkdir(filepath.Join(dir, backup.DataName), 0o700))
 	must(t, os.WriteFile(filepath.Join(dir, backup.DataName, "large"), treetest.Bytes(1, 2<<20), 0o600))
-	text, err := json.Marshal(backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset, Taken: time.Unix(1e9, 0)})
-	must(t, err)
-	b := storeFolder(t, r, dir, text, tags.List())
+	b := storeRecordOf(t, r, dir, tags)
 	must(t, unix.Mount("none", small, "tmpfs", 0, "size=1m"))
-	root, err := os.Open(small)
-	must(t, err)
+	root := rootAt(t, small)
 	defer func() { must(t, unix.Unmount(small, 0)) }()
 	defer root.Close()
-	err = backup.NewRestorer(r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)
+	err := newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)
 	refused(t, err, dataset.ErrNoSpace, "too small for backup "+b.ID[:8])
 }
 
@@ -103,17 +126,9 @@ func TestRestoredVolumeIsEqual(t *testing.T) {
 	want, err := os.Open(data)
 	must(t, err)
 	defer want.Close()
-	planted, err := tree.CountNames(t.Context(), want)
-	must(t, err)
-	text, err := json.Marshal(backup.Record{
-		Version: 1, Volume: "db", Dataset: tags.Dataset, Taken: time.Unix(1e9, 0), Names: planted,
-	})
-	must(t, err)
-	b := storeFolder(t, r, dir, text, tags.List())
-	got, err := os.Open(target)
-	must(t, err)
-	defer got.Close()
-	s := backup.NewRestorer(r)
+	b := storeRecordOf(t, r, dir, tags)
+	got := rootAt(t, target)
+	s := newRestorer(t, r)
 	refused(t, s.Restore(t.Context(), "offsite", strings.Repeat("0", 64), nil, got, func(string) {}, nil), dataset.ErrNotFound,
 		"it has no such backup")
 	must(t, s.Restore(t.Context(), "offsite", b.ID, nil, got, func(string) {}, nil))
@@ -139,9 +154,7 @@ func TestRestoreFollowsNoLink(t *testing.T) {
 	must(t, os.MkdirAll(filepath.Join(dir, backup.DataName), 0o700))
 	must(t, os.Mkdir(target, 0o755))
 	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
-	text, err := json.Marshal(backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset, Taken: time.Unix(1e9, 0)})
-	must(t, err)
-	b := storeFolder(t, r, dir, text, tags.List())
+	b := storeRecordOf(t, r, dir, tags)
 	real, err := exec.LookPath("restic")
 	must(t, err)
 	bin := t.TempDir()
@@ -154,13 +167,8 @@ esac; done
 exit 0
 `, real, bin), 0o700))
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-	opened, err := os.Open(target)
-	must(t, err)
-	defer opened.Close()
-	root, err := tree.NoFollow(opened) // as mounting.OpenRoot
-	must(t, err)
-	defer root.Close()
-	err = backup.NewRestorer(r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)
+	root := rootAt(t, target)
+	err = newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)
 	if !errors.Is(err, dataset.ErrCorrupt) { // it counts the files
 		t.Errorf("got %v", err)
 	}

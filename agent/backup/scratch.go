@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/durable"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
@@ -109,19 +110,9 @@ func (c *Creator) writeNote(n note) error {
 		err = os.MkdirAll(c.folders(), 0o700)
 	}
 	if err == nil {
-		err = writeFile(n.path(c.folders()), text)
+		err = durable.Replace(n.path(c.folders()), text)
 	}
 	return err
-}
-
-// writeFile writes a private file, and flushes it.
-func writeFile(path string, text []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // cloneNotes returns the notes. It leaves out damaged ones: the pools destroy clones that are not recorded, too.

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/durable"
 	"github.com/droverhq/drover/internal/restic"
 )
 
@@ -57,7 +58,7 @@ func (c *Creator) writeUnwanted(u unwanted) error {
 		err = os.MkdirAll(c.folders(), 0o700)
 	}
 	if err == nil {
-		err = writeFile(filepath.Join(c.folders(), "remove-"+uuid.NewString()+".json"), text)
+		err = durable.Replace(filepath.Join(c.folders(), "remove-"+uuid.NewString()+".json"), text)
 	}
 	return err
 }

@@ -359,7 +359,7 @@ func TestVerifyComparesFiles(t *testing.T) {
 	must(t, err)
 	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
 	b := storeRecord(t, made, backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset}, tags.List())
-	s := backup.NewRestorer(oneRepository{opened})
+	s := newRestorer(t, oneRepository{opened})
 	for name, restore := range map[string]func(context.Context, string, string, *os.File, func(string)) error{
 		"restore": func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
 			return s.Restore(ctx, repository, id, nil, root, step, nil)
@@ -373,10 +373,8 @@ func TestVerifyComparesFiles(t *testing.T) {
 		},
 	} {
 		runner.args = nil
-		root, err := os.Open(t.TempDir())
-		must(t, err)
+		root := rootAt(t, t.TempDir())
 		must(t, restore(t.Context(), "offsite", b.ID, root, func(string) {}))
-		must(t, root.Close())
 		compares := slices.ContainsFunc(runner.args, func(args []string) bool { return slices.Contains(args, "--verify") })
 		if compares != (name == "verify") {
 			t.Errorf("%s runs %q", name, runner.args)

@@ -46,12 +46,12 @@ type ImporterDeps struct {
 type Backups interface {
 	// Size returns how many bytes Restore or Verify writes for a backup.
 	Size(ctx context.Context, repository, id string) (dataset.Size, error)
-	// Restore writes the content of a backup to an empty directory. If version is not nil, the backup must have that
-	// version. Restore calls measured with what Size returns, once that is known.
-	Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, root *os.File,
+	// Restore writes the content of a backup to an empty volume: m is the mount of mounting.OpenMount. If version is not
+	// nil, the backup must have that version. Restore calls measured with what Size returns, once that is known.
+	Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, m *os.File,
 		step func(string), measured func(dataset.Size)) error
 	// Verify also compares what it has written with the backup, and returns the UUID of the dataset that was backed up.
-	Verify(ctx context.Context, repository, id string, root *os.File, step func(string)) (of uuid.UUID, err error)
+	Verify(ctx context.Context, repository, id string, m *os.File, step func(string)) (of uuid.UUID, err error)
 }
 
 // Importer makes volumes of folders, backups and archives.
@@ -147,9 +147,9 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 		version = &refs[0]
 	}
 	return i.deps.Maker.create(ctx, jb, op, "import", func(pool backends.Pool) error {
-		return i.fill(ctx, jb, pool, op, "import", func(root *os.File) error {
+		return i.fill(ctx, jb, pool, op, "import", func(m, root *os.File) error {
 			err := i.watchSpace(ctx, pool, op.DatasetID, root, part, func(ctx context.Context) error {
-				return i.deps.Backups().Restore(ctx, op.Repository, op.Backup, version, root, jb.Step, part.measured)
+				return i.deps.Backups().Restore(ctx, op.Repository, op.Backup, version, m, jb.Step, part.measured)
 			})
 			if err == nil {
 				steps.At("import.copied")
@@ -204,9 +204,9 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	}
 	defer part.release()
 	err = i.deps.Maker.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
-		err := i.fill(ctx, jb, pool, op, what, func(root *os.File) error {
+		err := i.fill(ctx, jb, pool, op, what, func(m, root *os.File) error {
 			return i.watchSpace(ctx, pool, op.DatasetID, root, part, func(ctx context.Context) error {
-				of, err := i.deps.Backups().Verify(ctx, op.Repository, op.Backup, root, jb.Step)
+				of, err := i.deps.Backups().Verify(ctx, op.Repository, op.Backup, m, jb.Step)
 				if of != uuid.Nil && of != op.BackupOf {
 					op.BackupOf = uuid.Nil // it is a backup of an earlier volume with this name
 				}
@@ -318,7 +318,7 @@ func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 		return api.Committed{}, err
 	}
 	return i.deps.Maker.create(ctx, jb, op, "import", func(pool backends.Pool) (err error) {
-		return i.fill(ctx, jb, pool, op, "import", func(root *os.File) error {
+		return i.fill(ctx, jb, pool, op, "import", func(_, root *os.File) error {
 			if err := fill(root); err != nil {
 				return err
 			}
@@ -328,17 +328,22 @@ func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 	})
 }
 
-// fill calls write with the root of a new dataset, which no other process can see, and flushes the files. what names
-// the operation in errors.
+// fill calls write with the mount of a new dataset, which no other process can see, and with its root, and flushes the
+// files. what names the operation in errors.
 func (i *Importer) fill(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation, what string,
-	write func(root *os.File) error) (err error) {
+	write func(m, root *os.File) error) (err error) {
 	jb.Step("copying")
-	root, err := mounting.OpenRoot(ctx, pool, op.DatasetID, backends.AttachOptions{})
+	m, err := mounting.OpenMount(ctx, pool, op.DatasetID, backends.AttachOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	root, err := mount.Root(m)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	if err := write(root); err != nil {
+	if err := write(m, root); err != nil {
 		return fmt.Errorf("%s of volume %s: %w", what, op.Volume, err)
 	}
 	return fsctl.Sync(root)

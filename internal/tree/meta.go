@@ -72,7 +72,7 @@ func (n *node) strip(m meta) error {
 	}
 	for _, x := range existing {
 		wanted := slices.ContainsFunc(m.xattrs, func(y xattr) bool { return y.name == x.name })
-		if wanted || (strings.HasPrefix(x.name, "security.") && x.name != "security.capability") {
+		if wanted || isOfHost(x.name) {
 			continue
 		}
 		if err := unix.Removexattr(n.procPath(), x.name); err != nil && err != unix.ENODATA {
@@ -80,6 +80,11 @@ func (n *node) strip(m meta) error {
 		}
 	}
 	return nil
+}
+
+// isOfHost reports whether an attribute is the label of a security module.
+func isOfHost(name string) bool {
+	return strings.HasPrefix(name, "security.") && name != "security.capability"
 }
 
 // replace sets the metadata of an inode to m, and removes the attributes that m does not contain: a new inode inherits

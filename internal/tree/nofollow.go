@@ -8,9 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NoFollow opens dir again in a mount for a program that writes files below it. The mount follows no symbolic link,
-// opens no device node, and runs no program: the program can still create all of them. It fails if dir is in a mount
-// that cannot be opened again (open_tree(2)). Needs root and Linux 5.14.
+// NoFollow returns a new mount of dir for a program that writes files below it: a descriptor with O_PATH, which
+// mount.InNamespace takes. The mount follows no symbolic link, opens no device node, and runs no program: the program
+// can still create all of them. It fails if dir is in a mount that cannot be mounted again (open_tree(2)). Needs root
+// and Linux 5.14.
 func NoFollow(dir *os.File) (*os.File, error) {
 	fd, err := unix.OpenTree(int(dir.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|
 		unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
@@ -23,11 +24,9 @@ func NoFollow(dir *os.File) (*os.File, error) {
 			Attr_set: unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC |
 				unix.MOUNT_ATTR_NOSYMFOLLOW,
 		})
-		mount := fd // a descriptor with O_PATH
-		if err == nil {
-			fd, err = openAt(mount, ".", unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
+			_ = unix.Close(fd)
 		}
-		_ = unix.Close(mount)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("create a mount of %s that follows no links: %w", dir.Name(), err)

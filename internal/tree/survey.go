@@ -2,17 +2,33 @@ package tree
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
 	"os"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
 )
 
-// Survey counts the names in a tree. It also counts those that restic does not store, or stores only in part.
+// Survey describes a tree before restic stores it, or after restic has restored it. Sockets do not count.
 type Survey struct {
-	Names int64 // names below the root, without sockets; each hard link counts
-	Flags Found // files and directories with inode flags: see chattr(1)
-	Times Found // files whose time of change restic cannot restore
+	Names int64 // below the root; each hard link counts
+	Used  int64 // bytes on the disk of all files; each hard link has its part
+	// Reads is the number of bytes that restic reads: it reads holes, and a file once for each hard link. Longest is the
+	// file with most of them, and LongestReads how many.
+	Reads, LongestReads int64
+	Longest             string
+	// Repeated is the size of the extended attributes that restic stores again: once for each further hard link.
+	Repeated int64
+	// Metadata is a sum over the names, so their order does not matter. It covers the path, type, owner, mode, size, time
+	// of change and extended attributes of each, as far as restic stores and restores them.
+	Metadata Digest
+	Flags    Found // files and directories with inode flags: see chattr(1)
+	Times    Found // files whose time of change restic cannot restore
 }
 
 // Found counts files, and has the path of the first one.
@@ -27,6 +43,19 @@ func (f *Found) add(at *place) {
 	}
 }
 
+// Digest is a sum of hashes.
+type Digest [sha256.Size / 8]uint64
+
+func (d *Digest) add(entry []byte) {
+	hash := sha256.Sum256(entry)
+	for i := range d {
+		d[i] += binary.BigEndian.Uint64(hash[8*i:])
+	}
+}
+
+// String returns the digest as hexadecimal digits.
+func (d Digest) String() string { return fmt.Sprintf("%016x%016x%016x%016x", d[0], d[1], d[2], d[3]) }
+
 // settableFlags are the inode flags that a user can set and that matter after a restore: s, u, c, S, i, a, d, A, m, j,
 // D, T, C and F of chattr(1). The flag P is left out, because project quotas set it, and so are those that filesystems
 // set.
@@ -39,7 +68,12 @@ var (
 	latest   = time.Unix(0, 1<<63-1)
 )
 
-// SurveyTree surveys the tree below dir. Safe for concurrent use.
+// longestPath is the length of the longest path in bytes that restic can restore: it writes below another folder, and
+// the whole path has at most 4,095 bytes.
+const longestPath = 4000
+
+// SurveyTree surveys the tree below dir. It fails with dataset.ErrUnsupported if restic could store a name or an
+// attribute, but not restore it. Safe for concurrent use.
 func SurveyTree(ctx context.Context, dir *os.File) (s Survey, err error) {
 	hasFlags := true
 	err = walk(ctx, dir, fewNames, func(n *node, at *place) error {
@@ -47,7 +81,7 @@ func SurveyTree(ctx context.Context, dir *os.File) (s Survey, err error) {
 			return nil
 		}
 		s.Names++
-		if t := time.Unix(n.st.Mtim.Unix()); t.Before(earliest) || t.After(latest) {
+		if t := n.changed(); t.Before(earliest) || t.After(latest) {
 			s.Times.add(at)
 		}
 		if hasFlags && (n.isDir() || n.format() == unix.S_IFREG) {
@@ -57,11 +91,62 @@ func SurveyTree(ctx context.Context, dir *os.File) (s Survey, err error) {
 				s.Flags.add(at)
 			}
 		}
-		return nil
+		return s.add(n, at)
 	})
 	s.Names-- // the root
 	return s, err
 }
+
+// add adds a name to the sums.
+func (s *Survey) add(n *node, at *place) error {
+	path := at.String()
+	if len(path) > longestPath {
+		return dataset.Errorf(dataset.ErrUnsupported, "its path has %d bytes, and restic restores none with more than %d "+
+			"(rename or remove it)", len(path), longestPath)
+	}
+	links := int64(1)
+	if n.mayHaveLinks() {
+		links = int64(n.st.Nlink)
+	}
+	s.Used += n.allocated() / links
+	entry := fmt.Appendf(nil, "%q %o %d:%d", path, n.st.Mode, n.st.Uid, n.st.Gid)
+	if t := n.changed(); !t.Before(earliest) && !t.After(latest) {
+		entry = fmt.Appendf(entry, " time %d", t.UnixNano())
+	}
+	switch n.format() {
+	case unix.S_IFREG:
+		if s.Reads += n.st.Size; n.st.Size > s.LongestReads {
+			s.Longest, s.LongestReads = path, n.st.Size
+		}
+		entry = fmt.Appendf(entry, " size %d", n.st.Size)
+	case unix.S_IFCHR, unix.S_IFBLK:
+		entry = fmt.Appendf(entry, " device %d", n.st.Rdev)
+	case unix.S_IFLNK: // restic does not store their attributes, and no byte of a target that is not UTF-8
+		target, err := n.readLink()
+		s.Metadata.add(fmt.Appendf(entry, " target %q", string([]rune(target))))
+		return err
+	}
+	attributes, err := readXattrs(n.procPath())
+	if err != nil {
+		return err
+	}
+	for _, x := range attributes {
+		if !utf8.ValidString(x.name) {
+			return dataset.Errorf(dataset.ErrUnsupported, "the name of its attribute %q is not UTF-8, and restic would "+
+				"restore another one (remove it: setfattr --remove)", x.name)
+		}
+		size := int64(len(x.name) + len(x.value))
+		s.Repeated += size - size/links
+		if !isOfHost(x.name) {
+			entry = fmt.Appendf(entry, " %q=%q", x.name, x.value)
+		}
+	}
+	s.Metadata.add(entry)
+	return nil
+}
+
+// changed returns the time of the last change of the content.
+func (n *node) changed() time.Time { return time.Unix(n.st.Mtim.Unix()) }
 
 // flags returns the inode flags of a file or directory. It fails if the filesystem has none.
 func (n *node) flags() (uint32, error) {

@@ -232,7 +232,7 @@ type pathError struct {
 }
 
 func (e *pathError) Error() string {
-	return e.what + " " + strconv.Quote(e.name) + ": " + e.err.Error()
+	return e.what + " " + strconv.Quote(dataset.Clip(e.name)) + ": " + e.err.Error()
 }
 func (e *pathError) Unwrap() error { return e.err }
 

@@ -92,18 +92,26 @@ func Mount(target string, spec Spec) error {
 // in use. The mount is removed when the returned file and all files opened below it are closed, or when this process
 // ends. Write errors are lost then, so sync before. Errors are of type *Error.
 func Detached(spec Spec) (*os.File, error) {
-	fd, mountErr := detached(spec)
-	if mountErr != nil {
-		return nil, mountErr
+	tree, err := Tree(spec)
+	if err != nil {
+		return nil, err
 	}
-	// The descriptor of the mount is O_PATH and does not allow ioctls. The open directory is sufficient to keep the
-	// mount.
-	defer unix.Close(fd)
-	dir, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	defer tree.Close()
+	root, err := Root(tree)
 	if err != nil {
 		return nil, &Error{Spec: spec, Step: "open the root", Err: err}
 	}
-	return os.NewFile(uintptr(dir), "root of "+spec.Source), nil
+	return root, nil
+}
+
+// Root opens the root directory of a mount of Tree or BindTree, whose descriptor is O_PATH and allows no ioctls. The
+// directory keeps the mount after that descriptor is closed.
+func Root(tree *os.File) (*os.File, error) {
+	fd, err := unix.Openat(int(tree.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open the root of", Path: tree.Name(), Err: err}
+	}
+	return os.NewFile(uintptr(fd), tree.Name()), nil
 }
 
 // Tree mounts spec without a mount point and returns the mount, for InNamespace. It ends when the returned file is
@@ -139,12 +147,7 @@ func View(path string) (*os.File, error) {
 		return nil, fmt.Errorf("view %s: %w", path, err)
 	}
 	defer tree.Close()
-	// The descriptor of the mount is O_PATH and cannot be flushed.
-	dir, err := unix.Openat(int(tree.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	return os.NewFile(uintptr(dir), path), nil
+	return Root(tree)
 }
 
 func detached(spec Spec) (int, *Error) {
