@@ -17,6 +17,12 @@ func StartContainer(t *testing.T, path string) (end func()) {
 	return runInNamespace(t, path, `mount --bind "$0" "$1" && echo ready && exec sleep infinity`)
 }
 
+// StartWithCopy starts a process with a copy of all mounts of the host in a new mount namespace, until end is called.
+func StartWithCopy(t *testing.T) (end func()) {
+	t.Helper()
+	return runInNamespace(t, "", `echo ready && exec sleep infinity`)
+}
+
 // startWithHandedFile starts a process of the host that has a file of the dataset on path open. It got the file from a
 // container that has ended, so no mount namespace shows the mount of the file.
 func startWithHandedFile(t *testing.T, path string) (end func()) {

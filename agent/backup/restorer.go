@@ -185,7 +185,7 @@ func checkEntered(ctx context.Context, r *restic.Repository, b restic.Backup, ta
 
 // writer writes a backup to the root of a volume.
 type writer struct {
-	mount   *os.File // of the volume
+	mount   *os.File     // of the volume
 	step    func(string) // called with the name of each step
 	compare bool         // read each file again, and compare it with the backup
 	// measured, if not nil, is called with the size of the backup.

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
 )
@@ -136,4 +137,29 @@ func TestUnreadableMountTableEndsNoDiskError(t *testing.T) {
 	if e := log.LastEntry(); e == nil || e.Message != "volume has no disk error any more" {
 		t.Errorf("after a good look: %+v", e)
 	}
+}
+
+// A filesystem that an error has ended, and that a copy of its mount in another mount namespace keeps alive, is not
+// mounted again: the volume gets a new one, with what was flushed.
+func TestEndedFilesystemIsReplaced(t *testing.T) {
+	r := agenttest.NewCluster(t, "loop", "dir").A
+	r.NewVolume("db")
+	path := r.MustMount("db", "user")
+	r.WriteFile("db", "file", "flushed")
+	end := agenttest.StartWithCopy(t)
+	defer end()
+	root, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fsctl.Fence(t.Context(), root, func() error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	r.MustUnmount("db", "user")
+	path = r.MustMount("db", "next")
+	if text, err := os.ReadFile(filepath.Join(path, "file")); err != nil || string(text) != "flushed" {
+		t.Errorf("got %q, %v", text, err)
+	}
+	r.WriteFile("db", "file", "again")
+	r.MustUnmount("db", "next")
 }

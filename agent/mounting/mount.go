@@ -248,16 +248,22 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset, asked ui
 	return nil
 }
 
-// MountDataset attaches a dataset and mounts it on path.
+// MountDataset attaches a dataset and mounts it on path. A full pool or a failing disk can have ended the filesystem of
+// an earlier mount, which a copy of that mount in another mount namespace keeps alive. MountDataset releases such a
+// filesystem, and mounts the dataset again.
 func (m *Mounter) MountDataset(ctx context.Context, pool backends.Pool, d dataset.Dataset, path string) error {
-	att, err := pool.Attach(ctx, d.ID, backends.AttachOptions{ReadOnly: d.ReadOnly, Mount: d.Profile.Filesystem.Mount})
+	att, err := m.attachAndMount(ctx, pool, d, path)
+	if r, can := pool.(backends.Releaser); can && err == nil && m.Disks.Examine(d, path) != nil {
+		if err = mount.Unmount(path); err == nil {
+			err = r.Release(ctx, d.ID)
+		}
+		if err == nil {
+			att, err = m.attachAndMount(ctx, pool, d, path)
+		}
+	}
 	if err != nil {
 		return err
 	}
-	if err := MountAttached(att, path); err != nil {
-		return err
-	}
-	m.Disks.DropTable()
 	if att.Mount.FSType != bindType {
 		// A killed agent may have left it frozen while it shut down an earlier mount (backends.Releaser).
 		if err := Thaw(path); err != nil {
@@ -278,6 +284,16 @@ func (m *Mounter) MountDataset(ctx context.Context, pool backends.Pool, d datase
 		}
 	}
 	return nil
+}
+
+func (m *Mounter) attachAndMount(ctx context.Context, pool backends.Pool, d dataset.Dataset, path string) (
+	att backends.Attachment, err error) {
+	att, err = pool.Attach(ctx, d.ID, backends.AttachOptions{ReadOnly: d.ReadOnly, Mount: d.Profile.Filesystem.Mount})
+	if err == nil {
+		err = MountAttached(att, path)
+	}
+	m.Disks.DropTable()
+	return att, err
 }
 
 // MayMount returns the present record of a dataset, for a caller that waited for its lock. It fails if the dataset

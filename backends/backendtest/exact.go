@@ -91,8 +91,8 @@ func overwrite(f *fixture, m *harness.Mounted, content byte, before func(file in
 	}
 }
 
-// checkUnchangedFiles fails if a file of copied has the times, but not the content of the same file in head. It unmounts
-// copied.
+// checkUnchangedFiles fails if a file of copied has the times, but not the content of the same file in head. It
+// unmounts copied.
 func (f *fixture) checkUnchangedFiles(head, copied *harness.Mounted) {
 	f.Helper()
 	defer copied.Unmount()

@@ -198,7 +198,8 @@ func (a *Attacher) Release(ctx context.Context, dir folder.Dir, discard bool) er
 		spec.ReadOnly = true
 		root, err = mount.Detached(spec)
 	}
-	if err != nil {
+	isDown := errors.Is(err, unix.EIO) // an error, such as a full pool, has shut it down
+	if err != nil && !isDown {
 		return dataset.Errorf(dataset.ErrInUse, "it is attached to %s, and cannot be shut down: %w", device, err)
 	}
 	image, err := dir.OpenFile(a.layout.Image(layout.Head), os.O_RDWR)
@@ -206,15 +207,21 @@ func (a *Attacher) Release(ctx context.Context, dir folder.Dir, discard bool) er
 		return errors.Join(err, root.Close())
 	}
 	defer image.Close()
-	ctx, cancel := context.WithTimeoutCause(ctx, fenceTimeout, fmt.Errorf("no answer for %s: try again", fenceTimeout))
-	defer cancel()
-	if err := fsctl.Fence(ctx, root, func() error {
+	abandon := func() error {
 		a.step("release.frozen")
 		if discard {
 			return nil
 		}
 		return a.sharing.Abandon(dir, image)
-	}); err != nil {
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, fenceTimeout, fmt.Errorf("no answer for %s: try again", fenceTimeout))
+	defer cancel()
+	if isDown {
+		err = abandon()
+	} else {
+		err = fsctl.Fence(ctx, root, abandon)
+	}
+	if err != nil {
 		return backends.NoSpace(fmt.Errorf("shut down its filesystem, which copies of its mount in other mount "+
 			"namespaces keep alive: %w", err))
 	}
