@@ -6,6 +6,10 @@ import (
 	"time"
 )
 
+// MaxClockSkew is by how much the clock of another host may be ahead. A record with a later time was made while a clock
+// was wrong, so the record counts as old.
+const MaxClockSkew = 5 * time.Minute
+
 // Moment is a point in the life of a dataset. Taken is the time of the clock of the home in that epoch. The clocks of
 // two homes can differ, so Compare compares the epochs first.
 type Moment struct {

@@ -125,6 +125,12 @@ func wipedPushing(c *console) {
 	}
 }
 
+// clockWasAhead dates the first backup of db to a time in the future.
+func clockWasAhead(c *console) {
+	i := slices.IndexFunc(c.fake.backups, func(b api.VolumeBackup) bool { return strings.HasPrefix(b.ID, "1c09aa5f") })
+	c.fake.backups[i].Taken = now.Add(300 * 24 * time.Hour)
+}
+
 func wipedUnreadable(c *console) {
 	wiped(c)
 	c.fake.fail = map[string]error{"VolumeBackup": dataset.Errorf(dataset.ErrCorrupt, "backups in offsite: backup 1c09bb5f is damaged")}

@@ -55,6 +55,14 @@ var scenarios = map[string]func(c *console){
 		add(c.fake.backups[0].ID, dataset.OpFailed, time.Minute, dataset.ErrNoSpace)
 		add(c.fake.backups[0].ID, dataset.OpFailed, time.Minute, dataset.ErrForbidden)
 	},
+	"clock-was-ahead": func(c *console) { // when the oldest backup of db was made
+		works(c.fake, ended(dataset.OpDone, nil))
+		clockWasAhead(c)
+	},
+	"wiped-clock-was-ahead": func(c *console) {
+		wipedRestores(c)
+		clockWasAhead(c)
+	},
 	"wiped":               wiped,
 	"wiped-restores":      wipedRestores,
 	"wiped-fails":         wipedFails,

@@ -49,8 +49,6 @@ const (
 	// uploadTime is how long an attempt may take. Without this limit, a repository that hangs would never count as
 	// failed.
 	uploadTime = 30 * time.Minute
-	// maxClockSkew is by how much the clock of another control replica may be ahead.
-	maxClockSkew = 5 * time.Minute
 )
 
 // unimportant are the prefixes of the keys whose changes need no new export. These records change at any time, and
@@ -158,7 +156,7 @@ func (x *Exporter) Round(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if last := known.Last; known.Failed.IsZero() && now.Sub(last) < Interval && !last.After(now.Add(maxClockSkew)) {
+		if last := known.Last; known.Failed.IsZero() && now.Sub(last) < Interval && !last.After(now.Add(dataset.MaxClockSkew)) {
 			x.due[placeOf(r)] = last.Add(Interval)
 			continue
 		}

@@ -25,8 +25,6 @@ const (
 	maxBackupRetry   = 2 * time.Hour
 	// backupCheck is the time after which a running backup is examined again, or a refused request is repeated.
 	backupCheck = time.Minute
-	// maxClockSkew is by how much the clock of another control replica may be ahead.
-	maxClockSkew = 5 * time.Minute
 )
 
 // backupPlan says when the next scheduled backup, or the next scheduled verification, of a dataset may be due. It is
@@ -227,7 +225,7 @@ func backupState(t *record.Tx, d dataset.Dataset, v record.Verifications, now ti
 // backupDue returns when the next scheduled backup of a dataset is due: at the first moment of the schedule after the
 // last backup, with a delay that depends on the dataset. After a failure, it is due later.
 func backupDue(d dataset.Dataset, b record.Backups, now time.Time) (time.Time, error) {
-	from, latest := time.Time{}, now.Add(maxClockSkew)
+	from, latest := time.Time{}, now.Add(dataset.MaxClockSkew)
 	for _, at := range []time.Time{ScheduleStart(d), b.After} {
 		// Ignore a time in the future: the clock was ahead when it was recorded. If no time is left, a backup is due
 		// now.

@@ -192,7 +192,7 @@ func verificationDue(d dataset.Dataset, newest record.ScheduledBackup, v record.
 	if newest.ID == "" {
 		return time.Time{}
 	}
-	every, latest := time.Duration(d.Profile.Backup.Verify.Every), now.Add(maxClockSkew)
+	every, latest := time.Duration(d.Profile.Backup.Verify.Every), now.Add(dataset.MaxClockSkew)
 	due, first := now, spread(d.ID, min(every, maxFirstVerification))
 	// Ignore a time in the future, as backupDue does.
 	switch start := ScheduleStart(d); {

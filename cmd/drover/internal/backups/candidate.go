@@ -22,6 +22,7 @@ type candidate struct {
 	// Older has the newest backup of each other volume that has or had the same name.
 	Older []api.VolumeBackup `json:"older,omitempty"`
 
+	future    *api.VolumeBackup  // newest backup whose time is in the future, if it is not used; see byAge
 	operation *dataset.Operation // restore that is in progress; nil: none
 	present   string             // present name of the volume, if it exists
 	chosen    bool               // named on the command line
@@ -78,6 +79,9 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 		return nil, nil, err
 	}
 	byName := map[string]*candidate{}
+	if latest.IsZero() {
+		backups = byAge(r.app.Now(), backups)
+	}
 	for _, b := range slices.Backward(backups) { // newest first
 		if b.Incomplete || !latest.IsZero() && b.Taken.After(latest) {
 			continue
@@ -91,8 +95,11 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 			continue
 		}
 		isListed := func(o api.VolumeBackup) bool { return o.Dataset == b.Dataset }
-		if !isListed(cand.Backup) && !slices.ContainsFunc(cand.Older, isListed) {
+		switch {
+		case !isListed(cand.Backup) && !slices.ContainsFunc(cand.Older, isListed):
 			cand.Older = append(cand.Older, b)
+		case isListed(cand.Backup) && cand.future == nil && b.Taken.After(cand.Backup.Taken):
+			cand.future = &b
 		}
 	}
 	slices.SortFunc(list, func(x, y *candidate) int { return strings.Compare(x.Backup.Volume, y.Backup.Volume) })

@@ -8,10 +8,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -60,6 +62,31 @@ func fetch(ctx context.Context, c cli.Remote, repository, volume string) (list [
 	}
 	slices.SortStableFunc(list, func(x, y api.VolumeBackup) int { return x.Taken.Compare(y.Taken) })
 	return list, incomplete, nil
+}
+
+// byAge returns backups, which are sorted by time, oldest first. A backup with a time in the future counts as the
+// oldest: a clock was ahead when it was made.
+func byAge(now time.Time, list []api.VolumeBackup) []api.VolumeBackup {
+	var future, past []api.VolumeBackup
+	for _, b := range list {
+		if isFuture(now, b) {
+			future = append(future, b)
+		} else {
+			past = append(past, b)
+		}
+	}
+	return append(future, past...)
+}
+
+func isFuture(now time.Time, b api.VolumeBackup) bool {
+	return b.Taken.After(now.Add(dataset.MaxClockSkew))
+}
+
+// noteFuture prints that a backup with a time in the future is not used as the newest.
+func noteFuture(a *cli.App, b api.VolumeBackup) {
+	_, _ = fmt.Fprintf(a.ErrOut, "drover: backup %s of volume %s is dated %s, in the future: not taken as the newest "+
+		"(give its ID to use it: drover backup restore %[1]s NEW)\n", short(b.ID), show.Clean(b.Volume),
+		show.When(a.Now(), b.Taken))
 }
 
 // ofVolume returns the backups that the name of a volume means, oldest first: those of its dataset or, if no volume has
@@ -153,7 +180,7 @@ func findForRestore(ctx context.Context, a *cli.App, c cli.Remote, repository, r
 	if dataset.CheckName(ref) != nil {
 		return find(ctx, c, repository, ref)
 	}
-	newest, incomplete, ferr := newestOf(ctx, c, repository, ref)
+	newest, incomplete, ferr := newestOf(ctx, a, c, repository, ref)
 	switch {
 	case ferr != nil:
 		return b, ferr

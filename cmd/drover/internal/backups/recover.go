@@ -350,7 +350,7 @@ func (r *recovery) nameOf(
 }
 
 // noteUnused prints which backups of the candidates' names are not used although one could expect it: those of other
-// volumes that have or had the same names.
+// volumes that have or had the same names, and those whose time is in the future.
 func (r *recovery) noteUnused(list []*candidate) {
 	for _, cand := range list {
 		name := show.Clean(cand.Backup.Volume)
@@ -358,6 +358,9 @@ func (r *recovery) noteUnused(list []*candidate) {
 			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: another volume has or had the name %s: its newest backup "+
 				"is %s, taken %s (drover backup restore %[2]s NEW)\n", name, short(b.ID),
 				show.When(r.app.Now(), b.Taken))
+		}
+		if cand.future != nil {
+			noteFuture(r.app, *cand.future)
 		}
 	}
 }

@@ -54,7 +54,7 @@ volume had, and without --size its size.`,
 				return fmt.Errorf("--check: %w", err)
 			}
 		}
-		b, err := findNewest(cmd.Context(), c, *f.repository, args[0])
+		b, err := findNewest(cmd.Context(), a, c, *f.repository, args[0])
 		if err != nil {
 			return err
 		}
@@ -125,11 +125,11 @@ func (f *verifyFlags) request(ctx context.Context, c cli.Remote, b api.VolumeBac
 // findNewest returns the newest backup of a volume or, if no backup is of a volume with this name, the backup whose ID
 // begins with it. If a backup or a repository cannot be read, and others are of the volume, findNewest fails: an older
 // one must not hide the damage.
-func findNewest(ctx context.Context, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
+func findNewest(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
 	if dataset.CheckName(ref) != nil {
 		return find(ctx, c, repository, ref)
 	}
-	newest, incomplete, err := newestOf(ctx, c, repository, ref)
+	newest, incomplete, err := newestOf(ctx, a, c, repository, ref)
 	switch {
 	case err != nil:
 		return api.VolumeBackup{}, err
@@ -160,13 +160,18 @@ func findByID(ctx context.Context, c cli.Remote, repository, ref string, incompl
 // newestOf returns the newest backup of a volume, or nil if no backup is of a volume with this name: see ofVolume. If a
 // backup or a repository cannot be read, the newest backup of the volume is not known. Then newestOf also returns the
 // reason.
-func newestOf(ctx context.Context, c cli.Remote, repository, volume string) (newest *api.VolumeBackup, incomplete,
-	err error) {
+func newestOf(ctx context.Context, a *cli.App, c cli.Remote, repository, volume string) (newest *api.VolumeBackup,
+	incomplete, err error) {
 	list, incomplete, err := ofVolume(ctx, c, repository, volume)
 	if err != nil || len(list) == 0 {
 		return nil, incomplete, err
 	}
-	return &list[len(list)-1], incomplete, nil
+	last := list[len(list)-1]
+	newest = &byAge(a.Now(), list)[len(list)-1]
+	if newest.ID != last.ID {
+		noteFuture(a, last)
+	}
+	return newest, incomplete, nil
 }
 
 // verification is the last known verification of a backup.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,6 +131,9 @@ func (f *fetching) run(ctx context.Context, args []string) (err error) {
 	if len(args) == 0 {
 		return f.print(list)
 	}
+	if latest.IsZero() {
+		list = f.byAge(list)
+	}
 	return f.fetch(ctx, r, list, args[0])
 }
 
@@ -164,6 +168,19 @@ func (f *fetching) matching(list []storedexports.Stored, latest time.Time) (out 
 		}
 	}
 	return out
+}
+
+// byAge moves the exports with a time in the future, when a clock was ahead, to the end of the list, and says so.
+func (f *fetching) byAge(list []storedexports.Stored) []storedexports.Stored {
+	begin := slices.IndexFunc(list, func(s storedexports.Stored) bool {
+		return !s.Taken.After(f.app.Now().Add(dataset.MaxClockSkew))
+	})
+	if begin <= 0 {
+		return list
+	}
+	_, _ = fmt.Fprintf(f.app.ErrOut, "drover: the records that were stored at %s are dated in the future: not taken "+
+		"as the newest (--at TIME uses them)\n", show.When(f.app.Now(), list[0].Taken))
+	return slices.Concat(list[begin:], list[:begin])
 }
 
 func (f *fetching) print(list []storedexports.Stored) error {
