@@ -43,11 +43,12 @@ func TestBackupsOfAllRepositoriesAreListedTogether(t *testing.T) {
 func TestRestoreOfNewestBackup(t *testing.T) {
 	id := func(digit string) string { return strings.Repeat(digit, 64) }
 	for name, tc := range map[string]struct{ words, want, err string }{
-		"newest":              {words: "db new@gold", want: id("2")},
-		"lost volume":         {words: "gone new", want: id("4")},
-		"nothing but pieces":  {words: "cut new", err: `no backup of a volume "cut"`},
-		"other cluster":       {words: "theirs new", err: "backups of other volumes of this name: 1 (give the ID of one"},
-		"other dataset":       {words: "db-test new", err: "backups of other volumes of this name: 1 (give the ID of one"},
+		"newest":             {words: "db new@gold", want: id("2")},
+		"lost volume":        {words: "gone new", want: id("4")},
+		"nothing but pieces": {words: "cut new", err: `no backup of a volume "cut"`},
+		"other cluster":      {words: "theirs new", err: "backups of other volumes of this name: 1 (give the ID of one"},
+		"other dataset": {words: "db-test new", err: "the volume that has the name db-test now has no backup yet; " +
+			"backups of an earlier volume of this name: 1 (give the ID of one: drover backup ls db-test)"},
 		"two volumes":         {words: "twice new", err: "2 volumes had the name twice, and none has it now"},
 		"name like an ID":     {words: "11111111 new@gold", want: id("1")},
 		"name that is no ID":  {words: "98989898 new", want: id("6")},

@@ -117,6 +117,25 @@ func wipedApart(c *console) {
 	c.fake.backups = append(c.fake.backups, mine)
 }
 
+// wipedApartRenamed: db was restored from a backup of another cluster as db4, and is kept apart.
+func wipedApartRenamed(c *console) {
+	wipedElsewhere(c)
+	db := dbVolume()
+	db.ID, db.Volume, db.KeptApart = idReq, "db4", &dataset.KeptApart{Cluster: idOther, URL: "/mnt/nas/backups"}
+	c.fake.volumes = []api.Volume{db}
+}
+
+// wipedRestoredOlder: another cluster made the backups, and one of them after db was recovered.
+func wipedRestoredOlder(c *console) {
+	wipedElsewhere(c)
+	done := ended(dataset.OpDone, nil).op
+	done.Kind, done.Volume, done.Backup, done.DatasetID = dataset.OpImport, "db", strings.Repeat("1c09aa5f", 8), idReq
+	c.fake.operations = []dataset.Operation{done}
+	db := dbVolume()
+	db.ID, db.KeptApart = idReq, &dataset.KeptApart{Cluster: idOther, URL: "/mnt/nas/backups"}
+	c.fake.volumes = []api.Volume{db}
+}
+
 // wipedPushing: a push made the newest backup of db, and has not ended.
 func wipedPushing(c *console) {
 	wipedThen(c, ended(dataset.OpDone, nil))

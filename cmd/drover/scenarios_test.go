@@ -63,6 +63,12 @@ var scenarios = map[string]func(c *console){
 		wipedRestores(c)
 		clockWasAhead(c)
 	},
+	"wiped-restored-older": wipedRestoredOlder,
+	"wiped-apart-renamed":  wipedApartRenamed,
+	"backup-unknown": func(c *console) { // no volume has the name of the repository
+		works(c.fake, ended(dataset.OpDone, nil))
+		c.fake.fail = map[string]error{"Submit offsite": dataset.Errorf(dataset.ErrNotFound, "no such volume: offsite")}
+	},
 	"wiped":               wiped,
 	"wiped-restores":      wipedRestores,
 	"wiped-fails":         wipedFails,

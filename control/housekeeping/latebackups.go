@@ -423,7 +423,7 @@ func (is seenBackups) finding(now time.Time) (f api.Finding) {
 	switch {
 	case is.missing:
 		f.Text = fmt.Sprintf("its profile has it backed up to repository %s, which is not recorded", is.repository)
-		f.Fix = "drover repository add " + is.repository + " URL"
+		f.Fix = "drover repository add " + is.repository + " URL --password file:PATH"
 	case is.apart != uuid.Nil:
 		f.Text = fmt.Sprintf("it was recovered from a backup of cluster %.8s, and is kept apart: it makes no "+
 			"scheduled backups to repository %s, which that cluster may still use", is.apart, is.repository)

@@ -73,7 +73,7 @@ func TestLateBackupsAreReported(t *testing.T) {
 	}
 	e.AdvanceAndRun(2 * time.Hour)
 	const missing = "warning volume db: its profile has it backed up to repository offsite, which is not recorded " +
-		"[drover repository add offsite URL]"
+		"[drover repository add offsite URL --password file:PATH]"
 	if got := found(); got != missing {
 		t.Errorf("got %q, want %q", got, missing)
 	}

@@ -6,6 +6,7 @@ package backups
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -53,6 +54,7 @@ func alsoCalled(cmd *cobra.Command, repository *string, flag string) {
 func newLsCmd(a *cli.App) *cobra.Command {
 	var repository string
 	var incomplete error                                    // why the list lacks backups
+	var unrecorded bool                                     // no repository is recorded
 	var verified func() func(api.VolumeBackup) verification // read only for an output that has them
 	id := func(b api.VolumeBackup) string { return b.ID }
 	cmd := listing.New(a, listing.List[api.VolumeBackup]{
@@ -79,6 +81,10 @@ more, that is known for a day.`,
 				volume = q.Args[0]
 			}
 			list, incomplete, err = fetch(cmd.Context(), c, repository, volume)
+			if len(list) == 0 && err == nil && repository == "" {
+				recorded, rerr := c.Repositories(cmd.Context())
+				unrecorded = rerr == nil && len(recorded) == 0
+			}
 			verified = sync.OnceValue(func() func(api.VolumeBackup) verification {
 				return verifications(cmd.Context(), c, list)
 			})
@@ -109,6 +115,9 @@ more, that is known for a day.`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := list(cmd, args); err != nil {
 			return err
+		}
+		if unrecorded {
+			_, _ = fmt.Fprintln(a.ErrOut, "drover: no repository is recorded (drover repository add)")
 		}
 		return incomplete
 	}

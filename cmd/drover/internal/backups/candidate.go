@@ -33,13 +33,14 @@ type candidate struct {
 type candidateState string
 
 const (
-	stateAbsent    candidateState = "absent"     // it is created
-	stateNoProfile candidateState = "no-profile" // it is absent, and so is its profile
-	stateRestoring candidateState = "restoring"  // a restore of the backup is in progress
-	stateRestored  candidateState = "restored"   // it was created from the backup
-	stateExists    candidateState = "exists"     // it is the volume that was backed up
-	stateOtherData candidateState = "other-data" // another volume has the name
-	stateFailed    candidateState = "failed"     // it was not recovered; see Problem
+	stateAbsent    candidateState = "absent"         // it is created
+	stateNoProfile candidateState = "no-profile"     // it is absent, and so is its profile
+	stateRestoring candidateState = "restoring"      // a restore of the backup is in progress
+	stateRestored  candidateState = "restored"       // it was created from the backup
+	stateOlder     candidateState = "restored-older" // it was created from an older backup of the same volume
+	stateExists    candidateState = "exists"         // it is the volume that was backed up
+	stateOtherData candidateState = "other-data"     // another volume has the name
+	stateFailed    candidateState = "failed"         // it was not recovered; see Problem
 )
 
 // cluster has the present records of control. The backups are compared with them.
@@ -63,7 +64,7 @@ func readCluster(ctx context.Context, c cli.Remote) (now cluster, err error) {
 
 // candidates returns a candidate for each name of a volume that has a backup in the repository, sorted by name. It
 // ignores backups that are later than latest, unless latest is zero. incomplete says why some backups cannot be read.
-// candidates also sets r.profiles.
+// candidates also sets r.profiles and r.volumes.
 func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository string, latest time.Time) (
 	list []*candidate, incomplete, err error) {
 	backups, incomplete, err := fetch(ctx, c, repository, "")
@@ -74,7 +75,7 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 	if err != nil {
 		return nil, nil, err
 	}
-	r.profiles = now.profiles
+	r.profiles, r.volumes = now.profiles, now.volumes
 	if backups, err = r.chooseCluster(backups, now, repository); err != nil {
 		return nil, nil, err
 	}
@@ -91,7 +92,7 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 			cand = &candidate{Backup: b}
 			byName[b.Volume] = cand
 			list = append(list, cand)
-			now.compare(cand, r.profile != "")
+			now.compare(cand, backups, r.profile != "")
 			continue
 		}
 		isListed := func(o api.VolumeBackup) bool { return o.Dataset == b.Dataset }
@@ -106,11 +107,17 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 	return list, incomplete, nil
 }
 
-// compare sets the state of a candidate. If profileChosen is set, the profile of its backup is not needed.
-func (now cluster) compare(cand *candidate, profileChosen bool) {
+// compare sets the state of a candidate. backups has at least those of its volume. If profileChosen is set, the profile
+// of its backup is not needed.
+func (now cluster) compare(cand *candidate, backups []api.VolumeBackup, profileChosen bool) {
 	b := cand.Backup
 	restores := func(op dataset.Operation) bool {
 		return op.Kind == dataset.OpImport && op.Backup == b.ID && op.Volume == b.Volume
+	}
+	isOlder := func(op dataset.Operation) bool {
+		return op.Kind == dataset.OpImport && slices.ContainsFunc(backups, func(o api.VolumeBackup) bool {
+			return o.ID == op.Backup && o.Dataset == b.Dataset && !o.Taken.After(b.Taken)
+		})
 	}
 	same := func(v api.Volume) bool { return v.ID == b.Dataset }
 	if i := slices.IndexFunc(now.volumes, same); i >= 0 {
@@ -120,10 +127,13 @@ func (now cluster) compare(cand *candidate, profileChosen bool) {
 	named := func(v api.Volume) bool { return v.HasName(b.Volume) }
 	if i := slices.IndexFunc(now.volumes, named); i >= 0 {
 		cand.found(stateOtherData, now.volumes[i])
-		if slices.ContainsFunc(now.operations, func(op dataset.Operation) bool {
-			return restores(op) && op.State == dataset.OpDone && op.DatasetID == now.volumes[i].ID
-		}) {
-			cand.State = stateRestored
+		for _, op := range now.operations {
+			switch made := op.State == dataset.OpDone && op.DatasetID == now.volumes[i].ID; {
+			case made && restores(op):
+				cand.State = stateRestored
+			case made && isOlder(op):
+				cand.State = stateOlder
+			}
 		}
 		return
 	}
@@ -179,7 +189,7 @@ func (r *recovery) print(ctx context.Context, c cli.Remote, repository string, l
 
 func (r *recovery) printTable(ctx context.Context, repository string, list []*candidate) error {
 	t := show.NewTable("VOLUME", "BACKUP", "TAKEN", "SIZE", "NODE", "PROFILE", "STATE")
-	absent, ambiguous := 0, 0
+	absent, ambiguous, here := 0, 0, 0
 	for _, cand := range list {
 		b, size, node := cand.Backup, "not limited", ""
 		if b.Record != nil {
@@ -193,7 +203,10 @@ func (r *recovery) printTable(ctx context.Context, repository string, list []*ca
 		}
 		t.Row(cli.ShortName(b.Volume), short(b.ID), show.Ago(r.app.Now(), b.Taken), size, node, b.Profile,
 			string(cand.State))
-		if cand.State == stateAbsent {
+		switch cand.State {
+		case stateExists, stateRestored, stateOlder:
+			here++
+		case stateAbsent:
 			absent++
 			if len(cand.Older) > 0 {
 				ambiguous++
@@ -209,9 +222,13 @@ func (r *recovery) printTable(ctx context.Context, repository string, list []*ca
 			r.app.PrintError(ctx, cand.Problem.Err())
 		}
 	}
+	if here == len(list) {
+		_, err := fmt.Fprintln(r.app.ErrOut, "drover: all listed volumes are here")
+		return err
+	}
 	hint := ""
-	if absent > ambiguous && r.at == "" {
-		hint = " (drover recover --from " + repository + " --all)"
+	if absent > ambiguous && r.at == "" { // with --at, --all fails for volumes that exist
+		hint = " (" + r.command(repository) + " --all)"
 	}
 	if ambiguous > 0 {
 		hint += fmt.Sprintf(", %d of them not with --all, because other volumes have or had their names", ambiguous)

@@ -75,6 +75,9 @@ func backUpAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, vol
 			return a.ReportInterrupt(o, outs, out, err)
 		case err != nil:
 			failed++
+			if _, rerr := c.Repository(ctx, volume); rerr == nil && errors.Is(err, dataset.ErrNotFound) {
+				err = dataset.Errorf(dataset.ErrNotFound, "%s is a repository: use --to %[1]s", volume)
+			}
 			a.PrintError(ctx, err)
 		default:
 			outs = append(outs, out)

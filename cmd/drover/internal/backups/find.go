@@ -106,12 +106,14 @@ func ofVolume(ctx context.Context, c cli.Remote, repository, volume string) (lis
 	if err != nil {
 		return nil, nil, err
 	}
-	of, others := map[uuid.UUID]bool{}, 0
+	of, others, earlier := map[uuid.UUID]bool{}, 0, 0
 	for _, b := range all {
 		switch {
 		case b.Incomplete: // its push has not ended
 		case exists && b.Dataset == v.ID, !exists && !b.Elsewhere:
 			list, of[b.Dataset] = append(list, b), true
+		case b.Volume == volume && !b.Elsewhere:
+			earlier++
 		case b.Volume == volume:
 			others++
 		}
@@ -120,6 +122,9 @@ func ofVolume(ctx context.Context, c cli.Remote, repository, volume string) (lis
 	case len(of) > 1:
 		return nil, nil, dataset.Errorf(dataset.ErrAmbiguous, "%d volumes had the name %s, and none has it now (give "+
 			"the ID of a backup: drover backup ls %[2]s -o wide)", len(of), volume)
+	case len(list) == 0 && earlier > 0:
+		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "the volume that has the name %s now has no backup yet; "+
+			"backups of an earlier volume of this name: %d (give the ID of one: drover backup ls %[1]s)", volume, earlier)
 	case len(list) == 0 && others > 0:
 		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "no backup of volume %s of this cluster; backups of "+
 			"other volumes of this name: %d (give the ID of one: drover backup ls %[1]s)", volume, others)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,6 +39,7 @@ type recovery struct {
 	rehearsal   bool // restore into temporary volumes, and report
 	parallel    uint
 	profiles    []api.ListedProfile // those that are recorded
+	volumes     []api.Volume        // those that exist
 	note        string              // text after the name of a repository that the command records; can be empty
 }
 
@@ -176,7 +178,7 @@ func (r *recovery) run(ctx context.Context, c cli.Remote, volumes []string) erro
 		return incomplete
 	}
 	if !r.all {
-		if list, err = selected(list, repository, volumes, incomplete); err != nil {
+		if list, err = r.selected(list, repository, volumes, incomplete); err != nil {
 			return err
 		}
 	}
@@ -203,23 +205,61 @@ func (r *recovery) run(ctx context.Context, c cli.Remote, volumes []string) erro
 	return nil
 }
 
+// command returns the command line that reads the same backups of a repository.
+func (r *recovery) command(repository string) string {
+	line := "drover recover --from " + repository
+	if r.cluster != "" {
+		line += " --cluster " + r.cluster
+	}
+	if r.at != "" {
+		line += fmt.Sprintf(" --at %q", r.at)
+	}
+	if r.profile != "" {
+		line += " --profile " + r.profile
+	}
+	if r.profileSize {
+		line += " --profile-size"
+	}
+	if r.keepApart {
+		line += " --keep-apart"
+	}
+	if r.takeOver {
+		line += " --take-over"
+	}
+	return line
+}
+
+// restoredAs returns a candidate for a volume that takes over, and was restored under a name that has no backup. It
+// returns nil if there is no such volume.
+func (r *recovery) restoredAs(repository, volume string) *candidate {
+	i := slices.IndexFunc(r.volumes, func(v api.Volume) bool { return v.Volume == volume && v.KeptApart != nil })
+	if i < 0 || !r.takeOver || r.other != uuid.Nil && r.other != r.volumes[i].KeptApart.Cluster {
+		return nil
+	}
+	cand := &candidate{Backup: api.VolumeBackup{Repository: repository, Volume: volume}}
+	cand.found(stateExists, r.volumes[i])
+	return cand
+}
+
 // selected returns the candidates with the given names. It fails if one of them is unknown, so that a typing error is
 // found before a volume is created.
-func selected(list []*candidate, repository string, volumes []string, incomplete error) ([]*candidate, error) {
+func (r *recovery) selected(list []*candidate, repository string, volumes []string, incomplete error) ([]*candidate,
+	error) {
 	byName := map[string]*candidate{}
 	for _, cand := range list {
 		byName[cand.Backup.Volume] = cand
 	}
 	var out []*candidate
 	for _, volume := range volumes {
-		cand := byName[volume]
+		cand := cmp.Or(byName[volume], r.restoredAs(repository, volume))
+		byName[volume] = cand
 		switch {
 		case cand == nil && incomplete != nil:
 			return nil, fmt.Errorf("no backup that can be read is of a volume %q: %w", dataset.Clip(volume), incomplete)
 		case cand == nil:
 			return nil, dataset.Errorf(dataset.ErrNotFound,
-				"repository %s has no backup of a volume %q (drover recover --from %[1]s lists the volumes)",
-				repository, dataset.Clip(volume))
+				"repository %s has no backup of a volume %q (%s lists the volumes)",
+				repository, dataset.Clip(volume), r.command(repository))
 		case cand.chosen:
 			continue
 		}

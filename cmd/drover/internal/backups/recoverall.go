@@ -35,7 +35,7 @@ func (r *recovery) recoverAll(ctx context.Context, c cli.Remote, list []*candida
 		case !r.out.JSON():
 			p.print(func() { _ = r.app.PrintLine("%s", line) })
 		}
-		if err == nil && !r.out.DryRun && cand.State != stateExists {
+		if err == nil && !r.out.DryRun && cand.State != stateExists && cand.State != stateOlder {
 			cand.State = stateRestored
 		}
 	})
@@ -61,7 +61,7 @@ func (r *recovery) summarize(ctx context.Context, list []*candidate) error {
 		switch {
 		case cand.Problem != nil:
 			failed++
-		case cand.State == stateExists, cand.State == stateOtherData:
+		case cand.State == stateExists, cand.State == stateOlder, cand.State == stateOtherData:
 			kept++
 		case cand.State == stateRestored:
 			restored++
@@ -121,7 +121,7 @@ func (r *recovery) recoverOne(ctx context.Context, c cli.Remote, p *printer, can
 			cand.apart.Cluster), err
 	}
 	switch cand.State {
-	case stateExists:
+	case stateExists, stateOlder:
 		return r.keep(cand)
 	case stateRestored:
 		return fmt.Sprintf("volume %s was recovered from backup %s before", b.Volume, short(b.ID)), nil
@@ -163,8 +163,8 @@ func (r *recovery) checkUnambiguous(cand *candidate) error {
 	}
 	b := cand.Backup
 	return dataset.Errorf(dataset.ErrConflict, "volume %s: %d volumes have or had this name, perhaps on other "+
-		"hosts or before a conversion, and --all chooses none of them (drover recover --from %s %[1]s uses %[4]s; "+
-		"drover backup restore BACKUP NEW uses another)", b.Volume, len(cand.Older)+1, b.Repository, short(b.ID))
+		"hosts or before a conversion, and --all chooses none of them (%s %[1]s uses %[4]s; drover backup restore "+
+		"BACKUP NEW uses another)", b.Volume, len(cand.Older)+1, r.command(b.Repository), short(b.ID))
 }
 
 // checkEncryption fails if the volume of a backup was encrypted, and the profile that it had does not encrypt now. If
@@ -176,8 +176,8 @@ func (r *recovery) checkEncryption(p *printer, b api.VolumeBackup) error {
 		return nil
 	case r.profile == "":
 		return dataset.Errorf(dataset.ErrUnsupported, "volume %s was encrypted, and profile %s does not encrypt (add "+
-			"its encryption to profiles.yaml, or recover the volume unencrypted: drover recover --from %s %[1]s "+
-			"--profile %[2]s)", b.Volume, profile, b.Repository)
+			"its encryption to profiles.yaml, or recover the volume unencrypted: %s %[1]s --profile %[2]s)", b.Volume,
+			profile, r.command(b.Repository))
 	}
 	p.print(func() { noteUnencrypted(r.app, b, profile) })
 	return nil
@@ -209,6 +209,10 @@ func (r *recovery) keep(cand *candidate) (string, error) {
 		return "", dataset.Errorf(dataset.ErrExists, "volume %s exists, and is not replaced by backup %s, taken %s "+
 			"(drover backup restore %[2]s NEW creates another volume)", cand.present, short(b.ID),
 			show.When(r.app.Now(), b.Taken))
+	}
+	if cand.State == stateOlder {
+		return fmt.Sprintf("volume %s was recovered from an earlier backup; a newer one exists: %s, taken %s (drover "+
+			"backup restore %[2]s NEW)", b.Volume, short(b.ID), show.When(r.app.Now(), b.Taken)), nil
 	}
 	if cand.present != b.Volume {
 		return fmt.Sprintf("volume %s exists, and is now named %s", b.Volume, cand.present), nil

@@ -3,6 +3,7 @@ package repositories
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -78,12 +79,28 @@ changes all three.`,
 		if err != nil {
 			return err
 		}
+		warnOfSame(cmd.Context(), a, c, result.Repository)
 		if o.JSON() {
 			return show.JSON(a.Out, result)
 		}
 		return printAdded(a, result)
 	}
 	return cmd
+}
+
+// warnOfSame warns if a repository is also recorded under another name.
+func warnOfSame(ctx context.Context, a *cli.App, c cli.Remote, r dataset.Repository) {
+	recorded, err := c.Repositories(ctx)
+	if err != nil {
+		return // it is only a warning
+	}
+	for _, other := range recorded {
+		if other.URL == r.URL && other.Name != r.Name {
+			_, _ = fmt.Fprintf(a.ErrOut, "drover: repository %s has the same URL: the same backups are now listed under "+
+				"both names (drover repository rm %s removes the new record, and no backup)\n", other.Name, r.Name)
+			return
+		}
+	}
 }
 
 // complete adds the settings of the flags to a new repository, and checks it.
