@@ -75,7 +75,8 @@ func (a *components) makeBackups() {
 		Host: a.Host, Version: a.Config.Version, Pools: a.Pools, LockForOperation: a.Datasets.LockForOperation,
 		Clone: func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) (
 			time.Time, bool, error) {
-			return a.Exporter.Clone(ctx, pool, d, scratch, src)
+			taken, exact, err := a.Exporter.Clone(ctx, pool, d, scratch, src)
+			return taken, exact, a.Space.AddHint(ctx, d.Pool, err)
 		},
 		HasPool:   func(id uuid.UUID) bool { return a.Pools.ByID(id) != nil },
 		BorrowKey: a.Keys.BorrowKey, Lost: a.LostWrites, OpenTree: mounting.OpenTree,

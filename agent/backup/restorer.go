@@ -107,7 +107,7 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 		// restic's error does not say which of the two is full. Restore writes nothing to the repository.
 		return record.Dataset, dataset.Errorf(dataset.ErrNoSpace,
 			"the new volume or the host's disk is too small for backup %s, which is of a volume of %s (%s)", short(id),
-			record.Size.Readable(), w.remedy())
+			record.Size.Readable(), w.remedy(id))
 	}
 	return record.Dataset, named(repository, err)
 }
@@ -193,11 +193,11 @@ type writer struct {
 }
 
 // remedy says what to do if the volume is too small.
-func (w writer) remedy() string {
+func (w writer) remedy(id string) string {
 	if w.compare {
-		return "verify it with a larger size: --size SIZE"
+		return "verify it with a larger size: drover backup verify " + short(id) + " --size SIZE"
 	}
-	return "restore it with a larger size: -o size=SIZE"
+	return "restore it with a larger size: drover backup restore " + short(id) + " NEW -o size=SIZE"
 }
 
 // write has restic write the files to the volume, which only restic sees, as the folder DataName.

@@ -103,6 +103,7 @@ func TestRestoreIntoSmallVolume(t *testing.T) {
 	defer root.Close()
 	err := newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)
 	refused(t, err, dataset.ErrNoSpace, "too small for backup "+b.ID[:8])
+	refused(t, err, dataset.ErrNoSpace, "drover backup restore "+b.ID[:8]+" NEW -o size=SIZE")
 }
 
 func TestRestoredVolumeIsEqual(t *testing.T) {

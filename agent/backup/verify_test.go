@@ -118,6 +118,27 @@ func (p fullPool) Status(ctx context.Context) dataset.PoolStatus {
 	return st
 }
 
+// Clone fails as it does in a pool that is nearly full.
+func (p fullPool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, pr backends.Progress) (dataset.Size, error) {
+	if st := p.Status(ctx); p.room < 0 {
+		return 0, backends.CheckRoom("main", st.Free, st.Size)
+	}
+	return p.Pool.Clone(ctx, d, src, pr)
+}
+
+// A backup in a full pool fails, and the error says what can be freed.
+func TestBackupInFullPoolSaysWhatToFree(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	newRepository(t, f)
+	f.A.NewVolume("db@free")
+	leaveRoom(f, -1)
+	got := awaitEnd(f, *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db", Repository: "offsite"}).Operation)
+	if got.State != dataset.OpFailed || !strings.Contains(got.Problem.Message, "pool main is nearly full") ||
+		!strings.Contains(got.Problem.Message, "drover snapshot ls show what could be deleted") {
+		t.Errorf("got %s: %+v", got.State, got.Problem)
+	}
+}
+
 // leaveRoom makes all pools fullPools.
 func leaveRoom(f *agenttest.Cluster, room dataset.Size) {
 	for _, h := range []*agenttest.Host{f.A, f.B} {
@@ -140,17 +161,17 @@ func TestRestoreKeepsReserveOfPool(t *testing.T) {
 	at := wrapped(t, "")
 	leaveRoom(f, 100)
 	for _, c := range []struct {
-		kind         dataset.OpKind
-		volume, want string
+		kind                 dataset.OpKind
+		volume, want, remedy string
 	}{
-		{dataset.OpVerify, "db@free", "verification of a backup of volume db: its files have "},
-		{dataset.OpImport, "new@free", "import of volume new: its files have "},
+		{dataset.OpVerify, "db@free", "verification of a backup of volume db: its files have ", "use another pool: --profile)"},
+		{dataset.OpImport, "new@free", "import of volume new: its files have ", "use another pool: -o pool=NAME)"},
 	} {
 		got := awaitEnd(f, *f.Submit(api.Request{
 			ID: uuid.New(), Kind: c.kind, Volume: c.volume, Repository: "offsite", Backup: made.Backup,
 		}).Operation)
 		if got.State != dataset.OpFailed || got.Problem.Code != dataset.ErrNoSpace.Code ||
-			!strings.HasPrefix(got.Problem.Message, c.want) {
+			!strings.HasPrefix(got.Problem.Message, c.want) || !strings.HasSuffix(got.Problem.Message, c.remedy) {
 			t.Errorf("%s: got %s: %+v", c.kind, got.State, got.Problem)
 		}
 		t.Logf("%s: %+v", c.kind, got.Problem)

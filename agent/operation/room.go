@@ -197,7 +197,7 @@ func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, kind datas
 	if (unchecked || st.Free-others >= need) && i.isUnused(ctx, pool) {
 		return nil
 	}
-	wait, option := "", "NEW@PROFILE"
+	wait, option := "", "-o pool=NAME"
 	if others > 0 {
 		wait = "wait for the other restores, "
 	}

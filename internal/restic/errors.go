@@ -59,6 +59,14 @@ type problem struct {
 	applies func(text string) bool
 }
 
+// remedy returns what to do about damaged data that a restore has found. args are the arguments of the run.
+func (p problem) remedy(args []string) string {
+	if p.kind == dataset.ErrCorrupt && targetOf(args) != "" {
+		return " (drover repository check NAME --read-data 100 finds all damage)"
+	}
+	return ""
+}
+
 // problems returns the failures that are recognized. The first one that applies counts.
 func problems() []problem {
 	return slices.Concat(problemsOfAccess(), problemsOfData())
@@ -224,7 +232,7 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 		}
 		return dataset.Clip(text)
 	}
-	last := show(cmp.Or(failedDownloadReason(text), failedLoad(text), lastLine(text)))
+	last := show(cmp.Or(failedDownloadReason(text), failedLoad(text), ignoredReason(text), lastLine(text)))
 	switch {
 	case errors.Is(failed.Err, run.ErrTimeout):
 		return &accessError{r.errorf(dataset.ErrOffline, "it did not answer in time: %s", last)}
@@ -258,7 +266,7 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 		}
 		err := r.errorf(p.kind, "%s", p.text)
 		if p.detail {
-			err = r.errorf(p.kind, "%s: %s", p.text, last)
+			err = r.errorf(p.kind, "%s: %s%s", p.text, last, p.remedy(failed.Args))
 		}
 		if p.access {
 			err = &accessError{err}
@@ -330,6 +338,14 @@ func failedLoad(text string) string {
 		}
 	}
 	return ""
+}
+
+// ignoredReason returns the reason for the first file that a restore could not restore. The last line only has their
+// number. It returns "" if there is no such file. text is what ownMessages returned.
+func ignoredReason(text string) string {
+	_, after, _ := strings.Cut(text, "ignoring error: ")
+	reason, _, _ := strings.Cut(after, "\n")
+	return strings.TrimSpace(reason)
 }
 
 // missingData returns restic's first message that a part of the data is missing or cut off, or "" if there is none. The

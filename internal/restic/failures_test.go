@@ -214,6 +214,9 @@ func TestMissingDataOfRestoreAreDamage(t *testing.T) {
 			t.Errorf("%s: got %v, %v", text, got, err)
 		}
 	}
+	fake(t, "echo 'ignoring error for /d/b: ciphertext verification failed' >&2; echo 'Fatal: There were 4 errors' >&2; exit 1\n")
+	err := open(t, options(t)).RestoreFolder(t.Context(), strings.Repeat("5f", 32), "data", t.TempDir(), true)
+	refused(t, err, dataset.ErrCorrupt, "its data are damaged: ciphertext verification failed (drover repository check NAME --read-data 100")
 }
 
 // A lock is removed only if its process was of this node and has ended. A host of another cluster can have the same

@@ -45,12 +45,12 @@ func TestNameOfFileIsNoCause(t *testing.T) {
 		}{
 			{
 				"restore", "ignoring error for /d/" + name + ": open /target/d/" + name + ": file name too long\n" +
-					"Fatal: There were 1 errors\n\n", "1", restore, dataset.ErrInternal, "There were 1 errors",
+					"Fatal: There were 1 errors\n\n", "1", restore, dataset.ErrInternal, "status 1: file name too long",
 			},
 			{
 				"restore, second line", "ignoring error for /d/" + name + ": UtimesNano: invalid argument\nignoring error for /d/" +
 					name + ": UtimesNano: invalid argument\nFatal: There were 2 errors\n\n", "1", restore, dataset.ErrInternal,
-				"There were 2 errors",
+				"status 1: invalid argument",
 			},
 			{
 				"end of a long output", name + ": UtimesNano: invalid argument\nFatal: There were 1 errors\n\n", "1", restore,
