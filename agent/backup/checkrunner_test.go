@@ -199,7 +199,7 @@ func TestCheckProgramIsAllowed(t *testing.T) {
 	for _, c := range []struct{ path, want string }{
 		{anybody, "users other than root can write to it"},
 		{link, "users other than root can write to"},
-		{"/etc/drover/checks/absent", "no such file"},
+		{"/etc/drover/checks/absent", "check program /etc/drover/checks/absent does not exist"},
 	} {
 		op := awaitEnd(f, startVerification(f, made, c.path))
 		if op.State != dataset.OpFailed || op.Problem.Code == dataset.ErrCorrupt.Code || op.Problem.Code == dataset.ErrNotFound.Code ||

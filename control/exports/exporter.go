@@ -156,7 +156,8 @@ func (x *Exporter) Round(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if last := known.Last; known.Failed.IsZero() && now.Sub(last) < Interval && !last.After(now.Add(dataset.MaxClockSkew)) {
+		if last := known.Last; known.Failed.IsZero() && now.Sub(last) < Interval &&
+			!last.After(now.Add(dataset.MaxClockSkew)) {
 			x.due[placeOf(r)] = last.Add(Interval)
 			continue
 		}

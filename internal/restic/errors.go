@@ -230,7 +230,7 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 				text = strings.ReplaceAll(text, secret, "[left out]")
 			}
 		}
-		return dataset.Clip(text)
+		return shorten(text)
 	}
 	last := show(cmp.Or(failedDownloadReason(text), failedLoad(text), ignoredReason(text), lastLine(text)))
 	switch {
@@ -274,6 +274,15 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 		return err
 	}
 	return r.errorf(dataset.ErrInternal, "restic failed with exit status %d: %s", failed.ExitCode, last)
+}
+
+// shorten cuts the middle of a long text: an error of the network ends with its reason.
+func shorten(text string) string {
+	const head, tail = 60, 120
+	if len(text) <= head+tail {
+		return text
+	}
+	return strings.ToValidUTF8(text[:head], "") + "..." + strings.ToValidUTF8(text[len(text)-tail:], "")
 }
 
 // ErrAppendOnly says that the server of a repository refuses to remove backups and data. It accepts new ones.

@@ -170,6 +170,9 @@ func TestUnreadableDataAreNotMissing(t *testing.T) {
 		pack + " failed to download: StreamPack: Get: dial tcp 192.0.2.1:443: connect: connection refused": {
 			dataset.ErrOffline, "it does not answer: StreamPack: Get: dial tcp 192.0.2.1:443: connect: connection refused",
 		},
+		pack + " failed to download: StreamPack: Get " + strings.Repeat("x", 200) + ": dial tcp 192.0.2.1:443: connect: connection refused": {
+			dataset.ErrOffline, "x: dial tcp 192.0.2.1:443: connect: connection refused",
+		},
 		pack + " failed to download: StreamPack: unexpected HTTP response (500): 500 Internal": {
 			dataset.ErrOffline, "a part of its data cannot be read: StreamPack: unexpected HTTP response (500): 500 Internal",
 		},

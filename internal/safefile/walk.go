@@ -221,7 +221,7 @@ func CheckFolder(path string) error {
 func CheckProgram(path string) error {
 	w, err := walk(path, true)
 	if errors.Is(err, fs.ErrNotExist) {
-		return dataset.Errorf(dataset.ErrNotFound, "%w", err)
+		return dataset.Errorf(dataset.ErrNotFound, "%s does not exist", path)
 	}
 	if err != nil {
 		return err

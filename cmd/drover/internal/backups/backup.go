@@ -81,10 +81,7 @@ more, that is known for a day.`,
 				volume = q.Args[0]
 			}
 			list, incomplete, err = fetch(cmd.Context(), c, repository, volume)
-			if len(list) == 0 && err == nil && repository == "" {
-				recorded, rerr := c.Repositories(cmd.Context())
-				unrecorded = rerr == nil && len(recorded) == 0
-			}
+			unrecorded = len(list) == 0 && repository == "" && err == nil && hasNoRepository(cmd.Context(), c)
 			verified = sync.OnceValue(func() func(api.VolumeBackup) verification {
 				return verifications(cmd.Context(), c, list)
 			})
@@ -122,6 +119,14 @@ more, that is known for a day.`,
 		return incomplete
 	}
 	return cmd
+}
+
+// hasNoRepository reports whether no repository is recorded. It returns false if the store was lost: the records of
+// repositories may be lost, too.
+func hasNoRepository(ctx context.Context, c cli.Remote) bool {
+	recorded, err := c.Repositories(ctx)
+	health, failed := c.ClusterHealth(ctx)
+	return err == nil && len(recorded) == 0 && failed == nil && health.Store.Halted == ""
 }
 
 // table lists backups. It says who made each backup if other clusters made some of them.

@@ -124,7 +124,8 @@ func ofVolume(ctx context.Context, c cli.Remote, repository, volume string) (lis
 			"the ID of a backup: drover backup ls %[2]s -o wide)", len(of), volume)
 	case len(list) == 0 && earlier > 0:
 		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "the volume that has the name %s now has no backup yet; "+
-			"backups of an earlier volume of this name: %d (give the ID of one: drover backup ls %[1]s)", volume, earlier)
+			"backups of an earlier volume of this name: %d (give the ID of one: drover backup ls %[1]s)", volume,
+			earlier)
 	case len(list) == 0 && others > 0:
 		return nil, nil, dataset.Errorf(dataset.ErrNotFound, "no backup of volume %s of this cluster; backups of "+
 			"other volumes of this name: %d (give the ID of one: drover backup ls %[1]s)", volume, others)

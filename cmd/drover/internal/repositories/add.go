@@ -96,8 +96,9 @@ func warnOfSame(ctx context.Context, a *cli.App, c cli.Remote, r dataset.Reposit
 	}
 	for _, other := range recorded {
 		if other.URL == r.URL && other.Name != r.Name {
-			_, _ = fmt.Fprintf(a.ErrOut, "drover: repository %s has the same URL: the same backups are now listed under "+
-				"both names (drover repository rm %s removes the new record, and no backup)\n", other.Name, r.Name)
+			_, _ = fmt.Fprintf(a.ErrOut, "drover: repository %s has the same URL: the same backups are now listed "+
+				"under both names (drover repository rm %s removes the new record, and "+
+				"no backup)\n", other.Name, r.Name)
 			return
 		}
 	}

@@ -119,7 +119,8 @@ func (f *fetching) run(ctx context.Context, args []string) (err error) {
 	list, incomplete := storedexports.List(ctx, r)
 	if len(list) == 0 {
 		return cmp.Or(incomplete, dataset.Errorf(dataset.ErrNotFound, "repository %s has no records of control "+
-			"(drover repository set NAME --store-records has them stored)", dataset.Clip(f.from)))
+			"(a single host stores them within about 10 minutes after the repository is added; drover repository set "+
+			"NAME --store-records has them stored in any case)", dataset.Clip(f.from)))
 	}
 	if incomplete != nil {
 		f.app.PrintError(ctx, fmt.Errorf("some records cannot be read, so newer ones may exist: %w", incomplete))

@@ -189,9 +189,9 @@ func verifyLines(now time.Time, v api.Volume) []string {
 	if s == nil {
 		return nil
 	}
-	lines := []string{"last verified: never"}
+	lines := []string{"last scheduled verification: none"}
 	if !s.Last.IsZero() {
-		lines[0] = "last verified: " + show.When(now, s.Last)
+		lines[0] = "last scheduled verification: " + show.When(now, s.Last)
 	}
 	switch {
 	case s.Running != uuid.Nil:

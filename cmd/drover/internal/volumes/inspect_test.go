@@ -2,6 +2,7 @@ package volumes
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,5 +59,18 @@ func TestCreatedLine(t *testing.T) {
 		if got := createdLine(at.Add(time.Hour), v); got != "2026-03-01 12:00:00 UTC (about an hour ago)"+want {
 			t.Errorf("requested as %q: %q", requested, got)
 		}
+	}
+}
+
+// The lines about verifications are about the scheduled ones: others are in the list of backups.
+func TestLinesAboutScheduledVerifications(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	v := api.Volume{Backups: &api.BackupState{Verify: &api.VerifyState{}}}
+	if got := verifyLines(now, v)[0]; got != "last scheduled verification: none" {
+		t.Error(got)
+	}
+	v.Backups.Verify.Last = now.Add(-time.Hour)
+	if got := verifyLines(now, v)[0]; !strings.HasPrefix(got, "last scheduled verification: 2026-03-01 11:00:00 UTC") {
+		t.Error(got)
 	}
 }
