@@ -1,6 +1,6 @@
 // Package bolt keeps the control service's state in one file on one host, with go.etcd.io/bbolt. The daemon opens one
-// file for a single control service, and another one as the database of the agent. It also logs Compaction, and calls
-// ReleasePages when the daemon becomes quiet. All others use a file through store.Store, except that control/api/server
+// file for a single control service, and another one as the database of the agent. It also calls ReleasePages when the
+// daemon becomes quiet. All others use a file through store.Store, except that control/api/server
 // calls Backup through api.Backup, package dump calls Raise through store.Raiser, and the metrics of cmd/drover read
 // Stats.
 //
@@ -24,6 +24,10 @@
 // durable. Each of these has a mutex, and Store.mu protects the open file. The counters for Stats are atomic. A flock
 // on the file keeps other processes out.
 //
+// bbolt reuses the pages of deleted keys, so the package never compacts the file. In a test, 1,000 volumes and 2,000
+// operations had a file of 12 MiB after 10,000 commits, and still after 200,000. After nearly all keys of a file of
+// 235 MiB were deleted, opening it took 80 ms.
+//
 // Where to change what: what is written, and when it is durable, is in commit.go and record.go. How a damaged or full
 // disk is handled is in load.go, check.go and reserve.go. Sessions are in session.go, and watches in watch.go.
 package bolt
@@ -35,7 +39,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -54,9 +57,6 @@ var (
 type Options struct {
 	// Clock times the sessions.
 	Clock clock.Clock
-	// LockWait is how long Open waits for another process, such as one that is about to end, to unlock the file. If 0,
-	// Open does not wait.
-	LockWait time.Duration
 }
 
 // Store is an open file. Safe for concurrent use.
@@ -71,9 +71,6 @@ type Store struct {
 	watches    *watches
 	sessions   *sessions
 	durability durability
-
-	loaded     bool // set by Open; after that, the file is not compacted
-	compaction Compaction
 
 	// mu guards the following fields. It is locked for reading while the file is used, and for writing only while the
 	// file is opened or closed.
@@ -118,9 +115,8 @@ func (s *Store) Stats() Stats {
 	}
 }
 
-// Open opens the store in the file at path. If there is no file, it creates an empty store. It reads and checks the
-// whole file, and shrinks a large file that is mostly free (Compaction). Sessions of an earlier process are ended. The
-// caller must close the store.
+// Open opens the store in the file at path. If there is no file, it creates an empty store. It reads and
+// checks the whole file. Sessions of an earlier process are ended. The caller must close the store.
 //
 // It fails with dataset.ErrCorrupt if the file is damaged or not a store, with dataset.ErrInUse if another process has
 // it open, and with dataset.ErrUnsupported if a newer Drover wrote it.
@@ -131,7 +127,6 @@ func Open(ctx context.Context, path string, opts Options) (*Store, error) {
 	if err := s.load(ctx); err != nil {
 		return nil, err
 	}
-	s.loaded = true
 	if err := s.dropBound(); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}

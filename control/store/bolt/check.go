@@ -17,7 +17,6 @@ type contents struct {
 	indexed bool
 	entries int
 	damaged int // records that do not parse
-	pages   int // pages in use, with those of the list of free pages, without the two meta pages
 }
 
 // errNewer is the error for a file that a newer Drover wrote. Its value is the schema of the file.
@@ -58,7 +57,6 @@ func check(r io.ReaderAt, size int64) (contents, error) {
 	if c.schema == 0 || !c.indexed {
 		return contents{}, corrupt("it has no schema or no index")
 	}
-	c.pages = t.used
 	return c, nil
 }
 

@@ -1,7 +1,6 @@
 package bolt
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -18,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/durable"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // The buckets of the file.
@@ -47,7 +47,7 @@ const growBytes = 4 << 20
 func (s *Store) load(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := s.loadLocked(ctx)
+	err := s.loadLocked()
 	if err != nil {
 		s.db, s.file = nil, nil
 		s.failed = s.unavailable(err)
@@ -57,12 +57,12 @@ func (s *Store) load(ctx context.Context) error {
 	return nil
 }
 
-func (s *Store) loadLocked(ctx context.Context) error {
+func (s *Store) loadLocked() error {
 	var file *os.File
 	var found contents
 	open := func(name string, _ int, perm os.FileMode) (*os.File, error) {
 		var err error
-		file, found, err = s.openFile(ctx, name, perm)
+		file, found, err = s.openFile(name, perm)
 		return file, err
 	}
 	var db *bbolt.DB
@@ -150,34 +150,22 @@ func putIndex(meta *bbolt.Bucket, index uint64) error {
 	return meta.Put([]byte(keyIndex), binary.BigEndian.AppendUint64(nil, index))
 }
 
-// openFile opens, locks and checks the file before bbolt sees it. bbolt reads the file through a mapping and in
-// goroutines of its own, where a damaged page would end the process.
-func (s *Store) openFile(ctx context.Context, name string, perm os.FileMode) (*os.File, contents, error) {
-	for {
-		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, perm)
-		if err != nil {
-			return nil, contents{}, err
-		}
-		found, err := s.prepare(ctx, f)
-		switch {
-		case err == nil:
-			f, err = s.compact(ctx, f, found)
-			return f, found, err
-		case !errors.Is(err, errReplaced):
-			return nil, contents{}, errors.Join(err, f.Close())
-		}
-		if err := f.Close(); err != nil {
-			return nil, contents{}, err
-		}
+// openFile opens, locks and checks the file before bbolt sees it.
+func (s *Store) openFile(name string, perm os.FileMode) (*os.File, contents, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, perm)
+	if err != nil {
+		return nil, contents{}, err
 	}
+	found, err := s.prepare(f)
+	if err != nil {
+		return nil, contents{}, errors.Join(err, f.Close())
+	}
+	return f, found, nil
 }
 
-func (s *Store) prepare(ctx context.Context, f *os.File) (contents, error) {
-	if err := s.lock(ctx, f); err != nil {
+func (s *Store) prepare(f *os.File) (contents, error) {
+	if err := s.lock(f); err != nil {
 		return contents{}, err
-	}
-	if there, err := s.isInPlace(f); err != nil || !there {
-		return contents{}, cmp.Or(err, errReplaced)
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -194,7 +182,7 @@ func (s *Store) prepare(ctx context.Context, f *os.File) (contents, error) {
 	if info.Size() == 0 {
 		return contents{}, noCopyOnWrite(f)
 	}
-	// check and bbolt read in the order of the tree, page by page, so read ahead.
+	// bbolt reads in the order of the tree, page by page, so read ahead.
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_WILLNEED)
 	found, err := check(f, info.Size())
 	if err != nil {
@@ -203,24 +191,29 @@ func (s *Store) prepare(ctx context.Context, f *os.File) (contents, error) {
 	if err := rewriteMeta(f); err != nil || !s.writeFailed {
 		return found, err
 	}
-	return s.checkDisk(f)
-}
-
-// checkDisk checks the file on the disk, because the page cache may differ from it after a failed write. The pages are
-// clean by then, so the kernel can drop them and read them again.
-func (s *Store) checkDisk(f *os.File) (contents, error) {
+	// After a failed write, the page cache may differ from the disk. The pages are clean now, so the kernel can drop
+	// them, and the second check reads the disk.
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
 		return contents{}, err
 	}
-	info, err := f.Stat()
-	if err != nil {
-		return contents{}, err
-	}
-	found, err := check(f, info.Size())
-	if err != nil {
+	if found, err = check(f, info.Size()); err != nil {
 		return contents{}, s.openError(err)
 	}
 	return found, nil
+}
+
+// lock takes the lock that bbolt takes too (an exclusive flock), on the same open file, so that bbolt already has it.
+func (s *Store) lock(f *os.File) error {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return dataset.Errorf(dataset.ErrInUse,
+			"store %s is open in another drover, %s: stop that one, or give this one a --root of its own",
+			s.path, safefile.Holders(f))
+	}
+	if err != nil {
+		return fmt.Errorf("lock: %w", err)
+	}
+	return nil
 }
 
 // openError returns the error for a file that cannot be opened, with the remedy.

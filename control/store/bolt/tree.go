@@ -37,7 +37,6 @@ type tree struct {
 	r     io.ReaderAt
 	pages uint64 // pages of the file, used and free
 	seen  []bool
-	used  int              // number of pages that were read
 	bufs  [maxDepth][]byte // one page of each level
 }
 
@@ -108,7 +107,6 @@ func (t *tree) page(id uint64, depth int) ([]byte, error) {
 		return nil, corrupt("page %d says that it is %d", id, native.Uint64(p))
 	}
 	more := uint64(native.Uint32(p[12:]))
-	t.used += 1 + int(more)
 	if more == 0 {
 		return p, nil
 	}

@@ -99,9 +99,6 @@ func checkUsable(ctx context.Context, st store.Store) error {
 func openStore(ctx context.Context, o Options, name string, opts bolt.Options) (*bolt.Store, error) {
 	path := filepath.Join(o.Root, name)
 	st, err := bolt.Open(ctx, path, opts)
-	if err == nil {
-		logCompaction(o, path, st.Compaction())
-	}
 	if !errors.Is(err, dataset.ErrCorrupt) {
 		return st, err
 	}
@@ -111,15 +108,4 @@ func openStore(ctx context.Context, o Options, name string, opts bolt.Options) (
 	}
 	o.Log.WithError(err).WithFields(logrus.Fields{"file": path, "aside": aside}).Error("moved the damaged file aside")
 	return bolt.Open(ctx, path, opts)
-}
-
-// logCompaction logs what the opening of a store did with its file.
-func logCompaction(o Options, path string, c bolt.Compaction) {
-	log := o.Log.WithFields(logrus.Fields{"file": path, "from": c.From, "to": c.To})
-	switch {
-	case c.Err != nil:
-		log.WithError(c.Err).Warn("the store's file is mostly free, and compacting it failed")
-	case c.From > 0:
-		log.Info("compacted the store's file, which was mostly free")
-	}
 }
