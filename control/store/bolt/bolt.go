@@ -115,8 +115,8 @@ func (s *Store) Stats() Stats {
 	}
 }
 
-// Open opens the store in the file at path. If there is no file, it creates an empty store. It reads and
-// checks the whole file. Sessions of an earlier process are ended. The caller must close the store.
+// Open opens the store in the file at path. If there is no file, it creates an empty store. It checks the whole file in
+// a child process. Sessions of an earlier process are ended. The caller must close the store.
 //
 // It fails with dataset.ErrCorrupt if the file is damaged or not a store, with dataset.ErrInUse if another process has
 // it open, and with dataset.ErrUnsupported if a newer Drover wrote it.

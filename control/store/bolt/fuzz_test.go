@@ -3,6 +3,7 @@ package bolt
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -46,6 +47,10 @@ func sample(tb testing.TB, n int) []byte {
 			tb.Fatal(err)
 		}
 	}
+	var used int64
+	if err := s.db.View(func(tx *bbolt.Tx) error { used = tx.Size(); return nil }); err != nil {
+		tb.Fatal(err)
+	}
 	if err := s.Close(); err != nil {
 		tb.Fatal(err)
 	}
@@ -53,26 +58,31 @@ func sample(tb testing.TB, n int) []byte {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return b
+	return b[:used]
 }
 
-func used(tb testing.TB, b []byte) int64 {
-	tb.Helper()
-	t, _, err := newTree(bytes.NewReader(b), int64(len(b)))
+// checkFile checks the file at path.
+func checkFile(t *testing.T, path string) (contents, error) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		tb.Fatal(err)
+		t.Fatal(err)
 	}
-	return int64(t.pages) * pageSize
+	defer f.Close()
+	return (&Store{path: path}).check(t.Context(), f)
 }
 
 func TestCheckCountsWhatIsThere(t *testing.T) {
 	for _, n := range []int{0, 1, 20, 300} {
-		b := sample(t, n)
-		got, err := check(bytes.NewReader(b), int64(len(b)))
+		path := filepath.Join(t.TempDir(), "store.db")
+		if err := os.WriteFile(path, sample(t, n), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := checkFile(t, path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := contents{schema: 1, index: uint64(n), indexed: true}
+		want := contents{schema: 1, index: uint64(n)}
 		for i := range n {
 			want.entries++
 			if i%5 == 0 {
@@ -101,13 +111,13 @@ func TestCheckReadsAListOfFreePages(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := check(bytes.NewReader(b), int64(len(b)))
+	got, err := checkFile(t, path)
 	if err != nil || got.index != 100 {
 		t.Errorf("%+v, %v", got, err)
+	}
+	listed, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
 	}
 	s, err := Open(t.Context(), path, still)
 	if err != nil {
@@ -119,43 +129,55 @@ func TestCheckReadsAListOfFreePages(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
+
+	// A page that is listed as free and also used would be overwritten.
+	newest := listed[16:]
+	if other := listed[pageSize+16:]; binary.NativeEndian.Uint64(other[48:]) > binary.NativeEndian.Uint64(newest[48:]) {
+		newest = other
+	}
+	root, list := binary.NativeEndian.Uint64(newest[16:]), binary.NativeEndian.Uint64(newest[32:])
+	binary.NativeEndian.PutUint64(listed[list*pageSize+16:], root)
+	if err := os.WriteFile(path, listed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := checkFile(t, path); !errors.Is(err, dataset.ErrCorrupt) || !strings.Contains(err.Error(), "freed") {
+		t.Errorf("a used page is listed as free: %v", err)
+	}
 }
 
-// Each used byte is changed alone. The file is refused, or it opens and each read returns the value or an error.
-// Nothing panics, and no value is silently wrong.
-func TestEveryFlippedByte(t *testing.T) {
+// Bytes of the file are changed one at a time, most of them at the beginning of pages, where the structure is. The file
+// is refused, or it opens and each read returns the value or an error. Nothing panics, and no value is silently wrong.
+func TestFlippedBytes(t *testing.T) {
 	good := sample(t, 30)
 	values := map[string]string{}
 	for _, e := range survivors(t, good) {
 		values[e.Key] = string(e.Value)
 	}
-	size := used(t, good)
-	refused := 0
-	for at := int64(0); at < size; at++ {
-		bad := bytes.Clone(good[:size])
-		bad[at] ^= 1 << (at % 8)
-		c, err := check(bytes.NewReader(bad), size)
-		if err != nil {
-			refused++
-			if !errors.Is(err, dataset.ErrCorrupt) {
-				t.Fatalf("byte %d: %v", at, err)
-			}
+	tried, refused := 0, 0
+	for at := 0; at < len(good); at++ {
+		if at%pageSize < 128 && at%17 != 0 || at%pageSize >= 128 && at%1499 != 0 {
 			continue
 		}
-		if c.index != 30 || at%1999 == 0 {
-			for _, e := range survivors(t, bad) {
-				if values[e.Key] != string(e.Value) {
-					t.Fatalf("byte %d: %s became another value", at, e.Key)
-				}
+		bad := bytes.Clone(good)
+		bad[at] ^= 1 << (at % 8)
+		list := survivors(t, bad)
+		for _, e := range list {
+			if values[e.Key] != string(e.Value) {
+				t.Fatalf("byte %d: %s became another value", at, e.Key)
 			}
 		}
+		if tried++; len(list) == 0 {
+			refused++
+		}
 	}
+	t.Logf("%d of %d files were refused", refused, tried)
 	if refused == 0 {
 		t.Error("no change of a byte was found")
 	}
 }
 
-// survivors opens the bytes as a store and returns what can be read from it.
+// survivors opens the bytes as a store and returns what can be read from it. It returns nothing if the store is
+// refused.
 func survivors(tb testing.TB, b []byte) []store.Entry {
 	tb.Helper()
 	ctx := context.Background()
@@ -166,7 +188,9 @@ func survivors(tb testing.TB, b []byte) []store.Entry {
 	defer func() { _ = os.Remove(path) }()
 	s, err := Open(ctx, path, still)
 	if err != nil {
-		if k := dataset.KindOf(err); k != dataset.ErrCorrupt && k != dataset.ErrUnsupported {
+		// A page that claims to continue for gigabytes exceeds the memory of the child.
+		noMemory := strings.Contains(err.Error(), ": check the file: exit status ")
+		if k := dataset.KindOf(err); k != dataset.ErrCorrupt && k != dataset.ErrUnsupported && !noMemory {
 			tb.Fatal(err)
 		}
 		return nil
@@ -225,7 +249,6 @@ func FuzzRecord(f *testing.F) {
 // deep in the tree.
 func FuzzFile(f *testing.F) {
 	good := sample(f, 40)
-	good = good[:used(f, good)]
 	f.Add(uint32(4096*3+8), []byte{0x01})
 	f.Add(uint32(4096*4), []byte{9, 9, 9, 9})
 	f.Add(uint32(16+16), []byte{5})

@@ -47,7 +47,7 @@ const growBytes = 4 << 20
 func (s *Store) load(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := s.loadLocked()
+	err := s.loadLocked(ctx)
 	if err != nil {
 		s.db, s.file = nil, nil
 		s.failed = s.unavailable(err)
@@ -57,12 +57,12 @@ func (s *Store) load(ctx context.Context) error {
 	return nil
 }
 
-func (s *Store) loadLocked() error {
+func (s *Store) loadLocked(ctx context.Context) error {
 	var file *os.File
 	var found contents
 	open := func(name string, _ int, perm os.FileMode) (*os.File, error) {
 		var err error
-		file, found, err = s.openFile(name, perm)
+		file, found, err = s.openFile(ctx, name, perm)
 		return file, err
 	}
 	var db *bbolt.DB
@@ -91,7 +91,7 @@ func options(open func(string, int, os.FileMode) (*os.File, error)) *bbolt.Optio
 		Timeout:  time.Nanosecond,
 		PageSize: pageSize,
 		// If the list of free pages is in the file, the cost of a commit grows with the list: 0.4 ms instead of 0.02 ms
-		// after 100,000 keys were created and deleted. Without it, opening reads every page, which check does anyway.
+		// after 100,000 keys were created and deleted. Without it, opening reads every page, which the check does too.
 		NoFreelistSync:  true,
 		FreelistType:    bbolt.FreelistMapType, // the array would be searched from its start for every page
 		InitialMmapSize: mapBytes,
@@ -151,19 +151,19 @@ func putIndex(meta *bbolt.Bucket, index uint64) error {
 }
 
 // openFile opens, locks and checks the file before bbolt sees it.
-func (s *Store) openFile(name string, perm os.FileMode) (*os.File, contents, error) {
+func (s *Store) openFile(ctx context.Context, name string, perm os.FileMode) (*os.File, contents, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, perm)
 	if err != nil {
 		return nil, contents{}, err
 	}
-	found, err := s.prepare(f)
+	found, err := s.prepare(ctx, f)
 	if err != nil {
 		return nil, contents{}, errors.Join(err, f.Close())
 	}
 	return f, found, nil
 }
 
-func (s *Store) prepare(f *os.File) (contents, error) {
+func (s *Store) prepare(ctx context.Context, f *os.File) (contents, error) {
 	if err := s.lock(f); err != nil {
 		return contents{}, err
 	}
@@ -184,9 +184,9 @@ func (s *Store) prepare(f *os.File) (contents, error) {
 	}
 	// bbolt reads in the order of the tree, page by page, so read ahead.
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_WILLNEED)
-	found, err := check(f, info.Size())
+	found, err := s.check(ctx, f)
 	if err != nil {
-		return contents{}, s.openError(err)
+		return contents{}, err
 	}
 	if err := rewriteMeta(f); err != nil || !s.writeFailed {
 		return found, err
@@ -196,10 +196,7 @@ func (s *Store) prepare(f *os.File) (contents, error) {
 	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
 		return contents{}, err
 	}
-	if found, err = check(f, info.Size()); err != nil {
-		return contents{}, s.openError(err)
-	}
-	return found, nil
+	return s.check(ctx, f)
 }
 
 // lock takes the lock that bbolt takes too (an exclusive flock), on the same open file, so that bbolt already has it.
@@ -214,22 +211,6 @@ func (s *Store) lock(f *os.File) error {
 		return fmt.Errorf("lock: %w", err)
 	}
 	return nil
-}
-
-// openError returns the error for a file that cannot be opened, with the remedy.
-func (s *Store) openError(err error) error {
-	var newer errNewer
-	switch {
-	case errors.As(err, &newer):
-		return dataset.Errorf(dataset.ErrUnsupported,
-			"store %s was written by a newer drover (schema %s, this one reads up to %d): run that version, "+
-				"or put back a backup", s.path, string(newer), schema)
-	case errors.Is(err, dataset.ErrCorrupt):
-		return dataset.Errorf(dataset.ErrCorrupt,
-			"store %s is damaged or foreign: %w (put back a backup, or move the file away and run drover "+
-				"store rebuild)", s.path, err)
-	}
-	return err
 }
 
 // rewriteMeta makes the current meta pages durable. If a process ends between the write and the flush of a meta page,

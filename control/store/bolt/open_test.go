@@ -91,7 +91,7 @@ func TestWhatIsNoStore(t *testing.T) {
 			return os.WriteFile(p, bytes.Repeat([]byte("no store\n"), 9000), 0o600)
 		}, dataset.ErrCorrupt, "drover store rebuild"},
 		"short": {func(_ *testing.T, p string) error { return os.WriteFile(p, []byte("x"), 0o600) }, dataset.ErrCorrupt, "it ends after 1 bytes"},
-		"zeros": {func(_ *testing.T, p string) error { return os.WriteFile(p, make([]byte, 1<<20), 0o600) }, dataset.ErrCorrupt, "no sound meta page"},
+		"zeros": {func(_ *testing.T, p string) error { return os.WriteFile(p, make([]byte, 1<<20), 0o600) }, dataset.ErrCorrupt, "invalid database"},
 		"another's buckets": {func(t *testing.T, p string) error {
 			return edit(t, p, func(tx *bbolt.Tx) error { _, err := tx.CreateBucket([]byte("theirs")); return err })
 		}, dataset.ErrCorrupt, "other buckets"},
@@ -106,6 +106,13 @@ func TestWhatIsNoStore(t *testing.T) {
 			}
 			shut(t, s)
 			return os.Truncate(p, 5*4096)
+		}, dataset.ErrCorrupt, "may have been cut off"},
+		"cut off in free pages": {func(t *testing.T, p string) error {
+			s := open(t, p)
+			put(t, s, set("a", strings.Repeat("x", 100_000)))
+			put(t, s, store.Write{Key: "a", Delete: true})
+			shut(t, s)
+			return os.Truncate(p, 6*4096)
 		}, dataset.ErrCorrupt, "it was cut off"},
 		"index gone back": {func(t *testing.T, p string) error {
 			s := open(t, p)

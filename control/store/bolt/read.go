@@ -157,8 +157,8 @@ func (s *Store) Backup(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return s.unavailable(fmt.Errorf("backup: %w", err))
 	}
-	if _, err := check(tmp, size); err != nil {
-		return s.openError(err)
+	if _, err := s.check(ctx, tmp); err != nil {
+		return s.unavailable(err)
 	}
 	_, err = io.Copy(ctxWriter{ctx, w}, io.NewSectionReader(tmp, 0, size))
 	if err != nil {
