@@ -115,7 +115,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		return nil, fmt.Errorf("root: %w", err)
 	}
 	db := records.OpenDB(cfg.State)
-	if err := db.RaiseFormat(ctx); err != nil {
+	if err := db.CheckFormat(ctx); err != nil {
 		return nil, err
 	}
 	a := &components{

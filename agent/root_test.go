@@ -60,7 +60,7 @@ func TestMountFolderMustNotBeSymbolicLink(t *testing.T) {
 func TestB16DatabaseOfALaterFormat(t *testing.T) {
 	r := agenttest.New(t)
 	r.Stop()
-	writes := []store.Write{{Key: "format", Value: []byte(`{"format":3}`)}}
+	writes := []store.Write{{Key: "format", Value: []byte(`{"format":2}`)}}
 	index, err := r.Config.State.Txn(t.Context(), nil, writes)
 	if err != nil {
 		t.Fatal(err)

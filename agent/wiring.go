@@ -168,10 +168,6 @@ func (a *components) forgetHome(ds uuid.UUID) {
 func (a *components) makeRegistration() {
 	a.Registration = registration.New(registration.Deps{
 		Host: a.Host, Address: a.Config.Address, Version: a.Config.Version, Labels: a.Config.Labels, Pools: a.Pools,
-		// Control itself carries out renames. An agent that reports the kind finds volumes by their aliases.
-		OperationKinds: func() []dataset.OpKind {
-			return append(a.Executor.Kinds(), dataset.OpRename, dataset.OpVerifyCheck)
-		},
 		StoreGenerations: a.Generations.Store,
 	})
 	a.Facts = registration.NewFacts(registration.FactsDeps{

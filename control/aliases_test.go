@@ -1,7 +1,6 @@
 package control_test
 
 import (
-	"encoding/json"
 	"slices"
 	"testing"
 
@@ -11,7 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// setAliases gives a volume aliases, in a transaction that needs the format of aliases.
+// setAliases gives a volume aliases.
 func setAliases(e *controltest.Control, volume string, aliases ...string) dataset.Dataset {
 	e.Helper()
 	var d dataset.Dataset
@@ -19,14 +18,11 @@ func setAliases(e *controltest.Control, volume string, aliases ...string) datase
 		if d, err = t.Volume(volume); err != nil {
 			return err
 		}
-		d.SetAliases(aliases)
+		d.Aliases = aliases
 		for _, name := range aliases {
 			if err := t.Put(record.NameKey(name), record.Claim{ID: d.ID}); err != nil {
 				return err
 			}
-		}
-		if err := record.NeedFormat(t, record.AliasFormat); err != nil {
-			return err
 		}
 		return t.PutDataset(d)
 	})
@@ -34,40 +30,6 @@ func setAliases(e *controltest.Control, volume string, aliases ...string) datase
 		e.Fatalf("%v", err)
 	}
 	return d
-}
-
-// storeFormat returns the format of the records in the store.
-func storeFormat(e *controltest.Control) int {
-	e.Helper()
-	entry, err := e.Spy.Get(e.Ctx, record.FormatKey)
-	if err != nil {
-		e.Fatalf("%v", err)
-	}
-	var f record.StoreFormat
-	if err := json.Unmarshal(entry.Value, &f); err != nil {
-		e.Fatalf("%v", err)
-	}
-	return f.Format
-}
-
-// Only a transaction that needs a later format raises the format, and no later transaction lowers it.
-func TestFormatIsRaisedWhenNeeded(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
-	want := func(what string, format int) {
-		t.Helper()
-		if got := storeFormat(e); got != format {
-			t.Errorf("%s: the store has format %d, want %d", what, got, format)
-		}
-	}
-	a.MustCreate("db")
-	want("after a create", 2)
-	setAliases(e, "db", "old")
-	want("after the first alias", record.AliasFormat)
-	setAliases(e, "db", "old", "older")
-	a.MustCreate("other")
-	want("after later writes", record.AliasFormat)
-	e.CheckInvariants()
 }
 
 // An alias finds its volume, no other volume can get its name, and lists have the volume once.
@@ -99,8 +61,8 @@ func TestDeleteEndsAliases(t *testing.T) {
 	a := e.NewAgent("alpha")
 	a.MustCreate("db")
 	setAliases(e, "db", "old")
-	if d := a.MustDelete("db"); d.Aliases != nil || d.Format != 0 {
-		t.Errorf("in the trash: aliases %v, format %d", d.Aliases, d.Format)
+	if d := a.MustDelete("db"); d.Aliases != nil {
+		t.Errorf("in the trash: aliases %v", d.Aliases)
 	}
 	e.CheckInvariants()
 	other := a.MustCreate("old")
@@ -131,11 +93,8 @@ func TestRebuildRestoresAliases(t *testing.T) {
 		}
 	}
 	v := e.MustVolume("old")
-	if v.ID != d.ID || !slices.Equal(v.Aliases, []string{"old"}) || v.Format != dataset.RecordFormat {
-		t.Errorf("rebuilt with ID %s, aliases %v, format %d", v.ID, v.Aliases, v.Format)
-	}
-	if got := storeFormat(e); got != record.AliasFormat {
-		t.Errorf("the store has format %d, want %d", got, record.AliasFormat)
+	if v.ID != d.ID || !slices.Equal(v.Aliases, []string{"old"}) {
+		t.Errorf("rebuilt with ID %s, aliases %v", v.ID, v.Aliases)
 	}
 	e.CheckInvariants()
 }

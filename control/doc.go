@@ -77,7 +77,7 @@
 //	revoked/<node>                all certificates of a node are revoked
 //	revoked/operator/<name>       the earlier certificates of an operator are revoked
 //	cluster/id                    the identity of this store
-//	cluster/format                the format of the records: see record.Format; 1 if the key is absent
+//	cluster/format                the format of the records: see record.Format
 //	cluster/halted                why changes are suspended: see record.Halt
 //	cluster/recovery              the last recovery, in which agents reported their datasets
 //	house/ran                     how long services have run, in total; the count stops while no record depends on

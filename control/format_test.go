@@ -40,7 +40,7 @@ func TestB16StoreOfALaterFormat(t *testing.T) {
 	if err := record.CheckFormat(e.Ctx, e.Spy); !errors.Is(err, dataset.ErrUnsupported) {
 		t.Errorf("the start of a replica: %v, want %v", err, dataset.ErrUnsupported)
 	}
-	set(`{"format":2}`) // the store was restored from a backup
+	set(`{"format":1}`) // the store was restored from a backup
 	a.MustCreate("more")
 	if names := e.MustVolume("db").Volume + e.MustVolume("more").Volume; names != "dbmore" {
 		t.Errorf("volumes %s, want db and more", names)

@@ -137,14 +137,14 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 	case dataset.OpBackup:
 		return planning.PlanBackup(t, req)
 	case dataset.OpPush:
-		return s.volumes.PlanPush(t, req)
+		return planning.PlanPush(t, req)
 	case dataset.OpVerify:
 		op, err := s.volumes.PlanVerify(t, node, req)
 		return op, nil, err
 	case dataset.OpUpdate:
 		return s.volumes.PlanUpdate(t, req)
 	case dataset.OpRename:
-		return s.volumes.PlanRename(t, req)
+		return planning.PlanRename(t, req)
 	case dataset.OpDropAlias:
 		return s.volumes.PlanDropAlias(t, req)
 	case dataset.OpDelete:

@@ -213,8 +213,7 @@ func (w *powersCluster) principals() map[string]context.Context {
 // A new kind of operation, or a new field of a request, needs a row in the tables above.
 func TestEveryKindAndFieldHasARow(t *testing.T) {
 	kinds, set := map[dataset.OpKind]bool{
-		dataset.OpConvert:     true, // an update is planned as a convert
-		dataset.OpVerifyCheck: true, // it only says what a node can do
+		dataset.OpConvert: true, // an update is planned as a convert
 	}, map[string]bool{}
 	byPower := map[power]bool{}
 	for _, c := range submissions() {

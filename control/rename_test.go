@@ -4,16 +4,12 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
-	"github.com/droverhq/drover/control/membership"
-	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -366,9 +362,6 @@ func TestRenameTellsOfItself(t *testing.T) {
 		got.DatasetRecord.Volume != "new" {
 		t.Errorf("the operation: %+v", got)
 	}
-	if got := storeFormat(e); got != record.AliasFormat {
-		t.Errorf("the store has format %d, want %d", got, record.AliasFormat)
-	}
 	e.MustSubmit(controltest.DropAlias("new", "db"))
 	var got []string
 	if err := e.Events(t.Context(), 0, false, func(ev api.Event) error {
@@ -382,87 +375,4 @@ func TestRenameTellsOfItself(t *testing.T) {
 	if want := []string{"volume.rename new: was db", "volume.update new: no alias db"}; !slices.Equal(got, want) {
 		t.Errorf("events %q, want %q", got, want)
 	}
-}
-
-// TestRenameBesideOlderNode: no volume gets an alias while a node does not know aliases. A node that was removed does
-// not matter.
-func TestRenameBesideOlderNode(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
-	a.MustCreate("db")
-	e.EditNode(b, func(n *dataset.Node) {
-		n.OperationKinds, n.Version = []dataset.OpKind{dataset.OpRekey, dataset.OpRewrite}, "1.0.0"
-	})
-	_, err := e.Submit(e.Ctx, controltest.Rename("db", "new"))
-	controltest.Refused(t, err, dataset.ErrUnsupported, "node beta runs drover 1.0.0", "update drover there")
-	if out := e.MustSubmit(controltest.Rename("db", "db")); out.Operation != nil {
-		t.Errorf("the name that it has: %+v", out.Operation)
-	}
-	e.EditNode(b, func(n *dataset.Node) { n.Removed = controltest.Start })
-	e.MustSubmit(controltest.Rename("db", "new"))
-}
-
-// TestRegisterOfOlderNode: an agent that does not know aliases can register before the first alias exists, and after the
-// last one was dropped. While there are aliases, a new node and a node that was downgraded are refused.
-func TestRegisterOfOlderNode(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
-	a.MustCreate("db")
-	olderNode := func(id uuid.UUID, name string) api.Registration {
-		return api.Registration{Node: dataset.Node{
-			ID: id, Name: name, Incarnation: uuid.New(), Version: "1.0.0",
-			OperationKinds: []dataset.OpKind{dataset.OpRekey, dataset.OpRewrite},
-		}}
-	}
-	older := []api.Registration{olderNode(uuid.New(), "gamma"), olderNode(b.ID, "beta")}
-	e.MustSubmit(controltest.Rename("db", "new"))
-	before := e.Dump()
-	for _, r := range older {
-		controltest.Refused(t, e.Register(e.Ctx, r), dataset.ErrUnsupported, "register of node "+r.Node.Name,
-			"drover 1.0.0, which does not know aliases", "volume new has the alias db", "update drover on that node")
-	}
-	if diff := cmp.Diff(before, e.Dump()); diff != "" {
-		t.Errorf("a refused registration changes the store:\n%s", diff)
-	}
-	b.MustRegister("beta")
-	e.MustSubmit(controltest.DropAlias("new", "db"))
-	for _, r := range older {
-		if err := e.Register(e.Ctx, r); err != nil {
-			t.Errorf("no volume has an alias: %v", err)
-		}
-	}
-	_, err := e.Submit(e.Ctx, controltest.Rename("new", "db"))
-	controltest.Refused(t, err, dataset.ErrUnsupported, "runs drover 1.0.0")
-}
-
-// TestRenameBesideOtherReplicas: the first alias raises the format of the records, so it needs replicas of one version.
-func TestRenameBesideOtherReplicas(t *testing.T) {
-	x := controltest.NewReplicas(t, 0)
-	at := func(name, version string) *control.Service {
-		s, _ := control.Assemble(control.Deps{
-			Store: x.Store, Clock: x.Clock, Version: version, Shared: true,
-			Replica:  membership.Replica{Name: name, Address: name + ":9470"},
-			Profiles: func() planning.Profiles { return x.Profiles },
-		})
-		t.Cleanup(s.Close)
-		x.TakePart(s)
-		return s
-	}
-	e := x.On(at("c1", "v1.5.0"))
-	e.NewAgent("alpha").MustCreate("db")
-	at("c2", "v1.4.0")
-	_, err := e.Submit(e.Ctx, controltest.Rename("db", "new"))
-	controltest.Refused(t, err, dataset.ErrUnsupported, "replica c2 runs drover v1.4.0", "c1 runs v1.5.0")
-	live, err := x.Store.List(t.Context(), record.LiveServicesPrefix, "", 0)
-	if err != nil || len(live) != 2 {
-		t.Fatal(live, err)
-	}
-	x.Clock.Advance(time.Minute)
-	for _, l := range live {
-		x.AwaitEnd(l.Key)
-	}
-	x.TakePart(e.Service)
-	e.MustSubmit(controltest.Rename("db", "new"))
-	at("c2", "v1.6.0")
-	e.MustSubmit(controltest.Rename("new", "newer")) // the records have the later format already
 }

@@ -256,11 +256,6 @@ func (s *Service) makePlanners(d Deps) {
 		Retire: func(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 			return s.deleter.Retire(t, d, op)
 		},
-		CheckReplicas: func(t *record.Tx, what string) error {
-			me := d.Replica
-			me.Version = d.Version
-			return membership.CheckSameVersion(t, me, what)
-		},
 		LivingSession: membership.LivingSession,
 		Clock:         d.Clock,
 	}}

@@ -9,11 +9,10 @@
 // operation is one recorded piece of work.
 //
 // Several goroutines may read a value at the same time. A copy of a value shares its slices and maps with the
-// original. Profile.Clone makes a deep copy. The only state of the package is the cache of the earlier keys of decoded
-// types (earlierOf in oldkeys.go). It is a sync.Map, which is safe for concurrent use.
+// original. Profile.Clone makes a deep copy. The package has no state.
 //
 // Where to change what: the records are in types.go, operation.go, profile.go, facts.go and repository.go. An option
-// of docker volume create -o belongs in options.go, a kind of error in errors.go, and a rule for names in spec.go. A
-// record key that is renamed keeps its earlier key in the tag "old" (oldkeys.go). The API reference contains the
-// comments of the fields of records: after a change of one, run "go generate ./control/api/openapi".
+// of docker volume create -o belongs in options.go, a kind of error in errors.go, and a rule for names in spec.go. How
+// records are decoded is in format.go. The API reference contains the comments of the fields of records: after a change
+// of one, run "go generate ./control/api/openapi".
 package dataset

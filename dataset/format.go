@@ -1,6 +1,9 @@
 package dataset
 
-import "encoding/json"
+import (
+	"github.com/go-json-experiment/json"
+	jsonv1 "github.com/go-json-experiment/json/v1"
+)
 
 // CheckFormat checks the format number of a file or message. known is the latest format that this version of Drover
 // reads. It fails with ErrUnsupported if format is later than known, and with ErrCorrupt if format is negative. A
@@ -17,16 +20,21 @@ func CheckFormat(what string, format, known int) error {
 }
 
 // DecodeFormat decodes the JSON object in data into v, if its key "format" is at most known: see CheckFormat. It reads
-// this key before all others, because a later format can give them other types. The keys of earlier versions are
-// accepted too: see DecodeRecord.
+// this key before all others, because a later format can give them other types.
 func DecodeFormat(data []byte, what string, known int, v any) error {
 	var head struct {
 		Format int `json:"format"`
 	}
-	if json.Unmarshal(data, &head) == nil { // otherwise the second call returns the error
+	if DecodeRecord(data, &head) == nil { // otherwise the second call returns the error
 		if err := CheckFormat(what, head.Format, known); err != nil {
 			return err
 		}
 	}
 	return DecodeRecord(data, v)
+}
+
+// DecodeRecord decodes a stored record into v, as encoding/json does, but the case of a key counts. It decodes a list
+// of volumes in less than half of the time of encoding/json (BenchmarkDecodeRecord).
+func DecodeRecord(b []byte, v any) error {
+	return json.Unmarshal(b, v, jsonv1.DefaultOptionsV1(), json.MatchCaseInsensitiveNames(false))
 }

@@ -227,7 +227,7 @@ func TestSpaceHintOfVolumeThatCannotGrowMounted(t *testing.T) {
 		"mounted xfs":        {"xfs", can, mounted, false},
 		"never online":       {"xfs", never, mounted, true},
 		"unknown pool":       {"ext4", dataset.Capabilities{}, mounted, false},
-		"older control":      {"", can, mounted, false},
+		"no filesystem":      {"", can, mounted, false},
 		"only uses":          {"ext4", can, &dataset.DatasetStatus{Mounts: make([]dataset.Mount, 1)}, true},
 		"grows while in use": {"ext4", dataset.Capabilities{EnforcesSize: true, OnlineGrow: true}, mounted, false},
 	} {

@@ -15,7 +15,7 @@ type Operation struct {
 	State OpState   `json:"state"` // state of the operation
 	Node  uuid.UUID `json:"node"`  // UUID of the node whose agent carries it out
 	// digest of the request, so that another request cannot use its ID
-	RequestDigest string `json:"request_digest,omitempty" old:"asked"`
+	RequestDigest string `json:"request_digest,omitempty"`
 	// ID of the request of a user or an engine that the operation belongs to, for logs; absent: none
 	RequestID string `json:"request_id,omitempty"`
 	// who requested the operation: a user of a host, as NAME (uid UID), an operator's certificate, an engine, or
@@ -30,7 +30,7 @@ type Operation struct {
 	Discarded uuid.UUID `json:"discarded,omitzero"`
 	Epoch     uint64    `json:"epoch"` // epoch of the dataset when the operation was planned
 	// record of the dataset after the operation; convert: that of the new dataset
-	DatasetRecord *Dataset `json:"dataset_record,omitempty" old:"dataset"`
+	DatasetRecord *Dataset `json:"dataset_record,omitempty"`
 	// the snapshot that the operation makes or deletes; absent: none
 	Snapshot *Snapshot `json:"snapshot,omitempty"`
 	Source   *Source   `json:"source,omitempty"` // the source of a clone; absent: it is no clone
@@ -69,15 +69,15 @@ type Operation struct {
 	// UUID of the other node that takes part. For a move: the previous home. For a discard, show or hide: the node with
 	// the copy. For a delete without the home: the home. For an operation that makes a dataset: the node that requested
 	// it. Absent: no other node takes part.
-	OtherNode uuid.UUID `json:"other_node,omitzero" old:"from"`
+	OtherNode uuid.UUID `json:"other_node,omitzero"`
 	// the move copies file by file, without snapshots, because the pools differ in kind
-	FileCopy bool `json:"file_copy,omitempty" old:"files"`
+	FileCopy bool `json:"file_copy,omitempty"`
 	// the move copies nothing, because both pools are on the same share
-	SameShare bool `json:"same_share,omitempty" old:"share"`
+	SameShare bool `json:"same_share,omitempty"`
 	// content that the home relinquished for the move; absent: it has not yet
 	Manifest *Manifest `json:"manifest,omitempty"`
 	// mount IDs that still prevent the home from relinquishing the volume
-	InUseBy     []string  `json:"in_use_by,omitempty" old:"holders"`
+	InUseBy     []string  `json:"in_use_by,omitempty"`
 	Loss        *Loss     `json:"loss,omitempty"`       // data that a move without the home loses; absent: none
 	Problem     *Problem  `json:"problem,omitempty"`    // why the operation failed; absent: it did not fail
 	Progress    Progress  `json:"progress"`             // how far the operation has come
@@ -116,9 +116,6 @@ const (
 	OpHide           OpKind = "hide"       // unmounts the superseded copy again
 )
 
-// OpVerifyCheck is in Node.OperationKinds of a node that runs check programs for OpVerify. No operation has this kind.
-const OpVerifyCheck OpKind = "verify-check"
-
 // OpState is the state of an operation.
 type OpState string
 
@@ -143,8 +140,8 @@ const (
 )
 
 // Action names what was requested, as the command line does: set-profile, protect, unprotect or label for an update,
-// and the kind of the operation otherwise. A record of an earlier version does not say which update it is, so
-// its action is update. The value is for a person and for lists; programs that carry out the operation use Kind.
+// and the kind of the operation otherwise. The value is for a person and for lists; programs that carry out the
+// operation use Kind.
 func (op Operation) Action() string {
 	if op.Kind != OpUpdate && op.Kind != OpResize {
 		return string(op.Kind)

@@ -6,8 +6,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// TestActionOfOperation: the action of an operation is the command that was given. Records of earlier versions, which
-// do not say which update they are, are updates.
+// TestActionOfOperation: the action of an operation is the command that was given.
 func TestActionOfOperation(t *testing.T) {
 	for record, want := range map[string]string{
 		`{"kind": "update", "options": {"profile": "gold"}}`: "set-profile",
@@ -19,8 +18,7 @@ func TestActionOfOperation(t *testing.T) {
 		`{"kind": "update", "options": {"unlabel.profile": ""}}`:           "label",
 		`{"kind": "update"}`: "update",
 		`{"kind": "rename"}`: "rename",
-		`{"kind": "create", "options": {"profile": "gold", "label.a": "1"}}`:  "create",
-		`{"kind": "clone", "dataset": {"volume": "db"}, "asked": "0123abcd"}`: "clone", // with earlier keys
+		`{"kind": "create", "options": {"profile": "gold", "label.a": "1"}}`: "create",
 	} {
 		var op dataset.Operation
 		if err := dataset.DecodeRecord([]byte(record), &op); err != nil {

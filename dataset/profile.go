@@ -112,8 +112,7 @@ const (
 )
 
 // Follow says whether a volume that is mounted on another node than its home moves to that node automatically. The zero
-// value means FollowWithin with DefaultFollow. Profiles that do not set this choice have the zero value, and so do
-// records that are older than the choice.
+// value means FollowWithin with DefaultFollow. Profiles that do not set this choice have the zero value.
 type Follow struct {
 	// when the volume moves to the node that mounts it; empty: within the default time
 	Mode   FollowMode `json:"mode,omitempty"`

@@ -21,7 +21,7 @@ type Summary struct {
 	Pool         uuid.UUID         `json:"pool"`
 	Epoch        uint64            `json:"epoch"`
 	Copies       []uuid.UUID       `json:"copies,omitempty"`
-	SharedMounts []SharedMount     `json:"shared_mounts,omitempty" old:"guests"`
+	SharedMounts []SharedMount     `json:"shared_mounts,omitempty"`
 	Created      time.Time         `json:"created"`
 	Trash        *Trash            `json:"trash,omitempty"`
 }

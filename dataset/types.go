@@ -11,16 +11,14 @@ import (
 // Dataset is the record of the data of a volume. It is kept in the store and, with the same content, beside the
 // data, so that a lost store can be rebuilt from the pools.
 type Dataset struct {
-	ID          uuid.UUID `json:"id"`                          // UUID of the dataset; it never changes
-	Volume      string    `json:"volume"`                      // name of the volume; in the trash: its last name
-	RequestedAs string    `json:"requested_as" old:"spelling"` // the volume as it was first requested, such as db@gold
+	ID          uuid.UUID `json:"id"`           // UUID of the dataset; it never changes
+	Volume      string    `json:"volume"`       // name of the volume; in the trash: its last name
+	RequestedAs string    `json:"requested_as"` // the volume as it was first requested, such as db@gold
 	// UUID of the node whose engine requested the volume; absent: no engine requested it
-	RequestedBy uuid.UUID `json:"requested_by,omitzero" old:"spelled_by"`
+	RequestedBy uuid.UUID `json:"requested_by,omitzero"`
 	// Aliases are former names of the volume that still find it, the latest first.
 	Aliases []string `json:"aliases,omitempty"`
-	// Format is the format of the record beside the data; absent: 1. It is 2 while Aliases is set: see SetAliases.
-	Format int   `json:"format,omitempty" hidden:"true"`
-	State  State `json:"state"` // state of the dataset
+	State   State    `json:"state"` // state of the dataset
 	// the profile as it was when the dataset was made, with the options of the create
 	Profile   Profile           `json:"profile"`
 	Size      Size              `json:"size,omitempty"`      // size of the dataset; 0: not limited
@@ -33,12 +31,12 @@ type Dataset struct {
 	Pool      uuid.UUID `json:"pool"`  // UUID of the pool that stores the dataset
 	Epoch     uint64    `json:"epoch"` // fencing token of the dataset, which only grows
 	// pool on the share from which the home took the dataset over; absent: it did not take it over
-	TakenOver *TakenOver  `json:"taken_over,omitempty" old:"taken"`
+	TakenOver *TakenOver  `json:"taken_over,omitempty"`
 	Copies    []uuid.UUID `json:"copies,omitempty"` // UUIDs of the nodes that keep a copy besides the home
 	// UUIDs of the nodes in copies whose copy is superseded for good
-	SupersededCopies []uuid.UUID `json:"superseded_copies,omitempty" old:"spent"`
+	SupersededCopies []uuid.UUID `json:"superseded_copies,omitempty"`
 	// with access many: the nodes that have it mounted besides the home
-	SharedMounts []SharedMount `json:"shared_mounts,omitempty" old:"guests"`
+	SharedMounts []SharedMount `json:"shared_mounts,omitempty"`
 	// UUID of the move in progress, one at a time; absent: there is none
 	Move uuid.UUID `json:"move,omitzero"`
 	// losses, the oldest first; a loss is kept while a recorded copy may be from before it
@@ -50,7 +48,7 @@ type Dataset struct {
 	// how long the deleted dataset is kept; absent: it is not in the trash
 	Trash *Trash `json:"trash,omitempty"`
 	// UUID of the snapshot that the head is based on, the parent of the next snapshot
-	HeadParent uuid.UUID `json:"latest_snapshot,omitzero" old:"latest"`
+	HeadParent uuid.UUID `json:"latest_snapshot,omitzero"`
 	// how often the content was replaced other than by writes: by a restore, or by a move without the home
 	Content uint64 `json:"content,omitempty"`
 	// versions that the volume continues, the latest of each repository: pushed to it, or pulled; the latest first
@@ -66,23 +64,13 @@ type Dataset struct {
 	Written uint64 `json:"written,omitempty" hidden:"true"`
 }
 
-// RecordFormat is the latest format of records of datasets and snapshots beside the data. An absent format is 1, and
-// records of format 1 do not have the key. Format 2 has Aliases. If a change of Drover writes the record of a snapshot
-// in a later format, it must write the record of the dataset in that format too. An older Drover then refuses the
-// folder.
-const RecordFormat = 2
+// RecordFormat is the format of records of datasets and snapshots beside the data, in their key "format". Records of
+// format 1 do not have the key. A Drover that writes the record of a snapshot in a later format must write the record
+// of the dataset in that format too: this one checks only the record of the dataset, and then refuses the folder.
+const RecordFormat = 1
 
 // MaxAliases is how many aliases a volume can have.
 const MaxAliases = 8
-
-// SetAliases sets the former names that still find the volume. Because an older Drover would drop them when it writes
-// the record beside the data, that record has format 2 while there are aliases.
-func (d *Dataset) SetAliases(aliases []string) {
-	d.Aliases, d.Format = nil, 0
-	if len(aliases) > 0 {
-		d.Aliases, d.Format = slices.Clone(aliases), 2
-	}
-}
 
 // HasName reports whether name is the name or an alias of the volume.
 func (d Dataset) HasName(name string) bool {
@@ -113,7 +101,7 @@ func (d Dataset) Followers() []uuid.UUID {
 // TakenOver names the pool of the previous home of a dataset on a share. When another node becomes the home, it takes
 // the dataset over from that pool into its own pool. Until it has done so, the dataset is still in that pool.
 type TakenOver struct {
-	FromPool uuid.UUID `json:"from_pool" old:"from"` // UUID of the pool that the dataset was in
+	FromPool uuid.UUID `json:"from_pool"` // UUID of the pool that the dataset was in
 	// epoch of the dataset in that pool; data of an earlier epoch is outdated
 	Epoch uint64 `json:"epoch"`
 }
@@ -153,8 +141,8 @@ type Origin struct {
 
 // Trash says since when and until when a deleted dataset is kept.
 type Trash struct {
-	At      time.Time `json:"at"`                           // when the dataset was put into the trash
-	Expires time.Time `json:"expires,omitzero" old:"until"` // when it is purged; absent: never automatically
+	At      time.Time `json:"at"`               // when the dataset was put into the trash
+	Expires time.Time `json:"expires,omitzero"` // when it is purged; absent: never automatically
 }
 
 // Snapshot is an immutable point in time of a dataset.
@@ -175,7 +163,7 @@ type Snapshot struct {
 	Created time.Time `json:"created"` // when the snapshot was taken
 	// time by which the snapshot is sorted; absent: created. It is set if the clock was set back since an earlier
 	// snapshot of this epoch, and is later than the time by which that snapshot is sorted
-	OrderTime time.Time `json:"order_time,omitzero" old:"order"`
+	OrderTime time.Time `json:"order_time,omitzero"`
 	// Request is the UUID of the request that took the snapshot. For kind transfer it is the UUID of the node
 	// that the snapshot is sent to; a nil UUID means all replicas.
 	Request uuid.UUID `json:"request"`
@@ -209,7 +197,7 @@ type Lease struct {
 	// the dataset was in use when the lease was recalled
 	InUse bool `json:"in_use,omitempty"`
 	// UUID of the node that wants the dataset, for which the lease was recalled; absent: none
-	WantedBy uuid.UUID `json:"wanted_by,omitzero" old:"wanted"`
+	WantedBy uuid.UUID `json:"wanted_by,omitzero"`
 }
 
 // LeaseState is the state of a lease.
@@ -228,10 +216,10 @@ type Manifest struct {
 	Snapshot uuid.UUID `json:"snapshot"` // UUID of the snapshot that was taken when nothing could write any more
 	// UUID of the snapshot on which an incremental stream is based; absent: the stream is complete
 	Base      uuid.UUID `json:"base,omitzero"`
-	Bytes     int64     `json:"bytes"`                           // length of the stream
-	SHA256    string    `json:"sha256" old:"sum"`                // SHA-256 of the stream, in hexadecimal digits
-	Taken     time.Time `json:"taken"`                           // when the snapshot was taken, by the home's clock
-	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // time by which the snapshot is sorted; absent: taken
+	Bytes     int64     `json:"bytes"`               // length of the stream
+	SHA256    string    `json:"sha256"`              // SHA-256 of the stream, in hexadecimal digits
+	Taken     time.Time `json:"taken"`               // when the snapshot was taken, by the home's clock
+	OrderTime time.Time `json:"order_time,omitzero"` // time by which the snapshot is sorted; absent: taken
 	// how full the filesystem was when it was last mounted; absent: not known
 	Usage Usage `json:"usage,omitzero"`
 }
@@ -242,28 +230,28 @@ const Relinquishing = "it is being given up"
 
 // Copy is the copy of a dataset on a node other than its home. It has snapshots, and no writable head.
 type Copy struct {
-	Dataset      uuid.UUID `json:"dataset"`                           // UUID of the dataset
-	Node         uuid.UUID `json:"node"`                              // UUID of the node that keeps the copy
-	Pool         uuid.UUID `json:"pool"`                              // UUID of the pool that stores the copy
-	Kind         CopyKind  `json:"kind"`                              // why the node keeps the copy
-	PreviousKind CopyKind  `json:"previous_kind,omitempty" old:"was"` // kind that the copy had before it was condemned
+	Dataset      uuid.UUID `json:"dataset"`                 // UUID of the dataset
+	Node         uuid.UUID `json:"node"`                    // UUID of the node that keeps the copy
+	Pool         uuid.UUID `json:"pool"`                    // UUID of the pool that stores the copy
+	Kind         CopyKind  `json:"kind"`                    // why the node keeps the copy
+	PreviousKind CopyKind  `json:"previous_kind,omitempty"` // kind that the copy had before it was condemned
 	// epoch in which the newest snapshot of the copy was taken
 	Epoch uint64 `json:"epoch"`
 	// UUID of the newest complete and verified snapshot of the copy
 	Snapshot uuid.UUID `json:"snapshot,omitzero"`
 	// when that snapshot was taken, by the home's clock
 	Taken     time.Time `json:"taken,omitzero"`
-	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // time by which that snapshot is sorted; absent: taken
+	OrderTime time.Time `json:"order_time,omitzero"` // time by which that snapshot is sorted; absent: taken
 	// when the node last verified that the copy is up to date, by the node's clock
-	VerifiedAt time.Time `json:"verified_at,omitzero" old:"checked"`
+	VerifiedAt time.Time `json:"verified_at,omitzero"`
 	// when the node last verified it, by the home's clock; absent: not known
-	VerifiedAtHome time.Time `json:"verified_at_home,omitzero" old:"current"`
+	VerifiedAtHome time.Time `json:"verified_at_home,omitzero"`
 	// when the copy is removed; absent: never automatically
-	Expires time.Time `json:"expires,omitzero" old:"until"`
+	Expires time.Time `json:"expires,omitzero"`
 	// how long control had run on this store, in total, when expires was set: see package control/uptime
 	RunTime Duration `json:"ran,omitempty" hidden:"true"`
 	// MountReadOnly says that the node must mount the copy read-only, because an operator inspects the superseded copy.
-	MountReadOnly bool   `json:"mount_read_only,omitempty" old:"shown"`
+	MountReadOnly bool   `json:"mount_read_only,omitempty"`
 	Path          string `json:"path,omitempty"` // where the copy is mounted; empty: it is not mounted
 	// why the node could not mount or unmount a superseded copy yet, or cannot refresh a replica; it retries
 	Problem string `json:"problem,omitempty"`
@@ -311,19 +299,19 @@ type Loss struct {
 	Epoch    uint64    `json:"epoch"`             // epoch in which that snapshot was taken
 	// when that snapshot was taken, by the clock of the home in that epoch; later writes are lost
 	Taken     time.Time `json:"taken,omitzero"`
-	OrderTime time.Time `json:"order_time,omitzero" old:"order"` // time by which that snapshot is sorted; absent: taken
+	OrderTime time.Time `json:"order_time,omitzero"` // time by which that snapshot is sorted; absent: taken
 	// UUIDs of later snapshots that exist nevertheless
-	SurvivingSnapshots []uuid.UUID `json:"surviving_snapshots,omitempty" old:"later"`
+	SurvivingSnapshots []uuid.UUID `json:"surviving_snapshots,omitempty"`
 	// the epoch that ended with the loss
-	EndedEpoch   uint64    `json:"ended_epoch,omitempty" old:"over"`
-	PreviousHome uuid.UUID `json:"previous_home" old:"fenced"` // UUID of the previous home
+	EndedEpoch   uint64    `json:"ended_epoch,omitempty"`
+	PreviousHome uuid.UUID `json:"previous_home"` // UUID of the previous home
 	// why the previous home counts as fenced, such as the confirmation of an operator
-	Reason string `json:"reason" old:"why"`
+	Reason string `json:"reason"`
 	// UnreachableIndex is set for an automatic failover: it is the index of the record that says that the previous home
 	// is unreachable. 0 means that a person confirmed that the previous home is fenced.
-	UnreachableIndex uint64 `json:"unreachable_index,omitempty" old:"away"`
+	UnreachableIndex uint64 `json:"unreachable_index,omitempty"`
 	// SnapshotsForgotten says that the records of the lost snapshots were removed.
-	SnapshotsForgotten bool `json:"snapshots_forgotten,omitempty" old:"forgotten"`
+	SnapshotsForgotten bool `json:"snapshots_forgotten,omitempty"`
 }
 
 // Node is one host of the cluster.
@@ -332,9 +320,6 @@ type Node struct {
 	Name        string    `json:"name"`        // name of the node
 	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that registered last
 	Version     string    `json:"version"`     // version of Drover on the node
-	// kinds of operations that the agent can carry out; an agent that reports none is older, and cannot rekey or
-	// rewrite. An agent that reports rename finds volumes by their aliases
-	OperationKinds []OpKind `json:"operation_kinds,omitempty" old:"does"`
 	// HOST:PORT where its agent answers other agents; absent: nowhere
 	Address  string `json:"address,omitempty"`
 	Cordoned bool   `json:"cordoned,omitempty"` // no new volumes are put on it
@@ -349,11 +334,11 @@ type Node struct {
 	// UUIDs of the pools of the node
 	Pools []uuid.UUID `json:"pools"`
 	// UUIDs of the node's pools that its agent no longer reports
-	UnreportedPools []uuid.UUID `json:"unreported_pools,omitempty" old:"dropped"`
+	UnreportedPools []uuid.UUID `json:"unreported_pools,omitempty"`
 	// when its agent last registered
 	Registered time.Time `json:"registered,omitzero"`
 	// number of the last registration, as counted by the agent
-	RegistrationNumber uint64 `json:"registration_number,omitempty" old:"word"`
+	RegistrationNumber uint64 `json:"registration_number,omitempty"`
 	// since when the certificate of the node is revoked; the record stays while the node is the home of datasets
 	Removed time.Time `json:"removed,omitzero"`
 }
@@ -372,9 +357,9 @@ type Pool struct {
 	Default      bool         `json:"default,omitempty"` // made by Drover, because none was configured
 	Capabilities Capabilities `json:"capabilities"`      // what the backend can do on this pool
 	// filesystems with which a dataset of another pool can be stored here, also those that this host cannot make
-	AcceptedFilesystems []string `json:"accepted_filesystems,omitempty" old:"holds"`
+	AcceptedFilesystems []string `json:"accepted_filesystems,omitempty"`
 	// what the host lacks for more features; each entry begins with the feature
-	MissingFeatures []string `json:"missing_features,omitempty" old:"missing"`
+	MissingFeatures []string `json:"missing_features,omitempty"`
 	Note            string   `json:"note,omitempty"` // how the pool works on this host, and why
 }
 
@@ -462,7 +447,7 @@ type DatasetStatus struct {
 	// known
 	InPool *Size   `json:"in_pool,omitempty"`
 	Mounts []Mount `json:"mounts,omitempty"` // the uses of the mounted dataset
-	// path at which the dataset is mounted on the node; absent: it is not mounted, or the agent is older
+	// path at which the dataset is mounted on the node; absent: it is not mounted
 	MountPath string `json:"mount_path,omitempty"`
 	// why the dataset cannot be mounted, or what is wrong with it; empty: nothing
 	Problem string `json:"problem,omitempty"`

@@ -276,7 +276,7 @@ func (c *Cluster) SetNames(volume, name string, aliases ...string) {
 			t.Delete(record.NameKey(old))
 		}
 		d.Volume = name
-		d.SetAliases(aliases)
+		d.Aliases = aliases
 		for _, name := range d.Names() {
 			err = errors.Join(err, t.Put(record.NameKey(name), record.Claim{ID: d.ID}))
 		}

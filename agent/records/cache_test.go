@@ -192,7 +192,7 @@ func TestCacheAliases(t *testing.T) {
 	c.Apply(d, 1)
 	c.SetSpellings("old", used)
 	d.Volume = "new"
-	d.SetAliases([]string{"old"})
+	d.Aliases = []string{"old"}
 	c.Apply(d, 2)
 	for _, name := range d.Names() {
 		if got, ok := c.Volume(name); !ok || got.ID != d.ID || got.Volume != "new" {
@@ -211,7 +211,7 @@ func TestCacheAliases(t *testing.T) {
 	if got := c.SpellingsOf(d, node); !slices.Equal(got, used.Used) {
 		t.Errorf("after a use of the new name: spellings %v, want %v", got, used.Used)
 	}
-	d.SetAliases(nil)
+	d.Aliases = nil
 	c.Apply(d, 3)
 	if got, ok := c.Volume("old"); ok {
 		t.Errorf("the alias has ended and finds %+v", got)
@@ -244,7 +244,7 @@ func TestListOfRenamedVolumes(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("list (-want +got):\n%s", d)
 	}
-	kept.SetAliases(nil)
+	kept.Aliases = nil
 	c.SetCopy(kept.ID, &api.AssignedCopy{Record: &kept})
 	c.SetSpellings("new", Spellings{Dataset: kept.ID, Used: []string{}})
 	if got := c.List(node); !slices.Contains(got, ListEntry{"new", "new", kept.ID}) || len(got) != 4 {

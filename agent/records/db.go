@@ -14,7 +14,7 @@ import (
 // DB is the agent's own database, on its disk. Each write is one durable transaction. It is safe for concurrent use.
 // Its keys, and the types of their values, are:
 //
-//	format                 the format of the records: see Format; 1 if absent
+//	format                 the format of the records: see Format
 //	identity               registration.nodeIdentity
 //	recovered              the database was lost, and control has not yet reported what is mounted
 //	incarnations           registration.incarnations
@@ -45,17 +45,16 @@ type DB struct{ store store.Store }
 // OpenDB returns the database in a store, which the caller closes.
 func OpenDB(st store.Store) DB { return DB{st} }
 
-// Format is the format of the records that this version of Drover writes. It reads all earlier ones too. The format
-// is raised when a record gets a key that an older agent must not ignore. Format 2 renamed keys: see
-// dataset.DecodeRecord.
+// Format is the format of the records that this version of Drover reads and writes. A later version must raise it when
+// a record gets a key that this version must not ignore.
 const (
-	Format    = 2
+	Format    = 1
 	formatKey = "format"
 )
 
-// RaiseFormat records that the records are written in Format from now on. It fails with dataset.ErrUnsupported if they
-// have a later format. It is idempotent.
-func (s DB) RaiseFormat(ctx context.Context) error {
+// CheckFormat fails with dataset.ErrUnsupported if the records have another format than Format. In a new database, it
+// records Format. It is idempotent.
+func (s DB) CheckFormat(ctx context.Context) error {
 	var f struct {
 		Format int `json:"format"`
 	}

@@ -35,7 +35,6 @@ type entry struct {
 // rareFields are the fields that few records have.
 type rareFields struct {
 	aliases          []string
-	format           int
 	labels           map[string]string
 	protected        bool
 	readOnly         bool
@@ -64,7 +63,7 @@ func newEntry(d api.IndexedDataset) *entry {
 		headParent: d.HeadParent, request: d.Request, index: d.Index,
 	}
 	rare := rareFields{
-		aliases: d.Aliases, format: d.Format, labels: d.Labels, protected: d.Protected, readOnly: d.ReadOnly,
+		aliases: d.Aliases, labels: d.Labels, protected: d.Protected, readOnly: d.ReadOnly,
 		anonymous: d.Anonymous, takenOver: d.TakenOver, supersededCopies: d.SupersededCopies,
 		sharedMounts: d.SharedMounts, move: d.Move, losses: d.Losses, origin: d.Origin,
 		content: d.Content, scheduleSince: d.ScheduleSince, basedOn: d.BasedOn,
@@ -85,7 +84,7 @@ func (e *entry) dataset() dataset.Dataset {
 		Created: e.created, HeadParent: e.headParent, Request: e.request,
 	}
 	if r := e.rare; r != nil {
-		d.Aliases, d.Format, d.Labels = r.aliases, r.format, r.labels
+		d.Aliases, d.Labels = r.aliases, r.labels
 		d.Protected, d.ReadOnly, d.Anonymous = r.protected, r.readOnly, r.anonymous
 		d.TakenOver, d.SupersededCopies, d.SharedMounts = r.takenOver, r.supersededCopies, r.sharedMounts
 		d.Move, d.Losses, d.Origin, d.ScheduleSince = r.move, r.losses, r.origin, r.scheduleSince

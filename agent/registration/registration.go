@@ -23,8 +23,6 @@ type Deps struct {
 	Version string
 	Labels  map[string]string
 	Pools   *pool.Pools
-	// OperationKinds returns the kinds of operations that this node can execute.
-	OperationKinds func() []dataset.OpKind
 	// StoreGenerations has control record the generations of the pools.
 	StoreGenerations func(context.Context) error
 }
@@ -152,7 +150,6 @@ func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 				Address:            r.Address,
 				Incarnation:        r.Incarnation,
 				Version:            r.Version,
-				OperationKinds:     r.OperationKinds(),
 				Labels:             r.Labels,
 				RegistrationNumber: attempt,
 			},

@@ -98,7 +98,7 @@ func (p *Replicas) updateNames(ctx context.Context, pool backends.Pool, id uuid.
 	if err == nil && k.Record != nil && e.Record != nil && !slices.Equal(e.Record.Names(), k.Record.Names()) {
 		d := *e.Record
 		d.Volume = k.Record.Volume
-		d.SetAliases(k.Record.Aliases)
+		d.Aliases = k.Record.Aliases
 		err = pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 	}
 	if err != nil {

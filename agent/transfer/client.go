@@ -135,7 +135,7 @@ func (c *Client) doJSON(ctx context.Context, method, where string, into any) err
 	case len(raw) > maxReply:
 		return fmt.Errorf("%w: a response of more than %d bytes", errFrame, maxReply)
 	}
-	if err := dataset.DecodeRecord(raw, into); err != nil { // the peer may have an earlier version
+	if err := dataset.DecodeRecord(raw, into); err != nil {
 		return fmt.Errorf("%w: a response that cannot be read: %v", errFrame, err)
 	}
 	return nil

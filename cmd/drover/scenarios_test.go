@@ -188,15 +188,14 @@ var scenarios = map[string]func(c *console){
 		c.fake.pools[0].Capabilities.Shrink = true
 		c.fake.outcome = api.Outcome{Volume: v}
 	},
-	"changed": func(c *console) { // changes of records only, and one of an earlier version
+	"changed": func(c *console) { // changes of records only
 		op := c.fake.operations[0]
 		op.Kind, op.State, op.Volume, op.Progress = dataset.OpUpdate, dataset.OpDone, "db", dataset.Progress{}
-		label, older, renamed := op, op, op
+		label, renamed := op, op
 		label.Options, label.Change = map[string]string{dataset.OptionLabel + "env": "prod"}, "label env=prod"
-		older.ID[15], older.Created = 2, op.Created.Add(-time.Hour)
 		renamed.ID[15], renamed.Created, renamed.Kind = 3, op.Created.Add(time.Second), dataset.OpRename
 		renamed.Volume, renamed.Change = "shop", "now db"
-		c.fake.operations = []dataset.Operation{older, label, renamed}
+		c.fake.operations = []dataset.Operation{label, renamed}
 	},
 	"larger": func(c *console) {
 		v := &c.fake.volumes[0]
@@ -246,7 +245,7 @@ var scenarios = map[string]func(c *console){
 	},
 	"renamed": func(c *console) { // the volume is db now, and was shop_data
 		v, done := dbVolume(), ended(dataset.OpDone, nil)
-		v.SetAliases([]string{"shop_data", "shop"})
+		v.Aliases = []string{"shop_data", "shop"}
 		done.op.Volume = "shop_data"
 		c.fake.volumes[0] = v
 		c.fake.outcome = api.Outcome{Volume: &v, Operation: &done.op}

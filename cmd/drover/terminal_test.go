@@ -155,7 +155,7 @@ func TestDestructiveCommandsAsk(t *testing.T) {
 			c := newConsole(theWorld())
 			scenarios["at-once"](c)
 			scenarios["went-back"](c)
-			c.fake.volumes[0].SetAliases([]string{"former"})
+			c.fake.volumes[0].Aliases = []string{"former"}
 			c.fake.volumes[0].Profile.OnDelete = dataset.OnDelete{Mode: dataset.DeletePurge}
 			c.fake.volumes[0].CopyDetails = append(c.fake.volumes[0].CopyDetails, api.CopyDetail{
 				Copy: dataset.Copy{Dataset: idDB, Kind: dataset.CopySuperseded, Epoch: 4}, NodeName: "host-b",

@@ -69,7 +69,6 @@ type NodeHealth struct {
 	Live bool      `json:"live"` // the agent is reachable
 	// last report of the agent to this control replica; absent: none since the replica started
 	Reported time.Time `json:"reported,omitzero"`
-	// what the agent found on its host; absent: the agent has not examined its host since it started, or its version
-	// does not report this
+	// what the agent found on its host; absent: the agent has not examined its host since it started
 	Found *NodeFindings `json:"found,omitempty"`
 }

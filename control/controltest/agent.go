@@ -31,13 +31,9 @@ var (
 // MustRegister registers the node and reports that it trusts the store.
 func (a *Agent) MustRegister(name string) {
 	a.Helper()
-	err := a.Register(a.Ctx, api.Registration{Pools: a.LocalPools, Node: dataset.Node{
-		ID: a.ID, Name: name, Incarnation: a.Incarnation,
-		OperationKinds: []dataset.OpKind{
-			dataset.OpRekey, dataset.OpRewrite, dataset.OpRename, dataset.OpUpdate, dataset.OpConvert,
-			dataset.OpBackup, dataset.OpPush, dataset.OpVerify, dataset.OpVerifyCheck,
-		},
-	}})
+	err := a.Register(a.Ctx, api.Registration{
+		Pools: a.LocalPools, Node: dataset.Node{ID: a.ID, Name: name, Incarnation: a.Incarnation},
+	})
 	if err != nil {
 		a.Fatalf("register %s: %v", name, err)
 	}

@@ -107,8 +107,8 @@ func addSpent(spent map[uuid.UUID]map[uuid.UUID]bool, c dataset.Copy) {
 func (e *Control) checkReferences(st Records, spent map[uuid.UUID]map[uuid.UUID]bool) {
 	e.Helper()
 	for _, d := range st.Datasets {
-		if d.State != dataset.StateReady && d.Aliases != nil || (d.Aliases == nil) != (d.Format == 0) {
-			e.Fatalf("dataset %s: got state %s, aliases %v, format %d", d.ID, d.State, d.Aliases, d.Format)
+		if d.State != dataset.StateReady && d.Aliases != nil {
+			e.Fatalf("dataset %s: got state %s, aliases %v", d.ID, d.State, d.Aliases)
 		}
 		for _, n := range append(slices.Clone(d.Copies), d.SupersededCopies...) {
 			if slices.Contains(d.Followers(), n) == spent[d.ID][n] {

@@ -243,7 +243,7 @@ func releaseName(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 		}
 		t.Delete(record.NameKey(name))
 	}
-	d.SetAliases(nil)
+	d.Aliases = nil
 	d.Request, d.Protected = op, false
 	return nil
 }
@@ -275,7 +275,7 @@ const retiredFor = 24 * time.Hour
 func (r *Deleter) Retire(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
 	now := r.Clock.Now()
 	record.RemoveSharedMounts(t, d)
-	d.SetAliases(nil)
+	d.Aliases = nil
 	d.Request, d.Protected = op, false
 	d.State, d.Trash = dataset.StateTrashed, &dataset.Trash{At: now}
 	switch d.Profile.OnDelete.Mode {

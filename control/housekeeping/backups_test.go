@@ -366,9 +366,9 @@ func TestBackupToUnrecordedRepository(t *testing.T) {
 	finishBackup(a, wantBackup(a, "with the repository"))
 }
 
-// A scheduled backup whose end was recorded by an older control replica, which does not know the record of scheduled
-// backups, counts like any other, and the next one follows. So does one whose operation was forgotten.
-func TestBackupEndedByOlderReplica(t *testing.T) {
+// A scheduled backup whose end was not recorded, because the record of the schedule was damaged, counts like any other,
+// and the next one follows. So does one whose operation was forgotten.
+func TestBackupEndedWithoutRecord(t *testing.T) {
 	for _, forgotten := range []bool{false, true} {
 		e := controltest.New(t)
 		hourly(e)
@@ -389,7 +389,7 @@ func TestBackupEndedByOlderReplica(t *testing.T) {
 		e.AdvanceAndRun(time.Hour)
 		e.AdvanceAndRun(time.Minute)
 		e.AdvanceAndRun(time.Minute)
-		if next := wantBackup(a, "after an older replica recorded the end"); next.ID == op.ID {
+		if next := wantBackup(a, "after the end"); next.ID == op.ID {
 			t.Errorf("forgotten %v: got the ended operation again", forgotten)
 		}
 		if b := backupsOf(e, d.ID); b.Attempts != 1 || b.Last.IsZero() != forgotten {

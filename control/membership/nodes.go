@@ -25,7 +25,6 @@ import (
 //   - ErrInUse: another machine with its identity is alive, or one of its pools is recorded for another node that is
 //     alive.
 //   - ErrConflict: a pool was removed while something is recorded in it.
-//   - ErrUnsupported: volumes have aliases, and the agent does not know aliases.
 func (m *Members) Register(ctx context.Context, r api.Registration) error {
 	n := r.Node
 	if n.ID == uuid.Nil || n.Incarnation == uuid.Nil {
@@ -102,50 +101,7 @@ func checkRegistration(t *record.Tx, n, old dataset.Node) error {
 	} else if was || !old.Removed.IsZero() {
 		return RemovedError(n.ID)
 	}
-	return checkKnowsAliases(t, n)
-}
-
-// checkKnowsAliases fails with dataset.ErrUnsupported if volumes have aliases and a node runs a version of Drover that
-// does not know aliases. The agent of such a node would not find a volume by an alias, and would drop the aliases from
-// the record beside the data.
-func checkKnowsAliases(t *record.Tx, n dataset.Node) error {
-	if slices.Contains(n.OperationKinds, dataset.OpRename) {
-		return nil
-	}
-	var f record.StoreFormat // read with Get, so that the commit fails if the first alias is recorded meanwhile
-	if _, err := t.Get(record.FormatKey, &f); err != nil || f.Format < record.AliasFormat {
-		return err
-	}
-	d, found, err := volumeWithAlias(t)
-	if err != nil || !found {
-		return err
-	}
-	return dataset.Errorf(dataset.ErrUnsupported,
-		"register of node %s: it runs drover %s, which does not know aliases, and volume %s has the alias %s (update "+
-			"drover on that node, and start it again)", n.Name, dataset.Clip(n.Version), d.Volume, d.Aliases[0])
-}
-
-// volumeWithAlias returns a volume that has aliases, if there is one.
-func volumeWithAlias(t *record.Tx) (d dataset.Dataset, found bool, err error) {
-	for after := ""; ; {
-		entries, err := t.List(record.DatasetsPrefix, after, api.MaxPage)
-		if err != nil {
-			return d, false, err
-		}
-		for _, e := range entries {
-			var d dataset.Dataset
-			if err := record.Decode(e.Key, e.Value, &d); err != nil {
-				return d, false, err
-			}
-			if len(d.Aliases) > 0 {
-				return d, true, nil
-			}
-		}
-		if len(entries) < api.MaxPage {
-			return d, false, nil
-		}
-		after = entries[len(entries)-1].Key
-	}
+	return nil
 }
 
 // noteReturn records that a node has registered after the last recovery of the store: see HasReturned.

@@ -72,24 +72,6 @@ func CheckCompatible(ctx context.Context, st store.Store, me Replica) error {
 	return nil
 }
 
-// CheckSameVersion fails with dataset.ErrUnsupported if another live service uses the store, and runs another version
-// than this service. The error names the first such service. what is the request, which needs a feature that only this
-// version is known to have.
-func CheckSameVersion(t *record.Tx, me Replica, what string) error {
-	others, err := record.ListAll[Replica](t, record.LiveServicesPrefix)
-	if err != nil {
-		return err
-	}
-	for _, r := range others {
-		if r.ID == me.ID || r.Address != "" && r.Address == me.Address || r.Version == me.Version {
-			continue
-		}
-		return dataset.Errorf(dataset.ErrUnsupported, "%s: control replica %s runs drover %s, and replica %s runs %s "+
-			"(update all control replicas first)", what, r.Name, r.Version, me.Name, me.Version)
-	}
-	return nil
-}
-
 // replicaSession holds the ID of the session of this service.
 type replicaSession struct {
 	mu      sync.Mutex

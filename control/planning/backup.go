@@ -33,7 +33,7 @@ func PlanBackup(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dat
 	if err := chooseParent(t, d, op); err != nil {
 		return nil, nil, err
 	}
-	return op, nil, checkSupports(t, d, dataset.OpBackup, "backup")
+	return op, nil, nil
 }
 
 // beginBackup returns the volume that a backup or push reads, and the operation with the snapshot that the request
@@ -60,9 +60,8 @@ func beginBackup(t *record.Tx, req api.Request) (d dataset.Dataset, op *dataset.
 
 // PlanPush decides to push a volume, or one of its snapshots, to a name in a repository: that of the request or, if it
 // is empty, that of the volume. The home of the volume does it, and refuses the push if the volume does not continue
-// what the repository has. A control replica of another version may not understand the report, so no push begins while
-// there is one.
-func (v *Planner) PlanPush(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// what the repository has.
+func PlanPush(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, op, err := beginBackup(t, req)
 	if err != nil {
 		return nil, nil, err
@@ -78,13 +77,10 @@ func (v *Planner) PlanPush(t *record.Tx, req api.Request) (*dataset.Operation, *
 	if op.Repository, err = chooseRepository(t, req.Repository); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", what, err)
 	}
-	if err := v.CheckReplicas(t, what); err != nil {
-		return nil, nil, err
-	}
 	if err := chooseParent(t, d, op); err != nil {
 		return nil, nil, err
 	}
-	return op, nil, checkSupports(t, d, dataset.OpPush, "push")
+	return op, nil, nil
 }
 
 // chooseParent writes into the operation of a backup or push which earlier backup is restic's parent, or why there is
@@ -100,29 +96,6 @@ func chooseParent(t *record.Tx, d dataset.Dataset, op *dataset.Operation) error 
 		op.ReadsAll = "no exact backup of this content is recorded"
 	}
 	return err
-}
-
-// allowBackups fails with dataset.ErrUnsupported if the dataset of an operation gets scheduled backups, and
-// a control replica runs a version of Drover that may not know them: such a replica would drop them when
-// it writes the record again. If all replicas know them, it raises the format of the store. No older replica can use
-// the store once the operation is recorded. The argument what names the request in the error.
-func (v *Planner) allowBackups(t *record.Tx, op *dataset.Operation, what string) error {
-	b := op.DatasetRecord.Profile.Backup
-	if b == (dataset.Backups{}) {
-		return nil
-	}
-	need, with := record.FormatOf(b), " with scheduled backups"
-	if need == record.VerifyFormat {
-		with = " with scheduled verifications"
-	}
-	var f record.StoreFormat
-	if _, err := t.Peek(record.FormatKey, &f); err != nil || f.Format >= need {
-		return err // older replicas cannot use the store already
-	}
-	if err := v.CheckReplicas(t, what+with); err != nil {
-		return err
-	}
-	return record.NeedFormat(t, need)
 }
 
 // chooseRepository returns the name of a repository that is recorded. If name is empty, it returns the only one.
@@ -338,7 +311,7 @@ func (v *Planner) PlanVerify(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	if err != nil {
 		return nil, err
 	}
-	return op, v.nameBackedUp(t, op)
+	return op, nameBackedUp(t, op)
 }
 
 // verifyInto returns the operation of a verification that restores a backup of a volume into a temporary dataset with a
@@ -364,10 +337,7 @@ func (v *Planner) verifyInto(t *record.Tx, volume string, p dataset.Profile, nod
 		Volume: d.Volume, DatasetID: d.ID, Node: d.Home, Epoch: d.Epoch, DatasetRecord: &d,
 		Options: maps.Clone(req.Options), Repository: req.Repository, Backup: req.Backup, Check: req.Check,
 	}
-	if err := checkSupports(t, d, dataset.OpVerify, "verification of a backup"); err != nil {
-		return nil, err
-	}
-	return op, v.allowCheck(t, d, req.Check)
+	return op, nil
 }
 
 // planScheduledVerify decides to verify the newest scheduled backup of a volume on its home.
@@ -422,36 +392,14 @@ func mayVerifyOnSchedule(t *record.Tx, d dataset.Dataset, req api.Request) error
 }
 
 // nameBackedUp records in a verification the dataset that now has the name of the volume. The agent removes it from its
-// report if the backup is of another dataset. A control replica of an earlier version would refuse it, and an agent
-// would ignore it. While there is one, the verification is only in the list of operations.
-func (v *Planner) nameBackedUp(t *record.Tx, op *dataset.Operation) error {
+// report if the backup is of another dataset.
+func nameBackedUp(t *record.Tx, op *dataset.Operation) error {
 	var claim record.Claim
 	if there, err := t.Get(record.NameKey(op.Volume), &claim); err != nil || !there {
 		return err
 	}
-	err := checkSupports(t, *op.DatasetRecord, dataset.OpVerifyCheck, "record of a verification")
-	if err == nil {
-		err = v.CheckReplicas(t, "record of a verification")
-	}
-	switch dataset.KindOf(err) {
-	case nil:
-		op.BackupOf = claim.ID
-	case dataset.ErrUnsupported:
-		err = nil
-	}
-	return err
-}
-
-// allowCheck fails with dataset.ErrUnsupported if a verification has a check program, and the agent that carries it out
-// or a control replica does not know check programs. They would ignore the program, and report a good verification.
-func (v *Planner) allowCheck(t *record.Tx, d dataset.Dataset, check string) error {
-	if check == "" {
-		return nil
-	}
-	if err := checkSupports(t, d, dataset.OpVerifyCheck, "check program for a backup"); err != nil {
-		return err
-	}
-	return v.CheckReplicas(t, "check program for a backup of volume "+d.Volume)
+	op.BackupOf = claim.ID
+	return nil
 }
 
 // CommitVerify publishes that a backup was verified. It changes no record besides the operation's. recorded is the

@@ -149,10 +149,6 @@ func TestBackupIsRefused(t *testing.T) {
 	}
 	lost := api.Request{Kind: dataset.OpImport, Volume: "new@gold", Repository: "lost", Backup: id}
 	refuseBackup(a, lost, dataset.ErrNotFound, "lost")
-	e.EditNode(a, func(n *dataset.Node) { n.OperationKinds, n.Version = []dataset.OpKind{dataset.OpRewrite}, "1.0.0" })
-	refuseBackup(a, backUp("db"), dataset.ErrUnsupported,
-		"backup of volume db: its home, node alpha, runs drover 1.0.0, which does not support this: update drover there")
-	e.EditNode(a, func(n *dataset.Node) { n.OperationKinds = []dataset.OpKind{dataset.OpBackup} })
 	e.MustSubmit(api.Request{Kind: dataset.OpMove, Volume: "db", Node: "beta"})
 	refuseBackup(a, backUp("db"), dataset.ErrConflict, "it is being moved to another node")
 }
@@ -262,8 +258,8 @@ func TestVerificationIsRefused(t *testing.T) {
 	controltest.Refused(t, a.TryCommit(op), dataset.ErrInvalid, "control has planned no such verify")
 }
 
-// A check program is refused if the agent of the node, or a control replica, would ignore it.
-func TestCheckProgramNeedsNewerAgent(t *testing.T) {
+// The events of a verification name its check program, and only a verification has one.
+func TestCheckProgramIsNamed(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	a.MustRegister("alpha")
@@ -282,16 +278,6 @@ func TestCheckProgramNeedsNewerAgent(t *testing.T) {
 	if _, err := e.Submit(e.Ctx, other); err == nil || !strings.Contains(err.Error(), "unexpected") {
 		t.Errorf("a rewrite: %v", err)
 	}
-	if err := e.Register(e.Ctx, api.Registration{Pools: a.LocalPools, Node: dataset.Node{
-		ID: a.ID, Name: "alpha", Incarnation: a.Incarnation, OperationKinds: []dataset.OpKind{dataset.OpVerify},
-	}}); err != nil {
-		t.Fatal(err)
-	}
-	a.ReportDistrust("")
-	req.ID = uuid.New()
-	_, err := e.Submit(e.Ctx, req)
-	controltest.Refused(t, err, dataset.ErrUnsupported, "check program for a backup of volume db: its home, node alpha")
-	e.MustSubmit(verify("db@gold"))
 }
 
 // wantEvent fails unless one event of a type is about a volume, with the text.

@@ -65,12 +65,6 @@ func (v *Planner) checkConvertible(t *record.Tx, d dataset.Dataset, p dataset.Pr
 		return dataset.Errorf(dataset.ErrConflict,
 			"%s: it is being moved to another node (operation %s; try again when that has ended)", what, d.Move)
 	}
-	if err := checkSupports(t, d, dataset.OpConvert, "conversion"); err != nil {
-		return err
-	}
-	if err := v.CheckReplicas(t, what); err != nil {
-		return err
-	}
 	if d.Profile.Access == dataset.AccessMany {
 		return v.CheckNoSharedMounts(t, d, "give profile "+p.Name+" to")
 	}
@@ -110,7 +104,7 @@ func (v *Planner) chooseConversionPool(t *record.Tx, d dataset.Dataset, next *da
 // inherit gives the new dataset next what belongs to the volume and not to its data: names, labels, protection and age.
 func inherit(next *dataset.Dataset, d dataset.Dataset) {
 	next.Volume, next.RequestedAs, next.RequestedBy = d.Volume, d.RequestedAs, d.RequestedBy
-	next.SetAliases(d.Aliases)
+	next.Aliases = d.Aliases
 	next.Labels, next.Protected, next.ReadOnly, next.Anonymous = d.Labels, d.Protected, d.ReadOnly, d.Anonymous
 	next.Created, next.BasedOn, next.KeptApart = d.Created, d.BasedOn, d.KeptApart
 }

@@ -199,16 +199,6 @@ func TestRequestsDuringConversion(t *testing.T) {
 	e.MustSubmit(api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
 }
 
-// An agent that does not know conversions is named, and gets none.
-func TestConvertNeedsNewAgent(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
-	a.MustCreate("db@silver")
-	e.EditNode(a, func(n *dataset.Node) { n.OperationKinds, n.Version = []dataset.OpKind{dataset.OpUpdate}, "0.1" })
-	_, err := e.Submit(e.Ctx, requestProfile("db", "gold"))
-	controltest.Refused(t, err, dataset.ErrUnsupported, "node alpha, runs drover 0.1", "update drover there")
-}
-
 // A long conversion to an encrypted profile is recorded as running before the new dataset has a data key.
 func TestLongConvertIsRecorded(t *testing.T) {
 	e, agents := sealedEnv(t, "alpha")

@@ -57,9 +57,6 @@ type Deps struct {
 	CheckNoSharedMounts func(t *record.Tx, d dataset.Dataset, what string) error
 	// Retire puts the former dataset of a converted volume in the trash. op is the conversion.
 	Retire func(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error
-	// CheckReplicas fails if a control replica runs another version of Drover. The argument what names
-	// the request in the error.
-	CheckReplicas func(t *record.Tx, what string) error
 	// LivingSession reports whether a node is reachable, and otherwise since when it is not: see
 	// membership.LivingSession.
 	LivingSession func(t *record.Tx, node uuid.UUID) (since time.Time, alive bool, err error)
@@ -120,9 +117,6 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 		return nil, nil, err
 	}
 	op.Node = d.Home
-	if err := v.allowBackups(t, op, "volume "+d.Volume); err != nil {
-		return nil, nil, err
-	}
 	return op, nil, nil
 }
 

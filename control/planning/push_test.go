@@ -112,9 +112,6 @@ func TestPushIsRefused(t *testing.T) {
 	op := *e.MustSubmit(push("db", "")).Operation
 	op.ID, op.Backup = uuid.New(), strings.Repeat("0f", 32)
 	controltest.Refused(t, a.TryCommit(op), dataset.ErrInvalid, "control has planned no such push")
-	e.EditNode(a, func(n *dataset.Node) { n.OperationKinds, n.Version = []dataset.OpKind{dataset.OpBackup}, "1.0.0" })
-	refuseBackup(a, push("db", ""), dataset.ErrUnsupported, "push of volume db: its home, node alpha, runs drover 1.0.0")
-	e.EditNode(a, func(n *dataset.Node) { n.OperationKinds = []dataset.OpKind{dataset.OpPush} })
 	e.MustSubmit(api.Request{Kind: dataset.OpMove, Volume: "db", Node: "beta"})
 	refuseBackup(a, push("db", ""), dataset.ErrConflict, "push of volume db: it is being moved to another node")
 }

@@ -33,9 +33,6 @@ func (v *Planner) PlanRekey(t *record.Tx, req api.Request) (*dataset.Operation, 
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
 			"volume %s: profile %s no longer names a key (give it one in profiles.yaml)", d.Volume, p.Name)
 	}
-	if err := checkSupports(t, d, dataset.OpRekey, "rekey"); err != nil {
-		return nil, nil, err
-	}
 	op, next := record.NewOperation(d), d
 	next.Profile = d.Profile.Clone()
 	next.Profile.Encryption = p.Encryption

@@ -15,7 +15,7 @@ import (
 // PlanRename decides to give a volume another name. The present name becomes an alias. Only records change, so a volume
 // can be renamed while it is in use or moves, or while its home is unreachable. Operations name their dataset by its
 // UUID, so a running operation continues under the new name. If the volume already has the name, nothing changes.
-func (v *Planner) PlanRename(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func PlanRename(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -35,9 +35,6 @@ func (v *Planner) PlanRename(t *record.Tx, req api.Request) (*dataset.Operation,
 	}
 	next, err := renamed(d, req.Name)
 	if err != nil {
-		return nil, nil, err
-	}
-	if err := v.checkAliasesKnown(t, d); err != nil {
 		return nil, nil, err
 	}
 	op := record.NewOperation(d)
@@ -85,7 +82,7 @@ func renamed(d dataset.Dataset, name string) (dataset.Dataset, error) {
 				"drops the oldest)", d.Volume, len(d.Aliases), aliases[n-1], d.Volume)
 	}
 	d.Volume = name
-	d.SetAliases(aliases)
+	d.Aliases = aliases
 	if d.RequestedBy == uuid.Nil { // otherwise the engine of that node knows the volume by RequestedAs
 		d.RequestedAs = name
 	}
@@ -95,30 +92,6 @@ func renamed(d dataset.Dataset, name string) (dataset.Dataset, error) {
 // withoutName returns the given names except name.
 func withoutName(names []string, name string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name })
-}
-
-// checkAliasesKnown fails with dataset.ErrUnsupported if a node or a control replica runs a version of Drover that does
-// not know aliases. The agent of such a node would not find the volume by the name that its containers use. Such a
-// replica could not use the store any more.
-func (v *Planner) checkAliasesKnown(t *record.Tx, d dataset.Dataset) error {
-	what := "rename of volume " + d.Volume
-	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
-	if err != nil {
-		return err
-	}
-	for _, n := range nodes {
-		if n.Removed.IsZero() && !slices.Contains(n.OperationKinds, dataset.OpRename) {
-			return dataset.Errorf(dataset.ErrUnsupported,
-				"%s: node %s runs drover %s, which does not know aliases (update drover there; drover node rm %s "+
-					"--dry-run shows whether a node that no longer exists can be removed)", what, n.Name, n.Version,
-				n.Name)
-		}
-	}
-	var f record.StoreFormat
-	if _, err := t.Peek(record.FormatKey, &f); err != nil || f.Format >= record.AliasFormat {
-		return err // older replicas cannot use the store already
-	}
-	return v.CheckReplicas(t, what)
 }
 
 // PlanDropAlias decides to end an alias of a volume. The data stays. It fails with dataset.ErrOffline if a node that
@@ -258,7 +231,7 @@ func withoutAlias(d dataset.Dataset, alias string) (dataset.Dataset, error) {
 		return d, dataset.Errorf(dataset.ErrNotFound, "%s: the volume has no such alias (available: %s)%s", what,
 			dataset.FormatChoices(d.Aliases), dataset.Suggestion(alias, d.Aliases))
 	}
-	d.SetAliases(withoutName(d.Aliases, alias))
+	d.Aliases = withoutName(d.Aliases, alias)
 	if name, _, _ := strings.Cut(d.RequestedAs, "@"); name == alias { // it would find nothing
 		d.RequestedAs = d.Volume // RequestedBy stays: that node may still delete the volume
 	}
@@ -291,11 +264,6 @@ func SettleNames(t *record.Tx, op dataset.Operation) error {
 		event = api.EventVolumeRename
 	}
 	t.Event(event, d, detail)
-	if d.Aliases != nil {
-		if err := record.NeedFormat(t, record.AliasFormat); err != nil {
-			return err
-		}
-	}
 	record.NotifyCopies(t, d)
 	for _, g := range d.SharedMounts {
 		t.NotifyDataset(d.ID, g.Node)

@@ -143,7 +143,7 @@ func TestRenameKeepsTheRest(t *testing.T) {
 	op := e.MustSubmit(controltest.Rename("db", "new")).Operation
 	want := before
 	want.Volume, want.RequestedAs, want.Request = "new", "new", op.ID
-	want.SetAliases([]string{"db"})
+	want.Aliases = []string{"db"}
 	if diff := cmp.Diff(want, e.MustVolume("new")); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}

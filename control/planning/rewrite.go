@@ -1,8 +1,6 @@
 package planning
 
 import (
-	"slices"
-
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
@@ -21,21 +19,7 @@ func PlanRewrite(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 			"volume %s: it is being moved to another node (operation %s; try again when that has ended)", d.Volume,
 			d.Move)
 	}
-	return record.NewOperation(d), nil, checkSupports(t, d, dataset.OpRewrite, "rewrite")
-}
-
-// checkSupports fails if the agent of a dataset's home is too old for an operation. Such an agent would never report a
-// result.
-func checkSupports(t *record.Tx, d dataset.Dataset, kind dataset.OpKind, what string) error {
-	var n dataset.Node
-	ok, err := t.Get(record.NodeKey(d.Home), &n)
-	if err == nil && ok && !slices.Contains(n.OperationKinds, kind) {
-		err = dataset.Errorf(dataset.ErrUnsupported,
-			"%s of volume %s: its home, node %s, runs drover %s, which does not support this: update drover "+
-				"there", what,
-			d.Volume, n.Name, n.Version)
-	}
-	return err
+	return record.NewOperation(d), nil, nil
 }
 
 // CommitRewrite changes no record: only the location of blocks has changed.

@@ -29,25 +29,3 @@ func TestRewrite(t *testing.T) {
 	a.MustRefusePlan(rewrite, dataset.ErrConflict, "being moved to another node")
 	a.MustRefusePlan(api.Request{Kind: dataset.OpRewrite, Volume: "none"}, dataset.ErrNotFound, "no such volume")
 }
-
-// An agent that does not say that it can rewrite is an older one. It is not asked to, because it would never answer.
-func TestRewriteByAnOlderAgent(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
-	a.MustRegister("alpha")
-	a.MustCommit(a.MustPlan(controltest.Create("db@silver")))
-	older := dataset.Node{ID: a.ID, Name: "alpha", Version: "1.0.0", Incarnation: a.Incarnation}
-	for does, want := range map[dataset.OpKind]*dataset.Kind{"": dataset.ErrUnsupported, dataset.OpRekey: dataset.ErrUnsupported, dataset.OpRewrite: nil} {
-		older.OperationKinds = []dataset.OpKind{does}
-		if err := a.Register(a.Ctx, api.Registration{Node: older, Pools: a.LocalPools}); err != nil {
-			t.Fatal(err)
-		}
-		rewrite := api.Request{Kind: dataset.OpRewrite, Volume: "db"}
-		if want == nil {
-			a.MustPlan(rewrite)
-		} else {
-			a.MustRefusePlan(rewrite, want, "node alpha, runs drover 1.0.0, which does not support "+
-				"this: update drover there")
-		}
-	}
-}

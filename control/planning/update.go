@@ -187,20 +187,11 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	if err := record.CheckNotConverting(t, d, "set-profile of volume "+d.Volume); err != nil {
 		return nil, nil, err
 	}
-	var op *dataset.Operation
-	var done *dataset.Dataset
 	if needsConversion(d, p) {
-		op, err = v.planConvert(t, d, p)
-	} else {
-		op, done, err = v.planProfileInPlace(t, d, p)
+		op, err := v.planConvert(t, d, p)
+		return op, nil, err
 	}
-	if err != nil || op == nil {
-		return nil, done, err
-	}
-	if err := v.allowBackups(t, op, "set-profile of volume "+d.Volume); err != nil {
-		return nil, nil, err
-	}
-	return op, nil, nil
+	return v.planProfileInPlace(t, d, p)
 }
 
 // planProfileInPlace decides to give a volume a profile that its dataset can have.

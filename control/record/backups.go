@@ -21,9 +21,9 @@ func RunningBackup(t *Tx, id uuid.UUID) (*dataset.Operation, error) {
 	return &op, nil
 }
 
-// SettleBackup records how the scheduled backup of a dataset ended, if its operation has ended without EndBackup: an
-// older control replica, which does not know scheduled backups, has applied the agent's report. If the operation was
-// forgotten meanwhile, the backup counts as one attempt without a result. Idempotent.
+// SettleBackup records how the scheduled backup of a dataset ended, if its operation has ended without EndBackup,
+// because a record of the schedule was damaged at that time. If the operation was forgotten meanwhile, the backup counts
+// as one attempt without a result. Idempotent.
 func SettleBackup(t *Tx, id uuid.UUID) error {
 	var b Backups
 	if _, err := t.Get(BackupsKey(id), &b); err != nil || b.Running == uuid.Nil {

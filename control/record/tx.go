@@ -238,15 +238,9 @@ func (t *Tx) Event(typ api.EventType, d dataset.Dataset, detail string) {
 	t.Notice.Events = append(t.Notice.Events, api.Event{Type: typ, Volume: d.Volume, Dataset: d.ID, Detail: detail})
 }
 
-// PutDataset writes a record and wakes the agent of its home. It raises the format of the store if an older replica
-// would drop the scheduled backups of the dataset.
+// PutDataset writes a record and wakes the agent of its home.
 func (t *Tx) PutDataset(d dataset.Dataset) error {
 	t.NotifyDataset(d.ID, d.Home)
-	if format := FormatOf(d.Profile.Backup); format > minFormat {
-		if err := NeedFormat(t, format); err != nil {
-			return err
-		}
-	}
 	return t.Put(DatasetKey(d.ID), d)
 }
 

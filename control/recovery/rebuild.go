@@ -273,17 +273,14 @@ func restoreAliases(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
 		}
 		kept = append(kept, name)
 	}
-	d.SetAliases(kept)
-	if kept == nil {
-		return nil
-	}
-	return record.NeedFormat(t, record.AliasFormat)
+	d.Aliases = kept
+	return nil
 }
 
 // condemnAgain records a dataset as pending deletion. Its data still exists, because its pool was offline when it was
 // purged.
 func (rc *Recovery) condemnAgain(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
-	d.SetAliases(nil)
+	d.Aliases = nil
 	if d.Trash == nil {
 		d.Trash = &dataset.Trash{At: rc.Ledger.Clock.Now()}
 	}
@@ -304,7 +301,7 @@ func (rc *Recovery) restoreName(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt
 	if d.State != dataset.StateReady || dataset.CheckName(d.Volume) != nil {
 		d.Trash = rc.restartTrash(*d)
 		d.State, r.Action = dataset.StateTrashed, "trashed"
-		d.SetAliases(nil)
+		d.Aliases = nil
 		return rc.PutInTrash(t, d.ID, *d.Trash)
 	}
 	name := d.Volume

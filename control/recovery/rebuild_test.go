@@ -363,9 +363,9 @@ func TestRebuildGivesANameToTheNewestRecord(t *testing.T) {
 		index    func(f *api.FoundDataset, index uint64) // sets the index of a record
 	}{
 		"name, agent knows the index":  {func(f *api.FoundDataset) { f.Dataset.Volume = "db" }, setIndex},
-		"alias, agent knows the index": {func(f *api.FoundDataset) { f.Dataset.SetAliases([]string{"db"}) }, setIndex},
+		"alias, agent knows the index": {func(f *api.FoundDataset) { f.Dataset.Aliases = []string{"db"} }, setIndex},
 		"name, index beside the data":  {func(f *api.FoundDataset) { f.Dataset.Volume = "db" }, setWritten},
-		"alias, index beside the data": {func(f *api.FoundDataset) { f.Dataset.SetAliases([]string{"db"}) }, setWritten},
+		"alias, index beside the data": {func(f *api.FoundDataset) { f.Dataset.Aliases = []string{"db"} }, setWritten},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := controltest.New(t)

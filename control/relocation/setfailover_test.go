@@ -1,7 +1,6 @@
 package relocation_test
 
 import (
-	"slices"
 	"testing"
 	"time"
 
@@ -111,8 +110,7 @@ func TestI1SetProfileCommitIsChecked(t *testing.T) {
 	}
 }
 
-// The failover of a volume does not change while it is moved, while its home is unreachable or has an older agent, or
-// together with the size.
+// The failover of a volume does not change while it is moved, while its home is unreachable, or together with the size.
 func TestSetProfileRefusesFailover(t *testing.T) {
 	refused := func(l *controltest.LostHome, profile string, kind *dataset.Kind, parts ...string) {
 		t.Helper()
@@ -124,11 +122,6 @@ func TestSetProfileRefusesFailover(t *testing.T) {
 	large.Name, large.Size = "large", 30*dataset.GiB
 	l.ProfileSet.ByName["large"] = large
 	refused(l, "large", dataset.ErrUnsupported, "cannot change at once (drover volume resize db 30GiB, then try again)")
-	l.EditNode(l.Alpha, func(n *dataset.Node) {
-		n.OperationKinds = slices.DeleteFunc(n.OperationKinds, func(k dataset.OpKind) bool { return k == dataset.OpUpdate })
-	})
-	refused(l, "auto", dataset.ErrUnsupported, "change of the failover of volume db", "node alpha", "update drover there")
-	l.EditNode(l.Alpha, func(n *dataset.Node) { n.OperationKinds = append(n.OperationKinds, dataset.OpUpdate) })
 	l.Replicas.EndSession(l.Alpha)
 	refused(l, "auto", dataset.ErrOffline, "its home, node alpha, is unreachable")
 	l.RestartAgent(l.Alpha, "alpha")

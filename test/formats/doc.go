@@ -1,5 +1,5 @@
-// Package formats tests that this version of Drover opens what an earlier version wrote. Its fixtures are the disks of
-// a host: the state of Drover, and pools of the backends that every machine can make. testdata/make.sh made them with
-// the named commit, and they are never changed afterwards. The package has only tests, so no other package imports it.
-// Each test works on its own copy of the fixtures.
+// Package formats tests that Drover opens what the version of the fixture wrote: the state of a host, with a pool of
+// backend loop. TestFixture makes the fixture with -update. After a release, a fixture is never changed: a format that
+// changes gets a second one, made before the change. The package has only tests, so no other package imports it. Each
+// test works on its own copy of the fixture.
 package formats

@@ -6,45 +6,79 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 )
 
-var update = flag.Bool("update", false, "make the fixture; testdata/make.sh calls this with the binary of its commit")
+// No test here needs an engine. The namespaces are needed: the fixture has fixed paths and its own boot ID.
+func TestMain(m *testing.M) { engine.Main(m) }
 
+var update = flag.Bool("update", false, "make the fixture anew: only for what no release has written yet")
+
+// The fixture is a disk with the root of a Drover and a pool. The records contain paths, so the disk must be mounted
+// where it was when the fixture was made: at a folder that every system has.
 const (
-	config = `pools:
-  - {name: default, backend: dir, path: /mnt/root/pool}
-  - {name: images, backend: loop, path: /mnt/xfs/images}
-  - {name: small, backend: loop, path: /mnt/btrfs/images}
-  - {name: subvolumes, backend: btrfs, path: /mnt/btrfs/subvolumes}
-`
+	fixture = "testdata/state-1.tar.gz"
+	disk    = "xfs"
+	mounted = "/mnt"
+	root    = mounted + "/root"
+	config  = "pools: [{name: default, backend: loop, path: /mnt/images}]\n"
+	// profiles has a schedule that is never due.
 	profiles = `default: plain
 profiles:
-  plain: {pool: default, on_delete: {trash: 24h}}
-  images:
-    pool: images
-    size: 320MiB
-    filesystem: {type: xfs}
+  plain:
+    size: 64MiB
+    filesystem: {type: ext4}
     snapshots: {schedule: "15 3 1 1 *", keep: {last: 2}}
     on_delete: {trash: 24h}
-  small: {pool: small, size: 64MiB, filesystem: {type: ext4}, on_delete: {trash: 24h}}
-  subvolumes: {pool: subvolumes, on_delete: {trash: 24h}}
 `
 	boot = "7d0fb4de-8d37-4b8c-a0b8-c2a4c2dbd1f7"
 )
 
-// profileNames are the profiles, each with its own pool. For each of them the fixture has these volumes:
-//
-//	base-P   the engine created it as base-P@P. It contains "base", and its snapshot "first" contains "first"
-//	copy-P   a clone of that snapshot
-//	old-P    in the trash, with the text "old"
-//
-// The profile plain also has the volume "labelled", with a label, an owner and protection, and "used", which a
-// container used when Drover ended.
-var profileNames = []string{"plain", "images", "small", "subvolumes"}
+// mountDisk mounts the disk in the folder images until the test ends.
+func mountDisk(t *testing.T, images string) {
+	t.Helper()
+	source := scratch.MountImage(t, disk, filepath.Join(images, disk))
+	if err := unix.Mount(source, mounted, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(mounted, 0); err != nil {
+			t.Errorf("unmount %s: %v", mounted, err)
+		}
+	})
+}
 
-// start starts Drover on the mounted disks.
+// openFixture mounts a copy of the disk of the fixture.
+func openFixture(t *testing.T) {
+	t.Helper()
+	images := t.TempDir()
+	scratch.Run(t, "tar", "--extract", "--gzip", "--sparse", "--file", fixture, "--directory", images)
+	mountDisk(t, images)
+}
+
+// setBootID replaces the ID of the boot: uses of volumes count only on the boot on which they were recorded.
+func setBootID(t *testing.T, id string) {
+	t.Helper()
+	const kernel = "/proc/sys/kernel/random/boot_id"
+	file := filepath.Join(t.TempDir(), "boot_id")
+	if err := os.WriteFile(file, []byte(id+"\n"), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(file, kernel, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(kernel, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// start starts Drover on the mounted disk.
 func start(t *testing.T, down bool) *host.Host {
 	t.Helper()
 	return host.Start(t, host.Options{Root: root, Config: config, Profiles: profiles, Driver: "drover-formats", Down: down})
@@ -63,25 +97,25 @@ func TestFixture(t *testing.T) {
 		return
 	}
 	images := t.TempDir()
-	for _, d := range disks {
-		if err := os.Rename(scratch.Image(t, d.fstype, d.size), filepath.Join(images, d.name)); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Rename(scratch.Image(t, disk, 4<<30), filepath.Join(images, disk)); err != nil {
+		t.Fatal(err)
 	}
-	// The disks are unmounted when the subtest ends.
-	if !t.Run("write", func(t *testing.T) { writeFixture(t, images) }) {
-		return
+	// The disk is unmounted when the subtest ends.
+	if t.Run("write", func(t *testing.T) { writeFixture(t, images) }) {
+		scratch.Run(t, "tar", "--create", "--gzip", "--sparse", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0",
+			"--file", fixture, "--directory", images, disk)
 	}
-	args := []string{"--create", "--gzip", "--sparse", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0",
-		"--file", fixture, "--directory", images}
-	for _, d := range disks {
-		args = append(args, d.name)
-	}
-	scratch.Run(t, "tar", args...)
 }
 
+// writeFixture makes these volumes:
+//
+//	base      the engine created it as base@plain. It contains "base", and its snapshot "first" contains "first"
+//	copy      a clone of that snapshot
+//	old       in the trash, with the text "old"
+//	labelled  with an alias, a label, an owner and protection
+//	used      a container used it when Drover ended
 func writeFixture(t *testing.T, images string) {
-	mountDisks(t, images)
+	mountDisk(t, images)
 	setBootID(t, boot)
 	h := start(t, false)
 	plug := h.Plug(t)
@@ -91,18 +125,17 @@ func writeFixture(t *testing.T, images string) {
 			t.Fatalf("%v\n%s", err, h.LogTail(20))
 		}
 	}
-	for _, p := range profileNames {
-		ok(plug.Create("base-"+p+"@"+p, nil))
-		write(t, plug, "base-"+p+"@"+p, "first")
-		h.Must(t, "snapshot", "create", "base-"+p, "--name", "first")
-		ok(plug.Create("copy-"+p+"@snapshot-"+snapshotID(t, h, "base-"+p), nil))
-		write(t, plug, "base-"+p, "base")
-		ok(plug.Create("old-"+p+"@"+p, nil))
-		write(t, plug, "old-"+p+"@"+p, "old")
-		ok(plug.Remove("old-" + p + "@" + p))
-	}
-	ok(plug.Create("labelled", map[string]string{"label.team": "blue", "protect": "true", "owner": "999:998"}))
-	write(t, plug, "labelled", "labelled")
+	ok(plug.Create("base@plain", nil))
+	write(t, plug, "base@plain", "first")
+	h.Must(t, "snapshot", "create", "base", "--name", "first")
+	ok(plug.Create("copy@snapshot-"+snapshotID(t, h, "base"), nil))
+	write(t, plug, "base", "base")
+	ok(plug.Create("old", nil))
+	write(t, plug, "old", "old")
+	ok(plug.Remove("old"))
+	ok(plug.Create("former", map[string]string{"label.team": "blue", "protect": "true", "owner": "999:998"}))
+	write(t, plug, "former", "labelled")
+	h.Must(t, "volume", "rename", "former", "labelled")
 	ok(plug.Create("used", nil))
 	write(t, plug, "used", "used")
 	_, err := plug.Mount("used", useID)

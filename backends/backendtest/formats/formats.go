@@ -23,7 +23,7 @@ import (
 func LaterRecord(t *testing.T, p backends.Pool, create func(commit bool) uuid.UUID,
 	record func(area string, id uuid.UUID) string) {
 	t.Helper()
-	const later = `{"format":3,"id":{"new":1}}`
+	const later = `{"format":2,"id":{"new":1}}`
 	for _, area := range []string{"datasets", "incoming"} {
 		id := create(area == "datasets")
 		path := record(area, id)
@@ -40,8 +40,8 @@ func LaterRecord(t *testing.T, p backends.Pool, create func(commit bool) uuid.UU
 			"commit": p.Commit(t.Context(), id),
 			"delete": p.Delete(t.Context(), id),
 		} {
-			if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "format 3") {
-				t.Errorf("%s in %s: got error %v, want that format 3 is not supported", what, area, err)
+			if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "format 2") {
+				t.Errorf("%s in %s: got error %v, want that format 2 is not supported", what, area, err)
 			}
 		}
 		if _, err := p.Reap(t.Context(), func(uuid.UUID) bool { return true }); err != nil {
@@ -50,7 +50,7 @@ func LaterRecord(t *testing.T, p backends.Pool, create func(commit bool) uuid.UU
 		list, err := p.List(t.Context())
 		found := false
 		for _, e := range list {
-			found = found || e.ID == id && strings.Contains(e.Problem, "format 3")
+			found = found || e.ID == id && strings.Contains(e.Problem, "format 2")
 		}
 		if !found {
 			t.Errorf("the list lacks dataset %s in %s with the reason: %+v, %v", id, area, list, err)

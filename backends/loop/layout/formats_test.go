@@ -36,7 +36,7 @@ func TestFormatsSeesReplacedRecord(t *testing.T) {
 	for _, step := range []struct {
 		record string
 		want   error
-	}{{"", nil}, {`{}`, nil}, {`{}`, nil}, {`{"format":3}`, dataset.ErrUnsupported}, {`{"format":3}`, dataset.ErrUnsupported}, {`{}`, nil}} {
+	}{{"", nil}, {`{}`, nil}, {`{}`, nil}, {`{"format":2}`, dataset.ErrUnsupported}, {`{"format":2}`, dataset.ErrUnsupported}, {`{}`, nil}} {
 		if step.record != "" {
 			replace(step.record)
 		}

@@ -127,7 +127,7 @@ func fetchInto[T any](ctx context.Context, c *connection, k call, empty func(ans
 		}
 		readAhead(ctx, text)
 		got := empty(text)
-		if err := dataset.DecodeRecord(text, &got); err != nil { // the server may have an earlier version
+		if err := dataset.DecodeRecord(text, &got); err != nil {
 			return dataset.Errorf(dataset.ErrInternal, "%s %s %s: cannot read the response: %w", s.endpoint,
 				k.method, k.path, err)
 		}
