@@ -17,7 +17,7 @@ func TestOperationIsNewOnce(t *testing.T) {
 		want        bool
 	}{
 		"recorded for this start": {agent, true}, "recorded for an earlier start": {uuid.New(), false},
-		"recorded by an older control": {uuid.Nil, false},
+		"of a verification": {uuid.Nil, false},
 	} {
 		op := dataset.Operation{ID: uuid.New(), Incarnation: c.incarnation}
 		if got := b.begin(op, agent); got != c.want {

@@ -38,8 +38,7 @@ type Record struct {
 	Encrypted bool              `json:"encrypted"` // whether the pool stored the data encrypted
 	// Filesystem is that of the volume: ext4 or xfs. It is empty if the pool has no filesystem for each volume.
 	Filesystem string `json:"filesystem,omitempty"`
-	// FilesystemGiven says that an option or the profile named the filesystem. It is absent if the pool chose it, and
-	// in the backups of older versions of Drover.
+	// FilesystemGiven says that an option or the profile named the filesystem. It is absent if the pool chose it.
 	FilesystemGiven bool      `json:"filesystem_given,omitempty"`
 	Node            string    `json:"node,omitempty"`    // name of the node that made the backup
 	Snapshot        uuid.UUID `json:"snapshot,omitzero"` // the snapshot that was backed up; absent: the volume

@@ -230,8 +230,7 @@ func TestNewerDiskEndsHold(t *testing.T) {
 }
 
 // Without a restored disk no pool is quarantined: not after restarts, nor after a crash between the raise and its
-// report; not by a store that is older, new or of an older version; not by a control that keeps no generations; not
-// after the agent's root was lost.
+// report; not by a new store; not after the agent's root was lost.
 func TestPoolIsNotHeldWithoutRestore(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")

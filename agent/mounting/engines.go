@@ -114,11 +114,7 @@ func (e *Engines) Load(ctx context.Context) error {
 	if there, err := e.db.Get(ctx, engineKey, &e.record); err != nil || !there {
 		return err
 	}
-	switch e.record.Boot {
-	case e.boot:
-	case "": // written by a version that did not record processes
-		e.record.Running = []engineProcess{{Generation: e.record.Generation}}
-	default:
+	if e.record.Boot != e.boot {
 		e.record.Running = nil
 	}
 	return nil

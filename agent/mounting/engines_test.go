@@ -191,24 +191,6 @@ func TestI9CallerNotKnown(t *testing.T) {
 	wantUnverified(r, map[string]bool{"hidden": true})
 }
 
-// TestI9EngineRecordOfOlderVersion: the engine record of an older version names no process, so the next activation
-// ends that engine.
-func TestI9EngineRecordOfOlderVersion(t *testing.T) {
-	r := agenttest.New(t)
-	r.NewVolume("db")
-	if err := r.DB.Put(t.Context(), map[string]any{"engine": map[string]any{"generation": 7}}); err != nil {
-		t.Fatal(err)
-	}
-	r.Restart()
-	docker := newCaller(t)
-	by(r, docker, "db", "one")
-	if g := r.Engines.Newest(); g != 7 {
-		t.Errorf("generation %d, want 7: it runs since before the agent was replaced", g)
-	}
-	r.Activated(newCaller(t))
-	wantUnverified(r, map[string]bool{"one": true})
-}
-
 // TestReportHasAllNamesOrNone: control refuses a report with too many names, and a part of them would say that the
 // other names are not used.
 func TestReportHasAllNamesOrNone(t *testing.T) {

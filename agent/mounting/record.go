@@ -69,7 +69,7 @@ func (r Record) Add(id string, now Use, hasEnded func(id string, generation uint
 
 // Spellings returns the names by which the engine mounted the volume.
 func (c Use) Spellings() []string {
-	if c.Spelling == "" { // the record is of an older version, or of AssumeUse
+	if c.Spelling == "" { // AssumeUse made the record
 		return nil
 	}
 	return append([]string{c.Spelling}, c.OtherSpellings...)
@@ -102,8 +102,8 @@ func (r Record) ExpectedMounts(except string) (n int) {
 	return n
 }
 
-// ToolOf returns the engine that made a use. If the record does not name the engine, as in records of older versions,
-// ToolOf infers it from the mount ID.
+// ToolOf returns the engine that made a use. If the record does not name the engine, ToolOf infers it from the mount
+// ID.
 func (c Use) ToolOf(id string) plugin.Tool { return cmp.Or(c.Tool, ToolByID(id)) }
 
 // ToolByID returns the engine that sends such mount IDs: Podman always the same one, Docker 64 random

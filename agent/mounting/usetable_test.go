@@ -174,9 +174,9 @@ func same(r *agenttest.Host, rt *rapid.T, d dataset.Dataset, m *usesModel) {
 	}
 }
 
-// TestSpellingOfOlderUse: a record of an older version has no spelling. A further mount with the same ID adds the first
-// one, and the record has each spelling once.
-func TestSpellingOfOlderUse(t *testing.T) {
+// TestSpellingOfAssumedUse: a record that AssumeUse made has no spelling. A further mount with the same ID adds the
+// first one, and the record has each spelling once.
+func TestSpellingOfAssumedUse(t *testing.T) {
 	for _, ended := range []bool{false, true} {
 		r := mounting.Record{IDs: map[string]mounting.Use{"one": {Count: 1}}}
 		for _, spelling := range []string{"old", "new", "old"} {

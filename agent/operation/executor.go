@@ -69,7 +69,7 @@ func (x *Executor) Handler(kind dataset.OpKind) Handler {
 	// Record the failure. Otherwise each sync would start the operation again.
 	return func(_ context.Context, _ *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
 		return out, dataset.Errorf(dataset.ErrUnsupported,
-			"operation %s: this agent cannot do %q (is it older than control?)", op.ID, op.Kind)
+			"operation %s: this agent cannot do %q (is its drover the same as that of control?)", op.ID, op.Kind)
 	}
 }
 

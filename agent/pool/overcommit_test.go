@@ -109,7 +109,7 @@ func TestOvercommitSurvivesALostDatabase(t *testing.T) {
 			want("after a change and a second loss", "default", 2)
 			want("after a change and a second loss", "made", 0)
 
-			// An older Drover kept the policy only in its database.
+			// The policy in the pool was lost, and that in the database decides.
 			if _, err := r.SetPool(ctx, "made", api.PoolPolicy{Overcommit: 4}); err != nil {
 				t.Fatal(err)
 			}
@@ -119,7 +119,7 @@ func TestOvercommitSurvivesALostDatabase(t *testing.T) {
 			}
 			r.Restart()
 			loseDatabase()
-			want("after an upgrade and a loss", "made", 4)
+			want("after a repair and a loss", "made", 4)
 
 			// A pool that has moved keeps its policy.
 			r.Stop()

@@ -61,7 +61,7 @@ func Ask(ctx context.Context, rt http.RoundTripper, address string, node uuid.UU
 	if err != nil {
 		return Answer{}, fmt.Errorf("promise of the node at %s: %w", address, err)
 	}
-	if out.Node != node && (out.Node != uuid.Nil || resp.TLS == nil) { // earlier versions do not name the node
+	if out.Node != node {
 		return Answer{}, dataset.Errorf(dataset.ErrOffline,
 			"promise of the node at %s: this is node %s, not node %s", address, out.Node, node)
 	}

@@ -38,9 +38,8 @@ func TestI1AnswersOfOthers(t *testing.T) {
 		want       bool
 	}{
 		"the node itself":                      {wanted, wanted, http.StatusOK, true},
-		"one of the version before":            {wanted, uuid.Nil, http.StatusOK, true},
+		"the node itself, without its name":    {wanted, uuid.Nil, http.StatusOK, false},
 		"another node":                         {other, other, http.StatusOK, false},
-		"another one of the version before":    {other, uuid.Nil, http.StatusOK, false},
 		"another one that says it is that one": {other, wanted, http.StatusOK, false},
 		"another one that wants nothing of it": {other, uuid.Nil, http.StatusForbidden, false},
 		"one that says it is another":          {wanted, other, http.StatusOK, false},

@@ -46,7 +46,7 @@ type Request struct {
 // Answer is the response to a Request. Each epoch of the request is either promised or refused.
 type Answer struct {
 	// Node is the node that answers. A promise binds only that node, whatever address was asked.
-	Node    uuid.UUID `json:"node,omitzero"`
+	Node    uuid.UUID `json:"node"`
 	Granted []Epoch   `json:"granted,omitempty"`
 	Refused []Refusal `json:"refused,omitempty"`
 	// Duration is how long the promise holds, by the clock of the promising node, from the arrival of the request. The

@@ -264,7 +264,7 @@ func TestFailureWithOtherPortIsNotNew(t *testing.T) {
 }
 
 // After a start, the state of a replica may not be known yet. Then a failure is not reported, because such a report has
-// no snapshot, and an older control would replace the state that it knows.
+// no snapshot.
 func TestFailureWithUnknownStateIsNotReported(t *testing.T) {
 	r := newRefreshes(t)
 	id := uuid.New()

@@ -318,8 +318,7 @@ func (p *Replicas) Copy(id uuid.UUID) (dataset.Copy, bool) {
 // Status returns what this node reports to control about a replica: its state and, as Copy.Problem, the reason why it
 // cannot be refreshed. Until the replica has its first snapshot, Status returns only the problem. Status returns false
 // if there is nothing to report. It also returns false while the state of a replica that has a snapshot is not known.
-// An older control would otherwise replace the recorded state by one without a snapshot, and would consider the replica
-// too old for a failover.
+// A report without a snapshot would say that this node has just begun the replica.
 func (p *Replicas) Status(id uuid.UUID) (dataset.Copy, bool) {
 	k, kept := p.deps.Cache.Copy(id)
 	p.mu.Lock()

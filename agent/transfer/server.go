@@ -244,7 +244,7 @@ func (s *Server) list(w http.ResponseWriter, r *request) error {
 			"the pool of dataset %s sends no snapshots, only files", r.dataset)
 	}
 	also := []uuid.UUID{want}
-	if r.URL.Query().Has("bases") { // an older version does not ask for them
+	if r.URL.Query().Has("bases") {
 		also = append(also, s.Source.CopyBases(r.Context(), r.dataset)...)
 	}
 	if r.URL.Query().Has("shared") {

@@ -69,7 +69,7 @@ func TestB15TrimTakesNothing(t *testing.T) {
 	f.allocated(cfg, "after fstrim in a volume")
 }
 
-// An image that an older version mounted with discards is found mounted. The discards end then.
+// An image is found mounted, as after a crash, and its device accepts discards. The discards end then.
 func TestB15TrimOfAnImageMountedBefore(t *testing.T) {
 	f, cfg := hosted(t, 2*dataset.GiB, 600*dataset.MiB)
 	f.must(f.Pool.Close())

@@ -78,37 +78,6 @@ func TestResizeMounted(t *testing.T) {
 	})
 }
 
-// An image that is as large as its size, as an older version made it, stays so until it grows.
-func TestImageAsLargeAsItsSize(t *testing.T) {
-	onAll(t, func(f *fixture, d dataset.Dataset) {
-		f.create(d)
-		had := imagefile.ImageFor(d.Profile.Filesystem.Type, d.Size, false)
-		d.Size = dataset.Size(had)
-		f.must(f.WriteRecord(f.Context(), d, true))
-		att, err := f.Attach(f.Context(), d.ID, backends.AttachOptions{})
-		f.must(err)
-		if att.Mount.Grow {
-			f.Error("growth is asked for")
-		}
-		f.must(att.Release())
-		for _, size := range []dataset.Size{0, d.Size} {
-			c := newDataset(d.Profile.Filesystem.Type)
-			c.Size = size
-			got, err := f.Clone(f.Context(), c, dataset.Source{Dataset: d.ID}, nil)
-			f.must(err)
-			if is := f.headBytes(c.ID); got != d.Size || is != had {
-				f.Errorf("a clone has %s in an image of %d, its source %s in %d", got, is, d.Size, had)
-			}
-		}
-		f.isKind(f.Resize(f.Context(), d.ID, d.Size-dataset.MiB, nil), dataset.ErrUnsupported)
-		if is := f.headBytes(d.ID); is != had {
-			f.Errorf("its image has %d, and had %d", is, had)
-		}
-		f.must(f.Resize(f.Context(), d.ID, 2*larger, nil))
-		f.hasSize(d.ID, 2*larger)
-	})
-}
-
 // headBytes returns the length of a head's image.
 func (f *fixture) headBytes(id uuid.UUID) int64 {
 	f.Helper()

@@ -276,9 +276,6 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 		overhead = crypt.Overhead
 	}
 	device, fits := dataset.Size(v.size), p.maker.volumeFor(v.fsType, want, overhead)
-	if l.Size == 0 {
-		l.Size = device
-	}
 	if want < l.Size || fits+fits/32 < device {
 		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and %s cannot shrink here",
 			max(l.Size, mkfs.Size(v.fsType, device-overhead)), v.fsType)

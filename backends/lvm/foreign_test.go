@@ -67,7 +67,7 @@ func TestForeignVolumes(t *testing.T) {
 	folder := filepath.Join(cfg.Mount, "datasets", victim.ID.String())
 	lost, err := b.head(victim.ID)
 	b.must(err)
-	b.must(os.WriteFile(filepath.Join(folder, "head"), []byte(`{"volume":"`+odd+`"}`), 0o600))
+	b.must(os.WriteFile(filepath.Join(folder, "head"), []byte(`{"volume":"`+odd+`","size":1,"filesystem":"xfs"}`), 0o600))
 	e, err := b.Stat(t.Context(), victim.ID)
 	if err != nil || !strings.Contains(e.Problem, ": drover did not create volume") {
 		t.Errorf("%+v, %v", e, err)

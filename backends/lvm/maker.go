@@ -41,10 +41,9 @@ const (
 type link struct {
 	Volume string `json:"volume"`
 	// Size is the number of bytes that can be written to the filesystem in the volume. The volume itself is larger: see
-	// package mkfs. A size of 0 means that an older version made the volume, exactly as large as the size of the
-	// dataset.
-	Size       dataset.Size `json:"size,omitempty"`
-	Filesystem string       `json:"filesystem,omitempty"`
+	// package mkfs.
+	Size       dataset.Size `json:"size"`
+	Filesystem string       `json:"filesystem"`
 }
 
 var volumeName = regexp.MustCompile(`^` + namePrefix + `[0-9a-f]{32}$`)
@@ -55,7 +54,7 @@ func linkOf(folder *os.Root, tree string) (l link, err error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return l, err
 	}
-	if err != nil || !volumeName.MatchString(l.Volume) || l.Size < 0 {
+	if err != nil || !volumeName.MatchString(l.Volume) || l.Size <= 0 || l.Filesystem == "" {
 		return l, dataset.Errorf(dataset.ErrCorrupt, "file %s does not name its volume", tree)
 	}
 	return l, nil
@@ -137,24 +136,6 @@ func (m *maker) sizeOf(ctx context.Context, name string) (dataset.Size, error) {
 		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing", m.ref(name))
 	}
 	return all[name].Size, err
-}
-
-// measure completes a link that an older version wrote: it adds the size and the filesystem. It returns the size of the
-// volume.
-func (m *maker) measure(ctx context.Context, l *link, d dataset.Dataset) (dataset.Size, error) {
-	device, err := m.sizeOf(ctx, l.Volume)
-	if l.Size == 0 {
-		l.Size = device
-	}
-	if l.Filesystem == "" {
-		l.Filesystem = d.Profile.Filesystem.Type
-	}
-	if l.Filesystem == "" {
-		if l.Filesystem = xfs; l.Size < mkfs.MinXFS { // the filesystem that older versions chose
-			l.Filesystem = ext4
-		}
-	}
-	return device, err
 }
 
 // volumeFor returns the size of a volume whose filesystem has room for size bytes. overhead is the size of the parts of
@@ -295,9 +276,6 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		if err != nil {
 			return 0, err
 		}
-		if _, err := p.maker.measure(ctx, &origin, d); err != nil {
-			return 0, err
-		}
 		size, want := origin.Size, d.Size
 		if err := mkfs.CheckMax(want); err != nil {
 			return 0, err
@@ -346,9 +324,6 @@ func (m *maker) make(ctx context.Context, d dataset.Dataset,
 		}
 		_, l, err := headLink(f)
 		if err != nil {
-			return 0, err
-		}
-		if _, err := m.measure(ctx, &l, d); err != nil {
 			return 0, err
 		}
 		return l.Size, m.shelf.Finish(f, d)

@@ -116,7 +116,6 @@ func TestI3DropSparesWhatAnotherNames(t *testing.T) {
 	s := newShelved(t)
 	one, other, damaged := uuid.New(), uuid.New(), uuid.New()
 	s.ok(s.restore(one))
-	// An older version leaves this record.
 	s.ok(s.WriteSnapshot(SnapshotRecord{Snapshot: dataset.Snapshot{ID: other}, Tree: FirstHead}))
 	s.ok(os.WriteFile(filepath.Join(s.Root.Name(), snapshotRecordName(damaged)), []byte("{"), 0o600))
 	drop := func(id uuid.UUID, want string) {

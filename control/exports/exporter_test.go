@@ -238,8 +238,7 @@ func TestDamagedRepositoryDoesNotPreventTheOthers(t *testing.T) {
 	}
 }
 
-// Records that nobody tries to store are reported, too: a control replica of an earlier version may do the background
-// work.
+// Records that nobody tries to store are reported, too.
 func TestMissingExportsAreReported(t *testing.T) {
 	w := newWorld(t, false)
 	add(w, "offsite", nil)

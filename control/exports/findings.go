@@ -60,7 +60,7 @@ func (x *Exporter) Findings(ctx context.Context) ([]api.Finding, error) {
 		case !e.Failed.IsZero() && now.Sub(e.Failed) > failureGrace:
 			text += "; the last attempt failed because " + e.Problem
 		case e.Failed.IsZero() && now.Sub(last) > maxAge+failureGrace:
-			text += "; the log of control says why (is a control replica of an earlier version running?)"
+			text += "; the log of control says why"
 		default:
 			return
 		}

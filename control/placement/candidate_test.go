@@ -71,8 +71,7 @@ func TestMisfits(t *testing.T) {
 		{guarded, auto, ""},
 		{loop, dataset.Profile{Filesystem: dataset.Filesystem{Type: "btrfs"}}, "it has no filesystem btrfs inside volumes"},
 		{dir, dataset.Profile{QoS: slow}, "it has no block device for each volume, so it cannot throttle"},
-		{loop, dataset.Profile{QoS: slow}, "it has no block device for each volume, so it cannot " +
-			"throttle"}, // from an older agent
+		{loop, dataset.Profile{QoS: slow}, "it has no block device for each volume, so it cannot throttle"},
 		{limited(""), dataset.Profile{QoS: slow}, "its node cannot throttle volumes (drover doctor -v there shows why)"},
 		{limited(""), dataset.Profile{}, ""},
 		{limited(dataset.LimitsContainer), dataset.Profile{QoS: slow}, ""},

@@ -24,7 +24,7 @@ func WhyKindUnsuitable(backend string, best dataset.Capabilities, p dataset.Prof
 }
 
 // ParsePlacement parses the placement expression of a profile. It was checked when the profile was loaded, but a
-// recorded profile may come from another version.
+// recorded profile may be damaged.
 func ParsePlacement(p dataset.Profile) (selector.Expr, error) {
 	if p.Placement == "" {
 		return selector.Expr{}, nil

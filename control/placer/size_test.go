@@ -61,7 +61,7 @@ func TestLargerThanAnothersPool(t *testing.T) {
 	less := "pool fast: it has 5GiB in all, less than 20GiB"
 	_, err := e.Submit(e.Ctx, controltest.Move("db", "beta"))
 	controltest.Refused(t, err, dataset.ErrUnsupported, less)
-	total(a, 15*dataset.GiB) // as an older version accepted it
+	total(a, 15*dataset.GiB) // the storage was replaced by a smaller one
 	e.MustSubmit(controltest.Move("db", "beta"))
 	total(b, 40*dataset.GiB)
 	e.MustSubmit(controltest.Move("back", "alpha")) // whose copy is there

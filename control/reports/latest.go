@@ -145,7 +145,7 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 	if h.Found != nil {
 		s.found[node.ID] = h.Found
 	}
-	if !h.NodeTime.IsZero() { // an older agent does not report it
+	if !h.NodeTime.IsZero() {
 		s.clocks[node.ID] = ReportedClock{h.NodeTime, now}
 	}
 	was, is := s.Progress[node.ID], make(map[uuid.UUID]dataset.Progress, len(h.Operations))

@@ -32,8 +32,7 @@ func mustAdd(e *controltest.Control, n api.NewRepository) dataset.Repository {
 	return added
 }
 
-// A request for a recorded repository changes its limit of uploads. A request without a limit, as of an older client,
-// keeps it.
+// A request for a recorded repository changes its limit of uploads. A request without a limit keeps it.
 func TestUploadLimit(t *testing.T) {
 	e := controltest.New(t)
 	in := newRepository("offsite", "/srv/backups")
@@ -60,8 +59,8 @@ func TestUploadLimit(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrInvalid, "max-upload 1KiB is too small: expected 64KiB a second or more")
 }
 
-// A request for a recorded repository changes its limit of reads. Without a limit, the record has none of its own, as
-// that of an older client: the default applies. A limit of 0 is not the default.
+// A request for a recorded repository changes its limit of reads. Without a limit, the record has none of its own: the
+// default applies. A limit of 0 is not the default.
 func TestReadLimit(t *testing.T) {
 	e := controltest.New(t)
 	in := newRepository("offsite", "/srv/backups")
@@ -87,7 +86,7 @@ func TestReadLimit(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrInvalid, "max-read 1MiB is too small: expected 4MiB a second or more")
 }
 
-// A record without a limit of reads has no key for it, so that it does not differ from those of earlier versions.
+// A record without a limit of reads has no key for it, because 0 is no limit.
 func TestReadLimitIsWrittenOnlyIfSet(t *testing.T) {
 	none := dataset.Size(0)
 	for text, limit := range map[string]*dataset.Size{"": nil, `"max_read":0`: &none} {

@@ -132,11 +132,11 @@ func (h *Host) Log() string {
 	return string(b)
 }
 
-// ErrorLines returns the lines of the log with an error, as text, or as JSON of an earlier version.
+// ErrorLines returns the lines of the log with an error.
 func (h *Host) ErrorLines() (lines []string) {
 	for line := range strings.Lines(h.Log()) {
 		words := strings.Fields(line)
-		if len(words) > 1 && words[1] == "ERROR" || strings.Contains(line, `"level":"error"`) {
+		if len(words) > 1 && words[1] == "ERROR" {
 			lines = append(lines, line)
 		}
 	}

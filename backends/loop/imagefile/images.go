@@ -24,9 +24,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// The size of a dataset is the number of bytes that can be written to it, so its image is larger: see package mkfs. An
-// image that an older version made is as large as the dataset's size until the dataset is resized. The size is recorded
-// beside the image.
+// The size of a dataset is the number of bytes that can be written to it, so its image is larger: see package mkfs. The
+// size is recorded beside the image.
 
 // ImageFor returns the length in bytes of the image of a dataset with the given size and filesystem.
 func ImageFor(fs string, size dataset.Size, encrypted bool) int64 {

@@ -19,8 +19,7 @@ import (
 type Partial struct {
 	Snapshot uuid.UUID     `json:"snapshot"`
 	Header   stream.Header `json:"header"`
-	// Everything before the mark is in the image and on the disk. The image contains the base up to there. (An older
-	// version used the JSON key "mark", and its image contained the whole base.)
+	// Everything before the mark is in the image and on the disk. The image contains the base up to there.
 	Mark stream.Mark `json:"through"`
 }
 

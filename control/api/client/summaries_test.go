@@ -12,8 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// A client asks for summaries, and reads them also from the whole items with which an earlier server answers.
-func TestSummariesOfAnEarlierServer(t *testing.T) {
+// A client asks for summaries. They have the same keys as whole items.
+func TestSummaries(t *testing.T) {
 	v := api.Volume{
 		Dataset: dataset.Dataset{ID: uuid.New(), Volume: "db", Size: 5, Labels: map[string]string{"a": "b"}},
 		Node:    "alpha", PoolName: "fast", Status: &dataset.DatasetStatus{Used: new(dataset.Size(3))}, Snapshots: 2,

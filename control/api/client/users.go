@@ -34,8 +34,7 @@ func (u Users) Volumes(ctx context.Context, p api.Page) (api.List[api.Volume], e
 	return list[api.Volume](ctx, u.conn, route.ListVolumes, p)
 }
 
-// VolumeSummaries lists the volumes by name, with the fields that a table of volumes shows. An earlier server answers
-// with all fields, which are longer but have the same keys.
+// VolumeSummaries lists the volumes by name, with the fields that a table of volumes shows.
 func (u Users) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.VolumeSummary], error) {
 	k := newCall(route.ListVolumes)
 	k.header = http.Header{"Prefer": {wire.Minimal}}

@@ -89,8 +89,7 @@ var (
 	AcceptPool  = Route{"accept-pool", http.MethodPost, "/v1/pools/{pool}/accept"}
 	RemovePool  = Route{"remove-pool", http.MethodDelete, "/v1/pools/{pool}"}
 	SetPool     = Route{"set-pool", http.MethodPost, "/v1/pools/{pool}/policy"}
-	// The previews have routes of their own: a server of an earlier version would ignore a parameter that it does not
-	// know, and remove the pool.
+	// The previews have routes of their own: a parameter that gets lost must not remove a pool.
 	PreviewRemovePool = Route{"preview-remove-pool", http.MethodGet, "/v1/pools/{pool}/removal"}
 	PreviewCollect    = Route{"preview-collect", http.MethodGet, "/v1/doctor/{dataset}/removal"}
 	Doctor            = Route{"doctor", http.MethodGet, "/v1/doctor"}

@@ -94,8 +94,7 @@ func TestWorkWithoutAnOperation(t *testing.T) {
 	}
 }
 
-// An error that names an operation arrives as the same error, with the operation. Its status is that of an error: a
-// client of an earlier release takes any answer below 300 for success.
+// An error that names an operation arrives as the same error, with the operation. Its status is that of an error.
 func TestPendingErrorNamesTheOperation(t *testing.T) {
 	f := newFake()
 	const line = "volume db is being moved: try again"

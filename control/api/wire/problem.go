@@ -22,9 +22,8 @@ type Problem struct {
 	Code   string `json:"code" doc:"stable code of the kind of problem"`
 	// Request is the ID of the request, with which the log lines about it can be found.
 	Request string `json:"request,omitempty" doc:"ID of the request (header X-Request-Id), also in the logs"`
-	// Operation is set if the work waits for an operation. The status is still that of an error, because a client of
-	// an earlier release treats every answer below 300 as success. It would treat the problem as the requested
-	// object.
+	// Operation is set if the work waits for an operation. The status is still that of an error, because an answer
+	// below 300 has the requested object.
 	Operation uuid.UUID `json:"operation,omitzero" doc:"UUID of the operation that continues the work; absent: none"`
 	// Holders is set for a volume in use if the node examined who uses it.
 	Holders *dataset.Holders `json:"holders,omitempty" doc:"users of the volume there; absent: not examined"`

@@ -19,10 +19,9 @@ func newOperationLsCmd(a *cli.App) *cobra.Command {
 		Short: "List pending and recent operations, newest first",
 		Long: `List the operations that are pending or ended within the last day, newest first,
 at most 10,000. Successful scheduled snapshots are listed for one hour. KIND is
-the command that was given, such as set-profile or label; the update of an
-earlier version of Drover is listed as update. DETAIL is what changed, the
-progress, or why the operation failed. That of a move names both nodes. -o wide
-adds BY, who requested the operation, as in drover events.`,
+the command that was given, such as set-profile or label. DETAIL is what
+changed, the progress, or why the operation failed. That of a move names both
+nodes. -o wide adds BY, who requested the operation, as in drover events.`,
 		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Operation, error) {
 			return cli.FetchAll(ctx, c.Operations)
 		},

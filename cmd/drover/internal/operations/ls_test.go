@@ -15,7 +15,7 @@ func TestDetail(t *testing.T) {
 			Kind: dataset.OpMove, State: dataset.OpRunning, Change: nodes,
 			Progress: dataset.Progress{Step: "copy", Done: 1 << 20, Total: 2 << 20},
 		},
-		"copy": { // recorded by an earlier version of Drover
+		"copy": {
 			Kind: dataset.OpMove, State: dataset.OpRunning, Progress: dataset.Progress{Step: "copy"},
 		},
 		"it is in use": {

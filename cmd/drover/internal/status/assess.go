@@ -38,7 +38,7 @@ type Cluster struct {
 	// Trash has the datasets in the trash, with those that are pending deletion. If it is nil, they are not known.
 	Trash  map[uuid.UUID]bool
 	Doctor []api.Finding      // of the server's host
-	Health *api.ClusterHealth // nil if the server does not know it
+	Health *api.ClusterHealth // nil if it cannot be read
 	// VolumesUnknown reports that control did not answer the request for the volumes. Volumes then has at most those of
 	// the server's host.
 	VolumesUnknown bool
@@ -138,7 +138,7 @@ func isFullVolume(is api.Finding) bool {
 }
 
 // isListedReplica reports whether a finding of a node's doctor says that a replica cannot be refreshed, and the list of
-// volumes has the reason too. An older agent does not report the reason for the list.
+// volumes has the reason too.
 func isListedReplica(c Cluster, node string, is api.Finding) bool {
 	return strings.HasPrefix(is.Text, "cannot refresh its replica here") &&
 		slices.ContainsFunc(c.Volumes, func(v api.VolumeSummary) bool {

@@ -128,8 +128,8 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote, verbose bool) Report 
 	early.Wait()
 	if len(failed) > 0 && known.Health != nil && len(known.Health.Store.Findings) == 0 {
 		// The store may have failed after its state was read. Its new state names the cause of the failed lists.
-		if health, err := readHealth(ctx, c); err == nil && health != nil {
-			known.Health = health
+		if health, err := c.ClusterHealth(ctx); err == nil {
+			known.Health = &health
 		}
 	}
 	known.VolumesUnknown = known.VolumesUnknown || a.Outdated()
@@ -207,8 +207,8 @@ func fetchLists(ctx context.Context, a *cli.App, c cli.Remote) (known Cluster, f
 		return func() { known.Volumes, known.VolumesUnknown = volumes, false }, err
 	})
 	fetch(func() (func(), error) {
-		health, err := readHealth(ctx, c)
-		return func() { known.Health = health }, err
+		health, err := c.ClusterHealth(ctx)
+		return func() { known.Health = &health }, err
 	})
 	fetch(func() (func(), error) {
 		ops, trash, err := readOperations(ctx, c)
@@ -272,16 +272,6 @@ func unread(a *cli.App, err error) api.Finding {
 		Level: findings.Error, Subject: "server", Text: "cannot read the state: " + err.Error(),
 		Fix: fix + " on the host of the server at " + a.Address(),
 	}
-}
-
-// readHealth returns the state of the cluster. It returns nil if the server has an earlier version, which does not know
-// the request.
-func readHealth(ctx context.Context, c cli.Remote) (*api.ClusterHealth, error) {
-	health, err := c.ClusterHealth(ctx)
-	if errors.Is(err, dataset.ErrUnsupported) || errors.Is(err, dataset.ErrNotFound) {
-		return nil, nil
-	}
-	return &health, err
 }
 
 // knowsHost reports whether the last examination in the background is used for the server's host instead of a new one:

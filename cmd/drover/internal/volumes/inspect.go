@@ -244,7 +244,6 @@ func copyLines(a *cli.App, v api.Volume) []string {
 		if IsWholeReplica(k) && k.Problem != "" {
 			line += ", cannot be refreshed, retrying: " + k.Problem
 		}
-		// Older versions of control kept the time in a copy that became a replica.
 		if !k.Expires.IsZero() && k.Kind == dataset.CopyLeft {
 			line += ", until " + show.When(a.Now(), k.Expires)
 		}
