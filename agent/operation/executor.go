@@ -34,7 +34,7 @@ type Executor struct {
 // NewExecutor returns an Executor.
 func NewExecutor(deps ExecutorDeps) *Executor { return &Executor{deps} }
 
-// Kinds returns the kinds of operations that this agent executes, for control.
+// Kinds returns the kinds of operations that this agent executes, for the metrics.
 func (x *Executor) Kinds() []dataset.OpKind { return slices.Sorted(maps.Keys(x.deps.Handlers)) }
 
 // Execute executes an operation and has control record the outcome. It can be called again for the same operation

@@ -302,8 +302,8 @@ func (s *Placer) CheckSuits(t *record.Tx, d dataset.Dataset, p dataset.Profile) 
 	return nil
 }
 
-// Oversize returns the size of a dataset if it is larger than the whole pool, and 0 otherwise. The storage of a pool can
-// be replaced by a smaller one. Such a dataset may move to another pool even if it is larger than that pool too.
+// Oversize returns the size of a dataset if it is larger than the whole pool, and 0 otherwise. The storage of a pool
+// can be replaced by a smaller one. Such a dataset may move to another pool even if it is larger than that pool too.
 func (s *Placer) Oversize(d dataset.Dataset) dataset.Size {
 	if st := s.Reports.Pool(d.Pool); st != nil && st.Size > 0 && d.Size > st.Size {
 		return d.Size

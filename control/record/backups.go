@@ -22,8 +22,8 @@ func RunningBackup(t *Tx, id uuid.UUID) (*dataset.Operation, error) {
 }
 
 // SettleBackup records how the scheduled backup of a dataset ended, if its operation has ended without EndBackup,
-// because a record of the schedule was damaged at that time. If the operation was forgotten meanwhile, the backup counts
-// as one attempt without a result. Idempotent.
+// because a record of the schedule was damaged at that time. If the operation was forgotten meanwhile, the backup
+// counts as one attempt without a result. Idempotent.
 func SettleBackup(t *Tx, id uuid.UUID) error {
 	var b Backups
 	if _, err := t.Get(BackupsKey(id), &b); err != nil || b.Running == uuid.Nil {

@@ -64,7 +64,7 @@ func (s *Store) SpecFor(d dataset.Dataset) (Spec, error) {
 }
 
 // Name returns the name of a template. It contains all properties in which templates differ, and the version of the
-// rule for the length of its image, which is 2 (see package mkfs): a version with another rule does not use the template.
+// rule for the length of its image, which is 2 (see package mkfs). A template of another rule is not used.
 func (t Spec) Name() string {
 	mode := uint32(mkfs.RootMode)
 	if t.Owner.Mode != nil {

@@ -149,7 +149,7 @@ func ofNode(n api.NodeHealth, local string, ownFindings []api.Finding, now time.
 		}
 	case n.Found == nil:
 		agent.Level = findings.Warning
-		agent.Text = "has not reported what it found: it started a moment ago, or its version is earlier than this one"
+		agent.Text = "has not reported what it found: it started a moment ago"
 		agent.Fix = "run drover doctor on that host"
 	case n.Found.Examined.IsZero():
 		agent.Level, agent.Text = findings.Info, "has not examined its host yet"
