@@ -27,7 +27,7 @@ func TestManyVolumesUseTheLastExamination(t *testing.T) {
 		"many volumes":           {volumes: manyVolumes + 1, want: true},
 		"those of other nodes":   {volumes: manyVolumes + 1, edit: func(c *Cluster) { c.Local = "beta" }},
 		"volumes unknown":        {volumes: manyVolumes + 1, edit: func(c *Cluster) { c.VolumesUnknown = true }},
-		"health is not known":  {volumes: manyVolumes + 1, edit: func(c *Cluster) { c.Health = nil }},
+		"health is not known":    {volumes: manyVolumes + 1, edit: func(c *Cluster) { c.Health = nil }},
 		"node is dead":           {volumes: manyVolumes + 1, edit: func(c *Cluster) { c.Health.Nodes[0].Live = false }},
 		"nothing examined":       {volumes: manyVolumes + 1, edit: func(c *Cluster) { c.Health.Nodes[0].Found = nil }},
 		"old examination":        {volumes: manyVolumes + 1, edit: func(c *Cluster) { c.Health.Nodes[0].Found.Examined = now.Add(-2 * time.Minute) }},
