@@ -326,6 +326,9 @@ func (m *maker) make(ctx context.Context, d dataset.Dataset,
 		if err != nil {
 			return 0, err
 		}
+		if _, err := m.sizeOf(ctx, l.Volume); err != nil { // it fails if the volume is missing
+			return 0, err
+		}
 		return l.Size, m.shelf.Finish(f, d)
 	}
 	m.step("lvm.make.folder")
