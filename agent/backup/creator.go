@@ -358,18 +358,20 @@ const (
 	minRepeated = 64 << 20 // bytes of attributes; more only if the files use as much on the disk
 )
 
-// checkSurvey fails with dataset.ErrUnsupported if a backup would read or store far more than the files use on the disk.
+// checkSurvey fails with dataset.ErrUnsupported if a backup would read or store far more than the files use on the
+// disk.
 func checkSurvey(s tree.Survey) error {
 	if limit := maxReads * max(s.Used, minReads); s.Reads > limit {
-		return dataset.Errorf(dataset.ErrUnsupported, "restic would read %s, with holes and once for each hard link, and at "+
-			"most %s are allowed for files that use %s on the disk (the largest is %s, with %s: make it smaller)",
+		return dataset.Errorf(dataset.ErrUnsupported, "restic would read %s, with holes and once for each hard link, "+
+			"and at most %s are allowed for files that use %s on the disk (the largest is %s, with %s: make it "+
+			"smaller)",
 			dataset.Size(s.Reads).Human(), dataset.Size(limit).Human(), dataset.Size(s.Used).Human(),
 			dataset.Clip(s.Longest), dataset.Size(s.LongestReads).Human())
 	}
 	if limit := max(s.Used, minRepeated); s.Repeated > limit {
-		return dataset.Errorf(dataset.ErrUnsupported, "restic would store %s of extended attributes again, once for each "+
-			"hard link, and at most %s are allowed (remove attributes or hard links)", dataset.Size(s.Repeated).Human(),
-			dataset.Size(limit).Human())
+		return dataset.Errorf(dataset.ErrUnsupported, "restic would store %s of extended attributes again, once for "+
+			"each hard link, and at most %s are allowed (remove attributes or hard links)",
+			dataset.Size(s.Repeated).Human(), dataset.Size(limit).Human())
 	}
 	return nil
 }

@@ -25,9 +25,10 @@ type Restorer struct {
 }
 
 // Restore writes the content of the volume in a backup to the empty volume of the mount m, and gives its root the
-// owner, mode, times and attributes that it had. m is from mounting.OpenMount, and can be used once. step is called with the name of each step. If version is not
-// nil, Restore accepts only a backup that a push has made for that version. If the size of the backup is not known,
-// restic measures it while Restore runs. Restore calls measured with the size.
+// owner, mode, times and attributes that it had. m is from mounting.OpenMount, and can be used once. step is called
+// with the name of each step. If version is not nil, Restore accepts only a backup that a push has made for that
+// version. If the size of the backup is not known, restic measures it while Restore runs. Restore calls measured with
+// the size.
 //
 // The mount must follow no links and open no devices: a backup can have a link or a device node, and a file with the
 // same name, which restic would write through the link or to the device. Restore returns these errors of package
@@ -220,9 +221,9 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id, mounts stri
 			"ls %[4]s)", short(id), got.Names, record.Names, record.Volume)
 	}
 	if got.Metadata.String() != record.Metadata {
-		return dataset.Errorf(dataset.ErrCorrupt, "an owner, mode, time or attribute of a file of backup %s could not be "+
-			"restored (use the filesystem that volume %s had, and a larger size: -o fs=FS -o size=SIZE; restic restore "+
-			"and drover volume import take the files without it)", short(id), record.Volume)
+		return dataset.Errorf(dataset.ErrCorrupt, "an owner, mode, time or attribute of a file of backup %s could "+
+			"not be restored (use the filesystem that volume %s had, and a larger size: -o fs=FS -o size=SIZE; restic "+
+			"restore and drover volume import take the files without it)", short(id), record.Volume)
 	}
 	steps.At("backup-restore.written")
 	return nil

@@ -46,8 +46,8 @@ type ImporterDeps struct {
 type Backups interface {
 	// Size returns how many bytes Restore or Verify writes for a backup.
 	Size(ctx context.Context, repository, id string) (dataset.Size, error)
-	// Restore writes the content of a backup to an empty volume: m is the mount of mounting.OpenMount. If version is not
-	// nil, the backup must have that version. Restore calls measured with what Size returns, once that is known.
+	// Restore writes the content of a backup to an empty volume: m is the mount of mounting.OpenMount. If version is
+	// not nil, the backup must have that version. Restore calls measured with what Size returns, once that is known.
 	Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, m *os.File,
 		step func(string), measured func(dataset.Size)) error
 	// Verify also compares what it has written with the backup, and returns the UUID of the dataset that was backed up.

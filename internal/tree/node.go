@@ -61,12 +61,12 @@ func (n *node) procPath() string { return procPath(n.fd) }
 
 func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-// openFile opens a regular file for reading. It does not wait for a process that has a lease on the file (fcntl(2)): with
-// one such process, each open would take 45 s.
+// openFile opens a regular file for reading. It does not wait for a process that has a lease on the file (fcntl(2)):
+// with one such process, each open would take 45 s.
 func (n *node) openFile() (*os.File, error) {
 	fd, err := unix.Open(n.procPath(), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err == unix.EWOULDBLOCK {
-		return nil, dataset.Errorf(dataset.ErrInUse, "a process has a lease on it (see fcntl(2)): end the process first")
+		return nil, dataset.Errorf(dataset.ErrInUse, "a process has a lease on it (see fcntl(2)): end the process")
 	}
 	if err != nil {
 		return nil, err

@@ -18,14 +18,14 @@ import (
 type Survey struct {
 	Names int64 // below the root; each hard link counts
 	Used  int64 // bytes on the disk of all files; each hard link has its part
-	// Reads is the number of bytes that restic reads: it reads holes, and a file once for each hard link. Longest is the
-	// file with most of them, and LongestReads how many.
+	// Reads is the number of bytes that restic reads: it reads holes, and a file once for each hard link. Longest is
+	// the file with most of them, and LongestReads how many.
 	Reads, LongestReads int64
 	Longest             string
 	// Repeated is the size of the extended attributes that restic stores again: once for each further hard link.
 	Repeated int64
-	// Metadata is a sum over the names, so their order does not matter. It covers the path, type, owner, mode, size, time
-	// of change and extended attributes of each, as far as restic stores and restores them.
+	// Metadata is a sum over the names, so their order does not matter. It covers the path, type, owner, mode, size,
+	// time of change and extended attributes of each, as far as restic stores and restores them.
 	Metadata Digest
 	Flags    Found // files and directories with inode flags: see chattr(1)
 	Times    Found // files whose time of change restic cannot restore
@@ -101,8 +101,8 @@ func SurveyTree(ctx context.Context, dir *os.File) (s Survey, err error) {
 func (s *Survey) add(n *node, at *place) error {
 	path := at.String()
 	if len(path) > longestPath {
-		return dataset.Errorf(dataset.ErrUnsupported, "its path has %d bytes, and restic restores none with more than %d "+
-			"(rename or remove it)", len(path), longestPath)
+		return dataset.Errorf(dataset.ErrUnsupported, "its path has %d bytes, and restic restores none with more than "+
+			"%d (rename or remove it)", len(path), longestPath)
 	}
 	links := int64(1)
 	if n.mayHaveLinks() {
@@ -132,8 +132,8 @@ func (s *Survey) add(n *node, at *place) error {
 	}
 	for _, x := range attributes {
 		if !utf8.ValidString(x.name) {
-			return dataset.Errorf(dataset.ErrUnsupported, "the name of its attribute %q is not UTF-8, and restic would "+
-				"restore another one (remove it: setfattr --remove)", x.name)
+			return dataset.Errorf(dataset.ErrUnsupported, "the name of its attribute %q is not UTF-8, and restic "+
+				"would restore another one (remove it: setfattr --remove)", x.name)
 		}
 		size := int64(len(x.name) + len(x.value))
 		s.Repeated += size - size/links
