@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/jobs"
@@ -292,7 +294,7 @@ func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation,
 	record := newRecord(d, op.Snapshot, made.taken, c.deps.NodeName, c.deps.Version)
 	survey, err := tree.SurveyTree(ctx, files)
 	if err == nil {
-		err = checkSurvey(survey)
+		err = checkSurvey(survey, d.Size, files)
 	}
 	if err != nil {
 		return fmt.Errorf("examine its files: %w", err)
@@ -359,19 +361,33 @@ const (
 )
 
 // checkSurvey fails with dataset.ErrUnsupported if a backup would read or store far more than the files use on the
-// disk.
-func checkSurvey(s tree.Survey) error {
+// disk, or if a restore into a volume of the same size would lack inodes. size is that of the volume, or 0.
+func checkSurvey(s tree.Survey, size dataset.Size, files *os.File) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(files.Fd()), &st); err != nil {
+		return fmt.Errorf("statfs: %w", err)
+	}
+	// Each file that shares blocks counts all of them.
+	s.Used = min(s.Used, int64(st.Blocks-st.Bfree)*st.Frsize)
+	if size > 0 {
+		s.Used = min(s.Used, int64(size))
+	}
 	if limit := maxReads * max(s.Used, minReads); s.Reads > limit {
 		return dataset.Errorf(dataset.ErrUnsupported, "restic would read %s, with holes and once for each hard link, "+
-			"and at most %s are allowed for files that use %s on the disk (the largest is %s, with %s: make it "+
-			"smaller)",
+			"and at most %s are allowed for files that use %s on the disk (remove hard links or holes; the largest file is "+
+			"%s, with %s)",
 			dataset.Size(s.Reads).Human(), dataset.Size(limit).Human(), dataset.Size(s.Used).Human(),
 			dataset.Clip(s.Longest), dataset.Size(s.LongestReads).Human())
 	}
 	if limit := max(s.Used, minRepeated); s.Repeated > limit {
-		return dataset.Errorf(dataset.ErrUnsupported, "restic would store %s of extended attributes again, once for "+
-			"each hard link, and at most %s are allowed (remove attributes or hard links)",
+		return dataset.Errorf(dataset.ErrUnsupported, "restic would store %s of attributes and targets of links again, "+
+			"once for each hard link, and at most %s are allowed (remove attributes or hard links)",
 			dataset.Size(s.Repeated).Human(), dataset.Size(limit).Human())
+	}
+	if s.Inodes > 0 && uint64(s.Inodes) > st.Ffree {
+		return dataset.Errorf(dataset.ErrUnsupported, "a restore would need %d more inodes, because restic restores each "+
+			"hard link of a symbolic link, FIFO or device as a file of its own, and the volume has only %d (remove such "+
+			"hard links)", s.Inodes, st.Ffree)
 	}
 	return nil
 }

@@ -263,11 +263,19 @@ func TestBackupOfAmplifiedVolumeIsRefused(t *testing.T) {
 		want  string
 		plant func(dir string) error
 	}{
-		"holes": {"the largest is large, with 1TiB", func(dir string) error {
+		"holes": {"the largest file is large, with 1TiB", func(dir string) error {
 			return errors.Join(os.WriteFile(filepath.Join(dir, "large"), nil, 0o600),
 				os.Truncate(filepath.Join(dir, "large"), 1<<40))
 		}},
-		"links": {"of extended attributes again", func(dir string) error {
+		"exabytes": {"remove hard links or holes", func(dir string) error {
+			var err error
+			for _, name := range []string{"a", "b", "c"} {
+				err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), nil, 0o600),
+					os.Truncate(filepath.Join(dir, name), 1<<62))
+			}
+			return err
+		}},
+		"links": {"of attributes and targets of links again", func(dir string) error {
 			err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600)
 			for i := range 20 {
 				err = errors.Join(err, unix.Setxattr(filepath.Join(dir, "file"), fmt.Sprint("user.", i), make([]byte, 60_000), 0))

@@ -65,6 +65,28 @@ func TestLostAttributeIsNoticed(t *testing.T) {
 	refused(t, err, dataset.ErrCorrupt, "could not be restored")
 }
 
+// A time that restic cannot restore does not make a backup useless: it comes back as another one.
+func TestTimeOutOfRangeIsRestored(t *testing.T) {
+	r, _ := folderRepository(t)
+	for _, fs := range []string{"xfs", "ext4"} {
+		dir := filepath.Join(scratch.Mount(t, fs, scratch.XFS), "dir")
+		for name, at := range map[string]time.Time{
+			"later": time.Date(2300, 1, 1, 0, 0, 0, 1, time.UTC), "latest": time.Date(2446, 1, 1, 0, 0, 0, 0, time.UTC),
+			"last": time.Unix(0, 1<<63-1), "negative": time.Unix(-1e9, 5), "first": time.Date(1901, 12, 14, 0, 0, 0, 0, time.UTC),
+		} {
+			path := filepath.Join(dir, backup.DataName, name)
+			must(t, os.MkdirAll(filepath.Dir(path), 0o700))
+			must(t, os.WriteFile(path, nil, 0o600))
+			must(t, unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{{Sec: 1}, {Sec: at.Unix(), Nsec: int64(at.Nanosecond())}}, 0))
+		}
+		tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
+		b := storeRecordOf(t, r, dir, tags)
+		target := filepath.Join(filepath.Dir(dir), "target")
+		must(t, os.Mkdir(target, 0o700))
+		must(t, newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, rootAt(t, target), func(string) {}, nil))
+	}
+}
+
 // storeRecordOf stores a folder with a plain record.
 func storeRecordOf(t *testing.T, r oneRepository, dir string, tags backup.Tags) restic.Backup {
 	t.Helper()

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"os"
 	"time"
 	"unicode/utf8"
@@ -17,13 +18,15 @@ import (
 // Survey describes a tree before restic stores it, or after restic has restored it. Sockets do not count.
 type Survey struct {
 	Names int64 // below the root; each hard link counts
-	Used  int64 // bytes on the disk of all files; each hard link has its part
+	Used  int64 // bytes on the disk of all files, shared blocks too; each hard link has its part
 	// Reads is the number of bytes that restic reads: it reads holes, and a file once for each hard link. Longest is
 	// the file with most of them, and LongestReads how many.
 	Reads, LongestReads int64
 	Longest             string
-	// Repeated is the size of the extended attributes that restic stores again: once for each further hard link.
-	Repeated int64
+	// Repeated is the size of the extended attributes, and targets of symbolic links, that restic stores again: once for
+	// each further hard link. Inodes is how many more inodes a restore needs: restic makes one for each hard link, except
+	// of regular files.
+	Repeated, Inodes int64
 	// Metadata is a sum over the names, so their order does not matter. It covers the path, type, owner, mode, size,
 	// time of change and extended attributes of each, as far as restic stores and restores them.
 	Metadata Digest
@@ -68,6 +71,13 @@ var (
 	latest   = time.Unix(0, 1<<63-1)
 )
 
+// The filesystems of Linux that have 32 bits for a time have none before 1901: what restic restores as an earlier time
+// becomes the earliest. The digest leaves these times out.
+const earliestRestored = -2_114_380_800_000_000_000 // 1903
+
+// longestTarget is the length of the longest target of a symbolic link in bytes that XFS stores.
+const longestTarget = 1023
+
 // longestPath is the length of the longest path in bytes that restic can restore: it writes below another folder, and
 // the whole path has at most 4,095 bytes.
 const longestPath = 4000
@@ -110,12 +120,16 @@ func (s *Survey) add(n *node, at *place) error {
 	}
 	s.Used += n.allocated() / links
 	entry := fmt.Appendf(nil, "%q %o %d:%d", path, n.st.Mode, n.st.Uid, n.st.Gid)
-	if t := n.changed(); !t.Before(earliest) && !t.After(latest) {
-		entry = fmt.Appendf(entry, " time %d", t.UnixNano())
+	if t := n.st.Mtim.Sec*1e9 + n.st.Mtim.Nsec; t >= earliestRestored { // restic restores it with the same overflow
+		entry = fmt.Appendf(entry, " time %d", t)
+	}
+	if links > 1 && n.format() != unix.S_IFREG {
+		s.Inodes++
 	}
 	switch n.format() {
 	case unix.S_IFREG:
-		if s.Reads += n.st.Size; n.st.Size > s.LongestReads {
+		s.Reads = min(s.Reads, math.MaxInt64-n.st.Size) + n.st.Size // files can have holes of exabytes
+		if n.st.Size > s.LongestReads {
 			s.Longest, s.LongestReads = path, n.st.Size
 		}
 		entry = fmt.Appendf(entry, " size %d", n.st.Size)
@@ -123,7 +137,13 @@ func (s *Survey) add(n *node, at *place) error {
 		entry = fmt.Appendf(entry, " device %d", n.st.Rdev)
 	case unix.S_IFLNK: // restic does not store their attributes, and no byte of a target that is not UTF-8
 		target, err := n.readLink()
-		s.Metadata.add(fmt.Appendf(entry, " target %q", string([]rune(target))))
+		restored := string([]rune(target)) // each such byte becomes a character of three bytes
+		if len(restored) > max(len(target), longestTarget) {
+			return dataset.Errorf(dataset.ErrUnsupported, "its target is not UTF-8, and restic cannot restore it (remove "+
+				"the symbolic link)")
+		}
+		s.Repeated += int64(len(restored)) - int64(len(restored))/links
+		s.Metadata.add(fmt.Appendf(entry, " target %q", restored))
 		return err
 	}
 	attributes, err := readXattrs(n.procPath())

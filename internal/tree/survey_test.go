@@ -124,6 +124,9 @@ func TestSurveyRefuses(t *testing.T) {
 		"setfattr --remove": func(top string) error {
 			return errors.Join(os.MkdirAll(top, 0o700), unix.Setxattr(top, "user.\xff", []byte("x"), 0))
 		},
+		"remove the symbolic link": func(top string) error {
+			return errors.Join(os.MkdirAll(top, 0o700), os.Symlink(strings.Repeat("\xff", 1000), filepath.Join(top, "l")))
+		},
 	} {
 		top := filepath.Join(dir, "top")
 		if err := make(top); err != nil {
