@@ -374,20 +374,20 @@ func checkSurvey(s tree.Survey, size dataset.Size, files *os.File) error {
 	}
 	if limit := maxReads * max(s.Used, minReads); s.Reads > limit {
 		return dataset.Errorf(dataset.ErrUnsupported, "restic would read %s, with holes and once for each hard link, "+
-			"and at most %s are allowed for files that use %s on the disk (remove hard links or holes; the largest file is "+
-			"%s, with %s)",
+			"and at most %s are allowed for files that use %s on the disk (remove hard links or holes; the largest "+
+			"file is %s, with %s)",
 			dataset.Size(s.Reads).Human(), dataset.Size(limit).Human(), dataset.Size(s.Used).Human(),
 			dataset.Clip(s.Longest), dataset.Size(s.LongestReads).Human())
 	}
 	if limit := max(s.Used, minRepeated); s.Repeated > limit {
-		return dataset.Errorf(dataset.ErrUnsupported, "restic would store %s of attributes and targets of links again, "+
-			"once for each hard link, and at most %s are allowed (remove attributes or hard links)",
+		return dataset.Errorf(dataset.ErrUnsupported, "restic would store %s of attributes and targets of links "+
+			"again, once for each hard link, and at most %s are allowed (remove attributes or hard links)",
 			dataset.Size(s.Repeated).Human(), dataset.Size(limit).Human())
 	}
 	if s.Inodes > 0 && uint64(s.Inodes) > st.Ffree {
-		return dataset.Errorf(dataset.ErrUnsupported, "a restore would need %d more inodes, because restic restores each "+
-			"hard link of a symbolic link, FIFO or device as a file of its own, and the volume has only %d (remove such "+
-			"hard links)", s.Inodes, st.Ffree)
+		return dataset.Errorf(dataset.ErrUnsupported, "a restore would need %d more inodes, because restic restores "+
+			"each hard link of a symbolic link, FIFO or device as a file of its own, and the volume has only %d (remove "+
+			"such hard links)", s.Inodes, st.Ffree)
 	}
 	return nil
 }

@@ -23,9 +23,9 @@ type Survey struct {
 	// the file with most of them, and LongestReads how many.
 	Reads, LongestReads int64
 	Longest             string
-	// Repeated is the size of the extended attributes, and targets of symbolic links, that restic stores again: once for
-	// each further hard link. Inodes is how many more inodes a restore needs: restic makes one for each hard link, except
-	// of regular files.
+	// Repeated is the size of the extended attributes, and targets of symbolic links, that restic stores again: once
+	// for each further hard link. Inodes is how many more inodes a restore needs: restic makes one for each hard link,
+	// except of regular files.
 	Repeated, Inodes int64
 	// Metadata is a sum over the names, so their order does not matter. It covers the path, type, owner, mode, size,
 	// time of change and extended attributes of each, as far as restic stores and restores them.
@@ -139,8 +139,8 @@ func (s *Survey) add(n *node, at *place) error {
 		target, err := n.readLink()
 		restored := string([]rune(target)) // each such byte becomes a character of three bytes
 		if len(restored) > max(len(target), longestTarget) {
-			return dataset.Errorf(dataset.ErrUnsupported, "its target is not UTF-8, and restic cannot restore it (remove "+
-				"the symbolic link)")
+			return dataset.Errorf(dataset.ErrUnsupported, "its target is not UTF-8, and restic cannot restore it "+
+				"(remove the symbolic link)")
 		}
 		s.Repeated += int64(len(restored)) - int64(len(restored))/links
 		s.Metadata.add(fmt.Appendf(entry, " target %q", restored))
