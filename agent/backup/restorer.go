@@ -222,8 +222,9 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id, mounts stri
 	}
 	if got.Metadata.String() != record.Metadata {
 		return dataset.Errorf(dataset.ErrCorrupt, "an owner, mode, time or attribute of a file of backup %s could "+
-			"not be restored, and restic does not say which (use the filesystem that volume %s had, and a larger size: "+
-			"-o fs=FS -o size=SIZE; restic restore and drover volume import take the files without it)", short(id), record.Volume)
+			"not be restored, and restic does not say which (use the filesystem that volume %s had, and a larger "+
+			"size: -o fs=FS -o size=SIZE; restic restore and drover volume import take the files without it)",
+			short(id), record.Volume)
 	}
 	steps.At("backup-restore.written")
 	return nil
