@@ -386,8 +386,8 @@ func checkSurvey(s tree.Survey, size dataset.Size, files *os.File) error {
 	}
 	if s.Inodes > 0 && uint64(s.Inodes) > st.Ffree {
 		return dataset.Errorf(dataset.ErrUnsupported, "a restore would need %d more inodes, because restic restores "+
-			"each hard link of a symbolic link, FIFO or device as a file of its own, and the volume has only %d (remove "+
-			"such hard links)", s.Inodes, st.Ffree)
+			"each hard link of a symbolic link, FIFO or device as a file of its own, and the volume has only %d "+
+			"(remove such hard links)", s.Inodes, st.Ffree)
 	}
 	return nil
 }
