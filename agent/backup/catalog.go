@@ -40,8 +40,8 @@ func NewCatalog(repositories Repositories, cluster Cluster) *Catalog {
 	return &Catalog{repositories, cluster, &facts{}}
 }
 
-// NewRestorer returns a Restorer that does not read again what the Catalog has read. mounts is the folder in which the
-// agent mounts volumes: restic sees the new volume there.
+// NewRestorer returns a Restorer that shares what the Catalog has read of backups. mounts is the folder in which the
+// agent mounts volumes. A restore hides it from restic, and shows only the new volume in it.
 func (c *Catalog) NewRestorer(mounts string) *Restorer {
 	return &Restorer{c.repositories, c.read, mounts}
 }

@@ -76,7 +76,7 @@ func storeRecord(t *testing.T, r oneRepository, record backup.Record, tags []str
 }
 
 // storeFolder stores a backup of the data in dir, and of a record.
-// storeFolder stores a folder with a record, which gets what it lacks about the files.
+// storeFolder backs up a folder with a record. It sets Names and Metadata of the record, if these are not set.
 func storeFolder(t *testing.T, r oneRepository, dir string, record []byte, tags []string) restic.Backup {
 	t.Helper()
 	if parsed, err := backup.ParseRecord(record); err == nil {

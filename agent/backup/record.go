@@ -46,8 +46,8 @@ type Record struct {
 	// Names is how many names the volume had below its root directory, without sockets. A backup with fewer names lacks
 	// files that restic could not read.
 	Names int64 `json:"names"`
-	// Metadata is the digest of the owners, modes, times and attributes of all names: see tree.Survey. restic 0.14 does
-	// not report what it cannot restore of them (https://github.com/restic/restic/pull/4958).
+	// Metadata is a digest of the owners, modes, times and attributes of all files: see tree.Survey. If restic 0.14
+	// cannot restore one of these, it reports no error (https://github.com/restic/restic/pull/4958).
 	Metadata string `json:"metadata"`
 	Drover   string `json:"drover"` // version of Drover that made the backup
 }

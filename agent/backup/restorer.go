@@ -24,11 +24,10 @@ type Restorer struct {
 	mounts       string // folder in which restic sees the new volume
 }
 
-// Restore writes the content of the volume in a backup to the empty volume of the mount m, and gives its root the
-// owner, mode, times and attributes that it had. m is from mounting.OpenMount, and can be used once. step is called
-// with the name of each step. If version is not nil, Restore accepts only a backup that a push has made for that
-// version. If the size of the backup is not known, restic measures it while Restore runs. Restore calls measured with
-// the size.
+// Restore writes a backup to an empty volume, and gives the root directory the owner, mode, times and attributes in the
+// backup. m is the mount of the volume, from mounting.OpenMount. It can be used for one call only. Restore calls step
+// with the name of each step, and measured with the size of the backup, once that is known. If version is not nil, a
+// push must have made the backup for that version.
 //
 // The mount must follow no links and open no devices: a backup can have a link or a device node, and a file with the
 // same name, which restic would write through the link or to the device. Restore returns these errors of package

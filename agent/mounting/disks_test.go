@@ -139,8 +139,8 @@ func TestUnreadableMountTableEndsNoDiskError(t *testing.T) {
 	}
 }
 
-// A filesystem that an error has ended, and that a copy of its mount in another mount namespace keeps alive, is not
-// mounted again: the volume gets a new one, with what was flushed.
+// A volume can be mounted and written to again after its filesystem was shut down, although a copy of the old mount
+// exists in another mount namespace. It has what was flushed.
 func TestEndedFilesystemIsReplaced(t *testing.T) {
 	r := agenttest.NewCluster(t, "loop", "dir").A
 	r.NewVolume("db")

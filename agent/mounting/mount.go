@@ -248,9 +248,9 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset, asked ui
 	return nil
 }
 
-// MountDataset attaches a dataset and mounts it on path. A full pool or a failing disk can have ended the filesystem of
-// an earlier mount, which a copy of that mount in another mount namespace keeps alive. MountDataset releases such a
-// filesystem, and mounts the dataset again.
+// MountDataset attaches a dataset and mounts it on path. After a full pool or a disk error, a filesystem accepts no
+// writes until its last mount has ended, and another mount namespace can still have a copy of a mount. Then
+// MountDataset calls backends.Releaser, and mounts the dataset again.
 func (m *Mounter) MountDataset(ctx context.Context, pool backends.Pool, d dataset.Dataset, path string) error {
 	att, err := m.attachAndMount(ctx, pool, d, path)
 	if r, can := pool.(backends.Releaser); can && err == nil && m.Disks.Examine(d, path) != nil {

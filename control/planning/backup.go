@@ -59,8 +59,8 @@ func beginBackup(t *record.Tx, req api.Request) (d dataset.Dataset, op *dataset.
 }
 
 // PlanPush decides to push a volume, or one of its snapshots, to a name in a repository: that of the request or, if it
-// is empty, that of the volume. The home of the volume does it, and refuses the push if the volume does not continue
-// what the repository has.
+// is empty, that of the volume. The home of the volume pushes it. It refuses if the volume lacks the newest version of
+// that name in the repository.
 func PlanPush(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, op, err := beginBackup(t, req)
 	if err != nil {

@@ -54,9 +54,8 @@ type formatStore struct {
 }
 
 // WithFormat returns st with a check of the format of its records. A later version can raise the format of a shared
-// store at any time, so each transaction checks that FormatKey has not changed since it was read. Thus this version
-// never writes to a store whose format it does not know. Once one of its transactions has failed for that reason, its
-// reads fail too.
+// store at any time, so each transaction checks that FormatKey has not changed since it was read. So this version never
+// writes to a store of another format. After the first transaction that fails for that reason, reads fail too.
 func WithFormat(st store.Store) store.Store { return &formatStore{Store: st} }
 
 // check returns the index of FormatKey. It reads the key unless its index is known.

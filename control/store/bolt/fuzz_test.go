@@ -176,8 +176,8 @@ func TestFlippedBytes(t *testing.T) {
 	}
 }
 
-// survivors opens the bytes as a store and returns what can be read from it. It returns nothing if the store is
-// refused.
+// survivors writes b to a file, opens the file as a store, and returns its entries, or nil if the store cannot be
+// opened.
 func survivors(tb testing.TB, b []byte) []store.Entry {
 	tb.Helper()
 	ctx := context.Background()
