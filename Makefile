@@ -43,7 +43,7 @@ bench: ## print the figures, as ratios to Docker's own local driver (root)
 	go test -count=1 -p 1 -timeout 2h -run '^$$' -bench . -benchtime 1x ./test/bench
 	go test -count=1 -p 1 -timeout 1h -run '^$$' -bench 'Grow|Path' -benchtime 1x ./backends/...
 
-lint: ## check the code, the walls between packages and the scripts
+lint: ## check the code, the scripts and the API
 	scripts/lint.sh
 
 vuln: ## look for known holes in what we import (asks the Go vulnerability database)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the code without running it: golangci-lint (.golangci.yml, with the walls between packages),
+# Checks the code without running it: golangci-lint (.golangci.yml),
 # gofmt, go.mod, docs/openapi.yaml, and the shell scripts.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

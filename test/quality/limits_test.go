@@ -1,7 +1,6 @@
 package quality
 
 import (
-	"fmt"
 	"go/ast"
 	"os"
 	"path/filepath"
@@ -13,8 +12,6 @@ import (
 // Limits on the structure of the code without its tests. They stop a relapse. They are not goals: a part is cut
 // where its responsibility ends, not where the limit is.
 const (
-	maxMethods       = 40  // of a type
-	maxPackageFiles  = 25  // of a package, without tests
 	maxFileLines     = 600 // of a file, tests included
 	maxFunctionLines = 70
 	maxColumns       = 120 // of a line; a tab counts as 4
@@ -25,54 +22,6 @@ func check(t *testing.T, what string, figure, limit int, unit string) {
 	t.Helper()
 	if figure > limit {
 		t.Errorf("%s has %d %s, more than %d: divide it by responsibility", what, figure, unit, limit)
-	}
-}
-
-func TestTypesHaveFewMethods(t *testing.T) {
-	methods := map[string]int{}
-	for _, s := range sources(t) {
-		if s.isTest() {
-			continue
-		}
-		for _, decl := range s.file.Decls {
-			if f, ok := decl.(*ast.FuncDecl); ok && f.Recv != nil {
-				methods["type "+filepath.Dir(s.name)+"."+receiverType(f)]++
-			}
-		}
-	}
-	for name, n := range methods {
-		check(t, name, n, maxMethods, "methods")
-	}
-}
-
-// receiverType is the name of the type that a method belongs to, without pointer and type parameters.
-func receiverType(f *ast.FuncDecl) string {
-	typ := f.Recv.List[0].Type
-	for {
-		switch e := typ.(type) {
-		case *ast.StarExpr:
-			typ = e.X
-		case *ast.IndexExpr:
-			typ = e.X
-		case *ast.IndexListExpr:
-			typ = e.X
-		case *ast.Ident:
-			return e.Name
-		default:
-			return fmt.Sprintf("%T", typ)
-		}
-	}
-}
-
-func TestPackagesHaveFewFiles(t *testing.T) {
-	count := map[string]int{}
-	for _, s := range sources(t) {
-		if !s.isTest() {
-			count["package "+filepath.Dir(s.name)]++
-		}
-	}
-	for name, n := range count {
-		check(t, name, n, maxPackageFiles, "files")
 	}
 }
 

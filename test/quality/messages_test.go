@@ -1,65 +1,15 @@
 package quality
 
 import (
-	"flag"
 	"go/ast"
 	"go/token"
-	"maps"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
-
-var update = flag.Bool("update", false, "write docs/reference/messages.md")
-
-const catalogue = "docs/reference/messages.md"
-
-// introduction begins the catalogue.
-const introduction = `# Messages
-
-Every text that Drover can show, by package: errors, log messages, findings of ` + "`drover doctor`" + ` with their
-remedies, help texts and table headings. The page is generated from the code, so that all wordings can be reviewed in one
-sitting. ` + "`%s`" + ` and the like stand for values, and … for a part that is chosen at run time.
-
-To change a text, edit the code and run ` + "`go test ./test/quality -run TestMessages -update`" + `.
-`
-
-// TestMessages compares the catalogue of messages with the code.
-func TestMessages(t *testing.T) {
-	want := render(collectMessages(t))
-	if *update {
-		if err := os.MkdirAll(filepath.Join(top, filepath.Dir(catalogue)), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(top, catalogue), []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if diff := cmp.Diff(read(t, catalogue), want); diff != "" {
-		t.Errorf("%s is out of date. Run go test ./test/quality -run TestMessages -update\n(-file +code):\n%s",
-			catalogue, diff)
-	}
-}
-
-// collectMessages returns the texts of each package of the program.
-func collectMessages(t *testing.T) map[string]messages {
-	packages := map[string]messages{}
-	for _, s := range sources(t) {
-		if dir := filepath.ToSlash(filepath.Dir(s.name)); isProduct(s, dir) {
-			if packages[dir] == nil {
-				packages[dir] = messages{}
-			}
-			ast.Walk(collector{packages[dir], other}, s.file)
-		}
-	}
-	return packages
-}
 
 var (
 	// destructive matches a command of drover that destroys data. The rest of the hint is its arguments and flags, up
@@ -83,17 +33,13 @@ func destructiveHints(text string) (found []string) {
 // copies the hint must not lose anything. A hint may have the command with --dry-run. Help texts describe commands, and
 // may name them all.
 func TestHintsDestroyNothing(t *testing.T) {
-	for name, sections := range collectMessages(t) {
-		for section, texts := range sections {
-			if section == helpTexts {
-				continue
-			}
-			for text := range texts {
-				for _, command := range destructiveHints(text) {
-					t.Errorf("%s: %q suggests %q (say what is lost and how to look first, for example with --dry-run)",
-						name, text, command)
-				}
-			}
+	for _, m := range collectMessages(t) {
+		if m.help {
+			continue
+		}
+		for _, command := range destructiveHints(m.text) {
+			t.Errorf("%s: %q suggests %q (say what is lost and how to look first, for example with --dry-run)",
+				m.at, m.text, command)
 		}
 	}
 	for text, bad := range map[string]int{
@@ -118,15 +64,32 @@ var identifier = regexp.MustCompile(`(?:^|[^%\w])([a-z]+[A-Z][a-z]\w*)`)
 // TestMessagesHaveNoIdentifiers refuses the names of Go code in texts for people. A rename of an identifier that also
 // changes a string makes such a text.
 func TestMessagesHaveNoIdentifiers(t *testing.T) {
-	for name, sections := range collectMessages(t) {
-		for _, texts := range sections {
-			for text := range texts {
-				if found := identifier.FindStringSubmatch(text); found != nil {
-					t.Errorf("%s: %q contains the identifier %s", name, text, found[1])
-				}
-			}
+	for _, m := range collectMessages(t) {
+		if found := identifier.FindStringSubmatch(m.text); found != nil {
+			t.Errorf("%s: %q contains the identifier %s", m.at, m.text, found[1])
 		}
 	}
+}
+
+// A message is a text that a person can read in the output or in the log of the program.
+type message struct {
+	at   token.Position
+	text string
+	help bool // describes a command or a flag
+}
+
+// collectMessages returns the texts of the program.
+func collectMessages(t *testing.T) []message {
+	var all []message
+	for _, s := range sources(t) {
+		if isProduct(s, filepath.ToSlash(filepath.Dir(s.name))) {
+			ast.Walk(&collector{source: s, found: &all}, s.file)
+		}
+	}
+	if len(all) < 1000 {
+		t.Fatalf("only %d messages found", len(all))
+	}
+	return all
 }
 
 // isProduct reports whether a file is part of the program, not of its tests.
@@ -139,34 +102,15 @@ func isProduct(s source, dir string) bool {
 	return !s.isTest()
 }
 
-// The sections of a package in the catalogue.
-const (
-	errorTexts = "Errors"
-	logTexts   = "Log messages"
-	findings   = "Findings and remedies"
-	helpTexts  = "Help"
-	headings   = "Table headings"
-	other      = "Other texts"
-)
-
-// messages are the texts of one package, by section.
-type messages map[string]map[string]bool
-
-func (m messages) add(section, text string) {
-	if m[section] == nil {
-		m[section] = map[string]bool{}
-	}
-	m[section][text] = true
-}
-
-// A collector visits a file. All strings below the node that it visits belong to one section.
+// A collector visits a file and adds the texts in it to found.
 type collector struct {
-	found   messages
-	section string
+	source source
+	found  *[]message
+	help   bool // the visited node is part of a help text
 }
 
 // Visit implements ast.Visitor.
-func (c collector) Visit(n ast.Node) ast.Visitor {
+func (c *collector) Visit(n ast.Node) ast.Visitor {
 	switch n := n.(type) {
 	case *ast.ImportSpec:
 		return nil
@@ -176,31 +120,22 @@ func (c collector) Visit(n ast.Node) ast.Visitor {
 			return nil
 		}
 	case *ast.FuncLit, *ast.BlockStmt:
-		return collector{c.found, other}
+		return &collector{c.source, c.found, false}
 	case *ast.KeyValueExpr:
 		if key, ok := n.Key.(*ast.Ident); ok && slices.Contains([]string{"Use", "Short", "Long", "Example"}, key.Name) {
-			return collector{c.found, helpTexts}
-		}
-	case *ast.CallExpr:
-		if section := sectionOf(n); section != "" {
-			return collector{c.found, section}
+			return &collector{c.source, c.found, true}
 		}
 	case *ast.BinaryExpr, *ast.BasicLit:
-		return c.visitText(n.(ast.Expr))
+		text, isText := concatenate(n.(ast.Expr))
+		if !isText {
+			return c
+		}
+		if words.MatchString(text) && !machineText.MatchString(text) {
+			*c.found = append(*c.found, message{c.source.set.Position(n.Pos()), text, c.help})
+		}
+		return nil
 	}
 	return c
-}
-
-// visitText adds a string literal, or a sum of strings. It returns the visitor for the operands of anything else.
-func (c collector) visitText(n ast.Expr) ast.Visitor {
-	text, isText := concatenate(n)
-	if !isText {
-		return c
-	}
-	if c.section == headings && strings.TrimSpace(text) != "" || isMessage(text, c.section) {
-		c.found.add(c.section, text)
-	}
-	return nil
 }
 
 // concatenate returns the value of a string literal or a sum of strings. Each operand that is no literal becomes "…".
@@ -222,71 +157,8 @@ func concatenate(n ast.Expr) (text string, isText bool) {
 }
 
 var (
-	letters = regexp.MustCompile(`\pL\pL`)
-	words   = regexp.MustCompile(`\pL\pL.* |\s\S*\pL\pL`) // a word and a space, in any order
+	words = regexp.MustCompile(`\pL\pL.* |\s\S*\pL\pL`) // a word and a space, in any order
 	// machineText matches what only programs read: arguments of other programs, routes, media types.
 	machineText = regexp.MustCompile(`^[^a-z]*$|[\x00-\x08\r]|` +
 		`^\s*(GET|PUT|POST|DELETE|PATCH|HEAD) /|^[a-z-]+/[a-z-]+; ?charset`)
 )
-
-// isMessage reports whether a person can read a text as a message.
-func isMessage(text, section string) bool {
-	if section == errorTexts || section == helpTexts {
-		return letters.MatchString(text)
-	}
-	return words.MatchString(text) && !machineText.MatchString(text)
-}
-
-// sectionOf returns the section of the strings in a call, empty if that of the surrounding node holds.
-func sectionOf(call *ast.CallExpr) string {
-	var name, receiver string
-	switch f := call.Fun.(type) {
-	case *ast.Ident:
-		name = f.Name
-	case *ast.SelectorExpr:
-		name = f.Sel.Name
-		if x, ok := f.X.(*ast.Ident); ok {
-			receiver = x.Name
-		}
-	}
-	switch {
-	case strings.HasSuffix(name, "rrorf") && len(call.Args) > 0, name == "New" && receiver == "errors":
-		return errorTexts
-	case slices.Contains([]string{"Debug", "Info", "Warn", "Error"}, strings.TrimSuffix(name, "f")):
-		return logTexts
-	case name == "NewTable":
-		return headings
-	case name == "Add" && len(call.Args) > 3:
-		return findings
-	case regexp.MustCompile(`^(String|Bool|Int|Uint\d*|Duration|StringSlice|StringArray)?VarP?$`).MatchString(name),
-		regexp.MustCompile(`Flags?$`).MatchString(name):
-		return helpTexts
-	}
-	return ""
-}
-
-func render(packages map[string]messages) string {
-	var b strings.Builder
-	b.WriteString(introduction)
-	for _, name := range slices.Sorted(maps.Keys(packages)) {
-		if len(packages[name]) == 0 {
-			continue
-		}
-		b.WriteString("\n## " + name + "\n")
-		for _, section := range []string{errorTexts, logTexts, findings, helpTexts, headings, other} {
-			texts := slices.Sorted(maps.Keys(packages[name][section]))
-			if len(texts) == 0 {
-				continue
-			}
-			separator := "\n"
-			if section == headings {
-				separator = ", "
-			}
-			for i := range texts {
-				texts[i] = strings.TrimSuffix(strings.TrimSpace(texts[i]), "\n")
-			}
-			b.WriteString("\n" + section + ":\n\n~~~\n" + strings.Join(texts, separator) + "\n~~~\n")
-		}
-	}
-	return b.String()
-}

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/goccy/go-yaml"
 )
 
 // forbidden are words that must not be in the tree. They are written so that they are not in this file.
@@ -67,36 +65,6 @@ func TestMakefileScriptsExist(t *testing.T) {
 	for _, script := range regexp.MustCompile(`scripts/[\w-]+\.sh`).FindAllString(read(t, "Makefile"), -1) {
 		if !slices.Contains(there, script) {
 			t.Errorf("the Makefile runs %s, which is not there", script)
-		}
-	}
-}
-
-// A rule against imports between packages needs a reason. Otherwise it is removed by the first person whom it
-// hinders.
-func TestWallsHaveReasons(t *testing.T) {
-	var config struct {
-		Linters struct {
-			Settings struct {
-				Depguard struct {
-					Rules map[string]struct {
-						Deny []struct{ Pkg, Desc string }
-					}
-				}
-			}
-		}
-	}
-	if err := yaml.Unmarshal([]byte(read(t, ".golangci.yml")), &config); err != nil {
-		t.Fatal(err)
-	}
-	rules := config.Linters.Settings.Depguard.Rules
-	if len(rules) < 8 {
-		t.Fatalf("only %d walls found in .golangci.yml", len(rules))
-	}
-	for name, rule := range rules {
-		for _, deny := range rule.Deny {
-			if len(strings.Fields(deny.Desc)) < 5 {
-				t.Errorf("wall %s, package %s: the reason is %q", name, deny.Pkg, deny.Desc)
-			}
 		}
 	}
 }
