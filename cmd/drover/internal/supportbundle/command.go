@@ -1,9 +1,7 @@
-// Package supportbundle has the command drover support-bundle. It collects the information for the analysis of a
-// problem in one file: the output of other commands, the settings, the log, and facts about the host. Package main adds
-// the command to the command tree, and passes the function that runs the other commands. The package keeps no state.
+// Package supportbundle has the command drover support-bundle: the output of six other commands, the settings, the log
+// and a few facts about the host in one file. It keeps no state.
 //
-// A part is either the output of a command (commandParts) or a fact about this host (Host). Every part passes through
-// Redact or RedactYAML before it is written, so a new part needs no protection of secrets.
+// Every part passes through Redact or RedactYAML before it is written, so a new part needs no protection of secrets.
 package supportbundle
 
 import (
@@ -43,10 +41,10 @@ func Command(a *cli.App, run RunCommand, host Host) *cobra.Command {
 		Use:   "support-bundle",
 		Short: "Collect status, lists, events, settings and log in one file",
 		Long: `Collect what somebody needs who looks into a problem, in a new tar archive: the
-output of status, doctor --cluster, events and all lists, drover.yaml and
-profiles.yaml without their comments, the end of the log, the versions of the
-kernel and the engine, and Drover's mounts. Run it as root on the host that has
-the problem.
+output of version, status, doctor --cluster, volume ls, operation ls and
+events, drover.yaml and profiles.yaml without their comments, the end of the
+log, and the versions of the kernel and the engine. Run it as root on the host
+that has the problem.
 
 A part that cannot be collected does not end the command: it is named on
 standard error and in errors.txt of the archive.
@@ -107,20 +105,13 @@ type commandPart struct {
 	args []string
 }
 
-// commandParts are all commands whose output is in the bundle. None of them reads a repository, which can be slow.
+// commandParts are the commands whose output is in the bundle. None of them reads a repository, which can be slow.
 var commandParts = []commandPart{
 	{"version.json", []string{"version", "-o", "json"}},
 	{"status.txt", []string{"status", "--verbose"}},
 	{"doctor.txt", []string{"doctor", "--cluster", "--verbose"}},
-	{"nodes.json", []string{"node", "ls", "-o", "json"}},
-	{"pools.json", []string{"pool", "ls", "-o", "json"}},
 	{"volumes.json", []string{"volume", "ls", "-o", "json"}},
-	{"snapshots.json", []string{"snapshot", "ls", "-o", "json"}},
-	{"replicas.json", []string{"replica", "ls", "-o", "json"}},
 	{"operations.json", []string{"operation", "ls", "-o", "json"}},
-	{"trash.json", []string{"trash", "ls", "-o", "json"}},
-	{"profiles.json", []string{"profile", "ls", "-o", "json"}},
-	{"repositories.json", []string{"repository", "ls", "-o", "json"}},
 	{"events.json", []string{"events", "-o", "json"}},
 }
 

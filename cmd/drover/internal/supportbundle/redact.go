@@ -2,139 +2,133 @@ package supportbundle
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
 	"regexp"
-	"strings"
+	"slices"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/droverhq/drover/dataset"
 )
 
 // redacted replaces a secret.
 const redacted = "[redacted]"
 
-// secretWords are the words in the name of a setting, label, field or variable whose value is a secret.
-var secretWords = []string{
-	"passw", "passphrase", "pwd", "secret", "token", "credential", "authorization", "bearer", "cookie", "signature",
-	"api-key", "api_key", "api.key", "apikey",
-	"access-key", "access_key", "access.key", "accesskey",
-	"account-key", "account_key", "account.key", "accountkey",
-	"encryption-key", "encryption_key", "encryption.key", "encryptionkey",
-	"master-key", "master_key", "master.key", "masterkey",
-	"private-key", "private_key", "private.key", "privatekey",
-	"shared-key", "shared_key", "shared.key", "sharedkey",
-}
-
-// secretWord matches a word of secretWords, and secretName matches a name that contains such a word.
-var (
-	secretWord = strings.ReplaceAll(strings.Join(secretWords, "|"), ".", `\.`)
-	secretName = `[\w.\-/]*(?:` + secretWord + `)[\w.\-/]*`
-)
-
-// tokenMarks are the beginnings of tokens that knownToken matches.
-var tokenMarks = []string{
-	"drover-join-", "eyj", "akia", "asia", "age-secret-key-", "hvs.", "hvb.", "hvr.", "ghp_", "gho_", "ghu_", "ghs_",
-	"ghr_",
-}
-
 // The forms of secrets in a text.
 var (
-	// A private key, or its beginning if the text ends within the key.
-	privateKey = regexp.MustCompile(`(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY.*?` +
-		`(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\z)`)
-	// The end of a private key, in a text that begins within the key.
-	endOfKey = regexp.MustCompile(`(?s)\A.*-----END [A-Z0-9 ]*PRIVATE KEY-----`)
+	// secretName matches the name of a setting, label or variable whose value is a secret.
+	secretName = `[\w.\-/]*(?:passw|passphrase|pwd|secret|token|credential|authorization|cookie|signature|` +
+		`(?:api|access|account|encryption|master|private|shared)[-_.]?key)[\w.\-/]*`
+	// A private key, or its beginning or end if the text is cut within the key.
+	privateKey = regexp.MustCompile(`(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\z)`)
+	endOfKey   = regexp.MustCompile(`(?s)\A.*-----END [A-Z0-9 ]*PRIVATE KEY-----`)
 	// User information in a URL. A password can contain a slash or an @ that is not escaped.
-	userInfo = regexp.MustCompile(`(?i)((?:\b[a-z][a-z0-9+.\-]*://|\bsftp:))[^\s"'<>]*@`)
-	// The tokens of Drover and of other programs that are recognized by their form.
-	knownToken = regexp.MustCompile(`drover-join-[\w\-]+|\beyJ[\w\-]+\.[\w\-]+\.[\w\-]*|` +
-		`\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|` +
-		`\bAGE-SECRET-KEY-[0-9A-Za-z]+|\bhv[sbr]\.[\w\-]{20,}|\bgh[pousr]_\w{20,}`)
-	// NAME: VALUE or NAME=VALUE, with or without quotes. A value of JSON without quotes ends at a comma or bracket.
-	assignment = regexp.MustCompile(`(?i)(\b` + secretName + `(?:\\?["']?\s*[:=][ \t]*))((?:bearer |basic )?` +
-		`(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[{\[]+|(?:\\.|[^\s"])+))`)
-	jsonNumber = regexp.MustCompile(`^(-?[0-9.]+)([,}\])]*)$`)
-	// --NAME VALUE on a command line.
-	flagValue = regexp.MustCompile(`(?i)(--` + secretName + `[ \t]+)([^\s\-][^\s]*)`)
-	// The value of a setting that names a file or a program instead of a secret, with the comma or bracket after it.
-	reference = regexp.MustCompile(`^["']?(?:file:|exec:|@)?/[^"'\s]*["']?[,}\])]*$`)
-	// The name of a setting whose value is a path.
-	pathName = regexp.MustCompile(`(?i)(?:file|path|dir|program)\\?["']?\s*[:=][ \t]*$`)
-	// A value that contains no secret.
+	userInfo  = regexp.MustCompile(`(?i)((?:\b[a-z][a-z0-9+.\-]*://|\bsftp:))[^\s"'<>]*@`)
+	joinToken = regexp.MustCompile(`drover-join-[\w\-]+`)
+	// NAME: VALUE or NAME=VALUE, with or without quotes, and --NAME VALUE.
+	assignment = regexp.MustCompile(`(?i)(\b` + secretName + `\\?["']?\s*[:=][ \t]*|--` + secretName + `[ \t]+)` +
+		`((?:bearer |basic )?(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[{\[]+|(?:\\.|[^\s"])+))`)
+	yamlSecret = regexp.MustCompile(`(?i)^\s*keys?\s*$|` + secretName)
+	// A setting that names the file or the program with a secret, and a value that contains no secret.
+	reference = regexp.MustCompile(`(?i)(?:file|path|dir|program)\\?["']?\s*[:= ]\s*["']?/[^"'\s]*["']?[,}\])]*$|` +
+		`["']?(?:file|exec):/[^"'\s]*["']?[,}\])]*$`)
 	noSecret = regexp.MustCompile(`^(?:[{\[]+|(?:""|''|null|true|false|\{\}|\[\]))[,}\])]*$`)
 )
 
-// Redact replaces the secrets of a text or of JSON. Lists and objects keep their form, so JSON stays valid.
+// Redact replaces the secrets of a text or of JSON. Lists, objects and strings keep their form, so JSON stays valid if
+// its secrets are strings.
 func Redact(text []byte) []byte {
-	return eachLine(redactKeys(text), func(line []byte) []byte {
-		line = redactForms(line)
-		if !containsAny(line, secretWords) {
-			return line
-		}
-		line = replace(assignment, line, func(name, value string) string { return name + redactValue(name, value) })
-		return replace(flagValue, line, func(name, value string) string { return name + redactValue("", value) })
-	})
-}
-
-// redactKeys replaces private keys, which have several lines.
-func redactKeys(text []byte) []byte {
-	if !bytes.Contains(text, []byte("PRIVATE KEY")) {
-		return text
-	}
 	text = privateKey.ReplaceAll(text, []byte(redacted))
-	return endOfKey.ReplaceAll(text, []byte(redacted))
-}
-
-// redactForms replaces the secrets of a line that are recognized by their form.
-func redactForms(line []byte) []byte {
-	if bytes.IndexByte(line, '@') >= 0 && containsAny(line, []string{"://", "sftp:"}) {
-		line = userInfo.ReplaceAll(line, []byte("${1}"+redacted+"@"))
-	}
-	if containsAny(line, tokenMarks) {
-		line = knownToken.ReplaceAll(line, []byte(redacted))
-	}
-	return line
-}
-
-// containsAny reports whether a line contains one of the words, in upper or lower case. It is much faster than the
-// expressions: a list of 30,000 volumes has 60 MB.
-func containsAny(line []byte, words []string) bool {
-	line = bytes.ToLower(line)
-	for _, w := range words {
-		if bytes.Contains(line, []byte(w)) {
-			return true
-		}
-	}
-	return false
-}
-
-// eachLine returns a text with each line replaced.
-func eachLine(text []byte, with func([]byte) []byte) []byte {
-	out := make([]byte, 0, len(text))
+	text = endOfKey.ReplaceAll(text, []byte(redacted))
+	var out []byte
 	for line := range bytes.Lines(text) {
-		body := bytes.TrimSuffix(line, []byte("\n"))
-		out = append(append(out, with(body)...), line[len(body):]...)
+		if has(line, "://", "sftp:") {
+			line = userInfo.ReplaceAll(line, []byte("${1}"+redacted+"@"))
+		}
+		if has(line, "drover-join") {
+			line = joinToken.ReplaceAll(line, []byte(redacted))
+		}
+		if has(line, "pass", "pwd", "secret", "token", "credential", "authorization", "cookie", "signature", "key") {
+			line = assignment.ReplaceAllFunc(line, redactAssignment)
+		}
+		out = append(out, line...)
 	}
 	return out
 }
 
-func replace(form *regexp.Regexp, text []byte, with func(name, value string) string) []byte {
-	return form.ReplaceAllFunc(text, func(hit []byte) []byte {
-		m := form.FindSubmatch(hit)
-		if m == nil { // a word boundary that depends on the text before the hit
-			return []byte(redacted)
-		}
-		return []byte(with(string(m[1]), string(m[2])))
-	})
+// has reports whether a line has one of the words, in upper or lower case. It is much faster than the expressions: a
+// list of 30,000 volumes has 60 MB.
+func has(line []byte, words ...string) bool {
+	line = bytes.ToLower(line)
+	return slices.ContainsFunc(words, func(w string) bool { return bytes.Contains(line, []byte(w)) })
 }
 
-// redactValue returns the value of a setting, or what replaces it.
-func redactValue(name, value string) string {
-	if noSecret.MatchString(value) || reference.MatchString(value) &&
-		(pathName.MatchString(name) || !strings.HasPrefix(strings.Trim(value, `"'`), "/")) {
-		return value
+func redactAssignment(hit []byte) []byte {
+	m := assignment.FindSubmatch(hit)
+	if m == nil { // a word boundary that depends on the text before the hit
+		return []byte(redacted)
 	}
-	if m := jsonNumber.FindStringSubmatch(value); m != nil && strings.Contains(name, `"`) {
-		return `"` + redacted + `"` + m[2]
+	return append(m[1], redactValue(string(m[1]), string(m[2]))...)
+}
+
+// redactValue returns the value of a setting with the name of a secret, or what replaces it.
+func redactValue(name, value string) string {
+	if noSecret.MatchString(value) || reference.MatchString(name+value) {
+		return value
 	}
 	if quote := value[:1]; quote == `"` || quote == `'` {
 		return quote + redacted + quote
+	}
+	return redacted
+}
+
+// RedactYAML returns the settings of a file of YAML without its secrets and comments. Every value below a setting with
+// the name of a secret is replaced, except paths, true, false, and empty values.
+//
+// RedactYAML fails with dataset.ErrInvalid, and returns nothing, if the text is not valid YAML: its secrets cannot be
+// found then.
+func RedactYAML(text []byte) ([]byte, error) {
+	var document any
+	text = bytes.TrimPrefix(text, []byte("\ufeff")) // a byte order mark would be a part of the first name
+	decoder := yaml.NewDecoder(bytes.NewReader(text), yaml.UseOrderedMap())
+	err := decoder.Decode(&document)
+	if errors.Is(err, io.EOF) {
+		return nil, nil
+	}
+	if err == nil {
+		if err = decoder.Decode(new(any)); errors.Is(err, io.EOF) {
+			out, err := yaml.Marshal(redactSettings("", false, document))
+			return Redact(out), err
+		}
+	}
+	return nil, dataset.Errorf(dataset.ErrInvalid, // the message of the decoder quotes the text
+		"the file is not one document of valid YAML, so the secrets in it cannot be found: it is left out")
+}
+
+// redactSettings returns the value of a setting without its secrets. If secret is set, the value is a part of a secret.
+func redactSettings(name string, secret bool, value any) any {
+	switch v := value.(type) {
+	case yaml.MapSlice:
+		for i, item := range v {
+			key := fmt.Sprint(item.Key)
+			v[i].Value = redactSettings(key, secret || yamlSecret.MatchString(key), item.Value)
+		}
+		return v
+	case []any:
+		for i := range v {
+			v[i] = redactSettings(name, secret, v[i])
+		}
+		return v
+	case nil, bool:
+		return v
+	}
+	if !secret {
+		return value
+	}
+	if text := fmt.Sprint(value); text == "" || redactValue(name+":", text) == text {
+		return value
 	}
 	return redacted
 }
