@@ -5,11 +5,11 @@
 //     file (control/store/bolt) implements Backup; *client.Client implements all of them,
 //   - the caller of a request (Principal), and one line of the audit log (Change).
 //
-// Control, the agents and the command line use the package. It keeps no state. To add an endpoint, add its types and
-// its method here, a row in package route, its handler and a row of the access table in package server, a text in
-// package openapi (endpoints.go) unless the handler describes it, and its method in package client.
+// Control, the agents and the command line use the package. It keeps no state. A new endpoint is a row of the table in
+// package endpoint and a handler in package server. If a program uses it, it also gets a method in an interface here
+// and in package client.
 //
-// Package route is the table of endpoints, package server has the handlers, package client the typed client, package
+// Package endpoint is the table of endpoints, package server has the handlers, package client the typed client, package
 // wire the representation in HTTP, and package openapi the OpenAPI document.
 //
 // An error is sent as RFC 9457 problem details with the stable code of its dataset.Kind. The client returns an error of

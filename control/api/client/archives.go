@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/route"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
@@ -20,8 +20,9 @@ import (
 // Export writes a volume, or one snapshot of it, to w as a tar archive, and returns which files the archive lacks. If
 // Export fails, the archive is incomplete.
 func (h Host) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {
-	k := newCall(route.ExportVolume, ref)
-	k.query = query("snapshot", snapshot)
+	k := newCall(endpoint.ExportVolume.Endpoint, endpoint.ExportParams{
+		VolumeParam: endpoint.VolumeParam{Volume: ref}, Snapshot: snapshot,
+	})
 	trailer, err := h.conn.download(ctx, k, w)
 	if err != nil {
 		return api.OmittedFiles{}, err
@@ -31,7 +32,7 @@ func (h Host) Export(ctx context.Context, ref, snapshot string, w io.Writer) (ap
 
 // Backup writes a copy of the store to w. If Backup fails, the copy is incomplete.
 func (h Host) Backup(ctx context.Context, w io.Writer) error {
-	_, err := h.conn.download(ctx, newCall(route.BackupStore), w)
+	_, err := h.conn.download(ctx, newCall(endpoint.BackupStore.Endpoint, endpoint.None{}), w)
 	return err
 }
 
@@ -49,11 +50,14 @@ func (h Host) Import(ctx context.Context, req api.Request, r io.Reader) (d datas
 		return d, dataset.Errorf(dataset.ErrInvalid,
 			"import of %q from an archive: expected only the volume and its options", dataset.Clip(req.Volume))
 	}
-	k := newCall(route.UploadVolume, req.Volume)
-	k.query = query("operation", req.ID.String())
-	for key, value := range req.Options {
-		k.query.Add("o", key+"="+value)
+	in := endpoint.UploadParams{
+		OperationIDParam: endpoint.OperationIDParam{Operation: req.ID},
+		VolumeParam:      endpoint.VolumeParam{Volume: req.Volume},
 	}
+	for key, value := range req.Options {
+		in.Options = append(in.Options, key+"="+value)
+	}
+	k := newCall(endpoint.UploadVolume.Endpoint, in)
 	source := &watchedSource{r: r}
 	k.stream, k.typ = source, "application/x-tar"
 	// The server must be able to refuse the request before it reads the archive.

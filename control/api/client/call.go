@@ -9,11 +9,12 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
+	"reflect"
+	"strings"
 	"time"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/route"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -37,22 +38,45 @@ type call struct {
 	invalid  error // why the call cannot be made at all
 }
 
-// newCall returns a call of a route. The names replace the parameters of its path.
-func newCall(r route.Route, names ...string) call {
-	path, err := r.Fill(names...)
-	return call{method: r.Method, route: r.Method + " " + r.Path, path: path, invalid: err}
-}
-
-// with returns the call with a body.
-func (k call) with(body any) call {
-	k.body = body
+// newCall returns a call of an endpoint. The fields of in are the parameters and the body of the request: see
+// endpoint.Of. Parameters of the query that have the zero value are left out. It fails with ErrInvalid for a name that
+// cannot be part of a path. No object has such a name.
+func newCall(e endpoint.Endpoint, in any) call {
+	k := call{method: e.Method, route: e.Method + " " + e.Path, path: e.Path, again: e.Idempotent, query: url.Values{},
+		header: http.Header{}}
+	v := reflect.ValueOf(in)
+	for _, f := range reflect.VisibleFields(v.Type()) {
+		if value := v.FieldByIndex(f.Index); f.Name == "Body" {
+			k.body = value.Interface()
+		} else if !f.Anonymous {
+			k.set(f.Tag, value)
+		}
+	}
 	return k
 }
 
-// idempotent returns the call as one that can be sent a second time.
-func (k call) idempotent() call {
-	k.again = true
-	return k
+// set sets a parameter.
+func (k *call) set(tag reflect.StructTag, v reflect.Value) {
+	if name, ok := tag.Lookup("path"); ok {
+		text := fmt.Sprint(v.Interface())
+		if text == "" || text == "." || text == ".." {
+			k.invalid = dataset.Errorf(dataset.ErrInvalid,
+				"bad name %q: want a name, or 4 or more characters of a UUID", text)
+		}
+		k.path = strings.Replace(k.path, "{"+name+"}", url.PathEscape(text), 1)
+	}
+	if name, ok := tag.Lookup("header"); ok && !v.IsZero() {
+		k.header.Set(name, fmt.Sprint(v.Interface()))
+	}
+	name, ok := tag.Lookup("query")
+	if name, _, _ = strings.Cut(name, ","); !ok || v.IsZero() {
+		return
+	}
+	if values, many := v.Interface().([]string); many {
+		k.query[name] = values
+		return
+	}
+	k.query.Set(name, fmt.Sprint(v.Interface()))
 }
 
 // noteRepeat returns the call as one that sets again when it is sent a second time, after a server may have received
@@ -111,6 +135,16 @@ func (k call) request(ctx context.Context, base string) (*http.Request, error) {
 // repeatable reports whether the request is idempotent.
 func (k call) repeatable() bool { return k.again || k.method == http.MethodGet }
 
+// ask sends a request to an endpoint and returns the body of its answer.
+func ask[In, Out any](ctx context.Context, c *connection, e endpoint.Of[In, Out], in In) (Out, error) {
+	return fetch[Out](ctx, c, newCall(e.Endpoint, in))
+}
+
+// tell sends a request to an endpoint whose answer has no body.
+func tell[In any](ctx context.Context, c *connection, e endpoint.Of[In, endpoint.None], in In) error {
+	return c.send(ctx, newCall(e.Endpoint, in))
+}
+
 // fetch makes a call and decodes its answer.
 func fetch[T any](ctx context.Context, c *connection, k call) (T, error) {
 	return fetchInto(ctx, c, k, func([]byte) (v T) { return v })
@@ -137,63 +171,30 @@ func fetchInto[T any](ctx context.Context, c *connection, k call, empty func(ans
 	return v, err
 }
 
-// query returns the query of a URL from pairs of names and values. Empty values are left out.
-func query(pairs ...string) url.Values {
-	q := url.Values{}
-	for i := 0; i+1 < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
-			q.Set(pairs[i], pairs[i+1])
-		}
-	}
-	return q
-}
-
-// flag returns the value of a boolean parameter in a query. It is empty for false, so that query leaves it out.
-func flag(set bool) string {
-	if set {
-		return "true"
-	}
-	return ""
-}
-
-// one asks for one object by its name.
-func one[T any](ctx context.Context, c *connection, r route.Route, name string, params ...string) (T, error) {
-	k := newCall(r, name)
-	k.query = query(params...)
-	return fetch[T](ctx, c, k)
-}
-
 // minItem is a lower bound of the length of the JSON of an item of a list, in bytes.
 const minItem = 100
 
-// list asks for one page of a list.
-func list[T any](
-	ctx context.Context, c *connection, r route.Route, p api.Page, params ...string,
-) (api.List[T], error) {
-	return listWith[T](ctx, c, newCall(r), p, params...)
-}
-
-// listWith asks for one page of a list with a call.
-func listWith[T any](
-	ctx context.Context, c *connection, k call, p api.Page, params ...string,
-) (api.List[T], error) {
-	params = append(params, "after", p.After)
-	if p.Limit != 0 {
-		params = append(params, "limit", strconv.Itoa(p.Limit))
-	}
-	k.query = query(params...)
+// page asks for one page of a list.
+func page[T any](ctx context.Context, c *connection, k call, size int) (api.List[T], error) {
 	return fetchInto(ctx, c, k, func(answer []byte) (l api.List[T]) {
 		// Items are large. Without the capacity, most of the time of decoding is spent on moving them.
-		l.Items = make([]T, 0, min(p.Size(), len(answer)/minItem))
+		l.Items = make([]T, 0, min(size, len(answer)/minItem))
 		return l
 	})
 }
 
-// items asks for all pages of a list.
-func items[T any](ctx context.Context, c *connection, r route.Route, params ...string) ([]T, error) {
+// list asks for one page of a list.
+func list[In, T any](ctx context.Context, c *connection, e endpoint.Of[In, api.List[T]], in In, p api.Page) (
+	api.List[T], error) {
+	return page[T](ctx, c, newCall(e.Endpoint, in), p.Size())
+}
+
+// items asks for all pages of a list. request returns the request for a page.
+func items[In, T any](ctx context.Context, c *connection, e endpoint.Of[In, api.List[T]], request func(api.Page) In) (
+	[]T, error) {
 	all := []T{}
 	for p := (api.Page{}); ; {
-		l, err := list[T](ctx, c, r, p, params...)
+		l, err := list(ctx, c, e, request(p), p)
 		if err != nil {
 			return nil, err
 		}
@@ -204,3 +205,6 @@ func items[T any](ctx context.Context, c *connection, r route.Route, params ...s
 		p.After = l.Next
 	}
 }
+
+// anyPage is the request for a page of a list that has no other parameters.
+func anyPage(p api.Page) api.Page { return p }

@@ -5,8 +5,8 @@
 // connect the two with package control/controltest/loopback.
 //
 // The only state of a Client is its connections and the index of the server that it asks first. Both are safe for
-// concurrent use. A new endpoint gets a method in users.go, nodes.go, host.go or members.go. Retries, timeouts and the
-// choice of a server are in connection.go and dial.go.
+// concurrent use. A method makes a call of an endpoint (call.go). Retries, timeouts and the choice of a server are in
+// connection.go and dial.go.
 package client
 
 import (

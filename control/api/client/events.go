@@ -3,11 +3,9 @@ package client
 import (
 	"context"
 	"errors"
-	"net/http"
-	"strconv"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/route"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
@@ -16,9 +14,8 @@ import (
 // ErrUnavailable. The caller can continue after the last ID that it received, unless the server has been
 // restarted.
 func (u Users) Events(ctx context.Context, after uint64, follow bool, fn func(api.Event) error) error {
-	k := newCall(route.GetEvents)
-	k.query = query("after", strconv.FormatUint(after, 10), "follow", strconv.FormatBool(follow))
-	k.header = http.Header{"Accept": {wire.EventStreamType}}
+	k := newCall(endpoint.GetEvents.Endpoint, endpoint.EventParams{After: after, Follow: follow})
+	k.header.Set("Accept", wire.EventStreamType)
 	resp, from, err := u.conn.do(ctx, k)
 	if err != nil {
 		return err

@@ -3,13 +3,12 @@ package client
 import (
 	"context"
 	"errors"
-	"strconv"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/route"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
@@ -19,27 +18,27 @@ type Nodes struct{ conn *connection }
 
 // Register presents a node and its pools.
 func (n Nodes) Register(ctx context.Context, r api.Registration) error {
-	return n.conn.send(ctx, node(route.RegisterNode, r.Node.ID, r))
+	return tell(ctx, n.conn, endpoint.RegisterNode, about(r.Node.ID, r))
 }
 
 // Renew reports that the node's agent is alive.
 func (n Nodes) Renew(ctx context.Context, id, incarnation uuid.UUID) (api.SessionState, error) {
-	return fetch[api.SessionState](ctx, n.conn, node(route.Renew, id, api.Renewal{Incarnation: incarnation}))
+	return ask(ctx, n.conn, endpoint.Renew, about(id, api.Renewal{Incarnation: incarnation}))
 }
 
 // Generations reports the generations of the node's pools.
 func (n Nodes) Generations(ctx context.Context, id uuid.UUID, g api.Generations) (api.Generations, error) {
-	return fetch[api.Generations](ctx, n.conn, node(route.Generations, id, g))
+	return ask(ctx, n.conn, endpoint.Generations, about(id, g))
 }
 
 // Plan asks control to decide on a request.
 func (n Nodes) Plan(ctx context.Context, id uuid.UUID, req api.Request) (api.Plan, error) {
-	return fetch[api.Plan](ctx, n.conn, node(route.Plan, id, req))
+	return ask(ctx, n.conn, endpoint.Plan, about(id, req))
 }
 
 // Commit records the result of an operation.
 func (n Nodes) Commit(ctx context.Context, id uuid.UUID, r api.Report) (api.Committed, error) {
-	k, again := node(route.Commit, id, r), false
+	k, again := newCall(endpoint.Commit.Endpoint, about(id, r)), false
 	k.repeat = func() any {
 		again, r.Retry = true, true
 		return r
@@ -54,16 +53,16 @@ func (n Nodes) Commit(ctx context.Context, id uuid.UUID, r api.Report) (api.Comm
 
 // Record records an operation as running.
 func (n Nodes) Record(ctx context.Context, id uuid.UUID, r api.Report) error {
-	return n.conn.send(ctx, node(route.Record, id, r))
+	return tell(ctx, n.conn, endpoint.Record, about(id, r))
 }
 
 // Sync waits for changes as described in api.Nodes, for at most ten minutes.
 func (n Nodes) Sync(ctx context.Context, id uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
-	k := node(route.Sync, id, nil)
-	k.query, k.patience = query("wait", wire.FormatWait(wait)), min(max(wait, 0), wire.MaxWait)
-	if rev != 0 {
-		k.query.Set("rev", strconv.FormatUint(rev, 10))
-	} else {
+	k := newCall(endpoint.Sync.Endpoint, endpoint.SyncParams{
+		NodeParam: endpoint.NodeParam{Node: id}, Rev: rev, Wait: wire.FormatWait(wait),
+	})
+	k.patience = min(max(wait, 0), wire.MaxWait)
+	if rev == 0 {
 		k.patience += 5 * time.Minute // the server reads everything about the node before it answers
 	}
 	return fetch[api.Sync](ctx, n.conn, k)
@@ -71,38 +70,38 @@ func (n Nodes) Sync(ctx context.Context, id uuid.UUID, rev uint64, wait time.Dur
 
 // Heartbeat reports the present state of the node's pools, datasets, copies and operations.
 func (n Nodes) Heartbeat(ctx context.Context, id uuid.UUID, h api.Heartbeat) error {
-	return n.conn.send(ctx, node(route.Heartbeat, id, h))
+	return tell(ctx, n.conn, endpoint.Heartbeat, about(id, h))
 }
 
 // Recall asks control to recall the lease from the home of a move.
 func (n Nodes) Recall(ctx context.Context, id uuid.UUID, r api.Report) (dataset.Operation, error) {
-	return fetch[dataset.Operation](ctx, n.conn, node(route.Recall, id, r))
+	return ask(ctx, n.conn, endpoint.Recall, about(id, r))
 }
 
 // Yield answers a recall, for the home.
 func (n Nodes) Yield(ctx context.Context, id uuid.UUID, y api.Yield) error {
-	return n.conn.send(ctx, node(route.Yield, id, y))
+	return tell(ctx, n.conn, endpoint.Yield, about(id, y))
 }
 
 // ReportCopy reports the state of the node's copy of a dataset.
 func (n Nodes) ReportCopy(ctx context.Context, id uuid.UUID, k api.CopyReport) error {
-	return n.conn.send(ctx, node(route.ReportCopy, id, k))
+	return tell(ctx, n.conn, endpoint.ReportCopy, about(id, k))
 }
 
 // ReportSharedMount reports that the node begins or ends its use of a shared dataset.
 func (n Nodes) ReportSharedMount(ctx context.Context, id uuid.UUID,
 	g api.SharedMountReport) (api.IndexedDataset, error) {
-	return fetch[api.IndexedDataset](ctx, n.conn, node(route.SharedMount, id, g))
+	return ask(ctx, n.conn, endpoint.SharedMount, about(id, g))
 }
 
 // Facts reports the facts of the host.
 func (n Nodes) Facts(ctx context.Context, id uuid.UUID, r api.FactsReport) (dataset.Facts, error) {
-	return fetch[dataset.Facts](ctx, n.conn, node(route.Facts, id, r))
+	return ask(ctx, n.conn, endpoint.Facts, about(id, r))
 }
 
 // ReportHoldings reports what the node holds, for a recovery.
 func (n Nodes) ReportHoldings(ctx context.Context, id uuid.UUID, h api.Holdings) error {
-	return n.conn.send(ctx, node(route.ReportHoldings, id, h))
+	return tell(ctx, n.conn, endpoint.ReportHoldings, about(id, h))
 }
 
 // Rebuild restores the datasets that were found in the node's pools.
@@ -111,14 +110,15 @@ func (n Nodes) Rebuild(ctx context.Context, id uuid.UUID, found []api.FoundDatas
 	if found == nil {
 		found = []api.FoundDataset{}
 	}
-	k := node(route.Rebuild, id, found)
-	k.query = query("dry_run", flag(dryRun))
+	k := newCall(endpoint.Rebuild.Endpoint, endpoint.RebuildReport{
+		NodeParam: endpoint.NodeParam{Node: id}, DryRunParam: endpoint.DryRunParam{DryRun: dryRun}, Body: found,
+	})
 	k.patience = wire.MaxWait // the server does all the work before it answers
 	l, err := fetch[api.List[api.Rebuilt]](ctx, n.conn, k)
 	return l.Items, err
 }
 
-// node returns an idempotent call about a node: a call of its agent, or one of an operator, such as Cordon.
-func node(r route.Route, id uuid.UUID, body any) call {
-	return newCall(r, id.String()).with(body).idempotent()
+// about returns a request about a node: of its agent, or of an operator.
+func about[T any](id uuid.UUID, body T) endpoint.Report[T] {
+	return endpoint.Report[T]{NodeParam: endpoint.NodeParam{Node: id}, Body: body}
 }

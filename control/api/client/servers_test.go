@@ -16,7 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/route"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
@@ -179,18 +179,18 @@ func TestRemovalWithLostAnswer(t *testing.T) {
 // If a server has decided, no other is asked. A request that is not idempotent and may have been carried out is
 // sent only once.
 func TestClientDoesNotGoOn(t *testing.T) {
-	once := newCall(route.CreatePool).with(api.NewPool{})
+	once := newCall(endpoint.CreatePool.Endpoint, endpoint.With[api.NewPool]{})
 	for name, tc := range map[string]struct {
 		answer http.HandlerFunc
 		call   call
 		want   *dataset.Kind
 		second int32
 	}{
-		"refused":         {func(w http.ResponseWriter, _ *http.Request) { wire.ProblemOf(dataset.ErrNotFound).Write(w) }, newCall(route.ListPools), dataset.ErrNotFound, 0},
-		"stale":           {func(w http.ResponseWriter, _ *http.Request) { wire.ProblemOf(dataset.ErrStale).Write(w) }, node(route.Commit, uuid.New(), api.Report{}), dataset.ErrStale, 0},
+		"refused":         {func(w http.ResponseWriter, _ *http.Request) { wire.ProblemOf(dataset.ErrNotFound).Write(w) }, newCall(endpoint.ListPools.Endpoint, api.Page{}), dataset.ErrNotFound, 0},
+		"stale":           {func(w http.ResponseWriter, _ *http.Request) { wire.ProblemOf(dataset.ErrStale).Write(w) }, newCall(endpoint.Commit.Endpoint, about(uuid.New(), api.Report{})), dataset.ErrStale, 0},
 		"once broken":     {broken, once, dataset.ErrUnavailable, 0},
 		"once away":       {unavailable, once, dataset.ErrUnavailable, 0},
-		"again broken":    {broken, node(route.Commit, uuid.New(), api.Report{}), nil, 1},
+		"again broken":    {broken, newCall(endpoint.Commit.Endpoint, about(uuid.New(), api.Report{})), nil, 1},
 		"afterwards once": {nil, once, nil, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,9 +1,8 @@
 // Package openapi makes the OpenAPI document of the API: its general parts, the schemas that huma cannot derive from Go
-// types, and the descriptions of endpoints and properties. Package control/api/server calls New, adds the endpoints,
-// and calls Complete. The package has no state. The text of an endpoint is in endpoints.go, unless its handler has one.
-// The text of a property is the comment of its Go field. The values of a property whose Go type is a string with
-// constants are those constants. A type that JSON represents in another way than its Go type suggests, such as a UUID,
-// gets a schema in schema.go.
+// types, and the descriptions of properties. Package control/api/server calls New, adds the endpoints of package
+// endpoint, and calls Complete. The package has no state. The text of a property is the comment of its Go field. The
+// values of a property whose Go type is a string with constants are those constants. A type that JSON represents in
+// another way than its Go type suggests, such as a UUID, gets a schema in schema.go.
 //
 // A compiled program contains neither comments nor the names of constants. So descriptions.json has the comments of the
 // Go fields, and enums.json has the values of the constants. The tests of this package write both files and
@@ -125,7 +124,6 @@ func Complete(doc *huma.OpenAPI) *Document {
 		}
 	}
 	describeProperties(doc.Components.Schemas)
-	describeEndpoints(doc.Paths)
 	return &Document{
 		JSON: sync.OnceValues(func() ([]byte, error) { return json.Marshal(doc) }),
 		YAML: sync.OnceValues(doc.YAML),

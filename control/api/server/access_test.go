@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,7 +23,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
-	"github.com/droverhq/drover/control/api/route"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -60,25 +62,34 @@ func endpoints(t *testing.T) (all []documented) {
 	return all
 }
 
-// Nobody may use an endpoint without a rule, so every endpoint needs one.
-func TestEveryEndpointHasARule(t *testing.T) {
-	for _, e := range endpoints(t) {
-		rule, known := ruleOf(e.id)
-		if !known {
-			t.Errorf("%s %s: who may use %s? (say so in ruleOf)", e.method, e.path, e.id)
+// Every row has a handler, and every handler a row. The endpoints of agents are for the node in their path.
+func TestEveryRowHasAHandler(t *testing.T) {
+	rows := map[string]endpoint.Endpoint{}
+	for _, e := range endpoint.All {
+		if _, twice := rows[e.ID]; twice {
+			t.Errorf("two rows have the ID %s", e.ID)
 		}
-		if own := e.tag == "agents" && !rule.anonymous; own != (rule.node == ownNode) {
-			t.Errorf("%s %s with tag %s: rule %+v", e.method, e.path, e.tag, rule)
+		rows[e.ID] = e
+		access := e.Access
+		if own := e.Tag == "agents" && !access.Anonymous; own != (access.Nodes == endpoint.OwnNode) {
+			t.Errorf("%s with tag %s: %+v", e.ID, e.Tag, access)
 		}
-		if rule.node == ownNode && !strings.HasPrefix(e.path, "/v1/nodes/{node}/") {
-			t.Errorf("%s %s is for one node, and the path does not name it", e.method, e.path)
+		if access.Nodes == endpoint.OwnNode && !strings.HasPrefix(e.Path, "/v1/nodes/{node}/") {
+			t.Errorf("%s is for one node, and the path does not name it", e.ID)
 		}
-		if reads := e.method == "GET"; !reads && rule.role == pki.Viewer || rule.anonymous && e.path != route.Join.Path {
-			t.Errorf("%s %s: rule %+v", e.method, e.path, rule)
+		reads := e.Method == "GET"
+		if !reads && access.Role == pki.Viewer || access.Anonymous && e.ID != endpoint.Join.ID || access == (endpoint.Access{}) {
+			t.Errorf("%s: %+v", e.ID, access)
 		}
 	}
-	if _, known := ruleOf("unheard-of"); known {
-		t.Error("an endpoint of no table has a rule")
+	for _, e := range endpoints(t) {
+		if row := rows[e.id]; row.Method != e.method || row.Path != e.path {
+			t.Errorf("%s %s has the row %+v", e.method, e.path, row)
+		}
+		delete(rows, e.id)
+	}
+	if len(rows) > 0 {
+		t.Errorf("rows without a handler: %v", slices.Sorted(maps.Keys(rows)))
 	}
 }
 
@@ -324,7 +335,7 @@ func TestStrangersJoin(t *testing.T) {
 	fk := newFake()
 	f := newFlock(t, Deps{Service: fk, Members: fk})
 	join := func(request string) error {
-		return f.ask(believing(nil), "POST", route.Join.Path, "", `{"token":"t","name":"a","csr":"`+request+`"}`)
+		return f.ask(believing(nil), "POST", endpoint.Join.Path, "", `{"token":"t","name":"a","csr":"`+request+`"}`)
 	}
 	if err := join("r"); err != nil {
 		t.Fatal(err)

@@ -4,11 +4,11 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/danielgtaylor/huma/v2"
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/failurelog"
@@ -46,10 +46,10 @@ func withChange(ctx context.Context, p api.Principal, r *http.Request) (context.
 	return context.WithValue(ctx, changeKey{}, c), c
 }
 
-// start notes the endpoint and the object that the path names, and applies the rule of the endpoint.
-func (c *pending) start(op huma.Operation, param func(string) string, r rule) {
-	c.What, c.Node, c.quiet = op.OperationID, dataset.Clip(param("node")), r.quiet
-	if r.exports {
+// start notes the endpoint and the object that the path names.
+func (c *pending) start(e endpoint.Endpoint, param func(string) string) {
+	c.What, c.Node, c.quiet = e.ID, dataset.Clip(param("node")), e.Access.Quiet
+	if e.Access.Exports {
 		c.read = false
 	}
 	for _, name := range []string{

@@ -9,11 +9,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/danielgtaylor/huma/v2"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/internal/requestid"
@@ -69,12 +69,12 @@ func TestAuditNamesThePath(t *testing.T) {
 			}
 			name = strings.TrimSuffix(name, "}")
 			var c pending
-			c.start(huma.Operation{OperationID: e.id}, func(asked string) string {
+			c.start(endpoint.Endpoint{ID: e.id}, func(asked string) string {
 				if asked == name {
 					return "the " + name
 				}
 				return ""
-			}, rule{})
+			})
 			if got := c.Target + c.Node; got != "the "+name {
 				t.Errorf("%s %s: the log says %q", e.method, e.path, got)
 			}

@@ -11,38 +11,27 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/route"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/internal/clock"
 )
 
 const eventPatience = 30 * time.Second // for a peer that does not read
 
-type eventsInput struct {
-	After  uint64 `query:"after" doc:"only events after the event with this ID"`
-	Follow bool   `query:"follow" doc:"also send new events, until the client disconnects"`
-	Last   uint64 `header:"Last-Event-ID" doc:"like after, for browsers that reconnect"`
-}
-
 func (h handlers) events() {
-	op := endpoint(route.GetEvents, "operations", "Read past events, and follow new ones", "")
-	op.Description = "Server-sent events. Each carries its ID and, as data, an Event; " +
-		"an event of type " + wire.ProblemEvent + " carries a Problem and ends a stream that failed."
-	op.Responses = map[string]*huma.Response{"200": {Description: "OK", Content: map[string]*huma.MediaType{
-		wire.EventStreamType: {Schema: &huma.Schema{
-			Type: huma.TypeObject, Required: []string{"id", "data"},
-			Properties: map[string]*huma.Schema{
-				"id":   {Type: huma.TypeInteger, Format: "int64", Description: "the event's ID"},
-				"data": h.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Event](), true, ""),
-			},
-		}},
-	}}}
-	add(h, op, func(_ context.Context, in *eventsInput) (*Bytes, error) {
+	schema := &huma.Schema{
+		Type: huma.TypeObject, Required: []string{"id", "data"},
+		Properties: map[string]*huma.Schema{
+			"id":   {Type: huma.TypeInteger, Format: "int64", Description: "the event's ID"},
+			"data": h.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.Event](), true, ""),
+		},
+	}
+	add(h, endpoint.GetEvents.Endpoint, func(_ context.Context, in *endpoint.EventParams) (*Bytes, error) {
 		return &Bytes{Body: func(hc huma.Context) {
 			r, w := humago.Unwrap(hc)
 			h.follow(r.Context(), w, max(in.After, in.Last), in.Follow)
 		}}, nil
-	})
+	}, responds(wire.EventStreamType, schema))
 }
 
 func (h handlers) follow(ctx context.Context, w http.ResponseWriter, after uint64, follow bool) {

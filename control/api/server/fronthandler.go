@@ -10,7 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/route"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -86,7 +86,7 @@ func certificateIsOld(r *http.Request) bool {
 // endpoint that issues certificates. Nodes and control must have a compatible version.
 func (g *frontHandler) checkCaller(r *http.Request, who api.Principal, err error) error {
 	switch {
-	case errors.Is(err, pki.ErrNoCertificate) && r.URL.Path == route.Join.Path:
+	case errors.Is(err, pki.ErrNoCertificate) && r.URL.Path == endpoint.Join.Path:
 		return nil
 	case err != nil:
 		return err

@@ -1,19 +1,15 @@
-// Package server serves the HTTP API of Drover. It decides who may use an endpoint (access.go), limits the resources
+// Package server serves the HTTP API of Drover. It checks who may use an endpoint (access.go), limits the resources
 // that one peer may use (limits.go), collects the lines of the audit log, and passes requests to the implementations
-// of the interfaces in package api. Only the daemon (cmd/drover/internal/daemon) and tests use it. The daemon makes a
-// Handler for control, for an agent, or for both, and serves it with New. On a single host, it gives the agent an
-// Audited service.
+// of the interfaces in package api.
 //
-// Every request goes through the frontHandler, which identifies the peer, then through the routes, the rule of the
-// endpoint and its limits, to a handler. Errors are answered as problem details, see package wire. The only state is
-// the number of requests in progress: a requestCounter is protected by a mutex, and the joins are counted in a channel.
-// To add an endpoint, add a row to package route, a rule to access.go, a handler to the file of its noun, and, unless
-// the handler describes it, a text to package openapi (endpoints.go).
+// Every request goes through the frontHandler, which identifies the peer, then through the routes, the access rule of
+// the endpoint and its limits, to a handler. Errors are answered as problem details, see package wire. The only state
+// is the number of requests in progress: a requestCounter is protected by a mutex, and the joins are counted in a
+// channel. A new endpoint is a row of package endpoint, and a handler here in the file of its noun.
 package server
 
 import (
 	"context"
-	"maps"
 	"net/http"
 	"time"
 
@@ -22,10 +18,8 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/control/api/openapi"
-	"github.com/droverhq/drover/control/api/route"
-	"github.com/droverhq/drover/control/api/wire"
-	"github.com/droverhq/drover/internal/requestid"
 )
 
 // Deps is what the handlers depend on.
@@ -61,12 +55,12 @@ type Deps struct {
 func Handler(d Deps) http.Handler {
 	mux := http.NewServeMux()
 	document := register(mux, d)
-	handlePlain(mux, "GET /v1/openapi.json", "get-openapi", "read what the API is",
+	handlePlain(mux, "GET /v1/openapi.json", endpoint.GetOpenAPI,
 		serveDocument("application/openapi+json", document.JSON))
-	handlePlain(mux, "GET /v1/openapi.yaml", "get-openapi", "read what the API is",
+	handlePlain(mux, "GET /v1/openapi.yaml", endpoint.GetOpenAPI,
 		serveDocument("application/openapi+yaml", document.YAML))
 	if d.Metrics != nil {
-		handlePlain(mux, "GET /metrics", "get-metrics", "read the metrics", d.Metrics)
+		handlePlain(mux, "GET /metrics", endpoint.GetMetrics, d.Metrics)
 	}
 	return &frontHandler{
 		next:     newRoutes(mux),
@@ -89,15 +83,6 @@ func register(mux humago.Mux, d Deps) *openapi.Document {
 
 // registerOn adds the endpoints to mux, and their descriptions to doc.
 func registerOn(mux humago.Mux, d Deps, doc *huma.OpenAPI) {
-	if d.Local == nil {
-		d.Local = unsupported{}
-	}
-	if d.Backup == nil {
-		d.Backup = unsupported{}
-	}
-	if d.Members == nil {
-		d.Members = unsupported{}
-	}
 	h := handlers{
 		Deps: d,
 		api: humago.New(mux, huma.Config{
@@ -107,84 +92,13 @@ func registerOn(mux humago.Mux, d Deps, doc *huma.OpenAPI) {
 		}),
 	}
 	h.volumes()
-	h.changes()
-	h.backups()
-	h.names()
-	h.transfers()
 	h.snapshots()
 	h.trash()
-	h.profiles()
-	h.pools()
-	h.repositories()
 	h.operations()
-	h.events()
+	h.repositories()
 	h.nodes()
-	h.members()
-	h.recovery()
-	h.local()
-}
-
-type handlers struct {
-	Deps
-	api huma.API
-}
-
-// answer is a response with a JSON body.
-type answer[T any] struct{ Body T }
-
-func reply[T any](v T, err error) (*answer[T], error) {
-	if err != nil {
-		return nil, err
-	}
-	return &answer[T]{v}, nil
-}
-
-// add registers one endpoint. Its errors are answered as problems.
-func add[I, O any](h handlers, op huma.Operation, f func(context.Context, *I) (*O, error)) {
-	if op.Responses == nil {
-		op.Responses = map[string]*huma.Response{}
-	}
-	maps.Copy(op.Responses, openapi.ProblemResponses())
-	// A read deadline would stay on the connection after the body, and end the context of a handler that runs
-	// longer.
-	if op.BodyReadTimeout == 0 {
-		op.BodyReadTimeout = -1
-	}
-	op.Middlewares = append(huma.Middlewares{admit(op)}, op.Middlewares...)
-	huma.Register(h.api, op, func(ctx context.Context, in *I) (*O, error) {
-		out, err := f(ctx, in)
-		if err != nil {
-			changeOf(ctx).noteError(err)
-			p := wire.ProblemOf(err)
-			p.Request = requestid.Of(ctx)
-			return nil, p
-		}
-		return out, nil
-	})
-	if w, ok := any(*new(O)).(interface {
-		describe(map[string]*huma.Response)
-	}); ok {
-		w.describe(op.Responses)
-	}
-}
-
-// endpoint describes an endpoint for the OpenAPI document. The tag is the group in which the document lists it.
-func endpoint(r route.Route, tag, summary, description string) huma.Operation {
-	return huma.Operation{
-		Method:      r.Method,
-		Path:        r.Path,
-		OperationID: r.ID,
-		Tags:        []string{tag},
-		Summary:     summary,
-		Description: description,
-	}
-}
-
-// agents describes an endpoint for agents. The body is only decoded, and not checked against the schema: agents are
-// programs of this module, and the check would cost more than the rest of the call.
-func agents(r route.Route, summary string) huma.Operation {
-	op := endpoint(r, "agents", summary, "")
-	op.SkipValidateBody = true
-	op.MaxBodyBytes = maxReportBytes
-	return op
+	h.agents()
+	h.unless(d.Local == nil, errHostOnly).host()
+	h.unless(d.Backup == nil, errStoreInConsul).storeBackup()
+	h.unless(d.Members == nil, errClusterOnly).members()
 }

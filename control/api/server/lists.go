@@ -26,24 +26,24 @@ func errCursor(p api.Page) error {
 // paged answers with a page that the service returns. It refuses a cursor that the list cannot have.
 func paged[T any](
 	p api.Page, isCursor func(string) bool, get func() (api.List[T], error),
-) (*answer[api.List[T]], error) {
+) (l api.List[T], err error) {
 	if p.After != "" && !isCursor(p.After) {
-		return nil, errCursor(p)
+		return l, errCursor(p)
 	}
-	l, err := get()
+	l, err = get()
 	if l.Items == nil {
 		l.Items = []T{} // an empty list is [] and not null
 	}
-	return reply(l, err)
+	return l, err
 }
 
 // cutPage answers with a page of a list that the service returned as a whole. cursor returns the cursor of the item
 // at an index. If no item has the cursor, the request is refused, because the item may have been removed.
 func cutPage[T any](
 	p api.Page, items []T, err error, cursor func(i int, item T) string,
-) (*answer[api.List[T]], error) {
+) (l api.List[T], _ error) {
 	if err != nil {
-		return nil, err
+		return l, err
 	}
 	from := 0
 	for i := range items {
@@ -52,22 +52,22 @@ func cutPage[T any](
 		}
 	}
 	if p.After != "" && from == 0 {
-		return nil, errCursor(p)
+		return l, errCursor(p)
 	}
-	l := api.List[T]{Items: append([]T{}, items[from:]...)}
+	l = api.List[T]{Items: append([]T{}, items[from:]...)}
 	if size := p.Size(); len(l.Items) > size {
 		l.Items = l.Items[:size]
 		l.Next = cursor(from+size-1, l.Items[size-1])
 	}
-	return reply(l, nil)
+	return l, nil
 }
 
 // allItems answers with the whole result of a change, in the form of a list.
-func allItems[T any](items []T, err error) (*answer[api.List[T]], error) {
+func allItems[T any](items []T, err error) (api.List[T], error) {
 	if items == nil {
 		items = []T{}
 	}
-	return reply(api.List[T]{Items: items}, err)
+	return api.List[T]{Items: items}, err
 }
 
 // isName reports whether a volume can have the name.
@@ -89,14 +89,10 @@ func poolCursor(_ int, p api.Pool) string {
 	return p.Node.String() + "/" + p.Name + "/" + p.ID.String()
 }
 
-// PreferParam is the header with which a client asks for a short answer.
-type PreferParam struct {
-	Prefer string `header:"Prefer" doc:"return=minimal asks for the fields that a table shows (RFC 7240)"`
-}
-
-// minimal reports whether a client prefers summaries, and with health whether they have the fields of an assessment.
-func (p PreferParam) minimal() (minimal, health bool) {
-	return p.Prefer == wire.Minimal || p.Prefer == wire.MinimalHealth, p.Prefer == wire.MinimalHealth
+// prefersMinimal reports whether a client prefers summaries, and with health whether they have the fields of an
+// assessment.
+func prefersMinimal(prefer string) (minimal, health bool) {
+	return prefer == wire.Minimal || prefer == wire.MinimalHealth, prefer == wire.MinimalHealth
 }
 
 // volumeList is a list of volumes in one of two forms.

@@ -4,181 +4,118 @@ import (
 	"context"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/route"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
 
 func (h handlers) nodes() {
-	add(h, endpoint(route.ListNodes, "nodes", "List the nodes", ""),
-		func(ctx context.Context, in *struct {
-			api.Page
-			Filter string `query:"filter" maxLength:"1024" doc:"list only nodes that match" example:"load_10 < 20"`
-		}) (*answer[api.List[api.Node]], error) {
-			list, err := h.Service.NodeList(ctx, in.Filter)
-			return cutPage(in.Page, list, err, func(_ int, n api.Node) string { return n.ID.String() })
+	bind(h, endpoint.ListPools, func(ctx context.Context, in *api.Page) (api.List[api.Pool], error) {
+		list, err := h.Service.Pools(ctx)
+		return cutPage(*in, list, err, poolCursor)
+	})
+	bind(h, endpoint.ListNodes, func(ctx context.Context, in *endpoint.NodePage) (api.List[api.Node], error) {
+		list, err := h.Service.NodeList(ctx, in.Filter)
+		return cutPage(in.Page, list, err, func(_ int, n api.Node) string { return n.ID.String() })
+	})
+	bind(h, endpoint.CordonNode, func(ctx context.Context, in *endpoint.Report[api.Cordoned]) (dataset.Node, error) {
+		return h.Service.Cordon(ctx, in.Node, in.Body)
+	})
+	bind(h, endpoint.LabelNode,
+		func(ctx context.Context, in *endpoint.Report[dataset.LabelChange]) (dataset.Node, error) {
+			return h.Service.LabelNode(ctx, in.Node, in.Body)
 		})
-	add(h, endpoint(route.CordonNode, "nodes", "Cordon or uncordon a node", ""),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body api.Cordoned
-		}) (*answer[dataset.Node], error) {
-			return reply(h.Service.Cordon(ctx, in.Node, in.Body))
-		})
-	add(h, endpoint(route.LabelNode, "nodes", "Set and remove labels of a node", ""),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body dataset.LabelChange
-		}) (*answer[dataset.Node], error) {
-			return reply(h.Service.LabelNode(ctx, in.Node, in.Body))
-		})
-	add(h, endpoint(route.FenceNode, "nodes", "Confirm that a node is fenced", ""),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body api.Fenced
-		}) (*answer[dataset.Node], error) {
-			return reply(h.Service.Fence(ctx, in.Node, in.Body))
-		})
-	add(h, endpoint(route.GetFailover, "nodes", "Get the state of automatic failover", ""),
-		func(ctx context.Context, _ *struct{}) (*answer[api.FailoverState], error) {
-			return reply(h.Service.Failover(ctx))
-		})
-	add(h, endpoint(route.GetHealth, "nodes", "Get the state of the store, the control replicas and the nodes", ""),
-		func(ctx context.Context, _ *struct{}) (*answer[api.ClusterHealth], error) {
-			return reply(h.Service.ClusterHealth(ctx))
-		})
-	add(h, agents(route.RegisterNode, "Register a node and its pools"),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body api.Registration
-		}) (*struct{}, error) {
-			if in.Body.Node.ID != in.Node {
-				return nil, dataset.Errorf(dataset.ErrInvalid, "registration of node %s at the endpoint of node %s",
-					in.Body.Node.ID, in.Node)
-			}
-			return nil, h.Service.Register(ctx, in.Body)
-		})
-	add(h, agents(route.Renew, "Renew the session of the node's agent"),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body api.Renewal
-		}) (*answer[api.SessionState], error) {
-			return reply(h.Service.Renew(ctx, in.Node, in.Body.Incarnation))
-		})
+	bind(h, endpoint.FenceNode, func(ctx context.Context, in *endpoint.Report[api.Fenced]) (dataset.Node, error) {
+		return h.Service.Fence(ctx, in.Node, in.Body)
+	})
+	bind(h, endpoint.GetFailover, func(ctx context.Context, _ *endpoint.None) (api.FailoverState, error) {
+		return h.Service.Failover(ctx)
+	})
+	bind(h, endpoint.GetHealth, func(ctx context.Context, _ *endpoint.None) (api.ClusterHealth, error) {
+		return h.Service.ClusterHealth(ctx)
+	})
+}
+
+// agents serves the endpoints that agents call, each for its own node.
+func (h handlers) agents() {
+	h.sessions()
 	h.outcomes()
-	h.feeds()
 	h.moves()
+	bindNone(h, endpoint.Heartbeat, func(ctx context.Context, in *endpoint.Report[api.Heartbeat]) error {
+		return h.Service.Heartbeat(ctx, in.Node, in.Body)
+	}, maxBody(maxHeartbeatBytes), before(limitConcurrency("heartbeats", maxHeartbeats, 0)))
+	bind(h, endpoint.Facts, func(ctx context.Context, in *endpoint.Report[api.FactsReport]) (dataset.Facts, error) {
+		return h.Service.Facts(ctx, in.Node, in.Body)
+	})
+	bind(h, endpoint.Generations,
+		func(ctx context.Context, in *endpoint.Report[api.Generations]) (api.Generations, error) {
+			return h.Service.Generations(ctx, in.Node, in.Body)
+		})
+	bind(h, endpoint.Rebuild, func(ctx context.Context, in *endpoint.RebuildReport) (api.List[api.Rebuilt], error) {
+		noteDryRun(ctx, in.DryRun)
+		return allItems(h.Service.Rebuild(ctx, in.Node, in.Body, in.DryRun))
+	}, maxBody(maxRebuildBytes), before(limitConcurrency("rebuilds", maxRebuilds, maxRebuildsTotal)))
+	hold := []setting{maxBody(maxRebuildBytes)}
+	if h.CheckCollecting != nil {
+		hold = append(hold, before(refuseUnless(h.CheckCollecting)))
+	}
+	hold = append(hold, before(limitConcurrency("holdings", maxHoldings, maxHoldingsTotal)))
+	bindNone(h, endpoint.ReportHoldings, func(ctx context.Context, in *endpoint.Report[api.Holdings]) error {
+		return h.Service.ReportHoldings(ctx, in.Node, in.Body)
+	}, hold...)
 }
 
-// outcomes adds the endpoints by which agents plan requests and report their operations.
-func (h handlers) outcomes() {
-	add(h, agents(route.Plan, "Decide on a request that the node will carry out"),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body api.Request
-		}) (*answer[api.Plan], error) {
-			return reply(h.Service.Plan(ctx, in.Node, in.Body))
-		})
-	add(h, agents(route.Commit, "Record the outcome of an operation"),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body api.Report
-		}) (*answer[api.Committed], error) {
-			changeOf(ctx).noteReport(in.Body.Operation)
-			return reply(h.Service.Commit(ctx, in.Node, in.Body))
-		})
-	add(h, agents(route.Record, "Record that an operation is running"),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body api.Report
-		}) (*struct{}, error) {
-			changeOf(ctx).noteReport(in.Body.Operation)
-			return nil, h.Service.Record(ctx, in.Node, in.Body)
-		})
-}
-
-// moves adds the endpoints that move a home from one node to another.
-func (h handlers) moves() {
-	add(h, agents(route.Recall, "Recall the lease of a volume from its home, for a move"),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body api.Report
-		}) (*work[dataset.Operation], error) {
-			changeOf(ctx).noteReport(in.Body.Operation)
-			op, err := h.Service.Recall(ctx, in.Node, in.Body)
-			return accepted(op, pendingLocation(&op), err)
-		})
-	add(h, agents(route.Yield, "Answer a recall"),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body api.Yield
-		}) (*struct{}, error) {
-			return nil, h.Service.Yield(ctx, in.Node, in.Body)
-		})
-	add(h, agents(route.ReportCopy, "Report the state of the node's copy of a dataset"),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body api.CopyReport
-		}) (*struct{}, error) {
-			return nil, h.Service.ReportCopy(ctx, in.Node, in.Body)
-		})
-	add(h, agents(route.SharedMount, "Begin or end a shared mount of a dataset"),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body api.SharedMountReport
-		}) (*answer[api.IndexedDataset], error) {
-			return reply(h.Service.ReportSharedMount(ctx, in.Node, in.Body))
-		})
-}
-
-// feeds adds the endpoints that keep an agent and control informed about each other.
-func (h handlers) feeds() {
-	sync := agents(route.Sync, "Wait for changes that concern the node")
-	add(h, sync, func(ctx context.Context, in *struct {
-		NodeParam
-		Rev  uint64 `query:"rev" doc:"wait for changes after this revision; absent: everything, at once"`
-		Wait string `query:"wait" doc:"how long to wait for a change" example:"30s"`
-	}) (*answer[api.Sync], error) {
+func (h handlers) sessions() {
+	bindNone(h, endpoint.RegisterNode, func(ctx context.Context, in *endpoint.Report[api.Registration]) error {
+		if in.Body.Node.ID != in.Node {
+			return dataset.Errorf(dataset.ErrInvalid, "registration of node %s at the endpoint of node %s",
+				in.Body.Node.ID, in.Node)
+		}
+		return h.Service.Register(ctx, in.Body)
+	})
+	bind(h, endpoint.Renew, func(ctx context.Context, in *endpoint.Report[api.Renewal]) (api.SessionState, error) {
+		return h.Service.Renew(ctx, in.Node, in.Body.Incarnation)
+	})
+	bind(h, endpoint.Sync, untilStop(func(ctx context.Context, in *endpoint.SyncParams) (s api.Sync, err error) {
 		wait, err := wire.ParseWait(in.Wait)
 		if err != nil {
-			return nil, err
+			return s, err
 		}
-		ctx, end := waiting(ctx)
-		s, err := h.Service.Sync(ctx, in.Node, in.Rev, wait)
-		return reply(s, end(err))
+		return h.Service.Sync(ctx, in.Node, in.Rev, wait)
+	}))
+}
+
+// outcomes serves the endpoints by which agents plan requests and report their operations.
+func (h handlers) outcomes() {
+	bind(h, endpoint.Plan, func(ctx context.Context, in *endpoint.Report[api.Request]) (api.Plan, error) {
+		return h.Service.Plan(ctx, in.Node, in.Body)
 	})
-	heartbeat := agents(route.Heartbeat, "Report the state of the node")
-	heartbeat.MaxBodyBytes = maxHeartbeatBytes
-	heartbeat.Middlewares = append(heartbeat.Middlewares, limitConcurrency("heartbeats", maxHeartbeats, 0))
-	add(h, heartbeat, func(ctx context.Context, in *struct {
-		NodeParam
-		Body api.Heartbeat
-	}) (*struct{}, error) {
-		return nil, h.Service.Heartbeat(ctx, in.Node, in.Body)
+	bind(h, endpoint.Commit, func(ctx context.Context, in *endpoint.Report[api.Report]) (api.Committed, error) {
+		changeOf(ctx).noteReport(in.Body.Operation)
+		return h.Service.Commit(ctx, in.Node, in.Body)
 	})
-	add(h, agents(route.Facts, "Report the facts of the node's host"),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body api.FactsReport
-		}) (*answer[dataset.Facts], error) {
-			return reply(h.Service.Facts(ctx, in.Node, in.Body))
+	bindNone(h, endpoint.Record, func(ctx context.Context, in *endpoint.Report[api.Report]) error {
+		changeOf(ctx).noteReport(in.Body.Operation)
+		return h.Service.Record(ctx, in.Node, in.Body)
+	})
+}
+
+// moves serves the endpoints by which a home passes from one node to another.
+func (h handlers) moves() {
+	bindWork(h, endpoint.Recall,
+		func(ctx context.Context, in *endpoint.Report[api.Report]) (dataset.Operation, string, error) {
+			changeOf(ctx).noteReport(in.Body.Operation)
+			op, err := h.Service.Recall(ctx, in.Node, in.Body)
+			return op, pendingLocation(&op), err
 		})
-	add(h, agents(route.Generations, "Report the generations of the node's pools"),
-		func(ctx context.Context, in *struct {
-			NodeParam
-			Body api.Generations
-		}) (*answer[api.Generations], error) {
-			return reply(h.Service.Generations(ctx, in.Node, in.Body))
-		})
-	rebuild := agents(route.Rebuild, "Restore the records of datasets that were found in the node's pools")
-	rebuild.MaxBodyBytes = maxRebuildBytes
-	rebuild.Middlewares = append(rebuild.Middlewares, limitConcurrency("rebuilds", maxRebuilds, maxRebuildsTotal))
-	add(h, rebuild, func(ctx context.Context, in *struct {
-		NodeParam
-		DryRunParam
-		Body []api.FoundDataset
-	}) (*answer[api.List[api.Rebuilt]], error) {
-		in.DryRunParam.note(ctx)
-		return allItems(h.Service.Rebuild(ctx, in.Node, in.Body, in.DryRun))
+	bindNone(h, endpoint.Yield, func(ctx context.Context, in *endpoint.Report[api.Yield]) error {
+		return h.Service.Yield(ctx, in.Node, in.Body)
 	})
+	bindNone(h, endpoint.ReportCopy, func(ctx context.Context, in *endpoint.Report[api.CopyReport]) error {
+		return h.Service.ReportCopy(ctx, in.Node, in.Body)
+	})
+	bind(h, endpoint.SharedMount,
+		func(ctx context.Context, in *endpoint.Report[api.SharedMountReport]) (api.IndexedDataset, error) {
+			return h.Service.ReportSharedMount(ctx, in.Node, in.Body)
+		})
 }

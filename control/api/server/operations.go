@@ -3,68 +3,46 @@ package server
 import (
 	"context"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/route"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
 )
 
-func (h handlers) profiles() {
-	add(h, endpoint(route.ListProfiles, "profiles", "List the profiles", ""),
-		func(ctx context.Context, in *api.Page) (*answer[api.List[api.ListedProfile]], error) {
-			list, err := h.Service.Profiles(ctx)
-			return cutPage(*in, list, err, func(_ int, p api.ListedProfile) string { return p.Name })
-		})
-	add(h, endpoint(route.GetProfile, "profiles", "Show a profile", ""),
-		func(ctx context.Context, in *struct {
-			Profile string `path:"profile" doc:"the profile's name"`
-		}) (*answer[dataset.Profile], error) {
-			return reply(h.Service.Profile(ctx, in.Profile))
-		})
-}
-
 func (h handlers) operations() {
-	add(h, endpoint(route.ListOperations, "operations", "List operations", ""),
-		func(ctx context.Context, in *api.Page) (*answer[api.List[dataset.Operation]], error) {
-			return paged(*in, isUUID, func() (api.List[dataset.Operation], error) {
-				return h.Service.Operations(ctx, *in)
-			})
-		})
-	add(h, endpoint(route.SubmitOperation, "operations", "Request a change",
-		"The general form of every endpoint that changes a volume, snapshot or dataset. A request that is "+
-			"repeated with the same ID returns the same operation."),
-		func(ctx context.Context, in *struct{ Body api.Request }) (*work[api.Outcome], error) {
-			if in.Body.ID == uuid.Nil {
-				in.Body.ID = uuid.New()
-			}
+	bind(h, endpoint.ListProfiles, func(ctx context.Context, in *api.Page) (api.List[api.ListedProfile], error) {
+		list, err := h.Service.Profiles(ctx)
+		return cutPage(*in, list, err, func(_ int, p api.ListedProfile) string { return p.Name })
+	})
+	bind(h, endpoint.GetProfile, func(ctx context.Context, in *endpoint.ProfileParam) (dataset.Profile, error) {
+		return h.Service.Profile(ctx, in.Profile)
+	})
+	bind(h, endpoint.ListOperations, func(ctx context.Context, in *api.Page) (api.List[dataset.Operation], error) {
+		return paged(*in, isUUID, func() (api.List[dataset.Operation], error) { return h.Service.Operations(ctx, *in) })
+	})
+	bindWork(h, endpoint.SubmitOperation,
+		func(ctx context.Context, in *endpoint.With[api.Request]) (api.Outcome, string, error) {
 			return h.submit(ctx, in.Body)
 		})
-	add(h, endpoint(route.GetOperation, "operations", "Show an operation, or wait for it", ""),
-		func(ctx context.Context, in *struct {
-			OperationRefParam
-			Wait string `query:"wait" doc:"how long to wait for the end, or for a change of the progress" example:"30s"`
-		}) (*answer[dataset.Operation], error) {
+	bind(h, endpoint.GetOperation, untilStop(
+		func(ctx context.Context, in *endpoint.OperationWait) (op dataset.Operation, err error) {
 			wait, err := wire.ParseWait(in.Wait)
 			if err != nil {
-				return nil, err
+				return op, err
 			}
-			ctx, end := waiting(ctx)
-			op, err := h.Service.Operation(ctx, in.Operation, wait)
-			return reply(op, end(err))
-		})
-	add(h, endpoint(route.CancelOperation, "operations", "Cancel an operation", ""),
-		func(ctx context.Context, in *OperationRefParam) (*work[dataset.Operation], error) {
+			return h.Service.Operation(ctx, in.Operation, wait)
+		}))
+	bindWork(h, endpoint.CancelOperation,
+		func(ctx context.Context, in *endpoint.OperationRefParam) (dataset.Operation, string, error) {
 			op, err := h.Service.CancelOperation(ctx, in.Operation)
-			return accepted(op, pendingLocation(&op), err)
+			return op, pendingLocation(&op), err
 		})
-	add(h, endpoint(route.GetVersion, "operations", "Get the version of the server", ""),
-		func(ctx context.Context, _ *struct{}) (*answer[api.Version], error) {
-			v, err := h.Service.Version(ctx)
-			if h.Node != "" { // the service may be control on another host
-				v.Node = h.Node
-			}
-			return reply(v, err)
-		})
+	bind(h, endpoint.GetVersion, func(ctx context.Context, _ *endpoint.None) (api.Version, error) {
+		v, err := h.Service.Version(ctx)
+		if h.Node != "" { // the service may be control on another host
+			v.Node = h.Node
+		}
+		return v, err
+	})
+	h.events()
 }

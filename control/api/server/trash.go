@@ -6,53 +6,42 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/api/route"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/dataset"
 )
 
 func (h handlers) trash() {
-	add(h, endpoint(route.ListTrash, "trash", "List the datasets in the trash", ""),
-		func(ctx context.Context, in *api.Page) (*answer[api.List[api.Volume]], error) {
-			return paged(*in, isUUID, func() (api.List[api.Volume], error) {
-				return h.Service.Trash(ctx, *in)
-			})
-		})
-	add(h, endpoint(route.RestoreTrash, "trash", "Restore a dataset from the trash",
-		""),
-		func(ctx context.Context, in *struct {
-			OperationParam
-			DatasetParam
-			Body *api.RestoreTrash
-		}) (*work[api.Outcome], error) {
-			req := in.request(dataset.OpUndelete)
-			req.Volume = in.Dataset
-			if in.Body != nil {
-				req.Name = in.Body.Name
-			}
-			return h.submit(ctx, req)
-		})
-	add(h, endpoint(route.PurgeTrash, "trash", "Destroy a dataset in the trash", "It cannot be restored after that."),
-		func(ctx context.Context, in *struct {
-			OperationParam
-			DatasetParam
-		}) (*work[api.Outcome], error) {
-			req := in.request(dataset.OpPurge)
-			req.Volume = in.Dataset
-			return h.submit(ctx, req)
-		})
-	add(h, endpoint(route.EmptyTrash, "trash", "Destroy all datasets in the trash",
-		"If one of them cannot be destroyed, the others are destroyed nevertheless."),
-		func(ctx context.Context, in *DryRunParam) (*work[api.EmptiedTrash], error) {
-			in.note(ctx)
+	bind(h, endpoint.ListTrash, func(ctx context.Context, in *api.Page) (api.List[api.Volume], error) {
+		return paged(*in, isUUID, func() (api.List[api.Volume], error) { return h.Service.Trash(ctx, *in) })
+	})
+	submits(h, endpoint.RestoreTrash, dataset.OpUndelete, func(in *endpoint.RestoredDataset, req *api.Request) {
+		req.Volume = in.Dataset
+		if in.Body != nil {
+			req.Name = in.Body.Name
+		}
+	})
+	submits(h, endpoint.PurgeTrash, dataset.OpPurge, func(in *endpoint.PurgedDataset, req *api.Request) {
+		req.Volume = in.Dataset
+	})
+	bindWork(h, endpoint.EmptyTrash,
+		func(ctx context.Context, in *endpoint.DryRunParam) (api.EmptiedTrash, string, error) {
+			noteDryRun(ctx, in.DryRun)
 			out, err := h.empty(ctx, in.DryRun)
 			var location string
 			for _, purged := range out.Purged {
 				if !in.DryRun && pendingLocation(purged.Operation) != "" {
-					location = route.ListOperations.Path
+					location = endpoint.ListOperations.Path
 				}
 			}
-			return accepted(out, location, err)
+			return out, location, err
 		})
+}
+
+// noteDryRun notes a dry run in the line of the audit log.
+func noteDryRun(ctx context.Context, dryRun bool) {
+	if dryRun {
+		changeOf(ctx).addDetail("", "dry run")
+	}
 }
 
 func (h handlers) empty(ctx context.Context, dryRun bool) (api.EmptiedTrash, error) {

@@ -11,39 +11,39 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
-	"github.com/droverhq/drover/control/api/route"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/dataset"
 )
 
 // changing is a request to each endpoint whose work can continue as an operation.
 var changing = []struct {
-	route route.Route
+	route endpoint.Endpoint
 	path  string
 	body  string
 }{
-	{route.CreateVolume, "/v1/volumes", `{"volume":"db"}`},
-	{route.DeleteVolume, "/v1/volumes/db", ""},
-	{route.ResizeVolume, "/v1/volumes/db/resize", `{"size":"30GiB"}`},
-	{route.RekeyVolume, "/v1/volumes/db/rekey", `{}`},
-	{route.RewriteVolume, "/v1/volumes/db/rewrite", ""},
-	{route.BackUpVolume, "/v1/volumes/db/backups", `{"repository":"offsite"}`},
-	{route.PushVolume, "/v1/volumes/db/pushes", `{"repository":"offsite","name":"prod"}`},
-	{route.VerifyBackup, "/v1/volumes/db/verify", `{"repository":"offsite","backup":"5f1c"}`},
-	{route.SetVolumeProfile, "/v1/volumes/db/set-profile", `{"profile":"silver"}`},
-	{route.RenameVolume, "/v1/volumes/db/rename", `{"name":"new"}`},
-	{route.DropAlias, "/v1/volumes/db/aliases/old", ""},
-	{route.ProtectVolume, "/v1/volumes/db/protect", `{"protect":true}`},
-	{route.ImportVolume, "/v1/volumes/db/import", `{"path":"/p"}`},
-	{route.CreateSnapshot, "/v1/volumes/db/snapshots", `{}`},
-	{route.DeleteSnapshot, "/v1/snapshots/f23c", ""},
-	{route.RestoreSnapshot, "/v1/snapshots/f23c/restore", `{"volume":"db"}`},
-	{route.CreateClone, "/v1/clones", `{"source":"f23c","volume":"copy"}`},
-	{route.RestoreTrash, "/v1/trash/f23c/restore", ""},
-	{route.PurgeTrash, "/v1/trash/f23c", ""},
-	{route.EmptyTrash, "/v1/trash", ""},
-	{route.SubmitOperation, "/v1/operations", `{"kind":"delete","volume":"db"}`},
-	{route.CancelOperation, "/v1/operations/f23c/cancel", ""},
-	{route.Recall, "/v1/nodes/" + node1.String() + "/recall", `{}`},
+	{endpoint.CreateVolume.Endpoint, "/v1/volumes", `{"volume":"db"}`},
+	{endpoint.DeleteVolume.Endpoint, "/v1/volumes/db", ""},
+	{endpoint.ResizeVolume.Endpoint, "/v1/volumes/db/resize", `{"size":"30GiB"}`},
+	{endpoint.RekeyVolume.Endpoint, "/v1/volumes/db/rekey", `{}`},
+	{endpoint.RewriteVolume.Endpoint, "/v1/volumes/db/rewrite", ""},
+	{endpoint.BackUpVolume.Endpoint, "/v1/volumes/db/backups", `{"repository":"offsite"}`},
+	{endpoint.PushVolume.Endpoint, "/v1/volumes/db/pushes", `{"repository":"offsite","name":"prod"}`},
+	{endpoint.VerifyBackup.Endpoint, "/v1/volumes/db/verify", `{"repository":"offsite","backup":"5f1c"}`},
+	{endpoint.SetVolumeProfile.Endpoint, "/v1/volumes/db/set-profile", `{"profile":"silver"}`},
+	{endpoint.RenameVolume.Endpoint, "/v1/volumes/db/rename", `{"name":"new"}`},
+	{endpoint.DropAlias.Endpoint, "/v1/volumes/db/aliases/old", ""},
+	{endpoint.ProtectVolume.Endpoint, "/v1/volumes/db/protect", `{"protect":true}`},
+	{endpoint.ImportVolume.Endpoint, "/v1/volumes/db/import", `{"path":"/p"}`},
+	{endpoint.CreateSnapshot.Endpoint, "/v1/volumes/db/snapshots", `{}`},
+	{endpoint.DeleteSnapshot.Endpoint, "/v1/snapshots/f23c", ""},
+	{endpoint.RestoreSnapshot.Endpoint, "/v1/snapshots/f23c/restore", `{"volume":"db"}`},
+	{endpoint.CreateClone.Endpoint, "/v1/clones", `{"source":"f23c","volume":"copy"}`},
+	{endpoint.RestoreTrash.Endpoint, "/v1/trash/f23c/restore", ""},
+	{endpoint.PurgeTrash.Endpoint, "/v1/trash/f23c", ""},
+	{endpoint.EmptyTrash.Endpoint, "/v1/trash", ""},
+	{endpoint.SubmitOperation.Endpoint, "/v1/operations", `{"kind":"delete","volume":"db"}`},
+	{endpoint.CancelOperation.Endpoint, "/v1/operations/f23c/cancel", ""},
+	{endpoint.Recall.Endpoint, "/v1/nodes/" + node1.String() + "/recall", `{}`},
 }
 
 // An endpoint answers 202 with a Location while an operation carries out the work, and 200 once the operation has
@@ -60,7 +60,7 @@ func TestWorkThatContinuesIsAccepted(t *testing.T) {
 		} {
 			f.op.State = state
 			location := "/v1/operations/" + f.op.ID.String()
-			if c.route == route.EmptyTrash {
+			if c.route.ID == endpoint.EmptyTrash.ID {
 				location = "/v1/operations"
 			}
 			if want == 200 {
