@@ -355,9 +355,9 @@ func (c *Creator) noteStored(repo *restic.Repository, b restic.Backup, s restic.
 // What restic reads or stores again for holes and hard links is bounded, so that a small volume can neither occupy the
 // repository for days nor fill it: see checkSurvey.
 const (
-	maxReads    = 100      // times what the files use on the disk
-	minReads    = 1 << 30  // bytes on the disk from which maxReads counts
-	minRepeated = 64 << 20 // bytes of attributes; more only if the files use as much on the disk
+	maxReads    = 30        // times what the files use on the disk
+	minReads    = 512 << 20 // bytes on the disk from which maxReads counts
+	minRepeated = 64 << 20  // bytes of attributes; more only if the files use as much on the disk
 )
 
 // checkSurvey fails with dataset.ErrUnsupported if a backup would read or store far more than the files use on the

@@ -57,9 +57,6 @@ const (
 	// afterFull is how long volumes are still flushed after their pool was last full, because an error that occurred
 	// while it was full may not have been reported yet.
 	afterFull = time.Minute
-	// dirtyTime is how long the kernel may keep written data in memory: dirty_expire_centisecs and
-	// dirty_writeback_centisecs, with a reserve.
-	dirtyTime = time.Minute
 	// flushPause is the time between two flushes of a mounted volume: its status is read more often.
 	flushPause = 5 * time.Second
 	// maxFlushes is how many flushes Look has in progress at most. Each blocks a thread, and they share the disks.
@@ -117,15 +114,13 @@ type Watcher struct {
 // look is when a volume was last flushed.
 type look struct {
 	steady time.Duration // when Look started a flush, by the steady clock
-	clean  time.Time     // when the last flush without an error began, or the zero time
+	clean  time.Time     // when the last flush without an error began, or the mount, or the zero time
 }
 
-// poolSpace is when a pool was last seen full, and last seen with enough space. A pool counts as full while its free
-// space is below backends.Reserve.
+// poolSpace is when a pool was last seen full. A pool counts as full while its free space is below backends.Reserve.
 type poolSpace struct {
-	full       time.Duration // by the steady clock
-	wasFull    bool          // full is set
-	enoughTime time.Time     // the zero time if not since the start of the agent
+	full    time.Duration // by the steady clock
+	wasFull bool          // full is set
 }
 
 // New returns a Watcher.
@@ -208,6 +203,9 @@ func (w *Watcher) Mounted(ctx context.Context, b backends.Pool, d dataset.Datase
 	if !isWatched(b, d) {
 		return
 	}
+	w.mu.Lock()
+	w.looks[d.ID] = look{steady: w.Clock.Steady() - flushPause, clean: w.Clock.Now()} // its data was read from the disk
+	w.mu.Unlock()
 	if _, err := w.root(d.ID, path); err != nil {
 		w.LogOf(ctx, d).WithError(err).Warn("cannot watch for lost writes yet")
 	}
@@ -315,11 +313,8 @@ func (w *Watcher) notePool(id uuid.UUID, st dataset.PoolStatus) (full, suspect b
 	defer w.mu.Unlock()
 	p := w.pools[id]
 	full = st.Online && st.Free < backends.Reserve(st.Size)
-	switch {
-	case full:
+	if full {
 		p.full, p.wasFull = now, true
-	case st.Online:
-		p.enoughTime = w.Clock.Now()
 	}
 	w.pools[id] = p
 	return full, p.wasFull && now-p.full <= afterFull
@@ -362,13 +357,9 @@ func (w *Watcher) Failed(ctx context.Context, d dataset.Dataset, err error) {
 	}
 	now := w.Clock.Now()
 	w.mu.Lock()
-	p := w.pools[d.Pool]
 	loss, again := w.losses[d.ID]
-	if !again {
+	if !again { // the pool may have been full for less time than between two looks, so only a flush says from when on
 		loss.Since = w.looks[d.ID].clean
-		if at := p.enoughTime.Add(-dirtyTime); !p.enoughTime.IsZero() && at.After(loss.Since) {
-			loss.Since = at
-		}
 	}
 	var errno unix.Errno
 	errors.As(err, &errno)

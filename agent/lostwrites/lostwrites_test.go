@@ -171,7 +171,7 @@ func TestLostWritesAreFoundAtTheUnmount(t *testing.T) {
 	scratch.Fill(t, h.disk)
 	h.write(path, 32<<20)
 	h.MustUnmount("db", "user")
-	if f := h.lost(d); f.Level != findings.Error || !strings.Contains(f.Text, "before ") {
+	if f := h.lost(d); f.Level != findings.Error || !strings.Contains(f.Text, "between ") {
 		t.Errorf("%+v", f)
 	}
 	h.free()

@@ -18,7 +18,6 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/steps"
@@ -95,7 +94,10 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 			defer cancel()
 			defer context.AfterFunc(ctx, cancel)()
 			return i.deps.Operations.Run(jctx, jb, op, func(jctx context.Context, op *dataset.Operation) error {
-				c, err := i.importInto(jctx, jb, op, func(root *os.File) error { return unpackSent(jctx, r, root) })
+				unpack := func(ctx context.Context, root *os.File, wrote func(int64)) error {
+					return unpackSent(ctx, r, root, wrote)
+				}
+				c, err := i.importInto(jctx, jb, op, unpack)
 				out = c
 				return err
 			})
@@ -147,14 +149,8 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 		version = &refs[0]
 	}
 	return i.deps.Maker.create(ctx, jb, op, "import", func(pool backends.Pool) error {
-		return i.fill(ctx, jb, pool, op, "import", func(m, root *os.File) error {
-			err := i.watchSpace(ctx, pool, op.DatasetID, root, part, func(ctx context.Context) error {
-				return i.deps.Backups().Restore(ctx, op.Repository, op.Backup, version, m, jb.Step, part.measured)
-			})
-			if err == nil {
-				steps.At("import.copied")
-			}
-			return err
+		return i.fill(ctx, jb, pool, op, part, func(ctx context.Context, m, _ *os.File, _ func(int64)) error {
+			return i.deps.Backups().Restore(ctx, op.Repository, op.Backup, version, m, jb.Step, part.measured)
 		})
 	})
 }
@@ -197,21 +193,18 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	if err != nil {
 		return api.Committed{}, err
 	}
-	const what = "verification of a backup"
 	part, err := i.measureAndTake(ctx, jb, pool, op, noteRead)
 	if err != nil {
-		return api.Committed{}, fmt.Errorf("%s of volume %s: %w", what, op.Volume, err)
+		return api.Committed{}, fmt.Errorf("verification of a backup of volume %s: %w", op.Volume, err)
 	}
 	defer part.release()
 	err = i.deps.Maker.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
-		err := i.fill(ctx, jb, pool, op, what, func(m, root *os.File) error {
-			return i.watchSpace(ctx, pool, op.DatasetID, root, part, func(ctx context.Context) error {
-				of, err := i.deps.Backups().Verify(ctx, op.Repository, op.Backup, m, jb.Step)
-				if of != uuid.Nil && of != op.BackupOf {
-					op.BackupOf = uuid.Nil // it is a backup of an earlier volume with this name
-				}
-				return noteRead(err)
-			})
+		err := i.fill(ctx, jb, pool, op, part, func(ctx context.Context, m, _ *os.File, _ func(int64)) error {
+			of, err := i.deps.Backups().Verify(ctx, op.Repository, op.Backup, m, jb.Step)
+			if of != uuid.Nil && of != op.BackupOf {
+				op.BackupOf = uuid.Nil // it is a backup of an earlier volume with this name
+			}
+			return noteRead(err)
 		})
 		if err != nil {
 			return err
@@ -273,8 +266,12 @@ func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.O
 	if err := errors.Join(i.checkImportable(ctx, src), checkNoMountsBelow(src)); err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
-	return i.importInto(ctx, jb, op, func(root *os.File) error {
-		if err := tree.Copy(ctx, src, root, func(n int64) { jb.SetProgress(n, 0) }); err != nil {
+	return i.importInto(ctx, jb, op, func(ctx context.Context, root *os.File, wrote func(int64)) error {
+		err := tree.Copy(ctx, src, root, func(n int64) {
+			jb.SetProgress(n, 0)
+			wrote(n)
+		})
+		if err != nil {
 			return err
 		}
 		if op.Live {
@@ -311,27 +308,23 @@ func checkNoMountsBelow(folder *os.File) error {
 	return nil
 }
 
-// importInto makes a volume, and calls fill to write its files.
+// importInto makes a volume, and calls write to write its files.
 func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
-	fill func(root *os.File) error) (api.Committed, error) {
+	write func(ctx context.Context, root *os.File, wrote func(int64)) error) (api.Committed, error) {
 	if _, err := i.prepare(ctx, op); err != nil {
 		return api.Committed{}, err
 	}
 	return i.deps.Maker.create(ctx, jb, op, "import", func(pool backends.Pool) (err error) {
-		return i.fill(ctx, jb, pool, op, "import", func(_, root *os.File) error {
-			if err := fill(root); err != nil {
-				return err
-			}
-			steps.At("import.copied")
-			return nil
+		return i.fill(ctx, jb, pool, op, nil, func(ctx context.Context, _, root *os.File, wrote func(int64)) error {
+			return write(ctx, root, wrote)
 		})
 	})
 }
 
 // fill calls write with the mount of a new dataset, which no other process can see, and with its root, and flushes the
-// files. what names the operation in errors.
-func (i *Importer) fill(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation, what string,
-	write func(m, root *os.File) error) (err error) {
+// files. It ends before it fills the pool: see watchSpace. part is what a restore has reserved, or nil.
+func (i *Importer) fill(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation, part *share,
+	write func(ctx context.Context, m, root *os.File, wrote func(int64)) error) (err error) {
 	jb.Step("copying")
 	m, err := mounting.OpenMount(ctx, pool, op.DatasetID, backends.AttachOptions{})
 	if err != nil {
@@ -343,16 +336,25 @@ func (i *Importer) fill(ctx context.Context, jb *jobs.Job, pool backends.Pool, o
 		return err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	if err := write(m, root); err != nil {
-		return fmt.Errorf("%s of volume %s: %w", what, op.Volume, err)
+	err = i.watchSpace(ctx, pool, op.DatasetID, root, part, func(ctx context.Context, wrote func(int64)) error {
+		return write(ctx, m, root, wrote)
+	})
+	switch {
+	case err != nil && op.Kind == dataset.OpVerify:
+		return fmt.Errorf("verification of a backup of volume %s: %w", op.Volume, err)
+	case err != nil:
+		return fmt.Errorf("import of volume %s: %w", op.Volume, err)
+	case op.Kind == dataset.OpImport:
+		steps.At("import.copied")
 	}
-	return fsctl.Sync(root)
+	return nil
 }
 
-// unpackSent unpacks an archive that comes with a request. If the archive is damaged or truncated, the error is
-// dataset.ErrInvalid and not dataset.ErrCorrupt, because no data of Drover is damaged.
-func unpackSent(ctx context.Context, r io.Reader, root *os.File) error {
-	err := tree.ReadTar(ctx, senderReader{r}, root)
+// unpackSent unpacks an archive that comes with a request. It calls wrote with the bytes so far. If the archive is
+// damaged or truncated, the error is dataset.ErrInvalid and not dataset.ErrCorrupt, because no data of Drover is
+// damaged.
+func unpackSent(ctx context.Context, r io.Reader, root *os.File, wrote func(int64)) error {
+	err := tree.ReadTar(ctx, &senderReader{r: r, read: wrote}, root)
 	if errors.Is(err, dataset.ErrCorrupt) {
 		err = dataset.Errorf(dataset.ErrInvalid,
 			"the archive is incomplete or not a tar archive: %w (create it again, uncompressed, and send it "+
@@ -362,10 +364,17 @@ func unpackSent(ctx context.Context, r io.Reader, root *os.File) error {
 }
 
 // senderReader is a reader of a sender's stream. It returns the stream's errors with the kind dataset.ErrInvalid.
-type senderReader struct{ r io.Reader }
+// Before each read, it calls read with the bytes so far.
+type senderReader struct {
+	r    io.Reader
+	n    int64
+	read func(int64)
+}
 
-func (s senderReader) Read(p []byte) (int, error) {
+func (s *senderReader) Read(p []byte) (int, error) {
+	s.read(s.n)
 	n, err := s.r.Read(p)
+	s.n += int64(n)
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = dataset.Errorf(dataset.ErrInvalid, "the archive ended early while it was sent: %w", err)
 	}

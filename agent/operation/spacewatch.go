@@ -1,6 +1,7 @@
 package operation
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"time"
@@ -20,29 +21,36 @@ const (
 	maxSpaceTick = 2 * time.Second
 )
 
-// spaceWatch ends a restore before it fills its pool. The size that a repository reports can be a
-// lie. Nothing else protects a pool that does not enforce the sizes of its datasets, or whose datasets are larger than
-// the pool in total.
+// spaceWatch ends an import, a restore or a verification before it fills its pool. The size of an import is not known,
+// and the size that a repository reports can be a lie. Nothing else protects a pool that does not enforce the sizes of
+// its datasets, or whose datasets are larger than the pool in total: the writers of other volumes would lose data that
+// they have not synced.
 type spaceWatch struct {
 	*Importer
 	pool backends.Pool
-	id   uuid.UUID // of the dataset that is restored
+	id   uuid.UUID // of the dataset that is written
 	root *os.File  // of the dataset
-	part *share
+	part *share    // what a restore has reserved; nil for an import
 
-	// The pool had free bytes free, and the filesystem of root had used bytes used, when the restore began. If the
+	// The pool had free bytes free, and the filesystem of root had used bytes used, when the writing began. If the
 	// status of the pool was not known then, the values are those of a later time, right after a flush.
 	free, used dataset.Size
-	known      bool // whether free and used are set
+	known      bool         // whether free and used are set
+	size       dataset.Size // of the pool, or 0
+	checked    int64        // the bytes that were written when the pool was last examined
 	// sync writes out the filesystem of root. Tests replace it.
 	sync func(root *os.File) error
 }
 
-// watchSpace calls write. Once the pool has less free space than backends.Reserve, watchSpace cancels the context of
-// write, and fails with dataset.ErrNoSpace. Like checkRoom, it ignores a reserve that protects nothing. part is what
-// the restore has reserved.
+// watchSpace calls write, and flushes the files. Once the pool has less free space than backends.Reserve, watchSpace
+// cancels the context of write, and fails with dataset.ErrNoSpace. Like checkRoom, it ignores a reserve that protects
+// nothing.
+//
+// An import calls the function that write gets with the bytes that it has written so far. The pool is examined within
+// this call: a writer that continued during the flush of an examination could fill the pool. The program of a restore
+// makes no such calls, so its pool is examined at intervals. Its share of the space is reserved.
 func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.UUID, root *os.File, part *share,
-	write func(context.Context) error) error {
+	write func(ctx context.Context, wrote func(int64)) error) error {
 	w := &spaceWatch{Importer: i, pool: pool, id: id, root: root, part: part, sync: fsctl.Sync}
 	w.begin(pool.Status(ctx))
 	writing, cancel := context.WithCancelCause(ctx)
@@ -50,25 +58,46 @@ func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.U
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
 	ended := make(chan error, 1)
-	go func() { // watchSpace waits for it
-		err := w.run(watching)
-		if err != nil {
-			cancel(err)
+	var full error
+	wrote := func(n int64) {
+		if full != nil || n-w.checked < int64(backends.Reserve(w.size)/8) {
+			return
 		}
-		ended <- err
-	}()
-	err := write(writing)
-	stop()
-	if full := <-ended; full != nil && err != nil {
-		return full
+		if w.checked, full = n, w.check(ctx); full != nil {
+			cancel(full)
+		}
 	}
-	return err
+	if part == nil {
+		ended <- nil
+	} else {
+		wrote = func(int64) {}
+		go func() { // watchSpace waits for it
+			err := w.run(watching)
+			if err != nil {
+				cancel(err)
+			}
+			ended <- err
+		}()
+	}
+	err := write(writing, wrote)
+	stop()
+	full = cmp.Or(full, <-ended)
+	switch {
+	case err != nil && full != nil:
+		return full
+	case err != nil:
+		return err
+	}
+	if err := w.check(ctx); err != nil {
+		return err
+	}
+	return w.sync(root)
 }
 
 // begin sets the values with which later examinations compare, unless the status of the pool is not known.
 func (w *spaceWatch) begin(st dataset.PoolStatus) {
 	if st.Online {
-		w.free, w.used, w.known = st.Free, w.usedBytes(), true
+		w.free, w.used, w.size, w.known = st.Free, w.usedBytes(), st.Size, true
 	}
 }
 
@@ -107,13 +136,22 @@ func (w *spaceWatch) check(ctx context.Context) error {
 	if !st.Online || st.Free >= reserve || w.isAlone(ctx) {
 		return nil
 	}
+	return w.fullError(reserve)
+}
+
+func (w *spaceWatch) fullError(reserve dataset.Size) error {
+	const ended = "it was ended, because less than %s would be free in its pool, which are reserved for the existing " +
+		"volumes"
+	if w.part == nil {
+		return dataset.Errorf(dataset.ErrNoSpace, ended+" (free some space, or use another pool: -o pool=NAME)",
+			reserve.Human())
+	}
 	has := "an unknown size"
 	if size := w.part.size(); size > 0 {
 		has = size.Human()
 	}
-	return dataset.Errorf(dataset.ErrNoSpace, "it was ended, because less than %s are free in its pool, which are "+
-		"reserved for the existing volumes: the repository says that the backup has %s (free some space, or "+
-		"use another pool; if the backup is larger than that, do not trust the repository)",
+	return dataset.Errorf(dataset.ErrNoSpace, ended+": the repository says that the backup has %s (free some space, "+
+		"or use another pool; if the backup is larger than that, do not trust the repository)",
 		reserve.Human(), has)
 }
 

@@ -19,7 +19,11 @@ func Replace(path string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	return finish(f, path, b)
+	if err := finish(f, path, b); err != nil {
+		_ = os.Remove(tmp) // already renamed if only the flush of the folder failed
+		return err
+	}
+	return nil
 }
 
 // finish writes b to the temporary file f, and renames f to path.

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
@@ -384,6 +385,21 @@ func TestReadTarRefusesCutAndDamagedStreams(t *testing.T) {
 type errReader struct{ err error }
 
 func (r errReader) Read([]byte) (int, error) { return 0, r.err }
+
+// An archive of some kilobytes can have a hole that takes years to read as zeros. Smaller holes are unpacked.
+func TestReadTarRefusesHugeHoles(t *testing.T) {
+	disk := scratch.Mount(t, "xfs", scratch.XFS)
+	for size, kind := range map[int64]*dataset.Kind{1 << 60: dataset.ErrUnsupported, 1 << 33: nil} {
+		src, dst := mkdir(t, disk, fmt.Sprint("src", size)), mkdir(t, disk, fmt.Sprint("dst", size))
+		must(t, os.WriteFile(filepath.Join(src.Name(), "f"), nil, 0o600))
+		must(t, os.Truncate(filepath.Join(src.Name(), "f"), size))
+		var b bytes.Buffer
+		must(t, WriteTar(t.Context(), src, &b))
+		if err := ReadTar(t.Context(), &b, dst); dataset.KindOf(err) != kind {
+			t.Errorf("a hole of %d bytes: %v", size, err)
+		}
+	}
+}
 
 func TestReadTarRefusesTextACLs(t *testing.T) {
 	h := tar.Header{Typeflag: tar.TypeReg, Name: "f", PAXRecords: map[string]string{"SCHILY.acl.access": "user::rw-"}}

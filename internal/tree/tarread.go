@@ -27,7 +27,8 @@ import (
 // accepts, such as a name of 300 bytes. dataset.ErrCorrupt for a stream without an end mark or with a damaged header.
 // dataset.ErrExists if dir is not empty. dataset.ErrNoSpace if the disk is full. dataset.ErrUnsupported for ACLs in
 // text form (tar --acls), for an attribute that the filesystem of dir does not support, for an unknown kind of entry,
-// and for directories deeper than 2,049 levels.
+// for directories deeper than 2,049 levels, and for files that have more than maxHoles times the bytes of that
+// filesystem: their holes would be read as zeros, for years.
 //
 // It never changes anything outside of dir. After an error dir contains a part of the tree. It reads r to its end. The
 // files are durable only with WithSync. Safe for concurrent use with different dirs.
@@ -46,6 +47,11 @@ func ReadTar(ctx context.Context, r io.Reader, dir *os.File, opts ...Option) err
 	src := &endReader{r: r}
 	x := &extracting{ctx: ctx, src: src, tar: tar.NewReader(src)}
 	x.places = places{root: to.dir, dirs: map[place]*folder{}}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(to.dir.Fd()), &st); err != nil {
+		return fmt.Errorf("statfs: %w", err)
+	}
+	x.left = maxHoles * max(int64(st.Blocks)*st.Frsize, minHoles)
 	defer x.places.close()
 	if err := x.all(); err != nil {
 		return err
@@ -59,12 +65,20 @@ func ReadTar(ctx context.Context, r io.Reader, dir *os.File, opts ...Option) err
 	return nil
 }
 
+// The bytes that all files of an archive may have together, with their holes: maxHoles times those of the filesystem,
+// which counts as at least minHoles bytes.
+const (
+	maxHoles = 30
+	minHoles = 512 << 20
+)
+
 // extracting is one run of ReadTar.
 type extracting struct {
 	ctx    context.Context
 	src    *endReader
 	tar    *tar.Reader
 	places places
+	left   int64 // how many more bytes files may have
 	buf    []byte
 }
 
@@ -194,6 +208,10 @@ func (x *extracting) content(f *os.File, size int64) error {
 
 // writeRange writes the next bytes of the current entry to a range of a file.
 func (x *extracting) writeRange(f *os.File, off, size int64) error {
+	if x.left -= min(size, x.left+1); x.left < 0 {
+		return dataset.Errorf(dataset.ErrUnsupported, "with this file, the files of the archive have more than %d "+
+			"times the size of the filesystem (create it without large holes, or use a larger volume)", maxHoles)
+	}
 	if x.buf == nil {
 		x.buf = make([]byte, bulk)
 	}

@@ -69,7 +69,7 @@ func Store(ctx context.Context, r *restic.Repository, dir string, e exports.Expo
 	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
 		return nil, err
 	}
-	return removeExpired(ctx, r, e.Cluster), nil
+	return removeExpired(ctx, r, e.Cluster, e.Taken), nil
 }
 
 // write writes an export to a file in dir. An earlier Store may have been interrupted.
@@ -86,17 +86,18 @@ func write(dir string, e exports.Export) error {
 
 // removeExpired removes the exports of a cluster that are not kept. If the list cannot be read completely, it removes
 // nothing.
-func removeExpired(ctx context.Context, r *restic.Repository, cluster uuid.UUID) error {
+func removeExpired(ctx context.Context, r *restic.Repository, cluster uuid.UUID, now time.Time) error {
 	list, err := r.Backups(ctx, tagRecords, tagCluster+"="+cluster.String())
 	if err != nil {
 		return err
 	}
-	return r.Remove(ctx, expired(list)...)
+	return r.Remove(ctx, expired(list, now)...)
 }
 
 // expired returns the IDs of the exports to remove: those that are not kept, or none if they are fewer than
-// removeAtOnce.
-func expired(list []restic.Backup) (ids []string) {
+// removeAtOnce. An export of the future stays, and replaces no other one: its clock was wrong.
+func expired(list []restic.Backup, now time.Time) (ids []string) {
+	list = slices.DeleteFunc(slices.Clone(list), func(b restic.Backup) bool { return b.Time.After(now) })
 	slices.SortStableFunc(list, func(x, y restic.Backup) int { return y.Time.Compare(x.Time) }) // newest first
 	times := make([]time.Time, len(list))
 	for i, b := range list {

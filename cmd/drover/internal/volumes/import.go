@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -147,6 +148,10 @@ func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request, 
 	m.Close()
 	switch {
 	case err != nil && ctx.Err() != nil:
+		// The server notices a closed connection only when it reads from it.
+		cancelling, end := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer end()
+		_, _ = c.CancelOperation(cancelling, req.ID.String()) // an operation that is not recorded ends by itself
 		return dataset.Errorf(dataset.ErrCancelled, "interrupted: the archive was incomplete and was not imported")
 	case err != nil:
 		return err
