@@ -55,9 +55,10 @@ for any text; KEY!=VALUE excludes events.`
 
 func newEventsCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "events [VOLUME]",
-		Short: "Print events, and with --follow wait for new ones",
-		Long:  eventsHelp,
+		Use:        "events [VOLUME]",
+		SuggestFor: []string{"history", "log", "logs"},
+		Short:      "Print events, and with --follow wait for new ones",
+		Long:       eventsHelp,
 		Example: `  drover events db --since 2h
   drover events --filter type='volume.*' --tail 20 --follow`,
 		Args:              cli.Args(0),

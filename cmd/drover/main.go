@@ -73,7 +73,7 @@ func runIn(a *cli.App) supportbundle.RunCommand {
 			Fencer: a.Fencer, Boottime: a.Boottime, CheckKey: a.CheckKey, Authority: a.Authority,
 		}
 		root := newRootCmd(of)
-		of.Endpoint, of.Files, of.Args = a.Endpoint, a.Files, args // the flags of all commands have their defaults now
+		of.Endpoint, of.Files = a.Endpoint, a.Files // the flags of all commands have their defaults now
 		root.SetArgs(args)
 		root.SetIn(of.In)
 		root.SetOut(out)
@@ -85,8 +85,7 @@ func runIn(a *cli.App) supportbundle.RunCommand {
 // execute runs one command line and returns the exit code.
 func execute(ctx context.Context, a *cli.App, args []string) int {
 	root := newRootCmd(a)
-	a.Args = append([]string{}, cli.Translate(root, args)...) // if nil, cobra uses os.Args
-	root.SetArgs(a.Args)
+	root.SetArgs(append([]string{}, args...)) // if nil, cobra uses os.Args
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
 	root.SetErr(a.ErrOut)

@@ -37,10 +37,9 @@ A volume can be named as docker volume ls shows it, db@gold, if that is its
 profile. Any unique prefix of a UUID names a volume, snapshot, node or dataset.
 Tables are for people. -o json prints the objects of the API for programs, and
 -q only IDs. list, delete, remove and show are other names of ls, rm and
-inspect, and vol, snap and op of volume, snapshot and operation. Many words and
-flags of docker, kubectl, zfs and restic are accepted, too: drover ls, drover
-top, --json, -y. Exit codes: 0 success, 1 failure or a finding of status or
-doctor that needs attention, 2 wrong usage.`,
+inspect, and vol, snap, op and repo of volume, snapshot, operation and
+repository. Exit codes: 0 success, 1 failure or a finding of status or doctor
+that needs attention, 2 wrong usage.`,
 		Version:           a.Version,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -79,16 +78,14 @@ doctor that needs attention, 2 wrong usage.`,
 	)
 	root.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return cli.UnknownCommand(cmd, args...)
+			return cli.UnknownCommand(cmd, args[0])
 		}
 		return cmd.Help()
 	}
-	addAliases(root)
 	root.SetHelpCommand(newHelpCmd())
 	root.SetVersionTemplate("{{.DisplayName}} {{.Version}}\n")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return cli.FlagError(cmd, a.Args, err) })
+	root.SetFlagErrorFunc(cli.FlagError)
 	serverFlags(a, root)
-	a.Annotate(root)
 	root.CompletionOptions.DisableDefaultCmd = true
 	cobra.CheckErr(root.RegisterFlagCompletionFunc("api", cobra.NoFileCompletions))
 	cli.CompleteFlags(a, root)
@@ -107,36 +104,13 @@ func serverFlags(a *cli.App, root *cobra.Command) {
 		"`FILE` with the certificates of the cluster's authority (or DROVER_CA)")
 }
 
-// aliases has the words that operators of other tools type instead of the name of a command.
-var aliases = map[string][]string{
-	"volume":     {"vol"},
-	"snapshot":   {"snap"},
-	"operation":  {"op"},
-	"repository": {"repo"},
-
-	"ls":      {"list"},
-	"rm":      {"remove", "delete"},
-	"purge":   {"rm", "remove", "delete"},
-	"discard": {"rm", "remove", "delete"},
-	"inspect": {"show"},
-	"show":    {"inspect"},
-}
-
-// addAliases gives all commands below cmd their aliases.
-func addAliases(cmd *cobra.Command) {
-	for _, c := range cmd.Commands() {
-		c.Aliases = aliases[c.Name()]
-		addAliases(c)
-	}
-}
-
 func newHelpCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "help [COMMAND...]",
 		Short: "Show the help of a command, or with tasks the command for each task",
 		Args:  cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 1 && (args[0] == cli.TasksTopic || args[0] == "task") {
+			if len(args) == 1 && args[0] == "tasks" {
 				return writeTasks(cmd.OutOrStdout())
 			}
 			found, rest, err := cmd.Root().Find(args)
@@ -144,7 +118,7 @@ func newHelpCmd() *cobra.Command {
 				return cli.UsageError(cmd.Root(), "%w", err)
 			}
 			if len(rest) > 0 {
-				return cli.UnknownCommand(found, rest...)
+				return cli.UnknownCommand(found, rest[0])
 			}
 			found.InitDefaultHelpFlag()
 			return found.Help()

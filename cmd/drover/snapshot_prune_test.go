@@ -59,7 +59,6 @@ func TestPruneChooses(t *testing.T) {
 		"--older-than 3d --keep 2":             "12",
 		"--older-than 3d --keep 9":             "",
 		"--keep 1":                             "123",
-		"--keep-last 2":                        "12",
 		"--keep 9":                             "",
 		"--older-than 3d --kind manual":        "123",
 		"--older-than 3d --kind restore":       "6",

@@ -63,7 +63,7 @@ func TestTasksExist(t *testing.T) {
 	}
 }
 
-// TestHelpTasks: the list fits the screen, has each command, and is no synonym of operation ls.
+// TestHelpTasks: the list fits the screen, and has each command.
 func TestHelpTasks(t *testing.T) {
 	c := newConsole(theWorld())
 	if code := c.run(t, "help", "tasks"); code != 0 || c.err.Len() > 0 {

@@ -16,8 +16,9 @@ import (
 
 func newCreateCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "create VOLUME [VOLUME...]",
-		Short: "Back up volumes to a repository",
+		Use:        "create VOLUME [VOLUME...]",
+		SuggestFor: []string{"add", "run"},
+		Short:      "Back up volumes to a repository",
 		Long: `Back up volumes to a repository, also while they are in use. A backup has the
 content of one moment, as a database would find it after a power cut. The home
 of the volume makes it, at idle I/O priority, and needs the password of the

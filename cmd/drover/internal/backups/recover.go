@@ -47,8 +47,9 @@ type recovery struct {
 func RecoverCommand(a *cli.App) *cobra.Command {
 	r := &recovery{app: a, parallel: 2}
 	cmd := &cobra.Command{
-		Use:   "recover [VOLUME...]",
-		Short: "List the volumes of a repository, and bring them back",
+		Use:        "recover [VOLUME...]",
+		SuggestFor: []string{"restore"},
+		Short:      "List the volumes of a repository, and bring them back",
 		Long: `Bring volumes back from the backups in a repository, for example on an empty
 machine. Without VOLUME and --all, the command only lists the volumes.
 

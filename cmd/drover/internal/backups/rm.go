@@ -11,8 +11,10 @@ import (
 
 func newRmCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "rm BACKUP",
-		Short: "Remove a backup from its repository",
+		Use:        "rm BACKUP",
+		Aliases:    []string{"remove", "delete"},
+		SuggestFor: []string{"forget"},
+		Short:      "Remove a backup from its repository",
 		Long: `Remove a backup from its repository. ` + referenceHelp + `
 The data that no other backup needs stays in the repository until
 drover backup prune frees the space.

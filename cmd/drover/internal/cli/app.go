@@ -70,7 +70,6 @@ type App struct {
 
 	Endpoint string    // --api
 	Files    pki.Files // --cert, --key, --ca
-	Args     []string  // the whole command line
 
 	outdated atomic.Bool              // the server answered without control
 	pair     atomic.Pointer[pki.Pair] // the certificate that the client presents; nil without one
@@ -101,27 +100,6 @@ func (a *App) Address() string {
 		}
 	}
 	return DefaultEndpoint
-}
-
-// annotationAPI is the annotation of the root command with the value of DROVER_API.
-const annotationAPI = "drover-api"
-
-// Annotate stores parts of the environment in the root command. The error about an unknown word contains them.
-func (a *App) Annotate(root *cobra.Command) {
-	root.Annotations = map[string]string{annotationAPI: a.Getenv("DROVER_API")}
-}
-
-// socketOf returns the socket of the API in use: that of --api, else of DROVER_API. If that is no socket, it returns
-// the default.
-func socketOf(root *cobra.Command) string {
-	endpoint := root.Annotations[annotationAPI]
-	if f := root.PersistentFlags().Lookup("api"); f != nil {
-		endpoint = orElse(f.Value.String(), endpoint)
-	}
-	if path, ok := strings.CutPrefix(endpoint, "unix://"); ok && path != "" && !strings.Contains(path, ",") {
-		return path
-	}
-	return defaultSocket
 }
 
 // Connect returns a client of the API at Address.

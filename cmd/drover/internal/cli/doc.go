@@ -2,8 +2,8 @@
 // errors, output as tables or JSON, waiting for operations, completion, and the words with which values are shown.
 // Package main and all packages of commands use it. Each run of a command line has one App. The fields of the App do
 // not change after the flags were parsed, so they need no lock. The exception is an atomic flag that says whether the
-// server answered without control. The package has no other state. Where to change what: words of other programs that
-// are accepted are in synonyms.go, and those that only get a hint are in guesses.go, advice.go, foreignadvice.go and
-// backupadvice.go. Errors for wrong commands and flags are in usage.go and flags.go, completion in complete.go and
-// completeflags.go, the flags and formats of output in output.go, and requests that change something in operate.go.
+// server answered without control. The package has no other state. Where to change what: errors for wrong commands and
+// flags are in usage.go and flags.go, completion in complete.go and completeflags.go, the flags and formats of output
+// in output.go, and requests that change something in operate.go. Other names of a command, and the words for which it
+// is suggested, are with the command (Aliases and SuggestFor of cobra).
 package cli

@@ -25,6 +25,7 @@ type Inspected[T any] struct {
 func Inspect[T any](a *App, use, short string, words candidates, of Inspected[T]) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               use,
+		Aliases:           []string{"show"},
 		Short:             short,
 		Args:              Args(1),
 		ValidArgsFunction: CompleteEach(a, words),

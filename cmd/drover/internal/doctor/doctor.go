@@ -24,8 +24,9 @@ import (
 // Command makes drover doctor.
 func Command(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "doctor",
-		Short: "Check the server's host and list quarantined data",
+		Use:        "doctor",
+		SuggestFor: []string{"check", "fsck", "verify"},
+		Short:      "Check the server's host and list quarantined data",
 		Long: `Check the server's host: what does not work, why, and how to fix it. The report
 also lists quarantined data: objects in the pools that the store does not know.
 Quarantined data is removed only by --gc with its full UUID, after a

@@ -108,6 +108,9 @@ func New[T any](a *cli.App, l List[T]) *cobra.Command {
 		Args:              cli.Args(0),
 		ValidArgsFunction: valid,
 	}
+	if cmd.Name() == "ls" {
+		cmd.Aliases = []string{"list"}
+	}
 	o := l.flags(a, cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if o.watch {

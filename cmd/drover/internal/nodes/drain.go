@@ -21,8 +21,9 @@ import (
 func newNodeDrainCmd(a *cli.App) *cobra.Command {
 	var fenced bool
 	cmd := &cobra.Command{
-		Use:   "drain NODE",
-		Short: "Move everything off a node, and place nothing new on it",
+		Use:        "drain NODE",
+		SuggestFor: []string{"evacuate"},
+		Short:      "Move everything off a node, and place nothing new on it",
 		Long: `Move everything off a node. Each volume goes to another node that its profile
 allows, preferably to one with a replica. Replicas of the node are removed once
 other nodes have replaced them; the last line names the volumes whose only

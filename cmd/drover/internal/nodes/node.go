@@ -13,8 +13,9 @@ import (
 // Command makes drover node with its subcommands.
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
-		Use:   "node",
-		Short: "Manage nodes",
+		Use:        "node",
+		SuggestFor: []string{"host"},
+		Short:      "Manage nodes",
 	},
 		newNodeLsCmd(a), newNodeInspectCmd(a), newNodeCordonCmd(a), newNodeUncordonCmd(a), newNodeLabelCmd(a),
 		newNodeDrainCmd(a),

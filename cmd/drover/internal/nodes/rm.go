@@ -15,8 +15,9 @@ import (
 func newNodeRmCmd(a *cli.App) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
-		Use:   "rm NODE",
-		Short: "Remove a node from the cluster for good",
+		Use:     "rm NODE",
+		Aliases: []string{"remove", "delete"},
+		Short:   "Remove a node from the cluster for good",
 		Long: `Remove a node from the cluster for good. Its certificate is revoked, so it can
 return only with a new token. The command is refused while the node is the home
 of volumes: move them first (drover node drain). It is also refused while the

@@ -15,8 +15,9 @@ func newNodeTokenCmd(a *cli.App) *cobra.Command {
 	var in api.NewToken
 	var out string
 	cmd := &cobra.Command{
-		Use:   "token",
-		Short: "Create a token with which one host joins the cluster",
+		Use:        "token",
+		SuggestFor: []string{"add", "join"},
+		Short:      "Create a token with which one host joins the cluster",
 		Long: `Create a token with which one host joins the cluster, once. Put it in a file on
 that host and run drover agent --join @FILE. The token is printed only now and
 stored nowhere. A token with the name of an existing node lets that node join

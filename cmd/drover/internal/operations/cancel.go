@@ -10,6 +10,7 @@ import (
 func newOperationCancelCmd(a *cli.App) *cobra.Command {
 	return cli.Query(a, &cobra.Command{
 		Use:               "cancel ID",
+		SuggestFor:        []string{"kill", "stop"},
 		Short:             "Cancel an operation and undo its work",
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.OperationWords),

@@ -9,8 +9,10 @@ import (
 // Command makes drover operation with its subcommands.
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
-		Use:   "operation",
-		Short: "Manage operations",
+		Use:        "operation",
+		Aliases:    []string{"op"},
+		SuggestFor: []string{"jobs", "tasks"},
+		Short:      "Manage operations",
 	},
 		newOperationLsCmd(a), newOperationInspectCmd(a), newOperationWatchCmd(a), newOperationCancelCmd(a),
 	)

@@ -11,8 +11,9 @@ import (
 
 func newOperationWatchCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "watch ID",
-		Short: "Wait for an operation and show its progress",
+		Use:        "watch ID",
+		SuggestFor: []string{"wait", "logs"},
+		Short:      "Wait for an operation and show its progress",
 		Long: `Wait for an operation to end and show its progress. The exit code is that of
 the operation: 0 only if it succeeded.`,
 		Args:              cli.Args(1),

@@ -12,8 +12,9 @@ import (
 
 func newPoolAdoptCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "adopt PATH",
-		Short: "Adopt an existing pool on the server's host with its volumes",
+		Use:        "adopt PATH",
+		SuggestFor: []string{"import"},
+		Short:      "Adopt an existing pool on the server's host with its volumes",
 		Long: `Adopt an existing pool on the server's host with its volumes. The pool comes
 from another host, or the store was lost. The volumes keep their names. If a
 name is taken, the first digits of the volume's UUID are appended. --dry-run

@@ -26,8 +26,9 @@ type poolUse struct {
 // DFCommand makes drover df.
 func DFCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "df",
-		Short: "Show how full the pools are, with the volumes of each",
+		Use:        "df",
+		SuggestFor: []string{"du", "space"},
+		Short:      "Show how full the pools are, with the volumes of each",
 		Long: `Show how full the pools are, and below each pool the volumes that have their
 home in it, the largest first. USED, USE% and FREE of a volume are those of df
 in its container, at most 15 seconds old. FREE is Avail there, and here at most

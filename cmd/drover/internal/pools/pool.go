@@ -9,8 +9,9 @@ import (
 // Command makes drover pool with its subcommands.
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
-		Use:   "pool",
-		Short: "Manage storage pools",
+		Use:        "pool",
+		SuggestFor: []string{"zpool"},
+		Short:      "Manage storage pools",
 	},
 		newPoolCreateCmd(a), newPoolLsCmd(a), newPoolInspectCmd(a), newPoolAdoptCmd(a), newPoolAcceptCmd(a),
 		newPoolSetCmd(a), newPoolRmCmd(a),

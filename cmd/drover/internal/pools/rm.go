@@ -15,8 +15,10 @@ import (
 func newPoolRmCmd(a *cli.App) *cobra.Command {
 	var forget bool
 	cmd := &cobra.Command{
-		Use:   "rm NAME",
-		Short: "Remove an empty pool of the server's host",
+		Use:        "rm NAME",
+		Aliases:    []string{"remove", "delete"},
+		SuggestFor: []string{"destroy"},
+		Short:      "Remove an empty pool of the server's host",
 		Long: `Remove an empty pool of the server's host: one without volumes, snapshots,
 copies and trash, and without foreign files. Everything that Drover created for
 the pool is removed: its folders, its image file, its volumes in a volume group.

@@ -14,7 +14,7 @@ import (
 )
 
 func newProfileShowCmd(a *cli.App) *cobra.Command {
-	return cli.Inspect(a, "show NAME [NAME...]", "Show profiles in detail", cli.ProfileWords,
+	cmd := cli.Inspect(a, "show NAME [NAME...]", "Show profiles in detail", cli.ProfileWords,
 		cli.Inspected[dataset.Profile]{
 			Template: listing.Template[dataset.Profile],
 			Get: func(ctx context.Context, c cli.Remote, name string) (dataset.Profile, error) {
@@ -22,6 +22,8 @@ func newProfileShowCmd(a *cli.App) *cobra.Command {
 			},
 			Form: func(_ context.Context, _ cli.Remote, p dataset.Profile) *show.Form { return profileForm(p) },
 		})
+	cmd.Aliases = []string{"inspect"}
+	return cmd
 }
 
 func profileForm(p dataset.Profile) *show.Form {

@@ -48,8 +48,9 @@ type command struct {
 // Command makes drover adopt-project.
 func Command(a *cli.App, host Host) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "adopt-project PROJECT",
-		Short: "Move a Docker Compose project into volumes of Drover, or back",
+		Use:        "adopt-project PROJECT",
+		SuggestFor: []string{"compose", "project"},
+		Short:      "Move a Docker Compose project into volumes of Drover, or back",
 		Long: `Move the data of a Docker Compose project of this host into volumes of Drover:
 its volumes of Docker's driver local, and the directories that it mounts. The
 command shows a plan and asks. Then it stops the project's containers, copies

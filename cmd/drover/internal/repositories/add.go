@@ -22,8 +22,9 @@ type added struct {
 
 func newAddCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "add NAME URL",
-		Short: "Add a repository for backups and pushed versions",
+		Use:        "add NAME URL",
+		SuggestFor: []string{"create", "init", "new"},
+		Short:      "Add a repository for backups and pushed versions",
 		Long: `Add a repository for backups and pushed versions, in the format of restic. The
 server's host first opens the repository with restic. If there is none at the
 URL, it makes one, and the command says so. Then the repository is recorded for

@@ -33,9 +33,10 @@ reads the repository, and needs its password.`
 // PullCommand makes drover pull.
 func PullCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "pull SOURCE [NEW]",
-		Short: "Create a volume from a version in a repository",
-		Long:  pullHelp,
+		Use:        "pull SOURCE [NEW]",
+		SuggestFor: []string{"fetch", "download"},
+		Short:      "Create a volume from a version in a repository",
+		Long:       pullHelp,
 		Example: `  drover pull offsite/db
   drover pull offsite/db@1f2e3d4c --as db-before
   drover pull offsite/db db-test@bronze -o size=40GiB`,

@@ -18,8 +18,9 @@ import (
 // PushCommand makes drover push.
 func PushCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "push VOLUME REPOSITORY",
-		Short: "Push a volume or a snapshot to a repository, as a new version",
+		Use:        "push VOLUME REPOSITORY",
+		SuggestFor: []string{"upload"},
+		Short:      "Push a volume or a snapshot to a repository, as a new version",
 		Long: `Push a volume, or a snapshot of it, to a repository, as a new version of a name.
 VOLUME is the name of a volume, or VOLUME@SNAPSHOT. REPOSITORY is the name of a
 repository, or REPOSITORY/NAME: without NAME, the version gets the name of the

@@ -21,8 +21,10 @@ import (
 // Command makes drover repository with its subcommands.
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
-		Use:   "repository",
-		Short: "Manage repositories for backups and pushed versions",
+		Use:        "repository",
+		Aliases:    []string{"repo"},
+		SuggestFor: []string{"remote", "remotes"},
+		Short:      "Manage repositories for backups and pushed versions",
 	},
 		newAddCmd(a), newLsCmd(a), newInspectCmd(a), newVersionsCmd(a), newSetCmd(a), newCheckCmd(a), newRmCmd(a),
 	)

@@ -15,8 +15,9 @@ import (
 
 func newRmCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "rm NAME",
-		Short: "Remove the record of a repository",
+		Use:     "rm NAME",
+		Aliases: []string{"remove", "delete"},
+		Short:   "Remove the record of a repository",
 		Long: `Remove the record of a repository. The data in the repository stays, and so do
 the files with its password: drover repository add adds it again.
 

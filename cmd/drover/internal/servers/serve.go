@@ -11,8 +11,9 @@ import (
 func ServeCommand(a *cli.App) *cobra.Command {
 	var f Flags
 	cmd := &cobra.Command{
-		Use:   "serve",
-		Short: "Run Drover on this host",
+		Use:        "serve",
+		SuggestFor: []string{"daemon", "start"},
+		Short:      "Run Drover on this host",
 		Long: `Run everything for a single host in one process: the control service with its
 store, the agent, the API and the Docker volume plugin. Stopping it keeps the
 mounts of running containers. The next start finds them again.

@@ -16,8 +16,9 @@ import (
 
 func newSnapshotCreateCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "create VOLUME [VOLUME...]",
-		Short: "Take snapshots of volumes",
+		Use:        "create VOLUME [VOLUME...]",
+		SuggestFor: []string{"add", "new", "take"},
+		Short:      "Take snapshots of volumes",
 		Long: `Take a snapshot of a volume, also while it is in use. It contains the whole
 volume at one moment, as a database would find it after a power cut. It is kept
 until it is deleted: retention does not apply to it.

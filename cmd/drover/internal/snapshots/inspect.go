@@ -13,8 +13,9 @@ import (
 
 func newSnapshotInspectCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "inspect [VOLUME] SNAPSHOT",
-		Short: "Show a snapshot in detail",
+		Use:     "inspect [VOLUME] SNAPSHOT",
+		Aliases: []string{"show"},
+		Short:   "Show a snapshot in detail",
 		Long: `Show a snapshot in detail. SNAPSHOT is a unique prefix of its UUID or, after the
 volume, its name.`,
 		Example:           `  drover snapshot inspect db before-upgrade`,

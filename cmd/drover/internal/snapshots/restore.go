@@ -13,8 +13,9 @@ import (
 
 func newSnapshotRestoreCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "restore VOLUME SNAPSHOT",
-		Short: "Restore a volume to one of its snapshots",
+		Use:        "restore VOLUME SNAPSHOT",
+		SuggestFor: []string{"rollback", "revert"},
+		Short:      "Restore a volume to one of its snapshots",
 		Long: `Restore a volume to one of its snapshots. The volume must not be in use. Its
 current data is saved as a snapshot first, and newer snapshots stay, so the
 restore can be undone. VOLUME@SNAPSHOT is accepted as well.`,

@@ -16,8 +16,10 @@ import (
 
 func newSnapshotRmCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "rm [VOLUME] SNAPSHOT [SNAPSHOT...]",
-		Short: "Delete snapshots",
+		Use:        "rm [VOLUME] SNAPSHOT [SNAPSHOT...]",
+		Aliases:    []string{"remove", "delete"},
+		SuggestFor: []string{"destroy", "forget"},
+		Short:      "Delete snapshots",
 		Long: `Delete snapshots. SNAPSHOT is a unique prefix of its UUID, VOLUME@NAME or, after
 the volume, its name. If some of several snapshots cannot be deleted, the others
 are, and -o json prints a list.`,

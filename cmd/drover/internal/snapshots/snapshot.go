@@ -9,8 +9,9 @@ import (
 // Command makes drover snapshot with its subcommands.
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
-		Use:   "snapshot",
-		Short: "Manage snapshots",
+		Use:     "snapshot",
+		Aliases: []string{"snap"},
+		Short:   "Manage snapshots",
 	},
 		newSnapshotCreateCmd(a), newSnapshotLsCmd(a), newSnapshotInspectCmd(a), newSnapshotRmCmd(a),
 		newSnapshotRestoreCmd(a), newSnapshotDiffCmd(a), newSnapshotPruneCmd(a),

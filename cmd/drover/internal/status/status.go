@@ -30,8 +30,9 @@ const WatchPause = 5 * time.Second
 // Command makes drover status.
 func Command(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Show what needs attention on the host and in the cluster",
+		Use:        "status",
+		SuggestFor: []string{"health", "info", "ps"},
+		Short:      "Show what needs attention on the host and in the cluster",
 		Long: `Show what needs attention: nodes that are unreachable or have a wrong clock,
 pools that are offline, held or nearly full, volumes with a problem, degraded or
 stale replicas, superseded copies, late snapshots, operations that failed or

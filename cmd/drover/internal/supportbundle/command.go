@@ -38,8 +38,9 @@ type RunCommand func(ctx context.Context, out, notes io.Writer, args ...string) 
 // Command makes drover support-bundle.
 func Command(a *cli.App, run RunCommand, host Host) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "support-bundle",
-		Short: "Collect status, lists, events, settings and log in one file",
+		Use:        "support-bundle",
+		SuggestFor: []string{"report", "support"},
+		Short:      "Collect status, lists, events, settings and log in one file",
 		Long: `Collect what somebody needs who looks into a problem, in a new tar archive: the
 output of version, status, doctor --cluster, volume ls, operation ls and
 events, drover.yaml and profiles.yaml without their comments, the end of the

@@ -20,8 +20,10 @@ import (
 
 func newTrashPurgeCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "purge [DATASET...]",
-		Short: "Destroy datasets in the trash, or all, for good",
+		Use:        "purge [DATASET...]",
+		Aliases:    []string{"rm", "remove", "delete"},
+		SuggestFor: []string{"empty"},
+		Short:      "Destroy datasets in the trash, or all, for good",
 		Long: `Destroy datasets in the trash with their snapshots for good, or with --all every
 dataset in the trash. The command shows what is lost, and the name of each
 volume (or all) must be typed to confirm it, unless --yes is given. A wrong name

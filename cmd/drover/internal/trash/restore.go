@@ -13,8 +13,9 @@ import (
 
 func newTrashRestoreCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "restore DATASET [NAME]",
-		Short: "Restore a deleted volume, under its old name or another",
+		Use:        "restore DATASET [NAME]",
+		SuggestFor: []string{"undelete"},
+		Short:      "Restore a deleted volume, under its old name or another",
 		Long: `Restore a deleted volume, under its old name or another. DATASET is a prefix of
 its UUID, as drover trash ls shows it, or the old name, if only one dataset in
 the trash had it.`,

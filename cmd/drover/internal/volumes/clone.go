@@ -13,8 +13,9 @@ import (
 // CloneCommand makes drover clone.
 func CloneCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "clone SOURCE NEW",
-		Short: "Create a volume as a copy of another, or of a snapshot",
+		Use:        "clone SOURCE NEW",
+		SuggestFor: []string{"cp", "copy", "fork"},
+		Short:      "Create a volume as a copy of another, or of a snapshot",
 		Long: `Create a volume as a copy of another volume or of a snapshot, and share its
 blocks. If the pool can do that, it takes the same time for any size. SOURCE is
 the name of a volume, VOLUME@SNAPSHOT with the name of a snapshot, or the UUID
@@ -41,9 +42,6 @@ drover volume export SOURCE | drover volume import NEW@PROFILE --from -.`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if _, help := opts["help"]; help {
 			return printOptionHelp(a, cmd)
-		}
-		if err := cli.RefusePaths(cmd, args); err != nil {
-			return err
 		}
 		if _, twice := opts["from"]; twice {
 			return cli.UsageError(cmd, "unexpected option from: the source is SOURCE, %q", args[0])

@@ -15,8 +15,9 @@ import (
 
 func newVolumeCreateCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "create SPEC",
-		Short: "Create a volume",
+		Use:        "create SPEC",
+		SuggestFor: []string{"add", "new"},
+		Short:      "Create a volume",
 		Long: `Create a volume. A SPEC is a name for the default profile, NAME@PROFILE, or
 NAME@snapshot-PREFIX for a clone of the snapshot or dataset whose UUID begins
 with PREFIX. If the volume exists with the same settings, the command changes

@@ -18,8 +18,9 @@ import (
 
 func newVolumeExportCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "export NAME",
-		Short: "Write a volume, or a snapshot of it, as a tar archive",
+		Use:        "export NAME",
+		SuggestFor: []string{"save", "dump", "send"},
+		Short:      "Write a volume, or a snapshot of it, as a tar archive",
 		Long: `Write a volume, or a snapshot of it, as a tar archive to standard output, or
 with -o to a new file, which appears when it is complete. The archive has the
 content at one moment, also while the volume is in use, if its pool takes

@@ -21,8 +21,9 @@ import (
 
 func newVolumeImportCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "import SPEC",
-		Short: "Create a volume from a folder, a Docker volume or a tar archive",
+		Use:        "import SPEC",
+		SuggestFor: []string{"load", "receive"},
+		Short:      "Create a volume from a folder, a Docker volume or a tar archive",
 		Long: `Create a volume and copy data into it: a folder of this host, a volume of
 Docker's driver local (docker:VOLUME), or a tar archive: FILE.tar of this host,
 or on standard input (-).

@@ -24,8 +24,9 @@ func volumeLabels(ctx context.Context, c cli.Remote) (labels []map[string]string
 
 func newVolumeLabelCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "label NAME KEY=VALUE [KEY=VALUE...]",
-		Short: "Set and remove labels of a volume",
+		Use:        "label NAME KEY=VALUE [KEY=VALUE...]",
+		SuggestFor: []string{"tag"},
+		Short:      "Set and remove labels of a volume",
 		Long: `Set and remove labels of a volume, also while it is in use. KEY=VALUE sets a
 label, or replaces its value. KEY- removes it. The labels are those that -o
 label.KEY=VALUE sets when the volume is created. The labels of docker volume

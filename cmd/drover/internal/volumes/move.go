@@ -18,8 +18,9 @@ import (
 
 func newVolumeMoveCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "move NAME NODE",
-		Short: "Move a volume to another node",
+		Use:        "move NAME NODE",
+		SuggestFor: []string{"mv", "migrate"},
+		Short:      "Move a volume to another node",
 		Long: `Move a volume to another node, its new home. Most data is copied while the
 volume is in use. Then it must be unmounted for a moment. A volume that stays in
 use is not moved, and the error names its users.

@@ -17,8 +17,9 @@ import (
 
 func newVolumeRenameCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "rename NAME NEW",
-		Short: "Give a volume another name, or end an alias",
+		Use:        "rename NAME NEW",
+		SuggestFor: []string{"mv"},
+		Short:      "Give a volume another name, or end an alias",
 		Long: `Give a volume another name, also while it is in use. Only the name changes. The
 data, the UUID, the snapshots and all mounts stay.
 

@@ -15,8 +15,9 @@ import (
 
 func newVolumeResizeCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "resize NAME SIZE",
-		Short: "Change a volume's size",
+		Use:        "resize NAME SIZE",
+		SuggestFor: []string{"grow", "shrink", "extend"},
+		Short:      "Change a volume's size",
 		Long: `Change the size of a volume, also while it is in use. +SIZE adds to the present
 size. K, M, G, T and KiB … are binary, KB … decimal. Not every backend can
 shrink a volume.`,
@@ -26,11 +27,8 @@ shrink a volume.`,
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NoWords),
 	}
 	o := cli.WorkFlags(cmd, false)
-	var grow bool
-	cmd.Flags().BoolVar(&grow, "grow", false, "refuse to make the volume smaller")
-	cmd.Flags().Lookup("grow").Hidden = true // for volume grow, which is a synonym
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		size, err := newSize(cmd.Context(), a, args[0], args[1], grow)
+		size, err := newSize(cmd.Context(), a, args[0], args[1])
 		if err != nil {
 			return err
 		}
@@ -44,16 +42,15 @@ shrink a volume.`,
 	return cmd
 }
 
-// newSize returns the size that a volume gets for the argument SIZE or +SIZE of resize, as the server parses it. If
-// grow is set, newSize fails for a size below the present one, because the user may have meant +SIZE.
-func newSize(ctx context.Context, a *cli.App, volume, text string, grow bool) (string, error) {
+// newSize returns the size that a volume gets for the argument SIZE or +SIZE of resize, as the server parses it.
+func newSize(ctx context.Context, a *cli.App, volume, text string) (string, error) {
 	amount, isMore := strings.CutPrefix(text, "+")
 	size, err := dataset.ParseSize(amount)
 	if _, bytesErr := dataset.ParseSize(amount + "B"); isMore && err != nil && bytesErr == nil {
 		return "", dataset.Errorf(dataset.ErrInvalid, "bad size %q: a bare number is ambiguous (use +%sGiB for "+
 			"gibibytes or +%[2]sB for bytes)", dataset.Clip(text), dataset.Clip(amount))
 	}
-	if err != nil || !isMore && !grow {
+	if err != nil || !isMore {
 		return text, err
 	}
 	c, err := a.Connect()
@@ -64,16 +61,11 @@ func newSize(ctx context.Context, a *cli.App, volume, text string, grow bool) (s
 	switch {
 	case err != nil:
 		return "", err
-	case isMore && v.Size == 0:
+	case v.Size == 0:
 		return "", dataset.Errorf(dataset.ErrInvalid, "volume %s has no size limit, so %s cannot be added: use drover "+
 			"volume resize %[1]s SIZE to set one", v.Volume, amount)
-	case isMore:
-		return (v.Size + size).String(), nil
-	case size < v.Size:
-		return "", dataset.Errorf(dataset.ErrInvalid, "volume %s has %s, and %s is less: use drover volume resize "+
-			"%[1]s +%[3]s to add it", v.Volume, v.Size.Readable(), text)
 	}
-	return text, nil
+	return (v.Size + size).String(), nil
 }
 
 // unchangedNote returns the end of a line about a change of a volume: " already" if nothing had to be changed,

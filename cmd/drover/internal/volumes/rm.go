@@ -20,8 +20,10 @@ import (
 
 func newVolumeRmCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "rm NAME [NAME...]",
-		Short: "Delete volumes",
+		Use:        "rm NAME [NAME...]",
+		Aliases:    []string{"remove", "delete"},
+		SuggestFor: []string{"destroy"},
+		Short:      "Delete volumes",
 		Long: `Delete volumes. Their names can be used again at once. Their profiles decide
 what happens to the data, and the command prints it: by default it stays in the
 trash for a time (drover trash). A volume in use is not deleted. If some of

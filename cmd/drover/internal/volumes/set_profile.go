@@ -17,8 +17,9 @@ import (
 
 func newVolumeSetProfileCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "set-profile NAME PROFILE",
-		Short: "Change a volume's profile, or update it to the newest revision",
+		Use:        "set-profile NAME PROFILE",
+		SuggestFor: []string{"set", "update", "edit"},
+		Short:      "Change a volume's profile, or update it to the newest revision",
 		Long: `Change the profile of a volume, or update it to the newest revision. A profile
 is frozen into a volume when the volume is created; editing the file changes no
 existing volume. The volume also gets the size of the profile. It shrinks only

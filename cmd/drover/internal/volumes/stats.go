@@ -76,6 +76,7 @@ backends loop and lvm have a block device. Others show -.`,
 			"used": "usage.used", "size": "size",
 		},
 	})
+	cmd.SuggestFor = []string{"top", "iostat"}
 	cmd.Flags().BoolVarP(&m.watch, "watch", "w", false, "repeat the table every second")
 	once := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

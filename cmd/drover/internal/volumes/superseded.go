@@ -86,8 +86,9 @@ func supersededTable(a *cli.App, list []supersededCopy) *show.Table {
 
 func newVolumeSupersededDiscardCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "discard NAME [NODE]",
-		Short: "Destroy a superseded copy",
+		Use:     "discard NAME [NODE]",
+		Aliases: []string{"rm", "remove", "delete"},
+		Short:   "Destroy a superseded copy",
 		Long: `Destroy a superseded copy for good. Check its data first with
 drover volume superseded mount. The command shows what is lost, and the name of
 the volume must be typed to confirm it, unless --yes is given.`,

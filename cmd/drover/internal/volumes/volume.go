@@ -9,8 +9,10 @@ import (
 // Command makes drover volume with its subcommands.
 func Command(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
-		Use:   "volume",
-		Short: "Manage volumes",
+		Use:        "volume",
+		Aliases:    []string{"vol"},
+		SuggestFor: []string{"ls", "create", "rm", "inspect", "resize"},
+		Short:      "Manage volumes",
 	},
 		newVolumeCreateCmd(a), newVolumeLsCmd(a), newVolumeInspectCmd(a), newVolumeRmCmd(a),
 		newVolumeResizeCmd(a), newVolumeImportCmd(a), newVolumeExportCmd(a), newVolumeSetProfileCmd(a),
