@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,8 +21,6 @@ import (
 // eventLine is the format of a line. The columns have fixed widths, because the first lines of a stream are printed
 // before the widths of later cells are known.
 const eventLine = "%-19s   %-19s   %-20s   %-8s   %-12s   %-13s   %s\n"
-
-var eventHeaders = []string{"TIME", "EVENT", "VOLUME", "DATASET", "NODE", "BY", "DETAIL"}
 
 // eventQuery has the flags of drover events.
 type eventQuery struct {
@@ -50,8 +49,8 @@ the host of control or of drover serve). The removal of a backup and the pruning
 of a repository have no event. They are in the audit log of the host on which
 the command ran (agent-audit.log on a node of a cluster).
 
---filter accepts the columns and the fields of -o json. In its value, * stands
-for any text; KEY!=VALUE excludes events.`
+KEY of --filter is a column. * in its value stands for any text. With several
+filters of one key, one must match.`
 
 func newEventsCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
@@ -60,7 +59,7 @@ func newEventsCmd(a *cli.App) *cobra.Command {
 		Short:      "Print events, and with --follow wait for new ones",
 		Long:       eventsHelp,
 		Example: `  drover events db --since 2h
-  drover events --filter type='volume.*' --tail 20 --follow`,
+  drover events --filter event='volume.*' --tail 20 --follow`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
@@ -73,7 +72,7 @@ func newEventsCmd(a *cli.App) *cobra.Command {
 	f.StringVar(&q.since, "since", "", "start at a `TIME`: 30m or 2d ago, or as printed, 2026-03-01 12:00:00")
 	f.StringVar(&q.until, "until", "", "end at a `TIME`, as for --since")
 	f.Int64VarP(&q.tail, "tail", "n", -1, "print only the last `N` of the past events")
-	listing.CompleteStreamFilter[api.Event](cmd, eventHeaders)
+	listing.CompleteFilter(cmd, eventColumns(a), false)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("since", cobra.NoFileCompletions))
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("until", cobra.NoFileCompletions))
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("tail", cobra.NoFileCompletions))
@@ -97,17 +96,13 @@ func newEventsCmd(a *cli.App) *cobra.Command {
 		case o.YAML():
 			return q.stream(cmd.Context(), c, selected, func(e api.Event) error { return show.Document(a.Out, e) })
 		}
-		var headers []any
-		for _, h := range eventHeaders {
-			headers = append(headers, h)
-		}
-		if _, err := fmt.Fprintf(a.Out, eventLine, headers...); err != nil {
+		if err := printEvent(a, func(c listing.Column[api.Event]) string { return c.Header }); err != nil {
 			return err
 		}
 		printed := false
 		err = q.stream(cmd.Context(), c, selected, func(e api.Event) error {
 			printed = true
-			return printEvent(a, e)
+			return printEvent(a, func(c listing.Column[api.Event]) string { return cmp.Or(show.Clean(c.Cell(e)), "-") })
 		})
 		if err == nil && !printed && q.tail != 0 && !q.follow {
 			// Without the note, an empty table looks as if nothing had ever happened.
@@ -120,8 +115,8 @@ func newEventsCmd(a *cli.App) *cobra.Command {
 }
 
 // selector returns a function that reports whether an event matches --filter, --since and --until.
-func (q *eventQuery) selector(a *cli.App, cmd *cobra.Command) (func(api.Event) (bool, error), error) {
-	filter, err := listing.NewStreamFilter[api.Event](cmd, a.Now, eventHeaders, q.filters)
+func (q *eventQuery) selector(a *cli.App, cmd *cobra.Command) (func(api.Event) bool, error) {
+	filter, err := listing.ParseFilter(cmd, eventColumns(a), false, q.filters)
 	if err != nil {
 		return nil, err
 	}
@@ -143,11 +138,11 @@ func (q *eventQuery) selector(a *cli.App, cmd *cobra.Command) (func(api.Event) (
 	if q.tail < 0 && cmd.Flags().Changed("tail") {
 		return nil, cli.UsageError(cmd, "--tail %d: expected a whole number, 0 or more", q.tail)
 	}
-	return func(e api.Event) (bool, error) {
+	return func(e api.Event) bool {
 		if e.Time.Before(since) || !until.IsZero() && e.Time.After(until) || q.volume != nil && !q.volume(e) {
-			return false, nil
+			return false
 		}
-		return filter.Matches(eventCells(a, e), e)
+		return filter.Matches(e, nil)
 	}, nil
 }
 
@@ -178,16 +173,15 @@ func eventsOf(ctx context.Context, c cli.Remote, ref string) (func(api.Event) bo
 }
 
 // stream calls fn for the selected events. With --tail, it first reads all past events, and then continues after them.
-func (q *eventQuery) stream(ctx context.Context, c cli.Remote, selected func(api.Event) (bool, error),
+func (q *eventQuery) stream(ctx context.Context, c cli.Remote, selected func(api.Event) bool,
 	fn func(api.Event) error) error {
 	after := q.after
 	if q.tail >= 0 {
 		var last []api.Event
 		err := c.Events(ctx, after, false, func(e api.Event) error {
 			after = e.ID
-			ok, err := selected(e)
-			if !ok || err != nil || q.tail == 0 {
-				return err
+			if q.tail == 0 || !selected(e) {
+				return nil
 			}
 			if int64(len(last)) == q.tail {
 				last = last[1:]
@@ -208,36 +202,35 @@ func (q *eventQuery) stream(ctx context.Context, c cli.Remote, selected func(api
 		}
 	}
 	return c.Events(ctx, after, q.follow, func(e api.Event) error {
-		if ok, err := selected(e); !ok || err != nil {
-			return err
+		if !selected(e) {
+			return nil
 		}
 		return fn(e)
 	})
 }
 
-// eventCells returns the cells of the row of an event.
-func eventCells(a *cli.App, e api.Event) []string {
-	id := ""
-	if e.Dataset != uuid.Nil {
-		id = e.Dataset.String()[:show.ShortLength]
+func eventColumns(a *cli.App) []listing.Column[api.Event] {
+	return []listing.Column[api.Event]{
+		{Header: "TIME", Cell: func(e api.Event) string { return e.Time.In(a.Now().Location()).Format(time.DateTime) }},
+		{Header: "EVENT", Cell: func(e api.Event) string { return string(e.Type) }},
+		listing.Volume("VOLUME", func(e api.Event) string { return e.Volume }),
+		{Header: "DATASET", Cell: func(e api.Event) string {
+			if e.Dataset == uuid.Nil {
+				return ""
+			}
+			return e.Dataset.String()[:show.ShortLength]
+		}, Whole: func(e api.Event) string { return e.Dataset.String() }},
+		{Header: "NODE", Cell: func(e api.Event) string { return e.Node }},
+		{Header: "BY", Cell: func(e api.Event) string { return e.By }},
+		{Header: "DETAIL", Cell: func(e api.Event) string { return e.Detail }},
 	}
-	cells := []string{
-		e.Time.In(a.Now().Location()).Format(time.DateTime), string(e.Type), cli.ShortName(e.Volume), id, e.Node,
-		e.By, e.Detail,
-	}
-	for i, c := range cells {
-		if c == "" {
-			cells[i] = "-"
-		}
-		cells[i] = show.Clean(cells[i])
-	}
-	return cells
 }
 
-func printEvent(a *cli.App, e api.Event) error {
+// printEvent prints a line with a text for each column.
+func printEvent(a *cli.App, text func(listing.Column[api.Event]) string) error {
 	var cells []any
-	for _, c := range eventCells(a, e) {
-		cells = append(cells, c)
+	for _, c := range eventColumns(a) {
+		cells = append(cells, text(c))
 	}
 	_, err := fmt.Fprintf(a.Out, eventLine, cells...)
 	return err

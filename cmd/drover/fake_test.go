@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -135,7 +134,7 @@ func (f *fake) VolumeSummaries(ctx context.Context, p api.Page) (api.List[api.Vo
 
 func (f *fake) Trash(_ context.Context, p api.Page) (api.List[api.Volume], error) {
 	err := f.called("Trash")
-	return page(f, f.trash, p, volumes.ID), err
+	return page(f, f.trash, p, func(v api.Volume) string { return v.ID.String() }), err
 }
 
 func (f *fake) Snapshots(_ context.Context, ref string, p api.Page) (api.List[dataset.Snapshot], error) {

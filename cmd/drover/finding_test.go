@@ -40,26 +40,6 @@ func TestResizeBy(t *testing.T) {
 	}
 }
 
-// TestStateAndStatus: the two keys stand for each other in every list.
-func TestStateAndStatus(t *testing.T) {
-	for words, want := range map[string]string{
-		"volume ls --filter %=offline -o name":                  "db-test\n",
-		"volume ls --filter %=ready -o name":                    "db\ndb-test\n",
-		"volume ls --filter %!=ready -o name":                   "",
-		"operation ls --filter %=failed -q":                     idReq.String() + "\n",
-		"pool ls --filter %=online -o name --sort %":            "default\n",
-		"node ls --filter %=live -o name":                       "host-a\n",
-		"trash ls --filter %=trashed --filter name=old -o name": idGone.String() + "\n",
-	} {
-		for _, key := range []string{"state", "status"} {
-			line := strings.ReplaceAll(words, "%", key)
-			if got := says(t, theWorld(), line, 0, ""); got != want {
-				t.Errorf("drover %s: %q, want %q", line, got, want)
-			}
-		}
-	}
-}
-
 // TestInspectSeveral: inspect shows all the items that it is given, as JSON in a list.
 func TestInspectSeveral(t *testing.T) {
 	says(t, theWorld(), "volume inspect db db-test", 0, "db-test@snapshot-5100")

@@ -8,10 +8,9 @@ func TestListsAskForSummaries(t *testing.T) {
 		args []string
 		want bool
 	}{
-		{nil, true}, {[]string{"-o", "wide"}, true}, {[]string{"-o", "name"}, true}, {[]string{"-q"}, true},
-		{[]string{"--sort", "used"}, true}, {[]string{"-l", "env=prod"}, true},
-		{[]string{"-o", "json"}, false}, {[]string{"-o", "yaml"}, false}, {[]string{"-o", "template={{.id}}"}, false},
-		{[]string{"--filter", "profile.revision=x"}, false}, {[]string{"--sort", "profile.revision"}, false},
+		{nil, true}, {[]string{"-o", "wide"}, true}, {[]string{"--format", "{{.Name}}"}, true}, {[]string{"-q"}, true},
+		{[]string{"--sort", "used"}, true}, {[]string{"--filter", "label=env=prod"}, true}, {[]string{"--filter", "name=db"}, true},
+		{[]string{"-o", "json"}, false}, {[]string{"-o", "yaml", "--filter", "name=db"}, false},
 	} {
 		c := newConsole(theWorld())
 		if code := c.run(t, append([]string{"volume", "ls"}, tc.args...)...); code != 0 {

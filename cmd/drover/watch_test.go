@@ -14,7 +14,7 @@ import (
 func TestListsWatch(t *testing.T) {
 	for args, item := range map[string]string{
 		"volume ls --watch": "db ", "snapshot ls db -w": "before-upgrade", "operation ls -w": "0b000000",
-		"pool ls -w -q": "b0000000", "node ls -w -o name": "host-a", "backup ls -w": "1c09bb5f",
+		"pool ls -w -q": "b0000000", "node ls -w --format {{.Name}}": "host-a", "backup ls -w": "1c09bb5f",
 	} {
 		c := newConsole(theWorld())
 		pauses := 0

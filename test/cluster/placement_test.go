@@ -37,7 +37,7 @@ func TestA9(t *testing.T) {
 	a, b := c.Hosts[0], c.Hosts[1]
 	host.Await(t, "every host has told its facts", func() error {
 		var nodes []api.Node
-		if err := json.Unmarshal([]byte(a.Drover(t, "node", "ls", "-o", "json", "--filter", `cpus > 0 and pool.free > "1MiB"`)), &nodes); err != nil {
+		if err := json.Unmarshal([]byte(a.Drover(t, "node", "ls", "-o", "json", "--placement", `cpus > 0 and pool.free > "1MiB"`)), &nodes); err != nil {
 			return err
 		}
 		if len(nodes) != len(c.Hosts) {

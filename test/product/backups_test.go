@@ -210,7 +210,7 @@ func TestPushAndPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	one.Must(t, "push", "db", "team", "--as", "shop-ours")
-	if got := one.Must(t, "repository", "versions", "team", "--filter", "state=newest", "-o", "template={{.name}}"); got != "shop\nshop-ours" {
+	if got := one.Must(t, "repository", "versions", "team", "--filter", "state=newest", "--format", "{{.Name}}"); got != "shop\nshop-ours" {
 		t.Errorf("the newest versions are of %q", got)
 	}
 	one.Clean(t)

@@ -62,10 +62,10 @@ func TestA9(t *testing.T) {
 		t.Errorf("something was made: %s", out)
 	}
 
-	if out := w.drover(t, "node", "ls", "-q", "--filter", `labels.rack == "r1" and pool.name == "default"`); strings.TrimSpace(out) != n.ID.String() {
+	if out := w.drover(t, "node", "ls", "-q", "--placement", `labels.rack == "r1" and pool.name == "default"`); strings.TrimSpace(out) != n.ID.String() {
 		t.Errorf("filtered: %q", out)
 	}
-	if out := w.drover(t, "node", "ls", "-q", "--filter", `is_virtual and not is_virtual`); out != "" {
+	if out := w.drover(t, "node", "ls", "-q", "--placement", `is_virtual and not is_virtual`); out != "" {
 		t.Errorf("filtered: %q", out)
 	}
 	w.drover(t, "node", "cordon", "host-a")

@@ -64,7 +64,7 @@ profiles:
 	w.drover(t, "volume", "create", "unused@small")
 	w.h.Restart(t)
 	stillFull("after a restart of drover")
-	if out := w.drover(t, "volume", "ls", "--filter", "volume=unused"); strings.Contains(out, "0B") {
+	if out := w.drover(t, "volume", "ls", "--filter", "name=unused"); strings.Contains(out, "0B") {
 		t.Errorf("a volume that was never mounted is shown as empty:\n%s", out)
 	}
 	w.run(t, "app", "logs")

@@ -87,7 +87,7 @@ func compose(t *testing.T, w World) {
 // names, and the unique sizes of the snapshots.
 func (w World) checkFilters(t *testing.T) {
 	t.Helper()
-	got := w.Admin.Must(t, "volume", "ls", "--filter", "name=snapped-*", "--sort", "-name", "-o", "name")
+	got := w.Admin.Must(t, "volume", "ls", "--filter", "name=snapped-*", "--sort", "-name", "--format", "{{.Name}}")
 	if got != "snapped-copy\nsnapped-clone" {
 		t.Errorf("the clones by their names: %q", got)
 	}

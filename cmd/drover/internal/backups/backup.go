@@ -56,7 +56,6 @@ func newLsCmd(a *cli.App) *cobra.Command {
 	var incomplete error                                    // why the list lacks backups
 	var unrecorded bool                                     // no repository is recorded
 	var verified func() func(api.VolumeBackup) verification // read only for an output that has them
-	id := func(b api.VolumeBackup) string { return b.ID }
 	cmd := listing.New(a, listing.List[api.VolumeBackup]{
 		Use:   "ls [VOLUME]",
 		Short: "List the backups of a volume, or of all volumes, oldest first",
@@ -71,39 +70,29 @@ command fails.
 -o wide shows when a backup was last verified. If its volume does not exist any
 more, that is known for a day.`,
 		ValidArgs: cli.Complete(a, cli.VolumeWords),
-		FetchMatching: func(cmd *cobra.Command, q listing.Query) (list []api.VolumeBackup, err error) {
-			c, err := a.Connect()
-			if err != nil {
-				return nil, err
-			}
+		Fetch: listing.FromServer(a, func(
+			ctx context.Context, c cli.Remote, q listing.Query) (list []api.VolumeBackup, err error) {
 			volume := ""
 			if len(q.Args) > 0 {
 				volume = q.Args[0]
 			}
-			list, incomplete, err = fetch(cmd.Context(), c, repository, volume)
-			unrecorded = len(list) == 0 && repository == "" && err == nil && hasNoRepository(cmd.Context(), c)
+			list, incomplete, err = fetch(ctx, c, repository, volume)
+			unrecorded = len(list) == 0 && repository == "" && err == nil && hasNoRepository(ctx, c)
 			verified = sync.OnceValue(func() func(api.VolumeBackup) verification {
-				return verifications(cmd.Context(), c, list)
+				return verifications(ctx, c, list)
 			})
 			return list, err
-		},
+		}),
 		WatchPause: 30 * time.Second, // restic reads each repository for every list
 
-		ID:      id,
+		ID: func(b api.VolumeBackup) string { return b.ID },
+		Columns: func(list []api.VolumeBackup) []listing.Column[api.VolumeBackup] {
+			return columns(a, list, func(b api.VolumeBackup) string { return verified()(b).String(a.Now()) })
+		},
 		Compare: func(x, y api.VolumeBackup) int { return x.Taken.Compare(y.Taken) },
 		Moment: &listing.Moment[api.VolumeBackup]{
 			Of: func(b api.VolumeBackup) time.Time { return b.Taken }, Verb: "taken",
 		},
-		Table: func(list []api.VolumeBackup) *show.Table { return table(a, list) },
-		Wide: []listing.Column[api.VolumeBackup]{
-			{Header: "VERIFIED", Cell: func(b api.VolumeBackup) string {
-				return verified()(b).String(a.Now())
-			}},
-			{Header: "SNAPSHOT", Cell: func(b api.VolumeBackup) string { return orNone(b.Snapshot) }},
-			{Header: "DATASET", Cell: func(b api.VolumeBackup) string { return b.Dataset.String() }},
-			{Header: "ID", Cell: id},
-		},
-		SortBy: map[string]string{"backup": "id", "taken": "taken"},
 	})
 	cmd.Flags().StringVar(&repository, "repository", "", "list only the backups in the repository `NAME`")
 	alsoCalled(cmd, &repository, "from")
@@ -129,22 +118,24 @@ func hasNoRepository(ctx context.Context, c cli.Remote) bool {
 	return err == nil && len(recorded) == 0 && failed == nil && health.Store.Halted == ""
 }
 
-// table lists backups. It says who made each backup if other clusters made some of them.
-func table(a *cli.App, list []api.VolumeBackup) *show.Table {
-	header := []string{"BACKUP", "VOLUME", "TAKEN", "PROFILE", "REPOSITORY"}
-	mixed := slices.ContainsFunc(list, func(b api.VolumeBackup) bool { return b.Elsewhere })
-	if mixed {
-		header = append(header, "CLUSTER", "NODE")
+// columns are those of a list of backups. They say who made each backup if other clusters made some of them.
+func columns(a *cli.App, list []api.VolumeBackup,
+	verified func(api.VolumeBackup) string) []listing.Column[api.VolumeBackup] {
+	mixed, id := slices.ContainsFunc(list, func(b api.VolumeBackup) bool { return b.Elsewhere }),
+		func(b api.VolumeBackup) string { return b.ID }
+	return []listing.Column[api.VolumeBackup]{
+		{Header: "BACKUP", Cell: func(b api.VolumeBackup) string { return short(b.ID) }, Whole: id},
+		listing.Volume("VOLUME", func(b api.VolumeBackup) string { return b.Volume }),
+		listing.Time(a, "TAKEN", func(b api.VolumeBackup) time.Time { return b.Taken }),
+		{Header: "PROFILE", Cell: func(b api.VolumeBackup) string { return b.Profile }},
+		{Header: "REPOSITORY", Cell: func(b api.VolumeBackup) string { return b.Repository }},
+		{Header: "CLUSTER", Wide: !mixed, Cell: clusterOf},
+		{Header: "NODE", Wide: !mixed, Cell: func(b api.VolumeBackup) string { return b.Node }},
+		{Header: "VERIFIED", Wide: true, Cell: verified},
+		{Header: "SNAPSHOT", Wide: true, Cell: func(b api.VolumeBackup) string { return orNone(b.Snapshot) }},
+		{Header: "DATASET", Wide: true, Cell: func(b api.VolumeBackup) string { return b.Dataset.String() }},
+		{Header: "ID", Wide: true, Cell: id},
 	}
-	t := show.NewTable(header...)
-	for _, b := range list {
-		row := []string{short(b.ID), cli.ShortName(b.Volume), show.Ago(a.Now(), b.Taken), b.Profile, b.Repository}
-		if mixed {
-			row = append(row, clusterOf(b), b.Node)
-		}
-		t.Row(row...)
-	}
-	return t
 }
 
 // clusterOf returns the first digits of the UUID of the cluster that made a backup.
@@ -170,7 +161,6 @@ func newInspectCmd(a *cli.App) *cobra.Command {
 	var repository *string
 	cmd := cli.Inspect(a, "inspect BACKUP [BACKUP...]", "Show backups in detail", noWords,
 		cli.Inspected[api.VolumeBackup]{
-			Template: listing.Template[api.VolumeBackup],
 			Get: func(ctx context.Context, c cli.Remote, ref string) (api.VolumeBackup, error) {
 				b, err := find(ctx, c, *repository, ref)
 				if err != nil {

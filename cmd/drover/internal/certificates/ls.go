@@ -14,7 +14,6 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/listing"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -50,7 +49,7 @@ is kept for as long as the revoked certificates could be valid.
 Control knows the revocations. While it is unreachable, the list has only the
 operators of the folder, and REVOKED is unknown. A single host with drover serve
 has no certificates.`,
-		Fetch: func(ctx context.Context, c cli.Remote) ([]Member, error) {
+		Fetch: listing.FromServer(a, func(ctx context.Context, c cli.Remote, _ listing.Query) ([]Member, error) {
 			until, err := pki.Operators(*dir)
 			if err != nil {
 				return nil, err
@@ -66,23 +65,31 @@ has no certificates.`,
 				return list, nil
 			}
 			return list, err
-		},
-		ID: func(m Member) string { return m.Name },
-		Table: func(list []Member) *show.Table {
-			t := show.NewTable("NAME", "KIND", "ISSUED HERE", "EXPIRES", "REVOKED")
-			for _, m := range list {
-				revoked := show.Ago(a.Now(), m.Revoked)
-				if m.Unconfirmed {
-					revoked = "unknown"
-				}
-				t.Row(m.Name, m.Kind, cli.YesNo(m.Issued), show.Ago(a.Now(), m.Expires), revoked)
-			}
-			return t
-		},
-		SortBy: map[string]string{"expires": "expires", "revoked": "revoked"},
+		}),
+		ID:      func(m Member) string { return m.Name },
+		Columns: func([]Member) []listing.Column[Member] { return memberColumns(a) },
+		Compare: listing.By(func(m Member) string { return m.Name }),
 	})
 	dir = dirFlag(a, cmd)
 	return cmd
+}
+
+func memberColumns(a *cli.App) []listing.Column[Member] {
+	revoked := listing.Time(a, "REVOKED", func(m Member) time.Time { return m.Revoked })
+	ago := revoked.Cell
+	revoked.Cell = func(m Member) string {
+		if m.Unconfirmed {
+			return "unknown"
+		}
+		return ago(m)
+	}
+	return []listing.Column[Member]{
+		{Header: "NAME", Cell: func(m Member) string { return m.Name }},
+		{Header: "KIND", Cell: func(m Member) string { return m.Kind }},
+		{Header: "ISSUED HERE", Cell: func(m Member) string { return cli.YesNo(m.Issued) }},
+		listing.Time(a, "EXPIRES", func(m Member) time.Time { return m.Expires }),
+		revoked,
+	}
 }
 
 // membersOf returns a row for each operator and for each revocation. An operator has one row. until has when the newest

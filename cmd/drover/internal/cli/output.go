@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,10 +15,9 @@ import (
 
 // The values of -o.
 const (
-	formatTable    = "table"
-	formatJSON     = "json"
-	formatYAML     = "yaml"
-	formatTemplate = "template" // followed by = and the template
+	formatTable = "table"
+	formatJSON  = "json"
+	formatYAML  = "yaml"
 )
 
 // Output has the flags that decide how a command prints its result.
@@ -36,13 +34,10 @@ func (o *Output) JSON() bool { return o.format.name == formatJSON }
 // YAML reports whether -o yaml was given.
 func (o *Output) YAML() bool { return o.format.name == formatYAML }
 
-// format is the value of -o: table, json or, for the commands that print reports or inspect items, yaml. The commands
-// that inspect items also accept template=TEXT.
+// format is the value of -o: table, json or, for the commands that print reports or inspect items, yaml.
 type format struct {
-	name     string
-	reports  bool   // yaml is accepted
-	inspects bool   // yaml and template=TEXT are accepted
-	template string // the text of the template
+	name    string
+	reports bool // yaml is accepted
 }
 
 func (f *format) String() string { return f.name }
@@ -51,9 +46,6 @@ func (f *format) String() string { return f.name }
 func (f *format) Type() string { return strings.Join(f.names(), "|") }
 
 func (f *format) names() []string {
-	if f.inspects {
-		return []string{formatTable, formatJSON, formatYAML, formatTemplate + "=TEXT"}
-	}
 	if f.reports {
 		return []string{formatTable, formatJSON, formatYAML}
 	}
@@ -62,14 +54,6 @@ func (f *format) names() []string {
 
 // Set accepts one of the names.
 func (f *format) Set(s string) error {
-	text, isTemplate := strings.CutPrefix(strings.TrimPrefix(s, "go-"), formatTemplate+"=")
-	switch {
-	case f.inspects && isTemplate:
-		f.name, f.template = formatTemplate, text
-		return nil
-	case f.inspects && strings.HasPrefix(s, formatTemplate):
-		return errors.New("expected template=TEXT, such as template='{{.id}}'")
-	}
 	if !slices.Contains(f.names(), s) {
 		return fmt.Errorf("unknown format %q (available: %s)", dataset.Clip(s), dataset.FormatChoices(f.names()))
 	}
@@ -89,16 +73,8 @@ func ReportFlags(cmd *cobra.Command) *Output {
 
 func outputFlags(cmd *cobra.Command, quiet bool, f format) *Output {
 	o := &Output{format: f}
-	help := "output format: table for people, json for programs"
-	if f.inspects {
-		help = "output format; template=TEXT is a Go template"
-	}
-	cmd.Flags().VarP(&o.format, "output", "o", help)
-	var words []string
-	for _, name := range o.format.names() {
-		words = append(words, strings.TrimSuffix(name, "TEXT"))
-	}
-	CompleteFlag(cmd, "output", words...)
+	cmd.Flags().VarP(&o.format, "output", "o", "output format: table for people, json for programs")
+	CompleteFlag(cmd, "output", o.format.names()...)
 	if quiet {
 		quietFlag(cmd, o)
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -65,6 +66,14 @@ func SizeOr(s dataset.Size, fallback string) string {
 		return fallback
 	}
 	return s.Readable()
+}
+
+// Limit returns a size for a comparison in which 0, which is no limit, is larger than all others.
+func Limit(s dataset.Size) dataset.Size {
+	if s == 0 {
+		return math.MaxInt64
+	}
+	return s
 }
 
 // ShortName shortens the generated name of an anonymous Docker volume, which would take most of the width of a table.

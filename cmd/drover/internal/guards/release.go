@@ -43,7 +43,7 @@ func newGuardLsCmd(a *cli.App) *cobra.Command {
 	cmd := listing.New(a, listing.List[guard.Entry]{
 		Short: "List the volumes that this host's guard can fence",
 		Local: true,
-		FetchMatching: func(cmd *cobra.Command, _ listing.Query) ([]guard.Entry, error) {
+		Fetch: func(cmd *cobra.Command, _ listing.Query) ([]guard.Entry, error) {
 			g, err := a.Fencer(*run)
 			if err != nil {
 				return nil, err
@@ -52,20 +52,20 @@ func newGuardLsCmd(a *cli.App) *cobra.Command {
 			st, err := g.Status(cmd.Context())
 			return st.Datasets, err
 		},
-		ID:   func(e guard.Entry) string { return e.Dataset.String() },
-		Name: func(e guard.Entry) string { return e.Volume },
-		Table: func(all []guard.Entry) *show.Table {
-			t := show.NewTable("VOLUME", "DATASET", "EPOCH", "STATE", "DEADLINE")
-			for _, e := range all {
-				t.Row(e.Volume, e.Dataset.String(), strconv.FormatUint(e.Epoch, 10), string(e.State),
-					deadlineLine(e, a.Boottime()))
+		ID: func(e guard.Entry) string { return e.Dataset.String() },
+		Columns: func([]guard.Entry) []listing.Column[guard.Entry] {
+			return []listing.Column[guard.Entry]{
+				{Header: "VOLUME", Cell: func(e guard.Entry) string { return e.Volume }},
+				{Header: "DATASET", Cell: func(e guard.Entry) string { return e.Dataset.String() }},
+				{Header: "EPOCH", Cell: func(e guard.Entry) string { return strconv.FormatUint(e.Epoch, 10) },
+					Compare: listing.By(func(e guard.Entry) uint64 { return e.Epoch })},
+				{Header: "STATE", Cell: func(e guard.Entry) string { return string(e.State) }},
+				{Header: "DEADLINE", Cell: func(e guard.Entry) string { return deadlineLine(e, a.Boottime()) },
+					Compare: listing.By(func(e guard.Entry) time.Duration { return e.Deadline })},
+				{Header: "POLICY", Wide: true, Cell: func(e guard.Entry) string { return string(e.Policy) }},
 			}
-			return t
 		},
-		Wide: []listing.Column[guard.Entry]{
-			{Header: "POLICY", Cell: func(e guard.Entry) string { return string(e.Policy) }},
-		},
-		SortBy: map[string]string{"deadline": "deadline"},
+		Compare: listing.By(func(e guard.Entry) string { return e.Volume }),
 	})
 	run = guardRunFlag(cmd)
 	return cmd

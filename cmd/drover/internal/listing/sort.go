@@ -3,93 +3,67 @@ package listing
 import (
 	"cmp"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
-	"github.com/droverhq/drover/dataset"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
-// A sortValue is the value of a key in a form that can be compared.
-type sortValue struct {
-	whole    int64 // of a time, size or duration
-	fraction float64
-	text     string
-}
-
-func (v sortValue) compare(o sortValue) int {
-	return cmp.Or(cmp.Compare(v.whole, o.whole), cmp.Compare(v.fraction, o.fraction),
-		cmp.Compare(strings.ToLower(v.text), strings.ToLower(o.text)), cmp.Compare(v.text, o.text))
-}
-
-// readers parse a text as a number, a time, a size or a duration. The first reader that can parse all values of a key
-// determines how these values are compared.
-var readers = []func(string) (sortValue, error){
-	func(s string) (sortValue, error) {
-		f, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
-		return sortValue{fraction: f}, err
-	},
-	func(s string) (sortValue, error) {
-		t, err := time.Parse(time.RFC3339Nano, s)
-		return sortValue{whole: t.UnixNano()}, err
-	},
-	func(s string) (sortValue, error) {
-		size, err := dataset.ParseSize(s)
-		return sortValue{whole: int64(size)}, err
-	},
-	func(s string) (sortValue, error) {
-		d, err := dataset.ParseDuration(s)
-		return sortValue{whole: int64(d)}, err
-	},
-}
-
-// sortValues parses the texts of one key for a comparison. The empty text is not parsed.
-func sortValues(texts []string) []sortValue {
-	out := make([]sortValue, len(texts))
-next:
-	for _, read := range readers {
-		for i, s := range texts {
-			if s == "" {
-				continue
-			}
-			v, err := read(s)
-			if err != nil {
-				continue next
-			}
-			out[i] = v
+// parseSort parses the value of --sort, KEY[,KEY], and returns the order of the items. It returns nil for "".
+func parseSort[T any](cmd *cobra.Command, columns []Column[T], value string) (func(x, y T) int, error) {
+	if value == "" {
+		return nil, nil
+	}
+	var orders []func(x, y T) int
+	for key := range strings.SplitSeq(value, ",") {
+		key, descending := strings.CutPrefix(key, "-")
+		c, known := find(columns, strings.ToLower(key))
+		if !known {
+			return nil, cli.UnknownWord(cmd, "key", "--sort", key, keys(columns))
 		}
-		return out
+		orders = append(orders, c.order(descending))
 	}
-	for i, s := range texts {
-		out[i] = sortValue{text: s}
-	}
-	return out
+	return func(x, y T) int {
+		for _, order := range orders {
+			if n := order(x, y); n != 0 {
+				return n
+			}
+		}
+		return 0
+	}, nil
 }
 
-// sortRows sorts rows by a key. Rows without a value come last. Rows with equal values keep their order.
-func sortRows[T any](k keys, rows []row[T], key string, descending bool) {
-	texts := make([]string, len(rows))
-	for i, r := range rows {
-		if texts[i] = k.sortText(key, r.cells, r.object); texts[i] == "-" {
-			texts[i] = ""
-		}
-	}
-	values, order := sortValues(texts), make([]int, len(rows))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortStableFunc(order, func(x, y int) int {
+// order returns the order by a column. Items without a value come last.
+func (c Column[T]) order(descending bool) func(x, y T) int {
+	return func(x, y T) int {
+		first, second := c.whole(x), c.whole(y)
 		switch {
-		case texts[x] == "" || texts[y] == "":
-			return cmp.Compare(len(texts[y]), 0) - cmp.Compare(len(texts[x]), 0)
+		case first == "" || second == "":
+			return cmp.Compare(len(second), 0) - cmp.Compare(len(first), 0)
 		case descending:
-			return values[y].compare(values[x])
+			x, y, first, second = y, x, second, first
 		}
-		return values[x].compare(values[y])
-	})
-	sorted := make([]row[T], 0, len(rows))
-	for _, i := range order {
-		sorted = append(sorted, rows[i])
+		if c.Compare != nil {
+			return c.Compare(x, y)
+		}
+		return cmp.Or(cmp.Compare(strings.ToLower(first), strings.ToLower(second)), cmp.Compare(first, second))
 	}
-	copy(rows, sorted)
+}
+
+// completeSort completes the last key of --sort.
+func completeSort[T any](cmd *cobra.Command, columns []Column[T]) {
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("sort",
+		func(_ *cobra.Command, _ []string, begun string) (words []string, _ cobra.ShellCompDirective) {
+			before := begun[:strings.LastIndex(begun, ",")+1]
+			for _, key := range keys(columns) {
+				for _, word := range []string{before + key, before + "-" + key} {
+					if strings.HasPrefix(word, begun) {
+						words = append(words, word)
+					}
+				}
+			}
+			slices.Sort(words)
+			return words, cobra.ShellCompDirectiveNoFileComp
+		}))
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/pools"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
@@ -18,7 +17,6 @@ import (
 
 func newNodeInspectCmd(a *cli.App) *cobra.Command {
 	return cli.Inspect(a, "inspect NODE [NODE...]", "Show nodes in detail", cli.NodeWords, cli.Inspected[api.Node]{
-		Template: listing.Template[api.Node],
 		Get: func(ctx context.Context, _ cli.Remote, name string) (api.Node, error) {
 			_, n, _, err := findNode(ctx, a, name)
 			return n, err

@@ -1,6 +1,7 @@
 package nodes
 
 import (
+	"context"
 	"strconv"
 	"strings"
 	"time"
@@ -12,56 +13,74 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 func newNodeLsCmd(a *cli.App) *cobra.Command {
-	return listing.New(a, listing.List[api.Node]{
+	var placement string
+	cmd := listing.New(a, listing.List[api.Node]{
 		Short: "List the nodes",
-		Long: `List the nodes. A --filter that is not KEY=VALUE is an expression about facts,
-as in a profile's placement: 'architecture == "x86_64" and load_10 < 20',
-'labels.rack == "r1"', 'pool.free > "100GiB"'. An expression about pools matches
-a node if it matches one of its pools. Nodes whose facts are not known yet do
-not match. CPUS, LOAD and MEMORY FREE are those of the time MEASURED. A draining
-node is drained once it has no volume and no replica.`,
-		FetchMatching: func(cmd *cobra.Command, q listing.Query) ([]api.Node, error) {
-			c, err := a.Connect()
-			if err != nil {
-				return nil, err
-			}
-			return c.NodeList(cmd.Context(), q.Expression)
-		},
-		Expressions: true,
-		ID:          func(n api.Node) string { return n.ID.String() },
-		Name:        func(n api.Node) string { return n.Name },
-		Labels:      listing.OwnLabels(func(n api.Node) map[string]string { return n.Labels }),
-		Table:       func(nodes []api.Node) *show.Table { return nodeTable(nodes, a.Now()) },
-		Wide: []listing.Column[api.Node]{
-			{Header: "GUARDED", Cell: func(n api.Node) string { return cli.YesNo(n.GuardRunning) }},
-			{Header: "FENCED", Cell: func(n api.Node) string { return cli.YesNo(n.Fenced) }},
-			{Header: "UUID", Cell: func(n api.Node) string { return n.ID.String() }},
-		},
-		SortBy: map[string]string{"node": "id", "memory_free": "facts.memory_free", "measured": "facts.taken"},
+		Long: `List the nodes. The expression of --placement is about facts, as in a profile's
+placement: 'architecture == "x86_64" and load_10 < 20', 'labels.rack == "r1"',
+'pool.free > "100GiB"'. An expression about pools matches a node if it matches
+one of its pools. Nodes whose facts are not known yet do not match. CPUS, LOAD
+and MEMORY FREE are those of the time MEASURED. A draining node is drained once
+it has no volume and no replica.`,
+		Fetch: listing.FromServer(a, func(ctx context.Context, c cli.Remote, _ listing.Query) ([]api.Node, error) {
+			return c.NodeList(ctx, placement)
+		}),
+		ID:      func(n api.Node) string { return n.ID.String() },
+		Columns: func(nodes []api.Node) []listing.Column[api.Node] { return nodeColumns(a, nodes) },
+		Compare: listing.By(func(n api.Node) string { return n.Name }),
+		Labels:  listing.OwnLabels(func(n api.Node) map[string]string { return n.Labels }),
 	})
+	cmd.Flags().StringVar(&placement, "placement", "", "list only the nodes that match the `EXPRESSION`")
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("placement", cobra.NoFileCompletions))
+	return cmd
 }
 
-func nodeTable(nodes []api.Node, now time.Time) *show.Table {
+func nodeColumns(a *cli.App, nodes []api.Node) []listing.Column[api.Node] {
 	ids := make([]uuid.UUID, len(nodes))
 	for i, n := range nodes {
 		ids[i] = n.ID
 	}
-	short := show.Shorten(ids)
-	t := show.NewTable("NAME", "NODE", "VERSION", "POOLS", "STATE", "CPUS", "LOAD", "MEMORY FREE",
-		"MEASURED", "LABELS")
-	for _, n := range nodes {
-		cpus, load, free, age := "", "", "", ""
-		if f := n.Facts; f != nil {
-			cpus, load, free, age = strconv.Itoa(f.CPUs), loadLine(f.Load10), f.MemoryFree.Human(),
-				show.Ago(now, f.Taken)
-		}
-		t.Row(n.Name, short(n.ID), n.Version, strconv.Itoa(len(n.Pools)), nodeState(n, now),
-			cpus, load, free, age, strings.Join(cli.LabelLines(n.Labels), ","))
+	short, id := show.Shorten(ids), func(n api.Node) string { return n.ID.String() }
+	fact := func(header string, cell func(dataset.Facts) string,
+		compare func(x, y api.Node) int) listing.Column[api.Node] {
+		return listing.Column[api.Node]{Header: header, Compare: compare, Cell: func(n api.Node) string {
+			if n.Facts == nil {
+				return ""
+			}
+			return cell(*n.Facts)
+		}}
 	}
-	return t
+	return []listing.Column[api.Node]{
+		{Header: "NAME", Cell: func(n api.Node) string { return n.Name }},
+		{Header: "NODE", Cell: func(n api.Node) string { return short(n.ID) }, Whole: id},
+		{Header: "VERSION", Cell: func(n api.Node) string { return n.Version }},
+		{Header: "POOLS", Cell: func(n api.Node) string { return strconv.Itoa(len(n.Pools)) },
+			Compare: listing.By(func(n api.Node) int { return len(n.Pools) })},
+		{Header: "STATE", Cell: func(n api.Node) string { return nodeState(n, a.Now()) }},
+		fact("CPUS", func(f dataset.Facts) string { return strconv.Itoa(f.CPUs) },
+			listing.By(func(n api.Node) int { return n.Facts.CPUs })),
+		fact("LOAD", func(f dataset.Facts) string { return loadLine(f.Load10) },
+			listing.By(func(n api.Node) float64 { return n.Facts.Load10 })),
+		fact("MEMORY FREE", func(f dataset.Facts) string { return f.MemoryFree.Human() },
+			listing.By(func(n api.Node) dataset.Size { return n.Facts.MemoryFree })),
+		listing.Time(a, "MEASURED", func(n api.Node) time.Time { return factsOf(n).Taken }),
+		{Header: "LABELS", Cell: func(n api.Node) string { return strings.Join(cli.LabelLines(n.Labels), ",") }},
+		{Header: "GUARDED", Wide: true, Cell: func(n api.Node) string { return cli.YesNo(n.GuardRunning) }},
+		{Header: "FENCED", Wide: true, Cell: func(n api.Node) string { return cli.YesNo(n.Fenced) }},
+		{Header: "UUID", Wide: true, Cell: id},
+	}
+}
+
+// factsOf returns the facts of a node, or none if they are not known yet.
+func factsOf(n api.Node) dataset.Facts {
+	if n.Facts == nil {
+		return dataset.Facts{}
+	}
+	return *n.Facts
 }
 
 func loadLine(load float64) string { return strconv.FormatFloat(load, 'f', 2, 64) }

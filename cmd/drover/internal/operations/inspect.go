@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 )
@@ -14,7 +13,6 @@ import (
 func newOperationInspectCmd(a *cli.App) *cobra.Command {
 	return cli.Inspect(a, "inspect ID [ID...]", "Show operations in detail", cli.AnyOperationWords,
 		cli.Inspected[dataset.Operation]{
-			Template: listing.Template[dataset.Operation],
 			Get: func(ctx context.Context, c cli.Remote, id string) (dataset.Operation, error) {
 				return c.Operation(ctx, id, 0)
 			},

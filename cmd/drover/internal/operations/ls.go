@@ -10,7 +10,6 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/listing"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -22,10 +21,12 @@ at most 10,000. Successful scheduled snapshots are listed for one hour. KIND is
 the command that was given, such as set-profile or label. DETAIL is what
 changed, the progress, or why the operation failed. That of a move names both
 nodes. -o wide adds BY, who requested the operation, as in drover events.`,
-		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Operation, error) {
+		Fetch: listing.FromServer(a, func(
+			ctx context.Context, c cli.Remote, _ listing.Query) ([]dataset.Operation, error) {
 			return cli.FetchAll(ctx, c.Operations)
-		},
+		}),
 		ID:      func(op dataset.Operation) string { return op.ID.String() },
+		Columns: func([]dataset.Operation) []listing.Column[dataset.Operation] { return operationColumns(a) },
 		Compare: func(x, y dataset.Operation) int { return y.Created.Compare(x.Created) },
 		Moment: &listing.Moment[dataset.Operation]{
 			Of: func(op dataset.Operation) time.Time { return op.Created }, Verb: "started",
@@ -34,30 +35,30 @@ nodes. -o wide adds BY, who requested the operation, as in drover events.`,
 			of, err := cli.VolumeLabels(ctx, c)
 			return func(op dataset.Operation) map[string]string { return of(op.DatasetID) }, err
 		},
-		Table: func(ops []dataset.Operation) *show.Table { return operationTable(a, ops) },
-		Wide: []listing.Column[dataset.Operation]{
-			{Header: "DATASET", Cell: func(op dataset.Operation) string { return op.DatasetID.String() }},
-			{Header: "BY", Cell: func(op dataset.Operation) string { return op.By }},
-			{Header: "ENDED", Cell: func(op dataset.Operation) string { return show.Ago(a.Now(), op.Ended) }},
-		},
-		SortBy: map[string]string{"started": "created", "ended": "ended"},
 	})
 }
 
-func operationTable(a *cli.App, ops []dataset.Operation) *show.Table {
-	t := show.NewTable("OPERATION", "KIND", "VOLUME", "STATE", "STARTED", "DETAIL")
-	for _, op := range ops {
-		t.Row(op.ID.String(), op.Action(), cli.ShortName(op.Volume), string(op.State),
-			show.Ago(a.Now(), op.Created), detail(op))
-	}
+func operationColumns(a *cli.App) []listing.Column[dataset.Operation] {
 	colors := a.Palette()
-	t.Paint(3, func(s string) string {
-		if s == string(dataset.OpFailed) {
-			return colors.Red(s)
-		}
-		return s
-	})
-	return t
+	ended := listing.Time(a, "ENDED", func(op dataset.Operation) time.Time { return op.Ended })
+	ended.Wide = true
+	return []listing.Column[dataset.Operation]{
+		{Header: "OPERATION", Cell: func(op dataset.Operation) string { return op.ID.String() }},
+		{Header: "KIND", Cell: func(op dataset.Operation) string { return op.Action() }},
+		listing.Volume("VOLUME", func(op dataset.Operation) string { return op.Volume }),
+		{Header: "STATE", Cell: func(op dataset.Operation) string { return string(op.State) },
+			Paint: func(s string) string {
+				if s == string(dataset.OpFailed) {
+					return colors.Red(s)
+				}
+				return s
+			}},
+		listing.Time(a, "STARTED", func(op dataset.Operation) time.Time { return op.Created }),
+		{Header: "DETAIL", Cell: detail},
+		{Header: "DATASET", Wide: true, Cell: func(op dataset.Operation) string { return op.DatasetID.String() }},
+		{Header: "BY", Wide: true, Cell: func(op dataset.Operation) string { return op.By }},
+		ended,
+	}
 }
 
 // detail returns the progress of an operation, why it failed, or what it changed.

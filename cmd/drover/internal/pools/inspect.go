@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -19,7 +18,6 @@ import (
 func newPoolInspectCmd(a *cli.App) *cobra.Command {
 	return cli.Inspect(a, "inspect POOL [POOL...]", "Show pools and their capabilities in detail", cli.PoolWords,
 		cli.Inspected[api.Pool]{
-			Template: listing.Template[api.Pool],
 			Get: func(ctx context.Context, c cli.Remote, name string) (api.Pool, error) {
 				pools, err := c.Pools(ctx)
 				if err != nil {

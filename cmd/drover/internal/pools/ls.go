@@ -32,21 +32,15 @@ func newPoolLsCmd(a *cli.App) *cobra.Command {
 		Long: `List the pools. OVERCOMMIT is the present ratio of the sizes of all volumes to
 the size of the pool, and its limit if the pool has one: 0.3, at most 1.5.
 drover pool set changes the limit.`,
-		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Pool, error) { return c.Pools(ctx) },
-		ID:    func(p api.Pool) string { return p.ID.String() },
-		Name:  func(p api.Pool) string { return p.Name },
+		Fetch: listing.FromServer(a, func(ctx context.Context, c cli.Remote, _ listing.Query) ([]api.Pool, error) {
+			return c.Pools(ctx)
+		}),
+		ID:      func(p api.Pool) string { return p.ID.String() },
+		Columns: func([]api.Pool) []listing.Column[api.Pool] { return poolColumns(a) },
 		Compare: func(x, y api.Pool) int {
 			return cmp.Or(strings.Compare(x.Name, y.Name), strings.Compare(x.NodeName, y.NodeName))
 		},
 		Labels: nodeLabels,
-		Table:  func(pools []api.Pool) *show.Table { return poolTable(a, pools) },
-		Wide: []listing.Column[api.Pool]{
-			{Header: "OVERCOMMIT LIMIT", Cell: overcommitLimit},
-			{Header: "REACH", Cell: func(p api.Pool) string { return string(p.Reach) }},
-			{Header: "DEVICES", Cell: func(p api.Pool) string { return strings.Join(p.Devices, ",") }},
-			{Header: "UUID", Cell: func(p api.Pool) string { return p.ID.String() }},
-		},
-		SortBy: map[string]string{"size": "status.size", "free": "status.free"},
 	})
 }
 
@@ -60,25 +54,55 @@ func nodeLabels(ctx context.Context, c cli.Remote) (func(api.Pool) map[string]st
 	return func(p api.Pool) map[string]string { return labels[p.Node] }, err
 }
 
-func poolTable(a *cli.App, pools []api.Pool) *show.Table {
-	t := show.NewTable("NAME", "NODE", "BACKEND", "STATE", "SIZE", "USED", "USE%", "FREE", "OVERCOMMIT", "PATH")
-	for _, p := range pools {
-		size, used, percent, free, over := "", "", "", "", ""
-		if st := p.Status; st != nil && st.Online {
-			size, free = st.Size.Human(), st.Free.Human()
-			if st.Size > 0 {
-				used, percent = st.Usage().Used.Human(), fmt.Sprintf("%d%%", st.Usage().Percent())
-				over = overcommit(*st)
-			}
-		}
-		t.Row(p.Name, p.NodeName, p.Backend, stateLine(p), size, used, percent, free, over, p.Path)
-		if p.Status != nil && p.Status.Quarantined {
-			t.Below(9, p.Status.Reason)
+func poolColumns(a *cli.App) []listing.Column[api.Pool] {
+	colors := a.Palette()
+	// measure is a column of a size or ratio that only an online pool has.
+	measure := func(header string, cell func(dataset.PoolStatus) string,
+		value func(dataset.PoolStatus) float64) listing.Column[api.Pool] {
+		return listing.Column[api.Pool]{
+			Header: header,
+			Cell: func(p api.Pool) string {
+				if p.Status == nil || !p.Status.Online {
+					return ""
+				}
+				return cell(*p.Status)
+			},
+			Compare: listing.By(func(p api.Pool) float64 { return value(*p.Status) }),
 		}
 	}
-	colors := a.Palette()
-	t.Paint(3, func(s string) string { return paintState(colors, s) })
-	return t
+	ofSize := func(cell func(dataset.PoolStatus) string) func(dataset.PoolStatus) string {
+		return func(st dataset.PoolStatus) string {
+			if st.Size == 0 {
+				return ""
+			}
+			return cell(st)
+		}
+	}
+	return []listing.Column[api.Pool]{
+		{Header: "NAME", Cell: func(p api.Pool) string { return p.Name }},
+		{Header: "NODE", Cell: func(p api.Pool) string { return p.NodeName }},
+		{Header: "BACKEND", Cell: func(p api.Pool) string { return p.Backend }},
+		{Header: "STATE", Cell: stateLine, Paint: func(s string) string { return paintState(colors, s) }},
+		measure("SIZE", func(st dataset.PoolStatus) string { return st.Size.Human() },
+			func(st dataset.PoolStatus) float64 { return float64(st.Size) }),
+		measure("USED", ofSize(func(st dataset.PoolStatus) string { return st.Usage().Used.Human() }),
+			func(st dataset.PoolStatus) float64 { return float64(st.Usage().Used) }),
+		measure("USE%", ofSize(func(st dataset.PoolStatus) string { return fmt.Sprintf("%d%%", st.Usage().Percent()) }),
+			func(st dataset.PoolStatus) float64 { return float64(st.Usage().Percent()) }),
+		measure("FREE", func(st dataset.PoolStatus) string { return st.Free.Human() },
+			func(st dataset.PoolStatus) float64 { return float64(st.Free) }),
+		measure("OVERCOMMIT", ofSize(overcommit), dataset.PoolStatus.OvercommitRatio),
+		{Header: "PATH", Cell: func(p api.Pool) string { return p.Path }, Below: func(p api.Pool) string {
+			if p.Status == nil || !p.Status.Quarantined {
+				return ""
+			}
+			return p.Status.Reason
+		}},
+		{Header: "OVERCOMMIT LIMIT", Wide: true, Cell: overcommitLimit},
+		{Header: "REACH", Wide: true, Cell: func(p api.Pool) string { return string(p.Reach) }},
+		{Header: "DEVICES", Wide: true, Cell: func(p api.Pool) string { return strings.Join(p.Devices, ",") }},
+		{Header: "UUID", Wide: true, Cell: func(p api.Pool) string { return p.ID.String() }},
+	}
 }
 
 // overcommitLimit returns the limit of a pool's overcommit, or "" if it is not known.

@@ -18,31 +18,40 @@ func newProfileLsCmd(a *cli.App) *cobra.Command {
 	return listing.New(a, listing.List[api.ListedProfile]{
 		Short: "List the profiles",
 		Local: true,
-		Fetch: func(ctx context.Context, c cli.Remote) ([]api.ListedProfile, error) { return c.Profiles(ctx) },
-		ID:    func(p api.ListedProfile) string { return p.Name },
-		Table: Table,
-		Wide: []listing.Column[api.ListedProfile]{
-			{Header: "FILESYSTEM", Cell: func(p api.ListedProfile) string { return p.Filesystem.Type }},
-			{Header: "ACCESS", Cell: func(p api.ListedProfile) string { return cli.AccessLine(p.Access) }},
-			{Header: "FOLLOW", Cell: func(p api.ListedProfile) string { return p.Follow.String() }},
-			{Header: "BACKUPS", Cell: func(p api.ListedProfile) string { return backupShort(p.Backup) }},
-			{Header: "PLACEMENT", Cell: func(p api.ListedProfile) string { return p.Placement }},
-		},
-		SortBy: map[string]string{"size": "size"},
+		Fetch: listing.FromServer(a, func(
+			ctx context.Context, c cli.Remote, _ listing.Query) ([]api.ListedProfile, error) {
+			return c.Profiles(ctx)
+		}),
+		ID:      func(p api.ListedProfile) string { return p.Name },
+		Columns: func([]api.ListedProfile) []listing.Column[api.ListedProfile] { return columns },
+		Compare: listing.By(func(p api.ListedProfile) string { return p.Name }),
 	})
 }
 
-// Table shows profiles, one a row.
-func Table(profiles []api.ListedProfile) *show.Table {
-	t := show.NewTable("PROFILE", "DEFAULT", "REVISION", "SIZE", "STORAGE", "SNAPSHOTS", "QUIESCE", "REPLICAS",
-		"FAILOVER", "SPEED", "ENCRYPTED", "ON DELETE", "DESCRIPTION")
-	for _, p := range profiles {
-		t.Row(p.Name, yesIf(p.Default), p.Revision, cli.SizeOr(p.Size, "no limit"), storage(p.Profile),
-			p.Snapshots.Schedule, quiesceShort(p.Quiesce), replicasShort(p.Replicas), failoverShort(p.Failover),
-			speedShort(p.QoS), yesIf(p.Encryption.Wanted()), cli.OnDelete(p.OnDelete), p.Description)
-	}
-	return t
+var columns = []listing.Column[api.ListedProfile]{
+	{Header: "PROFILE", Cell: func(p api.ListedProfile) string { return p.Name }},
+	{Header: "DEFAULT", Cell: func(p api.ListedProfile) string { return yesIf(p.Default) }},
+	{Header: "REVISION", Cell: func(p api.ListedProfile) string { return p.Revision }},
+	{Header: "SIZE", Cell: func(p api.ListedProfile) string { return cli.SizeOr(p.Size, "no limit") },
+		Compare: listing.By(func(p api.ListedProfile) dataset.Size { return cli.Limit(p.Size) })},
+	{Header: "STORAGE", Cell: func(p api.ListedProfile) string { return storage(p.Profile) }},
+	{Header: "SNAPSHOTS", Cell: func(p api.ListedProfile) string { return p.Snapshots.Schedule }},
+	{Header: "QUIESCE", Cell: func(p api.ListedProfile) string { return quiesceShort(p.Quiesce) }},
+	{Header: "REPLICAS", Cell: func(p api.ListedProfile) string { return replicasShort(p.Replicas) }},
+	{Header: "FAILOVER", Cell: func(p api.ListedProfile) string { return failoverShort(p.Failover) }},
+	{Header: "SPEED", Cell: func(p api.ListedProfile) string { return speedShort(p.QoS) }},
+	{Header: "ENCRYPTED", Cell: func(p api.ListedProfile) string { return yesIf(p.Encryption.Wanted()) }},
+	{Header: "ON DELETE", Cell: func(p api.ListedProfile) string { return cli.OnDelete(p.OnDelete) }},
+	{Header: "DESCRIPTION", Cell: func(p api.ListedProfile) string { return p.Description }},
+	{Header: "FILESYSTEM", Wide: true, Cell: func(p api.ListedProfile) string { return p.Filesystem.Type }},
+	{Header: "ACCESS", Wide: true, Cell: func(p api.ListedProfile) string { return cli.AccessLine(p.Access) }},
+	{Header: "FOLLOW", Wide: true, Cell: func(p api.ListedProfile) string { return p.Follow.String() }},
+	{Header: "BACKUPS", Wide: true, Cell: func(p api.ListedProfile) string { return backupShort(p.Backup) }},
+	{Header: "PLACEMENT", Wide: true, Cell: func(p api.ListedProfile) string { return p.Placement }},
 }
+
+// Table shows profiles, one a row.
+func Table(profiles []api.ListedProfile) *show.Table { return listing.Table(columns, profiles, false) }
 
 // quiesceShort returns how a filesystem is prepared for a snapshot, or "" for the default.
 func quiesceShort(q dataset.Quiesce) string {

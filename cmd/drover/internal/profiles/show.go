@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 )
@@ -16,7 +15,6 @@ import (
 func newProfileShowCmd(a *cli.App) *cobra.Command {
 	cmd := cli.Inspect(a, "show NAME [NAME...]", "Show profiles in detail", cli.ProfileWords,
 		cli.Inspected[dataset.Profile]{
-			Template: listing.Template[dataset.Profile],
 			Get: func(ctx context.Context, c cli.Remote, name string) (dataset.Profile, error) {
 				return c.Profile(ctx, name)
 			},

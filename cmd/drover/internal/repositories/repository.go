@@ -8,6 +8,7 @@ package repositories
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -33,30 +34,32 @@ func Command(a *cli.App) *cobra.Command {
 func newLsCmd(a *cli.App) *cobra.Command {
 	return listing.New(a, listing.List[dataset.Repository]{
 		Short: "List the repositories",
-		Fetch: func(ctx context.Context, c cli.Remote) ([]dataset.Repository, error) { return c.Repositories(ctx) },
-		ID:    func(r dataset.Repository) string { return r.Name },
-		Table: func(list []dataset.Repository) *show.Table {
-			t := show.NewTable("NAME", "URL", "PASSWORD", "CREATED")
-			for _, r := range list {
-				t.Row(r.Name, r.URL, r.Password.String(), show.Ago(a.Now(), r.Created))
+		Fetch: listing.FromServer(a, func(
+			ctx context.Context, c cli.Remote, _ listing.Query) ([]dataset.Repository, error) {
+			return c.Repositories(ctx)
+		}),
+		ID: func(r dataset.Repository) string { return r.Name },
+		Columns: func([]dataset.Repository) []listing.Column[dataset.Repository] {
+			return []listing.Column[dataset.Repository]{
+				{Header: "NAME", Cell: func(r dataset.Repository) string { return r.Name }},
+				{Header: "URL", Cell: func(r dataset.Repository) string { return r.URL }},
+				{Header: "PASSWORD", Cell: func(r dataset.Repository) string { return r.Password.String() }},
+				listing.Time(a, "CREATED", func(r dataset.Repository) time.Time { return r.Created }),
+				{Header: "CREDENTIALS", Wide: true,
+					Cell: func(r dataset.Repository) string { return r.CredentialsFile }},
+				{Header: "MAX UPLOAD", Wide: true, Cell: uploadLimit},
+				{Header: "MAX READ", Wide: true, Cell: readLimit},
+				{Header: "RECORDS", Wide: true, Cell: recordsSetting},
+				{Header: "BY", Wide: true, Cell: func(r dataset.Repository) string { return r.By }},
 			}
-			return t
 		},
-		Wide: []listing.Column[dataset.Repository]{
-			{Header: "CREDENTIALS", Cell: func(r dataset.Repository) string { return r.CredentialsFile }},
-			{Header: "MAX UPLOAD", Cell: uploadLimit},
-			{Header: "MAX READ", Cell: readLimit},
-			{Header: "RECORDS", Cell: recordsSetting},
-			{Header: "BY", Cell: func(r dataset.Repository) string { return r.By }},
-		},
-		SortBy: map[string]string{"created": "created"},
+		Compare: listing.By(func(r dataset.Repository) string { return r.Name }),
 	})
 }
 
 func newInspectCmd(a *cli.App) *cobra.Command {
 	return cli.Inspect(a, "inspect NAME [NAME...]", "Show repositories in detail", cli.RepositoryWords,
 		cli.Inspected[dataset.Repository]{
-			Template: listing.Template[dataset.Repository],
 			Get: func(ctx context.Context, c cli.Remote, name string) (dataset.Repository, error) {
 				return c.Repository(ctx, name)
 			},

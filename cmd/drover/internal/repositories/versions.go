@@ -8,14 +8,12 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/listing"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 )
 
 // newVersionsCmd makes drover repository versions.
 func newVersionsCmd(a *cli.App) *cobra.Command {
 	var incomplete error // why the list lacks versions
-	id := func(v dataset.PushedVersion) string { return v.ID.String() }
 	cmd := listing.New(a, listing.List[dataset.PushedVersion]{
 		Use:   "versions REPOSITORY",
 		Short: "List the versions of volumes that were pushed to a repository",
@@ -29,40 +27,24 @@ versions of a name mean that both sides have changed. If the data of a version
 was removed with drover backup rm, the version is listed as removed. If a
 version cannot be read, the others are listed, and the command fails.`,
 		ValidArgs: cli.Complete(a, cli.RepositoryWords),
-		FetchMatching: func(cmd *cobra.Command, q listing.Query) ([]dataset.PushedVersion, error) {
+		Fetch: listing.FromServer(a, func(
+			ctx context.Context, c cli.Remote, q listing.Query) ([]dataset.PushedVersion, error) {
 			repository, name, err := parsePlace(q.Args[0])
 			if err != nil {
 				return nil, err
 			}
-			c, err := a.Connect()
-			if err != nil {
-				return nil, err
-			}
-			list, err := c.Versions(cmd.Context(), repository, name)
+			list, err := c.Versions(ctx, repository, name)
 			incomplete = list.Problem.Err()
 			return list.Items, err
-		},
+		}),
 		WatchPause: 30 * time.Second, // restic reads the repository for every list
 
-		ID:      id,
+		ID:      func(v dataset.PushedVersion) string { return v.ID.String() },
+		Columns: func([]dataset.PushedVersion) []listing.Column[dataset.PushedVersion] { return versionColumns(a) },
 		Compare: func(x, y dataset.PushedVersion) int { return x.Pushed.Compare(y.Pushed) },
 		Moment: &listing.Moment[dataset.PushedVersion]{
 			Of: func(v dataset.PushedVersion) time.Time { return v.Pushed }, Verb: "pushed",
 		},
-		Table: func(list []dataset.PushedVersion) *show.Table {
-			t := show.NewTable("VERSION", "NAME", "PUSHED", "BY", "NODE", "STATE")
-			for _, v := range list {
-				t.Row(short(v.ID), cli.ShortName(v.Name), show.Ago(a.Now(), v.Pushed), v.By, v.Node, state(v))
-			}
-			return t
-		},
-		Wide: []listing.Column[dataset.PushedVersion]{
-			{Header: "PARENT", Cell: func(v dataset.PushedVersion) string { return short(v.Parent) }},
-			{Header: "VOLUME", Cell: func(v dataset.PushedVersion) string { return v.Volume }},
-			{Header: "BACKUP", Cell: func(v dataset.PushedVersion) string { return v.Backup }},
-			{Header: "ID", Cell: id},
-		},
-		SortBy: map[string]string{"version": "id", "pushed": "pushed"},
 	})
 	cmd.Args = cli.Args(1)
 	list := cmd.RunE
@@ -73,6 +55,23 @@ version cannot be read, the others are listed, and the command fails.`,
 		return incomplete
 	}
 	return cmd
+}
+
+func versionColumns(a *cli.App) []listing.Column[dataset.PushedVersion] {
+	type version = dataset.PushedVersion
+	id := func(v version) string { return v.ID.String() }
+	return []listing.Column[version]{
+		{Header: "VERSION", Cell: func(v version) string { return short(v.ID) }, Whole: id},
+		listing.Volume("NAME", func(v version) string { return v.Name }),
+		listing.Time(a, "PUSHED", func(v version) time.Time { return v.Pushed }),
+		{Header: "BY", Cell: func(v version) string { return v.By }},
+		{Header: "NODE", Cell: func(v version) string { return v.Node }},
+		{Header: "STATE", Cell: state},
+		{Header: "PARENT", Wide: true, Cell: func(v version) string { return short(v.Parent) }},
+		{Header: "VOLUME", Wide: true, Cell: func(v version) string { return v.Volume }},
+		{Header: "BACKUP", Wide: true, Cell: func(v version) string { return v.Backup }},
+		{Header: "ID", Wide: true, Cell: id},
+	}
 }
 
 // state says whether a version can be pulled, and whether it is the last of its name.

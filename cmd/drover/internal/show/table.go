@@ -1,8 +1,8 @@
 package show
 
 import (
+	"cmp"
 	"io"
-	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -14,62 +14,27 @@ const gap = "   "
 // its headers. Not safe for concurrent use.
 type Table struct {
 	rows  [][]string
-	below map[int]bool // the rows that Below added
 	paint map[int]func(string) string
 }
 
 // NewTable starts a table with its headers.
 func NewTable(headers ...string) *Table {
-	return &Table{rows: [][]string{headers}, below: map[int]bool{}, paint: map[int]func(string) string{}}
+	return &Table{rows: [][]string{headers}, paint: map[int]func(string) string{}}
 }
 
 // Row adds a row. It cleans the cells (see Clean), and shows an empty cell as "-".
 func (t *Table) Row(cells ...string) {
 	row := make([]string, len(cells))
 	for i, c := range cells {
-		row[i] = cleanCell(c)
+		row[i] = cmp.Or(Clean(c), "-")
 	}
 	t.rows = append(t.rows, row)
-}
-
-func cleanCell(c string) string {
-	if c == "" {
-		return "-"
-	}
-	return Clean(c)
-}
-
-// Column adds a column as the last one. It has one cell for each call of Row.
-func (t *Table) Column(header string, cells []string) {
-	t.rows[0] = append(slices.Clip(t.rows[0]), header)
-	for i := 1; i < len(t.rows); i++ {
-		cell := ""
-		if !t.below[i] {
-			cell, cells = cleanCell(cells[0]), cells[1:]
-		}
-		t.rows[i] = append(t.rows[i], cell)
-	}
-}
-
-// Headers returns the headers.
-func (t *Table) Headers() []string { return t.rows[0] }
-
-// Cells returns the cells of each row that Row added.
-func (t *Table) Cells() [][]string {
-	out := make([][]string, 0, len(t.rows))
-	for i := 1; i < len(t.rows); i++ {
-		if !t.below[i] {
-			out = append(out, t.rows[i])
-		}
-	}
-	return out
 }
 
 // Below adds a line below the last row with a cell in one column. The other cells of the line are blank.
 func (t *Table) Below(column int, cell string) {
 	row := make([]string, len(t.rows[0]))
 	row[column] = Clean(cell)
-	t.below[len(t.rows)] = true
 	t.rows = append(t.rows, row)
 }
 

@@ -15,7 +15,6 @@ import (
 )
 
 func newSnapshotLsCmd(a *cli.App) *cobra.Command {
-	id := func(s measured) string { return s.ID.String() }
 	var size bool
 	cmd := listing.New(a, listing.List[measured]{
 		Use:   "ls [VOLUME]",
@@ -27,28 +26,25 @@ counted for neither. Pools of the backends loop and zfs know this, on their own
 host. The table of one volume shows it, as far as it is measured within two
 seconds. --size measures for up to 30 seconds, for all volumes and formats.`,
 		ValidArgs: cli.Complete(a, cli.VolumeWords),
-		FetchMatching: func(cmd *cobra.Command, q listing.Query) ([]measured, error) {
-			c, err := a.Connect()
-			if err != nil {
-				return nil, err
-			}
+		Fetch: listing.FromServer(a, func(ctx context.Context, c cli.Remote, q listing.Query) ([]measured, error) {
 			ref := ""
 			if len(q.Args) > 0 {
 				ref = q.Args[0]
 			}
-			snaps, err := cli.FetchAll(cmd.Context(), cli.SnapshotsOf(c, ref))
+			snaps, err := cli.FetchAll(ctx, cli.SnapshotsOf(c, ref))
 			if err != nil {
 				return nil, err
 			}
 			switch {
 			case size:
-				return measureAll(cmd.Context(), c, snaps, measureWithin), nil
-			case ref != "" && printsTable(cmd):
-				return measureAll(cmd.Context(), c, snaps, tableWithin), nil
+				return measureAll(ctx, c, snaps, measureWithin), nil
+			case ref != "" && q.Table:
+				return measureAll(ctx, c, snaps, tableWithin), nil
 			}
-			return measureAll(cmd.Context(), c, snaps, 0), nil
-		},
-		ID:      id,
+			return measureAll(ctx, c, snaps, 0), nil
+		}),
+		ID:      func(s measured) string { return s.ID.String() },
+		Columns: func(snaps []measured) []listing.Column[measured] { return snapshotColumns(a, snaps, size) },
 		Compare: func(x, y measured) int { return x.Created.Compare(y.Created) },
 		Moment: &listing.Moment[measured]{
 			Of: func(s measured) time.Time { return s.Created }, Verb: "taken",
@@ -57,22 +53,9 @@ seconds. --size measures for up to 30 seconds, for all volumes and formats.`,
 			of, err := cli.VolumeLabels(ctx, c)
 			return func(s measured) map[string]string { return of(s.Dataset) }, err
 		},
-		Table: func(snaps []measured) *show.Table { return snapshotTable(a, snaps, size) },
-		Wide: []listing.Column[measured]{
-			{Header: "PROFILE", Cell: func(s measured) string { return s.Profile.Name }},
-			{Header: "DATASET", Cell: func(s measured) string { return s.Dataset.String() }},
-			{Header: "UUID", Cell: id},
-		},
-		SortBy: map[string]string{"snapshot": "id", "size": "size", "created": "created", "unique": "unique"},
 	})
 	cmd.Flags().BoolVar(&size, "size", false, "show how much space the deletion of each snapshot frees")
 	return cmd
-}
-
-// printsTable reports whether an ls command prints a table.
-func printsTable(cmd *cobra.Command) bool {
-	format := cmd.Flag("output").Value.String()
-	return cmd.Flag("quiet").Value.String() != "true" && (format == "table" || format == "wide")
 }
 
 // measureAll measures the snapshots until the time within has passed. The others are returned without a measurement. If
@@ -95,29 +78,30 @@ func measureAll(ctx context.Context, c cli.Remote, snaps []dataset.Snapshot, wit
 	return out
 }
 
-func snapshotTable(a *cli.App, snaps []measured, size bool) *show.Table {
+func snapshotColumns(a *cli.App, snaps []measured, size bool) []listing.Column[measured] {
 	ids := make([]uuid.UUID, len(snaps))
 	for i, s := range snaps {
 		ids[i] = s.ID
 	}
-	short := show.Shorten(ids)
-	t := show.NewTable("SNAPSHOT", "VOLUME", "NAME", "KIND", "SIZE", "CREATED", "MESSAGE")
-	for _, s := range snaps {
-		t.Row(short(s.ID), cli.ShortName(s.Volume), s.Name, string(s.Kind), cli.SizeOr(s.Size, ""),
-			show.Ago(a.Now(), s.Created), s.Message)
+	short, id := show.Shorten(ids), func(s measured) string { return s.ID.String() }
+	hasUnique := size || slices.ContainsFunc(snaps, func(s measured) bool { return s.Unique != nil })
+	return []listing.Column[measured]{
+		{Header: "SNAPSHOT", Cell: func(s measured) string { return short(s.ID) }, Whole: id},
+		listing.Volume("VOLUME", func(s measured) string { return s.Volume }),
+		{Header: "NAME", Cell: func(s measured) string { return s.Name }},
+		{Header: "KIND", Cell: func(s measured) string { return string(s.Kind) }},
+		{Header: "SIZE", Cell: func(s measured) string { return cli.SizeOr(s.Size, "") },
+			Compare: listing.By(func(s measured) dataset.Size { return s.Size })},
+		listing.Time(a, "CREATED", func(s measured) time.Time { return s.Created }),
+		{Header: "MESSAGE", Cell: func(s measured) string { return s.Message }},
+		{Header: "UNIQUE", Wide: !hasUnique, Cell: func(s measured) string {
+			if s.Unique == nil {
+				return ""
+			}
+			return s.Unique.Human()
+		}, Compare: listing.By(func(s measured) dataset.Size { return *s.Unique })},
+		{Header: "PROFILE", Wide: true, Cell: func(s measured) string { return s.Profile.Name }},
+		{Header: "DATASET", Wide: true, Cell: func(s measured) string { return s.Dataset.String() }},
+		{Header: "UUID", Wide: true, Cell: id},
 	}
-	if size || slices.ContainsFunc(snaps, func(s measured) bool { return s.Unique != nil }) {
-		t.Column("UNIQUE", uniqueCells(snaps))
-	}
-	return t
-}
-
-func uniqueCells(snaps []measured) []string {
-	cells := make([]string, len(snaps))
-	for i, s := range snaps {
-		if s.Unique != nil {
-			cells[i] = s.Unique.Human()
-		}
-	}
-	return cells
 }

@@ -2,6 +2,7 @@ package trash
 
 import (
 	"context"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -21,31 +22,18 @@ func newTrashLsCmd(a *cli.App) *cobra.Command {
 		Short: "List the datasets in the trash, latest deleted first",
 		Long: `List the datasets in the trash, latest deleted first. A dataset that was purged
 is listed as pending deletion until its data is destroyed, with the reason.`,
-		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Volume, error) {
+		Fetch: listing.FromServer(a, func(ctx context.Context, c cli.Remote, _ listing.Query) ([]api.Volume, error) {
 			return cli.FetchAll(ctx, c.Trash)
-		},
-		ID:   volumes.ID,
-		Name: volumes.ID,
-		Compare: func(x, y api.Volume) int {
-			if x.Trash == nil || y.Trash == nil {
-				return 0
-			}
-			return y.Trash.At.Compare(x.Trash.At)
-		},
-		Moment: &listing.Moment[api.Volume]{Of: deletionTime, Verb: "deleted"},
-		Labels: listing.OwnLabels(volumes.Labels),
-		Table:  func(volumes []api.Volume) *show.Table { return trashTable(a, volumes) },
-		Wide: []listing.Column[api.Volume]{
-			{Header: "NODE", Cell: func(v api.Volume) string { return v.Node }},
-			{Header: "LABELS", Cell: func(v api.Volume) string { return strings.Join(cli.LabelLines(v.Labels), ",") }},
-			{Header: "UUID", Cell: volumes.ID},
-		},
-		SortBy: map[string]string{
-			"size": "size", "in_pool": "status.in_pool", "deleted": "trash.at", "expires": "trash.expires",
-			"dataset": "id",
-		},
+		}),
+		ID:      id,
+		Columns: func(trashed []api.Volume) []listing.Column[api.Volume] { return trashColumns(a, trashed) },
+		Compare: func(x, y api.Volume) int { return deletionTime(y).Compare(deletionTime(x)) },
+		Moment:  &listing.Moment[api.Volume]{Of: deletionTime, Verb: "deleted"},
+		Labels:  listing.OwnLabels(func(v api.Volume) map[string]string { return v.Labels }),
 	})
 }
+
+func id(v api.Volume) string { return v.ID.String() }
 
 func deletionTime(v api.Volume) time.Time {
 	if v.Trash == nil {
@@ -54,24 +42,48 @@ func deletionTime(v api.Volume) time.Time {
 	return v.Trash.At
 }
 
-func trashTable(a *cli.App, trashed []api.Volume) *show.Table {
+func trashColumns(a *cli.App, trashed []api.Volume) []listing.Column[api.Volume] {
 	short := volumes.ShortDatasets(trashed)
-	t := show.NewTable("DATASET", "VOLUME", "PROFILE", "SIZE", "IN POOL", "POOL", "SNAPSHOTS", "DELETED", "EXPIRES")
-	for _, v := range trashed {
-		deleted, expires := "", ""
-		if v.Trash != nil {
-			deleted, expires = show.Ago(a.Now(), v.Trash.At), "never"
-			if !v.Trash.Expires.IsZero() {
-				expires = show.Ago(a.Now(), v.Trash.Expires)
-			}
-		}
-		if v.State == dataset.StatePurging {
-			expires = "pending deletion: " + v.Pending
-		}
-		t.Row(short(v.ID), cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, "no limit"),
-			volumes.SizeInPool(v.Status),
-			v.PoolName,
-			strconv.Itoa(v.Snapshots), deleted, expires)
+	return []listing.Column[api.Volume]{
+		{Header: "DATASET", Cell: func(v api.Volume) string { return short(v.ID) }, Whole: id},
+		listing.Volume("VOLUME", func(v api.Volume) string { return v.Volume }),
+		{Header: "PROFILE", Cell: func(v api.Volume) string { return v.Profile.Name }},
+		{Header: "SIZE", Cell: func(v api.Volume) string { return cli.SizeOr(v.Size, "no limit") },
+			Compare: listing.By(func(v api.Volume) dataset.Size { return cli.Limit(v.Size) })},
+		{Header: "IN POOL", Cell: func(v api.Volume) string { return volumes.SizeInPool(v.Status) },
+			Compare: listing.By(func(v api.Volume) dataset.Size { return *v.Status.InPool })},
+		{Header: "POOL", Cell: func(v api.Volume) string { return v.PoolName }},
+		{Header: "SNAPSHOTS", Cell: func(v api.Volume) string { return strconv.Itoa(v.Snapshots) },
+			Compare: listing.By(func(v api.Volume) int { return v.Snapshots })},
+		listing.Time(a, "DELETED", deletionTime),
+		{Header: "EXPIRES", Cell: func(v api.Volume) string { return expiry(a, v) },
+			Compare: listing.By(func(v api.Volume) int64 {
+				if expiryTime(v).IsZero() {
+					return math.MaxInt64 // never
+				}
+				return expiryTime(v).Unix()
+			})},
+		{Header: "NODE", Wide: true, Cell: func(v api.Volume) string { return v.Node }},
+		{Header: "LABELS", Wide: true,
+			Cell: func(v api.Volume) string { return strings.Join(cli.LabelLines(v.Labels), ",") }},
+		{Header: "UUID", Wide: true, Cell: id},
 	}
-	return t
+}
+
+// expiry says when the data of a dataset in the trash is destroyed.
+func expiry(a *cli.App, v api.Volume) string {
+	switch {
+	case v.State == dataset.StatePurging:
+		return "pending deletion: " + v.Pending
+	case v.Trash != nil && v.Trash.Expires.IsZero():
+		return "never"
+	}
+	return show.Ago(a.Now(), expiryTime(v))
+}
+
+func expiryTime(v api.Volume) time.Time {
+	if v.Trash == nil {
+		return time.Time{}
+	}
+	return v.Trash.Expires
 }

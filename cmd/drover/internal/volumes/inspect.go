@@ -24,7 +24,6 @@ const newestShown = 5
 func newVolumeInspectCmd(a *cli.App) *cobra.Command {
 	const use, short = "inspect NAME [NAME...]", "Show volumes in detail"
 	return cli.Inspect(a, use, short, cli.VolumeWords, cli.Inspected[api.Volume]{
-		Template: volumeList(a).Template,
 		Get: func(ctx context.Context, c cli.Remote, name string) (api.Volume, error) {
 			return c.Volume(ctx, name)
 		},

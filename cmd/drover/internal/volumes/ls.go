@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -18,79 +19,80 @@ import (
 
 func newVolumeLsCmd(a *cli.App) *cobra.Command { return listing.New(a, volumeList(a)) }
 
-func volumeList(a *cli.App) listing.List[api.Volume] {
-	sortBy := map[string]string{
-		"size": "size", "used": "status.used", "in_pool": "status.in_pool", "created": "created", "dataset": "id",
-	}
-	whole := listing.List[api.Volume]{
+// listed is a volume of drover volume ls. A table only needs the summary, which is much smaller.
+type listed struct {
+	api.VolumeSummary
+	whole *api.Volume // only for -o json and yaml
+}
+
+func volumeList(a *cli.App) listing.List[listed] {
+	return listing.List[listed]{
 		Short: "List the volumes",
 		Long: `List the volumes. USED and USE% are those of df in the container, at most 15
 seconds old, or when the volume was last mounted. IN POOL is the space
 that the volume occupies in its pool.`,
-		Fetch: func(ctx context.Context, c cli.Remote) ([]api.Volume, error) { return cli.FetchAll(ctx, c.Volumes) },
-		Summaries: listing.List[api.VolumeSummary]{
-			Fetch: func(ctx context.Context, c cli.Remote) ([]api.VolumeSummary, error) {
-				return cli.FetchAll(ctx, c.VolumeSummaries)
-			},
-			ID:     func(v api.VolumeSummary) string { return v.ID.String() },
-			Name:   func(v api.VolumeSummary) string { return v.Volume },
-			Labels: listing.OwnLabels(func(v api.VolumeSummary) map[string]string { return v.Labels }),
-			Table:  func(volumes []api.VolumeSummary) *show.Table { return volumeTable(a, volumes) },
-			Wide:   wideColumns,
-			SortBy: sortBy,
-		},
-		ID:     ID,
-		Name:   Name,
-		Labels: listing.OwnLabels(Labels),
-		Table: func(volumes []api.Volume) *show.Table {
-			return volumeTable(a, api.Summarize(api.List[api.Volume]{Items: volumes}).Items)
-		},
-		SortBy: sortBy,
+		Fetch:   listing.FromServer(a, fetchListed),
+		ID:      func(v listed) string { return v.ID.String() },
+		Columns: func(volumes []listed) []listing.Column[listed] { return volumeColumns(a, volumes) },
+		Object:  func(v listed) any { return v.whole },
+		Compare: listing.By(func(v listed) string { return v.Volume }),
+		Labels:  listing.OwnLabels(func(v listed) map[string]string { return v.Labels }),
 	}
-	for _, c := range wideColumns {
-		whole.Wide = append(whole.Wide, listing.Column[api.Volume]{
-			Header: c.Header, Cell: func(v api.Volume) string { return c.Cell(v.Summary()) },
-		})
-	}
-	return whole
 }
 
-// wideColumns are the columns that -o wide adds.
-var wideColumns = []listing.Column[api.VolumeSummary]{
-	{Header: "BACKEND", Cell: func(v api.VolumeSummary) string { return v.Backend }},
-	{Header: "PROTECTED", Cell: func(v api.VolumeSummary) string { return cli.YesNo(v.Protected) }},
-	{Header: "ACCESS", Cell: func(v api.VolumeSummary) string { return cli.AccessLine(v.Profile.Access) }},
-	{Header: "LABELS", Cell: func(v api.VolumeSummary) string { return strings.Join(cli.LabelLines(v.Labels), ",") }},
-	{Header: "ALIASES", Cell: func(v api.VolumeSummary) string { return strings.Join(v.Aliases, ",") }},
-	{Header: "UUID", Cell: func(v api.VolumeSummary) string { return v.ID.String() }},
+func fetchListed(ctx context.Context, c cli.Remote, q listing.Query) (list []listed, err error) {
+	if !q.Objects {
+		summaries, err := cli.FetchAll(ctx, c.VolumeSummaries)
+		for i := range summaries {
+			list = append(list, listed{VolumeSummary: summaries[i]})
+		}
+		return list, err
+	}
+	volumes, err := cli.FetchAll(ctx, c.Volumes)
+	for i := range volumes {
+		list = append(list, listed{volumes[i].Summary(), &volumes[i]})
+	}
+	return list, err
 }
 
-// Name returns the name of a volume.
-func Name(v api.Volume) string { return v.Volume }
-
-// Labels returns the labels of a volume.
-func Labels(v api.Volume) map[string]string { return v.Labels }
-
-// ID returns the UUID of the dataset of a volume.
-func ID(v api.Volume) string { return v.ID.String() }
-
-func volumeTable(a *cli.App, volumes []api.VolumeSummary) *show.Table {
-	t := show.NewTable("NAME", "PROFILE", "SIZE", "USED", "USE%", "IN POOL", "STATUS", "POOL", "NODE", "DATASET",
-		"SNAPSHOTS", "CREATED")
+func volumeColumns(a *cli.App, volumes []listed) []listing.Column[listed] {
 	ids := make([]uuid.UUID, len(volumes))
 	for i := range volumes {
 		ids[i] = volumes[i].ID
 	}
-	short, now := show.Shorten(ids), a.Now()
-	for i := range volumes {
-		v := &volumes[i] // thousands of large items are not copied
-		t.Row(cli.ShortName(v.Volume), v.Profile.Name, cli.SizeOr(v.Size, "no limit"),
-			UsedSize(v.Status, v.Size), PercentUsed(v.Status), SizeInPool(v.Status), status(v),
-			v.PoolName, v.Node,
-			short(v.ID), strconv.Itoa(v.Snapshots), show.Ago(now, v.Created))
+	short, id := show.Shorten(ids), func(v listed) string { return v.ID.String() }
+	return []listing.Column[listed]{
+		listing.Volume("NAME", func(v listed) string { return v.Volume }),
+		{Header: "PROFILE", Cell: func(v listed) string { return v.Profile.Name }},
+		{Header: "SIZE", Cell: func(v listed) string { return cli.SizeOr(v.Size, "no limit") },
+			Compare: listing.By(func(v listed) dataset.Size { return cli.Limit(v.Size) })},
+		{Header: "USED", Cell: func(v listed) string { return UsedSize(v.Status, v.Size) },
+			Compare: listing.By(func(v listed) dataset.Size { return *v.Status.Used })},
+		{Header: "USE%", Cell: func(v listed) string { return PercentUsed(v.Status) },
+			Compare: listing.By(func(v listed) int { return v.Status.Usage.Percent() })},
+		{Header: "IN POOL", Cell: func(v listed) string { return SizeInPool(v.Status) },
+			Compare: listing.By(func(v listed) dataset.Size { return *v.Status.InPool })},
+		{Header: "STATUS", Cell: func(v listed) string { return status(&v.VolumeSummary) }, Paint: paintStatus(a)},
+		{Header: "POOL", Cell: func(v listed) string { return v.PoolName }},
+		{Header: "NODE", Cell: func(v listed) string { return v.Node }},
+		{Header: "DATASET", Cell: func(v listed) string { return short(v.ID) }, Whole: id},
+		{Header: "SNAPSHOTS", Cell: func(v listed) string { return strconv.Itoa(v.Snapshots) },
+			Compare: listing.By(func(v listed) int { return v.Snapshots })},
+		listing.Time(a, "CREATED", func(v listed) time.Time { return v.Created }),
+		{Header: "BACKEND", Wide: true, Cell: func(v listed) string { return v.Backend }},
+		{Header: "PROTECTED", Wide: true, Cell: func(v listed) string { return cli.YesNo(v.Protected) }},
+		{Header: "ACCESS", Wide: true, Cell: func(v listed) string { return cli.AccessLine(v.Profile.Access) }},
+		{Header: "LABELS", Wide: true,
+			Cell: func(v listed) string { return strings.Join(cli.LabelLines(v.Labels), ",") }},
+		{Header: "ALIASES", Wide: true, Cell: func(v listed) string { return strings.Join(v.Aliases, ",") }},
+		{Header: "UUID", Wide: true, Cell: id},
 	}
+}
+
+// paintStatus returns a function that colours the status of a volume.
+func paintStatus(a *cli.App) func(string) string {
 	p := a.Palette()
-	t.Paint(6, func(s string) string {
+	return func(s string) string {
 		switch {
 		case s == statusProblem, s == statusOffline, s == statusUnreachable,
 			strings.HasSuffix(s, ", "+dataset.Full.String()):
@@ -99,8 +101,7 @@ func volumeTable(a *cli.App, volumes []api.VolumeSummary) *show.Table {
 			return p.Yellow(s)
 		}
 		return s
-	})
-	return t
+	}
 }
 
 // ShortDatasets returns a function that shortens the UUIDs of these volumes and keeps them unique.

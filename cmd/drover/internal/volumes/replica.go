@@ -12,7 +12,6 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/listing"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -57,25 +56,15 @@ all data of the volume's home: data that was written later is lost if the home
 is lost. A replica is stale if that was longer ago than three times the interval
 of the profile, and at least five minutes.`,
 		ValidArgs: cli.Complete(a, cli.VolumeWords),
-		FetchMatching: func(cmd *cobra.Command, q listing.Query) ([]replica, error) {
-			c, err := a.Connect()
-			if err != nil {
-				return nil, err
-			}
-			return fetchReplicas(cmd.Context(), a, c, q.Args)
-		},
-		ID:   func(r replica) string { return r.Dataset.String() },
-		Name: func(r replica) string { return r.Volume },
+		Fetch: listing.FromServer(a, func(ctx context.Context, c cli.Remote, q listing.Query) ([]replica, error) {
+			return fetchReplicas(ctx, a, c, q.Args)
+		}),
+		ID:      func(r replica) string { return r.Dataset.String() },
+		Columns: func([]replica) []listing.Column[replica] { return replicaColumns(a) },
 		Compare: func(x, y replica) int {
 			return cmp.Or(strings.Compare(x.Volume, y.Volume), strings.Compare(x.NodeName, y.NodeName))
 		},
 		Labels: listing.OwnLabels(func(r replica) map[string]string { return r.labels }),
-		Table:  func(list []replica) *show.Table { return replicaTable(a, list) },
-		Wide: []listing.Column[replica]{
-			{Header: "EPOCH", Cell: func(r replica) string { return strconv.FormatUint(r.Epoch, 10) }},
-			{Header: "SNAPSHOT", Cell: func(r replica) string { return r.Snapshot.String() }},
-		},
-		SortBy: map[string]string{"verified": "verified"},
 	})
 }
 
@@ -115,21 +104,22 @@ func newReplica(v api.Volume, k api.CopyDetail, now time.Time) replica {
 	return r
 }
 
-func replicaTable(a *cli.App, list []replica) *show.Table {
-	t := show.NewTable("VOLUME", "NODE", "HOME", "STATE", "VERIFIED", "PROBLEM")
-	for _, r := range list {
-		verified := ""
-		if !r.Verified.IsZero() {
-			verified = show.Ago(a.Now(), r.Verified)
-		}
-		t.Row(cli.ShortName(r.Volume), r.NodeName, r.HomeName, r.State, verified, r.Problem)
-	}
+func replicaColumns(a *cli.App) []listing.Column[replica] {
 	colors := a.Palette()
-	t.Paint(3, func(s string) string {
-		if s == replicaStale || s == replicaBuilding {
-			return colors.Yellow(s)
-		}
-		return s
-	})
-	return t
+	return []listing.Column[replica]{
+		listing.Volume("VOLUME", func(r replica) string { return r.Volume }),
+		{Header: "NODE", Cell: func(r replica) string { return r.NodeName }},
+		{Header: "HOME", Cell: func(r replica) string { return r.HomeName }},
+		{Header: "STATE", Cell: func(r replica) string { return r.State }, Paint: func(s string) string {
+			if s == replicaStale || s == replicaBuilding {
+				return colors.Yellow(s)
+			}
+			return s
+		}},
+		listing.Time(a, "VERIFIED", func(r replica) time.Time { return r.Verified }),
+		{Header: "PROBLEM", Cell: func(r replica) string { return r.Problem }},
+		{Header: "EPOCH", Wide: true, Cell: func(r replica) string { return strconv.FormatUint(r.Epoch, 10) },
+			Compare: listing.By(func(r replica) uint64 { return r.Epoch })},
+		{Header: "SNAPSHOT", Wide: true, Cell: func(r replica) string { return r.Snapshot.String() }},
+	}
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/listing"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -59,22 +58,13 @@ The figures are those of the block device of each volume, below the page cache:
 a read from memory is not counted, and a write when it reaches the device. The
 latency is the mean duration of an operation of the device. Only volumes of the
 backends loop and lvm have a block device. Others show -.`,
-		ValidArgs:     cli.Complete(a, cli.VolumeWords),
-		FetchMatching: m.fetch,
-		NoWatch:       true,
-		ID:            id,
-		Name:          func(s volumeStats) string { return s.Volume },
-		Labels:        volumeStatsLabels,
-		Table:         statsTable,
-		Wide: []listing.Column[volumeStats]{
-			{Header: "BACKEND", Cell: func(s volumeStats) string { return s.Backend }},
-			{Header: "UUID", Cell: id},
-		},
-		SortBy: map[string]string{
-			"reads/s": "read.operations", "read/s": "read.bytes", "read_latency": "read.latency",
-			"writes/s": "write.operations", "write/s": "write.bytes", "write_latency": "write.latency",
-			"used": "usage.used", "size": "size",
-		},
+		ValidArgs: cli.Complete(a, cli.VolumeWords),
+		Fetch:     m.fetch,
+		NoWatch:   true,
+		ID:        id,
+		Columns:   func([]volumeStats) []listing.Column[volumeStats] { return statsColumns() },
+		Compare:   listing.By(func(s volumeStats) string { return s.Volume }),
+		Labels:    volumeStatsLabels,
 	})
 	cmd.SuggestFor = []string{"top", "iostat"}
 	cmd.Flags().BoolVarP(&m.watch, "watch", "w", false, "repeat the table every second")
@@ -102,7 +92,7 @@ type statsMeter struct {
 	previous map[uuid.UUID]api.VolumeIO // nil before the first reading
 }
 
-// fetch implements listing.List.FetchMatching.
+// fetch implements listing.List.Fetch.
 func (m *statsMeter) fetch(cmd *cobra.Command, q listing.Query) ([]volumeStats, error) {
 	c, err := m.app.Connect()
 	if err != nil {
@@ -222,31 +212,58 @@ func rateOf(was, is api.IO, took time.Duration) *ioRate {
 	return r
 }
 
-func statsTable(list []volumeStats) *show.Table {
-	t := show.NewTable("NAME", "READS/S", "READ/S", "READ LATENCY", "WRITES/S", "WRITE/S", "WRITE LATENCY", "USED",
-		"SIZE", "USE%", "NODE")
-	for _, s := range list {
-		cells := []string{cli.ShortName(s.Volume)}
-		cells = append(cells, rateCells(s.Read)...)
-		cells = append(cells, rateCells(s.Write)...)
-		used, percent := "", ""
-		if s.Usage != nil {
-			used, percent = s.Usage.Used.Human(), fmt.Sprintf("%d%%", s.Usage.Percent())
-		}
-		t.Row(append(cells, used, cli.SizeOr(s.Size, "no limit"), percent, s.Node)...)
-	}
-	return t
+func statsColumns() []listing.Column[volumeStats] {
+	type stats = volumeStats
+	type column = listing.Column[stats]
+	columns := []column{listing.Volume("NAME", func(s stats) string { return s.Volume })}
+	columns = append(columns, rateColumns("READ", func(s stats) *ioRate { return s.Read })...)
+	columns = append(columns, rateColumns("WRITE", func(s stats) *ioRate { return s.Write })...)
+	return append(columns,
+		column{Header: "USED", Cell: func(s stats) string {
+			if s.Usage == nil {
+				return ""
+			}
+			return s.Usage.Used.Human()
+		}, Compare: listing.By(func(s stats) dataset.Size { return s.Usage.Used })},
+		column{Header: "SIZE", Cell: func(s stats) string { return cli.SizeOr(s.Size, "no limit") },
+			Compare: listing.By(func(s stats) dataset.Size { return cli.Limit(s.Size) })},
+		column{Header: "USE%", Cell: func(s stats) string {
+			if s.Usage == nil {
+				return ""
+			}
+			return fmt.Sprintf("%d%%", s.Usage.Percent())
+		}, Compare: listing.By(func(s stats) int { return s.Usage.Percent() })},
+		column{Header: "NODE", Cell: func(s stats) string { return s.Node }},
+		column{Header: "BACKEND", Wide: true, Cell: func(s stats) string { return s.Backend }},
+		column{Header: "UUID", Wide: true, Cell: func(s stats) string { return s.Dataset.String() }},
+	)
 }
 
-// rateCells returns the operations and bytes per second and the latency. The table shows an empty cell as -.
-func rateCells(r *ioRate) []string {
-	if r == nil {
-		return []string{"", "", ""}
+// rateColumns returns the columns of one direction: operations and bytes per second, and the latency.
+func rateColumns(direction string, rate func(volumeStats) *ioRate) []listing.Column[volumeStats] {
+	column := func(header string, cell func(*ioRate) string, value func(*ioRate) float64) listing.Column[volumeStats] {
+		return listing.Column[volumeStats]{
+			Header: header,
+			Cell: func(s volumeStats) string {
+				if r := rate(s); r != nil {
+					return cell(r)
+				}
+				return ""
+			},
+			Compare: listing.By(func(s volumeStats) float64 { return value(rate(s)) }),
+		}
 	}
-	latency := ""
-	if r.Latency > 0 {
-		latency = fmt.Sprintf("%.2fms", r.Latency*1000)
+	return []listing.Column[volumeStats]{
+		column(direction+"S/S", func(r *ioRate) string {
+			return strings.TrimSuffix(fmt.Sprintf("%.1f", r.Operations), ".0")
+		}, func(r *ioRate) float64 { return r.Operations }),
+		column(direction+"/S", func(r *ioRate) string { return dataset.Size(r.Bytes).Human() },
+			func(r *ioRate) float64 { return r.Bytes }),
+		column(direction+" LATENCY", func(r *ioRate) string {
+			if r.Latency == 0 {
+				return ""
+			}
+			return fmt.Sprintf("%.2fms", r.Latency*1000)
+		}, func(r *ioRate) float64 { return r.Latency }),
 	}
-	operations := strings.TrimSuffix(fmt.Sprintf("%.1f", r.Operations), ".0")
-	return []string{operations, dataset.Size(r.Bytes).Human(), latency}
 }

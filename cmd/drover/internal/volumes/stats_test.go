@@ -48,7 +48,11 @@ func TestRates(t *testing.T) {
 		if d := cmp.Diff(tc.want, s.Write); d != "" {
 			t.Errorf("%s:\n%s", name, d)
 		}
-		if d := cmp.Diff(tc.cells, rateCells(s.Write)); d != "" {
+		var cells []string
+		for _, c := range rateColumns("WRITE", func(s volumeStats) *ioRate { return s.Write }) {
+			cells = append(cells, c.Cell(s))
+		}
+		if d := cmp.Diff(tc.cells, cells); d != "" {
 			t.Errorf("%s:\n%s", name, d)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -12,7 +13,6 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/listing"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -41,22 +41,19 @@ type supersededCopy struct {
 func newVolumeSupersededLsCmd(a *cli.App) *cobra.Command {
 	return listing.New(a, listing.List[supersededCopy]{
 		Short: "List the superseded copies",
-		Fetch: func(ctx context.Context, c cli.Remote) ([]supersededCopy, error) {
+		Fetch: listing.FromServer(a, func(
+			ctx context.Context, c cli.Remote, _ listing.Query) ([]supersededCopy, error) {
 			live, err := cli.FetchAll(ctx, c.Volumes)
 			if err != nil {
 				return nil, err
 			}
 			trashed, err := cli.FetchAll(ctx, c.Trash)
 			return supersededCopies(append(live, trashed...)), err
-		},
-		ID:     func(o supersededCopy) string { return o.Dataset.String() },
-		Name:   func(o supersededCopy) string { return o.Volume },
-		Labels: listing.OwnLabels(func(o supersededCopy) map[string]string { return o.labels }),
-		Table:  func(list []supersededCopy) *show.Table { return supersededTable(a, list) },
-		Wide: []listing.Column[supersededCopy]{
-			{Header: "PROBLEM", Cell: func(o supersededCopy) string { return o.Problem }},
-		},
-		SortBy: map[string]string{"taken": "taken"},
+		}),
+		ID:      func(o supersededCopy) string { return o.Dataset.String() },
+		Columns: func([]supersededCopy) []listing.Column[supersededCopy] { return supersededColumns(a) },
+		Compare: listing.By(func(o supersededCopy) string { return o.Volume }),
+		Labels:  listing.OwnLabels(func(o supersededCopy) map[string]string { return o.labels }),
 	})
 }
 
@@ -71,17 +68,31 @@ func supersededCopies(volumes []api.Volume) (out []supersededCopy) {
 	return out
 }
 
-func supersededTable(a *cli.App, list []supersededCopy) *show.Table {
-	t := show.NewTable("VOLUME", "DATASET", "NODE", "EPOCH", "SNAPSHOT", "TAKEN", "MOUNTED AT")
-	for _, o := range list {
-		recorded, snapshot := "not yet: the volume is in use, or its node is unreachable", ""
-		if o.Snapshot != uuid.Nil {
-			recorded, snapshot = show.Ago(a.Now(), o.Taken), o.Snapshot.String()
+func supersededColumns(a *cli.App) []listing.Column[supersededCopy] {
+	taken := listing.Time(a, "TAKEN", func(o supersededCopy) time.Time { return o.Taken })
+	ago := taken.Cell
+	taken.Cell = func(o supersededCopy) string {
+		if o.Snapshot == uuid.Nil {
+			return "not yet: the volume is in use, or its node is unreachable"
 		}
-		t.Row(cli.ShortName(o.Volume), o.Dataset.String(), o.NodeName, fmt.Sprint(o.Epoch), snapshot, recorded,
-			cmp.Or(o.Path, o.Problem))
+		return ago(o)
 	}
-	return t
+	return []listing.Column[supersededCopy]{
+		listing.Volume("VOLUME", func(o supersededCopy) string { return o.Volume }),
+		{Header: "DATASET", Cell: func(o supersededCopy) string { return o.Dataset.String() }},
+		{Header: "NODE", Cell: func(o supersededCopy) string { return o.NodeName }},
+		{Header: "EPOCH", Cell: func(o supersededCopy) string { return fmt.Sprint(o.Epoch) },
+			Compare: listing.By(func(o supersededCopy) uint64 { return o.Epoch })},
+		{Header: "SNAPSHOT", Cell: func(o supersededCopy) string {
+			if o.Snapshot == uuid.Nil {
+				return ""
+			}
+			return o.Snapshot.String()
+		}},
+		taken,
+		{Header: "MOUNTED AT", Cell: func(o supersededCopy) string { return cmp.Or(o.Path, o.Problem) }},
+		{Header: "PROBLEM", Wide: true, Cell: func(o supersededCopy) string { return o.Problem }},
+	}
 }
 
 func newVolumeSupersededDiscardCmd(a *cli.App) *cobra.Command {
