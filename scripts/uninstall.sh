@@ -132,7 +132,7 @@ remove_files() {
 		rm -f "$DESTDIR$units/$unit"
 	done
 	for page in "$DESTDIR$mandir"/man1/drover.1 "$DESTDIR$mandir"/man1/drover-*.1 \
-		"$DESTDIR$mandir"/man5/drover.yaml.5 "$DESTDIR$mandir"/man5/profiles.yaml.5 "$DESTDIR$mandir"/man5/drover-*.5; do
+		"$DESTDIR$mandir"/man5/drover.yaml.5 "$DESTDIR$mandir"/man5/profiles.yaml.5; do
 		rm -f "$page"
 	done
 	rm -rf "$DESTDIR$docdir" "$DESTDIR$schemadir"

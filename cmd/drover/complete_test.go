@@ -158,7 +158,7 @@ func TestManPages(t *testing.T) {
 	if code := c.run(t, "man", dir); code != 0 {
 		t.Fatalf("exit %d: %s", code, c.err.String())
 	}
-	for page, says := range map[string]string{"drover.1": "drover-volume", "drover-volume-create.1": "NAME@PROFILE", "drover-trash-purge.1": "--all", "drover-profiles.5": "profiles.NAME.max_loss", "drover.yaml.5": "pools[].trim"} {
+	for page, says := range map[string]string{"drover.1": "drover-volume", "drover-volume-create.1": "NAME@PROFILE", "drover-trash-purge.1": "--all", "profiles.yaml.5": "profiles.NAME.max_loss", "drover.yaml.5": "pools[].trim"} {
 		b, err := os.ReadFile(filepath.Join(dir, page))
 		if err != nil || !strings.Contains(strings.ReplaceAll(string(b), `\-`, "-"), says) {
 			t.Errorf("%s: %v", page, err)

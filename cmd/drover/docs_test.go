@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"regexp"
 	"strings"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
 	"github.com/spf13/pflag"
 )
 
@@ -30,42 +32,28 @@ func TestDocsOfTheCommandLine(t *testing.T) {
 	}
 }
 
+// document returns docs/cli.md: the pages of cobra/doc for all commands. Flags that all commands have are only on the
+// page of drover.
 func document(root *cobra.Command) string {
-	var b strings.Builder
-	b.WriteString("# The command line\n\nThis page is made from the commands' own help.\n\n" + root.Long + "\n\nFlags of every command:\n\n```\n" +
-		root.PersistentFlags().FlagUsages() + "```\n\n")
-	contents(&b, root, "")
-	for _, cmd := range leaves(root) {
-		b.WriteString("\n## " + cmd.CommandPath() + "\n\n")
-		text := cmd.Long
-		if text == "" {
-			text = cmd.Short + "."
-		}
-		b.WriteString(text + "\n\n```\n" + cmd.UseLine() + "\n```\n")
-		if f := cmd.LocalNonPersistentFlags(); f.HasAvailableFlags() {
-			b.WriteString("\n```\n" + f.FlagUsages() + "```\n")
-		}
-		if cmd.Example != "" {
-			b.WriteString("\n```\n" + strings.TrimRight(cmd.Example, "\n") + "\n```\n")
+	var b bytes.Buffer
+	b.WriteString("# The command line\n\nThis page is generated from the help of the commands.\n\n")
+	link := func(page string) string {
+		return "#" + strings.ReplaceAll(strings.TrimSuffix(page, ".md"), "_", "-")
+	}
+	var walk func(*cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		cmd.InitDefaultHelpFlag()
+		cmd.Flags().Lookup("help").Hidden = true
+		cobra.CheckErr(doc.GenMarkdownCustom(cmd, &b, link))
+		root.PersistentFlags().VisitAll(func(f *pflag.Flag) { f.Hidden = true })
+		for _, c := range cmd.Commands() {
+			if c.IsAvailableCommand() {
+				walk(c)
+			}
 		}
 	}
+	walk(root)
 	return b.String()
-}
-
-func contents(b *strings.Builder, cmd *cobra.Command, indent string) {
-	for _, c := range cmd.Commands() {
-		if !c.IsAvailableCommand() {
-			continue
-		}
-		if acts(c) {
-			b.WriteString(indent + "- [" + c.CommandPath() + "](#" + strings.ReplaceAll(c.CommandPath(), " ", "-") + "): " + c.Short + "\n")
-		} else {
-			b.WriteString("- " + c.Name() + ": " + c.Short + "\n")
-		}
-		if c.HasSubCommands() {
-			contents(b, c, indent+"  ")
-		}
-	}
 }
 
 // acts reports whether a command does something itself, and is not only a group of subcommands.

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 
@@ -32,47 +30,16 @@ func newManCmd(a *cli.App) *cobra.Command {
 			}, args[0]); err != nil {
 				return err
 			}
-			if err := addFiles(filepath.Join(args[0], "drover.1")); err != nil {
-				return err
+			for _, p := range settings.ReferencePages() {
+				text, err := p.Man(a.Version)
+				if err != nil {
+					return err
+				}
+				if err := os.WriteFile(filepath.Join(args[0], p.File+".5"), []byte(text), 0o644); err != nil {
+					return err
+				}
 			}
-			return writeFilePages(args[0], a.Version)
+			return nil
 		},
 	}
-}
-
-// addFiles appends the configuration files, and the man pages about them, to a man page.
-func addFiles(page string) error {
-	f, err := os.OpenFile(page, os.O_WRONLY|os.O_APPEND, 0)
-	if err != nil {
-		return err
-	}
-	text := ".SH FILES\n"
-	for _, p := range settings.ReferencePages() {
-		text += fmt.Sprintf(".TP\n.I /etc/drover/%s\nSee\n.BR %s (5).\n", p.File, p.ManName())
-	}
-	_, err = f.WriteString(text)
-	return errors.Join(err, f.Close())
-}
-
-// writeFilePages writes the man pages about the configuration files. The page about profiles.yaml has another name than
-// the file (see reference.Page.ManName), so writeFilePages also writes a page with the name of the file, which includes
-// the first one.
-func writeFilePages(dir, version string) error {
-	for _, p := range settings.ReferencePages() {
-		text, err := p.Man(version)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(dir, p.ManName()+".5"), []byte(text), 0o644); err != nil {
-			return err
-		}
-		if p.ManName() == p.File {
-			continue
-		}
-		link := ".so man5/" + p.ManName() + ".5\n"
-		if err := os.WriteFile(filepath.Join(dir, p.File+".5"), []byte(link), 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
 }

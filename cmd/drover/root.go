@@ -39,7 +39,7 @@ Tables are for people. -o json prints the objects of the API for programs, and
 -q only IDs. list, delete, remove and show are other names of ls, rm and
 inspect, and vol, snap, op and repo of volume, snapshot, operation and
 repository. Exit codes: 0 success, 1 failure or a finding of status or doctor
-that needs attention, 2 wrong usage.`,
+that needs attention, 2 wrong usage. See drover.yaml(5) and profiles.yaml(5).`,
 		Version:           a.Version,
 		SilenceErrors:     true,
 		SilenceUsage:      true,

@@ -182,9 +182,9 @@ func tasksPage() string {
 	var b strings.Builder
 	b.WriteString(`# Tasks and their commands
 
-This page has the command for each task of an operator. It is made from the table in cmd/drover/tasks.go, which drover
-help tasks prints as well. Words in capitals stand for names. Commands that destroy or replace data are shown with
---dry-run, which only shows the effect: leave it out to act. [cli.md](cli.md) describes each command with its flags.
+This page has the command for each task of an operator. It is generated from the list of drover help tasks. Words in
+capitals stand for names. Commands that destroy or replace data are shown with --dry-run, which only shows the effect:
+leave it out to act. [cli.md](cli.md) describes each command with its flags.
 `)
 	for _, g := range taskGroups {
 		fmt.Fprintf(&b, "\n## %s\n\n| I want to … | command |\n|---|---|\n", g.heading)

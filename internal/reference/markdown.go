@@ -3,69 +3,49 @@ package reference
 import (
 	"fmt"
 	"strings"
+
+	"github.com/cpuguy83/go-md2man/v2/md2man"
 )
 
 // Markdown returns the page for docs/reference.
 func (p Page) Markdown() (string, error) {
+	text, err := p.text()
+	return "# Keys of " + p.File + "\n\n" + text, err
+}
+
+// Man returns the page as a man page of section 5. version is the version of the program.
+func (p Page) Man(version string) (string, error) {
+	text, err := p.text()
+	title := fmt.Sprintf("%% %q \"5\" \"\" %q \"Drover\"\n# NAME\n%s - keys of the file\n# DESCRIPTION\n",
+		strings.ToUpper(p.File), "drover "+version, p.File)
+	return string(md2man.Render([]byte(title + text))), err
+}
+
+// text returns what the pages in Markdown and for man share.
+func (p Page) text() (string, error) {
 	keys, err := p.Keys()
 	if err != nil {
 		return "", err
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Keys of %s\n\n%s\n\n", p.File, wrap(p.About))
-	for _, n := range p.Notes {
-		b.WriteString(wrap(n) + "\n\n")
+	for _, paragraph := range append([]string{p.About}, p.Notes...) {
+		b.WriteString(wrap(paragraph) + "\n\n")
 	}
-	source := "This page is generated from the JSON schema of the file, as are `man 5 " + p.ManName() +
-		"` and the completion of editors that use the schema."
-	b.WriteString(wrap(source) + "\n\n")
-	b.WriteString("| key | type | default | example | changes live |\n|---|---|---|---|---|\n")
-	for _, k := range keys {
-		fmt.Fprintf(&b, "| [`%s`](#%s) | %s | %s | %s | %s |\n", k.Path, anchor(k.Path), cell(k.Type),
-			cell(defaultOf(k)), code(k.Example), cell(k.Live))
-	}
-	b.WriteString("\nTypes:\n\n")
+	b.WriteString("This page is generated from the JSON schema of the file.\n\n")
 	for _, t := range TypeNames() {
 		b.WriteString(wrap("- **"+t+"**: "+types[t]) + "\n")
 	}
 	for _, k := range keys {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", k.Path, wrap(k.Description))
-		fmt.Fprintf(&b, "Type: %s. Default: %s. Changes live: %s.\n\n```yaml\n%s\n```\n", k.Type, defaultOf(k), k.Live,
-			inContext(k))
+		byDefault := k.Default
+		if byDefault == "" {
+			byDefault = "required"
+		}
+		name := k.Path[strings.LastIndex(k.Path, ".")+1:]
+		fmt.Fprintf(&b, "Type: %s. Default: %s. Changes live: %s.\n\n```yaml\n%s: %s\n```\n", k.Type, byDefault, k.Live,
+			name, k.Example)
 	}
 	return b.String(), nil
-}
-
-// defaultOf returns the default of a key, or that it is required.
-func defaultOf(k Key) string {
-	if k.Default == "" {
-		return "required"
-	}
-	return k.Default
-}
-
-// inContext returns the example as a line of YAML, such as "size: 20GiB". Its key is the last element of the path.
-func inContext(k Key) string {
-	name := k.Path[strings.LastIndex(k.Path, ".")+1:]
-	return name + ": " + k.Example
-}
-
-func anchor(path string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '.' || r == '[' || r == ']' {
-			return -1
-		}
-		return r
-	}, strings.ToLower(path))
-}
-
-func cell(s string) string { return strings.ReplaceAll(s, "|", "\\|") }
-
-func code(s string) string {
-	if s == "" {
-		return ""
-	}
-	return "`" + strings.ReplaceAll(s, "|", "\\|") + "`"
 }
 
 // lineWidth is the width of lines in documents.

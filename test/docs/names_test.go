@@ -34,6 +34,9 @@ func readManual(t *testing.T) manual {
 		for _, f := range flag.FindAllStringSubmatch(sections[i+1], -1) {
 			own = append(own, f[2], f[1])
 		}
+		if len(own) == len(common) && strings.Contains(sections[i+1], "* [drover "+name[1]+" ") {
+			continue // it only has subcommands
+		}
 		m.flags[name[1]] = own
 		m.all = append(m.all, own...)
 	}

@@ -94,7 +94,7 @@ func TestStaged(t *testing.T) {
 		"/usr/bin/drover", "/usr/lib/systemd/system/drover.service", "/usr/lib/systemd/system/drover.socket",
 		"/usr/lib/systemd/system/drover-guard.service", "/usr/lib/systemd/system/drover-agent.service", "/usr/lib/systemd/system/drover-agent.socket", "/usr/lib/systemd/system/drover-control.service",
 		"/usr/lib/sysusers.d/drover.conf", "/usr/share/man/man1/drover.1", "/usr/share/man/man1/drover-volume-create.1",
-		"/usr/share/man/man5/drover-profiles.5", "/usr/share/man/man5/profiles.yaml.5", "/usr/share/man/man5/drover.yaml.5",
+		"/usr/share/man/man5/profiles.yaml.5", "/usr/share/man/man5/drover.yaml.5",
 		"/usr/share/bash-completion/completions/drover", "/usr/share/zsh/site-functions/_drover", "/usr/share/fish/vendor_completions.d/drover.fish",
 		"/usr/share/doc/drover/profiles.yaml", "/usr/share/doc/drover/drover.rules.yaml",
 		"/usr/share/doc/drover/drover.grafana.json", "/usr/share/drover/profiles.schema.json", "/usr/share/drover/drover.schema.json",

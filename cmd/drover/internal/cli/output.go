@@ -73,7 +73,7 @@ func ReportFlags(cmd *cobra.Command) *Output {
 
 func outputFlags(cmd *cobra.Command, quiet bool, f format) *Output {
 	o := &Output{format: f}
-	cmd.Flags().VarP(&o.format, "output", "o", "output format: table for people, json for programs")
+	cmd.Flags().VarP(&o.format, "output", "o", "output format")
 	CompleteFlag(cmd, "output", o.format.names()...)
 	if quiet {
 		quietFlag(cmd, o)
@@ -103,7 +103,7 @@ func MakeFlags(a *App, cmd *cobra.Command) (*Output, map[string]string) {
 	opts := map[string]string{}
 	cmd.Flags().VarP(options{&o.format, opts}, "opt", "o",
 		"an option of the volume (-o help lists them), or json or table as for --output")
-	cmd.Flags().Var(&o.format, "output", "output format: table for people, json for programs")
+	cmd.Flags().Var(&o.format, "output", "output format")
 	CompleteFlag(cmd, "output", formatTable, formatJSON)
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("opt", completeOption(a)))
 	quietFlag(cmd, o)

@@ -17,7 +17,7 @@ import (
 type List[T any] struct {
 	Use   string // the word ls and the names of its arguments; if empty, only ls
 	Short string
-	Long  string // if empty, Short is used
+	Long  string // if empty, the help has only Short
 	// ValidArgs completes the arguments. If it is nil, there are no completions.
 	ValidArgs cobra.CompletionFunc
 
@@ -64,12 +64,6 @@ func FromServer[T any](a *cli.App, fetch func(context.Context, cli.Remote, Query
 	}
 }
 
-// Help is the part of the help that all ls commands share.
-const Help = `KEY of --filter and --sort is a column, also one of -o wide. * in the value of a
-filter stands for any text. With several filters of one key, one must match.
-A TEMPLATE of --format is one of Go, with the columns as names: '{{.Name}}', or
-'table {{.Name}}\t{{.InPool}}' with a header, or json.`
-
 // New makes the ls command of a noun.
 func New[T any](a *cli.App, l List[T]) *cobra.Command {
 	valid := l.ValidArgs
@@ -79,7 +73,7 @@ func New[T any](a *cli.App, l List[T]) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               cmp.Or(l.Use, "ls"),
 		Short:             l.Short,
-		Long:              cmp.Or(l.Long, l.Short+".") + "\n\n" + Help,
+		Long:              l.Long,
 		Args:              cli.Args(0),
 		ValidArgsFunction: valid,
 	}
@@ -110,14 +104,15 @@ type options struct {
 func (l List[T]) flags(cmd *cobra.Command) *options {
 	o := &options{format: formatTable}
 	f, columns := cmd.Flags(), l.Columns(nil)
-	what := "list only what matches `KEY=VALUE`; can be repeated"
+	label := ""
 	if l.Labels != nil {
-		what = "list only what matches `KEY=VALUE`, or label=KEY[=VALUE]; can be repeated"
+		label = ", or label=KEY[=VALUE]"
 	}
-	f.StringArrayVar(&o.filters, "filter", nil, what)
-	f.StringVar(&o.sort, "sort", "", "sort by `KEY[,KEY]`, with -KEY in descending order")
+	f.StringArrayVar(&o.filters, "filter", nil,
+		"list only what matches `KEY=VALUE`: a column, with * for any text"+label+"; can be repeated")
+	f.StringVar(&o.sort, "sort", "", "sort by the columns `KEY[,KEY]`, with -KEY in descending order")
 	f.VarP(&o.format, "output", "o", "output format")
-	o.template = cli.FormatFlag(cmd, "print each item with a `TEMPLATE`")
+	o.template = cli.FormatFlag(cmd, "print the columns with a Go `TEMPLATE`, such as '{{.Name}}', with table TEMPLATE, or as json")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print only IDs")
 	if !l.NoWatch {
 		f.BoolVarP(&o.watch, "watch", "w", false, fmt.Sprintf(

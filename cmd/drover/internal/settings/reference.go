@@ -19,9 +19,9 @@ func ReferencePages() []reference.Page {
 				"Drover reads the file at its start and at `systemctl reload drover`. A file with a " +
 					"mistake changes nothing. A reload applies all keys to new volumes. **Existing " +
 					"volumes keep the profile that they were made with.** `drover volume set-profile NAME " +
-					"PROFILE` gives a volume another profile, or the newest revision of its profile. The " +
-					"column *changes live* says which keys this changes for a volume, also while the " +
-					"volume is in use.",
+					"PROFILE` gives a volume another profile, or the newest revision of its profile. " +
+					"*Changes live* says which keys this changes for a volume, also while the volume is " +
+					"in use.",
 			},
 		},
 		{
