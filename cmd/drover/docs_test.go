@@ -3,32 +3,49 @@ package main
 import (
 	"bytes"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 	"github.com/spf13/pflag"
+
+	"github.com/droverhq/drover/cmd/drover/internal/settings"
+	"github.com/droverhq/drover/cmd/drover/internal/stores"
 )
 
-const cliDoc = "../../docs/cli.md"
-
-// TestDocsOfTheCommandLine fails if docs/cli.md differs from the help of the commands.
-func TestDocsOfTheCommandLine(t *testing.T) {
-	want := document(newRootCmd(newConsole(theWorld()).App))
-	if *update {
-		if err := os.WriteFile(cliDoc, []byte(want), 0o644); err != nil {
+// TestGeneratedPages fails if a page differs from what it is generated from: the help of the commands, the list of
+// tasks, or the schema of a configuration file.
+func TestGeneratedPages(t *testing.T) {
+	pages := map[string]string{
+		"cli.md": document(newRootCmd(newConsole(theWorld()).App)), "tasks.md": tasksPage(),
+	}
+	for _, p := range settings.ReferencePages() {
+		text, err := p.Markdown()
+		if err != nil {
 			t.Fatal(err)
 		}
+		pages["reference/"+strings.TrimSuffix(p.File, ".yaml")+".md"] = text
 	}
-	got, err := os.ReadFile(cliDoc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(got), want); d != "" {
-		t.Errorf("docs/cli.md is stale (go test ./cmd/drover -update writes it anew):\n%s", d)
+	for page, want := range pages {
+		file := filepath.Join("../../docs", page)
+		if *update {
+			if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(string(got), want); d != "" {
+			t.Errorf("%s is stale (go test ./cmd/drover -run TestGeneratedPages -update writes it anew):\n%s", file, d)
+		}
 	}
 }
 
@@ -105,5 +122,86 @@ func TestCommandsAreOfOneMould(t *testing.T) {
 				t.Errorf("%s --%s: %q", path, f.Name, f.Usage)
 			}
 		})
+	}
+}
+
+// TestReferenceIsComplete checks that each key has everything that the page shows, and that its example is YAML.
+func TestReferenceIsComplete(t *testing.T) {
+	want := map[string][]string{
+		"profiles.yaml": {"profiles.NAME.snapshots.keep.daily", "profiles.NAME.fence.exec", "profiles.NAME.encryption.key_file", "profiles.NAME.filesystem.mount"},
+		"drover.yaml":   {"pools[].trim", "store.consul.token_file", "listen.advertise", "transfers.rate"},
+	}
+	for _, p := range settings.ReferencePages() {
+		keys, err := p.Keys()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var paths []string
+		for _, k := range keys {
+			paths = append(paths, k.Path)
+			if k.Type == "" || k.Description == "" || k.Example == "" || k.Live == "" || !strings.HasSuffix(k.Description, ".") {
+				t.Errorf("%s: give key %s a description, examples and x-live in the schema: %+v", p.File, k.Path, k)
+			}
+			var v any
+			if err := yaml.Unmarshal([]byte(k.Path[strings.LastIndex(k.Path, ".")+1:]+": "+k.Example), &v); err != nil {
+				t.Errorf("%s: example of %s: %v", p.File, k.Path, err)
+			}
+		}
+		for _, path := range want[p.File] {
+			if !slices.Contains(paths, path) {
+				t.Errorf("%s: no key %s among %v", p.File, path, paths)
+			}
+		}
+	}
+}
+
+// TestTasksExist: each command of the table exists, has the flags of its row, and accepts the number of arguments. drover
+// help tasks prints it.
+func TestTasksExist(t *testing.T) {
+	wants := map[string]bool{}
+	c := newConsole(theWorld())
+	if code := c.run(t, "help", "tasks"); code != 0 || c.err.Len() > 0 {
+		t.Fatalf("exit %d, %s", code, c.err.String())
+	}
+	for _, g := range taskGroups {
+		for _, task := range g.tasks {
+			if wants[task.want] || !strings.Contains(c.out.String(), task.want) || !strings.Contains(c.out.String(), task.command) {
+				t.Errorf("%s: two rows, or %s is not printed", task.want, task.command)
+			}
+			wants[task.want] = true
+			for line := range strings.SplitSeq(task.command, " | ") {
+				words := strings.Fields(line)
+				if words[0] != "drover" {
+					if !slices.Contains([]string{"systemctl", "consul"}, words[0]) {
+						t.Errorf("%s: %s", task.want, line)
+					}
+					continue
+				}
+				cmd, rest, err := newRootCmd(newConsole(theWorld()).App).Find(words[1:])
+				if err == nil {
+					err = cmd.ParseFlags(rest)
+				}
+				if err == nil {
+					err = cmd.ValidateArgs(cmd.Flags().Args())
+				}
+				if err != nil || cmd.HasSubCommands() {
+					t.Errorf("%s: %s: %v", task.want, line, err)
+				}
+			}
+		}
+	}
+	if len(wants) < 60 {
+		t.Errorf("only %d tasks", len(wants))
+	}
+}
+
+// TestDocsShowTheQuestionOfRecover: docs/operations.md shows the word that drover store recover asks for.
+func TestDocsShowTheQuestionOfRecover(t *testing.T) {
+	page, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "\nType " + stores.RecoverWord + " to continue: " + stores.RecoverWord + "\n"; !strings.Contains(string(page), want) {
+		t.Errorf("docs/operations.md lacks %q", want)
 	}
 }

@@ -73,9 +73,6 @@ func newEventsCmd(a *cli.App) *cobra.Command {
 	f.StringVar(&q.until, "until", "", "end at a `TIME`, as for --since")
 	f.Int64VarP(&q.tail, "tail", "n", -1, "print only the last `N` of the past events")
 	listing.CompleteFilter(cmd, eventColumns(a), false)
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("since", cobra.NoFileCompletions))
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("until", cobra.NoFileCompletions))
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("tail", cobra.NoFileCompletions))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		selected, err := q.selector(a, cmd)
 		if err != nil {

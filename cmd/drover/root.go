@@ -87,7 +87,6 @@ that needs attention, 2 wrong usage. See drover.yaml(5) and profiles.yaml(5).`,
 	root.SetFlagErrorFunc(cli.FlagError)
 	serverFlags(a, root)
 	root.CompletionOptions.DisableDefaultCmd = true
-	cobra.CheckErr(root.RegisterFlagCompletionFunc("api", cobra.NoFileCompletions))
 	cli.CompleteFlags(a, root)
 	return root
 }

@@ -36,21 +36,6 @@ const shortID = 8
 
 func short(id string) string { return id[:min(shortID, len(id))] }
 
-// repositoryFlag adds --repository to a command.
-func repositoryFlag(a *cli.App, cmd *cobra.Command, usage string) *string {
-	name := cmd.Flags().String("repository", "", usage)
-	alsoCalled(cmd, name, "from")
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("repository", cli.Complete(a, cli.RepositoryWords)))
-	return name
-}
-
-// alsoCalled adds a hidden flag for the name of the repository. Commands that use a repository call it by different
-// words: drover backup create --to, drover recover --from, drover backup ls --repository.
-func alsoCalled(cmd *cobra.Command, repository *string, flag string) {
-	cmd.Flags().StringVar(repository, flag, "", "`NAME` of the repository")
-	cobra.CheckErr(cmd.Flags().MarkHidden(flag))
-}
-
 func newLsCmd(a *cli.App) *cobra.Command {
 	var repository string
 	var incomplete error                                    // why the list lacks backups
@@ -94,9 +79,7 @@ more, that is known for a day.`,
 			Of: func(b api.VolumeBackup) time.Time { return b.Taken }, Verb: "taken",
 		},
 	})
-	cmd.Flags().StringVar(&repository, "repository", "", "list only the backups in the repository `NAME`")
-	alsoCalled(cmd, &repository, "from")
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("repository", cli.Complete(a, cli.RepositoryWords)))
+	cmd.Flags().StringVar(&repository, "repository", "", "list only the backups in the `REPOSITORY`")
 	list := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := list(cmd, args); err != nil {
@@ -184,7 +167,7 @@ func newInspectCmd(a *cli.App) *cobra.Command {
 		})
 	cmd.Long = "Show backups in detail. " + referenceHelp + `
 The server's host reads them from the repositories.`
-	repository = repositoryFlag(a, cmd, "look only in the repository `NAME`")
+	repository = cmd.Flags().String("repository", "", "look only in the `REPOSITORY`")
 	return cmd
 }
 

@@ -42,8 +42,6 @@ volume, but a snapshot of it: use --snapshot.`,
 	req := api.Request{Kind: dataset.OpBackup}
 	cmd.Flags().StringVar(&req.Repository, "to", "", "name of the `REPOSITORY`")
 	cmd.Flags().StringVar(&req.Snapshot, "snapshot", "", "back up this `SNAPSHOT` of the volume")
-	alsoCalled(cmd, &req.Repository, "repository")
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("to", cli.Complete(a, cli.RepositoryWords)))
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, volumes []string) error {
 		if len(volumes) > 1 && req.Snapshot != "" {
 			return cli.UsageError(cmd, "--snapshot needs exactly one volume")

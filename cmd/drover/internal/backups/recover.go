@@ -143,8 +143,6 @@ func (r *recovery) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&r.rehearsal, "rehearse", false, "restore into temporary volumes, compare, remove them, and report")
 	f.UintVar(&r.parallel, "parallel", r.parallel, "number of volumes to recover at the same time")
 	cli.DryRunFlag(cmd, r.out)
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("from", cli.Complete(r.app, cli.RepositoryWords)))
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("profile", cli.Complete(r.app, cli.ProfileWords)))
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("password", cobra.FixedCompletions(
 		[]string{"file:", "exec:"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace)))
 }

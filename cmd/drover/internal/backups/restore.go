@@ -46,9 +46,9 @@ not apply to the new volume: no snapshots and backups of it are made, unless
   drover backup restore 5f1c09aa db-before@gold -o size=40GiB`,
 		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o, opts := cli.MakeFlags(a, cmd)
+	o, opts := cli.MakeFlags(cmd)
 	cli.DetachFlag(cmd, o)
-	repository := repositoryFlag(a, cmd, "look only in the repository `NAME`")
+	repository := cmd.Flags().String("repository", "", "look only in the `REPOSITORY`")
 	keep := cli.KeepSchedulesFlag(cmd)
 	profileSize := cmd.Flags().Bool("profile-size", false, "give the new volume the size of its profile")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

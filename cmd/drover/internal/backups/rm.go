@@ -26,7 +26,7 @@ is given.`,
 	}
 	o, yes := cli.OutputFlags(cmd, false), confirm.AddFlag(cmd)
 	cli.DryRunFlag(cmd, o)
-	repository := repositoryFlag(a, cmd, "look only in the repository `NAME`")
+	repository := cmd.Flags().String("repository", "", "look only in the `REPOSITORY`")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		ctx := cmd.Context()
 		b, err := findForRemoval(ctx, c, *repository, args[0])
@@ -79,7 +79,7 @@ restic has the repository for itself meanwhile: it refuses backups to it.`,
 		Args:    cli.Args(0), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := cli.OutputFlags(cmd, false)
-	repository := repositoryFlag(a, cmd, "prune the repository `NAME`; needed if several are recorded")
+	repository := cmd.Flags().String("repository", "", "prune the `REPOSITORY`; needed if several are recorded")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
 		ctx := cmd.Context()
 		name := *repository

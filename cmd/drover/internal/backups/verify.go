@@ -47,7 +47,7 @@ volume had, and without --size its size.`,
 		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
 	o := cli.WorkFlags(cmd, true)
-	f := addVerifyFlags(a, cmd)
+	f := addVerifyFlags(cmd)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		if f.check != "" {
 			if err := dataset.CheckCheckProgram(f.check); err != nil {
@@ -88,12 +88,11 @@ type verifyFlags struct {
 }
 
 // addVerifyFlags adds the flags to a command.
-func addVerifyFlags(a *cli.App, cmd *cobra.Command) *verifyFlags {
-	f := &verifyFlags{repository: repositoryFlag(a, cmd, "look only in the repository `NAME`")}
+func addVerifyFlags(cmd *cobra.Command) *verifyFlags {
+	f := &verifyFlags{repository: cmd.Flags().String("repository", "", "look only in the `REPOSITORY`")}
 	cmd.Flags().StringVar(&f.profile, "profile", "", "`PROFILE` of the temporary volume")
 	cmd.Flags().StringVar(&f.size, "size", "", "`SIZE` of the temporary volume, such as 20GiB")
 	cmd.Flags().StringVar(&f.check, "check", "", "run `PROGRAM` on the restored volume")
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("profile", cli.Complete(a, cli.ProfileWords)))
 	return f
 }
 

@@ -110,31 +110,6 @@ func SnapshotWords(ctx context.Context, c Remote, given []string, _ string) ([]s
 	return out, err
 }
 
-// DiffWords completes snapshots of the volume that is the first argument. If the first argument is a snapshot, it
-// completes snapshots of all volumes.
-func DiffWords(ctx context.Context, c Remote, given []string, begun string) ([]string, error) {
-	words, err := SnapshotWords(ctx, c, given[:1], begun)
-	if err != nil || len(words) == 0 {
-		return anySnapshotWords(ctx, c, given, begun)
-	}
-	return words, nil
-}
-
-// anySnapshotWords completes snapshots of all volumes.
-func anySnapshotWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
-	return SnapshotWords(ctx, c, nil, "")
-}
-
-// CloneSourceWords lists the sources for a clone: volumes and snapshots.
-func CloneSourceWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
-	volumes, err := VolumeWords(ctx, c, nil, "")
-	if err != nil {
-		return nil, err
-	}
-	snaps, err := anySnapshotWords(ctx, c, nil, "")
-	return append(volumes, snaps...), err
-}
-
 // TrashWords lists the UUIDs of datasets in the trash.
 func TrashWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
 	list, err := FetchAll(ctx, c.Trash)
@@ -175,23 +150,12 @@ func NodeWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, e
 	return out, err
 }
 
-// OperationWords lists the UUIDs of operations that have not ended.
+// OperationWords lists the UUIDs of operations.
 func OperationWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
-	return operationWords(ctx, c, func(op dataset.Operation) bool { return !op.State.Final() })
-}
-
-// AnyOperationWords lists the UUIDs of all operations.
-func AnyOperationWords(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
-	return operationWords(ctx, c, func(dataset.Operation) bool { return true })
-}
-
-func operationWords(ctx context.Context, c Remote, want func(dataset.Operation) bool) ([]string, error) {
 	list, err := FetchAll(ctx, c.Operations)
 	var out []string
 	for _, op := range list {
-		if want(op) {
-			out = append(out, op.ID.String()+"\t"+op.Action()+" "+op.Volume)
-		}
+		out = append(out, op.ID.String()+"\t"+op.Action()+" "+op.Volume)
 	}
 	return out, err
 }

@@ -7,13 +7,13 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/droverhq/drover/dataset"
 )
 
 // valueWords has the completions of flags. The key is the name of the flag's value in the help, such as POOL.
 var valueWords = map[string]candidates{
-	"NODE":   NodeWords,
-	"POOL":   PoolWords,
-	"VOLUME": VolumeWords,
+	"NODE": NodeWords, "POOL": PoolWords, "PROFILE": ProfileWords, "REPOSITORY": RepositoryWords, "VOLUME": VolumeWords,
 	"LEVEL":  fixedWords("debug", "info", "warning", "error"),
 	"KIND":   fixedWords("loop", "btrfs", "zfs", "lvm", "dir", "nfs"),
 	"TARGET": fixedWords("swarm", "consul"),
@@ -49,53 +49,16 @@ func CompleteFlags(a *App, cmd *cobra.Command) {
 	}
 }
 
-// completeOption completes an option KEY=VALUE of a volume: the key, and the value of a key whose value is a name.
-func completeOption(a *App) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
-		const none = cobra.ShellCompDirectiveNoFileComp
-		key, value, pair := strings.Cut(begun, "=")
-		if !pair {
-			return optionKeys(begun), none | cobra.ShellCompDirectiveNoSpace
+// completeOption completes the key of an option KEY=VALUE of a volume.
+func completeOption(_ *cobra.Command, _ []string, begun string) (words []string, _ cobra.ShellCompDirective) {
+	for _, h := range dataset.OptionHelp() {
+		word, label := strings.CutSuffix(h.Name, "KEY")
+		if !label {
+			word += "="
 		}
-		list := map[string]candidates{
-			"pool": PoolWords, "profile": ProfileWords, "from": CloneSourceWords, "fs": fixedWords("ext4", "xfs"),
-			"protect": fixedWords("true", "false"), "readonly": fixedWords("true", "false"),
-		}[key]
-		if list == nil {
-			return nil, none
+		if word != begun && strings.HasPrefix(word, begun) {
+			words = append(words, word+"\t"+h.Help)
 		}
-		words, _ := Complete(a, list)(cmd, nil, value)
-		for i, w := range words {
-			words[i] = key + "=" + w
-		}
-		return words, none
 	}
-}
-
-// LabelChangeWords completes the labels in the arguments of a label command: KEY=VALUE for each label that an item has,
-// and KEY- to remove it.
-func LabelChangeWords(labels func(context.Context, Remote) ([]map[string]string, error)) func(
-	context.Context, Remote, []string, string) ([]string, error) {
-	return func(ctx context.Context, c Remote, _ []string, _ string) ([]string, error) {
-		all, err := labels(ctx, c)
-		var words []string
-		for _, of := range all {
-			for key, value := range of {
-				words = append(words, key+"="+value, key+"-")
-			}
-		}
-		slices.Sort(words)
-		return slices.Compact(words), err
-	}
-}
-
-// CompleteRest completes the first argument from one list and all further ones from another.
-func CompleteRest(a *App, first, rest candidates) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
-		list := first
-		if len(given) > 0 {
-			list = rest
-		}
-		return Complete(a, list)(cmd, nil, begun)
-	}
+	return words, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 }

@@ -29,7 +29,7 @@ func Inspect[T any](a *App, use, short string, words candidates, of Inspected[T]
 		ValidArgsFunction: CompleteEach(a, words),
 	}
 	o := outputFlags(cmd, false, format{name: formatTable, reports: true})
-	text := FormatFlag(cmd, "print each item with a Go `TEMPLATE` of the fields of -o json")
+	text := cmd.Flags().String("format", "", "print each item with a Go `TEMPLATE` of the fields of -o json")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c Remote, names []string) error {
 		ctx := cmd.Context()
 		line, err := ParseTemplate(cmd, *text)

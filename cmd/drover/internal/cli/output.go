@@ -98,14 +98,14 @@ func CompleteFlag(cmd *cobra.Command, name string, words ...string) {
 
 // MakeFlags adds the flags of a command that creates a volume. The -o of such a command is Docker's KEY=VALUE. It also
 // accepts json and table, because no option has these names.
-func MakeFlags(a *App, cmd *cobra.Command) (*Output, map[string]string) {
+func MakeFlags(cmd *cobra.Command) (*Output, map[string]string) {
 	o := &Output{format: format{name: formatTable}}
 	opts := map[string]string{}
 	cmd.Flags().VarP(options{&o.format, opts}, "opt", "o",
 		"an option of the volume (-o help lists them), or json or table as for --output")
 	cmd.Flags().Var(&o.format, "output", "output format")
 	CompleteFlag(cmd, "output", formatTable, formatJSON)
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("opt", completeOption(a)))
+	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("opt", completeOption))
 	quietFlag(cmd, o)
 	return o, opts
 }
@@ -137,20 +137,6 @@ func (o options) Set(s string) error {
 	}
 	o.values[key] = value
 	return nil
-}
-
-// optionKeys returns the keys of options that begin with a text.
-func optionKeys(begun string) (words []string) {
-	for _, h := range dataset.OptionHelp() {
-		word, label := strings.CutSuffix(h.Name, "KEY")
-		if !label {
-			word += "="
-		}
-		if strings.HasPrefix(word, begun) {
-			words = append(words, word+"\t"+h.Help)
-		}
-	}
-	return words
 }
 
 // PrintList prints items as JSON, as YAML, only their IDs, or as a table.

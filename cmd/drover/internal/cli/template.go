@@ -12,13 +12,6 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 )
 
-// FormatFlag gives a command --format, whose value is for ParseTemplate.
-func FormatFlag(cmd *cobra.Command, help string) *string {
-	text := cmd.Flags().String("format", "", help)
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("format", cobra.NoFileCompletions))
-	return text
-}
-
 // templateFunctions are the functions of templates, named as Docker's.
 var templateFunctions = template.FuncMap{
 	"json": func(v any) (string, error) {

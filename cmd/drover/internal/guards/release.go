@@ -71,35 +71,6 @@ func newGuardLsCmd(a *cli.App) *cobra.Command {
 	return cmd
 }
 
-// completeGuarded completes the names of the volumes that the guard of this host knows.
-func completeGuarded(a *cli.App) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
-		const none = cobra.ShellCompDirectiveNoFileComp
-		run, err := cmd.Flags().GetString("run")
-		if err != nil || len(given) > 0 {
-			return nil, none
-		}
-		g, err := a.Fencer(run)
-		if err != nil {
-			return nil, none
-		}
-		defer g.Close()
-		ctx, cancel := context.WithTimeout(cmd.Context(), cli.CompleteWithin)
-		defer cancel()
-		st, err := g.Status(ctx)
-		if err != nil {
-			return nil, none
-		}
-		var words []string
-		for _, e := range st.Datasets {
-			if strings.HasPrefix(e.Volume, begun) {
-				words = append(words, show.Clean(e.Volume))
-			}
-		}
-		return words, none
-	}
-}
-
 func deadlineLine(e guard.Entry, now time.Duration) string {
 	if e.State == guard.StateRebooted {
 		return ""
@@ -123,7 +94,7 @@ Every process that has the volume open is killed before it can write again. Then
 the volume is unmounted and the guard forgets it. The data stays in its pool on
 this host. VOLUME is the name of the volume or the UUID of its dataset. It must
 be typed again to confirm the command, unless --yes is given.`,
-		Args: cli.Args(1), ValidArgsFunction: completeGuarded(a),
+		Args: cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	yes := confirm.AddFlag(cmd)
 	run := guardRunFlag(cmd)

@@ -95,7 +95,7 @@ type options struct {
 	filters      []string
 	sort         string
 	format       format
-	template     *string
+	template     string
 	quiet, watch bool
 	ages         ages
 }
@@ -112,7 +112,8 @@ func (l List[T]) flags(cmd *cobra.Command) *options {
 		"list only what matches `KEY=VALUE`: a column, with * for any text"+label+"; can be repeated")
 	f.StringVar(&o.sort, "sort", "", "sort by the columns `KEY[,KEY]`, with -KEY in descending order")
 	f.VarP(&o.format, "output", "o", "output format")
-	o.template = cli.FormatFlag(cmd, "print the columns with a Go `TEMPLATE`, such as '{{.Name}}', with table TEMPLATE, or as json")
+	f.StringVar(&o.template, "format", "",
+		"print the columns with a Go `TEMPLATE`: '{{.Name}}', table TEMPLATE, or json")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "print only IDs")
 	if !l.NoWatch {
 		f.BoolVarP(&o.watch, "watch", "w", false, fmt.Sprintf(
@@ -133,12 +134,13 @@ func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) 
 	if err != nil {
 		return err
 	}
-	if _, err := parseSort(cmd, columns, o.sort); err != nil {
+	order, err := parseSort(cmd, columns, o.sort)
+	if err != nil {
 		return err
 	}
 	var text *itemTemplate[T]
-	if *o.template != "" {
-		if text, err = l.parseTemplate(cmd, *o.template); err != nil {
+	if o.template != "" {
+		if text, err = l.parseTemplate(cmd, o.template); err != nil {
 			return err
 		}
 	}
@@ -157,12 +159,8 @@ func (l List[T]) run(a *cli.App, cmd *cobra.Command, o *options, args []string) 
 		cli.PrintError(a.ErrOut, errors.New(note))
 	}
 	items = l.selectAges(matches, items)
-	filter.columns = l.Columns(items)
+	filter.columns = l.Columns(items) // these cells have the UUIDs as short as the table
 	if items, err = l.selected(a, cmd, filter, items); err != nil {
-		return err
-	}
-	order, err := parseSort(cmd, filter.columns, o.sort)
-	if err != nil {
 		return err
 	}
 	if !slices.IsSortedFunc(items, l.Compare) { // a server sorts most lists, and moving large items takes long

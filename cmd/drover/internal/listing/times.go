@@ -24,8 +24,6 @@ func (g *ages) addFlags(cmd *cobra.Command, verb string) {
 	f := cmd.Flags()
 	f.StringVar(&g.older, "older-than", "", "list only what was "+verb+" more than `AGE` ago, such as 3d or 12h")
 	f.StringVar(&g.newer, "newer-than", "", "list only what was "+verb+" within the last `AGE`")
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("older-than", cobra.NoFileCompletions))
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("newer-than", cobra.NoFileCompletions))
 }
 
 // selector returns a function that reports whether a time matches both flags. It is nil if neither was given.

@@ -1,7 +1,6 @@
 package nodes
 
 import (
-	"context"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -9,15 +8,6 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 )
-
-// nodeLabels returns the labels of all nodes.
-func nodeLabels(ctx context.Context, c cli.Remote) (labels []map[string]string, err error) {
-	list, err := c.NodeList(ctx, "")
-	for _, n := range list {
-		labels = append(labels, n.Labels)
-	}
-	return labels, err
-}
 
 func newNodeLabelCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
@@ -33,7 +23,7 @@ the label in drover.yaml applies again. A label that is only in drover.yaml can
 only be removed there. Existing volumes stay where they are.`,
 		Example:           "  drover node label host-a rack=r1 spare-",
 		Args:              cli.Args(2),
-		ValidArgsFunction: cli.CompleteRest(a, cli.NodeWords, cli.LabelChangeWords(nodeLabels)),
+		ValidArgsFunction: cli.Complete(a, cli.NodeWords),
 	}
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -35,7 +35,6 @@ it has no volume and no replica.`,
 		Labels:  listing.OwnLabels(func(n api.Node) map[string]string { return n.Labels }),
 	})
 	cmd.Flags().StringVar(&placement, "placement", "", "list only the nodes that match the `EXPRESSION`")
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("placement", cobra.NoFileCompletions))
 	return cmd
 }
 

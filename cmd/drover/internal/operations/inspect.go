@@ -11,7 +11,7 @@ import (
 )
 
 func newOperationInspectCmd(a *cli.App) *cobra.Command {
-	return cli.Inspect(a, "inspect ID [ID...]", "Show operations in detail", cli.AnyOperationWords,
+	return cli.Inspect(a, "inspect ID [ID...]", "Show operations in detail", cli.OperationWords,
 		cli.Inspected[dataset.Operation]{
 			Get: func(ctx context.Context, c cli.Remote, id string) (dataset.Operation, error) {
 				return c.Operation(ctx, id, 0)

@@ -42,7 +42,7 @@ func PullCommand(a *cli.App) *cobra.Command {
   drover pull offsite/db db-test@bronze -o size=40GiB`,
 		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.RepositoryWords),
 	}
-	o, opts := cli.MakeFlags(a, cmd)
+	o, opts := cli.MakeFlags(cmd)
 	cli.DetachFlag(cmd, o)
 	as := cmd.Flags().String("as", "", "`NEW` volume, the same as the second argument")
 	profileSize := cmd.Flags().Bool("profile-size", false, "give the new volume the size of its profile")

@@ -39,7 +39,7 @@ snapshot.`,
 		Example: `  drover push db offsite
   drover push db@before-upgrade offsite/db-prod
   drover push db offsite --as db-mine`,
-		Args: cli.Args(2), ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.RepositoryWords),
+		Args: cli.Args(2), ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.RepositoryWords),
 	}
 	o := cli.WorkFlags(cmd, true)
 	as := cmd.Flags().String("as", "", "`NAME` in the repository")

@@ -33,8 +33,8 @@ func ReferencePages() []reference.Page {
 			Notes: []string{
 				"Drover reads the file only at its start: `systemctl restart drover` applies a " +
 					"change. No container stops for this. With a mistake in the file, Drover does not " +
-					"start: `drover config check FILE` finds it before. After a change of pools, run `make install` again, so that the unit waits for " +
-					"the new disks.",
+					"start: `drover config check FILE` finds it before. After a change of pools, run " +
+					"`make install` again, so that the unit waits for the new disks.",
 			},
 		},
 	}

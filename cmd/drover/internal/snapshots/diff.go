@@ -28,10 +28,10 @@ mount the clone and the volume in a container, and run diff -r.`,
   drover snapshot diff db@monday db@tuesday
   drover snapshot diff f23ca986 4be1c07d`,
 		Args:              cli.Args(1),
-		ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.DiffWords, cli.DiffWords),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.SnapshotWords),
 	}
 	o := cli.OutputFlags(cmd, false)
-	volume := volumeFlag(a, cmd)
+	volume := volumeFlag(cmd)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		volume, points, err := diffArgs(cmd, c, *volume, args)
 		if err != nil {

@@ -20,10 +20,10 @@ func newSnapshotInspectCmd(a *cli.App) *cobra.Command {
 volume, its name.`,
 		Example:           `  drover snapshot inspect db before-upgrade`,
 		Args:              cli.Args(1),
-		ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.SnapshotWords),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.SnapshotWords),
 	}
 	o := cli.OutputFlags(cmd, false)
-	volume := volumeFlag(a, cmd)
+	volume := volumeFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		volume, id, err := snapshotArgs(cmd, *volume, args)
 		if err != nil {
@@ -47,13 +47,8 @@ volume, its name.`,
 }
 
 // volumeFlag adds a flag for the volume of a snapshot. A snapshot can be given by name only together with its volume.
-func volumeFlag(a *cli.App, cmd *cobra.Command) *string {
-	volume := cmd.Flags().String("volume", "", "`VOLUME` of the snapshots, so that their names can be used")
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("volume",
-		func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
-			return cli.Complete(a, cli.VolumeWords)(cmd, nil, begun)
-		}))
-	return volume
+func volumeFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("volume", "", "`VOLUME` of the snapshots, so that their names can be used")
 }
 
 // splitName returns VOLUME and SNAPSHOT for the single argument VOLUME@SNAPSHOT, and any other arguments unchanged.

@@ -60,8 +60,6 @@ the others are deleted.`,
 	f.StringVar(&kind, "kind", string(dataset.SnapshotManual), "the `KIND` to delete: "+strings.Join(prunable, ", "))
 	f.UintVar(&keep, "keep", 0, "keep the newest `N` of the kind in each volume")
 	cli.CompleteFlag(cmd, "kind", prunable...)
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("older-than", cobra.NoFileCompletions))
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("keep", cobra.NoFileCompletions))
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, volumes []string) error {
 		var before time.Time
 		switch {

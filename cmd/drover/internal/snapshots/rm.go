@@ -31,7 +31,7 @@ are, and -o json prints a list.`,
 	}
 	o := cli.WorkFlags(cmd, false)
 	cli.DryRunFlag(cmd, o)
-	volume := volumeFlag(a, cmd)
+	volume := volumeFlag(cmd)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		refs, err := snapshotRefs(cmd.Context(), cmd, c, *volume, args)
 		if err != nil {
@@ -57,7 +57,7 @@ are, and -o json prints a list.`,
 
 // completeRm completes a volume or a snapshot, and then any number of snapshots of the volume.
 func completeRm(a *cli.App) cobra.CompletionFunc {
-	complete := cli.Complete(a, cli.CloneSourceWords, cli.SnapshotWords)
+	complete := cli.Complete(a, cli.VolumeWords, cli.SnapshotWords)
 	return func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
 		return complete(cmd, given[:min(1, len(given))], begun)
 	}

@@ -70,7 +70,6 @@ pools still exist, drover store rebuild knows newer records than the file.`,
 	fl.StringVar(&f.credentials, "credentials-file", "", "`FILE` with S3 keys or a token")
 	fl.StringVar(&f.at, "at", "", "use no records later than `TIME`, or than so long ago, such as 2d")
 	fl.StringVar(&f.cluster, "cluster", "", "`UUID` of the cluster, or its first digits")
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("from", cli.Complete(a, cli.RepositoryWords)))
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("password", cobra.FixedCompletions(
 		[]string{"file:", "exec:"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace)))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -33,9 +33,9 @@ drover volume export SOURCE | drover volume import NEW@PROFILE --from -.`,
 		Example: `  drover clone db db-test
   drover clone db@before-upgrade db-test
   drover clone f23ca986 db-test@bronze`,
-		ValidArgsFunction: cli.Complete(a, cli.CloneSourceWords, cli.NewVolumeWords),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NewVolumeWords),
 	}
-	o, opts := cli.MakeFlags(a, cmd)
+	o, opts := cli.MakeFlags(cmd)
 	cli.DetachFlag(cmd, o)
 	keep := cli.KeepSchedulesFlag(cmd)
 	cmd.Args = makeArgs(2, opts)

@@ -27,7 +27,7 @@ nothing and succeeds.`,
   drover volume create db-test@snapshot-f23ca986`,
 		ValidArgsFunction: cli.Complete(a, cli.NewVolumeWords),
 	}
-	o, opts := cli.MakeFlags(a, cmd)
+	o, opts := cli.MakeFlags(cmd)
 	cli.DetachFlag(cmd, o)
 	cmd.Args = makeArgs(1, opts)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -42,7 +42,7 @@ writers, or use --live to copy anyway.`,
   gunzip < db.tar.gz | drover volume import db@gold --from -`,
 		ValidArgsFunction: cli.Complete(a, cli.NewVolumeWords),
 	}
-	o, opts := cli.MakeFlags(a, cmd)
+	o, opts := cli.MakeFlags(cmd)
 	cli.DetachFlag(cmd, o)
 	cmd.Args = makeArgs(1, opts)
 	var from string

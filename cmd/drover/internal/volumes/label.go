@@ -1,7 +1,6 @@
 package volumes
 
 import (
-	"context"
 	"fmt"
 	"strings"
 
@@ -12,15 +11,6 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
-
-// volumeLabels returns the labels of all volumes.
-func volumeLabels(ctx context.Context, c cli.Remote) (labels []map[string]string, err error) {
-	list, err := cli.FetchAll(ctx, c.Volumes)
-	for _, v := range list {
-		labels = append(labels, v.Labels)
-	}
-	return labels, err
-}
 
 func newVolumeLabelCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
@@ -33,7 +23,7 @@ label.KEY=VALUE sets when the volume is created. The labels of docker volume
 create --label are kept by the engine, and Drover does not see them.`,
 		Example:           "  drover volume label db tier=web owner-",
 		Args:              cli.Args(2),
-		ValidArgsFunction: cli.CompleteRest(a, cli.VolumeWords, cli.LabelChangeWords(volumeLabels)),
+		ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
 	}
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

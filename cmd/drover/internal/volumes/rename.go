@@ -1,7 +1,6 @@
 package volumes
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -41,10 +40,6 @@ volume. drover volume inspect shows the aliases that the home's engine knows.`,
 	cli.DryRunFlag(cmd, o)
 	force := cmd.Flags().Bool("force", false, "with --drop-alias: also if running containers use the alias")
 	alias := cmd.Flags().String("drop-alias", "", "end this `ALIAS` of volume NAME, instead of a rename")
-	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("drop-alias",
-		func(cmd *cobra.Command, given []string, begun string) ([]string, cobra.ShellCompDirective) {
-			return cli.Complete(a, aliasWords(given))(cmd, nil, begun)
-		}))
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case !cmd.Flags().Changed("drop-alias") && *force:
@@ -118,21 +113,4 @@ func strandedHint(v *api.Volume, alias string) string {
 	}
 	return fmt.Sprintf("; if a stopped container on node %s has this name, it cannot start any more (docker ps -a "+
 		"--filter volume=%s there shows it)", v.Node, strings.Join(known, " --filter volume="))
-}
-
-// aliasWords lists the aliases of the volume that is the first argument, or of all volumes.
-func aliasWords(given []string) func(context.Context, cli.Remote, []string, string) ([]string, error) {
-	return func(ctx context.Context, c cli.Remote, _ []string, _ string) ([]string, error) {
-		list, err := cli.FetchAll(ctx, c.Volumes)
-		var words []string
-		for _, v := range list {
-			if len(given) > 0 && !v.HasName(given[0]) {
-				continue
-			}
-			for _, alias := range v.Aliases {
-				words = append(words, alias+"\talias of "+v.Volume)
-			}
-		}
-		return words, err
-	}
 }
