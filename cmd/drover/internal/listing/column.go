@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 )
@@ -42,6 +44,19 @@ func Time[T any](a *cli.App, header string, at func(T) time.Time) Column[T] {
 // Volume returns a column of names of volumes, which shortens the generated name of an anonymous volume.
 func Volume[T any](header string, name func(T) string) Column[T] {
 	return Column[T]{Header: header, Cell: func(item T) string { return cli.ShortName(name(item)) }, Whole: name}
+}
+
+// UUID returns a column of UUIDs, which are as short as the items of the table allow.
+func UUID[T any](header string, items []T, id func(T) uuid.UUID) Column[T] {
+	ids := make([]uuid.UUID, 0, len(items))
+	for _, item := range items {
+		ids = append(ids, id(item))
+	}
+	short := show.Shorten(ids)
+	return Column[T]{
+		Header: header, Cell: func(item T) string { return short(id(item)) },
+		Whole: func(item T) string { return id(item).String() },
+	}
 }
 
 func (c Column[T]) key() string { return strings.ReplaceAll(strings.ToLower(c.Header), " ", "_") }

@@ -39,11 +39,6 @@ it has no volume and no replica.`,
 }
 
 func nodeColumns(a *cli.App, nodes []api.Node) []listing.Column[api.Node] {
-	ids := make([]uuid.UUID, len(nodes))
-	for i, n := range nodes {
-		ids[i] = n.ID
-	}
-	short, id := show.Shorten(ids), func(n api.Node) string { return n.ID.String() }
 	fact := func(header string, cell func(dataset.Facts) string,
 		compare func(x, y api.Node) int) listing.Column[api.Node] {
 		return listing.Column[api.Node]{Header: header, Compare: compare, Cell: func(n api.Node) string {
@@ -55,7 +50,7 @@ func nodeColumns(a *cli.App, nodes []api.Node) []listing.Column[api.Node] {
 	}
 	return []listing.Column[api.Node]{
 		{Header: "NAME", Cell: func(n api.Node) string { return n.Name }},
-		{Header: "NODE", Cell: func(n api.Node) string { return short(n.ID) }, Whole: id},
+		listing.UUID("NODE", nodes, func(n api.Node) uuid.UUID { return n.ID }),
 		{Header: "VERSION", Cell: func(n api.Node) string { return n.Version }},
 		{Header: "POOLS", Cell: func(n api.Node) string { return strconv.Itoa(len(n.Pools)) },
 			Compare: listing.By(func(n api.Node) int { return len(n.Pools) })},
@@ -70,7 +65,7 @@ func nodeColumns(a *cli.App, nodes []api.Node) []listing.Column[api.Node] {
 		{Header: "LABELS", Cell: func(n api.Node) string { return strings.Join(cli.LabelLines(n.Labels), ",") }},
 		{Header: "GUARDED", Wide: true, Cell: func(n api.Node) string { return cli.YesNo(n.GuardRunning) }},
 		{Header: "FENCED", Wide: true, Cell: func(n api.Node) string { return cli.YesNo(n.Fenced) }},
-		{Header: "UUID", Wide: true, Cell: id},
+		{Header: "UUID", Wide: true, Cell: func(n api.Node) string { return n.ID.String() }},
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/listing"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -79,14 +78,9 @@ func measureAll(ctx context.Context, c cli.Remote, snaps []dataset.Snapshot, wit
 }
 
 func snapshotColumns(a *cli.App, snaps []measured, size bool) []listing.Column[measured] {
-	ids := make([]uuid.UUID, len(snaps))
-	for i, s := range snaps {
-		ids[i] = s.ID
-	}
-	short, id := show.Shorten(ids), func(s measured) string { return s.ID.String() }
 	hasUnique := size || slices.ContainsFunc(snaps, func(s measured) bool { return s.Unique != nil })
 	return []listing.Column[measured]{
-		{Header: "SNAPSHOT", Cell: func(s measured) string { return short(s.ID) }, Whole: id},
+		listing.UUID("SNAPSHOT", snaps, func(s measured) uuid.UUID { return s.ID }),
 		listing.Volume("VOLUME", func(s measured) string { return s.Volume }),
 		{Header: "NAME", Cell: func(s measured) string { return s.Name }},
 		{Header: "KIND", Cell: func(s measured) string { return string(s.Kind) }},
@@ -102,6 +96,6 @@ func snapshotColumns(a *cli.App, snaps []measured, size bool) []listing.Column[m
 		}, Compare: listing.By(func(s measured) dataset.Size { return *s.Unique })},
 		{Header: "PROFILE", Wide: true, Cell: func(s measured) string { return s.Profile.Name }},
 		{Header: "DATASET", Wide: true, Cell: func(s measured) string { return s.Dataset.String() }},
-		{Header: "UUID", Wide: true, Cell: id},
+		{Header: "UUID", Wide: true, Cell: func(s measured) string { return s.ID.String() }},
 	}
 }

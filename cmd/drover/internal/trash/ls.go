@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
@@ -43,9 +44,8 @@ func deletionTime(v api.Volume) time.Time {
 }
 
 func trashColumns(a *cli.App, trashed []api.Volume) []listing.Column[api.Volume] {
-	short := volumes.ShortDatasets(trashed)
 	return []listing.Column[api.Volume]{
-		{Header: "DATASET", Cell: func(v api.Volume) string { return short(v.ID) }, Whole: id},
+		listing.UUID("DATASET", trashed, func(v api.Volume) uuid.UUID { return v.ID }),
 		listing.Volume("VOLUME", func(v api.Volume) string { return v.Volume }),
 		{Header: "PROFILE", Cell: func(v api.Volume) string { return v.Profile.Name }},
 		{Header: "SIZE", Cell: func(v api.Volume) string { return cli.SizeOr(v.Size, "no limit") },

@@ -17,16 +17,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeLsCmd(a *cli.App) *cobra.Command { return listing.New(a, volumeList(a)) }
-
 // listed is a volume of drover volume ls. A table only needs the summary, which is much smaller.
 type listed struct {
 	api.VolumeSummary
 	whole *api.Volume // only for -o json and yaml
 }
 
-func volumeList(a *cli.App) listing.List[listed] {
-	return listing.List[listed]{
+func newVolumeLsCmd(a *cli.App) *cobra.Command {
+	return listing.New(a, listing.List[listed]{
 		Short: "List the volumes",
 		Long: `List the volumes. USED and USE% are those of df in the container, at most 15
 seconds old, or when the volume was last mounted. IN POOL is the space
@@ -37,7 +35,7 @@ that the volume occupies in its pool.`,
 		Object:  func(v listed) any { return v.whole },
 		Compare: listing.By(func(v listed) string { return v.Volume }),
 		Labels:  listing.OwnLabels(func(v listed) map[string]string { return v.Labels }),
-	}
+	})
 }
 
 func fetchListed(ctx context.Context, c cli.Remote, q listing.Query) (list []listed, err error) {
@@ -56,11 +54,6 @@ func fetchListed(ctx context.Context, c cli.Remote, q listing.Query) (list []lis
 }
 
 func volumeColumns(a *cli.App, volumes []listed) []listing.Column[listed] {
-	ids := make([]uuid.UUID, len(volumes))
-	for i := range volumes {
-		ids[i] = volumes[i].ID
-	}
-	short, id := show.Shorten(ids), func(v listed) string { return v.ID.String() }
 	return []listing.Column[listed]{
 		listing.Volume("NAME", func(v listed) string { return v.Volume }),
 		{Header: "PROFILE", Cell: func(v listed) string { return v.Profile.Name }},
@@ -75,7 +68,7 @@ func volumeColumns(a *cli.App, volumes []listed) []listing.Column[listed] {
 		{Header: "STATUS", Cell: func(v listed) string { return status(&v.VolumeSummary) }, Paint: paintStatus(a)},
 		{Header: "POOL", Cell: func(v listed) string { return v.PoolName }},
 		{Header: "NODE", Cell: func(v listed) string { return v.Node }},
-		{Header: "DATASET", Cell: func(v listed) string { return short(v.ID) }, Whole: id},
+		listing.UUID("DATASET", volumes, func(v listed) uuid.UUID { return v.ID }),
 		{Header: "SNAPSHOTS", Cell: func(v listed) string { return strconv.Itoa(v.Snapshots) },
 			Compare: listing.By(func(v listed) int { return v.Snapshots })},
 		listing.Time(a, "CREATED", func(v listed) time.Time { return v.Created }),
@@ -85,7 +78,7 @@ func volumeColumns(a *cli.App, volumes []listed) []listing.Column[listed] {
 		{Header: "LABELS", Wide: true,
 			Cell: func(v listed) string { return strings.Join(cli.LabelLines(v.Labels), ",") }},
 		{Header: "ALIASES", Wide: true, Cell: func(v listed) string { return strings.Join(v.Aliases, ",") }},
-		{Header: "UUID", Wide: true, Cell: id},
+		{Header: "UUID", Wide: true, Cell: func(v listed) string { return v.ID.String() }},
 	}
 }
 
