@@ -22,7 +22,7 @@ test: ## install what is missing and run all tests (root; about twenty minutes)
 test-long: ## the same with everything that takes long: race detector, more rounds, fuzzing
 	scripts/test.sh long
 
-lab: ## tests that take another kernel, in a machine under QEMU; LAB_ONLY, LAB_RUN choose (CONTRIBUTING.md)
+lab: ## tests that take another kernel, in a machine under QEMU; LAB_ONLY, LAB_RUN choose (docs/internals/testing.md)
 	scripts/deps.sh test
 	LAB_LONG=1 go test -count=1 -timeout 40m -v $(if $(LAB_ONLY),-run '^TestLab$$') ./test/lab
 
