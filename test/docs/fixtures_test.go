@@ -46,7 +46,6 @@ func fixtures() map[string]func(*testing.T, *world) {
 		"quarantine":    setupQuarantine,
 		"compose-up":    setupComposeUp,
 		"blog-up":       setupBlogUp,
-		"files":         setupFiles,
 		"api-volume":    setupAPIVolume,
 		"check":         setupCheck,
 		"loop-db":       setupLoopDB,
@@ -270,13 +269,6 @@ func setupComposeUp(t *testing.T, w *world) {
 func setupBlogUp(t *testing.T, w *world) {
 	w.must(t, "docker compose -f /srv/blog/compose.yaml up -d")
 	w.answers(t, "docker compose -f /srv/blog/compose.yaml exec -T db mariadb -pexample -e 'create database if not exists blog'")
-}
-
-// setupFiles gives the service a bind mount.
-func setupFiles(t *testing.T, w *world) {
-	w.must(t, "mkdir /srv/app/files", "echo hello > /srv/app/files/hello")
-	w.compose(t, "/srv/app/compose.yaml", "services: {db: {volumes: ['data:/var/lib/mysql', './files:/files']}}\n")
-	w.must(t, "docker compose -f /srv/app/compose.yaml up -d")
 }
 
 // setupCheck makes a check program that needs no MariaDB.
