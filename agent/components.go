@@ -105,8 +105,6 @@ type components struct {
 	DatasetMaker  *operation.DatasetMaker
 	Importer      *operation.Importer
 	Snapshotter   *operation.Snapshotter
-	Conversions   *operation.Conversions
-	Converter     *operation.Converter
 	Exporter      *operation.Exporter
 	Backups       *backup.Creator
 
@@ -208,6 +206,6 @@ func (a *components) load(ctx context.Context) error {
 		a.Verifier.Load(ctx),
 		a.Copies.Load(ctx),
 		a.Leases.Load(ctx), a.SharedMountTable.Load(ctx),
-		a.MoveTable.Load(ctx), a.Sizes.Load(ctx), a.Conversions.Load(ctx), a.Deadlines.Load(ctx),
+		a.MoveTable.Load(ctx), a.Sizes.Load(ctx), a.Deadlines.Load(ctx),
 	)
 }

@@ -51,8 +51,7 @@
 // A dataset is locked (host.Host.Locks) while its data or its mount changes. While a volume is made, one job runs for
 // its name. While a pool is made, adopted, accepted or gets another policy, one lock is held for all pools of the host.
 // A removal holds a lock of its pool, and the lock for all pools only while it changes the record of the pool. Only a
-// clone and a conversion hold the locks of two datasets. A clone first locks the new dataset, which no other request
-// can use before the clone is committed, and then the source. A conversion first locks the former dataset, and then the
-// new one. The spellings of the engine have a separate mutex. It is locked after the lock of a dataset, never before.
-// The agent never calls the Docker API.
+// clone holds the locks of two datasets. It first locks the new dataset, which no other request can use before the
+// clone is committed, and then the source. The spellings of the engine have a separate mutex. It is locked after the
+// lock of a dataset, never before. The agent never calls the Docker API.
 package agent

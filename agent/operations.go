@@ -43,9 +43,6 @@ func (a *components) makeOperations() {
 	a.Datasets = operation.NewDatasets(operation.DatasetsDeps{
 		Host: a.Host, Operations: a.Operations, Pools: a.Pools, MayChange: a.Leases.MayChange, NameOf: a.Nodes.Name,
 		ProfileChanged: a.Throttle.ProfileChanged,
-		CheckConversion: func(d dataset.Dataset, op dataset.Operation, what string) error {
-			return a.Conversions.CheckOperation(d, op, what)
-		},
 		StatusOfNew: func(ctx context.Context, op dataset.Operation) *dataset.DatasetStatus {
 			return a.Status.StatusOfNew(ctx, op)
 		},
@@ -116,10 +113,10 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Sizes: a.Sizes, Space: a.Space,
 		Reserve: a.Reservations.Reserve, Prepare: a.Quiescer.Prepare, EnsureUnused: a.Verifier.EnsureUnused,
 	})
-	reshaper := operation.NewReshaper(operation.ReshaperDeps{
+	resizer := operation.NewResizer(operation.ResizerDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Sizes: a.Sizes,
-		Provision: a.Provisioning.Reserve, EnsureUnused: a.Verifier.EnsureUnused,
-		Report: func(ctx context.Context, id uuid.UUID) { a.Reporter.ReportDataset(ctx, id) },
+		Provision: a.Provisioning.Reserve,
+		Report:    func(ctx context.Context, id uuid.UUID) { a.Reporter.ReportDataset(ctx, id) },
 	})
 	rekeyer := operation.NewRekeyer(operation.RekeyerDeps{
 		Datasets: a.Datasets, Records: a.RecordFiles, Keys: a.Keys,
@@ -133,17 +130,6 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 			return err
 		},
 	})
-	a.Conversions = operation.NewConversions(operation.ConversionsDeps{
-		Host: a.Host, EndReservation: a.Reservations.EndLeftover,
-	})
-	a.Converter = operation.NewConverter(operation.ConverterDeps{
-		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Maker: a.DatasetMaker, Pools: a.Pools,
-		Conversions: a.Conversions, EnsureUnused: a.Verifier.EnsureUnused, Reserve: a.Reservations.Reserve,
-		PoolChanged: a.Pools.MarkChanged,
-		MoveSpellings: func(ctx context.Context, from uuid.UUID, to dataset.Dataset) error {
-			return a.Spellings.Move(ctx, from, to)
-		},
-	})
 	bounder := handover.NewBounder(handover.BounderDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Deadlines: a.Deadlines, Registrar: a.Registrar,
 		EnsureUnused: a.Verifier.EnsureUnused,
@@ -153,9 +139,9 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		dataset.OpCreate: a.DatasetMaker.Create, dataset.OpClone: a.DatasetMaker.Create,
 		dataset.OpImport: a.Importer.Import, dataset.OpVerify: a.Importer.Verify,
 		dataset.OpSnapshot: a.Snapshotter.Take, dataset.OpSnapshotDelete: a.Snapshotter.Delete,
-		dataset.OpRestore: a.Snapshotter.Restore, dataset.OpResize: reshaper.Resize,
-		dataset.OpRekey: rekeyer.Rekey, dataset.OpRewrite: reshaper.Rewrite, dataset.OpUpdate: bounder.Update,
-		dataset.OpConvert: a.Converter.Convert, dataset.OpBackup: a.Backups.Create, dataset.OpPush: a.Backups.Create,
+		dataset.OpRestore: a.Snapshotter.Restore, dataset.OpResize: resizer.Resize,
+		dataset.OpRekey: rekeyer.Rekey, dataset.OpUpdate: bounder.Update,
+		dataset.OpBackup: a.Backups.Create, dataset.OpPush: a.Backups.Create,
 		dataset.OpDelete: a.VolumeRemover.Delete, dataset.OpPurge: a.VolumeRemover.Purge,
 		dataset.OpMove: func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
 			return a.Mover.Move(ctx, jb, op)

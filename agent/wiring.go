@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"io"
 	"time"
@@ -198,7 +197,7 @@ func (a *components) makeMoves() {
 	})
 	a.Cleaner = cleanup.New(cleanup.Deps{
 		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Moves: a.MoveTable, Installer: a.Installer,
-		Datasets: a.Datasets, Registration: a.Registration, Conversions: a.Conversions,
+		Datasets: a.Datasets, Registration: a.Registration,
 	})
 }
 
@@ -263,7 +262,6 @@ func (a *components) makeControlSync() {
 		ForgetSent:           a.forgetSent,
 		AskGenerations:       a.askGenerations,
 		FollowNames:          a.Spellings.FollowNames,
-		SettleConversions:    a.Converter.Settle,
 		ReportEverythingSoon: a.Reporter.ReportEverythingSoon,
 		Executor:             a.Executor, CleanUp: a.Cleaner.CleanUp, WarnOfKeys: func() { a.KeyChecker.Warn() },
 	})
@@ -293,7 +291,6 @@ func (a *components) makeMounting() {
 	a.SharedMounter = mounting.NewSharedMounter(mounting.SharedMounterDeps{
 		Host: a.Host, Pools: a.Pools, Nodes: a.Nodes, Uses: a.Uses, Engines: a.Engines, Verifier: a.Verifier,
 		Table: a.SharedMountTable, Reservations: a.Reservations,
-		IsInDoubt: func(id uuid.UUID) bool { return a.Conversions.IsInDoubt(id) },
 	})
 	a.Mounter = mounting.NewMounter(mounting.MounterDeps{
 		Host: a.Host, Pools: a.Pools, Prober: a.Prober, Leases: a.Leases, Registrar: a.Registrar,
@@ -308,12 +305,7 @@ func (a *components) makeMounting() {
 			return a.Installer.Install(ctx, d, p)
 		},
 		SaveSpelling: a.Spellings.Save,
-		CheckMount: func(d dataset.Dataset) error {
-			return cmp.Or(a.Registration.CheckMember(), a.Conversions.CheckMount(d))
-		},
-		AwaitConversion: func(ctx context.Context, former uuid.UUID) bool {
-			return a.Conversions.AwaitOutcome(ctx, former)
-		},
+		CheckMount:   a.Registration.CheckMember,
 	})
 	a.Resolver = mounting.NewResolver(mounting.ResolverDeps{
 		Host: a.Host, Guard: a.Config.Guard, Registrar: a.Registrar, Uses: a.Uses, SharedMounts: a.SharedMountTable,

@@ -110,24 +110,6 @@ type Serializer interface {
 	Lock(ctx context.Context) (locked context.Context, unlock func(), err error)
 }
 
-// Rewriter is a pool that can rewrite the head of a dataset into fewer pieces. A snapshot of a head with fewer pieces
-// blocks writers for a shorter time (see StallPredictor).
-type Rewriter interface {
-	// Rewrite rewrites an unused head. It returns the number of pieces before and after the rewrite.
-	//
-	// Rewrite needs room for a second copy of the head. Afterwards the head shares no blocks with its snapshots, so the
-	// difference between the head and any earlier snapshot (Send, Changed) is the whole head.
-	//
-	// At every step the head is the old or the new one, with the same bytes. When ctx ends, Rewrite
-	// returns soon after with the old head, and the error is the cause. A repeated call rewrites again.
-	//
-	// Errors: ErrInUse if the head is attached or mounted. ErrConflict if another program changed or replaced the head
-	// meanwhile. ErrNoSpace if the rewrite would leave the pool nearly full. ErrUnsupported if a rewrite gains nothing.
-	// ErrCorrupt if the copy differs from the head when both are read from the disk. The head stays the old one in all
-	// these cases.
-	Rewrite(ctx context.Context, id uuid.UUID, progress Progress) (was, now int, err error)
-}
-
 // LongStall is how long a snapshot or clone may block the writers of a head before it is reported.
 const LongStall = 250 * time.Millisecond
 

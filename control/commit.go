@@ -214,8 +214,6 @@ func noteResult(t *record.Tx, recorded, op *dataset.Operation, out api.Committed
 		recorded.Parent, recorded.ReadsAll, recorded.Lacks = op.Parent, op.ReadsAll, dataset.Cut(op.Lacks)
 	case op.Kind == dataset.OpVerify:
 		op.DatasetRecord = nil // it does not exist any more
-	case op.Kind == dataset.OpConvert:
-		op.DatasetRecord, err = converted(t, *op.DatasetRecord)
 	}
 	return err
 }
@@ -236,15 +234,6 @@ func completeReport(op *dataset.Operation, recorded dataset.Operation) {
 		}
 		op.DatasetRecord = &d
 	}
-}
-
-// converted returns the record of the new dataset of a conversion, as the transaction writes it.
-func converted(t *record.Tx, made dataset.Dataset) (*dataset.Dataset, error) {
-	var now dataset.Dataset
-	if there, err := t.Get(record.DatasetKey(made.ID), &now); err != nil || !there {
-		return &made, err
-	}
-	return &now, nil
 }
 
 // newOperationRecord returns a new record for an operation that control has not recorded. It copies only the
@@ -303,8 +292,6 @@ func (s *Service) apply(t *record.Tx, recorded, op dataset.Operation, out *api.C
 		return s.volumes.CommitUpdate(t, op, out)
 	case dataset.OpRekey:
 		return planning.CommitRekey(t, op, out)
-	case dataset.OpRewrite:
-		return planning.CommitRewrite(t, op, out)
 	case dataset.OpBackup:
 		return planning.CommitBackup(t, op)
 	case dataset.OpPush:
@@ -312,8 +299,6 @@ func (s *Service) apply(t *record.Tx, recorded, op dataset.Operation, out *api.C
 	case dataset.OpVerify:
 		planning.CommitVerify(t, recorded)
 		return nil
-	case dataset.OpConvert:
-		return s.volumes.CommitConvert(t, op, out)
 	case dataset.OpDelete:
 		return s.deleter.CommitDelete(t, op, out)
 	case dataset.OpMove:

@@ -9,7 +9,7 @@
 // process calls it without HTTP, through server.Audited. The daemon in cmd/drover makes the Service with New, and
 // cmd/drover/internal/servers passes the Profiles. Service routes each request to the package that decides:
 //
-//	planning      create, clone, import, snapshot, back up, restore, resize, update, convert, rename, rewrite, rekey
+//	planning      create, clone, import, snapshot, back up, restore, resize, update, rename, rekey
 //	relocation    moves and failovers
 //	deletion      deletes, the trash, purges, superseded copies
 //	noderemoval   removal of nodes

@@ -140,10 +140,6 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		if err := planning.BeginRestore(t, *op); err != nil {
 			return nil, nil, err
 		}
-	case dataset.OpConvert:
-		if err := planning.BeginConvert(t, *op); err != nil {
-			return nil, nil, err
-		}
 	case dataset.OpPurge:
 		d, err := record.CurrentDataset(t, *op)
 		if err != nil {
@@ -417,8 +413,8 @@ func operationNotFound(ref string) error {
 
 // canCancel reports whether an operation of a kind makes something new, so that it can be cancelled.
 func canCancel(k dataset.OpKind) bool {
-	return makesDataset(k) || k == dataset.OpSnapshot || k == dataset.OpMove || k == dataset.OpConvert ||
-		k == dataset.OpBackup || k == dataset.OpPush || k == dataset.OpVerify
+	return makesDataset(k) || k == dataset.OpSnapshot || k == dataset.OpMove || k == dataset.OpBackup ||
+		k == dataset.OpPush || k == dataset.OpVerify
 }
 
 // CancelOperation ends an operation that has not ended. Its agent stops as soon as it learns of the cancellation, and

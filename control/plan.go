@@ -72,9 +72,6 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 	if err != nil || done != nil {
 		return api.Plan{Unchanged: done}, err
 	}
-	if err := checkNotConverting(t, req, *op); err != nil {
-		return api.Plan{}, err
-	}
 	if !s.Shared { // in a shared store, the records say whether it is halted
 		if err := s.Reports.CheckTrust(); err != nil {
 			return api.Plan{}, err
@@ -97,23 +94,6 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 	return api.Plan{Operation: op}, nil
 }
 
-// checkNotConverting fails with dataset.ErrConflict if a request changes a dataset that is being converted. The home
-// would carry out the request only after the conversion, on the former dataset, which is in the trash then. A delete
-// without the home is not refused: it is the only way to delete a volume whose home is lost.
-func checkNotConverting(t *record.Tx, req api.Request, op dataset.Operation) error {
-	switch req.Kind {
-	case dataset.OpDelete, dataset.OpSnapshot, dataset.OpRestore, dataset.OpResize, dataset.OpRekey, dataset.OpRewrite,
-		dataset.OpBackup, dataset.OpPush:
-	default:
-		return nil
-	}
-	d, err := t.Dataset(op.DatasetID)
-	if err != nil || deletion.IsWithoutHome(op) {
-		return err
-	}
-	return record.CheckNotConverting(t, d, string(req.Kind)+" of volume "+d.Volume)
-}
-
 // decide returns the operation for a request. If the dataset already is as requested, it returns the dataset instead.
 func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	if err := cmp.Or(checkPath(req), checkRepository(req)); err != nil {
@@ -132,8 +112,6 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 		return s.volumes.PlanResize(t, req)
 	case dataset.OpRekey:
 		return s.volumes.PlanRekey(t, req)
-	case dataset.OpRewrite:
-		return planning.PlanRewrite(t, req)
 	case dataset.OpBackup:
 		return planning.PlanBackup(t, req)
 	case dataset.OpPush:

@@ -66,7 +66,7 @@ func checkReportedUnused(v api.Volume, op *dataset.Operation, forced bool) error
 		return nil
 	case op.Kind == dataset.OpDelete:
 		what = "remove"
-	case op.Kind == dataset.OpRestore, op.Kind == dataset.OpRewrite, op.Kind == dataset.OpConvert:
+	case op.Kind == dataset.OpRestore:
 		what = string(op.Kind)
 	default:
 		return nil

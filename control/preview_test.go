@@ -26,11 +26,7 @@ func TestDryRun(t *testing.T) {
 			if err != nil || out.Operation == nil {
 				t.Fatalf("%+v, %v", out, err)
 			}
-			kind := c.req.Kind
-			if c.req.Profile == "gold" { // another filesystem
-				kind = dataset.OpConvert
-			}
-			if out.Operation.Kind != kind || out.Operation.ID != dry.ID {
+			if out.Operation.Kind != c.req.Kind || out.Operation.ID != dry.ID {
 				t.Errorf("the operation is %+v", out.Operation)
 			}
 			if after := contents(t, w); !maps.Equal(before, after) {
@@ -86,8 +82,7 @@ func TestDryRunOfVolumeInUse(t *testing.T) {
 		{Kind: dataset.OpDelete, Volume: "mine", DryRun: true},
 		{Kind: dataset.OpRestore, Volume: "mine", Snapshot: "before", DryRun: true},
 		{Kind: dataset.OpMove, Volume: "mine", Node: "gamma", DryRun: true},
-		{Kind: dataset.OpUpdate, Volume: "mine", Profile: "gold", DryRun: true}, // a conversion
-		{Kind: dataset.OpMove, Volume: "mine", DryRun: true},                    // as a drain asks for it
+		{Kind: dataset.OpMove, Volume: "mine", DryRun: true}, // as a drain asks for it
 	}
 	report(dataset.Mount{ID: "x", Count: 1})
 	for _, req := range requests {

@@ -30,7 +30,6 @@ func TestRenameDuringOperations(t *testing.T) {
 		"snapshot": {Kind: dataset.OpSnapshot, Volume: "db", Name: "two"},
 		"restore":  {Kind: dataset.OpRestore, Volume: "db", Snapshot: "one"},
 		"resize":   {Kind: dataset.OpResize, Volume: "db", Size: "50GiB"},
-		"rewrite":  {Kind: dataset.OpRewrite, Volume: "db"},
 	} {
 		for _, recorded := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {

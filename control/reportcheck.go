@@ -61,13 +61,7 @@ func checkReport(node uuid.UUID, op dataset.Operation) error {
 		if !of(op.DatasetRecord) {
 			return bad("missing dataset")
 		}
-	case dataset.OpConvert:
-		// CommitConvert compares it with the plan. A long conversion is recorded before its dataset has a data key.
-		if op.DatasetRecord == nil || op.DatasetRecord.ID == op.DatasetID || !isNewDataset(*op.DatasetRecord, node) {
-			return bad("the dataset is not a new one of this node")
-		}
-	case dataset.OpRewrite, dataset.OpBackup, dataset.OpPush, dataset.OpVerify, dataset.OpDelete, dataset.OpPurge,
-		dataset.OpMove:
+	case dataset.OpBackup, dataset.OpPush, dataset.OpVerify, dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
 	default:
 		return bad("agents do not report operations of this kind")
 	}
@@ -92,15 +86,15 @@ func checkStatus(r api.Report) error {
 	return reports.CheckDataset("report of operation "+r.Operation.ID.String(), *r.Status)
 }
 
-// checkPlanned fails with dataset.ErrInvalid for an update, a conversion, a backup, a push or a verification that
-// control has not recorded: an agent carries out only those that control has planned. It also fails if the ID of an
+// checkPlanned fails with dataset.ErrInvalid for an update, a backup, a push or a verification that control has not
+// recorded: an agent carries out only those that control has planned. It also fails if the ID of an
 // operation that is not recorded is one of control: see checkCallersID.
 func checkPlanned(op dataset.Operation, known bool) error {
 	switch {
 	case known:
 		return nil
-	case op.Kind == dataset.OpUpdate, op.Kind == dataset.OpConvert, op.Kind == dataset.OpBackup,
-		op.Kind == dataset.OpPush, op.Kind == dataset.OpVerify:
+	case op.Kind == dataset.OpUpdate, op.Kind == dataset.OpBackup, op.Kind == dataset.OpPush,
+		op.Kind == dataset.OpVerify:
 	default:
 		return checkCallersID(op.ID)
 	}
@@ -141,7 +135,7 @@ func isReportedByAgents(kind dataset.OpKind) bool {
 	switch kind {
 	case dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete,
 		dataset.OpRestore,
-		dataset.OpResize, dataset.OpRekey, dataset.OpRewrite, dataset.OpDelete, dataset.OpPurge:
+		dataset.OpResize, dataset.OpRekey, dataset.OpDelete, dataset.OpPurge:
 		return true
 	}
 	return false

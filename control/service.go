@@ -253,11 +253,8 @@ func (s *Service) makePlanners(d Deps) {
 		Relocator:           s.Relocator,
 		Reported:            s.Reports,
 		CheckNoSharedMounts: s.checkNoSharedMounts,
-		Retire: func(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
-			return s.deleter.Retire(t, d, op)
-		},
-		LivingSession: membership.LivingSession,
-		Clock:         d.Clock,
+		LivingSession:       membership.LivingSession,
+		Clock:               d.Clock,
 	}}
 	s.deleter = &deletion.Deleter{Deps: deletion.Deps{
 		Shared:              s.Shared,

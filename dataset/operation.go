@@ -23,20 +23,20 @@ type Operation struct {
 	By string `json:"by,omitempty"`
 	// name of the volume that the operation changes
 	Volume string `json:"volume,omitempty"`
-	// UUID of the dataset that the operation changes; convert: that of the former dataset
+	// UUID of the dataset that the operation changes
 	DatasetID uuid.UUID `json:"dataset_id"`
 	// Discarded is the UUID of a dataset that this operation made and removed again, because an identical request had
 	// made the volume first. DatasetID is then the UUID of the dataset of that volume.
 	Discarded uuid.UUID `json:"discarded,omitzero"`
 	Epoch     uint64    `json:"epoch"` // epoch of the dataset when the operation was planned
-	// record of the dataset after the operation; convert: that of the new dataset
+	// record of the dataset after the operation
 	DatasetRecord *Dataset `json:"dataset_record,omitempty"`
 	// the snapshot that the operation makes or deletes; absent: none
 	Snapshot *Snapshot `json:"snapshot,omitempty"`
 	Source   *Source   `json:"source,omitempty"` // the source of a clone; absent: it is no clone
 	// Options are the requested options. A create has those of -o. An update, and a resize that changes the profile,
-	// has the changes as profile, protect, label.KEY or unlabel.KEY. A convert has profile. An update to failover auto
-	// also has failover. Both have replaces: the former profile as NAME@REVISION.
+	// has the changes as profile, protect, label.KEY or unlabel.KEY. An update to failover auto also has
+	// failover, and replaces: the former profile as NAME@REVISION.
 	Options map[string]string `json:"options,omitempty"`
 	// description of the change for people, with the words of its event; absent: the kind is enough, or it is not known
 	Change string `json:"change,omitempty"`
@@ -99,11 +99,9 @@ const (
 	OpRestore        OpKind = "restore"
 	OpResize         OpKind = "resize"
 	OpRekey          OpKind = "rekey"      // wraps the data key with another key of the operator
-	OpRewrite        OpKind = "rewrite"    // rewrites the head in fewer extents
 	OpBackup         OpKind = "backup"     // copies the head or a snapshot to a repository; changes no record
 	OpPush           OpKind = "push"       // a backup that also gets an entry in the history of a name in a repository
 	OpVerify         OpKind = "verify"     // restores a backup into a dataset that is removed again; changes no record
-	OpConvert        OpKind = "convert"    // copies a volume into a new dataset with another profile
 	OpUpdate         OpKind = "update"     // changes profile, protection or labels: see Action, and planning.NeedsHome
 	OpRename         OpKind = "rename"     // gives a volume another name; the former one becomes an alias: only records
 	OpDropAlias      OpKind = "drop-alias" // ends an alias of a volume: only records
@@ -160,18 +158,6 @@ func (op Operation) Action() string {
 		}
 	}
 	return string(op.Kind)
-}
-
-// Converting returns the error for a request that is refused while an operation converts a volume. The argument what
-// names the request.
-func Converting(op Operation, what string) error {
-	to, id := "", op.ID.String()[:8]
-	if op.DatasetRecord != nil {
-		to = " to profile " + op.DatasetRecord.Profile.Name
-	}
-	return Errorf(ErrConflict,
-		"%s: the volume is being converted%s (operation %s: drover operation watch %[3]s shows it, and drover "+
-			"operation cancel %[3]s cancels it)", what, to, id)
 }
 
 // Source names the data that a clone starts with: a snapshot of a dataset, or, if Snapshot is uuid.Nil, the

@@ -73,8 +73,6 @@ profiles:
   large: {size: 640MiB}
   backed: {size: 512MiB, backup: {to: offsite, schedule: "@yearly", keep: {last: 2}}}
   verified: {size: 512MiB, backup: {to: offsite, schedule: "@yearly", verify: {every: 12h, restore: true}}}
-  xfs: {size: 512MiB, filesystem: {type: xfs}}
-  ext4: {size: 512MiB, filesystem: {type: ext4}}
 `
 
 // NewCluster starts two hosts with pools of these backends.

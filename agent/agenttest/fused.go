@@ -130,7 +130,7 @@ func (k FusedBackend) Open(ctx context.Context, cfg backends.Config) (backends.P
 	if c, ok := p.(backends.Copier); ok {
 		copies := fusedCopies{plain, c}
 		if f, ok := p.(backends.Formatter); ok {
-			return FusedImages{copies, f, p.(backends.Resizer), p.(backends.Rewriter), p.(backends.Releaser)}, nil
+			return FusedImages{copies, f, p.(backends.Resizer), p.(backends.Releaser)}, nil
 		}
 		return copies, nil
 	}
@@ -219,7 +219,6 @@ type FusedImages struct {
 	fusedCopies
 	backends.Formatter
 	backends.Resizer
-	backends.Rewriter
 	backends.Releaser
 }
 

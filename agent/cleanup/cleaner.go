@@ -41,7 +41,6 @@ type Deps struct {
 	Installer    *replication.Installer
 	Datasets     *operation.Datasets
 	Registration *registration.Registration
-	Conversions  *operation.Conversions
 }
 
 // Cleaner cleans up the pools after a crash: it makes recorded datasets that are still incoming ready
@@ -120,14 +119,14 @@ func (c *Cleaner) cleanUpPool(ctx context.Context, p *pool.Pool) {
 	var promote []uuid.UUID
 	n, err := p.Storage.Reap(ctx, func(id uuid.UUID) bool {
 		// Ask this before the cache: if the work on the dataset ends in between, the cache has its record.
-		making := c.isBeingMade(id)
+		making := c.IsNeeded(id)
 		if _, onRecord := c.Cache.Dataset(id); onRecord {
 			if !making {
 				promote = append(promote, id)
 			}
 			return false
 		}
-		return !making && !c.Conversions.HasMade(id) && !c.wasLost(id) && !c.Pools.IsDoubtful(p.ID, id) &&
+		return !making && !c.wasLost(id) && !c.Pools.IsDoubtful(p.ID, id) &&
 			!c.mayContinueElsewhere(ctx, p, id, incomplete[id])
 	})
 	if err != nil {
@@ -234,13 +233,10 @@ func (c *Cleaner) recordTakeOvers(ctx context.Context) {
 	}
 }
 
-// IsNeeded reports whether a dataset without a record is needed: running work makes or reads it, a user inspects it, a
-// move continues from it, or control may still record it as the outcome of a conversion.
-func (c *Cleaner) IsNeeded(id uuid.UUID) bool { return c.isBeingMade(id) || c.Conversions.HasMade(id) }
-
-// isBeingMade is IsNeeded without the outcomes of conversions. cleanUpPool leaves such a dataset incoming even if it is
-// recorded, because running work commits it.
-func (c *Cleaner) isBeingMade(id uuid.UUID) bool {
+// IsNeeded reports whether a dataset without a record is needed: running work makes or reads it, a user inspects it, or
+// a move continues from it. cleanUpPool leaves such a dataset incoming even if it is recorded, because running work
+// commits it.
+func (c *Cleaner) IsNeeded(id uuid.UUID) bool {
 	if _, shown := c.Cache.InspectedCopy(id); shown || c.Keys.BorrowsKey(id) || c.Moves.IsBeside(id) {
 		return true
 	}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
@@ -54,8 +53,6 @@ type FollowerDeps struct {
 	CleanUp func(ctx context.Context, lost map[uuid.UUID]bool)
 	// FollowNames records what a change of a volume means for its spellings: a new name, a deletion, or a restore.
 	FollowNames func(ctx context.Context, d dataset.Dataset) error
-	// SettleConversions starts a job for each conversion whose outcome is unknown, which asks control for it.
-	SettleConversions func() []*jobs.Job
 	// ReportEverythingSoon makes the Reporter report the status of every dataset again.
 	ReportEverythingSoon func()
 	// WarnOfKeys logs the problems of keys and fence programs.
@@ -109,7 +106,6 @@ func (f *Follower) Run(s api.Sync, joined bool) {
 		}
 		f.Registration.SetRefusal(err)
 		if joined = err == nil; joined {
-			f.SettleConversions()
 			continue
 		}
 		select {
@@ -364,12 +360,6 @@ func (f *Follower) Join(ctx context.Context) (s api.Sync, err error) {
 	}
 	if err := f.Resolver.FindLostUses(ctx); err != nil {
 		return s, err
-	}
-	settled := f.SettleConversions()
-	select {
-	case <-f.Registration.Joined():
-	default: // the engine may mount a converted volume as soon as the agent has started
-		pool.WaitFor(ctx, f.Clock, pool.StartPatience, jobs.Ends(settled))
 	}
 	f.Facts.ReportAgain()
 	f.Keeper.SetReady()

@@ -273,7 +273,8 @@ func (c *PoolChecker) checkStalls(ctx context.Context, r *Report, p *pool.Pool, 
 		nanos, why, err := staller.PredictStall(ctx, id)
 		if err == nil && time.Duration(nanos) > backends.LongStall {
 			r.Add(findings.Warning, "volume "+d.Volume,
-				"stop its containers, then: drover volume rewrite "+d.Volume,
+				"keep fewer snapshots, or stop its containers and copy it: drover volume export "+d.Volume+
+					" | drover volume import NEW@"+d.Profile.Name+" --from -",
 				"a snapshot would block its writers for about %s (%s)",
 				time.Duration(nanos).Round(time.Millisecond), why)
 		}

@@ -117,7 +117,7 @@ func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Relinquished,
 	relinquished bool) (lease.Relinquished,
 	[]string, error) {
-	unlock, err := r.Locks.LockUrgent(ctx, id, "move of dataset "+id.String())
+	unlock, err := r.Locks.Lock(ctx, id, "move of dataset "+id.String())
 	if err != nil {
 		return y, nil, err
 	}

@@ -7,8 +7,8 @@
 // The components of the agent share the Set of host.Host. Package throttle, which has no host.Host, gets the same Set.
 // Three packages also have a Set for a narrower purpose: mounting for the requests to reserve a dataset (Reservations),
 // pool for the writes of a pool's identity (table), and backup for the backups of a dataset to a repository and for
-// their clones (Creator). The state of a Set is in memory, protected by its mutex. How long callers wait for a lock,
-// and which callers go first, belongs here. What a lock protects is documented at each method that requires it.
+// their clones (Creator). The state of a Set is in memory, protected by its mutex. How long callers wait for a
+// lock belongs here. What a lock protects is documented at each method that requires it.
 package locks
 
 import (
@@ -36,38 +36,18 @@ type Set struct {
 
 // lock is the state of one lock. Set.mu guards all fields but token.
 type lock struct {
-	token  chan struct{} // holds one token while the lock is free
-	users  int           // the number of callers that hold the lock or wait for it
-	urgent int           // the number of waiting callers that used LockUrgent
-	work   string        // what the holder does, for error messages
-	held   bool
-	since  time.Duration // the steady time at which the lock was taken
+	token chan struct{} // holds one token while the lock is free
+	users int           // the number of callers that hold the lock or wait for it
+	work  string        // what the holder does, for error messages
+	held  bool
+	since time.Duration // the steady time at which the lock was taken
 }
 
 // Lock takes the lock of a dataset and returns the function that releases it, to be called once. what describes the
 // caller's work for error messages. If ctx ends while Lock waits, Lock fails with ErrPending, and the error describes
 // the holder's work. A free lock is taken even if ctx has ended.
 func (s *Set) Lock(ctx context.Context, id uuid.UUID, what string) (unlock func(), err error) {
-	return s.take(ctx, id, what, 0)
-}
-
-// LockUrgent is like Lock, for a caller that should not wait for work that can be postponed. It does not overtake other
-// waiting callers. The code that does such work calls IsUrgent now and then, and releases the lock early.
-func (s *Set) LockUrgent(ctx context.Context, id uuid.UUID, what string) (unlock func(), err error) {
-	return s.take(ctx, id, what, 1)
-}
-
-// IsUrgent reports whether a call of LockUrgent waits for the lock of a dataset.
-func (s *Set) IsUrgent(id uuid.UUID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l := s.all[id]
-	return l != nil && l.urgent > 0
-}
-
-func (s *Set) take(ctx context.Context, id uuid.UUID, what string, urgent int) (unlock func(), err error) {
-	l := s.join(id, urgent)
-	defer s.update(func() { l.urgent -= urgent })
+	l := s.join(id)
 	select {
 	case <-l.token: // take a free lock even if ctx has ended
 		return s.hold(id, l, what), nil
@@ -100,7 +80,7 @@ func (s *Set) hold(id uuid.UUID, l *lock, what string) (unlock func()) {
 	}
 }
 
-func (s *Set) join(id uuid.UUID, urgent int) *lock {
+func (s *Set) join(id uuid.UUID) *lock {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.all == nil {
@@ -113,7 +93,6 @@ func (s *Set) join(id uuid.UUID, urgent int) *lock {
 		s.all[id] = l
 	}
 	l.users++
-	l.urgent += urgent
 	return l
 }
 

@@ -50,7 +50,7 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 	if err != nil {
 		return "", err
 	}
-	if d, err = m.afterConversion(ctx, d, ref); err != nil {
+	if err := m.CheckMount(); err != nil {
 		return "", err
 	}
 	if d, err = m.getLease(ctx, d); err != nil {
@@ -68,22 +68,6 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 	}
 	return "", dataset.Errorf(dataset.ErrConflict,
 		"mount of volume %s: gave up after %d attempts: other requests keep unmounting it", d.Volume, mountAttempts)
-}
-
-// afterConversion returns the dataset to mount if a conversion of dataset d has just ended, and d otherwise. Control
-// records the end of a conversion some milliseconds before this node has applied it. A mount in that time must not
-// fail, because the operator was told that the conversion is done. afterConversion fails if a conversion forbids the
-// mount.
-func (m *Mounter) afterConversion(ctx context.Context, d dataset.Dataset, ref dataset.Reference) (dataset.Dataset,
-	error) {
-	err := m.CheckMount(d)
-	if err == nil || !m.AwaitConversion(ctx, d.ID) {
-		return d, err
-	}
-	if d, err = m.Find(ctx, ref); err != nil {
-		return d, err
-	}
-	return d, m.CheckMount(d)
 }
 
 // getLease makes sure that this node may mount a dataset, and returns the record. If this node is not the home
@@ -110,7 +94,7 @@ func (m *Mounter) mountInJob(ctx context.Context, d dataset.Dataset, asked uint6
 // argument asked is that of MayMount.
 func (m *Mounter) AddUse(ctx context.Context, d dataset.Dataset, asked uint64, ref dataset.Reference, id string) (
 	string, error) {
-	unlock, err := m.Locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
+	unlock, err := m.Locks.Lock(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
 		return "", err
 	}
@@ -199,7 +183,7 @@ func (m *Mounter) recordUse(ctx context.Context, d dataset.Dataset, asked uint64
 
 // EnsureMounted mounts a dataset that is not mounted. Idempotent. The argument asked is that of MayMount.
 func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset, asked uint64) error {
-	unlock, err := m.Locks.LockUrgent(ctx, d.ID, "mount of volume "+d.Volume)
+	unlock, err := m.Locks.Lock(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
@@ -318,8 +302,7 @@ func (m *Mounter) MayMount(d dataset.Dataset, asked uint64) (dataset.Dataset, er
 	if err := m.Pools.CheckQuarantine(d.Pool); err != nil {
 		return d, fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	// A conversion may have begun and ended while this mount waited for the lock.
-	if err := m.CheckMount(d); err != nil {
+	if err := m.CheckMount(); err != nil {
 		return d, err
 	}
 	return d, m.Leases.MayOpen(d, "mount")

@@ -44,11 +44,8 @@ type MounterDeps struct {
 	// save to write it to disk.
 	SaveSpelling func(
 		d dataset.Dataset, ref dataset.Reference, tool plugin.Tool, save func(more map[string]any) error) error
-	// CheckMount fails if a conversion forbids to mount a dataset, or if this node was removed from the cluster.
-	CheckMount func(d dataset.Dataset) error
-	// AwaitConversion waits for a moment if a conversion of a dataset is about to end. It returns true if the
-	// conversion has ended.
-	AwaitConversion func(ctx context.Context, former uuid.UUID) bool
+	// CheckMount fails if this node was removed from the cluster.
+	CheckMount func() error
 	// RepairSoon starts a job that repairs the guard's record of a dataset.
 	RepairSoon func(dataset uuid.UUID)
 }

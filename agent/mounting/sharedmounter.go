@@ -43,8 +43,6 @@ type SharedMounterDeps struct {
 	Verifier     *Verifier
 	Table        *SharedMountTable
 	Reservations *Reservations
-	// IsInDoubt reports whether the outcome of a conversion of a dataset is unknown. Its reservation must not end then.
-	IsInDoubt func(ds uuid.UUID) bool
 }
 
 // SharedMounter mounts datasets whose home is another node, and keeps control's records of shared mounts in agreement
@@ -299,7 +297,7 @@ func (m *SharedMounter) Apply(ctx context.Context, s api.Sync, inconsistent bool
 		}
 	}
 	for _, d := range s.Datasets {
-		if d.Home == m.NodeID && !m.IsInDoubt(d.ID) {
+		if d.Home == m.NodeID {
 			m.Reservations.EndLeftover(d.Dataset)
 		}
 	}

@@ -22,8 +22,6 @@ type DatasetsDeps struct {
 	}
 	// MayChange returns an error if this node has relinquished the dataset.
 	MayChange func(d dataset.Dataset, what string) error
-	// CheckConversion returns an error if the outcome of a conversion of the dataset by another operation is unknown.
-	CheckConversion func(d dataset.Dataset, op dataset.Operation, what string) error
 
 	NameOf         func(node uuid.UUID) string
 	ProfileChanged func(d dataset.Dataset) // applies the limits of a profile that may have changed
@@ -46,7 +44,6 @@ func NewDatasets(deps DatasetsDeps) *Datasets { return &Datasets{deps} }
 //   - another node is the home of the dataset,
 //   - the operation is of another epoch than the dataset,
 //   - this node has relinquished the dataset,
-//   - the outcome of another conversion of the dataset is unknown,
 //   - control has no record of the dataset (ErrNotFound), or one from before a move that this node knows (ErrStale),
 //   - the pool of the dataset is not online (ErrOffline).
 //
@@ -79,9 +76,6 @@ func (s *Datasets) LockForOperation(ctx context.Context, op dataset.Operation, w
 			"volume %s: the operation is of epoch %d, but this is epoch %d", op.Volume, op.Epoch, d.Epoch)
 	}
 	if err := s.deps.MayChange(d, string(op.Kind)); err != nil {
-		return d, nil, unlock, err
-	}
-	if err := s.deps.CheckConversion(d, op, what); err != nil {
 		return d, nil, unlock, err
 	}
 	pool, err = s.deps.Pools.Online(ctx, d.Pool)

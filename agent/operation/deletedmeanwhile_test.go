@@ -16,7 +16,6 @@ func TestOperationAfterDeleteChangesNothing(t *testing.T) {
 		{Kind: dataset.OpResize, Size: "600MiB"},
 		{Kind: dataset.OpRestore, Snapshot: "first"},
 		{Kind: dataset.OpSnapshot, Name: "second"},
-		{Kind: dataset.OpRewrite},
 	} {
 		t.Run(string(req.Kind), func(t *testing.T) {
 			r := newLoopHost(t, 0)

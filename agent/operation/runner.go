@@ -4,7 +4,7 @@
 // VolumeCreator creates volumes for the tools of the host (package volume calls it): volumecreator.go shows the life of
 // a create. Executor executes the operations that control has recorded for this node, by their kind:
 // controlsync.Follower calls it, and package volume for the deletes of an engine. Each kind is a method of
-// DatasetMaker, Importer, Snapshotter, Reshaper, Rekeyer, Converter or Remover. Package agent registers these methods,
+// DatasetMaker, Importer, Snapshotter, Resizer, Rekeyer or Remover. Package agent registers these methods,
 // and those of packages move, handover and backup, in the map Handlers. To add a kind, write such a method and add it
 // to that map. Exporter reads volumes for users, and Importer.ImportArchive makes volumes of their archives: package
 // agent calls both for the API.
@@ -14,18 +14,15 @@
 // Packages move, handover, cleanup and pooladmin use Datasets, Sizes, RecordWriter or Runner for their own changes, and
 // package doctor reads Datasets. Package controlsync also uses Runner, RecordWriter and Sizes: it cancels operations,
 // has changed records written, and reports deferred resizes. Through functions, package replication calls RecordWriter
-// and Sizes, package backup calls Datasets, Exporter.Clone and Runner.Report, package mounting asks Conversions before
-// a mount (CheckMount) and before it ends a reservation (IsInDoubt), and controlsync calls Converter.Settle. At each
-// heartbeat, package agent calls Remover.RetryPending and Sizes.Retry. Package doctor also reports the deferred resizes
-// and the pending purges. Package cleanup asks Conversions which new datasets it must keep, package move completes the
-// records of its snapshots with Snapshotter and Sizes, and package pooladmin starts the purges of an accepted pool with
-// Executor.
+// and Sizes, package backup calls Datasets, Exporter.Clone and Runner.Report. At each heartbeat, package agent calls
+// Remover.RetryPending and Sizes.Retry. Package doctor also reports the deferred resizes and the pending purges.
+// Package move completes the records of its snapshots with Snapshotter and Sizes, and package pooladmin starts the
+// purges of an accepted pool with Executor.
 //
-// Five types have state, and protect it with mutexes. Runner has the running operations. Remover has the purges that
-// could not be executed yet. Sizes has the deferred resizes, and Conversions the conversions in progress and those
-// whose outcome is unknown. The deferred resizes and the conversions of unknown outcome are also on disk. Importer has
-// the space that running restores need (room), and a channel that limits how many verifications of backups run at a
-// time. The lock of a dataset (host.Host.Locks) protects its data.
+// Four types have state, and protect it with mutexes. Runner has the running operations. Remover has the purges that
+// could not be executed yet. Sizes has the deferred resizes, which are also on disk. Importer has the space that
+// running restores need (room), and a channel that limits how many verifications of backups run at a time. The lock of
+// a dataset (host.Host.Locks) protects its data.
 //
 // Where to change what: the steps of a create are in volumecreator.go, and how the data is made in datasetmaker.go.
 // Each other kind of operation has a method with its steps. runner.go decides when an operation is recorded, cancelled

@@ -38,7 +38,6 @@ import (
 //	guests/<dataset>       mounting.SharedMount of a dataset whose home is another node
 //	usage/<dataset>        how full a dataset was when its filesystem was last read: see controlsync.StatusReader
 //	lost/<dataset>         lostwrites.Loss: what a volume may have lost because its pool was full
-//	converting/<dataset>   a conversion of the dataset that control may have recorded: see operation.Conversions
 //	undersized/<dataset>   a dataset whose size differs from the recorded size: see operation.DeferredResize
 type DB struct{ store store.Store }
 

@@ -1,7 +1,7 @@
 // Package volume gives the tools of this host, such as the Docker engine and Podman, their volumes. Package agent calls
 // it for the requests of the plugin. Through functions that package agent passes, package mounting finds volumes and
-// saves spellings, package operation marks and forgets the spellings of deleted volumes and moves those of converted
-// ones, and package controlsync calls FollowNames after a change.
+// saves spellings, package operation marks and forgets the spellings of deleted volumes, and package controlsync
+// calls FollowNames after a change.
 //
 // Spellings records the strings by which the tools know a volume. Finder finds the volume that a tool names, Viewer
 // shows volumes, and Requests creates and removes them. Only Spellings has state. The spellings are in the cache

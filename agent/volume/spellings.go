@@ -145,21 +145,6 @@ func (s *Spellings) FollowNames(ctx context.Context, d dataset.Dataset) error {
 	return s.replaceLocked(ctx, map[string]records.Spellings{d.Volume: r}, s.otherNames(d))
 }
 
-// Move records that the spellings of one dataset belong to another one, which has its names now. Idempotent.
-func (s *Spellings) Move(ctx context.Context, from uuid.UUID, to dataset.Dataset) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	moved := map[string]records.Spellings{}
-	for name, r := range s.deps.Cache.RecordedSpellings(from) {
-		r.Dataset, r.Deleted = to.ID, time.Time{}
-		moved[name] = r
-	}
-	if len(moved) == 0 {
-		return nil
-	}
-	return s.replaceLocked(ctx, moved, nil)
-}
-
 func (s *Spellings) followsNames(d dataset.Dataset) bool {
 	for name, r := range s.deps.Cache.RecordedSpellings(d.ID) {
 		isOther := func(spelling string) bool { return !records.IsSpellingOf(d, spelling) }

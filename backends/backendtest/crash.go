@@ -136,10 +136,8 @@ type copyRestorer interface {
 // does not support the operation.
 func (o operation) filesystems(f *fixture) []string {
 	_, restoresByCopy := f.Pool.(copyRestorer)
-	_, rewrites := f.Pool.(backends.Rewriter)
 	switch {
-	case o.needsCopies && !f.Can.Delta, o.shares && !restoresByCopy, o.rewrites && !rewrites,
-		o.grows && !f.Can.EnforcesSize:
+	case o.needsCopies && !f.Can.Delta, o.shares && !restoresByCopy, o.grows && !f.Can.EnforcesSize:
 		return nil
 	case o.grows:
 		return f.Filesystems()

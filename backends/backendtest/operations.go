@@ -1,8 +1,6 @@
 package backendtest
 
 import (
-	"errors"
-
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -17,7 +15,6 @@ type operation struct {
 	// For the crash matrix:
 	grows    bool // needs a pool that enforces sizes; tested with each filesystem
 	resizes  bool // changes the size of the trial's dataset
-	rewrites bool // needs a pool that rewrites heads
 	receives bool // receives snapshots from another pool
 	removes  bool // removes files; PowerCut makes the files durable before
 	demotes  bool // demotes the dataset, whose head must not be mounted before
@@ -128,13 +125,6 @@ func crashOperations() []operation {
 			}, done: oneOutcome(unchanged), check: checkMade(third)},
 		{name: "resize", grows: true, resizes: true, call: func(t *trial) error {
 			return t.Pool.(backends.Resizer).Resize(t.Ctx, t.d.ID, larger, nil)
-		}, done: oneOutcome(unchanged)},
-		{name: "rewrite", rewrites: true, noSteps: true, call: func(t *trial) error {
-			_, _, err := t.Pool.(backends.Rewriter).Rewrite(t.Ctx, t.d.ID, nil)
-			if errors.Is(err, dataset.ErrUnsupported) { // snapshots take the same time anyhow
-				return nil
-			}
-			return err
 		}, done: oneOutcome(unchanged)},
 		{name: "snapshot for another node, and attach", keepKind: dataset.SnapshotTransfer, call: func(t *trial) error {
 			if err := t.Pool.Snapshot(t.Ctx, t.keep, nil); err != nil {

@@ -72,7 +72,7 @@
 //
 // This package has the operations on datasets. Create, Clone, Commit and WriteRecord are in create.go, Delete and the
 // parts of Reap in delete.go, Snapshot, DeleteSnapshot, Restore and UniqueSize in snapshot.go, Promote, Demote and
-// Supersede in copy.go, Rewrite in rewrite.go, and Clear in clear.go. List, Stat, Used and Reap are in catalog.go, and
+// Supersede in copy.go, and Clear in clear.go. List, Stat, Used and Reap are in catalog.go, and
 // the methods that only call a part in operations.go. Opening a pool is in open.go, and its identity in identity.go.
 //
 // Package cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. A [Pool] claims

@@ -177,7 +177,6 @@ func assemble(p *Pool, direct bool, cfg backends.Config) {
 		Pool: name, Layout: lay, Records: p.records, Images: p.images, Sharing: p.sharing, Room: p.dir.room,
 		DropHead: p.copier.dropHead, Tuning: p.backend.tuning, Step: p.step,
 	}
-	p.rewriter = &rewriter{pool: name, layout: lay, images: p.images, heads: p.heads, step: p.step}
 	p.sender = transfer.NewSender(name, lay, p.images)
 }
 

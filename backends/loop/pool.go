@@ -47,7 +47,6 @@ type Pool struct {
 	snapshots  *snapshots
 	copier     *copier
 	receiver   *transfer.Receiver
-	rewriter   *rewriter
 	sender     *transfer.Sender
 }
 
@@ -56,7 +55,6 @@ var (
 	_ backends.Resizer          = (*Pool)(nil)
 	_ backends.Copier           = (*Pool)(nil)
 	_ backends.StallPredictor   = (*Pool)(nil)
-	_ backends.Rewriter         = (*Pool)(nil)
 	_ backends.SnapshotMeasurer = (*Pool)(nil)
 
 	_ backends.Formatter = (*Pool)(nil)

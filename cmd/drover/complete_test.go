@@ -76,7 +76,7 @@ func TestCompletion(t *testing.T) {
 		{[]string{"backup", "ls", "db", "--repository", ""}, []string{"offsite"}},
 		{[]string{"completion", ""}, []string{"bash", "fish", "zsh"}},
 		{[]string{"doctor", "--gc", ""}, nil},
-		{[]string{"volume", "re"}, []string{"rekey", "rename", "resize", "rewrite"}},
+		{[]string{"volume", "re"}, []string{"rekey", "rename", "resize"}},
 	}
 	for _, tc := range tests {
 		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {

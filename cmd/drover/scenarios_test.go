@@ -157,15 +157,6 @@ var scenarios = map[string]func(c *console){
 		done.op.Kind = dataset.OpResize
 		c.fake.outcome = api.Outcome{Volume: v, Operation: &done.op}
 	},
-	"converts": func(c *console) { // to a profile with another filesystem
-		v := &c.fake.volumes[0]
-		next := v.Dataset
-		next.ID, next.Profile.Name, next.Profile.Filesystem.Type = uuid.MustParse("0a000000-0000-4000-8000-000000000009"), "files", "ext4"
-		done := ended(dataset.OpDone, nil)
-		done.op.Kind, done.op.DatasetID, done.op.DatasetRecord = dataset.OpConvert, v.ID, &next
-		done.op.Change = "profile files, was gold; filesystem ext4, was xfs"
-		c.fake.outcome = api.Outcome{Volume: v, Operation: &done.op}
-	},
 	"keeps-size": func(c *console) { // a larger volume that gets another profile
 		v, done := &c.fake.volumes[0], ended(dataset.OpDone, nil)
 		v.Size, v.Profile.Size = 50*dataset.GiB, 50*dataset.GiB

@@ -30,7 +30,8 @@ var taskGroups = []taskGroup{
 		{"give a volume another name", "drover volume rename NAME NEW"},
 		{"end the former name of a volume", "drover volume rename --drop-alias ALIAS NAME"},
 		{"set or remove a label", "drover volume label NAME KEY=VALUE KEY-"},
-		{"change replicas, limits or encryption", "drover volume set-profile --dry-run NAME PROFILE"},
+		{"change replicas or limits", "drover volume set-profile --dry-run NAME PROFILE"},
+		{"change filesystem or encryption", "drover volume export NAME | drover volume import NEW@PROFILE --from -"},
 		{"move a volume to another node", "drover volume move NAME NODE"},
 		{"protect a volume from deletion", "drover volume protect NAME"},
 		{"end the protection of a volume", "drover volume unprotect NAME"},
@@ -47,7 +48,6 @@ var taskGroups = []taskGroup{
 		{"move a Compose project back to local volumes", "drover adopt-project PROJECT --leave"},
 		{"export a volume to a tar archive", "drover volume export NAME -o FILE.tar"},
 		{"replace the key of an encrypted volume", "drover volume rekey NAME"},
-		{"defragment a volume", "drover volume rewrite NAME"},
 	}},
 	{"Profiles", []task{
 		{"list the profiles", "drover profile ls"},

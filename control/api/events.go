@@ -23,7 +23,6 @@ const (
 	EventVolumeBackup      EventType = "volume.backup"       // a volume was backed up to a repository
 	EventVolumeVerify      EventType = "volume.verify"       // a backup of a volume was restored and compared
 	EventVolumeVerifyFail  EventType = "volume.verify_fail"  // a backup of a volume could not be restored
-	EventVolumeRewrite     EventType = "volume.rewrite"      // a volume was defragmented
 	EventVolumeMove        EventType = "volume.move"         // a volume moved to another node
 	EventVolumeFailover    EventType = "volume.failover"     // a volume continued without its home
 	EventVolumeLease       EventType = "volume.lease"        // a move failed, and the home has its lease again

@@ -63,7 +63,7 @@ func (a *Agent) CreateVolumeWithID(spec, id string) dataset.Dataset {
 }
 
 // PlanEachKind plans one operation of each kind that control does not record before an agent carries it out, except
-// rekey and rewrite. It creates the volumes for them.
+// rekey. It creates the volumes for them.
 func (a *Agent) PlanEachKind() map[dataset.OpKind]dataset.Operation {
 	a.Helper()
 	a.MustCreate("db@gold")

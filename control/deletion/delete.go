@@ -2,8 +2,8 @@
 //
 // Package control calls a Plan function for a request. The matching Commit function records the result that the agent
 // reports. A decision that needs no agent is recorded by a Settle function instead. Package housekeeping calls Condemn
-// for expired trash, and CheckNoSupersededCopy before that. Package planning calls Retire, through a function, for the
-// former dataset of a converted volume. Package noderemoval removes records with ClearHome and DeleteSnapshots.
+// for expired trash, and CheckNoSupersededCopy before that. Package noderemoval removes records with ClearHome and
+// DeleteSnapshots.
 //
 // Deleter keeps no state. Each decision reads and writes one record.Tx, whose commit checks every record that Get has
 // read. Only ForgetSnapshots takes several transactions. Whether a delete is allowed, and whether and for how long the
@@ -261,32 +261,6 @@ func (r *Deleter) moveToTrash(t *record.Tx, d *dataset.Dataset, detail string) e
 		return err
 	}
 	t.Event(api.EventVolumeDelete, *d, detail)
-	record.NotifyCopies(t, *d)
-	return t.PutDataset(*d)
-}
-
-// retiredFor is how long the former dataset of a converted volume stays in the trash if its profile says that deleted
-// data is destroyed. Nobody has examined the copy yet.
-const retiredFor = 24 * time.Hour
-
-// Retire puts the former dataset of a converted volume in the trash, whatever its profile says about deleted data. The
-// caller has given its names to another dataset. op is the conversion. There is no event of a deletion, because the
-// volume still exists.
-func (r *Deleter) Retire(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error {
-	now := r.Clock.Now()
-	record.RemoveSharedMounts(t, d)
-	d.Aliases = nil
-	d.Request, d.Protected = op, false
-	d.State, d.Trash = dataset.StateTrashed, &dataset.Trash{At: now}
-	switch d.Profile.OnDelete.Mode {
-	case dataset.DeleteTrash:
-		d.Trash.Expires = now.Add(time.Duration(d.Profile.OnDelete.Trash))
-	case dataset.DeletePurge:
-		d.Trash.Expires = now.Add(retiredFor)
-	}
-	if err := r.Uptime.PutInTrash(t, d.ID, *d.Trash); err != nil {
-		return err
-	}
 	record.NotifyCopies(t, *d)
 	return t.PutDataset(*d)
 }

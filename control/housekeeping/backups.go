@@ -173,7 +173,7 @@ func (k *Housekeeper) requestDueBackup(ctx context.Context, id uuid.UUID, now ti
 		ID:   uuid.NewSHA1(id, fmt.Appendf(nil, "backup %d %d", b.Attempts, due.at.Unix())),
 		Kind: dataset.OpBackup, Volume: id.String(), Repository: d.Profile.Backup.To, Scheduled: true,
 	})
-	if dataset.KindOf(err) == dataset.ErrConflict { // it is being moved or converted
+	if dataset.KindOf(err) == dataset.ErrConflict { // it is being moved
 		err = nil
 	}
 	return now.Add(backupCheck), err

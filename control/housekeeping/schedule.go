@@ -124,8 +124,7 @@ func (k *Housekeeper) prune(ctx context.Context, d dataset.Dataset) ([]dataset.S
 }
 
 // requestDueSnapshots requests the snapshots that are due. If a schedule was missed several times, one snapshot is
-// requested. No snapshot is requested of a dataset that has a requested snapshot which was not taken yet, or that is
-// being converted.
+// requested. No snapshot is requested of a dataset that has a requested snapshot which was not taken yet.
 func (k *Housekeeper) requestDueSnapshots(ctx context.Context, h *Memory, now time.Time) {
 	waiting := map[uuid.UUID]map[uuid.UUID]bool{} // by node, then by dataset
 	for id, plan := range h.Plans {
@@ -171,15 +170,12 @@ func (k *Housekeeper) requestSnapshot(ctx context.Context, id uuid.UUID, plan du
 	return err
 }
 
-// scheduledWork returns the datasets of a node that have a recorded scheduled snapshot which was not taken yet, and
-// those that are being converted: a snapshot of the former dataset would be in the trash.
+// scheduledWork returns the datasets of a node that have a recorded scheduled snapshot which was not taken yet.
 func (k *Housekeeper) scheduledWork(ctx context.Context, node uuid.UUID) (map[uuid.UUID]bool, error) {
 	open, err := record.OpenWork(record.NewTx(ctx, k.Ledger.Store), node)
 	pending := map[uuid.UUID]bool{}
 	for _, op := range open {
-		scheduled := op.Kind == dataset.OpSnapshot && op.Snapshot != nil &&
-			op.Snapshot.Kind == dataset.SnapshotScheduled
-		if scheduled || op.Kind == dataset.OpConvert {
+		if op.Kind == dataset.OpSnapshot && op.Snapshot != nil && op.Snapshot.Kind == dataset.SnapshotScheduled {
 			pending[op.DatasetID] = true
 		}
 	}

@@ -329,29 +329,3 @@ func TestStopDuringSnapshots(t *testing.T) {
 	e.Round()
 	wantDue(a, 1, "the next round")
 }
-
-// While a volume is converted, no scheduled snapshot is requested, and that is no failure. The new dataset gets its
-// snapshots as the schedule says.
-func TestScheduleDuringConversion(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
-	a.MustCreate("db@gold") // every quarter of an hour
-	p := e.ProfileSet.ByName["gold"]
-	p.Name, p.Revision, p.Filesystem.Type = "ext4", "r1-ext4", "ext4"
-	e.ProfileSet.ByName["ext4"] = p
-	e.Round()
-	op := *e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: "ext4"}).Operation
-	if op.Kind != dataset.OpConvert {
-		t.Fatalf("planned: %+v", op)
-	}
-	e.AdvanceAndRun(15 * time.Minute)
-	wantDue(a, 1, "during the conversion")
-	a.MustCommit(op)
-	e.AdvanceAndRun(15 * time.Minute)
-	if got := scheduled(a); len(got) != 1 || got[0] != dataset.OpSnapshot {
-		t.Errorf("after the conversion: %v", got)
-	}
-	if len(e.Failures) != 0 {
-		t.Errorf("%v", e.Failures)
-	}
-}

@@ -4,12 +4,11 @@
 // A Site is a node with its pools, a Candidate is a pool with its status, and a Requirement lists the needs of the
 // dataset. Package placer reads the candidates from the store and calls FirstFit and Spread for a new dataset. Package
 // relocation calls Choose for a move, and FirstFit and Spread if the request names no node. Package replica chooses
-// pools for replicas, package planning checks the pool of a resize and chooses the pool of a conversion (Choose),
-// package housekeeping asks whether a pool is offline, and cmd/drover checks profiles with WhyKindUnsuitable. Another
-// reason why a pool cannot keep a profile belongs in Candidate.shortcomings. Another state of a node in which its pools
-// get nothing, such as cordoned, gets a field of Candidate, and a case in WhyOffline. Another rule for the choice of a
-// node belongs in site.go. Each Site is judged by itself: rules about where the other copies of a dataset are belong in
-// packages replica and relocation.
+// pools for replicas, package planning checks the pool of a resize, package housekeeping asks whether a pool is
+// offline, and cmd/drover checks profiles with WhyKindUnsuitable. Another reason why a pool cannot keep a profile
+// belongs in Candidate.shortcomings. Another state of a node in which its pools get nothing, such as cordoned, gets a
+// field of Candidate, and a case in WhyOffline. Another rule for the choice of a node belongs in site.go. Each Site is
+// judged by itself: rules about where the other copies of a dataset are belong in packages replica and relocation.
 package placement
 
 import (

@@ -154,8 +154,7 @@ func CommitBackup(t *record.Tx, op dataset.Operation) error {
 }
 
 // CommitPush checks the result of a push, and records that the volume continues the new version. The volume may have
-// been moved or deleted meanwhile, or converted into another dataset, which then continues the version, too: it has the
-// content of the former one.
+// been moved or deleted meanwhile.
 func CommitPush(t *record.Tx, op dataset.Operation) error {
 	if dataset.CheckBackupID(op.Backup) != nil || op.BytesAdded < 0 || op.Push == nil {
 		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: the ID of the backup is missing or bad",
@@ -172,32 +171,8 @@ func CommitPush(t *record.Tx, op dataset.Operation) error {
 		return err
 	}
 	ref := dataset.VersionRef{Repository: op.Repository, Name: op.Push.Name, Version: op.ID}
-	next, converted, err := convertedInto(t, d)
-	if err != nil {
-		return err
-	}
-	if converted {
-		next.BasedOn = dataset.WithRef(next.BasedOn, ref)
-		if err := t.PutDataset(next); err != nil {
-			return err
-		}
-	}
 	d.BasedOn = dataset.WithRef(d.BasedOn, ref)
 	return t.PutDataset(d)
-}
-
-// convertedInto returns the dataset into which a volume was converted, if d is the former one, in the trash. Only a
-// conversion gives a dataset the name and the age of another one.
-func convertedInto(t *record.Tx, d dataset.Dataset) (next dataset.Dataset, converted bool, err error) {
-	if d.State != dataset.StateTrashed || d.Created.IsZero() {
-		return next, false, nil
-	}
-	var claim record.Claim
-	there, err := t.Get(record.NameKey(d.Volume), &claim)
-	if err == nil && there {
-		there, err = t.Get(record.DatasetKey(claim.ID), &next)
-	}
-	return next, err == nil && there && next.ID != d.ID && next.Created.Equal(d.Created), err
 }
 
 // maxRemovals is how many times an agent is asked to remove an expired backup: once after each later scheduled backup.

@@ -274,9 +274,9 @@ func TestCheckProgramIsNamed(t *testing.T) {
 		wantEvent(e, api.EventVolumeVerifyFail, "db", "0f0f0f0f in offsite, checked by /etc/drover/checks/mariadb: exit status 1")
 	}
 	other := req
-	other.ID, other.Kind = uuid.New(), dataset.OpRewrite
+	other.ID, other.Kind = uuid.New(), dataset.OpResize
 	if _, err := e.Submit(e.Ctx, other); err == nil || !strings.Contains(err.Error(), "unexpected") {
-		t.Errorf("a rewrite: %v", err)
+		t.Errorf("a resize: %v", err)
 	}
 }
 

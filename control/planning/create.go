@@ -1,6 +1,6 @@
 // Package planning decides on the requests that create, clone, import, change, rename, snapshot, back up, restore,
-// rewrite and rekey volumes, or verify their backups, and records the results. A change of the profile becomes a
-// conversion if the new profile needs another filesystem, or changes whether the volume is encrypted.
+// and rekey volumes, or verify their backups, and records the results. The filesystem and the encryption of a dataset
+// never change: another profile is refused if it requires others, with the commands that copy the volume.
 //
 // Package control calls a Plan function for a request. When the agent of the home has reported success, package control
 // calls the Commit function of the same kind. A change that needs no agent has a Settle function instead of a Commit
@@ -9,8 +9,8 @@
 //
 // To add an option of a volume, begin in ParseCreate and PlanCreate. A stricter rule for the names of new volumes
 // belongs in create.go, and so does the place of a clone (planSource); othernode.go and otherpool.go refuse requests
-// for other places. A change of an existing volume belongs in update.go, a conversion in convert.go, a change of the
-// names in rename.go, a rule about snapshots in snapshot.go, and a rule about backups and pushes in backup.go.
+// for other places. A change of an existing volume belongs in update.go, a change of the names in rename.go, a
+// rule about snapshots in snapshot.go, and a rule about backups and pushes in backup.go.
 package planning
 
 import (
@@ -55,8 +55,6 @@ type Deps struct {
 	Relocator           *relocation.Relocator
 	Reported            *reports.Latest
 	CheckNoSharedMounts func(t *record.Tx, d dataset.Dataset, what string) error
-	// Retire puts the former dataset of a converted volume in the trash. op is the conversion.
-	Retire func(t *record.Tx, d *dataset.Dataset, op uuid.UUID) error
 	// LivingSession reports whether a node is reachable, and otherwise since when it is not: see
 	// membership.LivingSession.
 	LivingSession func(t *record.Tx, node uuid.UUID) (since time.Time, alive bool, err error)
@@ -366,9 +364,8 @@ func applyToExisting(d dataset.Dataset, p dataset.Profile) (dataset.Profile, err
 	p = p.Clone()
 	if want := p.Filesystem.Type; want != "" && want != old.Filesystem.Type {
 		return p, dataset.Errorf(dataset.ErrInvalid,
-			"profile %s requires filesystem %s, but the volume has %s (drover volume export %s | drover volume "+
-				"import NEW@%s --from - creates another with it)",
-			p.Name, want, filesystem(old), d.Volume, p.Name)
+			"profile %s requires filesystem %s, but volume %s has %s (for a full copy with this profile: %s)",
+			p.Name, want, d.Volume, filesystem(old), copyCommands(d, p))
 	}
 	if p.Encryption.Wanted() != encrypted {
 		does, is := "encrypts data", "is not encrypted"
@@ -376,8 +373,8 @@ func applyToExisting(d dataset.Dataset, p dataset.Profile) (dataset.Profile, err
 			does, is = "does not encrypt data", "is encrypted"
 		}
 		return p, dataset.Errorf(dataset.ErrInvalid,
-			"profile %s %s, but volume %s %s (for a full copy with this profile: drover volume export %s | drover "+
-				"volume import NEW@%s --from -)", p.Name, does, d.Volume, is, d.Volume, p.Name)
+			"profile %s %s, but volume %s %s (for a full copy with this profile: %s)", p.Name, does, d.Volume, is,
+			copyCommands(d, p))
 	}
 	if old.Encryption.Wanted() {
 		p.Encryption = old.Clone().Encryption
@@ -385,6 +382,16 @@ func applyToExisting(d dataset.Dataset, p dataset.Profile) (dataset.Profile, err
 	p.Filesystem.Chosen = p.Filesystem.Type == "" && old.Filesystem.Chosen
 	p.Filesystem.Type, p.Owner = old.Filesystem.Type, old.Clone().Owner
 	return p, nil
+}
+
+// copyCommands returns the commands that copy the files of a volume into a new one with another profile. The new volume
+// is not smaller than the existing one.
+func copyCommands(d dataset.Dataset, p dataset.Profile) string {
+	size := ""
+	if p.Size != 0 && p.Size < d.Size {
+		size = fmt.Sprintf(" -o size=%s", d.Size)
+	}
+	return fmt.Sprintf("drover volume export %s | drover volume import NEW@%s%s --from -", d.Volume, p.Name, size)
 }
 
 // CommitCreate claims the name for a dataset that its node has made, and gives the node the lease, all in one

@@ -48,6 +48,5 @@ func checkPoolOfProfile(t *record.Tx, d dataset.Dataset, p dataset.Profile) erro
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
 		"volume %s: profile %s requires pool %s, and a volume stays in its pool, here %s (for a full copy there: "+
-			"drover volume export %s | drover volume import NEW@%s --from -)", d.Volume, p.Name, p.Pool, pool.Name,
-		d.Volume, p.Name)
+			"%s)", d.Volume, p.Name, p.Pool, pool.Name, copyCommands(d, p))
 }

@@ -184,18 +184,11 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	if isSame && (!d.Profile.SchedulesOff || d.Anonymous) { // otherwise the schedules of the profile are turned on
 		return nil, &d, nil
 	}
-	if err := record.CheckNotConverting(t, d, "set-profile of volume "+d.Volume); err != nil {
-		return nil, nil, err
-	}
-	if needsConversion(d, p) {
-		op, err := v.planConvert(t, d, p)
-		return op, nil, err
-	}
-	return v.planProfileInPlace(t, d, p)
+	return v.applyProfile(t, d, p)
 }
 
-// planProfileInPlace decides to give a volume a profile that its dataset can have.
-func (v *Planner) planProfileInPlace(t *record.Tx, d dataset.Dataset, p dataset.Profile) (*dataset.Operation,
+// applyProfile decides to give a volume profile p, if its dataset can have the profile.
+func (v *Planner) applyProfile(t *record.Tx, d dataset.Dataset, p dataset.Profile) (*dataset.Operation,
 	*dataset.Dataset, error) {
 	if err := checkPoolOfProfile(t, d, p); err != nil {
 		return nil, nil, err
@@ -203,8 +196,7 @@ func (v *Planner) planProfileInPlace(t *record.Tx, d dataset.Dataset, p dataset.
 	next := d
 	var err error
 	if next.Profile, err = applyToExisting(d, p); err != nil {
-		err = dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err)
-		return nil, nil, cmp.Or(v.Placer.CheckSuits(t, d, p), err)
+		return nil, nil, dataset.Errorf(dataset.KindOf(err), "volume %s: %w", d.Volume, err)
 	}
 	failoverChanges := d.Profile.Failover.Auto != p.Failover.Auto
 	if failoverChanges {

@@ -81,6 +81,11 @@ func TestSetProfile(t *testing.T) {
 	pinned.Name, pinned.Pool = "pinned", "plain"
 	e.ProfileSet.ByName["pinned"] = pinned
 	refuse(set("pinned"), dataset.ErrUnsupported, "volume db: profile pinned requires pool plain, and a volume stays in its pool, here fast (for a full copy there: drover volume export db | drover volume import NEW@pinned --from -)")
+	refuse(set("gold"), dataset.ErrInvalid, "volume db: profile gold requires filesystem xfs, but volume db has the filesystem that its pool chose (for a full copy with this profile: drover volume export db | drover volume import NEW@gold --from -)")
+	small := e.ProfileSet.ByName["gold"]
+	small.Name, small.Size = "small", dataset.GiB
+	e.ProfileSet.ByName["small"] = small
+	refuse(set("small"), dataset.ErrInvalid, "drover volume export db | drover volume import NEW@small -o size=10GiB --from -")
 	both := set("silver")
 	both.Protect = controltest.Yes()
 	refuse(both, dataset.ErrInvalid, "one, then the other")

@@ -106,35 +106,6 @@ func OpenWork(t *Tx, node uuid.UUID) (open []dataset.Operation, err error) {
 	return open, nil
 }
 
-// CheckNotConverting fails with dataset.ErrConflict if the home of a dataset has an open operation that converts the
-// dataset. The error names the operation. The argument what names the refused request. A conversion that begins later
-// needs no check by the commit. The transaction that records it also writes the dataset, so a decision that has read
-// the dataset is made again.
-func CheckNotConverting(t *Tx, d dataset.Dataset, what string) error {
-	claims, err := ListAll[Claim](t, WorkPrefix(d.Home))
-	if err != nil {
-		return err
-	}
-	keys := make([]string, len(claims))
-	for i, c := range claims {
-		keys[i] = OperationKey(c.ID)
-	}
-	if err := t.Prefetch(keys); err != nil {
-		return err
-	}
-	for _, key := range keys {
-		var op dataset.Operation
-		ok, err := t.Peek(key, &op)
-		if err != nil {
-			return err
-		}
-		if ok && op.Kind == dataset.OpConvert && op.DatasetID == d.ID && !op.State.Final() {
-			return dataset.Converting(op, what)
-		}
-	}
-	return nil
-}
-
 // PutUUIDPointer makes an object findable by a prefix of its UUID. It fails with dataset.ErrExists if the UUID belongs
 // to another object, because agents choose the UUIDs of the objects that they make. The first attempt does not read
 // the key: it assumes that the key is absent, and the commit checks that.

@@ -81,11 +81,6 @@ func (r *Relocator) Plan(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	if req.Failover {
 		return r.planFailover(t, d, target)
 	}
-	if !req.Force {
-		if err := record.CheckNotConverting(t, d, "move of volume "+d.Volume); err != nil {
-			return nil, nil, err
-		}
-	}
 	if target.Cordoned {
 		return nil, nil, dataset.Errorf(dataset.ErrOffline,
 			"move of volume %s: node %s is cordoned (choose another, or drover node uncordon %s)", d.Volume,

@@ -29,7 +29,6 @@ func Names() []string {
 		"snapshot-delete.begin", "snapshot-delete.made", "snapshot-delete.recorded",
 		"restore.begin", "restore.made", "restore.recorded",
 		"resize.begin", "resize.made", "resize.recorded",
-		"convert.begin", "convert.made", "convert.copied", "convert.noted", "convert.recorded", "convert.committed",
 		"backup.cloned", "backup.mounted", "backup.stored",
 		"push.stored", "push.entered",
 		"backup-restore.written",

@@ -200,7 +200,7 @@ func snapshotDrills() []drill {
 			w.drop(t, "ice")
 		},
 	}
-	return []drill{idle, frozen, removal, restoreDrill(), resizeDrill(false), resizeDrill(true), convertDrill()}
+	return []drill{idle, frozen, removal, restoreDrill(), resizeDrill(false), resizeDrill(true)}
 }
 
 // restoreDrill restores a volume to its first snapshot. The volume has the old or the new contents, complete, and its
@@ -254,35 +254,6 @@ func (w *world) keepsRestored(t testing.TB) {
 		}
 	}
 	t.Errorf("none of %d snapshots has what the volume contained before its restore", len(list.Items))
-}
-
-// convertDrill gives a volume a profile with another filesystem. The operation is recorded, so it is carried out after
-// the restart. The volume keeps its contents and its age, and the former dataset is in the trash.
-func convertDrill() drill {
-	ask := func(t *testing.T, w *world) error {
-		return w.submit(t, api.Request{Kind: dataset.OpUpdate, Volume: "form", Profile: "ext4"})
-	}
-	var former api.Volume
-	return drill{
-		op: "convert", only: []string{"loop"}, ask: ask,
-		ready: func(t *testing.T, w *world) {
-			w.make(t, "form", "sized", "form")
-			former = w.volume(t, "form")
-		},
-		ends: func(t *testing.T, w *world, _ bool) {
-			w.trash["form"] = "form"
-			now := w.volume(t, "form")
-			if now.ID == former.ID || now.Profile.Filesystem.Type != "ext4" || !now.Created.Equal(former.Created) {
-				t.Errorf("%+v, was %+v", now.Dataset, former.Dataset)
-			}
-		},
-		again: func(t *testing.T, w *world) { w.ok(t, ask(t, w)) },
-		clear: func(t *testing.T, w *world) {
-			w.ok(t, w.submit(t, api.Request{Kind: dataset.OpPurge, Volume: former.ID.String()}))
-			delete(w.trash, "form")
-			w.drop(t, "form")
-		},
-	}
 }
 
 // resizeDrill makes a volume larger, in use or not.

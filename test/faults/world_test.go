@@ -30,7 +30,6 @@ profiles:
   plain: {on_delete: {trash: 24h}}
   frozen: {size: 320MiB, on_delete: {trash: 24h}}
   sized: {size: 320MiB, on_delete: {trash: 24h}}
-  ext4: {size: 320MiB, filesystem: {type: ext4}, on_delete: {trash: 24h}}
   gone: {on_delete: purge}
 `
 

@@ -78,12 +78,6 @@ type DeletedVolume struct {
 	Fenced string `query:"fenced" maxLength:"512" doc:"with force: the unreachable home, confirmed to be fenced"`
 }
 
-// RewrittenVolume names a volume to rewrite.
-type RewrittenVolume struct {
-	OperationParam
-	VolumeParam
-}
-
 // DroppedAlias names an alias of a volume to drop.
 type DroppedAlias struct {
 	OperationParam

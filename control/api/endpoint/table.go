@@ -30,11 +30,6 @@ var (
 	RekeyVolume = row[VolumeChange[api.RekeyVolume], api.Outcome](
 		worker, "rekey-volume", "POST /v1/volumes/{volume}/rekey", "volumes",
 		"Encrypt a volume's data key with the current key of its profile", "The data itself is not changed.", starts)
-	RewriteVolume = row[RewrittenVolume, api.Outcome](
-		worker, "rewrite-volume", "POST /v1/volumes/{volume}/rewrite", "volumes",
-		"Defragment a volume by rewriting it",
-		"The volume must not be in use, and the pool must have space for a second copy. A mount "+
-			"cancels it.", starts)
 	VerifyBackup = row[VolumeChange[api.VerifyBackup], api.Outcome](
 		worker, "verify-backup", "POST /v1/volumes/{volume}/verify", "volumes",
 		"Restore a backup into a temporary volume, and compare",
@@ -145,8 +140,8 @@ var (
 		"Operations are kept for a day after their end, and scheduled snapshots for an hour.")
 	CancelOperation = row[OperationRefParam, dataset.Operation](
 		worker, "cancel-operation", "POST /v1/operations/{operation}/cancel", "operations", "Cancel an operation",
-		"Creates, clones, imports, conversions, snapshots, moves, backups and verifications can be "+
-			"cancelled until they end. Idempotent.", starts, idempotent)
+		"Creates, clones, imports, snapshots, moves, backups and verifications can be cancelled until they end. "+
+			"Idempotent.", starts, idempotent)
 	GetVersion = row[None, api.Version](
 		viewer, "get-version", "GET /v1/version", "operations", "Get the version of the server",
 		"The answer names the version of the server, and the node if the server is an agent.")

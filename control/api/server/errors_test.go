@@ -136,7 +136,7 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/v1/volumes", `{"volume":"db"}{}`, 400, "bad request: body: bad JSON: more than one value"},
 		{"POST", "/v1/volumes?operation=x", `{"volume":"db"}`, 422, "bad request: query.operation: invalid value: invalid UUID length: 1"},
 		{"POST", "/v1/volumes?opertion=x", `{"volume":"db"}`, 422, "bad request: query.opertion: unknown query parameter"},
-		{"POST", "/v1/operations", `{"kind":"explode"}`, 422, `bad request: body.kind: expected value to be one of "create, clone, import, snapshot, snapshot-delete, restore, resize, rekey, rewrite, backup, push, verify, con...`},
+		{"POST", "/v1/operations", `{"kind":"explode"}`, 422, `bad request: body.kind: expected value to be one of "create, clone, import, snapshot, snapshot-delete, restore, resize, rekey, backup, push, verify, update, rena...`},
 		{"POST", "/v1/operations", `{"kind":"delete","id":"x"}`, 422, ""},
 		{"GET", "/v1/volumes?limit=1001", "", 422, "bad request: query.limit: expected number <= 1000"},
 		{"GET", "/v1/volumes?limit=-1", "", 422, "bad request: query.limit: expected number >= 0"},

@@ -51,7 +51,6 @@ var endpointPowers = map[string]struct {
 	"delete-volume":      {[]power{decides, destroys}, pki.Worker, true},
 	"resize-volume":      {[]power{decides}, pki.Worker, true},
 	"rekey-volume":       {[]power{decides}, pki.Worker, true},
-	"rewrite-volume":     {[]power{decides}, pki.Worker, true},
 	"back-up-volume":     {[]power{decides}, pki.Worker, true},
 	"push-volume":        {[]power{decides}, pki.Worker, true},
 	"verify-backup":      {[]power{decides}, pki.Worker, true},

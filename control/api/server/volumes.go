@@ -40,9 +40,6 @@ func (h handlers) volumes() {
 	submits(h, endpoint.DropAlias, dataset.OpDropAlias, func(in *endpoint.DroppedAlias, req *api.Request) {
 		req.Volume, req.Name, req.Force = in.Volume, in.Alias, in.Force
 	})
-	submits(h, endpoint.RewriteVolume, dataset.OpRewrite, func(in *endpoint.RewrittenVolume, req *api.Request) {
-		req.Volume = in.Volume
-	})
 	changesVolume(h, endpoint.ResizeVolume, dataset.OpResize, func(body *api.ResizeVolume, req *api.Request) {
 		req.Size = body.Size
 	})

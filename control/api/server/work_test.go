@@ -25,7 +25,6 @@ var changing = []struct {
 	{endpoint.DeleteVolume.Endpoint, "/v1/volumes/db", ""},
 	{endpoint.ResizeVolume.Endpoint, "/v1/volumes/db/resize", `{"size":"30GiB"}`},
 	{endpoint.RekeyVolume.Endpoint, "/v1/volumes/db/rekey", `{}`},
-	{endpoint.RewriteVolume.Endpoint, "/v1/volumes/db/rewrite", ""},
 	{endpoint.BackUpVolume.Endpoint, "/v1/volumes/db/backups", `{"repository":"offsite"}`},
 	{endpoint.PushVolume.Endpoint, "/v1/volumes/db/pushes", `{"repository":"offsite","name":"prod"}`},
 	{endpoint.VerifyBackup.Endpoint, "/v1/volumes/db/verify", `{"repository":"offsite","backup":"5f1c"}`},

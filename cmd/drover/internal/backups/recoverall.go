@@ -163,7 +163,7 @@ func (r *recovery) checkUnambiguous(cand *candidate) error {
 	}
 	b := cand.Backup
 	return dataset.Errorf(dataset.ErrConflict, "volume %s: %d volumes have or had this name, perhaps on other "+
-		"hosts or before a conversion, and --all chooses none of them (%s %[1]s uses %[4]s; drover backup restore "+
+		"hosts, and --all chooses none of them (%s %[1]s uses %[4]s; drover backup restore "+
 		"BACKUP NEW uses another)", b.Volume, len(cand.Older)+1, r.command(b.Repository), short(b.ID))
 }
 

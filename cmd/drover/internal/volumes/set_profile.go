@@ -32,12 +32,9 @@ volume inspect and drover status report the volume as degraded. If the profile
 has fewer replicas, those that are not needed are destroyed, and the name of the
 volume must be typed to confirm it, unless --yes is given.
 
-If the profile has another filesystem or encryption, the files are copied into a
-new dataset on the same node, and the former dataset goes to the trash with the
-snapshots. Stop the containers first: a volume in use is refused, and it cannot
-be mounted meanwhile. The node needs space for a second copy. drover operation
-cancel ends the copy, and the volume stays as it was. The volume keeps its size
-unless that of the profile is larger.
+The filesystem and the encryption of existing data cannot change, so a profile
+with others is refused. To copy the data into a new volume with the profile:
+drover volume export NAME | drover volume import NEW@PROFILE --from -
 
 The failover of the profile applies at once, also while the volume is in use.
 For failover auto, the home of the volume must be reachable, and its guard must
@@ -66,10 +63,6 @@ be able to fence the volume. Failover and size cannot change at once.`,
 				d := cli.MadeDataset(out)
 				return d.ID, wouldSetProfile(out, d) + wouldKeepSize(cmd.Context(), c, out) + wouldDestroyReplicas(out)
 			}
-			if converts(out) {
-				d := *out.Operation.DatasetRecord
-				return d.ID, describeConverted(*out.Operation, d)
-			}
 			d := cli.MadeDataset(out)
 			line := fmt.Sprintf("volume %s has profile %s@%s%s", d.Volume, d.Profile.Name, d.Profile.Revision,
 				unchangedNote(out))
@@ -86,17 +79,6 @@ be able to fence the volume. Failover and size cannot change at once.`,
 	return cmd
 }
 
-// converts reports whether a change of the profile copies the volume into a new dataset.
-func converts(out api.Outcome) bool {
-	return out.Operation != nil && out.Operation.Kind == dataset.OpConvert && out.Operation.DatasetRecord != nil
-}
-
-// describeConverted says what a conversion has done.
-func describeConverted(op dataset.Operation, d dataset.Dataset) string {
-	return fmt.Sprintf("volume %s has profile %s@%s now; its former dataset %s is in the trash, with its snapshots",
-		d.Volume, d.Profile.Name, d.Profile.Revision, op.DatasetID.String()[:8])
-}
-
 // wouldSetProfile says what a change of the profile would do. d is the present dataset.
 func wouldSetProfile(out api.Outcome, d dataset.Dataset) string {
 	if out.Operation == nil || out.Operation.DatasetRecord == nil {
@@ -108,17 +90,12 @@ func wouldSetProfile(out api.Outcome, d dataset.Dataset) string {
 	if next.Size != d.Size {
 		line += ", and size " + next.Size.Readable()
 	}
-	if converts(out) {
-		line += ": copies its files into a new dataset, and puts the present one in the trash with its snapshots (" +
-			out.Operation.Change + ")"
-	}
 	return line
 }
 
-// wouldKeepSize is explainSize for the outcome of a dry run. A conversion keeps the size, and its result says nothing
-// about it.
+// wouldKeepSize is explainSize for the outcome of a dry run.
 func wouldKeepSize(ctx context.Context, c cli.Remote, out api.Outcome) string {
-	if out.Operation == nil || out.Operation.DatasetRecord == nil || converts(out) {
+	if out.Operation == nil || out.Operation.DatasetRecord == nil {
 		return ""
 	}
 	next := out.Operation.DatasetRecord

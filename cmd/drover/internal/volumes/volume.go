@@ -18,6 +18,6 @@ func Command(a *cli.App) *cobra.Command {
 		newVolumeResizeCmd(a), newVolumeImportCmd(a), newVolumeExportCmd(a), newVolumeSetProfileCmd(a),
 		newVolumeProtectCmd(a), newVolumeUnprotectCmd(a), newVolumeMoveCmd(a), newVolumeSupersededCmd(a),
 		newVolumeRekeyCmd(a), newVolumeLabelCmd(a), newVolumeRenameCmd(a),
-		newVolumeRewriteCmd(a), newVolumeStatsCmd(a),
+		newVolumeStatsCmd(a),
 	)
 }
