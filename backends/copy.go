@@ -86,10 +86,10 @@ type Copier interface {
 	// Errors:
 	//
 	//   - A stream that ends early: wraps io.ErrUnexpectedEOF. An error of r is wrapped unchanged.
-	//   - ErrCorrupt: the stream is damaged, forged, or of another snapshot. The received part was removed. If the
-	//     error is also ErrBaseDiffers, a stream of the whole snapshot would succeed.
-	//   - ErrConflict: d.From differs from the number of received bytes, the stream has another base than the received
-	//     part, or this pool has the head of the dataset. Nothing was changed.
+	//   - ErrCorrupt: the stream is damaged, forged, of another snapshot, or has another base. The received part was
+	//     removed. If the error is also ErrBaseDiffers, a stream of the whole snapshot would succeed.
+	//   - ErrConflict: d.From differs from the number of received bytes, d has another base than the received part, or
+	//     this pool has the head of the dataset. Nothing was changed.
 	//   - ErrNotFound: the copy lacks the base.
 	//   - ErrNoSpace: the pool is nearly full.
 	//

@@ -50,8 +50,9 @@
 //
 // # What can go wrong
 //
-// After an interruption, an unreachable peer, a peer that sends nothing for Idle, or bytes that were damaged
-// on the way, Pull waits a little and resumes from what has arrived, as long as it makes progress. A peer
-// that violates the format is disconnected, and logged once for each Pull. Whatever happens, the copy has
-// complete, verified snapshots and at most a part of the next one.
+// After an interruption, an unreachable peer, or a peer that sends nothing for Idle, Pull waits a little and resumes
+// from what has arrived, as long as it makes progress. A peer that violates the format is disconnected, and logged once
+// for each Pull. The pool verifies the checksum at the end of the stream, which also covers what arrived before an
+// interruption. If it is wrong, the pool discards all of it, and Pull starts again, at most maxAttempts times. Whatever
+// happens, the copy has complete, verified snapshots and at most a part of the next one.
 package transfer

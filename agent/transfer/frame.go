@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"net/http"
 	"strconv"
@@ -18,23 +17,21 @@ import (
 
 // A transfer is a sequence of frames:
 //
-//	kind      1 byte   'D' bytes, 'Z' bytes compressed with zstd, 'K' keep-alive, 'E' end, 'X' failure
-//	zero      3 bytes
-//	sequence  4 bytes  the number of the frame, from 0
-//	length    4 bytes  of the payload before compression
-//	stored    4 bytes  length of the payload as sent
-//	checksum  4 bytes  CRC-32C over the above and the payload
-//	payload            E: JSON of the summary, X: JSON of a problem
+//	kind     1 byte   'D' bytes, 'Z' bytes compressed with zstd, 'K' keep-alive, 'E' end, 'X' failure
+//	length   4 bytes  of the payload, little-endian
+//	payload           E: JSON of the summary, X: JSON of a problem
 //
-// Numbers are little-endian. The last frame is E or X. A stream without such a frame was cut off.
+// The last frame is E or X. A stream without such a frame was cut off. Frames have no checksum: the connection has one
+// (TLS), and the stream in the frames has a SHA-256, which is verified before a snapshot appears.
 const (
-	frameHeader = 20
+	frameHeader = 5
 	maxFrame    = 2 << 20
 )
 
 const (
 	// framesHeader is a header of requests and answers. In a request it has the latest version of the frames that the
-	// client reads, in an answer the version of the frames that follow. An absent header means version 1.
+	// client reads, in an answer the version of the frames that follow, and of the stream in them (backends/framing).
+	// An absent header means version 1.
 	framesHeader  = "Drover-Frames"
 	framesVersion = 1
 )
@@ -57,15 +54,9 @@ const (
 )
 
 // errFrame means that the peer violates the format. It has no kind on purpose. A kind such as ErrCorrupt would make
-// the receiving pool discard the bytes that arrived earlier, although their checksums were correct.
+// the receiving pool discard the bytes that arrived earlier, which are correct in most cases. If they are not, the
+// checksum of the whole stream shows it.
 var errFrame = errors.New("the peer sent a bad frame")
-
-func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
-
-func checksum(h, payload []byte) uint32 {
-	table := castagnoli()
-	return crc32.Update(crc32.Checksum(h[:16], table), table, payload)
-}
 
 // flushWriter buffers writes until it is flushed.
 type flushWriter interface {
@@ -78,8 +69,7 @@ type flushWriter interface {
 type frameWriter struct {
 	mu          sync.Mutex
 	w           flushWriter
-	next        uint32
-	wrote       int64 // bytes, including the framing
+	frames      int
 	encoder     *zstd.Encoder
 	buf         []byte
 	compression compressionPolicy
@@ -105,7 +95,7 @@ func (f *frameWriter) Write(b []byte) (int, error) {
 func (f *frameWriter) data(b []byte) error {
 	empty := f.now != nil && mostlyZeros(b)
 	if f.now == nil || !empty && !f.compression.shouldCompress() {
-		return f.frame(frameData, len(b), b)
+		return f.frame(frameData, b)
 	}
 	start := f.now()
 	if f.encoder == nil {
@@ -122,21 +112,15 @@ func (f *frameWriter) data(b []byte) error {
 		f.compression.recordCompression(len(b), len(f.buf), f.now()-start)
 	}
 	if len(f.buf) >= len(b) {
-		return f.frame(frameData, len(b), b)
+		return f.frame(frameData, b)
 	}
-	return f.frame(frameCompressed, len(b), f.buf)
+	return f.frame(frameCompressed, f.buf)
 }
 
-func (f *frameWriter) frame(kind byte, length int, payload []byte) error {
-	var h [frameHeader]byte
-	h[0] = kind
-	le := binary.LittleEndian
-	le.PutUint32(h[4:], f.next)
-	le.PutUint32(h[8:], uint32(length))
-	le.PutUint32(h[12:], uint32(len(payload)))
-	le.PutUint32(h[16:], checksum(h[:], payload))
-	f.next++
-	f.wrote += frameHeader + int64(len(payload))
+func (f *frameWriter) frame(kind byte, payload []byte) error {
+	h := [frameHeader]byte{kind}
+	binary.LittleEndian.PutUint32(h[1:], uint32(len(payload)))
+	f.frames++
 	var start int64
 	if f.now != nil {
 		start = f.now()
@@ -160,7 +144,7 @@ func (f *frameWriter) frame(kind byte, length int, payload []byte) error {
 func (f *frameWriter) alive() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.frame(frameAlive, 0, nil)
+	return f.frame(frameAlive, nil)
 }
 
 // end writes the last frame: a summary of the transfer, or the problem that ended it.
@@ -175,14 +159,14 @@ func (f *frameWriter) end(sent any, err error) error {
 	if err != nil {
 		return err
 	}
-	return f.frame(kind, len(raw), raw)
+	return f.frame(kind, raw)
 }
 
-// count returns how many frames and bytes were written.
-func (f *frameWriter) count() (frames uint32, bytes int64) {
+// count returns how many frames were written.
+func (f *frameWriter) count() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.next, f.wrote
+	return f.frames
 }
 
 // frameReader reads the payloads of frames. After the end frame it returns io.EOF, and *peerError if the sender failed.
@@ -190,7 +174,7 @@ func (f *frameWriter) count() (frames uint32, bytes int64) {
 // connection did not break, that error also wraps errFrame.
 type frameReader struct {
 	r       io.Reader
-	next    uint32
+	frames  int
 	stored  []byte
 	plain   []byte
 	left    []byte // of the present frame
@@ -238,7 +222,7 @@ func (f *frameReader) readFull(b []byte) error {
 	case err == nil:
 		return nil
 	case in.ended:
-		return fmt.Errorf("%w: the response ended within or before frame %d: %w", errFrame, f.next,
+		return fmt.Errorf("%w: the response ended within or before frame %d: %w", errFrame, f.frames,
 			io.ErrUnexpectedEOF)
 	case errors.Is(err, io.EOF):
 		return io.ErrUnexpectedEOF
@@ -264,37 +248,28 @@ func (f *frameReader) frame() error {
 	if err := f.readFull(h[:]); err != nil {
 		return err
 	}
-	le := binary.LittleEndian
-	seq, length, stored := le.Uint32(h[4:]), le.Uint32(h[8:]), le.Uint32(h[12:])
-	switch {
-	case seq != f.next:
-		return formatError("frame %d instead of %d", seq, f.next)
-	case length > maxFrame || stored > maxFrame:
-		return formatError("a frame of %d bytes: the maximum is %d", max(length, stored), maxFrame)
-	case h[0] != frameCompressed && stored != length:
-		return formatError("a frame of %d bytes with length %d", stored, length)
+	length := binary.LittleEndian.Uint32(h[1:])
+	if length > maxFrame {
+		return formatError("a frame of %d bytes: the maximum is %d", length, maxFrame)
 	}
-	f.next++
-	if uint32(cap(f.stored)) < stored {
-		f.stored = make([]byte, stored)
+	f.frames++
+	if uint32(cap(f.stored)) < length {
+		f.stored = make([]byte, length)
 	}
-	payload := f.stored[:stored]
+	payload := f.stored[:length]
 	if err := f.readFull(payload); err != nil {
 		return err
 	}
-	if checksum(h[:], payload) != le.Uint32(h[16:]) {
-		return formatError("the checksum of frame %d is wrong", seq)
-	}
-	return f.accept(h[0], int(length), payload)
+	return f.accept(h[0], payload)
 }
 
-func (f *frameReader) accept(kind byte, length int, payload []byte) (err error) {
+func (f *frameReader) accept(kind byte, payload []byte) (err error) {
 	switch kind {
 	case frameData:
 		f.left = payload
 	case frameAlive:
 	case frameCompressed:
-		f.left, err = f.decompress(length, payload)
+		f.left, err = f.decompress(payload)
 	case frameEnd:
 		f.end = append(json.RawMessage(nil), payload...)
 		return io.EOF
@@ -311,10 +286,10 @@ func (f *frameReader) accept(kind byte, length int, payload []byte) (err error) 
 	return err
 }
 
-func (f *frameReader) decompress(length int, payload []byte) ([]byte, error) {
+func (f *frameReader) decompress(payload []byte) ([]byte, error) {
 	if f.decoder == nil {
 		var err error
-		// The limit rejects compressed data that would become larger than announced.
+		// The limit rejects compressed data that would become larger than a frame.
 		f.decoder, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxFrame),
 			zstd.WithDecoderMaxWindow(maxFrame))
 		if err != nil {
@@ -323,11 +298,8 @@ func (f *frameReader) decompress(length int, payload []byte) ([]byte, error) {
 	}
 	out, err := f.decoder.DecodeAll(payload, f.plain[:0])
 	if err != nil {
-		return nil, formatError("frame %d cannot be decompressed", f.next-1)
+		return nil, formatError("frame %d cannot be decompressed", f.frames-1)
 	}
 	f.plain = out
-	if len(out) != length {
-		return nil, formatError("frame %d decompresses to %d bytes instead of %d", f.next-1, len(out), length)
-	}
 	return out, nil
 }

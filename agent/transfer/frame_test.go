@@ -54,6 +54,7 @@ func TestFramesRoundTrip(t *testing.T) {
 		}
 		want := backends.Stream{Bytes: 7, Sum: "abc"}
 		framed(t, f, chunks, want, nil)
+		written := buf.Len()
 		in := &frameReader{r: &buf}
 		defer in.close()
 		got, err := io.ReadAll(in)
@@ -61,13 +62,14 @@ func TestFramesRoundTrip(t *testing.T) {
 		if err != nil || !bytes.Equal(got, slices.Concat(chunks...)) || json.Unmarshal(in.end, &end) != nil || end != want {
 			t.Fatalf("%d bytes, %v, %s", len(got), err, in.end)
 		}
-		if frames, bytes := f.count(); in.next != frames || in.read != bytes {
-			t.Fatalf("%d frames of %d bytes were read, %d of %d written", in.next, in.read, frames, bytes)
+		if in.frames != f.count() || in.read != int64(written) {
+			t.Fatalf("%d frames of %d bytes were read, %d of %d written", in.frames, in.read, f.count(), written)
 		}
 	})
 }
 
-// Whatever single bit is flipped, and wherever the stream is cut, the reader returns no wrong byte and no end.
+// Wherever the stream is cut, the reader returns no wrong byte and no end. Whatever single bit is flipped, its error is
+// none for which a pool would drop what has come: the stream within has a checksum.
 func TestDamagedFrames(t *testing.T) {
 	for _, packed := range []bool{false, true} {
 		var buf bytes.Buffer
@@ -83,7 +85,7 @@ func TestDamagedFrames(t *testing.T) {
 			in := &frameReader{r: bytes.NewReader(b)}
 			defer in.close()
 			got, err := io.ReadAll(in)
-			if !bytes.HasPrefix(whole, got) || (!errors.Is(err, errFrame) && !errors.Is(err, io.ErrUnexpectedEOF)) || strings.Contains(err.Error(), "\n") {
+			if what == "cut" && (!bytes.HasPrefix(whole, got) || !errors.Is(err, io.ErrUnexpectedEOF)) || err != nil && strings.Contains(err.Error(), "\n") {
 				t.Errorf("%s at %d: %q, %v", what, at, got, err)
 			}
 			if errors.Is(err, dataset.ErrCorrupt) {
@@ -99,7 +101,7 @@ func TestDamagedFrames(t *testing.T) {
 	}
 }
 
-// Frames with a correct checksum that no peer of this program sends.
+// Frames that no peer of this program sends.
 func TestForgedFrames(t *testing.T) {
 	pack := func(b []byte) []byte {
 		e, err := zstd.NewWriter(nil)
@@ -110,14 +112,11 @@ func TestForgedFrames(t *testing.T) {
 		return e.EncodeAll(b, nil)
 	}
 	for name, forge := range map[string]func(*frameWriter) error{
-		"oversized":               func(f *frameWriter) error { return f.frame(frameData, maxFrame+1, make([]byte, maxFrame+1)) },
-		"says more":               func(f *frameWriter) error { return f.frame(frameData, 5, []byte("1234")) },
-		"out of order":            func(f *frameWriter) error { f.next++; return f.frame(frameData, 1, []byte("1")) },
-		"unknown kind":            func(f *frameWriter) error { return f.frame('?', 1, []byte("1")) },
-		"a packed flood":          func(f *frameWriter) error { return f.frame(frameCompressed, 100, pack(make([]byte, 1<<30))) },
-		"packed, and says less":   func(f *frameWriter) error { return f.frame(frameCompressed, 99, pack(make([]byte, 100))) },
-		"packed, and is not":      func(f *frameWriter) error { return f.frame(frameCompressed, 100, []byte("this is not packed")) },
-		"a problem without sense": func(f *frameWriter) error { return f.frame(frameProblem, 1, []byte("{")) },
+		"oversized":               func(f *frameWriter) error { return f.frame(frameData, make([]byte, maxFrame+1)) },
+		"unknown kind":            func(f *frameWriter) error { return f.frame('?', []byte("1")) },
+		"a packed flood":          func(f *frameWriter) error { return f.frame(frameCompressed, pack(make([]byte, 1<<30))) },
+		"packed, and is not":      func(f *frameWriter) error { return f.frame(frameCompressed, []byte("this is not packed")) },
+		"a problem without sense": func(f *frameWriter) error { return f.frame(frameProblem, []byte("{")) },
 	} {
 		var buf bytes.Buffer
 		if err := forge(&frameWriter{w: plain{&buf}}); err != nil {

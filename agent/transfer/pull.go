@@ -311,6 +311,9 @@ func (r *pullRun) classify(read, err error) error {
 			r.logViolation(read)
 		}
 		return connectionError{err}
+	case errors.Is(err, io.ErrUnexpectedEOF): // the answer ended well, but within the stream
+		r.logViolation(err)
+		return connectionError{err}
 	}
 	return err
 }

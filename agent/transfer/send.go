@@ -103,7 +103,7 @@ func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Cont
 	}
 	cancel(nil)
 	endWatch()
-	if n, _ := frames.count(); err != nil && n == 0 {
+	if err != nil && frames.count() == 0 {
 		return err
 	}
 	if out.err == nil {
@@ -136,7 +136,7 @@ func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut
 	var owner sync.WaitGroup
 	stop := make(chan struct{})
 	owner.Go(func() {
-		last, _ := frames.count()
+		last := frames.count()
 		for {
 			select {
 			case <-ctx.Done():
@@ -149,7 +149,7 @@ func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut
 				cut(err)
 				return
 			}
-			if n, _ := frames.count(); n != last {
+			if n := frames.count(); n != last {
 				last = n
 			} else if frames.alive() != nil {
 				return

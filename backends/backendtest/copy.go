@@ -85,7 +85,7 @@ func copyIsUpdated(f *fixture) {
 	if err != nil || whole.Bytes <= change.Bytes || whole.Zeroed != 0 {
 		f.Errorf("Changed without a base returned %+v, %v", whole, err)
 	}
-	f.CheckFails(o.receive(d, second, uuid.Nil, 0, bytes.NewReader(difference)), dataset.ErrConflict)
+	f.CheckFails(o.receive(d, second, uuid.Nil, 0, bytes.NewReader(difference)), dataset.ErrCorrupt)
 	f.OK(o.Copier().Promote(f.Ctx, d.ID, first.ID)) // as if a move was cancelled
 	f.transfer(o, d, second, first.ID)
 	o.CheckSnapshots(d.ID, first, second)

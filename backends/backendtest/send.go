@@ -152,8 +152,9 @@ type failing struct{ err error }
 
 func (r failing) Read([]byte) (int, error) { return 0, r.err }
 
-// damagedStreamIsRefused changes one byte of a stream, at its start or where it is resumed. Receive must fail, and keep
-// nothing of the stream.
+// damagedStreamIsRefused changes one byte of a stream, in the first part or in the one that follows an interruption.
+// Receive must fail, and keep nothing of the stream. If the byte was in the first part, that may be found only at the
+// end of the stream.
 func damagedStreamIsRefused(f *fixture) {
 	if !f.Can.Delta {
 		return
@@ -168,24 +169,36 @@ func damagedStreamIsRefused(f *fixture) {
 		places = append(places, len(data)*(i+1)/17)
 	}
 	for i, at := range places {
+		flipped := bytes.Clone(data)
+		flipped[at] ^= 0x10
+		first, rest := data, flipped
+		cut := at
+		if i%3 == 1 {
+			first, rest, cut = flipped, data, min(at+1<<20, len(data)-1)
+		}
 		var from int64
-		if i%2 == 1 {
-			if err := o.receive(d, s, uuid.Nil, 0, bytes.NewReader(data[:at])); err == nil {
-				f.Fatalf("%d of %d bytes were accepted as complete", at, len(data))
+		if i%3 != 0 {
+			if err := o.receive(d, s, uuid.Nil, 0, bytes.NewReader(first[:cut])); err == nil {
+				f.Fatalf("%d of %d bytes were accepted as complete", cut, len(data))
 			}
 			from = o.received(s).Bytes
 		}
-		flipped := bytes.Clone(data)
-		flipped[at] ^= 0x10
-		f.CheckFails(o.receive(d, s, uuid.Nil, from, bytes.NewReader(flipped[from:])), dataset.ErrCorrupt)
-		if got := o.received(s); got.Complete || got.Bytes != 0 {
-			f.Errorf("flipped at %d of %d: %+v is kept", at, len(data), got)
+		err := o.receive(d, s, uuid.Nil, from, bytes.NewReader(rest[from:]))
+		got := o.received(s)
+		switch {
+		case err == nil && i%3 == 1 && from <= int64(at): // the changed byte was sent again
+			f.OK(o.Pool.DeleteSnapshot(f.Ctx, d.ID, s.ID))
+		case errors.Is(err, dataset.ErrCorrupt) && !got.Complete && got.Bytes == 0:
+		case errors.Is(err, io.ErrUnexpectedEOF) && !got.Complete: // a length was changed
+			f.OK(o.Pool.DeleteSnapshot(f.Ctx, d.ID, s.ID))
+		default:
+			f.Errorf("flipped at %d of %d, resumed at %d: %v, and %+v is kept", at, len(data), from, err, got)
 		}
 	}
 	other := f.NewSnapshot(d)
 	f.CheckFails(o.receive(d, other, uuid.Nil, 0, bytes.NewReader(data)), dataset.ErrCorrupt)
 	f.CheckFails(o.receive(o.Record(), s, uuid.Nil, 0, bytes.NewReader(data)), dataset.ErrCorrupt)
-	f.CheckFails(o.receive(d, s, uuid.New(), 0, bytes.NewReader(data)), dataset.ErrConflict)
+	f.CheckFails(o.receive(d, s, uuid.New(), 0, bytes.NewReader(data)), dataset.ErrCorrupt)
 	f.CheckFails(o.receive(d, s, uuid.Nil, 0, bytes.NewReader(append(bytes.Clone(data), 0))), dataset.ErrCorrupt)
 	o.CheckSnapshots(d.ID)
 	f.OK(o.receive(d, s, uuid.Nil, 0, bytes.NewReader(data)))

@@ -14,6 +14,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/btrfs/subvolume"
+	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/backends/spool"
 	"github.com/droverhq/drover/dataset"
@@ -49,7 +50,7 @@ func checkDemoted(f *fixture, c cast, done bool) {
 }
 
 // readdressed returns the stream of a snapshot, as a difference to base, with the given header.
-func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base uuid.UUID, h spool.Header) ([]byte, error) {
+func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base uuid.UUID, h framing.Header) ([]byte, error) {
 	f, err := p.shelf.FindDatasetOrCopy(s.Dataset)
 	if err != nil {
 		return nil, err
@@ -68,14 +69,7 @@ func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base uuid.UUI
 		defer old.Close()
 	}
 	var out bytes.Buffer
-	w, err := spool.NewWriter(&out, h, 0)
-	if err != nil {
-		return nil, err
-	}
-	if err := btrfsctl.Send(ctx, tree, old, true, w); err != nil {
-		return nil, err
-	}
-	_, err = w.Close()
+	_, err = spool.Send(&out, h, 0, nil, func(w io.Writer) error { return btrfsctl.Send(ctx, tree, old, true, w) })
 	return out.Bytes(), err
 }
 
@@ -92,7 +86,7 @@ func TestStreamOnAWrongBase(t *testing.T) {
 	last := dataset.Snapshot{ID: uuid.New(), Dataset: c.Dataset.ID}
 	f.must(f.Snapshot(t.Context(), last, nil))
 	receive := func(s dataset.Snapshot, of, says uuid.UUID) error {
-		stream, err := readdressed(t.Context(), p, s, of, spool.Header{
+		stream, err := readdressed(t.Context(), p, s, of, framing.Header{
 			Kind:     Name,
 			Dataset:  c.Other.ID,
 			Snapshot: s.ID,
@@ -135,7 +129,7 @@ func TestNoRoomBesideTheStream(t *testing.T) {
 	f.must(os.WriteFile(f.head(d.ID)+"/file", make([]byte, 90<<20), 0o600))
 	f.must(f.Snapshot(t.Context(), s, nil))
 	p := inner(f.Pool)
-	stream, err := readdressed(t.Context(), p, s, uuid.Nil, spool.Header{Kind: Name, Dataset: other.ID, Snapshot: s.ID})
+	stream, err := readdressed(t.Context(), p, s, uuid.Nil, framing.Header{Kind: Name, Dataset: other.ID, Snapshot: s.ID})
 	f.must(err)
 	ballast := f.disk + "/ballast"
 	f.must(os.WriteFile(ballast, make([]byte, 60<<20), 0o600))
@@ -210,7 +204,7 @@ func TestStreamFitsItsBaseAlone(t *testing.T) {
 	p := inner(f.Pool)
 	f.must(f.Snapshot(t.Context(), c.Keep, nil))
 	receive := func(from, to dataset.Dataset, s, base uuid.UUID) error {
-		stream, err := readdressed(t.Context(), p, dataset.Snapshot{ID: s, Dataset: from.ID}, base, spool.Header{
+		stream, err := readdressed(t.Context(), p, dataset.Snapshot{ID: s, Dataset: from.ID}, base, framing.Header{
 			Kind:     Name,
 			Dataset:  to.ID,
 			Snapshot: s,
@@ -256,7 +250,7 @@ func TestBaseThatNobodyNoted(t *testing.T) {
 	f.must(f.Snapshot(t.Context(), c.Keep, nil))
 	copied := dataset.Dataset{ID: uuid.New()}
 	stream := func(s, base uuid.UUID) []byte {
-		b, err := readdressed(t.Context(), p, dataset.Snapshot{ID: s, Dataset: c.Dataset.ID}, base, spool.Header{
+		b, err := readdressed(t.Context(), p, dataset.Snapshot{ID: s, Dataset: c.Dataset.ID}, base, framing.Header{
 			Kind:     Name,
 			Dataset:  copied.ID,
 			Snapshot: s,

@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/btrfs/subvolume"
+	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/backends/spool"
 	"github.com/droverhq/drover/dataset"
@@ -62,7 +63,7 @@ func (s *sender) send(ctx context.Context, src dataset.Source, base uuid.UUID, f
 		}
 		defer old.Close()
 	}
-	h := spool.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: snapshot.Limit}
+	h := framing.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: snapshot.Limit}
 	return spool.Send(w, h, from, progress, func(w io.Writer) error { return btrfsctl.Send(ctx, tree, old, true, w) })
 }
 

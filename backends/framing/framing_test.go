@@ -2,144 +2,198 @@ package framing
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
 
-const magic = "test/1\r\n"
+const block = 4096
 
-// frame writes a frame whose header is the kind, the number and the length of the payload.
-func frame(o *Output, kind byte, payload string) error {
-	var h [12]byte
-	o.Number(h[:], kind)
-	binary.LittleEndian.PutUint32(h[8:], uint32(len(payload)))
-	return o.Write(h[:], []byte(payload))
-}
-
-// sent returns a stream with the payloads, without its first from bytes.
-func sent(t *testing.T, from int64, payloads ...string) (stream []byte, sum string) {
+// written returns a small stream without its first from bytes: data, zeros, data.
+func written(t testing.TB, h Header, from int64) ([]byte, backends.Stream) {
 	t.Helper()
-	var b bytes.Buffer
-	o, err := NewOutput(&b, magic, from, 100)
-	for _, p := range payloads {
-		err = errors.Join(err, frame(o, Data, p))
-	}
-	err = errors.Join(err, o.Close(func(sum []byte) error { return frame(o, End, string(sum)) }))
-	if err != nil || o.Total() != from+int64(b.Len()) {
-		t.Fatalf("%d bytes from %d on, in all %d, %v", b.Len(), from, o.Total(), err)
-	}
-	return b.Bytes(), o.Checksum()
-}
-
-// next reads a frame.
-func next(in *Input) (kind byte, payload []byte, err error) {
-	var h [12]byte
-	if err = in.ReadHeader(h[:]); err == nil {
-		_, err = in.CheckNumber(h[:])
-	}
-	if err == nil {
-		payload, err = in.ReadPayload(int64(binary.LittleEndian.Uint32(h[8:])), 50)
-	}
-	if err == nil && h[0] == End {
-		err = errors.Join(in.CheckSum(payload), in.CheckEnd())
-	}
-	return h[0], payload, err
-}
-
-// A stream that was interrupted between two frames is resumed there, and has the checksum of the whole stream.
-func TestResume(t *testing.T) {
-	all, sum := sent(t, 0, "one", "two", "three")
-	in := NewInput(bytes.NewReader(all))
-	if err := in.Begin(magic, "a test"); err != nil {
-		t.Fatal(err)
-	}
-	if _, p, err := next(in); err != nil || string(p) != "one" {
-		t.Fatalf("%q, %v", p, err)
-	}
-	at, err := in.Position()
+	var buf bytes.Buffer
+	w, err := NewWriter(&buf, h, from)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rest, again := sent(t, at.Offset, "one", "two", "three")
-	if string(rest) != string(all[at.Offset:]) || again != sum {
-		t.Errorf("the rest is %q with checksum %s, want %q with %s", rest, again, all[at.Offset:], sum)
-	}
-	in = NewInput(bytes.NewReader(rest))
-	if err := in.Resume(at); err != nil {
+	err = errors.Join(w.Data(0, []byte("head")), w.Zeros(2*block, 3*block), w.Data(8*block, []byte("tail")))
+	out, endErr := w.End()
+	if err = errors.Join(err, endErr); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"two", "three"} {
-		if _, p, err := next(in); err != nil || string(p) != want {
-			t.Errorf("%q, %v, want %q", p, err, want)
+	return buf.Bytes(), out
+}
+
+func testHeader() Header {
+	return Header{Kind: "loop", Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * block, Filesystem: "xfs"}
+}
+
+type seen struct {
+	Offset, Length int64
+	Data           string
+}
+
+func read(r io.Reader) (in *Reader, all []seen, err error) {
+	if in, err = NewReader(r); err != nil {
+		return in, nil, err
+	}
+	in.Limit = int64(in.Header.Size)
+	for {
+		c, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			return in, all, nil
 		}
-	}
-	if kind, _, err := next(in); kind != End || err != nil || in.Checksum() != sum || in.Offset() != int64(len(all)) {
-		t.Errorf("a frame %q, %v, checksum %s after %d bytes", kind, err, in.Checksum(), in.Offset())
-	}
-	if err := NewInput(nil).Resume(Position{Sum: []byte("no state")}); !errors.Is(err, dataset.ErrCorrupt) {
-		t.Errorf("resumed without a checksum: %v", err)
+		if err != nil {
+			return in, all, err
+		}
+		all = append(all, seen{c.Offset, c.Length, string(c.Data)})
 	}
 }
 
-// A stream that ends early can be continued. Any other damage is an error of the stream.
-func TestDamage(t *testing.T) {
-	all, _ := sent(t, 0, "one", "two")
-	read := func(b []byte) error {
-		in := NewInput(bytes.NewReader(b))
-		err := in.Begin(magic, "a test")
-		for err == nil {
-			var kind byte
-			if kind, _, err = next(in); kind == End {
-				return err
+func TestRoundTrip(t *testing.T) {
+	want := testHeader()
+	stream, sent := written(t, want, 0)
+	in, ranges, err := read(bytes.NewReader(stream))
+	if err != nil || in.Stream() != sent || sent.Bytes != int64(len(stream)) {
+		t.Fatalf("%v, read %+v, written %+v", err, in.Stream(), sent)
+	}
+	if diff := cmp.Diff(want, in.Header); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]seen{{0, 4, "head"}, {2 * block, 3 * block, ""}, {8 * block, 4, "tail"}}, ranges); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A stream that was interrupted after any frame is resumed there. The checksum at its end also covers what was read
+// before the interruption.
+func TestResume(t *testing.T) {
+	h := testHeader()
+	all, sent := written(t, h, 0)
+	for frames := range 4 {
+		for _, damaged := range []bool{false, true} {
+			first := bytes.Clone(all)
+			if damaged { // in the header, as "loop" becomes "moop", or in the first data
+				first[bytes.Index(first, []byte([]string{"loop", "head"}[min(frames, 1)]))]++
+			}
+			in, err := NewReader(bytes.NewReader(first))
+			for range frames {
+				_, nextErr := in.Next()
+				err = errors.Join(err, nextErr)
+			}
+			at, markErr := in.Mark()
+			if err := errors.Join(err, markErr); err != nil {
+				t.Fatal(err)
+			}
+			rest, again := written(t, h, at.Offset)
+			if !bytes.Equal(rest, all[at.Offset:]) || again != sent {
+				t.Fatalf("the rest after %d frames is %q of %+v", frames, rest, again)
+			}
+			in, err = Resume(bytes.NewReader(rest), in.Header, at)
+			for err == nil {
+				_, err = in.Next()
+			}
+			switch {
+			case damaged && !errors.Is(err, dataset.ErrCorrupt):
+				t.Errorf("the first %d frames were damaged: %v", frames, err)
+			case !damaged && (!errors.Is(err, io.EOF) || in.Stream() != sent):
+				t.Errorf("resumed after %d frames: %v, %+v", frames, err, in.Stream())
 			}
 		}
-		return err
 	}
-	if err := read(all); err != nil {
+	if _, err := Resume(nil, h, Mark{Sum: []byte("no state")}); !errors.Is(err, dataset.ErrCorrupt) {
+		t.Errorf("resumed without a checksum: %v", err)
+	}
+	w, err := NewWriter(io.Discard, h, sent.Bytes+1)
+	if err != nil {
 		t.Fatal(err)
 	}
-	for n := range all {
-		if err := read(all[:n]); !errors.Is(err, io.ErrUnexpectedEOF) {
-			t.Errorf("%d of %d bytes: %v", n, len(all), err)
+	if _, err := w.End(); !errors.Is(err, dataset.ErrInvalid) {
+		t.Errorf("resumed after its end: %v", err)
+	}
+}
+
+// Every changed, omitted or added byte is noticed before the end of the stream is reported.
+func TestEveryDamageIsNoticed(t *testing.T) {
+	good, _ := written(t, testHeader(), 0)
+	bad := func(what string, at int, b []byte, want ...error) {
+		t.Helper()
+		_, _, err := read(bytes.NewReader(b))
+		if !slices.ContainsFunc(want, func(w error) bool { return errors.Is(err, w) }) ||
+			strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s at %d: %v", what, at, err)
 		}
 	}
-	first := len(magic) + 12
-	for name, b := range map[string][]byte{
-		"another magic":     append([]byte("x"), all[1:]...),
-		"another number":    append(append(bytes.Clone(all[:len(magic)+4]), 9), all[len(magic)+5:]...),
-		"a long frame":      append(append(bytes.Clone(all[:len(magic)+8]), 51), all[len(magic)+9:]...),
-		"another payload":   append(append(bytes.Clone(all[:first]), 'x'), all[first+1:]...),
-		"something follows": append(bytes.Clone(all), 'x'),
+	for at := range good {
+		flipped := bytes.Clone(good)
+		flipped[at] ^= 1 << (at % 8)
+		// The result is io.ErrUnexpectedEOF if the change increased a length.
+		bad("flipped", at, flipped, dataset.ErrCorrupt, io.ErrUnexpectedEOF)
+		bad("cut", at, good[:at], io.ErrUnexpectedEOF)
+		if at+1 < len(good) && good[at] != good[at+1] {
+			bad("left out", at, append(bytes.Clone(good[:at]), good[at+1:]...), dataset.ErrCorrupt, io.ErrUnexpectedEOF)
+		}
+	}
+	bad("added", len(good), append(bytes.Clone(good), 0), dataset.ErrCorrupt)
+}
+
+// Streams with a correct checksum and wrong content.
+func TestForgedStreams(t *testing.T) {
+	for name, forge := range map[string]func(w *Writer) error{
+		"beyond the end":  func(w *Writer) error { return w.Data(99*block, make([]byte, 2*block)) },
+		"far beyond":      func(w *Writer) error { return w.Zeros(1<<62, 1<<62) },
+		"negative offset": func(w *Writer) error { return w.Data(-block, make([]byte, block)) },
+		"negative length": func(w *Writer) error { return w.Zeros(block, -block) },
+		"no length":       func(w *Writer) error { return w.Data(0, nil) },
+		"a large frame":   func(w *Writer) error { return w.Data(0, make([]byte, MaxPayload+1)) },
+		"backwards":       func(w *Writer) error { return errors.Join(w.Zeros(9*block, block), w.Zeros(0, block)) },
+		"twice the same":  func(w *Writer) error { return errors.Join(w.Zeros(0, block), w.Zeros(0, block)) },
+		"two headers":     func(w *Writer) error { return w.frame(kindHeader, 0, 2, []byte("{}")) },
+		"unknown frame":   func(w *Writer) error { return w.frame('X', 0, 0, nil) },
+		"an empty one":    func(*Writer) error { return nil },
 	} {
-		if err := read(b); !errors.Is(err, dataset.ErrCorrupt) {
+		var buf bytes.Buffer
+		w, err := NewWriter(&buf, testHeader(), 0)
+		if err == nil {
+			err = forge(w)
+		}
+		if _, endErr := w.End(); err != nil || endErr != nil {
+			t.Fatal(err, endErr)
+		}
+		_, _, err = read(&buf)
+		if name == "an empty one" && err != nil || name != "an empty one" && !errors.Is(err, dataset.ErrCorrupt) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	if _, _, err := read(strings.NewReader(magic + "D" + strings.Repeat("\x00", frameHeader-1))); !errors.Is(err, dataset.ErrCorrupt) {
+		t.Errorf("without a header: %v", err)
+	}
 }
 
-// A later version of a format is refused by its number. A damaged magic is not taken for one.
-func TestLaterVersion(t *testing.T) {
-	begin := func(stream string) error {
-		return NewInput(strings.NewReader(stream+"the rest")).Begin(magic, "a test")
-	}
-	for stream, version := range map[string]string{"test/2\r\n": "2", "test/10\r\n": "10"} {
-		err := begin(stream)
-		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "format "+version+",") {
-			t.Errorf("%q: got error %v, want that format %s is not supported", stream, err, version)
+// C7: no stream makes the reader panic, use much memory, or return a range beyond the limit.
+func FuzzReader(f *testing.F) {
+	good, _ := written(f, testHeader(), 0)
+	f.Add(good)
+	f.Add([]byte(magic))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		in, ranges, err := read(bytes.NewReader(b))
+		if err != nil && !errors.Is(err, dataset.ErrCorrupt) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("an error of another kind: %v", err)
 		}
-	}
-	for _, stream := range []string{
-		"Test/2\r\n", "test/0\r\n", "test/02\r\n", "test/2\n\r", "test/-2\r\n", "test/+2\r\n", "test/\xb1\r\n",
-		"test.2\r\n",
-		"test/2\rx", "\x00\x00\x00\x00\x00\x00\x00\x00", "test/x\r\n", "test/100\r\n",
-	} {
-		if err := begin(stream); !errors.Is(err, dataset.ErrCorrupt) {
-			t.Errorf("%q: got error %v, want %v", stream, err, dataset.ErrCorrupt)
+		for _, c := range ranges {
+			if c.Offset < 0 || c.Length <= 0 || in.Limit > 0 && c.Offset+c.Length > in.Limit {
+				t.Errorf("range %+v of at most %d", c, in.Limit)
+			}
 		}
-	}
+	})
 }

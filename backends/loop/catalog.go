@@ -313,7 +313,7 @@ func (cat *catalog) fillEntry(e *backends.Entry, dir folder.Dir, c layout.Conten
 		e.Promoted = !headless
 		if partial, err := transfer.ReadPartial(dir); err == nil && slices.Contains(c.Items, layout.Part) {
 			e.Partial = &backends.Partial{
-				Snapshot: partial.Snapshot,
+				Snapshot: partial.Header.Snapshot,
 				Base:     partial.Header.Base,
 				Bytes:    partial.Mark.Offset,
 			}

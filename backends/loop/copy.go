@@ -128,7 +128,7 @@ func (cp *copier) dropRelated(dir folder.Dir, place string, snapshot uuid.UUID) 
 	if place != layout.Copies {
 		return nil
 	}
-	if partial, err := transfer.ReadPartial(dir); err == nil && partial.Snapshot == snapshot {
+	if partial, err := transfer.ReadPartial(dir); err == nil && partial.Header.Snapshot == snapshot {
 		if err := transfer.DropPartial(cp.layout, dir); err != nil {
 			return err
 		}

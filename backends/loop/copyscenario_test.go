@@ -10,7 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/stream"
+	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
@@ -46,27 +46,27 @@ func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base, to uuid
 	if _, err := p.Send(ctx, at(s), base, 0, &sent, nil); err != nil {
 		return nil, err
 	}
-	in, err := stream.NewDecoder(&sent)
+	in, err := framing.NewReader(&sent)
 	if err != nil {
 		return nil, err
 	}
 	in.Header.Dataset = to
-	e, err := stream.NewEncoder(&out, in.Header, 0)
+	w, err := framing.NewWriter(&out, in.Header, 0)
 	for err == nil {
-		var c stream.Change
-		c, err = in.NextChange()
+		var c framing.Range
+		c, err = in.Next()
 		switch {
 		case err != nil:
 		case c.Data == nil:
-			err = e.Zeros(c.Offset, c.Length)
+			err = w.Zeros(c.Offset, c.Length)
 		default:
-			err = e.Data(c.Offset, c.Data)
+			err = w.Data(c.Offset, c.Data)
 		}
 	}
 	if !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	err = e.End()
+	_, err = w.End()
 	return out.Bytes(), err
 }
 

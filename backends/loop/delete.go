@@ -297,7 +297,7 @@ func (r *reaper) removeWorthless(dir folder.Dir, place string, c layout.Contents
 		useless[item] = useless[item] || unfinished
 	}
 	partial, err := transfer.ReadPartial(dir)
-	if err != nil || place != layout.Copies || listed[partial.Snapshot.String()] {
+	if err != nil || place != layout.Copies || listed[partial.Header.Snapshot.String()] {
 		useless[layout.Part] = true
 	}
 	for item := range useless {

@@ -67,7 +67,6 @@
 //	growth      growing images with their devices and filesystems
 //	template    formatted images for new datasets
 //	poolimage   a pool in one image file
-//	stream      the framing of a stream
 //	transfer    sending and receiving snapshots
 //
 // This package has the operations on datasets. Create, Clone, Commit and WriteRecord are in create.go, Delete and the

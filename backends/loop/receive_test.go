@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/backends/loop/layout"
-	"github.com/droverhq/drover/backends/loop/stream"
 	"github.com/droverhq/drover/dataset"
 	"github.com/google/uuid"
 )
@@ -20,18 +20,22 @@ import (
 // whole stream is sent again.
 func TestPartsOfTwoStreams(t *testing.T) {
 	onPools(t, func(f *fixture) {
-		h := stream.Header{Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * layout.Sector, Filesystem: xfs}
+		h := framing.Header{
+			Kind: "loop", Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * layout.Sector, Filesystem: xfs,
+		}
 		make2 := func(first string) []byte {
 			var buf bytes.Buffer
-			e, err := stream.NewEncoder(&buf, h, 0)
+			w, err := framing.NewWriter(&buf, h, 0)
 			f.must(err)
-			f.must(errors.Join(e.Data(0, []byte(first)), e.Data(8*layout.Sector, []byte("second")), e.End()))
+			f.must(errors.Join(w.Data(0, []byte(first)), w.Data(8*layout.Sector, []byte("second"))))
+			_, err = w.End()
+			f.must(err)
 			return buf.Bytes()
 		}
 		one, other := make2("XFSB one"), make2("XFSB two")
 		d := backends.Delivery{Dataset: newDataset(xfs), Snapshot: dataset.Snapshot{ID: h.Snapshot, Dataset: h.Dataset}}
 		d.Dataset.ID = h.Dataset
-		_, err := f.Receive(f.Context(), d, bytes.NewReader(one[:len(one)-80]), nil)
+		_, err := f.Receive(f.Context(), d, bytes.NewReader(one[:len(one)-60]), nil)
 		if !errors.Is(err, io.ErrUnexpectedEOF) {
 			f.Fatal(err)
 		}

@@ -1,3 +1,11 @@
+// Package spool sends and receives snapshots for backends whose storage has its own stream format, which the kernel or
+// a program writes (btrfs and zfs). [Send] divides such a stream into frames (package framing). A [Spool] collects a
+// received stream in a file of the dataset's folder until it is complete. The part that was received before a crash or
+// a lost connection is kept, so that the transfer can be resumed. The backend passes the file to the storage only after
+// the checksum of the whole stream was verified.
+//
+// Backends btrfs and zfs send with Send, and get the Spool of a folder from package shelf. The only state is the two
+// files in the folder (File and RecordFile). The caller must prevent concurrent calls for the same folder.
 package spool
 
 import (
@@ -28,9 +36,9 @@ const flushInterval = 4 << 20
 
 // partRecord is the record of the received part.
 type partRecord struct {
-	Header Header `json:"header"`
-	Mark   mark   `json:"through"` // the file contains everything before this position, durably
-	File   string `json:"of"`      // identifies the file: see fileIdentity
+	Header framing.Header `json:"header"`
+	Mark   framing.Mark   `json:"through"` // the file contains everything before this position, durably
+	File   string         `json:"of"`      // identifies the file: see fileIdentity
 }
 
 // Spool gathers the stream of a snapshot in a file of a folder.
@@ -67,7 +75,7 @@ func readPart(root *os.Root) (rec partRecord, err error) {
 		return rec, err
 	}
 	info, err := root.Lstat(File)
-	if err == nil && (!info.Mode().IsRegular() || info.Size() < rec.Mark.Bytes) {
+	if err == nil && (!info.Mode().IsRegular() || info.Size() < rec.Mark.End) {
 		err = errors.New("it is incomplete")
 	}
 	if err != nil {
@@ -149,7 +157,7 @@ func (s Spool) receive(ctx context.Context, d backends.Delivery, kind string, r 
 	}
 	defer f.Close()
 	g := receiving{Spool: s, in: in, f: f, progress: progress}
-	if g.written, err = in.mark(); err != nil {
+	if g.written, err = in.Mark(); err != nil {
 		return out, err
 	}
 	g.recorded, g.start = g.written, g.written.Offset
@@ -162,44 +170,36 @@ func (s Spool) receive(ctx context.Context, d backends.Delivery, kind string, r 
 		}
 		return out, err
 	}
-	h := in.header
-	return backends.Stream{Base: h.Base, Size: h.Size, Bytes: in.in.Offset(), Sum: in.in.Checksum()}, nil
+	return in.Stream(), nil
 }
 
 // open reads the beginning of a stream, or continues where one was interrupted.
-func (s Spool) open(d backends.Delivery, kind string, r io.Reader, base func(uuid.UUID) error) (*reader, *os.File,
-	error) {
-	in := newReader(r)
+func (s Spool) open(d backends.Delivery, kind string, r io.Reader, base func(uuid.UUID) error) (*framing.Reader,
+	*os.File, error) {
 	if d.From != 0 {
 		rec, err := readPart(s.Root)
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := in.resume(rec.Header, rec.Mark); err != nil {
+		in, err := framing.Resume(r, rec.Header, rec.Mark)
+		if err != nil {
 			return nil, nil, err
 		}
 		f, err := s.Root.OpenFile(File, os.O_RDWR, 0)
 		if err != nil {
 			return nil, nil, err
 		}
-		if err := f.Truncate(in.bytes); err != nil {
+		if err := f.Truncate(rec.Mark.End); err != nil {
 			return nil, nil, errors.Join(err, f.Close())
 		}
 		return in, f, nil
 	}
-	if err := in.begin(); err != nil {
-		return nil, nil, err
+	in, err := framing.NewReader(r)
+	if err == nil {
+		err = in.Header.Check(kind, d)
 	}
-	switch h := in.header; {
-	case h.Kind != kind:
-		return nil, nil, framing.Corrupt("it is a stream of %q, not of %s", h.Kind, kind)
-	case h.Dataset != d.Dataset.ID || h.Snapshot != d.Snapshot.ID:
-		return nil, nil, framing.Corrupt("it belongs to snapshot %s of dataset %s", h.Snapshot, h.Dataset)
-	case h.Size < 0:
-		return nil, nil, framing.Corrupt("a dataset cannot have %d bytes", h.Size)
-	case h.Base != d.Base:
-		return nil, nil, dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s",
-			h.Base, d.Base)
+	if err != nil {
+		return nil, nil, err
 	}
 	if d.Base != uuid.Nil {
 		if err := base(d.Base); err != nil {
@@ -216,13 +216,13 @@ func (s Spool) open(d backends.Delivery, kind string, r io.Reader, base func(uui
 // receiving is one run of Receive.
 type receiving struct {
 	Spool
-	in          *reader
+	in          *framing.Reader
 	f           *os.File
 	progress    backends.Progress
-	written     mark  // the file contains everything before this position
-	recorded    mark  // position in the last record that was written
-	start       int64 // offset in the stream at which this run began
-	flushFailed bool  // a flush has failed
+	written     framing.Mark // the file contains everything before this position
+	recorded    framing.Mark // position in the last record that was written
+	start       int64        // offset in the stream at which this run began
+	flushFailed bool         // a flush has failed
 }
 
 func (g *receiving) run(ctx context.Context) error {
@@ -230,18 +230,20 @@ func (g *receiving) run(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		at := g.written.Bytes
-		b, err := g.in.data()
+		c, err := g.in.Next()
 		if errors.Is(err, io.EOF) {
 			return g.flush() // the end frame is not recorded: it is sent again if the snapshot is not completed
 		}
 		if err != nil {
 			return err
 		}
-		if _, err := g.f.WriteAt(b, at); err != nil {
+		if c.Data == nil || c.Offset != g.written.End {
+			return framing.Corrupt("a range of %d bytes at %d after %d", c.Length, c.Offset, g.written.End)
+		}
+		if _, err := g.f.WriteAt(c.Data, c.Offset); err != nil {
 			return fmt.Errorf("write %s: %w", g.f.Name(), err)
 		}
-		if g.written, err = g.in.mark(); err != nil {
+		if g.written, err = g.in.Mark(); err != nil {
 			return err
 		}
 		if g.progress != nil {
@@ -260,7 +262,7 @@ func (g *receiving) run(ctx context.Context) error {
 
 // flush writes the received part to the disk and then its record. It does nothing if the record is up to date.
 func (g *receiving) flush() error {
-	if g.written.Offset == g.recorded.Offset && g.written.Bytes > 0 {
+	if g.written.Offset == g.recorded.Offset && g.written.End > 0 {
 		return nil
 	}
 	g.Step("spool.written")
@@ -277,7 +279,7 @@ func (g *receiving) flush() error {
 	if err != nil {
 		return err
 	}
-	if err := g.Write(RecordFile, partRecord{g.in.header, g.written, identity}); err != nil {
+	if err := g.Write(RecordFile, partRecord{g.in.Header, g.written, identity}); err != nil {
 		return err
 	}
 	g.recorded = g.written

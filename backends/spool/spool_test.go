@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
+	"slices"
 	"testing"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/backends/spool"
 	"github.com/droverhq/drover/dataset"
@@ -55,21 +57,25 @@ func newRig(t *testing.T, size int) *rig {
 // write frames the content in several calls.
 func (r *rig) write(w io.Writer, from int64, piece int) backends.Stream {
 	r.Helper()
-	s, err := spool.NewWriter(w, spool.Header{
-		Kind: "test", Dataset: r.delivery.Dataset.ID, Snapshot: r.delivery.Snapshot.ID, Base: r.delivery.Base,
-		Size: dataset.GiB,
-	}, from)
-	for rest := r.content; err == nil && len(rest) > 0; rest = rest[min(piece, len(rest)):] {
-		_, err = s.Write(rest[:min(piece, len(rest))])
-	}
-	if err != nil {
-		r.Fatal(err)
-	}
-	stream, err := s.Close()
+	stream, err := spool.Send(w, r.header(), from, nil, func(w io.Writer) error {
+		for part := range slices.Chunk(r.content, piece) {
+			if _, err := w.Write(part); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		r.Fatal(err)
 	}
 	return stream
+}
+
+func (r *rig) header() framing.Header {
+	return framing.Header{
+		Kind: "test", Dataset: r.delivery.Dataset.ID, Snapshot: r.delivery.Snapshot.ID, Base: r.delivery.Base,
+		Size: dataset.GiB,
+	}
 }
 
 func (r *rig) gather(from int64, stream io.Reader) (backends.Stream, error) {
@@ -192,7 +198,7 @@ func TestOfAnotherKind(t *testing.T) {
 	}
 	r.delivery = right
 	r.delivery.Base = uuid.Nil
-	if _, err := r.gather(0, bytes.NewReader(r.stream)); !errors.Is(err, dataset.ErrConflict) {
+	if _, err := r.gather(0, bytes.NewReader(r.stream)); !errors.Is(err, dataset.ErrCorrupt) {
 		t.Errorf("base: %v", err)
 	}
 	r.delivery, r.kind = right, "other"
@@ -243,7 +249,7 @@ func TestFailedTruncateClosesTheFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	negative := regexp.MustCompile(`"bytes": \d+`).ReplaceAll(raw, []byte(`"bytes": -1`)) // ftruncate(2): EINVAL
+	negative := regexp.MustCompile(`"end": \d+`).ReplaceAll(raw, []byte(`"end": -1`)) // ftruncate(2): EINVAL
 	if err := os.WriteFile(record, negative, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -262,26 +268,53 @@ func TestFailedTruncateClosesTheFile(t *testing.T) {
 	}
 }
 
-// An impossible size is refused.
-func TestSizeBelowZero(t *testing.T) {
-	r := newRig(t, 1<<10)
-	var out bytes.Buffer
-	w, err := spool.NewWriter(&out,
-		spool.Header{
-			Kind:     "test",
-			Dataset:  r.delivery.Dataset.ID,
-			Snapshot: r.delivery.Snapshot.ID,
-			Base:     r.delivery.Base,
-			Size:     -1,
-		},
-		0)
-	if err == nil {
-		_, err = w.Close()
-	}
-	if err != nil {
+// A part that was damaged on the way is found when the whole stream has arrived, even if its transfer was interrupted
+// after the damage. Nothing of it stays.
+func TestDamagedPart(t *testing.T) {
+	r := newRig(t, 10<<20)
+	damaged := bytes.Clone(r.stream)
+	damaged[1<<20] ^= 1
+	if _, err := r.gather(0, bytes.NewReader(damaged[:9<<20])); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Fatal(err)
 	}
-	if _, err := r.gather(0, &out); !errors.Is(err, dataset.ErrCorrupt) {
-		t.Errorf("got %v", err)
+	have := r.came()
+	if have < 8<<20 {
+		t.Errorf("%d bytes are kept", have)
+	}
+	if _, err := r.gather(have, bytes.NewReader(r.stream[have:])); !errors.Is(err, dataset.ErrCorrupt) || r.came() != 0 {
+		t.Errorf("%v, and %d bytes are kept", err, r.came())
+	}
+	if _, err := os.Lstat(filepath.Join(r.dir, spool.File)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file is still there: %v", err)
+	}
+	if got, err := r.gather(0, bytes.NewReader(r.stream)); err != nil || got != r.sent {
+		t.Errorf("again: %+v, %v", got, err)
+	}
+}
+
+// A header or a range that no storage sends is refused.
+func TestForgedStreams(t *testing.T) {
+	r := newRig(t, 1<<10)
+	negative := r.header()
+	negative.Size = -1
+	for name, c := range map[string]struct {
+		header framing.Header
+		forge  func(*framing.Writer) error
+	}{
+		"a negative size": {negative, func(*framing.Writer) error { return nil }},
+		"a gap":           {r.header(), func(w *framing.Writer) error { return w.Data(1, []byte("x")) }},
+		"zeros":           {r.header(), func(w *framing.Writer) error { return w.Zeros(0, 5) }},
+	} {
+		var out bytes.Buffer
+		w, err := framing.NewWriter(&out, c.header, 0)
+		if err == nil {
+			err = c.forge(w)
+		}
+		if _, endErr := w.End(); err != nil || endErr != nil {
+			t.Fatal(err, endErr)
+		}
+		if _, err := r.gather(0, &out); !errors.Is(err, dataset.ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

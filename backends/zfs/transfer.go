@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/backends/spool"
 	"github.com/droverhq/drover/backends/zfs/sendstream"
@@ -59,7 +60,7 @@ func (n *sender) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUI
 		}
 		older = n.snapshotName(f.ID, b.FS, base)
 	}
-	h := spool.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: s.Refquota}
+	h := framing.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: s.Refquota}
 	return spool.Send(w, h, from, progress, func(w io.Writer) error {
 		return n.send(ctx, older, n.snapshotName(f.ID, s.FS, s.ID), w)
 	})

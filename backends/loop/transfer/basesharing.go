@@ -136,7 +136,7 @@ func (r *receiving) complete(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.equalsBase = r.done.At == 0 && size == r.in.Header.Size; !r.equalsBase {
+	if r.equalsBase = r.done.End == 0 && size == int64(r.in.Header.Size); !r.equalsBase {
 		return errors.Join(r.startBase(ctx), r.base.waitAll())
 	}
 	image, err := r.dir.Open(r.to.Layout.Image(base))
@@ -172,7 +172,7 @@ func (r *receiving) openBase(ctx context.Context) (*baseSharing, error) {
 	if err := unix.Fstatfs(int(from.Fd()), &fs); err != nil {
 		return nil, errors.Join(err, from.Close())
 	}
-	b, err := startBaseSharing(ctx, r.image, from, r.done.At, p.Tuning.Part, fs.Bsize)
+	b, err := startBaseSharing(ctx, r.image, from, r.done.End, p.Tuning.Part, fs.Bsize)
 	if err != nil {
 		return nil, errors.Join(err, from.Close())
 	}

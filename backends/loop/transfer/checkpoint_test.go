@@ -29,7 +29,7 @@ func TestCheckpointGoesOnMeanwhile(t *testing.T) {
 		roomChecked: 9,
 		flushing:    make(chan error, 1),
 	}
-	r.done.Offset, r.done.At = 9, 90
+	r.done.Offset, r.done.End = 9, 90
 	if err := r.checkpoint(); err != nil || r.safe != 0 {
 		t.Errorf("%v, %d bytes are about to be on record", err, r.safe)
 	}

@@ -11,16 +11,16 @@ import (
 	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/backends/loop/folder"
 	"github.com/droverhq/drover/backends/loop/layout"
-	"github.com/droverhq/drover/backends/loop/stream"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/crypt"
+	"github.com/droverhq/drover/internal/linux/mkfs"
 )
 
 // Partial is the record of the received part of a snapshot.
 type Partial struct {
-	Snapshot uuid.UUID     `json:"snapshot"`
-	Header   stream.Header `json:"header"`
+	Header framing.Header `json:"header"`
 	// Everything before the mark is in the image and on the disk. The image contains the base up to there.
-	Mark stream.Mark `json:"through"`
+	Mark framing.Mark `json:"through"`
 }
 
 // ReadPartial reads the record of the received part of a snapshot.
@@ -35,15 +35,16 @@ type receivedSnapshot struct {
 }
 
 // openStream reads the beginning of a stream, or resumes an interrupted stream.
-func (rc *Receiver) openStream(dir folder.Dir, d backends.Delivery, r io.Reader) (*stream.Decoder, error) {
+func (rc *Receiver) openStream(dir folder.Dir, d backends.Delivery, r io.Reader) (*framing.Reader, error) {
 	if d.From == 0 {
-		in, err := stream.NewDecoder(r)
+		in, err := framing.NewReader(r)
+		if err == nil {
+			err = checkHeader(in.Header, d)
+		}
 		if err != nil {
 			return nil, err
 		}
-		if err := checkHeader(in.Header, d); err != nil {
-			return nil, err
-		}
+		in.Limit = int64(in.Header.Size)
 		return in, rc.startPartial(dir, in.Header)
 	}
 	if err := rc.DropHead(dir); err != nil {
@@ -53,28 +54,35 @@ func (rc *Receiver) openStream(dir folder.Dir, d backends.Delivery, r io.Reader)
 	if err != nil {
 		return nil, err
 	}
-	in, err := stream.ResumeDecoder(r, partial.Header, partial.Mark)
+	in, err := framing.Resume(r, partial.Header, partial.Mark)
 	if err != nil {
 		return nil, errors.Join(err, DropPartial(rc.Layout, dir))
 	}
+	in.Limit = int64(in.Header.Size)
 	return in, nil
 }
 
-// checkHeader fails unless the header of a stream matches the delivery that announced the stream.
-func checkHeader(h stream.Header, d backends.Delivery) error {
-	switch {
-	case h.Dataset != d.Dataset.ID || h.Snapshot != d.Snapshot.ID:
-		return framing.Corrupt("it belongs to snapshot %s of dataset %s", h.Snapshot, h.Dataset)
-	case h.Base != d.Base:
-		return dataset.Errorf(dataset.ErrConflict, "the stream is a difference to snapshot %s, not to %s", h.Base,
-			d.Base)
+// kind is that of the streams: their ranges are those of an image.
+const kind = "loop"
+
+// blockSize divides the size of each image, in bytes.
+const blockSize = 4096
+
+// checkHeader fails unless the header of a stream matches the delivery that announced the stream, and describes an
+// image.
+func checkHeader(h framing.Header, d backends.Delivery) error {
+	if err := h.Check(kind, d); err != nil {
+		return err
+	}
+	if h.Size == 0 || h.Size%blockSize != 0 || h.Size > mkfs.MaxDevice+crypt.Overhead {
+		return framing.Corrupt("an image cannot have %d bytes", h.Size)
 	}
 	return nil
 }
 
 // startPartial makes the image that a stream is written to. If cloning is cheap, the image is a clone of the base.
 // Otherwise it is empty, and the blocks of the base are added while the stream arrives.
-func (rc *Receiver) startPartial(dir folder.Dir, h stream.Header) error {
+func (rc *Receiver) startPartial(dir folder.Dir, h framing.Header) error {
 	base := h.Base.String()
 	if _, err := rc.Images.Size(dir, base); h.Base != uuid.Nil && errors.Is(err, os.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrNotFound,
@@ -91,7 +99,7 @@ func (rc *Receiver) startPartial(dir folder.Dir, h stream.Header) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(image.Truncate(h.Size), image.Close())
+		return errors.Join(image.Truncate(int64(h.Size)), image.Close())
 	}
 	if _, err := rc.Layout.Clone(dir, layout.Part, dir, base, false); err != nil {
 		return err
@@ -100,7 +108,7 @@ func (rc *Receiver) startPartial(dir folder.Dir, h stream.Header) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(image.Truncate(h.Size), image.Close())
+	return errors.Join(image.Truncate(int64(h.Size)), image.Close())
 }
 
 // DropPartial removes the received part of a snapshot. It removes the record first.

@@ -22,7 +22,6 @@ import (
 	"github.com/droverhq/drover/backends/loop/folder"
 	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
-	"github.com/droverhq/drover/backends/loop/stream"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -55,7 +54,7 @@ func (rc *Receiver) Received(dir folder.Dir, place string, snapshot uuid.UUID) (
 		return out, folder.AbsentIsFine(err)
 	}
 	partial, err := ReadPartial(dir)
-	if err != nil || partial.Snapshot != snapshot {
+	if err != nil || partial.Header.Snapshot != snapshot {
 		return out, nil // it cannot be used, or belongs to another snapshot
 	}
 	return backends.Received{Bytes: partial.Mark.Offset, Base: partial.Header.Base}, nil
@@ -92,13 +91,13 @@ type receiving struct {
 	image       *os.File
 	base        *baseSharing // nil before the sharing of the base begins, or if it is not needed: see startBase
 	equalsBase  bool         // the stream contains no difference, and image is that of the base
-	in          *stream.Decoder
+	in          *framing.Reader
 	snapshot    dataset.Snapshot
 	progress    backends.Progress
-	done        stream.Mark // the image contains everything before this position
-	safe        int64       // position in the stream of the last checkpoint, finished or not
-	flushing    chan error  // result of the checkpoint that is under way
-	flushFailed bool        // a flush has failed: see record
+	done        framing.Mark // the image contains everything before this position
+	safe        int64        // position in the stream of the last checkpoint, finished or not
+	flushing    chan error   // result of the checkpoint that is under way
+	flushFailed bool         // a flush has failed: see record
 
 	roomChecked int64        // position in the stream up to which the room was checked
 	free        dataset.Size // free space of the pool when it was measured
@@ -191,7 +190,7 @@ func (r *receiving) apply(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		c, err := r.in.NextChange()
+		c, err := r.in.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -259,7 +258,7 @@ func (r *receiving) startWriteback() {
 		return
 	}
 	from := r.writtenBack
-	r.writtenBack = r.done.At
+	r.writtenBack = r.done.End
 	_ = unix.SyncFileRange(int(r.image.Fd()), from, r.writtenBack-from, unix.SYNC_FILE_RANGE_WRITE)
 }
 
@@ -306,7 +305,7 @@ func (r *receiving) wait() error {
 // "NOTES"). After a failed flush, Receive fails. The next Receive opens the file again, and writes the stream from the
 // last recorded position on.
 func (r *receiving) record() func() error {
-	partial := Partial{Snapshot: r.snapshot.ID, Header: r.in.Header, Mark: r.done}
+	partial := Partial{Header: r.in.Header, Mark: r.done}
 	return func() error {
 		if err := r.to.Tuning.Fdatasync(r.image); err != nil {
 			r.flushFailed = true
@@ -343,13 +342,7 @@ func (r *receiving) seal() (durable bool, err error) {
 
 // finish makes the verified image a snapshot.
 func (r *receiving) finish() (backends.Stream, error) {
-	p, h := r.to, r.in.Header
-	out := backends.Stream{
-		Base:  h.Base,
-		Size:  dataset.Size(h.Size),
-		Bytes: r.in.Offset(),
-		Sum:   r.in.Checksum(),
-	}
+	p, out := r.to, r.in.Stream()
 	if err := r.image.Sync(); err != nil {
 		return out, err
 	}

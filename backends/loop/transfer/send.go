@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/backends/loop/folder"
 	"github.com/droverhq/drover/backends/loop/imagefile"
 	"github.com/droverhq/drover/backends/loop/layout"
-	"github.com/droverhq/drover/backends/loop/stream"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
@@ -54,8 +54,9 @@ func (s *Sender) Send(ctx context.Context, dir folder.Dir, src dataset.Source, b
 	if err != nil {
 		return out, err
 	}
-	e, err := stream.NewEncoder(w, stream.Header{
-		Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: fi.Size(), Filesystem: fs,
+	e, err := framing.NewWriter(w, framing.Header{
+		Kind: kind, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: dataset.Size(fi.Size()),
+		Filesystem: fs,
 	}, from)
 	if err != nil {
 		return out, err
@@ -64,25 +65,13 @@ func (s *Sender) Send(ctx context.Context, dir folder.Dir, src dataset.Source, b
 	if err := sendRanges(ctx, e, image, ranges, &m, prefetch{ranges: ranges, readAhead: willNeed(image)}); err != nil {
 		return out, err
 	}
-	if err := e.End(); err != nil {
-		return out, err
-	}
-	out = backends.Stream{
-		Base:  base,
-		Size:  dataset.Size(fi.Size()),
-		Bytes: e.Total(),
-		Sum:   e.Checksum(),
-	}
-	if from > out.Bytes {
-		return out, dataset.Errorf(dataset.ErrInvalid, "its stream has %d bytes, none from %d on", out.Bytes, from)
-	}
-	return out, nil
+	return e.End()
 }
 
 // sendRanges writes ranges of an image to a stream.
-func sendRanges(ctx context.Context, e *stream.Encoder, image *os.File, ranges []reflink.Range, m *meter,
+func sendRanges(ctx context.Context, e *framing.Writer, image *os.File, ranges []reflink.Range, m *meter,
 	early prefetch) error {
-	buf := make([]byte, stream.MaxPayload)
+	buf := make([]byte, framing.MaxPayload)
 	for _, r := range ranges {
 		if err := sendRange(ctx, e, image, r, buf, m, &early); err != nil {
 			return err
@@ -92,7 +81,7 @@ func sendRanges(ctx context.Context, e *stream.Encoder, image *os.File, ranges [
 }
 
 // sendRange writes one range of an image to a stream.
-func sendRange(ctx context.Context, e *stream.Encoder, image *os.File, r reflink.Range, buf []byte, m *meter,
+func sendRange(ctx context.Context, e *framing.Writer, image *os.File, r reflink.Range, buf []byte, m *meter,
 	early *prefetch) error {
 	if r.Zero {
 		return e.Zeros(r.Offset, r.Length)

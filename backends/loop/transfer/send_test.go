@@ -7,8 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/backends/loop/layout"
-	"github.com/droverhq/drover/backends/loop/stream"
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/google/uuid"
 )
@@ -34,8 +34,8 @@ func TestPrefetch(t *testing.T) {
 	if err := image.Truncate(64 << 20); err != nil {
 		t.Fatal(err)
 	}
-	e, err := stream.NewEncoder(io.Discard,
-		stream.Header{Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * layout.Sector, Filesystem: "xfs"}, 0)
+	e, err := framing.NewWriter(io.Discard,
+		framing.Header{Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * layout.Sector, Filesystem: "xfs"}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
