@@ -15,7 +15,7 @@ import (
 // requestingNode returns the node that requests a new dataset, or a temporary one. The dataset is made on that node
 // unless the request says otherwise.
 func requestingNode(t *record.Tx, k dataset.OpKind) uuid.UUID {
-	if p := api.PrincipalOf(t.Context()); p.Kind == pki.Node && (makesDataset(k) || k == dataset.OpVerify) {
+	if p := api.PrincipalOf(t.Context()); p.Kind == pki.Node && (kinds[k].makes || kinds[k].temporary) {
 		return p.Node
 	}
 	return uuid.Nil
@@ -45,7 +45,7 @@ func mayRequest(t *record.Tx, op *dataset.Operation) error {
 			"%s may not %s volume %s without its home, which requires an admin's confirmation: "+
 				"%s", p, op.Kind, op.Volume,
 			api.AskAsAdmin)
-	case op.Node == p.Node, op.OtherNode == p.Node, makesDataset(op.Kind) && op.Path == "" && op.Backup == "":
+	case op.Node == p.Node, op.OtherNode == p.Node, kinds[op.Kind].makes && op.Path == "" && op.Backup == "":
 		return nil
 	case op.Kind == dataset.OpDelete:
 		if d, err := t.Dataset(op.DatasetID); err != nil || d.RequestedBy == p.Node ||
@@ -100,8 +100,7 @@ func operatorMayRequest(t *record.Tx, p api.Principal, op *dataset.Operation) er
 
 // kindText names the kind of a request in an error.
 func kindText(k dataset.OpKind) string {
-	switch k {
-	case dataset.OpShow, dataset.OpHide, dataset.OpDiscard:
+	if k == dataset.OpShow || k == dataset.OpHide || k == dataset.OpDiscard {
 		return string(k) + " of the superseded copy"
 	}
 	return string(k)

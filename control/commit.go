@@ -7,7 +7,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/deletion"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
@@ -121,7 +120,7 @@ func (s *Service) prefetchReport(t *record.Tx, op dataset.Operation) error {
 	} else {
 		keys = append(keys, record.NodeKey(op.Node))
 	}
-	if makesDataset(op.Kind) && op.Problem == nil {
+	if kinds[op.Kind].makes && op.Problem == nil {
 		keys = append(keys, record.NameKey(op.DatasetRecord.Volume))
 	}
 	if op.Kind == dataset.OpCreate && op.Problem == nil && t.FirstTry {
@@ -163,7 +162,7 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 			return err
 		}
 		completeReport(&op, recorded)
-		if err := s.apply(t, recorded, op, out); err != nil {
+		if err := s.apply(t, op, out); err != nil {
 			return err
 		}
 	}
@@ -209,10 +208,11 @@ func noteResult(t *record.Tx, recorded, op *dataset.Operation, out api.Committed
 	case op.Problem != nil:
 	case op.Kind == dataset.OpDelete:
 		op.DatasetRecord = out.Dataset // callers that wait for the delete learn whether the data is destroyed
-	case op.Kind == dataset.OpBackup, op.Kind == dataset.OpPush:
+	case kinds[op.Kind].writes:
 		recorded.Backup, recorded.BytesAdded = op.Backup, op.BytesAdded
 		recorded.Parent, recorded.ReadsAll, recorded.Lacks = op.Parent, op.ReadsAll, dataset.Cut(op.Lacks)
 	case op.Kind == dataset.OpVerify:
+		planning.CommitVerify(t, *recorded)
 		op.DatasetRecord = nil // it does not exist any more
 	}
 	return err
@@ -221,12 +221,12 @@ func noteResult(t *record.Tx, recorded, op *dataset.Operation, out api.Committed
 // completeReport adds to the report of an operation what only the record of the operation has.
 func completeReport(op *dataset.Operation, recorded dataset.Operation) {
 	switch {
-	case op.Kind == dataset.OpBackup, op.Kind == dataset.OpPush:
+	case kinds[op.Kind].writes:
 		op.Repository, op.Push, op.Content = recorded.Repository, recorded.Push, recorded.Content
 		if recorded.ID != op.ID { // its plan, and so Content, is not known
 			op.ExactSession = ""
 		}
-	case makesDataset(op.Kind) && op.DatasetRecord != nil:
+	case kinds[op.Kind].makes && op.DatasetRecord != nil:
 		d := *op.DatasetRecord
 		d.BasedOn = nil // a node is not believed on which versions a volume is based
 		if recorded.DatasetRecord != nil {
@@ -270,42 +270,14 @@ func datasetMissing(t *record.Tx, id uuid.UUID) (bool, error) {
 	return err == nil && !ok, err
 }
 
-// apply writes the changes of a finished operation. recorded is the operation as it was planned, if it is recorded.
-func (s *Service) apply(t *record.Tx, recorded, op dataset.Operation, out *api.Committed) error {
+// apply writes the changes of a finished operation.
+func (s *Service) apply(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	if op.Kind != dataset.OpPurge { // a purge has an event of its own
 		if err := t.Halted(); err != nil {
 			return err
 		}
 	}
-	switch op.Kind {
-	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
-		return s.volumes.CommitCreate(t, op, out)
-	case dataset.OpSnapshot:
-		return planning.CommitSnapshot(t, op, out)
-	case dataset.OpSnapshotDelete:
-		return planning.CommitSnapshotDelete(t, op, out)
-	case dataset.OpRestore:
-		return planning.CommitRestore(t, op, out)
-	case dataset.OpResize:
-		return s.volumes.CommitResize(t, op, out)
-	case dataset.OpUpdate:
-		return s.volumes.CommitUpdate(t, op, out)
-	case dataset.OpRekey:
-		return planning.CommitRekey(t, op, out)
-	case dataset.OpBackup:
-		return planning.CommitBackup(t, op)
-	case dataset.OpPush:
-		return planning.CommitPush(t, op)
-	case dataset.OpVerify:
-		planning.CommitVerify(t, recorded)
-		return nil
-	case dataset.OpDelete:
-		return s.deleter.CommitDelete(t, op, out)
-	case dataset.OpMove:
-		return s.Relocator.Commit(t, op, out)
-	default: // checkReport refuses all other kinds
-		return deletion.CommitPurge(t, op)
-	}
+	return kinds[op.Kind].commit(s)(t, op, out) // checkReport refuses kinds without this function
 }
 
 // noteStatus notes the status of a dataset that was made here or moved here, until the next heartbeat of its home
@@ -328,8 +300,7 @@ func repeatResponse(t *record.Tx, rec, op dataset.Operation, out *api.Committed)
 		return dataset.Errorf(dataset.ErrCancelled, "operation %s was cancelled meanwhile", op.ID)
 	case rec.State != dataset.OpDone:
 		return dataset.Errorf(dataset.ErrConflict, "operation %s is recorded as %s", op.ID, rec.State)
-	case op.Kind == dataset.OpPurge, op.Kind == dataset.OpBackup, op.Kind == dataset.OpPush,
-		op.Kind == dataset.OpVerify:
+	case kinds[op.Kind].bare:
 		return nil
 	}
 	d, err := t.Dataset(op.DatasetID)
@@ -337,7 +308,7 @@ func repeatResponse(t *record.Tx, rec, op dataset.Operation, out *api.Committed)
 		out.Dataset = &d
 		return nil
 	}
-	if !makesDataset(op.Kind) || dataset.KindOf(err) != dataset.ErrNotFound {
+	if !kinds[op.Kind].makes || dataset.KindOf(err) != dataset.ErrNotFound {
 		return err
 	}
 	winner, ok, err := t.VolumeByName(rec.Volume)

@@ -8,8 +8,8 @@ import (
 
 // Alone, Makes and MayRequest are functions that the tests of this package call.
 var (
-	Alone      = changesOnlyRecords
-	Makes      = makesDataset
+	Alone      = func(k dataset.OpKind) bool { return kinds[k].records }
+	Makes      = func(k dataset.OpKind) bool { return kinds[k].makes }
 	MayRequest = mayRequest
 )
 

@@ -15,8 +15,7 @@ const maxPath = 4096
 // of its kind uses none. It also fails if an import names only one of them, or reads a folder as well, or if a request
 // names a check program that it cannot have.
 func checkRepository(req api.Request) error {
-	reads := req.Kind == dataset.OpImport || req.Kind == dataset.OpVerify
-	writes := req.Kind == dataset.OpBackup || req.Kind == dataset.OpPush
+	reads, writes := kinds[req.Kind].reads, kinds[req.Kind].writes
 	if req.Repository != "" && !reads && !writes {
 		return dataset.Errorf(dataset.ErrInvalid,
 			"unexpected repository: it applies only to backup, push, import and verify, not to %.40s (omit it)",
@@ -63,17 +62,11 @@ func checkPath(req api.Request) error {
 	if req.Path == "" {
 		return nil
 	}
-	var what string
-	switch req.Kind {
-	case dataset.OpImport:
-		what = "folder to import"
-	case dataset.OpRekey:
-		what = "old key file"
-	default:
+	what := kinds[req.Kind].path
+	switch {
+	case what == "":
 		return dataset.Errorf(dataset.ErrInvalid,
 			"unexpected path: it applies only to import and rekey, not to %.40s (omit it)", req.Kind)
-	}
-	switch {
 	case len(req.Path) > maxPath:
 		return dataset.Errorf(dataset.ErrInvalid, "%s: a path of %d bytes is too long (%d at most)", what,
 			len(req.Path), maxPath)

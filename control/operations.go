@@ -110,61 +110,25 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	if err := mayRequest(t, op); err != nil {
 		return nil, nil, err
 	}
-	if makesDataset(op.Kind) {
+	k := kinds[op.Kind]
+	if k.makes {
 		// Set after the decision, because the decision does not depend on the caller.
 		op.OtherNode = requestingNode(t, op.Kind)
 	}
-	if changesOnlyRecords(op.Kind) && !planning.NeedsHome(*op) || deletion.IsWithoutHome(*op) {
-		return op, nil, s.settleOperation(t, op)
+	if k.records && !planning.NeedsHome(*op) || deletion.IsWithoutHome(*op) {
+		if err := k.settle(s)(t, *op); err != nil {
+			return nil, nil, err
+		}
+		op.State, op.Ended = dataset.OpDone, s.Clock.Now()
+		t.Notice.Ops = append(t.Notice.Ops, op.ID)
+		return op, nil, s.Uptime.PutEnded(t, *op)
 	}
-	switch op.Kind {
-	case dataset.OpMove:
-		if err := s.Relocator.Begin(t, op); err != nil {
-			return nil, nil, err
-		}
-		if err := relocation.AnnounceLoss(t, *op); err != nil {
-			return nil, nil, err
-		}
-	case dataset.OpBackup:
-		if err := beginBackup(t, op); err != nil {
-			return nil, nil, err
-		}
-	case dataset.OpVerify:
-		if op.Scheduled {
-			err = record.BeginVerification(t, *op)
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-	case dataset.OpRestore:
-		if err := planning.BeginRestore(t, *op); err != nil {
-			return nil, nil, err
-		}
-	case dataset.OpPurge:
-		d, err := record.CurrentDataset(t, *op)
-		if err != nil {
-			return nil, nil, err
-		}
-		if err := deletion.Condemn(t, &d, s.Clock.Now(), api.EventVolumePurge); err != nil {
+	if k.begin != nil {
+		if err := k.begin(s, t, op); err != nil {
 			return nil, nil, err
 		}
 	}
 	return op, nil, s.record(t, *op)
-}
-
-// beginBackup prepares the record of a backup. It writes the incarnation of the home's agent into the operation. The
-// agent compares it with its own. If they are the same, no earlier start of the agent can have run the operation, so
-// the agent need not look in the repository for what such a run has stored.
-func beginBackup(t *record.Tx, op *dataset.Operation) error {
-	var home dataset.Node
-	if _, err := t.Get(record.NodeKey(op.Node), &home); err != nil {
-		return err
-	}
-	op.Incarnation = home.Incarnation
-	if !op.Scheduled {
-		return nil
-	}
-	return record.BeginBackup(t, *op)
 }
 
 // checkSameRequest fails unless a recorded operation matches the request that has the operation's ID.
@@ -174,29 +138,6 @@ func checkSameRequest(rec dataset.Operation, req api.Request) error {
 	}
 	return dataset.Errorf(dataset.ErrExists, "operation %s is recorded as a %s of volume %s, not as this %.40s "+
 		"(choose another ID)", rec.ID, rec.Kind, rec.Volume, req.Kind)
-}
-
-// settleOperation carries out an operation that changes only records, and records that it is done.
-func (s *Service) settleOperation(t *record.Tx, op *dataset.Operation) error {
-	settle := s.volumes.SettleUpdate
-	switch op.Kind {
-	case dataset.OpRename, dataset.OpDropAlias:
-		settle = planning.SettleNames
-	case dataset.OpDelete:
-		settle = s.deleter.SettleDelete
-	case dataset.OpUndelete:
-		settle = deletion.SettleUndelete
-	case dataset.OpDiscard:
-		settle = deletion.SettleDiscard
-	case dataset.OpShow, dataset.OpHide:
-		settle = deletion.SettleShow
-	}
-	if err := settle(t, *op); err != nil {
-		return err
-	}
-	op.State, op.Ended = dataset.OpDone, s.Clock.Now()
-	t.Notice.Ops = append(t.Notice.Ops, op.ID)
-	return s.Uptime.PutEnded(t, *op)
 }
 
 // record writes the record of an operation that has not ended, and its key under work/. It wakes the agent of its node.
@@ -250,31 +191,18 @@ func (s *Service) Record(ctx context.Context, node uuid.UUID, r api.Report) erro
 func hasTakenEffect(t *record.Tx, op dataset.Operation) (bool, error) {
 	var d dataset.Dataset
 	there, err := t.Get(record.DatasetKey(op.DatasetID), &d)
-	if err != nil || op.Kind == dataset.OpVerify { // its dataset is never recorded
+	k := kinds[op.Kind]
+	switch {
+	case err != nil || k.temporary:
 		return false, err
-	}
-	if makesDataset(op.Kind) {
+	case k.makes:
 		return there, nil
-	}
-	if !there || d.Request == op.ID {
+	case !there || d.Request == op.ID:
 		return true, nil
+	case k.hasEffect == nil:
+		return false, nil
 	}
-	switch op.Kind {
-	case dataset.OpDelete:
-		return d.State != dataset.StateReady, nil
-	case dataset.OpSnapshot, dataset.OpRestore:
-		if op.Snapshot == nil { // only a report of a failure has no snapshot
-			return false, nil
-		}
-		return t.Get(record.SnapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
-	case dataset.OpSnapshotDelete:
-		if op.Snapshot == nil {
-			return false, nil
-		}
-		there, err := t.Get(record.SnapshotKey(d.ID, op.Snapshot.ID), &dataset.Snapshot{})
-		return !there, err
-	}
-	return false, nil
+	return k.hasEffect(t, d, op)
 }
 
 // finish records the end of an operation.
@@ -292,47 +220,17 @@ func (s *Service) finish(t *record.Tx, op dataset.Operation) error {
 	return s.endOperation(t, op)
 }
 
-// endOperation writes the record of an operation that has ended, and deletes its key under work/. If the operation is
-// a move that did not succeed, it gives the lease back to the home.
+// endOperation writes the record of an operation that has ended, and deletes its key under work/.
 func (s *Service) endOperation(t *record.Tx, op dataset.Operation) error {
-	if op.Kind == dataset.OpMove && op.State != dataset.OpDone {
-		if err := releaseLease(t, op); err != nil {
+	if end := kinds[op.Kind].end; end != nil {
+		if err := end(t, op); err != nil {
 			return err
 		}
-	}
-	if err := endBackupOrVerification(t, op); err != nil {
-		return err
 	}
 	t.Notice.Ops = append(t.Notice.Ops, op.ID)
 	t.WakeNode(op.Node)
 	t.Delete(record.WorkKey(op.Node, op.ID))
 	return s.Uptime.PutEnded(t, op)
-}
-
-// endBackupOrVerification records what the end of a backup or a verification means for the schedule of the dataset. It
-// does nothing for other operations. If the record of the schedule or that of the dataset is damaged, the operation
-// ends nevertheless, because its agent would report it again for ever. An event then names the damaged record, and the
-// background work reports it until it is repaired.
-func endBackupOrVerification(t *record.Tx, op dataset.Operation) error {
-	var err error
-	switch {
-	case op.Kind == dataset.OpBackup && op.Scheduled:
-		err = record.EndBackup(t, op)
-	case op.Kind == dataset.OpBackup:
-		err = record.EndManualBackup(t, op)
-	case op.Kind == dataset.OpVerify:
-		err = record.EndVerification(t, op)
-	}
-	if dataset.KindOf(err) != dataset.ErrCorrupt {
-		return err
-	}
-	t.Notice.Events = append(t.Notice.Events, api.Event{
-		Type:    api.EventOperationFail,
-		Volume:  op.Volume,
-		Dataset: op.DatasetID,
-		Detail:  op.Action() + ": it has ended, but its result is not recorded: " + dataset.OneLine(err),
-	})
-	return nil
 }
 
 // Operations lists the recorded operations by their UUIDs. It lists all that have not ended, and those that ended
@@ -411,12 +309,6 @@ func operationNotFound(ref string) error {
 		dataset.Clip(ref))
 }
 
-// canCancel reports whether an operation of a kind makes something new, so that it can be cancelled.
-func canCancel(k dataset.OpKind) bool {
-	return makesDataset(k) || k == dataset.OpSnapshot || k == dataset.OpMove || k == dataset.OpBackup ||
-		k == dataset.OpPush || k == dataset.OpVerify
-}
-
 // CancelOperation ends an operation that has not ended. Its agent stops as soon as it learns of the cancellation, and
 // undoes its work. So only an operation that makes something new can be cancelled. For any other operation, it fails
 // with dataset.ErrUnsupported. It fails with ErrConflict for an operation that has ended, and with ErrNotFound or
@@ -443,7 +335,7 @@ func (s *Service) CancelOperation(ctx context.Context, ref string) (op dataset.O
 			return nil
 		case op.State.Final():
 			return dataset.Errorf(dataset.ErrConflict, "operation %s is already %s", op.ID, op.State)
-		case !canCancel(op.Kind):
+		case !kinds[op.Kind].cancels:
 			return dataset.Errorf(dataset.ErrUnsupported,
 				"operation %s: a %s cannot be undone once it has begun, so it cannot be cancelled", op.ID, op.Kind)
 		}

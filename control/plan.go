@@ -10,8 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/deletion"
-	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
@@ -21,21 +19,8 @@ import (
 // it fails with dataset.ErrInvalid, ErrNotFound, ErrAmbiguous, ErrExists, ErrProtected, ErrUnsupported or ErrOffline.
 // It fails with ErrUnavailable if the store does not answer.
 func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p api.Plan, err error) {
-	if changesOnlyRecords(req.Kind) {
-		return p, dataset.Errorf(dataset.ErrInvalid,
-			"a change of kind %q only changes records, and is not planned: submit it", req.Kind)
-	}
-	if req.Kind == dataset.OpBackup {
-		return p, dataset.Errorf(dataset.ErrInvalid, "a backup is recorded before it begins: submit it")
-	}
-	if req.Kind == dataset.OpPush {
-		return p, dataset.Errorf(dataset.ErrInvalid, "a push is recorded before it begins: submit it")
-	}
-	if req.Kind == dataset.OpVerify {
-		return p, dataset.Errorf(dataset.ErrInvalid, "a verification is recorded before it begins: submit it")
-	}
-	if req.Kind == dataset.OpMove {
-		return p, dataset.Errorf(dataset.ErrInvalid, "a move is recorded before it begins: submit it")
+	if kinds[req.Kind].submitted {
+		return p, dataset.Errorf(dataset.ErrInvalid, "an operation of kind %q is not planned: submit it", req.Kind)
 	}
 	if req.Kind == dataset.OpDelete && req.Fenced != "" {
 		return p, dataset.Errorf(dataset.ErrInvalid, "a delete without the home is not planned: submit it")
@@ -49,17 +34,6 @@ func (s *Service) Plan(ctx context.Context, node uuid.UUID, req api.Request) (p 
 		return err
 	})
 	return p, err
-}
-
-// changesOnlyRecords reports whether an operation of this kind changes nothing on disk. Its request is submitted, and
-// control carries it out, except for an update in which the home takes part (planning.NeedsHome).
-func changesOnlyRecords(k dataset.OpKind) bool {
-	switch k {
-	case dataset.OpUpdate, dataset.OpRename, dataset.OpDropAlias, dataset.OpUndelete, dataset.OpDiscard,
-		dataset.OpShow, dataset.OpHide:
-		return true
-	}
-	return false
 }
 
 // plan makes the decision of Plan. Besides its arguments and the records that it reads through t, its result depends on
@@ -99,48 +73,8 @@ func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*datase
 	if err := cmp.Or(checkPath(req), checkRepository(req)); err != nil {
 		return nil, nil, err
 	}
-	switch req.Kind {
-	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
-		return s.volumes.PlanCreate(t, node, req)
-	case dataset.OpSnapshot:
-		return s.volumes.PlanSnapshot(t, req)
-	case dataset.OpSnapshotDelete:
-		return planning.PlanSnapshotDelete(t, req)
-	case dataset.OpRestore:
-		return s.volumes.PlanRestore(t, req)
-	case dataset.OpResize:
-		return s.volumes.PlanResize(t, req)
-	case dataset.OpRekey:
-		return s.volumes.PlanRekey(t, req)
-	case dataset.OpBackup:
-		return planning.PlanBackup(t, req)
-	case dataset.OpPush:
-		return planning.PlanPush(t, req)
-	case dataset.OpVerify:
-		op, err := s.volumes.PlanVerify(t, node, req)
-		return op, nil, err
-	case dataset.OpUpdate:
-		return s.volumes.PlanUpdate(t, req)
-	case dataset.OpRename:
-		return planning.PlanRename(t, req)
-	case dataset.OpDropAlias:
-		return s.volumes.PlanDropAlias(t, req)
-	case dataset.OpDelete:
-		return s.deleter.PlanDelete(t, node, req)
-	case dataset.OpUndelete:
-		op, d, err := deletion.PlanUndelete(t, req)
-		if err == nil {
-			err = s.volumes.CheckUndelete(t, *op)
-		}
-		return op, d, err
-	case dataset.OpPurge:
-		return deletion.PlanPurge(t, req)
-	case dataset.OpMove:
-		return s.Relocator.Plan(t, req)
-	case dataset.OpDiscard:
-		return deletion.PlanDiscard(t, req)
-	case dataset.OpShow, dataset.OpHide:
-		return s.deleter.PlanShow(t, req)
+	if k, known := kinds[req.Kind]; known {
+		return k.plan(s)(t, node, req)
 	}
 	return nil, nil, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q", dataset.Clip(string(req.Kind)))
 }
@@ -155,9 +89,4 @@ func digest(req api.Request) string {
 	}
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:16])
-}
-
-// makesDataset reports whether an operation of this kind makes a dataset and claims a name.
-func makesDataset(k dataset.OpKind) bool {
-	return k == dataset.OpCreate || k == dataset.OpClone || k == dataset.OpImport
 }

@@ -30,7 +30,7 @@ func (s *Service) preview(ctx context.Context, req api.Request) (out api.Outcome
 		switch {
 		case done != nil:
 			d = *done
-		case makesDataset(out.Operation.Kind), out.Operation.Kind == dataset.OpVerify:
+		case kinds[out.Operation.Kind].makes, kinds[out.Operation.Kind].temporary:
 			return nil
 		default:
 			there, err := t.Get(record.DatasetKey(out.Operation.DatasetID), &d)
@@ -58,17 +58,8 @@ func checkReportedUnused(v api.Volume, op *dataset.Operation, forced bool) error
 	if op == nil || v.Status == nil || len(v.Status.Mounts) == 0 {
 		return nil
 	}
-	what := ""
-	switch {
-	case op.Kind == dataset.OpMove && !forced:
-		what = string(op.Kind)
-	case op.OtherNode != uuid.Nil:
-		return nil
-	case op.Kind == dataset.OpDelete:
-		what = "remove"
-	case op.Kind == dataset.OpRestore:
-		what = string(op.Kind)
-	default:
+	what := kinds[op.Kind].unused
+	if what == "" || op.Kind == dataset.OpMove && forced || op.Kind != dataset.OpMove && op.OtherNode != uuid.Nil {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrInUse,

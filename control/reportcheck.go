@@ -28,44 +28,68 @@ func checkReport(node uuid.UUID, op dataset.Operation) error {
 		return bad(fmt.Sprintf("why it failed takes %d bytes (%d at most)", len(op.Problem.Message), dataset.MaxLine))
 	case op.Problem != nil && !op.Problem.Holders.IsBounded():
 		return bad("the list of the holders is too long")
-	case op.Problem != nil && (op.Kind == dataset.OpUpdate || !changesOnlyRecords(op.Kind)):
+	case kinds[op.Kind].commit == nil:
+		return bad("agents do not report operations of this kind")
+	case op.Problem != nil || kinds[op.Kind].check == nil:
 		return nil
 	}
-	of := func(ds *dataset.Dataset) bool { return ds != nil && ds.ID == op.DatasetID }
-	switch op.Kind {
-	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
-		if !of(op.DatasetRecord) || op.Epoch != 1 || !isNewDataset(*op.DatasetRecord, node) {
-			return bad("the dataset is not a new one of this node")
-		}
-		if op.DatasetRecord.Profile.Encryption.Wanted() != (op.DatasetRecord.Encryption != nil) {
-			return bad("the data key does not match the encryption of its profile")
-		}
+	if what := kinds[op.Kind].check(node, op); what != "" {
+		return bad(what)
+	}
+	if kinds[op.Kind].makes {
 		return dataset.CheckName(op.DatasetRecord.Volume)
-	case dataset.OpSnapshot, dataset.OpSnapshotDelete, dataset.OpRestore:
-		if op.Snapshot == nil || op.Snapshot.Dataset != op.DatasetID || op.Snapshot.ID == uuid.Nil {
-			return bad("its snapshot is missing, or belongs to another dataset")
-		}
-		if op.Kind == dataset.OpRestore &&
-			(!of(op.DatasetRecord) || op.Source == nil || op.Source.Dataset != op.DatasetID) {
-			return bad("the restored snapshot is missing, or belongs to another dataset")
-		}
-	case dataset.OpResize:
-		if !of(op.DatasetRecord) || op.DatasetRecord.Size <= 0 {
-			return bad("missing size")
-		}
-	case dataset.OpRekey:
-		if !of(op.DatasetRecord) || op.DatasetRecord.Encryption == nil {
-			return bad("missing data key")
-		}
-	case dataset.OpUpdate:
-		if !of(op.DatasetRecord) {
-			return bad("missing dataset")
-		}
-	case dataset.OpBackup, dataset.OpPush, dataset.OpVerify, dataset.OpDelete, dataset.OpPurge, dataset.OpMove:
-	default:
-		return bad("agents do not report operations of this kind")
 	}
 	return nil
+}
+
+// hasRecord reports whether a report has the record of its dataset.
+func hasRecord(op dataset.Operation) bool {
+	return op.DatasetRecord != nil && op.DatasetRecord.ID == op.DatasetID
+}
+
+func checkNewVolume(node uuid.UUID, op dataset.Operation) string {
+	switch {
+	case !hasRecord(op) || op.Epoch != 1 || !isNewDataset(*op.DatasetRecord, node):
+		return "the dataset is not a new one of this node"
+	case op.DatasetRecord.Profile.Encryption.Wanted() != (op.DatasetRecord.Encryption != nil):
+		return "the data key does not match the encryption of its profile"
+	}
+	return ""
+}
+
+func checkSnapshot(_ uuid.UUID, op dataset.Operation) string {
+	if op.Snapshot == nil || op.Snapshot.Dataset != op.DatasetID || op.Snapshot.ID == uuid.Nil {
+		return "its snapshot is missing, or belongs to another dataset"
+	}
+	return ""
+}
+
+func checkRestore(node uuid.UUID, op dataset.Operation) string {
+	if !hasRecord(op) || op.Source == nil || op.Source.Dataset != op.DatasetID {
+		return "the restored snapshot is missing, or belongs to another dataset"
+	}
+	return checkSnapshot(node, op)
+}
+
+func checkSize(_ uuid.UUID, op dataset.Operation) string {
+	if !hasRecord(op) || op.DatasetRecord.Size <= 0 {
+		return "missing size"
+	}
+	return ""
+}
+
+func checkDataKey(_ uuid.UUID, op dataset.Operation) string {
+	if !hasRecord(op) || op.DatasetRecord.Encryption == nil {
+		return "missing data key"
+	}
+	return ""
+}
+
+func checkUpdate(_ uuid.UUID, op dataset.Operation) string {
+	if !hasRecord(op) {
+		return "missing dataset"
+	}
+	return ""
 }
 
 // isNewDataset reports whether a record can be that of a dataset that its node has just made.
@@ -93,9 +117,7 @@ func checkPlanned(op dataset.Operation, known bool) error {
 	switch {
 	case known:
 		return nil
-	case op.Kind == dataset.OpUpdate, op.Kind == dataset.OpBackup, op.Kind == dataset.OpPush,
-		op.Kind == dataset.OpVerify:
-	default:
+	case !kinds[op.Kind].planned:
 		return checkCallersID(op.ID)
 	}
 	return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: control has planned no such %s", op.ID, op.Kind)
@@ -114,10 +136,6 @@ func mayArriveLater(t *record.Tx, op dataset.Operation, retry bool) (bool, error
 	if op.Problem == nil {
 		return true, nil
 	}
-	if !isReportedByAgents(op.Kind) {
-		return false, dataset.Errorf(dataset.ErrInvalid, "report of operation %s: unexpected kind %q", op.ID,
-			dataset.Clip(string(op.Kind)))
-	}
 	if err := dataset.CheckName(op.Volume); err != nil {
 		return false, err
 	}
@@ -128,15 +146,4 @@ func mayArriveLater(t *record.Tx, op dataset.Operation, retry bool) (bool, error
 	}
 	over, err := hasTakenEffect(t, op)
 	return !over, err
-}
-
-// isReportedByAgents reports whether agents report operations of a kind.
-func isReportedByAgents(kind dataset.OpKind) bool {
-	switch kind {
-	case dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpSnapshotDelete,
-		dataset.OpRestore,
-		dataset.OpResize, dataset.OpRekey, dataset.OpDelete, dataset.OpPurge:
-		return true
-	}
-	return false
 }

@@ -33,7 +33,7 @@ func TestBackup(t *testing.T) {
 	other := backUp("db")
 	other.Repository = "offsit"
 	refuseBackup(a, other, dataset.ErrNotFound, `no such repository: "offsit" (available: offsite)`)
-	a.MustRefusePlan(backUp("db"), dataset.ErrInvalid, "a backup is recorded before it begins: submit it")
+	a.MustRefusePlan(backUp("db"), dataset.ErrInvalid, "an operation of kind \"backup\" is not planned: submit it")
 
 	for _, snapshot := range []string{"", "one"} {
 		req := backUp("db")

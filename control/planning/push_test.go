@@ -95,7 +95,7 @@ func TestPushIsRefused(t *testing.T) {
 	a.MustCreate("db@gold")
 	refuseBackup(a, push("db", ""), dataset.ErrNotFound, "push of volume db: no such repository")
 	controltest.AddRepository(e, "offsite")
-	a.MustRefusePlan(push("db", ""), dataset.ErrInvalid, "a push is recorded before it begins: submit it")
+	a.MustRefusePlan(push("db", ""), dataset.ErrInvalid, "an operation of kind \"push\" is not planned: submit it")
 	refuseBackup(a, push("none", ""), dataset.ErrNotFound, "no such volume")
 	refuseBackup(a, push("db", "a/b"), dataset.ErrInvalid, "push of volume db: bad volume name")
 	refuseBackup(a, api.Request{Kind: dataset.OpPush, Volume: "db"}, dataset.ErrInvalid, "expected the name of a repository")
