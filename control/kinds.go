@@ -81,6 +81,16 @@ var newVolume = kind{
 	commit: func(s *Service) committer { return s.volumes.CommitCreate }, makes: true, cancels: true,
 }
 
+var newSnapshot = kind{
+	plan: volumePlan((*planning.Planner).PlanSnapshot), check: checkSnapshot,
+	commit: always(planning.CommitSnapshot), hasEffect: hasSnapshot, cancels: true,
+}
+
+var snapshotRemoval = kind{
+	plan: anywhere(planning.PlanSnapshotDelete), check: checkSnapshot,
+	commit: always(planning.CommitSnapshotDelete), hasEffect: lacksSnapshot,
+}
+
 // backup is the row of a backup. A push is a backup with an entry in the history of a name.
 var backup = kind{
 	plan: anywhere(planning.PlanBackup), begin: beginBackup, commit: withoutAnswer(planning.CommitBackup),
@@ -103,17 +113,11 @@ func allKinds() map[dataset.OpKind]kind {
 	push.commit = withoutAnswer(planning.CommitPush)
 	discarded.plan, discarded.settle = anywhere(deletion.PlanDiscard), always(deletion.SettleDiscard)
 	return map[dataset.OpKind]kind{
-		dataset.OpCreate: newVolume,
-		dataset.OpClone:  newVolume,
-		dataset.OpImport: imported,
-		dataset.OpSnapshot: {
-			plan: volumePlan((*planning.Planner).PlanSnapshot), check: checkSnapshot,
-			commit: always(planning.CommitSnapshot), hasEffect: hasSnapshot, cancels: true,
-		},
-		dataset.OpSnapshotDelete: {
-			plan: anywhere(planning.PlanSnapshotDelete), check: checkSnapshot,
-			commit: always(planning.CommitSnapshotDelete), hasEffect: lacksSnapshot,
-		},
+		dataset.OpCreate:         newVolume,
+		dataset.OpClone:          newVolume,
+		dataset.OpImport:         imported,
+		dataset.OpSnapshot:       newSnapshot,
+		dataset.OpSnapshotDelete: snapshotRemoval,
 		dataset.OpRestore: {
 			plan: volumePlan((*planning.Planner).PlanRestore), begin: beginRestore, check: checkRestore,
 			commit: always(planning.CommitRestore), hasEffect: hasSnapshot, unused: "restore",

@@ -117,7 +117,7 @@ func New(d Deps) *Service {
 		s.done.Go(func() { s.Exports.Run(ctx) })
 	}
 	if s.Shared {
-		s.done.Go(func() { s.Members.KeepSession(ctx) })
+		s.done.Go(func() { s.Members.KeepSession(ctx, s.Recovery.Expire) })
 		s.done.Go(func() { s.Ledger.FollowReplicas(ctx) })
 	}
 	return s
@@ -131,148 +131,55 @@ func (s *Service) Schedules() ([]housekeeping.Schedule, []housekeeping.BackupSch
 // Assemble returns a service whose background work is not started. New starts it, and a test runs single rounds. The
 // background work must end when ctx ends.
 func Assemble(d Deps) (s *Service, ctx context.Context) {
-	now, plain := d.Clock.Now(), d.Store
+	plain := d.Store
 	d.Timing, d.Store = d.Timing.OrDefault(), record.WithFormat(d.Store)
 	ctx, stop := context.WithCancel(context.Background())
-	s = &Service{
-		Deps: d, started: now,
-		Feed: notify.NewFeed(), EventLog: notify.NewEventLog(now), Reports: reports.New(),
-		stop: stop, quit: ctx.Done(),
-	}
-	s.Ledger = ledger.New(ledger.Deps{
-		Store:    d.Store,
-		Clock:    d.Clock,
-		Feed:     s.Feed,
-		Events:   s.EventLog,
-		Shared:   d.Shared,
-		Restored: func() { s.Uptime.Forget() },
-		Failed:   d.Failed,
-	})
+	s = &Service{Deps: d, started: d.Clock.Now(), Reports: reports.New(), stop: stop, quit: ctx.Done()}
+	s.Ledger = ledger.New(d.Store, d.Clock, d.Shared, d.Failed)
+	s.Feed, s.EventLog = s.Ledger.Feed, s.Ledger.Events
 	s.Uptime = uptime.New(s.Ledger)
+	s.Ledger.Restored = s.Uptime.Forget
 	s.vetted = vetting.New(func(name string) (dataset.Profile, error) { return d.Profiles().Get(name) })
 	s.Recorder = generation.New(s.Ledger)
-	s.Views = view.New(view.Deps{
-		Ledger: s.Ledger, Reports: s.Reports, Shared: d.Shared,
-		NextSnapshot: func(t *record.Tx, of dataset.Dataset) (time.Time, error) {
-			return housekeeping.NextSnapshot(t, of, d.Clock.Now())
-		},
-		AddBackups: housekeeping.AddBackups(d.Clock),
-		ReplicaShortage: func(t *record.Tx, of dataset.Dataset) (string, error) {
-			return s.CopyKeeper.Shortage(t, of)
-		},
-	})
-	s.Admission = membership.NewAdmission(membership.AdmissionDeps{Ledger: s.Ledger, Authority: d.Authority})
-	s.Members = membership.NewMembers(membership.MembersDeps{
-		Ledger:       s.Ledger,
-		Reports:      s.Reports,
-		Shared:       d.Shared,
-		Timing:       d.Timing,
-		Replica:      d.Replica,
-		Version:      d.Version,
-		Started:      now,
-		Catalog:      d.Catalog,
-		PublishFacts: d.PublishFacts,
-		Uptime:       s.Uptime.RunTime,
-		Registered: func(ctx context.Context, r api.Registration) error {
-			return s.nodeRemover.ClearRemoved(ctx, r)
-		},
-		Renewing:     func() { s.Recovery.Expire() },
+	s.Admission = membership.NewAdmission(s.Ledger, d.Authority)
+	s.Members = membership.NewMembers(s.Uptime, s.Reports, membership.Config{
+		Timing: d.Timing, Replica: d.Replica, Version: d.Version, Catalog: d.Catalog, PublishFacts: d.PublishFacts,
 		Incompatible: d.Incompatible,
-		Failed:       d.Failed,
 	})
-	s.makeReaders(d, plain)
-	s.makePlanners(d)
-	s.Recovery = recovery.NewRecovery(recovery.RecoveryDeps{
-		Ledger:            s.Ledger,
-		Reports:           s.Reports,
-		Shared:            d.Shared,
-		Session:           d.Timing.Session,
-		Quit:              s.quit,
-		Living:            s.Members.LiveAgents,
-		WithKnownSettings: s.vetted.WithKnownSettings,
-		PutInTrash:        s.Uptime.PutInTrash,
-		Finish:            s.finish,
-	})
+	s.placer = placer.New(s.Members)
+	s.CopyKeeper = replica.New(s.placer, s.Uptime)
+	s.Housekeeper = housekeeping.New(s.CopyKeeper, ownRequests{s})
+	s.Views = view.New(s.CopyKeeper, s.Housekeeper)
+	s.Registry = repositories.New(s.Ledger)
+	s.Exports = exports.New(s.Ledger, d.StoreName, d.ExportTo, s.Housekeeper)
+	s.Reader = health.New(s.Members, plain, d.StoreName, d.Findings, s.Exports.Findings, s.Housekeeper.LateBackups)
+	s.Syncer = agentsync.New(s.Ledger, s.Reports, s.quit)
+	s.Relocator = relocation.New(s.CopyKeeper, s.Views, s.vetted, s.endOperation)
+	s.volumes = planning.New(s.Relocator, d.Profiles)
+	s.deleter = deletion.New(s.Views, s.Uptime, s.endOperation)
+	s.nodeRemover = noderemoval.New(s.Admission, s.Views, s.CopyKeeper, s.endOperation)
+	s.Recovery = recovery.NewRecovery(s.Members, s.vetted, s.quit, s.finish)
 	return s, ctx
 }
 
-// makeReaders makes the components that report the health of the cluster and know the repositories. plain is the store
-// as it was opened.
-func (s *Service) makeReaders(d Deps, plain store.Store) {
-	s.Reader = health.New(health.Deps{
-		Ledger: s.Ledger, Reports: s.Reports, Store: plain, StoreName: d.StoreName, NodeList: s.NodeList,
-		Shared: d.Shared, Own: d.Findings, MassLoss: s.Members.MassLossSoon,
-		LateBackups: func(ctx context.Context) ([]api.Finding, error) { return s.Housekeeper.LateBackups(ctx) },
-		Exports:     func(ctx context.Context) ([]api.Finding, error) { return s.Exports.Findings(ctx) },
-	})
-	s.Registry = repositories.New(s.Ledger)
-	s.Exports = exports.New(exports.Deps{
-		Ledger: s.Ledger, Store: d.Store, StoreKind: d.StoreName, Shared: d.Shared, Repositories: d.ExportTo,
-		IsHousekeeper: func() bool { return s.Housekeeper.IsActive() },
-		Failed:        d.Failed,
-	})
+// ownRequests makes requests for schedules, whose IDs no caller may use.
+type ownRequests struct{ s *Service }
+
+func (r ownRequests) Submit(ctx context.Context, req api.Request) (api.Outcome, error) {
+	return r.s.submitAny(requestid.WithBy(ctx, requestid.Schedule), req)
 }
 
-// makePlanners makes the components that decide on requests.
-func (s *Service) makePlanners(d Deps) {
-	s.placer = placer.New(placer.Deps{Reports: s.Reports, Members: s.Members, Shared: d.Shared})
-	s.CopyKeeper = replica.New(replica.Deps{
-		Ledger: s.Ledger, Reports: s.Reports, Placer: s.placer, Shared: d.Shared, MaxReportAge: d.Timing.MaxClockAge(),
-		Uptime: s.Uptime.RunTime, LastRunTime: s.Uptime.LastRunTime,
-	})
-	s.Housekeeper = &housekeeping.Housekeeper{Deps: housekeeping.Deps{
-		Ledger: s.Ledger, Feed: s.Feed, Events: s.EventLog, Reported: s.Reports, Uptime: s.Uptime,
-		CopyKeeper: s.CopyKeeper, Placer: s.placer, Members: s.Members, Shared: d.Shared,
-		Interval: d.Timing.Housekeeping,
-		Failed:   d.Failed, CancelOperation: s.CancelOperation,
-		Submit: func(ctx context.Context, req api.Request) (api.Outcome, error) {
-			return s.submitAny(requestid.WithBy(ctx, requestid.Schedule), req)
-		},
-	}}
-	s.Syncer = agentsync.New(agentsync.Deps{
-		Ledger: s.Ledger, Reports: s.Reports, Feed: s.Feed, Shared: d.Shared, Quit: s.quit,
-	})
-	s.Relocator = relocation.New(relocation.Deps{
-		Members:             s.Members,
-		Shared:              s.Shared,
-		Copies:              s.CopyKeeper,
-		End:                 s.endOperation,
-		Placer:              s.placer,
-		Reports:             s.Reports,
-		CheckNoSharedMounts: s.checkNoSharedMounts,
-		Uptime:              s.Uptime,
-		Vetted:              s.vetted,
-		Clock:               d.Clock,
-		Timing:              d.Timing,
-	})
-	s.volumes = &planning.Planner{Deps: planning.Deps{
-		Profiles:            d.Profiles,
-		CopyKeeper:          s.CopyKeeper,
-		Ledger:              s.Ledger,
-		Placer:              s.placer,
-		Relocator:           s.Relocator,
-		Reported:            s.Reports,
-		CheckNoSharedMounts: s.checkNoSharedMounts,
-		LivingSession:       membership.LivingSession,
-		Clock:               d.Clock,
-	}}
-	s.deleter = &deletion.Deleter{Deps: deletion.Deps{
-		Shared:              s.Shared,
-		End:                 s.endOperation,
-		Ledger:              s.Ledger,
-		CheckNoSharedMounts: s.checkNoSharedMounts,
-		Uptime:              s.Uptime,
-		Clock:               d.Clock,
-	}}
-	s.nodeRemover = &noderemoval.NodeRemover{Deps: noderemoval.Deps{
-		Admission:  s.Admission,
-		Views:      s.Views,
-		CopyKeeper: s.CopyKeeper,
-		End:        s.endOperation,
-		Ledger:     s.Ledger,
-		Reported:   s.Reports,
-		Clock:      d.Clock,
-	}}
+func (r ownRequests) CancelOperation(ctx context.Context, ref string) (dataset.Operation, error) {
+	return r.s.CancelOperation(ctx, ref)
+}
+
+// Register records a node and its pools, and removes what is left of a removed node with the same pools: see
+// membership.Members and noderemoval.NodeRemover.
+func (s *Service) Register(ctx context.Context, r api.Registration) error {
+	if err := s.Members.Register(ctx, r); err != nil {
+		return err
+	}
+	return s.nodeRemover.ClearRemoved(ctx, r)
 }
 
 // Close stops the background work and ends the requests that wait. It does not close the store. Idempotent.

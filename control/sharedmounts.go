@@ -2,8 +2,6 @@ package control
 
 import (
 	"context"
-	"fmt"
-	"strings"
 
 	"github.com/google/uuid"
 
@@ -94,7 +92,7 @@ func (s *Service) checkSharedMount(t *record.Tx, d dataset.Dataset, n dataset.No
 		return err
 	}
 	if n.ID == d.Home {
-		return s.checkNoSharedMounts(t, d, "get exclusive use of")
+		return s.CheckNoSharedMounts(t, d, "get exclusive use of")
 	}
 	if d.Move != uuid.Nil {
 		return dataset.PendingOn(d.Move,
@@ -124,34 +122,4 @@ func (s *Service) checkSharedMount(t *record.Tx, d dataset.Dataset, n dataset.No
 			"%s: pool %s of node %s cannot mount a volume on several hosts at once", what, c.Name, n.Name)
 	}
 	return nil
-}
-
-// checkNoSharedMounts fails with dataset.ErrInUse while other nodes have shared mounts of a dataset, and names the
-// nodes. Nodes that are confirmed to be fenced do not count. what completes the error: "cannot <what> volume".
-func (s *Service) checkNoSharedMounts(t *record.Tx, d dataset.Dataset, what string) error {
-	var who []string
-	for _, g := range d.SharedMounts {
-		if g.Node == d.Home {
-			continue // the agent of the home checks its mounts itself
-		}
-		v, err := s.Views.PresentSharedMount(t, d, g, nil)
-		if err != nil {
-			return err
-		}
-		switch {
-		case v.Fenced:
-		case v.Unreachable:
-			who = append(who, fmt.Sprintf("%s (unreachable; once it is off for good: drover node fence %s)", v.NodeName,
-				v.NodeName))
-		case v.MountCount == 1:
-			who = append(who, v.NodeName+" (1 mount)")
-		default:
-			who = append(who, fmt.Sprintf("%s (%d mounts)", v.NodeName, v.MountCount))
-		}
-	}
-	if len(who) == 0 {
-		return nil
-	}
-	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: it is in use on %s: stop its containers "+
-		"there first", what, d.Volume, strings.Join(who, " and "))
 }

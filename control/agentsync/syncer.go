@@ -10,9 +10,10 @@ package agentsync
 
 import (
 	"context"
-	"github.com/google/uuid"
 	"slices"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/ledger"
@@ -23,22 +24,18 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Deps are the dependencies of Syncer.
-type Deps struct {
-	Ledger  *ledger.Ledger
-	Reports *reports.Latest
-	Feed    *notify.Feed
-	// Shared is true if other services may work on the same store.
-	Shared bool
-	Quit   <-chan struct{} // closed when the service must stop
-}
-
 // Syncer answers the long polls with which agents ask for the changes of their nodes. Its methods are safe for
 // concurrent use.
-type Syncer struct{ Deps }
+type Syncer struct {
+	Ledger  *ledger.Ledger
+	Reports *reports.Latest
+	quit    <-chan struct{}
+}
 
-// New returns a Syncer.
-func New(deps Deps) *Syncer { return &Syncer{deps} }
+// New returns a Syncer. quit is closed when the service must stop.
+func New(l *ledger.Ledger, r *reports.Latest, quit <-chan struct{}) *Syncer {
+	return &Syncer{l, r, quit}
+}
 
 // Sync waits for changes of a node's datasets and operations after rev, for at most wait. If rev is 0 or is from before
 // this service started, Sync returns everything at once. It also does so if the feed no longer has all changes after
@@ -46,13 +43,13 @@ func New(deps Deps) *Syncer { return &Syncer{deps} }
 func (s *Syncer) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
 	timeout := s.Ledger.Clock.After(wait)
 	for last := false; ; {
-		changed, leave := s.Feed.Subscribe(node)
-		n := s.Feed.Since(node, rev)
+		changed, leave := s.Ledger.Feed.Subscribe(node)
+		n := s.Ledger.Feed.Since(node, rev)
 		if n.Any || last {
 			leave()
 			return s.syncNow(ctx, node, n)
 		}
-		signaled, err := ledger.Await(ctx, s.Quit, changed, timeout)
+		signaled, err := ledger.Await(ctx, s.quit, changed, timeout)
 		leave()
 		if err != nil {
 			return api.Sync{}, err
@@ -62,7 +59,7 @@ func (s *Syncer) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time
 }
 
 func (s *Syncer) syncNow(ctx context.Context, node uuid.UUID, n notify.ChangeSet) (out api.Sync, err error) {
-	if n.Full && s.Shared {
+	if n.Full && s.Ledger.Shared {
 		return s.syncTrusted(ctx, node, n)
 	}
 	return s.syncRead(ctx, node, n)
@@ -119,7 +116,7 @@ func (s *Syncer) syncRead(ctx context.Context, node uuid.UUID, n notify.ChangeSe
 	out = api.Sync{Revision: n.Rev, Full: n.Full}
 	t := record.NewTx(ctx, s.Ledger.Store)
 	ids := n.Datasets
-	if s.Shared {
+	if s.Ledger.Shared {
 		out.StoreClock = s.Ledger.HighestClock()
 	}
 	if n.Full {

@@ -25,25 +25,25 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/control/uptime"
+	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Deps are the dependencies of Deleter. Shared is true if other services may work on the same store. Nodes then have
-// sessions in the store. End records the end of an operation. CheckNoSharedMounts fails with dataset.ErrInUse while
-// other nodes have shared mounts of a dataset; what names the refused request.
-type Deps struct {
-	Shared              bool
-	End                 func(t *record.Tx, op dataset.Operation) error
-	Ledger              *ledger.Ledger
-	CheckNoSharedMounts func(t *record.Tx, d dataset.Dataset, what string) error
-	Uptime              *uptime.Counter
-	Clock               clock.Clock
-}
-
 // Deleter decides on deletes, on datasets in the trash, and on superseded copies. It has no state. Its methods are safe
 // for concurrent use.
-type Deleter struct{ Deps }
+type Deleter struct {
+	Views  *view.Views
+	Ledger *ledger.Ledger
+	Uptime *uptime.Counter
+	Clock  clock.Clock
+	end    func(*record.Tx, dataset.Operation) error
+}
+
+// New returns a Deleter. end records the end of an operation.
+func New(v *view.Views, u *uptime.Counter, end func(*record.Tx, dataset.Operation) error) *Deleter {
+	return &Deleter{v, v.Ledger, u, v.Ledger.Clock, end}
+}
 
 // PlanDelete decides to delete a volume. The home deletes it when the dataset is not in use. If the home is
 // unreachable, control itself deletes the volume, but only if a person confirms that the home is fenced. node is the
@@ -69,7 +69,7 @@ func (r *Deleter) PlanDelete(t *record.Tx, node uuid.UUID, req api.Request) (*da
 				"the volume does; drover volume rename --drop-alias %s %s only ends the alias)", alias, d.Volume,
 			d.Volume, alias, d.Volume)
 	}
-	if err := r.CheckNoSharedMounts(t, d, "delete"); err != nil {
+	if err := r.Views.CheckNoSharedMounts(t, d, "delete"); err != nil {
 		return nil, nil, err
 	}
 	op := record.NewOperation(d)
@@ -107,7 +107,7 @@ func IsWithoutHome(op dataset.Operation) bool {
 
 // checkDeletable fails if the home of a volume is unreachable, because the volume may be in use there.
 func (r *Deleter) checkDeletable(t *record.Tx, d dataset.Dataset) error {
-	if !r.Shared {
+	if !r.Ledger.Shared {
 		return nil
 	}
 	since, there, err := membership.LivingSession(t, d.Home)
@@ -132,7 +132,7 @@ func (r *Deleter) checkDeletableWithoutHome(t *record.Tx, d dataset.Dataset, req
 	case !req.Force:
 		return dataset.Errorf(dataset.ErrInvalid,
 			"%s: --fenced NODE requires --force", what)
-	case !r.Shared:
+	case !r.Ledger.Shared:
 		return dataset.Errorf(dataset.ErrUnsupported, "%s: there is no other node (omit --fenced)", what)
 	}
 	home, err := relocation.CheckFencedHome(t, d, req.Fenced, what)
@@ -183,7 +183,7 @@ func (r *Deleter) endPendingDeletes(t *record.Tx, d dataset.Dataset) error {
 		o.State, o.Ended = dataset.OpCancelled, r.Clock.Now()
 		o.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code,
 			Message: "replaced by a delete without the home"}
-		if err := r.End(t, o); err != nil {
+		if err := r.end(t, o); err != nil {
 			return err
 		}
 	}
@@ -222,7 +222,7 @@ func (r *Deleter) CommitDelete(t *record.Tx, op dataset.Operation, out *api.Comm
 			return err
 		}
 	}
-	if err := r.CheckNoSharedMounts(t, d, "delete"); err != nil {
+	if err := r.Views.CheckNoSharedMounts(t, d, "delete"); err != nil {
 		return err
 	}
 	if err := releaseName(t, &d, op.ID); err != nil {

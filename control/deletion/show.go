@@ -28,7 +28,7 @@ func (r *Deleter) PlanShow(t *record.Tx, req api.Request) (*dataset.Operation, *
 
 // checkReachable fails with dataset.ErrOffline if the node that keeps a superseded copy is unreachable.
 func (r *Deleter) checkReachable(t *record.Tx, d dataset.Dataset, node uuid.UUID) error {
-	if !r.Shared {
+	if !r.Ledger.Shared {
 		return nil
 	}
 	since, alive, err := membership.LivingSession(t, node)

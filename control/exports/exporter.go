@@ -26,7 +26,6 @@ import (
 
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
 )
@@ -76,26 +75,14 @@ type Repositories interface {
 	Store(ctx context.Context, r dataset.Repository, e Export) error
 }
 
-// Deps are the dependencies of Exporter.
-type Deps struct {
-	Ledger    *ledger.Ledger
-	Store     store.Store // the store that is exported
-	StoreKind string      // bolt or consul
-	Shared    bool        // other services may work on the store: this is a cluster
-	// Repositories stores the exports. If nil, Run and Round must not be called, and States and Findings return
-	// nothing.
-	Repositories Repositories
-	// IsHousekeeper reports whether this service does the background work now.
-	IsHousekeeper func() bool
-	// Failed is called with the failures of the background work.
-	Failed func(what string, err error)
-}
-
 // Exporter stores exports of the records in repositories. Its methods are safe for concurrent use, except Run and
 // Round.
 type Exporter struct {
-	deps Deps
-	due  map[place]time.Time // when each repository is looked at again
+	ledger       *ledger.Ledger
+	storeKind    string       // bolt or consul
+	repositories Repositories // nil: Run and Round must not be called, and States and Findings return nothing
+	background   Background
+	due          map[place]time.Time // when each repository is looked at again
 	// active is true while this service stores the exports. Otherwise States returns nothing.
 	active atomic.Bool
 }
@@ -108,8 +95,14 @@ type place struct {
 
 func placeOf(r dataset.Repository) place { return place{r.Name, r.URL, r.Created.UnixNano()} }
 
-// New returns an Exporter.
-func New(deps Deps) *Exporter { return &Exporter{deps: deps, due: map[place]time.Time{}} }
+// Background knows whether this service does the background work now.
+type Background interface{ IsActive() bool }
+
+// New returns an Exporter of the store of a ledger. storeKind is bolt or consul. If r is nil, Run and Round must not be
+// called, and States and Findings return nothing.
+func New(l *ledger.Ledger, storeKind string, r Repositories, b Background) *Exporter {
+	return &Exporter{ledger: l, storeKind: storeKind, repositories: r, background: b, due: map[place]time.Time{}}
+}
 
 // Run stores the exports that are due, until ctx ends.
 func (x *Exporter) Run(ctx context.Context) {
@@ -117,9 +110,9 @@ func (x *Exporter) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-x.deps.Ledger.Clock.After(wait):
+		case <-x.ledger.Clock.After(wait):
 		}
-		mine := x.deps.IsHousekeeper()
+		mine := x.background.IsActive()
 		x.active.Store(mine)
 		if wait = startInterval; !mine {
 			clear(x.due) // another replica stores the exports now
@@ -127,7 +120,7 @@ func (x *Exporter) Run(ctx context.Context) {
 		}
 		wait = roundInterval
 		if err := x.Round(ledger.AsHousekeeper(ctx)); err != nil && ctx.Err() == nil {
-			x.deps.Failed("store the records in repositories", err)
+			x.ledger.Failed("store the records in repositories", err)
 		}
 	}
 }
@@ -136,8 +129,8 @@ func (x *Exporter) Run(ctx context.Context) {
 // Round fails if the store cannot be read or written. If only the records of some repositories are damaged, it stores
 // the exports in the others, and the error names the damaged records.
 func (x *Exporter) Round(ctx context.Context) error {
-	now := x.deps.Ledger.Clock.Now()
-	t := record.NewTx(ctx, x.deps.Ledger.Store)
+	now := x.ledger.Clock.Now()
+	t := record.NewTx(ctx, x.ledger.Store)
 	list, damaged, err := repositories(t)
 	if err != nil {
 		return err
@@ -149,7 +142,7 @@ func (x *Exporter) Round(ctx context.Context) error {
 	maps.DeleteFunc(x.due, func(p place, _ time.Time) bool { return !recorded[p] })
 	var records *dump.Records // read once, and only if one is due
 	for _, r := range list {
-		if !r.StoresRecords(x.deps.Shared) || !x.isDue(r, now) {
+		if !r.StoresRecords(x.ledger.Shared) || !x.isDue(r, now) {
 			continue
 		}
 		known, err := exportOf(t, r)
@@ -162,7 +155,7 @@ func (x *Exporter) Round(ctx context.Context) error {
 			continue
 		}
 		if records == nil {
-			read, err := dump.Read(ctx, x.deps.Store, x.deps.StoreKind)
+			read, err := dump.Read(ctx, x.ledger.Store, x.storeKind)
 			if err != nil {
 				return err
 			}
@@ -227,7 +220,7 @@ func (x *Exporter) export(ctx context.Context, r dataset.Repository, known recor
 	attempt, cancel := context.WithTimeout(ctx, uploadTime)
 	defer cancel()
 	summary := records.Summary()
-	err := x.deps.Repositories.Store(attempt, r, Export{
+	err := x.repositories.Store(attempt, r, Export{
 		Cluster: summary.Cluster, Volumes: summary.Volumes, Taken: now, Write: records.Write,
 	})
 	if ctx.Err() != nil {
@@ -248,7 +241,7 @@ func (x *Exporter) export(ctx context.Context, r dataset.Repository, known recor
 	if after == known {
 		return nil
 	}
-	_, err = x.deps.Ledger.Update(ctx, func(t *record.Tx) error {
+	_, err = x.ledger.Update(ctx, func(t *record.Tx) error {
 		var recorded dataset.Repository
 		there, err := t.Get(record.RepositoryKey(r.Name), &recorded)
 		if err != nil || !there || recorded.URL != r.URL { // it was removed meanwhile

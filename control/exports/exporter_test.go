@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/exports"
+	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/dump"
@@ -46,14 +47,15 @@ type world struct {
 
 func newWorld(t *testing.T, shared bool) world {
 	w := world{Control: controltest.New(t), shelf: &shelf{stored: map[string]string{}}}
-	w.x = exports.New(exports.Deps{
-		Ledger: w.Ledger, Store: w.Spy, StoreKind: "bolt", Shared: shared, Repositories: w.shelf,
-		IsHousekeeper: func() bool { return true },
-		Failed:        func(what string, err error) { t.Errorf("%s: %v", what, err) },
-	})
+	l := ledger.New(w.Spy, w.Clock, shared, func(what string, err error) { t.Errorf("%s: %v", what, err) })
+	w.x = exports.New(l, "bolt", w.shelf, active{})
 	w.NewAgent("host-a")
 	return w
 }
+
+type active struct{}
+
+func (active) IsActive() bool { return true }
 
 // round advances the clock, and returns how many exports a round stores.
 func (w world) round(after time.Duration) int {

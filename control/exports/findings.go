@@ -27,7 +27,7 @@ func (x *Exporter) States(ctx context.Context) ([]State, error) {
 		return nil, nil
 	}
 	var out []State
-	now := x.deps.Ledger.Clock.Now()
+	now := x.ledger.Clock.Now()
 	err := x.each(ctx, func(r dataset.Repository, e record.Export) {
 		last := e.Last
 		if last.IsZero() {
@@ -47,7 +47,7 @@ func (x *Exporter) States(ctx context.Context) ([]State, error) {
 // warnings.
 func (x *Exporter) Findings(ctx context.Context) ([]api.Finding, error) {
 	var out []api.Finding
-	now := x.deps.Ledger.Clock.Now()
+	now := x.ledger.Clock.Now()
 	err := x.each(ctx, func(r dataset.Repository, e record.Export) {
 		last := e.Last
 		text := "the records of control were never stored in it"
@@ -77,16 +77,16 @@ func (x *Exporter) Findings(ctx context.Context) ([]api.Finding, error) {
 // each calls f for each repository that gets exports, in the order of their names. If records of repositories are
 // damaged, each calls f for the others, and returns an error that names the damaged records.
 func (x *Exporter) each(ctx context.Context, f func(dataset.Repository, record.Export)) error {
-	if x.deps.Repositories == nil {
+	if x.repositories == nil {
 		return nil
 	}
-	t := record.NewTx(ctx, x.deps.Ledger.Store)
+	t := record.NewTx(ctx, x.ledger.Store)
 	list, damaged, err := repositories(t)
 	if err != nil {
 		return err
 	}
 	for _, r := range list {
-		if !r.StoresRecords(x.deps.Shared) {
+		if !r.StoresRecords(x.ledger.Shared) {
 			continue
 		}
 		e, err := exportOf(t, r)

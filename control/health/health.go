@@ -34,32 +34,24 @@ const (
 	levelWarning = "warning"
 )
 
-// Deps are the dependencies of Reader.
-type Deps struct {
-	Ledger    *ledger.Ledger
-	Reports   *reports.Latest
-	Store     store.Store // the store as it was opened, which may be a store.HealthReporter
-	StoreName string      // "bolt", "consul"
-	// NodeList lists all nodes.
-	NodeList func(ctx context.Context, filter string) ([]api.Node, error)
-	// MassLoss returns whether failover will be halted because many nodes vanished together. If nil, it will
-	// not.
-	MassLoss func(ctx context.Context) (membership.MassLoss, error)
-	// Shared is true if other services may work on the same store.
-	Shared bool
-	// Own returns the findings about the host of this service. If nil, there are none.
-	Own func() []api.Finding
-	// LateBackups returns the findings about scheduled backups. If nil, there are none.
-	LateBackups func(ctx context.Context) ([]api.Finding, error)
-	// Exports returns the findings about the exports of the records to repositories. If nil, there are none.
-	Exports func(ctx context.Context) ([]api.Finding, error)
+// Reader reads the state of the cluster. Its methods are safe for concurrent use.
+type Reader struct {
+	members *membership.Members
+	store   store.Store // as it was opened, which may be a store.HealthReporter
+	kind    string      // of the store: "bolt", "consul"
+	own     func() []api.Finding
+	exports Source
+	late    Source
 }
 
-// Reader reads the state of the cluster. Its methods are safe for concurrent use.
-type Reader struct{ deps Deps }
+// Source returns findings.
+type Source func(context.Context) ([]api.Finding, error)
 
-// New returns a Reader.
-func New(deps Deps) *Reader { return &Reader{deps} }
+// New returns a Reader. s is the store as it was opened. own returns the findings about the host of this service; if
+// nil, there are none. exports and late return those about exports of the records, and about scheduled backups.
+func New(m *membership.Members, s store.Store, kind string, own func() []api.Finding, exports, late Source) *Reader {
+	return &Reader{m, s, kind, own, exports, late}
+}
 
 // readTime bounds the reading of records: if Consul has no leader, a read waits for the next one.
 const readTime = 5 * time.Second
@@ -70,9 +62,9 @@ const backupTime = 3 * time.Second
 // ClusterHealth returns the state of the store, the control replicas and the nodes. It fails only if ctx ends.
 // Anything else that cannot be read becomes a finding.
 func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
-	out := api.ClusterHealth{Store: r.store(ctx), Nodes: []api.NodeHealth{}}
-	if r.deps.Own != nil {
-		out.Findings = append(out.Findings, r.deps.Own()...)
+	out := api.ClusterHealth{Store: r.storeHealth(ctx), Nodes: []api.NodeHealth{}}
+	if r.own != nil {
+		out.Findings = append(out.Findings, r.own()...)
 	}
 	reading, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
@@ -89,7 +81,7 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 		})
 	}
 	var halt record.Halt
-	switch there, err := record.NewTx(reading, r.deps.Ledger.Store).Peek(record.HaltedKey, &halt); {
+	switch there, err := record.NewTx(reading, r.members.Ledger.Store).Peek(record.HaltedKey, &halt); {
 	case err != nil:
 		unreadable("whether changes are suspended", err)
 	case there:
@@ -100,14 +92,14 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 		unreadable("whether failover is halted", err)
 	}
 	out.Findings = append(out.Findings, halted...)
-	if r.deps.Shared {
+	if r.members.Ledger.Shared {
 		replicas, err := r.replicas(reading)
 		if err != nil {
 			unreadable("the list of control replicas", err)
 		}
 		out.Replicas = replicas
 	}
-	nodes, err := r.deps.NodeList(reading, "")
+	nodes, err := r.members.NodeList(reading, "")
 	if err != nil {
 		unreadable("the list of nodes", err)
 	}
@@ -121,14 +113,14 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	slices.SortFunc(out.Nodes, func(a, b api.NodeHealth) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Node.String(), b.Node.String()))
 	})
-	if r.deps.Exports != nil && !isNamed {
-		failing, err := r.deps.Exports(reading)
+	if !isNamed {
+		failing, err := r.exports(reading)
 		if err != nil {
 			unreadable("what became of the exports of the records", err)
 		}
 		out.Findings = append(out.Findings, failing...)
 	}
-	if r.deps.LateBackups != nil && !isNamed {
+	if !isNamed {
 		out.Findings = append(out.Findings, r.lateBackups(ctx)...)
 	}
 	return out, ctx.Err()
@@ -139,7 +131,7 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 func (r *Reader) lateBackups(ctx context.Context) []api.Finding {
 	ctx, cancel := context.WithTimeout(ctx, backupTime)
 	defer cancel()
-	late, err := r.deps.LateBackups(ctx)
+	late, err := r.late(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("reading the records takes longer than %s", backupTime)
 	}
@@ -164,10 +156,10 @@ func isUnavailable(err error) bool {
 
 // node returns the last report of a node.
 func (r *Reader) node(n api.Node) api.NodeHealth {
-	out := api.NodeHealth{Node: n.ID, Name: n.Name, Live: n.Live, Found: r.deps.Reports.Found(n.ID)}
-	if r.deps.Reports.HasReported(n.ID) {
-		clock := r.deps.Ledger.Clock
-		out.Reported = clock.Now().Add(-r.deps.Reports.Silence(n.ID, clock.Steady()))
+	out := api.NodeHealth{Node: n.ID, Name: n.Name, Live: n.Live, Found: r.members.Reports.Found(n.ID)}
+	if r.members.Reports.HasReported(n.ID) {
+		clock := r.members.Ledger.Clock
+		out.Reported = clock.Now().Add(-r.members.Reports.Silence(n.ID, clock.Steady()))
 	}
 	return out
 }
@@ -175,10 +167,10 @@ func (r *Reader) node(n api.Node) api.NodeHealth {
 // silence returns how old the last report of a node is. It is 0 if the node has not reported since this service
 // started.
 func (r *Reader) silence(node uuid.UUID) time.Duration {
-	if !r.deps.Reports.HasReported(node) {
+	if !r.members.Reports.HasReported(node) {
 		return 0
 	}
-	return r.deps.Reports.Silence(node, r.deps.Ledger.Clock.Steady())
+	return r.members.Reports.Silence(node, r.members.Ledger.Clock.Steady())
 }
 
 // silenceFindings returns a warning if the last report of a live node is older than reports.MaxSilence. It is a pure
@@ -199,7 +191,7 @@ func silenceFindings(node string, silence time.Duration) []api.Finding {
 // recorded yet and soon is true, the finding says that failover will be halted: the background work records a halt,
 // which takes up to Timing.Housekeeping.
 func (r *Reader) failoverFindings(ctx context.Context, soon bool) ([]api.Finding, error) {
-	halted, err := membership.FailoverSuspended(record.NewTx(ctx, r.deps.Ledger.Store))
+	halted, err := membership.FailoverSuspended(record.NewTx(ctx, r.members.Ledger.Store))
 	if err != nil {
 		return nil, err
 	}
@@ -207,10 +199,10 @@ func (r *Reader) failoverFindings(ctx context.Context, soon bool) ([]api.Finding
 		text, fix, _ := strings.Cut(halted, ": ")
 		return []api.Finding{{Level: levelError, Subject: "failover", Text: text, Fix: fix}}, nil
 	}
-	if !soon || r.deps.MassLoss == nil {
+	if !soon {
 		return nil, nil
 	}
-	is, err := r.deps.MassLoss(ctx)
+	is, err := r.members.MassLossSoon(ctx)
 	if err != nil || is.Text == "" {
 		return nil, err
 	}
@@ -229,11 +221,11 @@ const maxClockError = time.Minute
 // clockAhead returns how far the clock of a node was ahead of the clock of this service at the node's last heartbeat.
 // It is negative if the clock was behind, and 0 if it is not known.
 func (r *Reader) clockAhead(node uuid.UUID) time.Duration {
-	reported := r.deps.Reports.Clock(node)
+	reported := r.members.Reports.Clock(node)
 	if reported.IsZero() {
 		return 0
 	}
-	clock := r.deps.Ledger.Clock
+	clock := r.members.Ledger.Clock
 	return reported.Sub(clock.Now().Add(reported.At - clock.Steady()))
 }
 
@@ -256,7 +248,7 @@ func clockFindings(node string, ahead time.Duration) []api.Finding {
 
 // replicas lists the control replicas with a session, by name.
 func (r *Reader) replicas(ctx context.Context) ([]api.ControlReplica, error) {
-	t := record.NewTx(ctx, r.deps.Ledger.Store)
+	t := record.NewTx(ctx, r.members.Ledger.Store)
 	list, err := record.ListAll[membership.Replica](t, record.LiveServicesPrefix)
 	if err != nil {
 		return nil, err
@@ -278,10 +270,10 @@ func (r *Reader) replicas(ctx context.Context) ([]api.ControlReplica, error) {
 	return out, nil
 }
 
-// store returns the state of the store. A store in a file has no servers.
-func (r *Reader) store(ctx context.Context) api.StoreHealth {
-	out := api.StoreHealth{Kind: r.deps.StoreName}
-	reporter, ok := r.deps.Store.(store.HealthReporter)
+// storeHealth returns the state of the store. A store in a file has no servers.
+func (r *Reader) storeHealth(ctx context.Context) api.StoreHealth {
+	out := api.StoreHealth{Kind: r.kind}
+	reporter, ok := r.store.(store.HealthReporter)
 	if !ok {
 		return out
 	}

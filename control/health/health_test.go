@@ -313,25 +313,22 @@ func TestUnreadableRecords(t *testing.T) {
 func TestLateBackupsComeLast(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
-	listed := false
 	for err, want := range map[error]string{
 		errors.New("a record is missing"): "whether any is late is not known: a record is missing",
 		context.DeadlineExceeded:          "whether any is late is not known: reading the records takes longer than 3s",
 	} {
-		listed = false
-		r := health.New(health.Deps{
-			Ledger: e.Ledger, Reports: e.Reports, Store: e.Spy, StoreName: "bolt",
-			NodeList: func(ctx context.Context, filter string) ([]api.Node, error) {
-				listed = true
-				return e.NodeList(ctx, filter)
-			},
-			LateBackups: func(ctx context.Context) ([]api.Finding, error) {
-				if _, bounded := ctx.Deadline(); !bounded || !listed {
-					t.Errorf("bounded: %t, after the list of nodes: %t", bounded, listed)
-				}
-				return nil, err
-			},
-		})
+		exported := false
+		exports := func(context.Context) ([]api.Finding, error) {
+			exported = true
+			return nil, nil
+		}
+		late := func(ctx context.Context) ([]api.Finding, error) {
+			if _, bounded := ctx.Deadline(); !bounded || !exported {
+				t.Errorf("bounded: %t, after the exports: %t", bounded, exported)
+			}
+			return nil, err
+		}
+		r := health.New(e.Members, e.Spy, "bolt", nil, exports, late)
 		h, failed := r.ClusterHealth(e.Ctx)
 		if failed != nil || len(h.Nodes) != 1 || h.Nodes[0].Node != a.ID {
 			t.Fatalf("%v, %+v", failed, h.Nodes)

@@ -161,14 +161,14 @@ func (k *Housekeeper) requestDueBackup(ctx context.Context, id uuid.UUID, now ti
 			return now.Add(backupCheck), err
 		}
 		// The agent of the former home removes its backup when it learns of this.
-		_, err = k.CancelOperation(ctx, running.ID.String())
+		_, err = k.requests.CancelOperation(ctx, running.ID.String())
 		return now, err // the next round requests another backup
 	}
 	if b.Running != uuid.Nil {
 		_, err = k.Ledger.Update(ctx, func(t *record.Tx) error { return record.SettleBackup(t, id) })
 		return now, err // the next round decides with the new records
 	}
-	_, err = k.Submit(ctx, api.Request{
+	_, err = k.requests.Submit(ctx, api.Request{
 		// all services on one store request the same backup
 		ID:   uuid.NewSHA1(id, fmt.Appendf(nil, "backup %d %d", b.Attempts, due.at.Unix())),
 		Kind: dataset.OpBackup, Volume: id.String(), Repository: d.Profile.Backup.To, Scheduled: true,
@@ -179,18 +179,16 @@ func (k *Housekeeper) requestDueBackup(ctx context.Context, id uuid.UUID, now ti
 	return now.Add(backupCheck), err
 }
 
-// AddBackups returns a function that adds to a volume the state of its scheduled backups, and the verifications of its
-// backups. The state is nil if the profile has no schedule, or the dataset is deleted.
-func AddBackups(c interface{ Now() time.Time }) func(*record.Tx, *api.Volume) error {
-	return func(t *record.Tx, v *api.Volume) error {
-		var made record.Verifications
-		if _, err := t.Get(record.VerificationsKey(v.ID), &made); err != nil {
-			return err
-		}
-		state, err := backupState(t, v.Dataset, made, c.Now())
-		v.Backups, v.Verified = state, made.Results
+// AddBackups adds to a volume the state of its scheduled backups, and the verifications of its backups. The state is
+// nil if the profile has no schedule, or the dataset is deleted.
+func (k *Housekeeper) AddBackups(t *record.Tx, v *api.Volume) error {
+	var made record.Verifications
+	if _, err := t.Get(record.VerificationsKey(v.ID), &made); err != nil {
 		return err
 	}
+	state, err := backupState(t, v.Dataset, made, k.Ledger.Clock.Now())
+	v.Backups, v.Verified = state, made.Results
+	return err
 }
 
 func backupState(t *record.Tx, d dataset.Dataset, v record.Verifications, now time.Time) (*api.BackupState, error) {

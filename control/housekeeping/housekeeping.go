@@ -72,34 +72,35 @@ type Memory struct {
 	clockAdvance time.Duration        // by how much the clock advanced more than the steady clock; 0 once reported
 }
 
-// Deps are the dependencies of Housekeeper.
-type Deps struct {
-	Ledger     *ledger.Ledger
-	Feed       *notify.Feed
-	Events     *notify.EventLog
-	Reported   *reports.Latest
-	Uptime     *uptime.Counter
-	CopyKeeper *replica.Keeper
-	Placer     *placer.Placer
-	Members    *membership.Members
-	Shared     bool
-	Interval   time.Duration // between two rounds
-	// Failed is called with the failures of the background work.
-	Failed func(what string, err error)
-	// Submit and CancelOperation make requests as the API does.
-	Submit          func(context.Context, api.Request) (api.Outcome, error)
-	CancelOperation func(ctx context.Context, ref string) (dataset.Operation, error)
+// Requests makes requests as the API does.
+type Requests interface {
+	Submit(ctx context.Context, req api.Request) (api.Outcome, error)
+	CancelOperation(ctx context.Context, ref string) (dataset.Operation, error)
 }
 
 // Housekeeper does the background work: trash, schedules, retention, replicas, members that are unreachable, old
 // operations. Between two rounds, Run keeps a Memory, which only its goroutine uses. Other goroutines may call only
 // IsActive, Schedules, BackupSchedules and LateBackups.
 type Housekeeper struct {
-	Deps
+	Ledger        *ledger.Ledger
+	Reported      *reports.Latest
+	Uptime        *uptime.Counter
+	CopyKeeper    *replica.Keeper
+	Placer        *placer.Placer
+	Members       *membership.Members
+	requests      Requests
 	schedules     schedules
 	backupStates  backupStates
 	backupRecords backupRecords
 	active        atomic.Bool // this service does the background work
+}
+
+// New returns a Housekeeper that has done no round.
+func New(k *replica.Keeper, r Requests) *Housekeeper {
+	return &Housekeeper{
+		Ledger: k.Ledger, Reported: k.Reports, Uptime: k.Uptime, CopyKeeper: k, Placer: k.Placer,
+		Members: k.Placer.Members, requests: r,
+	}
 }
 
 // IsActive reports whether this service did the background work in the last round.
@@ -112,7 +113,7 @@ func (k *Housekeeper) NewMemory() *Memory {
 		backups:       map[uuid.UUID]backupPlan{},
 		verifications: map[uuid.UUID]backupPlan{},
 		shortage:      shortage{reported: map[uuid.UUID]bool{}},
-		failed:        k.Failed,
+		failed:        k.Ledger.Failed,
 		reported:      map[string]time.Time{},
 	}
 }
@@ -142,11 +143,11 @@ func (k *Housekeeper) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-k.Ledger.Clock.After(k.Interval):
+		case <-k.Ledger.Clock.After(k.Members.Timing.Housekeeping):
 		}
 		mine, err := k.Members.AcquireHousekeeping(ctx)
 		if err != nil && ctx.Err() == nil && !reported {
-			k.Failed("take over the background work", err)
+			k.Ledger.Failed("take over the background work", err)
 		}
 		reported = err != nil
 		k.active.Store(mine)
@@ -173,7 +174,7 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 		h.FullDue, h.ForgetDue = time.Time{}, time.Time{}
 	}
 	h.Now = now
-	changes := k.Feed.Since(uuid.Nil, h.rev)
+	changes := k.Ledger.Feed.Since(uuid.Nil, h.rev)
 	everything := changes.Full || !now.Before(h.FullDue)
 	if err := k.Uptime.Mark(ctx, changes.Any || everything); err != nil && ctx.Err() == nil {
 		h.reportFailure("count the time that drover runs", err)
@@ -205,10 +206,10 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	if examined == nil && ctx.Err() == nil {
 		k.backupStates.finish()
 	}
-	if k.Shared {
+	if k.Ledger.Shared {
 		k.updateMembers(ctx, h, everything)
 	}
-	if changes := k.Feed.Operations(); !now.Before(h.ForgetDue) || changes-h.operations >= ForgetAfter {
+	if changes := k.Ledger.Feed.Operations(); !now.Before(h.ForgetDue) || changes-h.operations >= ForgetAfter {
 		h.ForgetDue, h.operations = now.Add(ForgetInterval), changes
 		for _, err := range []error{k.ForgetOperations(ctx), k.CopyKeeper.Expire(ctx)} {
 			if err == nil {
@@ -399,7 +400,7 @@ const LostMoveTimeout = time.Minute
 // Otherwise the lease could stay recalled, because it is the target that withdraws a recall. The data that the target
 // has pulled stays on the target.
 func (k *Housekeeper) EndLostMoves(ctx context.Context) error {
-	if !k.Shared {
+	if !k.Ledger.Shared {
 		return nil
 	}
 	t := record.NewTx(ctx, k.Ledger.Store)
@@ -423,7 +424,7 @@ func (k *Housekeeper) EndLostMoves(ctx context.Context) error {
 			if op.Kind != dataset.OpMove {
 				continue
 			}
-			if _, err := k.CancelOperation(ctx, op.ID.String()); err != nil &&
+			if _, err := k.requests.CancelOperation(ctx, op.ID.String()); err != nil &&
 				dataset.KindOf(err) != dataset.ErrConflict {
 				return err
 			}

@@ -71,7 +71,7 @@ func ScheduleStart(d dataset.Dataset) time.Time {
 
 // NextSnapshot returns when the next scheduled snapshot of a dataset is due. A time in the past means that the snapshot
 // is overdue. The time is zero if the profile has no valid schedule, or the dataset is deleted.
-func NextSnapshot(t *record.Tx, d dataset.Dataset, now time.Time) (time.Time, error) {
+func (k *Housekeeper) NextSnapshot(t *record.Tx, d dataset.Dataset) (time.Time, error) {
 	expr := d.Profile.Snapshots.Schedule
 	if d.State != dataset.StateReady || expr == "" {
 		return time.Time{}, nil
@@ -81,7 +81,7 @@ func NextSnapshot(t *record.Tx, d dataset.Dataset, now time.Time) (time.Time, er
 		return time.Time{}, err
 	}
 	from := newest(scheduled, ScheduleStart(d))
-	if from.After(now) { // taken while the clock was ahead
+	if now := k.Ledger.Clock.Now(); from.After(now) { // taken while the clock was ahead
 		from = now
 	}
 	next, _ := nextTick(expr, from.In(time.Local)) // zero for a schedule that is not valid
@@ -111,7 +111,7 @@ func (k *Housekeeper) prune(ctx context.Context, d dataset.Dataset) ([]dataset.S
 		return nil, err
 	}
 	for _, snap := range expired(scheduled, d.Profile.Snapshots.Keep, time.Local) {
-		_, err := k.Submit(ctx, api.Request{
+		_, err := k.requests.Submit(ctx, api.Request{
 			// the removal of a snapshot is requested once, however often the snapshot is found
 			ID:   uuid.NewSHA1(snap.ID, []byte("prune")),
 			Kind: dataset.OpSnapshotDelete, Volume: d.ID.String(), Snapshot: snap.ID.String(),
@@ -159,7 +159,7 @@ func (k *Housekeeper) requestSnapshot(ctx context.Context, id uuid.UUID, plan du
 	if pending[id] {
 		return nil
 	}
-	_, err := k.Submit(ctx, api.Request{
+	_, err := k.requests.Submit(ctx, api.Request{
 		// all services on one store request the same snapshot
 		ID:   uuid.NewSHA1(id, []byte("snapshot "+plan.due.UTC().Format(time.RFC3339))),
 		Kind: dataset.OpSnapshot, Volume: id.String(), Scheduled: true,

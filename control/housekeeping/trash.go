@@ -103,7 +103,7 @@ func (k *Housekeeper) clockJump(h *Memory) time.Duration {
 // reportTrashHeld publishes an event that datasets stay in the trash longer than their records say, because the clock
 // has jumped.
 func (k *Housekeeper) reportTrashHeld(over time.Duration) {
-	k.Events.Publish(api.Event{
+	k.Ledger.Events.Publish(api.Event{
 		Time: k.Ledger.Clock.Now(), Type: api.EventTrashHold,
 		Detail: fmt.Sprintf("the clock advanced %s more than the running time of drover: this is ignored for the "+
 			"trash (drover trash ls shows when each expires)", over.Round(time.Minute)),

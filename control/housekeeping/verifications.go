@@ -142,7 +142,7 @@ func (k *Housekeeper) settleVerification(ctx context.Context, t *record.Tx, d da
 		return err
 	}
 	// The agent of the former home removes the temporary dataset when it learns of this.
-	_, err = k.CancelOperation(ctx, running.ID.String())
+	_, err = k.requests.CancelOperation(ctx, running.ID.String())
 	return err
 }
 
@@ -158,7 +158,7 @@ func (k *Housekeeper) requestVerification(ctx context.Context, t *record.Tx, d d
 	if busy[d.Home] {
 		return nil
 	}
-	_, err := k.Submit(ctx, api.Request{
+	_, err := k.requests.Submit(ctx, api.Request{
 		// all services on one store request the same verification
 		ID:   uuid.NewSHA1(d.ID, fmt.Appendf(nil, "verify %d %d", v.Attempts, due.Unix())),
 		Kind: dataset.OpVerify, Volume: d.ID.String(), Repository: newest.Repository, Backup: newest.ID,

@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // lanesOnly is a store whose lanes can be read only when the test allows it. Nothing else can be read.
@@ -31,7 +32,7 @@ func (l *lanesOnly) List(context.Context, string, string, int) ([]store.Entry, e
 func TestTheClockIsReadOnceForMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		st := &lanesOnly{let: make(chan struct{}), entries: []store.Entry{{Key: record.RevPrefix + "a/0", Value: []byte(`{"count":7}`)}}}
-		s := New(Deps{Store: st})
+		s := New(st, clock.System{}, false, nil)
 		var all sync.WaitGroup
 		ask := func(want uint64) {
 			all.Go(func() {

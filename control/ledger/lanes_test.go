@@ -5,16 +5,16 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/google/uuid"
 )
 
 func storeInFile(t *testing.T) store.Store {
@@ -33,10 +33,7 @@ func storeInFile(t *testing.T) store.Store {
 
 // onStore returns the ledger of one of several services that share a store.
 func onStore(st store.Store) *Ledger {
-	return New(Deps{
-		Store: st, Clock: clock.System{}, Shared: true, Feed: notify.NewFeed(), Events: notify.NewEventLog(time.Now()),
-		Failed: func(string, error) {},
-	})
+	return New(st, clock.System{}, true, func(string, error) {})
 }
 
 // Whatever the order in which a service's transactions end, and whatever is known of their outcome, another service

@@ -23,16 +23,17 @@ import (
 	"errors"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/google/uuid"
 )
 
-// Deps are the dependencies of Ledger.
-type Deps struct {
+// Ledger runs the decisions of one service on its store. Safe for concurrent use.
+type Ledger struct {
 	Store  store.Store
 	Clock  clock.Clock
 	Feed   *notify.Feed
@@ -42,13 +43,8 @@ type Deps struct {
 	// Restored is called when the store was restored from an older backup, so that everything must be read again. May
 	// be nil.
 	Restored func()
-	// Failed is called with the failures of FollowReplicas. Must not be nil.
-	Failed func(what string, err error)
-}
-
-// Ledger runs the decisions of one service on its store. Safe for concurrent use.
-type Ledger struct {
-	Deps
+	// Failed is called with the failures of background work.
+	Failed     func(what string, err error)
 	nodes      *NodeCache
 	lanes      *laneSet     // the lanes of this service; nil if the store is not shared
 	highest    highestClock // the highest clock of the store that this service has seen
@@ -56,9 +52,12 @@ type Ledger struct {
 }
 
 // New returns a ledger on a store.
-func New(d Deps) *Ledger {
-	l := &Ledger{Deps: d, nodes: &NodeCache{clock: d.Clock, nodes: map[string]cachedNode{}}}
-	if d.Shared {
+func New(s store.Store, c clock.Clock, shared bool, failed func(what string, err error)) *Ledger {
+	l := &Ledger{
+		Store: s, Clock: c, Feed: notify.NewFeed(), Events: notify.NewEventLog(c.Now()), Shared: shared, Failed: failed,
+		nodes: &NodeCache{clock: c, nodes: map[string]cachedNode{}},
+	}
+	if shared {
 		l.lanes = newLaneSet()
 	}
 	return l

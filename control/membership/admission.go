@@ -50,24 +50,19 @@ const (
 	TokenKept = 24 * time.Hour
 )
 
-// AdmissionDeps are the dependencies of Admission.
-type AdmissionDeps struct {
+// Admission decides who may connect: it makes join tokens, admits the hosts that have one, issues certificates, and
+// revokes them. It keeps the revocations in memory, because every request checks them. Safe for concurrent use.
+type Admission struct {
 	Ledger *ledger.Ledger
 	// Authority returns the authority of the cluster; nil if there is no cluster. It may read the authority again
 	// each time.
 	Authority func() (*pki.Authority, error)
-}
-
-// Admission decides who may connect: it makes join tokens, admits the hosts that have one, issues certificates, and
-// revokes them. It keeps the revocations in memory, because every request checks them. Safe for concurrent use.
-type Admission struct {
-	AdmissionDeps
-	revoked revocationList
+	revoked   revocationList
 }
 
 // NewAdmission returns an Admission that has read nothing yet.
-func NewAdmission(d AdmissionDeps) *Admission {
-	a := &Admission{AdmissionDeps: d}
+func NewAdmission(l *ledger.Ledger, authority func() (*pki.Authority, error)) *Admission {
+	a := &Admission{Ledger: l, Authority: authority}
 	a.revoked.readEnded.L = &a.revoked.mu
 	return a
 }

@@ -130,7 +130,7 @@ func (m *Members) Withdraw(ctx context.Context) error {
 // again. The session of the agent does not end earlier than usual, because the containers on its host continue to
 // write.
 func (m *Members) recordStopped(ctx context.Context, n dataset.Node) error {
-	if !m.Shared {
+	if !m.Ledger.Shared {
 		return nil
 	}
 	_, err := m.Ledger.Update(ctx, func(t *record.Tx) error {

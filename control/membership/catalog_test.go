@@ -146,8 +146,7 @@ func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	s, shelf := x.Services[0], &shelf{err: dataset.Errorf(dataset.ErrForbidden, "give its policy this")}
 	s.Members.Catalog, s.Members.Replica = shelf, membership.Replica{Name: "c1", Address: "c1:9470"}
 	var failed []string
-	s.Housekeeper.Failed = func(what string, err error) { failed = append(failed, what+": "+err.Error()) }
-	s.Members.Failed = s.Failed
+	s.Ledger.Failed = func(what string, err error) { failed = append(failed, what+": "+err.Error()) }
 	x.TakePart(s)
 	if mine, err := s.Members.AcquireHousekeeping(t.Context()); err != nil || !mine {
 		t.Fatal(mine, err)

@@ -1,8 +1,9 @@
 package membership
 
 import (
-	"github.com/droverhq/drover/control/record"
 	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/record"
 )
 
 // recordTrust records whether a node trusts the store. why is the reason for its distrust, or "" if the node trusts the
@@ -31,7 +32,7 @@ func (m *Members) recordTrust(t *record.Tx, node uuid.UUID, why string, look boo
 		if h.Nodes == nil {
 			h.Nodes = map[uuid.UUID]string{}
 		}
-		h.Nodes[node], h.Shared = why, m.Shared
+		h.Nodes[node], h.Shared = why, m.Ledger.Shared
 		if !there {
 			h.At = m.Ledger.Clock.Now()
 		}

@@ -26,7 +26,7 @@ func (m *Members) Fence(ctx context.Context, node uuid.UUID, f api.Fenced) (n da
 			return err
 		case !known:
 			return dataset.Errorf(dataset.ErrNotFound, "no such node: %s", node)
-		case !m.Shared:
+		case !m.Ledger.Shared:
 			return dataset.Errorf(dataset.ErrUnsupported, "fence of node %s: there is no other node", n.Name)
 		case !f.Confirmed:
 			return dataset.Errorf(dataset.ErrInvalid,

@@ -51,7 +51,7 @@ func (m *Members) withSession(ctx context.Context, decide func(t *record.Tx, ses
 // alive. So if two machines have the same identity, the first one keeps it. before is the session of the previous
 // agent; the caller must end that session.
 func (m *Members) admitAgent(t *record.Tx, r api.Registration, session string) (before string, err error) {
-	if !m.Shared {
+	if !m.Ledger.Shared {
 		return "", nil
 	}
 	id := r.Node.ID
@@ -134,7 +134,7 @@ func (c *sessions) drop(node uuid.UUID) {
 // again.
 func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.SessionState, error) {
 	var out api.SessionState
-	if !m.Shared {
+	if !m.Ledger.Shared {
 		return out, nil
 	}
 	known := m.sessions.get(node)
@@ -176,7 +176,7 @@ func LivingSession(t *record.Tx, node uuid.UUID) (since time.Time, there bool, e
 // RecordUnreachable records which nodes became unreachable and when, and publishes an event for each. It also drops the
 // reports of nodes that are no longer recorded.
 func (m *Members) RecordUnreachable(ctx context.Context) error {
-	if !m.Shared {
+	if !m.Ledger.Shared {
 		return nil
 	}
 	began, t := m.Ledger.Clock.Steady(), record.NewTx(ctx, m.Ledger.Store)
@@ -236,7 +236,7 @@ func (m *Members) putUnreachable(t *record.Tx, id uuid.UUID) error {
 	if on, err := t.Get(record.NodeKey(id), &n); err != nil || !on {
 		return err
 	}
-	ran, err := m.Uptime(t)
+	ran, err := m.Uptime.RunTime(t)
 	if err != nil {
 		return err
 	}
@@ -299,7 +299,7 @@ func (a *sightings) retain(known map[string]bool) {
 // LiveAgents returns the agents that are alive, by their nodes. If the store is not shared, there are no sessions, so
 // it returns none.
 func (m *Members) LiveAgents(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
-	if !m.Shared {
+	if !m.Ledger.Shared {
 		return nil, nil
 	}
 	list, err := record.ListAll[record.Alive](t, record.LiveNodesPrefix)
@@ -315,7 +315,7 @@ func (m *Members) addReachability(ctx context.Context, nodes []api.Node) error {
 	for i, n := range nodes {
 		nodes[i].GuardRunning = m.Reports.HasGuard(n.ID)
 	}
-	if !m.Shared {
+	if !m.Ledger.Shared {
 		for i, n := range nodes {
 			nodes[i].Live = m.Reports.HasReported(n.ID)
 			if nodes[i].Live {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
 )
@@ -21,8 +22,6 @@ import (
 const (
 	massLossMinNodes = 3 // the rule applies to clusters with at least this number of nodes
 	massLossShare    = 3 // the rule applies if more than one in three nodes is unreachable
-	// MassLossWindow is the time within which nodes count as lost at once.
-	MassLossWindow = 5 * time.Minute
 	// vanishedShown is how many of the nodes an error names.
 	vanishedShown = 10
 )
@@ -36,7 +35,7 @@ func vanishedTogether(all int, lostAt map[uuid.UUID]time.Duration, before []uuid
 	for _, from := range lostAt {
 		var some []uuid.UUID
 		for id, at := range lostAt {
-			if at >= from && at-from <= MassLossWindow {
+			if at >= from && at-from <= uptime.MassLossWindow {
 				some = append(some, id)
 			}
 		}
@@ -64,7 +63,7 @@ func vanishedTogether(all int, lostAt map[uuid.UUID]time.Duration, before []uuid
 
 // CheckMassLoss suspends or resumes automatic failover, depending on which nodes are unreachable at present.
 func (m *Members) CheckMassLoss(ctx context.Context) error {
-	if !m.Shared {
+	if !m.Ledger.Shared {
 		return nil
 	}
 	var said string
@@ -129,7 +128,7 @@ func (m *Members) CheckMassLoss(ctx context.Context) error {
 		return err
 	})
 	if err == nil && said != "" {
-		m.Failed("fail over automatically", dataset.Errorf(dataset.ErrOffline, "%s", said))
+		m.Ledger.Failed("fail over automatically", dataset.Errorf(dataset.ErrOffline, "%s", said))
 	}
 	return err
 }
@@ -192,5 +191,5 @@ func FailoverSuspended(t *record.Tx) (string, error) {
 func haltReason(all int, names []string) string {
 	return fmt.Sprintf("%d nodes vanished within %s (%s), so failover is halted for the whole cluster: fix the "+
 		"connection to them, or confirm for each that it is off for good: drover node fence NODE",
-		all, MassLossWindow, listNames(all, names))
+		all, uptime.MassLossWindow, listNames(all, names))
 }

@@ -13,13 +13,14 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 )
 
 // However many nodes are lost at once, that is recorded in one transaction and logged in one line.
 func TestMassLossOfHundreds(t *testing.T) {
 	e := controltest.New(t)
-	e.Shared, e.Members.Shared = true, true
+	e.Shared, e.Ledger.Shared = true, true
 	const nodes = 400
 	for range nodes {
 		if _, err := e.Ledger.Update(e.Ctx, func(x *record.Tx) error {
@@ -30,7 +31,7 @@ func TestMassLossOfHundreds(t *testing.T) {
 		}
 	}
 	var loud []string
-	e.Members.Failed = func(_ string, err error) { loud = append(loud, err.Error()) }
+	e.Ledger.Failed = func(_ string, err error) { loud = append(loud, err.Error()) }
 	if err := e.CheckMassLoss(e.Ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -49,10 +50,10 @@ func TestMassLoss(t *testing.T) {
 	others := []*controltest.Agent{l.Control.NewAgent("delta"), l.Control.NewAgent("epsilon")}
 	l.Others = others
 	var loud []string
-	l.Members.Failed = func(what string, err error) { loud = append(loud, what+": "+err.Error()) }
+	l.Ledger.Failed = func(what string, err error) { loud = append(loud, what+": "+err.Error()) }
 	op := l.MustFailOver()
 	for i, a := range others {
-		l.Wait(membership.MassLossWindow/3, append([]*controltest.Agent{l.Beta, l.Gamma}, others[i:]...)...)
+		l.Wait(uptime.MassLossWindow/3, append([]*controltest.Agent{l.Beta, l.Gamma}, others[i:]...)...)
 		l.Replicas.EndSession(a)
 		if i == 0 { // the last one is noticed by the service that records the promotion
 			if err := l.RecordUnreachable(l.Ctx); err != nil {
@@ -106,7 +107,7 @@ func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 	for _, at := range []string{"the halt is read", "the nodes are read", "it is written"} {
 		t.Run(at, func(t *testing.T) {
 			e := controltest.New(t)
-			e.Shared, e.Members.Shared = true, true
+			e.Shared, e.Ledger.Shared = true, true
 			var nodes []dataset.Node
 			for range 5 {
 				nodes = append(nodes, dataset.Node{ID: uuid.New(), Registered: e.Clock.Now()})

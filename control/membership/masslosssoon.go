@@ -27,7 +27,7 @@ type MassLoss struct {
 // nodes without a session, whether or not that is recorded, and the silent nodes. It returns the zero value if the
 // halt is already recorded: see FailoverSuspended. It changes nothing.
 func (m *Members) MassLossSoon(ctx context.Context) (MassLoss, error) {
-	if !m.Shared {
+	if !m.Ledger.Shared {
 		return MassLoss{}, nil
 	}
 	t := record.NewTx(ctx, m.Ledger.Store)
@@ -42,7 +42,7 @@ func (m *Members) MassLossSoon(ctx context.Context) (MassLoss, error) {
 	if err != nil {
 		return MassLoss{}, err
 	}
-	now, err := m.Uptime(t)
+	now, err := m.Uptime.RunTime(t)
 	if err != nil {
 		return MassLoss{}, err
 	}

@@ -1,58 +1,51 @@
 package membership
 
 import (
-	"context"
 	"time"
 
-	"github.com/droverhq/drover/control/api"
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
-	"github.com/google/uuid"
+	"github.com/droverhq/drover/control/uptime"
 )
 
-// MembersDeps are the dependencies of Members.
-type MembersDeps struct {
-	Ledger  *ledger.Ledger
-	Reports *reports.Latest
-	// Shared is true if other services may work on the same store.
-	Shared bool
+// Config is how this service takes part in a cluster.
+type Config struct {
 	Timing Timing
-	// Replica is the name and the address of this service, Version its version, and Started when it started.
+	// Replica is the name and the address of this service, and Version its version.
 	Replica Replica
 	Version string
-	Started time.Time
 	// Catalog lists the replicas and agents of a shared store. If nil, they are listed nowhere. With PublishFacts the
 	// catalog has the facts of the hosts too.
 	Catalog      store.Catalog
 	PublishFacts bool
-	// Uptime returns for how long services have run on the store.
-	Uptime func(*record.Tx) (time.Duration, error)
-	// Registered is called after a node has registered.
-	Registered func(context.Context, api.Registration) error
-	// Renewing is called before each renewal of the session of this service.
-	Renewing func()
 	// Incompatible is called once with the reason why this service cannot work beside the others on its store. May be
 	// nil.
 	Incompatible func(error)
-	// Failed is called with the failures of the background work. Must not be nil.
-	Failed func(what string, err error)
 }
 
 // Members handles the nodes and the control replicas of a cluster. It registers agents, and keeps their sessions and
 // the session of this service. It records which nodes are unreachable, fenced or cordoned, and suspends failover when
 // many nodes are lost at once. Safe for concurrent use.
 type Members struct {
-	MembersDeps
+	Config
+	Ledger         *ledger.Ledger
+	Reports        *reports.Latest
+	Uptime         *uptime.Counter
+	started        time.Time
 	replicaSession replicaSession
 	sessions       sessions // of agents
 	sightings      sightings
 	lossCheck      lossCheck
 }
 
-// NewMembers returns a Members that has no reports yet.
-func NewMembers(d MembersDeps) *Members { return &Members{MembersDeps: d} }
+// NewMembers returns a Members that has no reports yet. The service starts now.
+func NewMembers(u *uptime.Counter, r *reports.Latest, c Config) *Members {
+	return &Members{Config: c, Ledger: u.Ledger, Reports: r, Uptime: u, started: u.Ledger.Clock.Now()}
+}
 
 // UnreachableFor returns how long this service has seen the record of an unreachable node (a key under away/) with the
 // given index. The first call for an index counts as the moment when the record was first seen. After a restart of the

@@ -80,9 +80,6 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 		n.Registered = m.Ledger.Clock.Now() // this always changes the record, as api.Sync.RegistrationIndex requires
 		return errors.Join(noteReturn(t, n.ID), t.Put(record.NodeKey(n.ID), n))
 	})
-	if err == nil {
-		err = m.Registered(ctx, r)
-	}
 	if err != nil || before == "" {
 		return err
 	}
@@ -151,7 +148,7 @@ func IsFencedSinceRecovery(t *record.Tx, node uuid.UUID) (bool, error) {
 // exists twice. To take over a pool of an unreachable node, the operator runs drover pool adopt on the new host.
 // recovery.Rebuild describes what happens to the volumes.
 func (m *Members) checkPoolFree(t *record.Tx, n dataset.Node, p dataset.Pool) error {
-	if !m.Shared {
+	if !m.Ledger.Shared {
 		return nil
 	}
 	var on dataset.Pool

@@ -90,19 +90,20 @@ func (s *replicaSession) set(session string) {
 	s.session = session
 }
 
-// KeepSession opens a session of this service and renews it until ctx ends. The record that makes this service known
-// to the others (Replica) is bound to the session. When ctx has ended, KeepSession ends the session and removes the
-// service from the catalog.
-func (m *Members) KeepSession(ctx context.Context) {
+// KeepSession opens a session of this service and renews it until ctx ends. It calls the function before each renewal.
+// The record that makes this service known to the others (Replica) is bound to the session. When ctx has ended,
+// KeepSession ends the session and removes the service from the catalog.
+func (m *Members) KeepSession(ctx context.Context, before func()) {
 	reported := false
 	for ctx.Err() == nil {
+		before()
 		err := m.RenewReplicaSession(ctx)
 		if errors.Is(err, dataset.ErrForbidden) && m.Incompatible != nil {
 			m.Incompatible(err)
 			return
 		}
 		if err != nil && ctx.Err() == nil && !reported {
-			m.Failed("keep a session of this replica", err)
+			m.Ledger.Failed("keep a session of this replica", err)
 		}
 		reported = err != nil
 		select {
@@ -117,10 +118,10 @@ func (m *Members) KeepSession(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
 	defer cancel()
 	if err := m.Ledger.Store.End(ctx, session); err != nil {
-		m.Failed("end the session of this replica (others see it until it expires)", err)
+		m.Ledger.Failed("end the session of this replica (others see it until it expires)", err)
 	}
 	if err := m.Withdraw(ctx); err != nil {
-		m.Failed("remove this replica from the catalog (another replica does it within a minute)", err)
+		m.Ledger.Failed("remove this replica from the catalog (another replica does it within a minute)", err)
 	}
 }
 
@@ -131,7 +132,6 @@ const endTime = 2 * time.Second
 // cannot work together with this one has a session. If two services start at the same time, each sees the record of
 // the other.
 func (m *Members) RenewReplicaSession(ctx context.Context) error {
-	m.Renewing()
 	if session := m.replicaSession.get(); session != "" {
 		err := m.Ledger.Store.Renew(ctx, session)
 		if !errors.Is(err, store.ErrNotFound) {
@@ -144,7 +144,7 @@ func (m *Members) RenewReplicaSession(ctx context.Context) error {
 		return record.ReadError(ctx, err)
 	}
 	me := m.Replica
-	me.ID, me.Version, me.Since = m.Ledger.Replica(), m.Version, m.Started
+	me.ID, me.Version, me.Since = m.Ledger.Replica(), m.Version, m.started
 	_, err = m.Ledger.Update(ctx, func(t *record.Tx) error {
 		return t.PutWithSession(record.LiveServicesPrefix+me.ID.String(), me, session)
 	})
@@ -161,7 +161,7 @@ func (m *Members) RenewReplicaSession(ctx context.Context) error {
 // AcquireHousekeeping reports whether this service must do the background work. That is so if it is the only service,
 // or if it holds the lock. The lock ends with the session of the service.
 func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
-	if !m.Shared {
+	if !m.Ledger.Shared {
 		return true, nil
 	}
 	session := m.replicaSession.get()

@@ -40,7 +40,7 @@ func TestRevokedDuringALook(t *testing.T) {
 		cert := &x509.Certificate{NotBefore: began}
 		clk := clock.NewFake(began)
 		st := answeredLists{asked: make(chan struct{}), answer: make(chan []store.Entry)}
-		s := NewAdmission(AdmissionDeps{Ledger: ledger.New(ledger.Deps{Clock: clk, Store: st})})
+		s := NewAdmission(ledger.New(st, clk, false, nil), nil)
 		asks := func() <-chan error {
 			answer := make(chan error, 1)
 			go func() { answer <- s.Revoked(bob, cert) }()

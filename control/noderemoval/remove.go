@@ -28,20 +28,23 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 )
 
-// Deps are the dependencies of NodeRemover. End records the end of an operation.
-type Deps struct {
+// NodeRemover removes nodes, and the records that concern only them. It has no state. Its methods are safe for
+// concurrent use.
+type NodeRemover struct {
 	Admission  *membership.Admission
 	Views      *view.Views
 	CopyKeeper *replica.Keeper
-	End        func(t *record.Tx, op dataset.Operation) error
 	Ledger     *ledger.Ledger
 	Reported   *reports.Latest
 	Clock      clock.Clock
+	end        func(*record.Tx, dataset.Operation) error
 }
 
-// NodeRemover removes nodes, and the records that concern only them. It has no state. Its methods are safe for
-// concurrent use.
-type NodeRemover struct{ Deps }
+// New returns a NodeRemover. end records the end of an operation.
+func New(a *membership.Admission, v *view.Views, k *replica.Keeper, end func(*record.Tx, dataset.Operation) error,
+) *NodeRemover {
+	return &NodeRemover{a, v, k, k.Ledger, k.Reports, k.Ledger.Clock, end}
+}
 
 // homesShown is how many of a node's volumes an error names.
 const homesShown = 5
@@ -344,7 +347,7 @@ func (m *NodeRemover) endOperation(t *record.Tx, id, node uuid.UUID) error {
 	op.State, op.Ended = dataset.OpFailed, m.Clock.Now()
 	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrOffline,
 		"node %s was removed before it could do this", node))
-	return m.End(t, op)
+	return m.end(t, op)
 }
 
 // DeleteNode removes the records of a node and of its pools. No other record may depend on the node any more.

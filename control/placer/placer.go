@@ -11,9 +11,10 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"github.com/google/uuid"
 	"slices"
 	"strings"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
@@ -23,20 +24,15 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Deps are the dependencies of Placer.
-type Deps struct {
-	Reports *reports.Latest
-	Members *membership.Members
-	// Shared is true if other services may work on the same store. Nodes then have sessions in the store.
-	Shared bool
-}
-
 // Placer reads the nodes and pools of a cluster, and chooses among them by the rules of package placement. It has no
 // state. Its methods are safe for concurrent use.
-type Placer struct{ Deps }
+type Placer struct {
+	Members *membership.Members
+	Reports *reports.Latest
+}
 
 // New returns a Placer.
-func New(deps Deps) *Placer { return &Placer{deps} }
+func New(m *membership.Members) *Placer { return &Placer{m, m.Reports} }
 
 // Place chooses the pool for a new dataset: the first pool of the requesting node that fits. If no pool of that node
 // fits, it chooses among the first fitting pools of the other nodes: a pool with more free space is chosen more often.
@@ -211,7 +207,7 @@ func (s *Placer) Sites(t *record.Tx) ([]placement.Site, error) {
 					Pool:        p,
 					Cordoned:    n.Cordoned,
 					Unreported:  slices.Contains(n.UnreportedPools, id),
-					Unreachable: s.Shared && live[n.ID].Node != n.ID,
+					Unreachable: s.Members.Ledger.Shared && live[n.ID].Node != n.ID,
 					Guarded:     s.Reports.HasGuard(n.ID),
 					Status:      s.poolStatus(n.Facts, id),
 				})

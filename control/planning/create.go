@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"maps"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -45,25 +44,23 @@ type Profiles interface {
 	Default() string
 }
 
-// Deps are the dependencies of Planner. CheckNoSharedMounts fails with dataset.ErrInUse while other nodes have shared
-// mounts of a dataset; what names the refused request.
-type Deps struct {
-	Profiles            func() Profiles
-	CopyKeeper          *replica.Keeper
-	Ledger              *ledger.Ledger
-	Placer              *placer.Placer
-	Relocator           *relocation.Relocator
-	Reported            *reports.Latest
-	CheckNoSharedMounts func(t *record.Tx, d dataset.Dataset, what string) error
-	// LivingSession reports whether a node is reachable, and otherwise since when it is not: see
-	// membership.LivingSession.
-	LivingSession func(t *record.Tx, node uuid.UUID) (since time.Time, alive bool, err error)
-	Clock         clock.Clock
-}
-
 // Planner decides to create, change, snapshot and restore volumes. It has no state. Its methods are safe for concurrent
 // use.
-type Planner struct{ Deps }
+type Planner struct {
+	Profiles   func() Profiles
+	CopyKeeper *replica.Keeper
+	Ledger     *ledger.Ledger
+	Placer     *placer.Placer
+	Relocator  *relocation.Relocator
+	Reported   *reports.Latest
+	Clock      clock.Clock
+}
+
+// New returns a Planner. profiles returns the set that is valid now.
+func New(r *relocation.Relocator, profiles func() Profiles) *Planner {
+	k := r.Copies
+	return &Planner{profiles, k, k.Ledger, k.Placer, r, k.Reports, k.Ledger.Clock}
+}
 
 // PlanCreate decides on the requests create, clone and import. Each of them makes a dataset and claims a name.
 func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,

@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -51,7 +52,7 @@ func (v *Planner) checkFailoverChange(t *record.Tx, d, next dataset.Dataset) err
 	if !next.Profile.Failover.Auto {
 		return nil
 	}
-	_, alive, err := v.LivingSession(t, d.Home)
+	_, alive, err := membership.LivingSession(t, d.Home)
 	if err != nil || alive {
 		return err
 	}
@@ -133,7 +134,7 @@ func (v *Planner) checkStillPlanned(t *record.Tx, d dataset.Dataset, plan, op da
 		return dataset.Errorf(dataset.ErrConflict,
 			"volume %s: its home does not know all of its copies yet (try again)", d.Volume)
 	case d.Profile.Access == dataset.AccessMany:
-		return v.CheckNoSharedMounts(t, d, "give profile "+plan.DatasetRecord.Profile.Name+" to")
+		return v.Relocator.Views.CheckNoSharedMounts(t, d, "give profile "+plan.DatasetRecord.Profile.Name+" to")
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/dataset"
@@ -127,11 +128,11 @@ func noAlias(name string) string { return "no alias " + name }
 // checkMountingNodesReachable fails with dataset.ErrOffline if the home of a volume, or a node with a shared mount of
 // it, is unreachable. The argument what names the request in the error.
 func (v *Planner) checkMountingNodesReachable(t *record.Tx, d dataset.Dataset, what string) error {
-	if !v.CopyKeeper.Shared {
+	if !v.Ledger.Shared {
 		return nil
 	}
 	for _, id := range mountingNodes(d) {
-		since, alive, err := v.LivingSession(t, id)
+		since, alive, err := membership.LivingSession(t, id)
 		if err != nil {
 			return err
 		}

@@ -205,7 +205,7 @@ func (v *Planner) applyProfile(t *record.Tx, d dataset.Dataset, p dataset.Profil
 		}
 	}
 	if d.Profile.Access == dataset.AccessMany && p.Access != dataset.AccessMany {
-		if err := v.CheckNoSharedMounts(t, d, "give profile "+p.Name+" to"); err != nil {
+		if err := v.Relocator.Views.CheckNoSharedMounts(t, d, "give profile "+p.Name+" to"); err != nil {
 			return nil, nil, err
 		}
 	}

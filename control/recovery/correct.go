@@ -119,7 +119,7 @@ func (c *Comparison) checkFencedUnreachable(t *record.Tx) error {
 		}
 		return dataset.Errorf(dataset.ErrConflict,
 			"recover: node %s, confirmed as fenced, is alive (stop drover and its containers there, or switch it "+
-				"off; %s later: drover store recover --fenced %s)", name, 2*c.recovery.Session, name)
+				"off; %s later: drover store recover --fenced %s)", name, 2*c.recovery.members.Timing.Session, name)
 	}
 	return nil
 }
@@ -219,7 +219,7 @@ func (c *Comparison) correctDataset(t *record.Tx, j Difference) error {
 		was.Copies, was.SupersededCopies = d.Copies, d.SupersededCopies
 		return t.PutDataset(was)
 	}
-	d.Profile = c.recovery.WithKnownSettings(d.Profile, was.Profile)
+	d.Profile = c.recovery.vetted.WithKnownSettings(d.Profile, was.Profile)
 	d.Epoch, d.Move = d.Epoch+1, uuid.Nil
 	r := api.Rebuilt{Action: string(j.action)}
 	if err := c.recovery.restoreName(t, &d, &r); err != nil {
@@ -298,7 +298,7 @@ func (c *Comparison) EndOperations(ctx context.Context) error {
 			now.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrConflict,
 				"the store was restored from a backup while operation %s was running: check whether it was "+
 					"carried out", now.ID))
-			return c.recovery.Finish(t, now)
+			return c.recovery.finish(t, now)
 		}); err != nil {
 			return err
 		}

@@ -64,11 +64,13 @@ func TestHoldingsAreForgotten(t *testing.T) {
 	m.EndSession(m.Agents["alpha"]) // as the session would do by itself at some time of the next hour
 	m.Control.Clock.Advance(recovery.ConfirmTimeout - 1)
 	m.TakePart(m.Service)
+	m.Service.Recovery.Expire() // before each renewal of its session
 	if err := m.Service.Recovery.CheckCollecting(); err != nil || reportsOf(m.Service) != 1 {
 		t.Errorf("forgotten early: %v", err)
 	}
 	m.Control.Clock.Advance(1)
 	m.TakePart(m.Service)
+	m.Service.Recovery.Expire() // before each renewal of its session
 	controltest.Refused(t, m.Service.Recovery.CheckCollecting(), dataset.ErrConflict, "is not recovering")
 	_, err = m.RecoverWith(api.Recover{Digest: r.Digest})
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")

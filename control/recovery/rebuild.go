@@ -130,7 +130,7 @@ func (rc *Recovery) previewOne(ctx context.Context, node uuid.UUID, f api.FoundD
 // dataset is recorded in another pool or on another node, so that the record stays.
 func (rc *Recovery) restoreDataset(t *record.Tx, node uuid.UUID, f api.FoundDataset) (r api.Rebuilt, elsewhere bool,
 	err error) {
-	if rc.Shared {
+	if rc.Ledger.Shared {
 		if err := t.Halted(); err != nil {
 			return r, false, err
 		}
@@ -165,7 +165,7 @@ func (rc *Recovery) restoreDataset(t *record.Tx, node uuid.UUID, f api.FoundData
 				err = rc.renewEpoch(t, old, f, &r)
 			case old.State == dataset.StateTrashed:
 				old.Trash = rc.restartTrash(old)
-				err = cmp.Or(rc.PutInTrash(t, old.ID, *old.Trash), t.PutDataset(old))
+				err = cmp.Or(rc.members.Uptime.PutInTrash(t, old.ID, *old.Trash), t.PutDataset(old))
 			}
 			return r, false, err
 		}
@@ -174,7 +174,7 @@ func (rc *Recovery) restoreDataset(t *record.Tx, node uuid.UUID, f api.FoundData
 			return r, false, err
 		}
 	}
-	d.Profile = rc.WithKnownSettings(d.Profile, old.Profile)
+	d.Profile = rc.vetted.WithKnownSettings(d.Profile, old.Profile)
 	d.Home, d.Pool, d.Epoch = node, f.Pool, laterEpoch(f, old.Epoch)
 	// use these values of the record in the store, because those beside the data may be outdated
 	d.Move, d.TakenOver, d.Copies, d.Written = uuid.Nil, nil, old.Copies, 0
@@ -207,7 +207,7 @@ func (rc *Recovery) restartTrash(d dataset.Dataset) *dataset.Trash {
 // isUnreachable reports whether a node is unreachable. If services share the store, it reads the session of the node,
 // and the decision depends on that session.
 func (rc *Recovery) isUnreachable(t *record.Tx, node uuid.UUID) (bool, error) {
-	if !rc.Shared {
+	if !rc.Ledger.Shared {
 		return !rc.Reports.HasReported(node), nil
 	}
 	_, alive, err := membership.LivingSession(t, node)
@@ -302,7 +302,7 @@ func (rc *Recovery) restoreName(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt
 		d.Trash = rc.restartTrash(*d)
 		d.State, r.Action = dataset.StateTrashed, "trashed"
 		d.Aliases = nil
-		return rc.PutInTrash(t, d.ID, *d.Trash)
+		return rc.members.Uptime.PutInTrash(t, d.ID, *d.Trash)
 	}
 	name := d.Volume
 	r.Action, d.Trash = "restored", nil
@@ -377,7 +377,7 @@ func (rc *Recovery) recordSnapshots(t *record.Tx, ds uuid.UUID, snaps []dataset.
 		} else if kind != nil {
 			return record.CheckSnapshotName(t, d, snap.Name)
 		}
-		snap.Dataset, snap.Profile, news = ds, rc.WithKnownSettings(snap.Profile, d.Profile), true
+		snap.Dataset, snap.Profile, news = ds, rc.vetted.WithKnownSettings(snap.Profile, d.Profile), true
 		if err := record.PutSnapshot(t, snap); err != nil {
 			return err
 		}

@@ -144,7 +144,7 @@ const (
 // operator may be about to confirm. So a dry run compares the store with the reports that were collected before. It
 // fails with ErrConflict if there are none, and as the confirmed request would.
 func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recovery, err error) {
-	if !rc.Shared {
+	if !rc.Ledger.Shared {
 		return out, dataset.Errorf(dataset.ErrUnsupported,
 			"the store belongs to this host only (drover store rebuild updates it)")
 	}
@@ -202,7 +202,7 @@ func (rc *Recovery) collectReports(ctx context.Context) error {
 	timeout := rc.Ledger.Clock.After(gatherTimeout)
 	for {
 		_, byNode, news := rc.collection.current()
-		live, err := rc.Living(record.NewTx(ctx, rc.Ledger.Store))
+		live, err := rc.members.LiveAgents(record.NewTx(ctx, rc.Ledger.Store))
 		if err != nil {
 			return err
 		}
@@ -220,7 +220,7 @@ func (rc *Recovery) collectReports(ctx context.Context) error {
 		case <-rc.Ledger.Clock.After(gatherPoll): // a node may have been lost meanwhile
 		case <-timeout:
 			return nil
-		case <-rc.Quit:
+		case <-rc.quit:
 			return ledger.Stopping()
 		case <-ctx.Done():
 			return ctx.Err()

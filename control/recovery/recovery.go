@@ -18,46 +18,35 @@ package recovery
 
 import (
 	"context"
-	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/control/vetting"
 	"github.com/droverhq/drover/dataset"
 )
-
-// RecoveryDeps are the dependencies of Recovery.
-type RecoveryDeps struct {
-	Ledger  *ledger.Ledger
-	Reports *reports.Latest
-	// Shared is true if other services may work on the same store.
-	Shared bool
-	// Session is how long the store counts a silent agent as alive.
-	Session time.Duration
-	// Quit is closed when the service stops.
-	Quit <-chan struct{}
-	// Living returns the agents that are alive.
-	Living func(*record.Tx) (map[uuid.UUID]record.Alive, error)
-	// WithKnownSettings returns a profile that was found beside data, with the fence command, the key program and the
-	// mount options that control knows: see package vetting.
-	WithKnownSettings func(found, recorded dataset.Profile) dataset.Profile
-	// PutInTrash writes the entry of a dataset under trash/.
-	PutInTrash func(*record.Tx, uuid.UUID, dataset.Trash) error
-	// Finish records the end of an operation.
-	Finish func(*record.Tx, dataset.Operation) error
-}
 
 // Recovery corrects a store that was restored from an older backup, and rebuilds one that was lost. It uses the reports
 // of agents and the datasets that they find in their pools. Safe for concurrent use.
 type Recovery struct {
-	RecoveryDeps
+	Ledger     *ledger.Ledger
+	Reports    *reports.Latest
+	members    *membership.Members
+	vetted     *vetting.Profiles
+	quit       <-chan struct{} // closed when the service stops
+	finish     func(*record.Tx, dataset.Operation) error
 	collection reportCollection
 }
 
 // NewRecovery returns a Recovery. No recovery is in progress.
-func NewRecovery(d RecoveryDeps) *Recovery { return &Recovery{RecoveryDeps: d} }
+// finish records the end of an operation. quit is closed when the service stops.
+func NewRecovery(m *membership.Members, v *vetting.Profiles, quit <-chan struct{},
+	finish func(*record.Tx, dataset.Operation) error) *Recovery {
+	return &Recovery{Ledger: m.Ledger, Reports: m.Reports, members: m, vetted: v, quit: quit, finish: finish}
+}
 
 // Expire drops the reports for a recovery that was not confirmed in time.
 func (rc *Recovery) Expire() { rc.collection.expire(rc.Ledger.Clock.Steady()) }

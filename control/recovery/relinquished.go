@@ -17,7 +17,7 @@ import (
 // may have opened the next epoch.
 func (rc *Recovery) needsLaterEpoch(t *record.Tx, d dataset.Dataset, f api.FoundDataset) (bool, error) {
 	g := f.Relinquished
-	if g == nil || rc.Shared || d.Epoch > g.Epoch || d.State == dataset.StatePurging {
+	if g == nil || rc.Ledger.Shared || d.Epoch > g.Epoch || d.State == dataset.StatePurging {
 		return false, nil
 	}
 	l, err := t.Lease(d)
@@ -52,7 +52,7 @@ func (rc *Recovery) endMove(t *record.Tx, id uuid.UUID) error {
 	}
 	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrConflict,
 		"the store was restored from a backup while operation %s was running: check whether it was carried out", id))
-	return rc.Finish(t, op)
+	return rc.finish(t, op)
 }
 
 // laterEpoch returns an epoch of a found dataset that is above all known ones. recorded is the epoch in the store, or

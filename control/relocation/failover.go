@@ -19,7 +19,7 @@ import (
 // CheckFailover refuses a profile with automatic failover in the store of a single host, where no other node can take
 // over.
 func (r *Relocator) CheckFailover(d dataset.Dataset) error {
-	if r.Shared || !d.Profile.Failover.Auto {
+	if r.Copies.Ledger.Shared || !d.Profile.Failover.Auto {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrUnsupported,
@@ -33,7 +33,7 @@ func (r *Relocator) CheckFailover(d dataset.Dataset) error {
 func (r *Relocator) planFailover(t *record.Tx, d dataset.Dataset, target dataset.Node) (*dataset.Operation,
 	*dataset.Dataset, error) {
 	since, there, err := membership.LivingSession(t, d.Home)
-	if err != nil || there || !r.Shared {
+	if err != nil || there || !r.Copies.Ledger.Shared {
 		return nil, &d, err
 	}
 	home, err := t.NodeName(d.Home)

@@ -32,32 +32,32 @@ import (
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/control/vetting"
+	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Deps are the dependencies of Relocator. End records the end of an operation. CheckNoSharedMounts fails with
-// dataset.ErrInUse while other nodes have shared mounts of a dataset; what names the refused request.
-type Deps struct {
-	Members             *membership.Members
-	Shared              bool
-	Copies              *replica.Keeper
-	End                 func(t *record.Tx, op dataset.Operation) error
-	Placer              *placer.Placer
-	Reports             *reports.Latest
-	CheckNoSharedMounts func(t *record.Tx, d dataset.Dataset, what string) error
-	Uptime              *uptime.Counter
-	Vetted              *vetting.Profiles
-	Clock               clock.Clock
-	Timing              membership.Timing
-}
-
 // Relocator decides on moves of volumes: see the package comment. It has no state. Its methods are safe for concurrent
 // use.
-type Relocator struct{ Deps }
+type Relocator struct {
+	Members *membership.Members
+	Copies  *replica.Keeper
+	Placer  *placer.Placer
+	Reports *reports.Latest
+	Views   *view.Views
+	Vetted  *vetting.Profiles
+	Uptime  *uptime.Counter
+	Timing  membership.Timing
+	Clock   clock.Clock
+	end     func(*record.Tx, dataset.Operation) error
+}
 
-// New returns a Relocator.
-func New(deps Deps) *Relocator { return &Relocator{deps} }
+// New returns a Relocator. end records the end of an operation.
+func New(k *replica.Keeper, views *view.Views, vetted *vetting.Profiles, end func(*record.Tx, dataset.Operation) error,
+) *Relocator {
+	m := k.Placer.Members
+	return &Relocator{m, k, k.Placer, k.Reports, views, vetted, k.Uptime, m.Timing, k.Ledger.Clock, end}
+}
 
 // Plan decides to give a volume another home, whose agent pulls the data. If the volume already has that home, it
 // returns the dataset and no operation.
@@ -90,7 +90,7 @@ func (r *Relocator) Plan(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		return nil, nil, err
 	}
 	if !req.Force {
-		if err := r.CheckNoSharedMounts(t, d, "move"); err != nil {
+		if err := r.Views.CheckNoSharedMounts(t, d, "move"); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -292,7 +292,7 @@ func (r *Relocator) Begin(t *record.Tx, op *dataset.Operation) error {
 			other.State, other.Ended = dataset.OpCancelled, r.Clock.Now()
 			other.Problem = &dataset.Problem{Code: dataset.ErrCancelled.Code,
 				Message: "replaced by a move without the home"}
-			if err := r.End(t, other); err != nil {
+			if err := r.end(t, other); err != nil {
 				return err
 			}
 			if d, err = t.Dataset(d.ID); err != nil {

@@ -14,7 +14,7 @@ import (
 // checkReachable fails unless the nodes that carry out a move are alive. A forced move also fails if the home is
 // alive, because the person who confirmed that it is fenced cannot know that it is reachable again.
 func (r *Relocator) checkReachable(t *record.Tx, d dataset.Dataset, target dataset.Node, force bool) error {
-	if !r.Shared { // there are no other nodes
+	if !r.Copies.Ledger.Shared { // there are no other nodes
 		return nil
 	}
 	_, there, err := membership.LivingSession(t, target.ID)
@@ -153,7 +153,7 @@ func (r *Relocator) checkNoFresher(t *record.Tx, d dataset.Dataset, target datas
 			r.Reports.WhyQuarantined(c.Pool) != "" {
 			continue
 		}
-		if r.Shared {
+		if r.Copies.Ledger.Shared {
 			if _, alive, err := membership.LivingSession(t, node); err != nil {
 				return err
 			} else if !alive {

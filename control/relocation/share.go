@@ -163,7 +163,7 @@ func (r *Relocator) carrySharedMounts(t *record.Tx, d dataset.Dataset, op datase
 	record.RemoveSharedMount(t, next, d.Home) // the exclusive use by the previous home ends
 	switch {
 	case !op.SameShare:
-		return r.CheckNoSharedMounts(t, *next, "move")
+		return r.Views.CheckNoSharedMounts(t, *next, "move")
 	case op.Loss == nil || d.Profile.Access != dataset.AccessMany:
 		return nil
 	}

@@ -3,8 +3,9 @@ package replica
 import (
 	"cmp"
 	"context"
-	"github.com/google/uuid"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
@@ -138,7 +139,7 @@ func (s *Keeper) Expire(ctx context.Context) error {
 			if err := record.Decode(e.Key, e.Value, &c); err != nil {
 				return err
 			}
-			if c.Kind != dataset.CopyLeft || s.LastRunTime()-time.Duration(c.RunTime) < LeftCopyRetention {
+			if c.Kind != dataset.CopyLeft || s.Uptime.LastRunTime()-time.Duration(c.RunTime) < LeftCopyRetention {
 				continue
 			}
 			if _, err := s.Ledger.Update(ctx, func(t *record.Tx) error { return s.ExpireOne(t, c) }); err != nil {
@@ -163,7 +164,7 @@ func moveDestination(t *record.Tx, d dataset.Dataset) (uuid.UUID, error) {
 
 // isHomeLost reports whether the home of a dataset is unreachable.
 func (s *Keeper) isHomeLost(t *record.Tx, d dataset.Dataset) (bool, error) {
-	if !s.Shared {
+	if !s.Ledger.Shared {
 		return false, nil
 	}
 	_, alive, err := membership.LivingSession(t, d.Home)
@@ -185,7 +186,7 @@ func (s *Keeper) checkHome(t *record.Tx, d dataset.Dataset) (unhealthy, known bo
 	if st != nil && st.IsUnusable() || pool != nil && !pool.Online {
 		return true, true, nil
 	}
-	known = !s.Shared ||
+	known = !s.Ledger.Shared ||
 		st != nil && pool != nil && s.Reports.Silence(d.Home, s.Ledger.Clock.Steady()) <= s.MaxReportAge
 	unhealthy, err = s.isHomeLost(t, d)
 	return unhealthy, known, err
@@ -204,7 +205,7 @@ func (s *Keeper) ExpireOne(t *record.Tx, was dataset.Copy) error {
 	if err != nil || !there || c != was {
 		return err
 	}
-	if ran, err := s.Uptime(t); err != nil || ran-time.Duration(c.RunTime) < LeftCopyRetention {
+	if ran, err := s.Uptime.RunTime(t); err != nil || ran-time.Duration(c.RunTime) < LeftCopyRetention {
 		return err
 	}
 	d, err := t.Dataset(c.Dataset)

@@ -16,10 +16,11 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"github.com/google/uuid"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
@@ -27,30 +28,25 @@ import (
 	"github.com/droverhq/drover/control/placer"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
+	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 )
 
-// Deps are the dependencies of Keeper.
-type Deps struct {
+// Keeper decides which copies are kept. It has no state. Its methods are safe for concurrent use.
+type Keeper struct {
 	Ledger  *ledger.Ledger
 	Reports *reports.Latest
 	Placer  *placer.Placer
-	// Shared is true if other services may work on the same store. Nodes then have sessions in the store.
-	Shared bool
+	Uptime  *uptime.Counter
 	// MaxReportAge is the maximum age of a node's report. An older report is ignored.
 	MaxReportAge time.Duration
-	// Uptime returns how long services have run on the store, according to the transaction. The result is a lower
-	// bound.
-	Uptime func(*record.Tx) (time.Duration, error)
-	// LastRunTime returns the present count of Uptime without a transaction. It may be outdated.
-	LastRunTime func() time.Duration
 }
 
-// Keeper decides which copies are kept. It has no state. Its methods are safe for concurrent use.
-type Keeper struct{ Deps }
-
 // New returns a Keeper.
-func New(deps Deps) *Keeper { return &Keeper{deps} }
+func New(p *placer.Placer, u *uptime.Counter) *Keeper {
+	m := p.Members
+	return &Keeper{m.Ledger, m.Reports, p, u, m.Timing.MaxClockAge()}
+}
 
 const (
 	// LeftCopyRetention is how long the previous home keeps its copy at least, so that a move back is short.
@@ -140,7 +136,7 @@ func (s *Keeper) usableFirst(t *record.Tx, list []dataset.Copy) (sorted []datase
 	var unusable []dataset.Copy
 	for _, c := range list {
 		pool, alive := s.Reports.Pool(c.Pool), true
-		if s.Shared {
+		if s.Ledger.Shared {
 			if _, alive, err = membership.LivingSession(t, c.Node); err != nil {
 				return nil, 0, err
 			}

@@ -20,7 +20,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/ledger"
-	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -85,35 +84,38 @@ func (r *lastMark) forget() {
 	r.known = false
 }
 
+// MassLossWindow is the time within which nodes count as lost at once: see package membership.
+const MassLossWindow = 5 * time.Minute
+
 // Counter counts how long services have run on the store, in total. Its methods are safe for concurrent use.
 type Counter struct {
-	ledger *ledger.Ledger
+	Ledger *ledger.Ledger
 	mark   lastMark
 }
 
 // New returns a Counter that has read nothing.
-func New(l *ledger.Ledger) *Counter { return &Counter{ledger: l} }
+func New(l *ledger.Ledger) *Counter { return &Counter{Ledger: l} }
 
 // Forget drops the remembered mark, so that it is read again: the store was restored from a backup.
 func (u *Counter) Forget() { u.mark.forget() }
 
 // RunTime returns the count: a lower bound of how long services have run on the store.
 func (u *Counter) RunTime(t *record.Tx) (time.Duration, error) {
-	if e, _, _, known := u.mark.last(u.ledger.Clock.Steady()); known {
+	if e, _, _, known := u.mark.last(u.Ledger.Clock.Steady()); known {
 		t.UseCached(e)
 	}
 	var m record.RunMark
 	if _, err := t.Get(record.RunMarkKey, &m); err != nil {
 		return 0, err
 	}
-	u.mark.remember(t.Entry(record.RunMarkKey), m, u.ledger.Clock.Now(), u.ledger.Clock.Steady())
+	u.mark.remember(t.Entry(record.RunMarkKey), m, u.Ledger.Clock.Now(), u.Ledger.Clock.Steady())
 	return u.LastRunTime(), nil
 }
 
 // LastRunTime returns the count by the last mark that was seen. The result may be outdated, so a transaction that
 // depends on the count must call RunTime.
 func (u *Counter) LastRunTime() time.Duration {
-	_, _, count, _ := u.mark.last(u.ledger.Clock.Steady())
+	_, _, count, _ := u.mark.last(u.Ledger.Clock.Steady())
 	return count
 }
 
@@ -124,21 +126,21 @@ func (u *Counter) Mark(ctx context.Context, changed bool) error {
 	fresh := func(m record.RunMark, count time.Duration) bool {
 		return m.Runs && count-time.Duration(m.RunTime) < MarkInterval
 	}
-	if _, m, count, known := u.mark.last(u.ledger.Clock.Steady()); known && (fresh(m, count) || !m.Runs && !changed) {
+	if _, m, count, known := u.mark.last(u.Ledger.Clock.Steady()); known && (fresh(m, count) || !m.Runs && !changed) {
 		return nil
 	}
 	var e store.Entry
 	var m record.RunMark
-	index, err := u.ledger.Update(ctx, func(t *record.Tx) error {
+	index, err := u.Ledger.Update(ctx, func(t *record.Tx) error {
 		count, err := u.RunTime(t)
 		if err != nil {
 			return err
 		}
-		_, was, _, _ := u.mark.last(u.ledger.Clock.Steady())
+		_, was, _, _ := u.mark.last(u.Ledger.Clock.Steady())
 		if fresh(was, count) { // another service has written the mark
 			return nil
 		}
-		m = record.RunMark{At: u.ledger.Clock.Now(), RunTime: dataset.Duration(count)}
+		m = record.RunMark{At: u.Ledger.Clock.Now(), RunTime: dataset.Duration(count)}
 		if m.Runs, err = isAwaited(t, count); err != nil || !m.Runs && !was.Runs {
 			return err
 		}
@@ -148,7 +150,7 @@ func (u *Counter) Mark(ctx context.Context, changed bool) error {
 	})
 	if err == nil && index != 0 {
 		e.Index = index
-		u.mark.remember(e, m, m.At, u.ledger.Clock.Steady())
+		u.mark.remember(e, m, m.At, u.Ledger.Clock.Steady())
 	}
 	return err
 }
@@ -168,7 +170,7 @@ func isAwaited(t *record.Tx, count time.Duration) (bool, error) {
 		record.UnreachablePrefix: func(e store.Entry) bool {
 			var gone record.Unreachable
 			return record.Decode(e.Key, e.Value, &gone) != nil ||
-				count-time.Duration(gone.RunTime) <= membership.MassLossWindow
+				count-time.Duration(gone.RunTime) <= MassLossWindow
 		},
 		record.CopiesPrefix: func(e store.Entry) bool {
 			var c dataset.Copy

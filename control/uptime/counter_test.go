@@ -11,8 +11,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/housekeeping"
-	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -280,7 +280,7 @@ func TestCountBetweenLosses(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.AdvanceAndRun(time.Hour)
-	if m := mark(); m.Runs || time.Duration(m.RunTime) <= membership.MassLossWindow {
+	if m := mark(); m.Runs || time.Duration(m.RunTime) <= uptime.MassLossWindow {
 		t.Errorf("%+v", m)
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 // Seen returns the mark as last read.
 func (u *Counter) Seen() record.RunMark {
-	_, m, _, _ := u.mark.last(u.ledger.Clock.Steady())
+	_, m, _, _ := u.mark.last(u.Ledger.Clock.Steady())
 	return m
 }
 

@@ -24,35 +24,34 @@ import (
 	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
-// Deps are the dependencies of Views.
-type Deps struct {
-	Ledger  *ledger.Ledger
-	Reports *reports.Latest
-	// Shared is true if other services may work on the same store. Nodes then have sessions in the store.
-	Shared bool
-	// NextSnapshot returns when the next scheduled snapshot of a dataset is due. If nil, it is not shown.
-	NextSnapshot func(t *record.Tx, d dataset.Dataset) (time.Time, error)
-	// AddBackups adds to a volume the state of its scheduled backups, and the verifications of its backups. If
-	// AddBackups is nil, they are not shown.
-	AddBackups func(t *record.Tx, v *api.Volume) error
-	// ReplicaShortage returns why a dataset can have fewer replicas than its profile requires; "" if it can have all.
-	ReplicaShortage func(t *record.Tx, d dataset.Dataset) (string, error)
-}
-
 // Views lists and shows records. Its methods are safe for concurrent use.
 type Views struct {
-	Deps
+	Ledger    *ledger.Ledger
+	Reports   *reports.Latest
+	Copies    *replica.Keeper
+	schedules Schedules
 	counts    counts
 	summaries summaries
 }
 
+// Schedules knows when snapshots and backups of a dataset are due.
+type Schedules interface {
+	// NextSnapshot returns when the next scheduled snapshot of a dataset is due.
+	NextSnapshot(t *record.Tx, d dataset.Dataset) (time.Time, error)
+	// AddBackups adds to a volume the state of its scheduled backups, and the verifications of its backups.
+	AddBackups(t *record.Tx, v *api.Volume) error
+}
+
 // New returns Views.
-func New(deps Deps) *Views { return &Views{Deps: deps} }
+func New(k *replica.Keeper, s Schedules) *Views {
+	return &Views{Ledger: k.Ledger, Reports: k.Reports, Copies: k, schedules: s}
+}
 
 // After returns the key after which a page of the keys under prefix begins.
 func After(prefix string, p api.Page) string {
@@ -74,14 +73,14 @@ func (s *Views) Volume(ctx context.Context, ref string) (v api.Volume, err error
 		return err
 	})
 	// Nodes read a volume before they mount it. So a damaged record of a snapshot or backup must not fail the request.
-	if err == nil && s.NextSnapshot != nil {
-		v.NextSnapshot, err = s.NextSnapshot(record.NewTx(ctx, s.Ledger.Store), v.Dataset)
+	if err == nil {
+		v.NextSnapshot, err = s.schedules.NextSnapshot(record.NewTx(ctx, s.Ledger.Store), v.Dataset)
 		if dataset.KindOf(err) == dataset.ErrCorrupt {
 			err = nil
 		}
 	}
-	if err == nil && s.AddBackups != nil {
-		err = s.AddBackups(record.NewTx(ctx, s.Ledger.Store), &v)
+	if err == nil {
+		err = s.schedules.AddBackups(record.NewTx(ctx, s.Ledger.Store), &v)
 		if dataset.KindOf(err) == dataset.ErrCorrupt {
 			err = nil
 		}
@@ -208,7 +207,7 @@ func (p *presenter) prefetch(ids []uuid.UUID) ([]dataset.Dataset, error) {
 // appendNode appends the keys that presenting a node needs.
 func (s *Views) appendNode(keys []string, node uuid.UUID) []string {
 	keys = append(keys, record.NodeKey(node))
-	if s.Shared {
+	if s.Ledger.Shared {
 		keys = append(keys, record.LiveNodeKey(node))
 	}
 	return keys
@@ -249,7 +248,7 @@ func (p *presenter) isUnreachable(node uuid.UUID) (bool, error) {
 // isUnreachable reports whether a node is unreachable: it has no session, or is silent. A single host has no sessions
 // and is always reachable. The commit of t does not check the result.
 func (s *Views) isUnreachable(t *record.Tx, node uuid.UUID) (bool, error) {
-	if !s.Shared || node == uuid.Nil {
+	if !s.Ledger.Shared || node == uuid.Nil {
 		return false, nil
 	}
 	if s.Reports.IsSilent(node, s.Ledger.Clock.Steady()) {
@@ -306,7 +305,7 @@ func (p *presenter) replicaShortage(id uuid.UUID, want int, copies []api.CopyDet
 			want--
 		}
 	}
-	if want <= 0 || p.shortages == maxShortages || p.s.ReplicaShortage == nil {
+	if want <= 0 || p.shortages == maxShortages {
 		return "", nil
 	}
 	p.shortages++
@@ -314,7 +313,7 @@ func (p *presenter) replicaShortage(id uuid.UUID, want int, copies []api.CopyDet
 	if there, err := p.t.Get(record.DatasetKey(id), &d); err != nil || !there {
 		return "", err
 	}
-	return p.s.ReplicaShortage(p.t, d)
+	return p.s.Copies.Shortage(p.t, d)
 }
 
 // statusOf returns the last reported status of a dataset, which reports.Latest.Shown chooses; nil if there is none.
@@ -417,7 +416,7 @@ func (s *Views) PresentSharedMount(t *record.Tx, d dataset.Dataset, g dataset.Sh
 	if v.Fenced, err = t.Get(record.FencedKey(g.Node), &record.Fenced{}); err != nil {
 		return v, err
 	}
-	if s.Shared {
+	if s.Ledger.Shared {
 		_, there, err := membership.LivingSession(t, g.Node)
 		if err != nil {
 			return v, err
@@ -497,4 +496,34 @@ func (s *Views) Pools(ctx context.Context) ([]api.Pool, error) {
 			bytes.Compare(x.ID[:], y.ID[:]))
 	})
 	return out, nil
+}
+
+// CheckNoSharedMounts fails with dataset.ErrInUse while other nodes have shared mounts of a dataset, and names the
+// nodes. Nodes that are confirmed to be fenced do not count. what completes the error: "cannot <what> volume".
+func (s *Views) CheckNoSharedMounts(t *record.Tx, d dataset.Dataset, what string) error {
+	var who []string
+	for _, g := range d.SharedMounts {
+		if g.Node == d.Home {
+			continue // the agent of the home checks its mounts itself
+		}
+		v, err := s.PresentSharedMount(t, d, g, nil)
+		if err != nil {
+			return err
+		}
+		switch {
+		case v.Fenced:
+		case v.Unreachable:
+			who = append(who, fmt.Sprintf("%s (unreachable; once it is off for good: drover node fence %s)", v.NodeName,
+				v.NodeName))
+		case v.MountCount == 1:
+			who = append(who, v.NodeName+" (1 mount)")
+		default:
+			who = append(who, fmt.Sprintf("%s (%d mounts)", v.NodeName, v.MountCount))
+		}
+	}
+	if len(who) == 0 {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s: it is in use on %s: stop its containers "+
+		"there first", what, d.Volume, strings.Join(who, " and "))
 }
