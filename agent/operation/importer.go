@@ -94,7 +94,7 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 			defer cancel()
 			defer context.AfterFunc(ctx, cancel)()
 			return i.deps.Operations.Run(jctx, jb, op, func(jctx context.Context, op *dataset.Operation) error {
-				unpack := func(ctx context.Context, root *os.File, wrote func(int64)) error {
+				unpack := func(ctx context.Context, root *os.File, wrote func()) error {
 					return unpackSent(ctx, r, root, wrote)
 				}
 				c, err := i.importInto(jctx, jb, op, unpack)
@@ -149,7 +149,7 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 		version = &refs[0]
 	}
 	return i.deps.Maker.create(ctx, jb, op, "import", func(pool backends.Pool) error {
-		return i.fill(ctx, jb, pool, op, part, func(ctx context.Context, m, _ *os.File, _ func(int64)) error {
+		return i.fill(ctx, jb, pool, op, part, func(ctx context.Context, m, _ *os.File, _ func()) error {
 			return i.deps.Backups().Restore(ctx, op.Repository, op.Backup, version, m, jb.Step, part.measured)
 		})
 	})
@@ -199,7 +199,7 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 	}
 	defer part.release()
 	err = i.deps.Maker.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
-		err := i.fill(ctx, jb, pool, op, part, func(ctx context.Context, m, _ *os.File, _ func(int64)) error {
+		err := i.fill(ctx, jb, pool, op, part, func(ctx context.Context, m, _ *os.File, _ func()) error {
 			of, err := i.deps.Backups().Verify(ctx, op.Repository, op.Backup, m, jb.Step)
 			if of != uuid.Nil && of != op.BackupOf {
 				op.BackupOf = uuid.Nil // it is a backup of an earlier volume with this name
@@ -266,10 +266,10 @@ func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.O
 	if err := errors.Join(i.checkImportable(ctx, src), checkNoMountsBelow(src)); err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
-	return i.importInto(ctx, jb, op, func(ctx context.Context, root *os.File, wrote func(int64)) error {
+	return i.importInto(ctx, jb, op, func(ctx context.Context, root *os.File, wrote func()) error {
 		err := tree.Copy(ctx, src, root, func(n int64) {
 			jb.SetProgress(n, 0)
-			wrote(n)
+			wrote()
 		})
 		if err != nil {
 			return err
@@ -310,12 +310,12 @@ func checkNoMountsBelow(folder *os.File) error {
 
 // importInto makes a volume, and calls write to write its files.
 func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
-	write func(ctx context.Context, root *os.File, wrote func(int64)) error) (api.Committed, error) {
+	write func(ctx context.Context, root *os.File, wrote func()) error) (api.Committed, error) {
 	if _, err := i.prepare(ctx, op); err != nil {
 		return api.Committed{}, err
 	}
 	return i.deps.Maker.create(ctx, jb, op, "import", func(pool backends.Pool) (err error) {
-		return i.fill(ctx, jb, pool, op, nil, func(ctx context.Context, _, root *os.File, wrote func(int64)) error {
+		return i.fill(ctx, jb, pool, op, nil, func(ctx context.Context, _, root *os.File, wrote func()) error {
 			return write(ctx, root, wrote)
 		})
 	})
@@ -324,7 +324,7 @@ func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 // fill calls write with the mount of a new dataset, which no other process can see, and with its root, and flushes the
 // files. It ends before it fills the pool: see watchSpace. part is what a restore has reserved, or nil.
 func (i *Importer) fill(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation, part *share,
-	write func(ctx context.Context, m, root *os.File, wrote func(int64)) error) (err error) {
+	write func(ctx context.Context, m, root *os.File, wrote func()) error) (err error) {
 	jb.Step("copying")
 	m, err := mounting.OpenMount(ctx, pool, op.DatasetID, backends.AttachOptions{})
 	if err != nil {
@@ -336,7 +336,7 @@ func (i *Importer) fill(ctx context.Context, jb *jobs.Job, pool backends.Pool, o
 		return err
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
-	err = i.watchSpace(ctx, pool, op.DatasetID, root, part, func(ctx context.Context, wrote func(int64)) error {
+	err = i.watchSpace(ctx, pool, op.DatasetID, root, part, func(ctx context.Context, wrote func()) error {
 		return write(ctx, m, root, wrote)
 	})
 	switch {
@@ -350,11 +350,11 @@ func (i *Importer) fill(ctx context.Context, jb *jobs.Job, pool backends.Pool, o
 	return nil
 }
 
-// unpackSent unpacks an archive that comes with a request. It calls wrote with the bytes so far. If the archive is
+// unpackSent unpacks an archive that comes with a request. It calls wrote from time to time. If the archive is
 // damaged or truncated, the error is dataset.ErrInvalid and not dataset.ErrCorrupt, because no data of Drover is
 // damaged.
-func unpackSent(ctx context.Context, r io.Reader, root *os.File, wrote func(int64)) error {
-	err := tree.ReadTar(ctx, &senderReader{r: r, read: wrote}, root)
+func unpackSent(ctx context.Context, r io.Reader, root *os.File, wrote func()) error {
+	err := tree.ReadTar(ctx, &senderReader{r, wrote}, root)
 	if errors.Is(err, dataset.ErrCorrupt) {
 		err = dataset.Errorf(dataset.ErrInvalid,
 			"the archive is incomplete or not a tar archive: %w (create it again, uncompressed, and send it "+
@@ -364,17 +364,15 @@ func unpackSent(ctx context.Context, r io.Reader, root *os.File, wrote func(int6
 }
 
 // senderReader is a reader of a sender's stream. It returns the stream's errors with the kind dataset.ErrInvalid.
-// Before each read, it calls read with the bytes so far.
+// Before each read, it calls before.
 type senderReader struct {
-	r    io.Reader
-	n    int64
-	read func(int64)
+	r      io.Reader
+	before func()
 }
 
 func (s *senderReader) Read(p []byte) (int, error) {
-	s.read(s.n)
+	s.before()
 	n, err := s.r.Read(p)
-	s.n += int64(n)
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = dataset.Errorf(dataset.ErrInvalid, "the archive ended early while it was sent: %w", err)
 	}

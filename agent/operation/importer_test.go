@@ -183,3 +183,32 @@ func TestRestoreFlushesOnceWithoutFirstStatus(t *testing.T) {
 		t.Errorf("20 examinations flushed %d times, want once", flushes)
 	}
 }
+
+type tightPool struct{ backends.Pool }
+
+func (tightPool) ID() uuid.UUID { return uuid.UUID{1} }
+func (tightPool) Status(context.Context) dataset.PoolStatus {
+	return dataset.PoolStatus{Online: true, Size: 1000 * dataset.MiB, Free: 90 * dataset.MiB}
+}
+
+// syncfs(2) reports an error of the writeback once to each descriptor, so an examination must not drop it.
+func TestCheckReportsFlushError(t *testing.T) {
+	root, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	lost := true
+	w := &spaceWatch{Importer: NewImporter(ImporterDeps{}), pool: tightPool{}, root: root, sync: func(*os.File) error {
+		if lost {
+			lost = false
+			return unix.EIO
+		}
+		return nil
+	}}
+	err = w.check(t.Context()) // !known: flushes
+	err = errors.Join(err, w.check(t.Context()), w.sync(root))
+	if err == nil {
+		t.Error("the error of the flush is reported by nobody: data are lost")
+	}
+}

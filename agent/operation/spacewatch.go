@@ -3,6 +3,7 @@ package operation
 import (
 	"cmp"
 	"context"
+	"errors"
 	"os"
 	"time"
 
@@ -37,7 +38,7 @@ type spaceWatch struct {
 	free, used dataset.Size
 	known      bool         // whether free and used are set
 	size       dataset.Size // of the pool, or 0
-	checked    int64        // the bytes that were written when the pool was last examined
+	checked    dataset.Size // what usedBytes returned when the pool was last examined
 	// sync writes out the filesystem of root. Tests replace it.
 	sync func(root *os.File) error
 }
@@ -46,11 +47,12 @@ type spaceWatch struct {
 // cancels the context of write, and fails with dataset.ErrNoSpace. Like checkRoom, it ignores a reserve that protects
 // nothing.
 //
-// An import calls the function that write gets with the bytes that it has written so far. The pool is examined within
-// this call: a writer that continued during the flush of an examination could fill the pool. The program of a restore
+// An import calls the function that write gets from time to time. The pool is examined within this call, whenever the
+// files have taken an eighth of the reserve: a writer that continued during the flush of an examination could fill the
+// pool. The program of a restore
 // makes no such calls, so its pool is examined at intervals. Its share of the space is reserved.
 func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.UUID, root *os.File, part *share,
-	write func(ctx context.Context, wrote func(int64)) error) error {
+	write func(ctx context.Context, wrote func()) error) error {
 	w := &spaceWatch{Importer: i, pool: pool, id: id, root: root, part: part, sync: fsctl.Sync}
 	w.begin(pool.Status(ctx))
 	writing, cancel := context.WithCancelCause(ctx)
@@ -59,18 +61,19 @@ func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.U
 	defer stop()
 	ended := make(chan error, 1)
 	var full error
-	wrote := func(n int64) {
-		if full != nil || n-w.checked < int64(backends.Reserve(w.size)/8) {
+	wrote := func() {
+		used := w.usedBytes()
+		if full != nil || used-w.checked < backends.Reserve(w.size)/8 {
 			return
 		}
-		if w.checked, full = n, w.check(ctx); full != nil {
+		if w.checked, full = used, w.check(ctx); full != nil {
 			cancel(full)
 		}
 	}
 	if part == nil {
 		ended <- nil
 	} else {
-		wrote = func(int64) {}
+		wrote = func() {}
 		go func() { // watchSpace waits for it
 			err := w.run(watching)
 			if err != nil {
@@ -83,7 +86,7 @@ func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.U
 	stop()
 	full = cmp.Or(full, <-ended)
 	switch {
-	case err != nil && full != nil:
+	case full != nil:
 		return full
 	case err != nil:
 		return err
@@ -98,6 +101,7 @@ func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.U
 func (w *spaceWatch) begin(st dataset.PoolStatus) {
 	if st.Online {
 		w.free, w.used, w.size, w.known = st.Free, w.usedBytes(), st.Size, true
+		w.checked = w.used
 	}
 }
 
@@ -127,7 +131,10 @@ func (w *spaceWatch) check(ctx context.Context) error {
 	reserve := backends.Reserve(st.Size)
 	if st.Online && (!w.known || st.Free >= reserve && w.free-(w.usedBytes()-w.used) < reserve) {
 		if err := w.sync(w.root); err != nil {
-			return nil //nolint:nilerr // the restore itself fails, or the next check tries again
+			if errors.Is(err, unix.ENOSPC) {
+				return w.fullError(reserve)
+			}
+			return err // the kernel reports it only once to each descriptor
 		}
 		if st = w.pool.Status(ctx); !w.known {
 			w.begin(st)

@@ -46,7 +46,7 @@ func TestInterruptSaysThatTheWorkGoesOn(t *testing.T) {
 		"while waiting":     {[]string{"volume", "create", "db"}, "Operation", 4, []string{"continues", "drover operation watch " + idOp.String(), "drover operation cancel " + idOp.String()}},
 		"while it is away":  {[]string{"snapshot", "restore", "db", "51"}, "Operation", 2, []string{"continues", idOp.String()}},
 		"while watching":    {[]string{"operation", "watch", "0b00"}, "Operation", 3, []string{"continues", idOp.String()}},
-		"while sending":     {[]string{"volume", "import", "db", "--from", "-"}, "Import", 1, []string{"not imported"}},
+		"while sending":     {[]string{"volume", "import", "db", "--from", "-"}, "Import", 1, []string{"was cancelled"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newConsole(theWorld())

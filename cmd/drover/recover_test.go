@@ -200,3 +200,28 @@ func TestFilesystemOfRestoredVolume(t *testing.T) {
 		}
 	}
 }
+
+// A renamed volume comes back once, under the name of its newest backup: a container that uses the former name, which
+// was an alias, must not find old content.
+func TestRecoverAllOfRenamedVolume(t *testing.T) {
+	for words, want := range map[string][]string{
+		"recover --from offsite --all": {"shop"},
+		"recover --from offsite db":    {"db"},
+	} {
+		c := newConsole(theWorld())
+		wipedThen(c, ended(dataset.OpDone, nil))
+		newest := c.fake.backups[2]
+		newest.ID, newest.Volume, newest.Taken = strings.Repeat("5eb1c3d7", 8), "shop", now.Add(-time.Hour)
+		c.fake.backups = []api.VolumeBackup{c.fake.backups[2], newest}
+		_ = c.run(t, strings.Fields(words)...) // the fake restores nothing
+		asked := strings.Join(c.fake.asked, "\n")
+		for _, name := range []string{"db", "shop"} {
+			if got := strings.Contains(asked, `"volume":"`+name+`"`); got != slices.Contains(want, name) {
+				t.Errorf("drover %s: %s was recovered: %t\n%s\n%s", words, name, got, asked, c.err.String())
+			}
+		}
+		if renamed := "volume db was renamed: shop has its newer backups"; strings.Contains(c.err.String(), renamed) != (want[0] == "shop") {
+			t.Errorf("drover %s said %s", words, c.err.String())
+		}
+	}
+}

@@ -90,6 +90,7 @@ func (c *copying) dir(from *node, src *os.File, to *node, dst *os.File, at *plac
 			return err
 		}
 		child := &place{at, name}
+		c.bytes.add(0)
 		if err := c.entry(src, dst, child); err != nil {
 			return wrapError("copy", child, err)
 		}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
@@ -22,6 +24,7 @@ type candidate struct {
 	// Older has the newest backup of each other volume that has or had the same name.
 	Older []api.VolumeBackup `json:"older,omitempty"`
 
+	renamed   string             // the name under which the same volume has a newer backup; empty: none
 	future    *api.VolumeBackup  // newest backup whose time is in the future, if it is not used; see byAge
 	operation *dataset.Operation // restore that is in progress; nil: none
 	present   string             // present name of the volume, if it exists
@@ -80,6 +83,7 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 		return nil, nil, err
 	}
 	byName := map[string]*candidate{}
+	newest := map[uuid.UUID]string{} // of each volume, the name that it had at its newest backup
 	if latest.IsZero() {
 		backups = byAge(r.app.Now(), backups)
 	}
@@ -87,9 +91,15 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 		if b.Incomplete || !latest.IsZero() && b.Taken.After(latest) {
 			continue
 		}
+		if newest[b.Dataset] == "" {
+			newest[b.Dataset] = b.Volume
+		}
 		cand := byName[b.Volume]
 		if cand == nil {
 			cand = &candidate{Backup: b}
+			if name := newest[b.Dataset]; name != b.Volume {
+				cand.renamed = name
+			}
 			byName[b.Volume] = cand
 			list = append(list, cand)
 			now.compare(cand, backups, r.profile != "")

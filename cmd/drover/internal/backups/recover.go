@@ -176,7 +176,9 @@ func (r *recovery) run(ctx context.Context, c cli.Remote, volumes []string) erro
 		}
 		return incomplete
 	}
-	if !r.all {
+	if r.all {
+		list = r.withoutFormerNames(list)
+	} else {
 		if list, err = r.selected(list, repository, volumes, incomplete); err != nil {
 			return err
 		}
@@ -386,6 +388,20 @@ func (r *recovery) nameOf(
 		return name, false, nil
 	}
 	return defaultName, false, nil
+}
+
+// withoutFormerNames leaves out the volumes that have a newer backup under another name, and says so: a container that
+// uses the former name, which was an alias, must not find the old content.
+func (r *recovery) withoutFormerNames(list []*candidate) []*candidate {
+	return slices.DeleteFunc(list, func(cand *candidate) bool {
+		if cand.renamed == "" {
+			return false
+		}
+		_, _ = fmt.Fprintf(r.app.ErrOut, "drover: volume %s was renamed: %s has its newer backups, and %[1]s is left "+
+			"out (%[3]s %[1]s recovers it, too)\n", show.Clean(cand.Backup.Volume), show.Clean(cand.renamed),
+			r.command(cand.Backup.Repository))
+		return true
+	})
 }
 
 // noteUnused prints which backups of the candidates' names are not used although one could expect it: those of other

@@ -153,7 +153,8 @@ func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request, 
 		cancelling, end := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer end()
 		_, _ = c.CancelOperation(cancelling, req.ID.String()) // an operation that is not recorded ends by itself
-		return dataset.Errorf(dataset.ErrCancelled, "interrupted: the archive was incomplete and was not imported")
+		return dataset.Errorf(dataset.ErrCancelled,
+			"interrupted: the import was cancelled (if it had just ended, drover volume ls lists the volume)")
 	case err != nil:
 		return err
 	}
