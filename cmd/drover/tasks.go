@@ -45,7 +45,6 @@ var taskGroups = []taskGroup{
 		{"move a Compose project to Drover", "drover adopt-project PROJECT --profile gold"},
 		{"go back after the move of a project", "drover adopt-project PROJECT --undo"},
 		{"keep the move of a project", "drover adopt-project PROJECT --confirm"},
-		{"move a Compose project back to local volumes", "drover adopt-project PROJECT --leave"},
 		{"export a volume to a tar archive", "drover volume export NAME -o FILE.tar"},
 		{"replace the key of an encrypted volume", "drover volume rekey NAME"},
 	}},

@@ -1,6 +1,7 @@
 package product
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,8 +39,25 @@ volumes:
   reports:
 `
 
-// TestAdoptProject moves a Compose project into volumes of Drover, goes back, moves it again while the command is
-// killed at each step, confirms it, and moves it into local volumes again.
+const override = `# drover adopt-project shop wrote this file: the data of these mounts is in volumes of Drover.
+# A command that does not read this file cannot start the containers: their old data was set aside.
+services:
+  "cache":
+    volumes:
+      - {"source":"cache","target":"/data","type":"volume"}
+  "idle":
+    volumes:
+      - {"source":"cache","target":"/data","type":"volume"}
+  "reports":
+    volumes:
+      - {"read_only":true,"source":"cache","target":"/cache","type":"volume"}
+volumes:
+  "cache": {name: "shop-cache@gold", external: true, driver: !reset null, driver_opts: !reset null, labels: !reset null}
+  "data": {name: "shop-data@gold", external: true, driver: !reset null, driver_opts: !reset null, labels: !reset null}
+`
+
+// TestAdoptProject moves a Compose project into volumes of Drover, goes back, and moves it again while the command is
+// killed at each step. After each move, no docker compose starts the project with its old data.
 func TestAdoptProject(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{})
 	for _, v := range w.e.Env() {
@@ -62,21 +80,13 @@ func TestAdoptProject(t *testing.T) {
 
 	w.planProjects(t)
 	s.dryRun(t)
+	s.wantRefused(t)
 	out := w.drover(t, "adopt-project", "shop", "--profile", "gold", "--yes")
 	s.await(t)
 	s.want(t, "7", "shop-cache@gold", "shop-data@gold")
-	s.wantText(t, strings.NewReplacer("${CACHE_DIR}/cache:/data", "cache:/data", "{type: bind, source: ./cache,", "{type: volume, source: cache,",
-		`"./cache:/data"`, `"cache:/data"`,
-		"  data:\n  reports:\n", `  data:
-    name: shop-data@gold
-    external: true
-  reports:
-    name: shop-reports@gold
-    external: true
-  cache:
-    name: shop-cache@gold
-    external: true
-`).Replace(moved))
+	s.wantText(t, "compose.yaml", moved)
+	s.wantText(t, "compose.override.yaml", override)
+	s.wantFiles(t, ".env", "cache", "cache.before-drover", "compose.override.yaml", "compose.yaml", "redis.conf")
 	if !strings.Contains(out, "--confirm") || !strings.Contains(out, "--undo") {
 		t.Errorf("the command does not say how to go on: %s", out)
 	}
@@ -85,34 +95,35 @@ func TestAdoptProject(t *testing.T) {
 	s.wantIdle(t, "shop-cache@gold")
 	s.wantJournals(t, 1)
 	s.db.Query(t, w.e, "shop-db-1", "INSERT INTO shop.orders VALUES (8)")
+	s.wantGuarded(t)
+	s.want(t, "8", "shop-cache@gold", "shop-data@gold")
 
 	w.drover(t, "adopt-project", "shop", "--undo", "--yes")
-	s.await(t)
-	s.want(t, "7", "shop_data")
-	s.wantIdle(t, "")
-	s.wantText(t, moved)
-	s.wantJournals(t, 0)
-	s.wantFiles(t, ".env", "cache", "compose.yaml", "redis.conf")
-	w.wantVolumes(t, "shop-cache", "shop-data", "shop-reports")
+	s.wantBack(t)
+	w.wantVolumes(t, "shop-cache", "shop-data")
 	if got := s.rows(t, "shop-data@gold"); got != "8" {
 		t.Errorf("the volume that was left has rows up to %s, want 8", got)
 	}
 
-	s.adoptKilled(t)
+	s.killedAt(t, []string{"stop", "aside", "set aside", "copy"}, "--profile", "silver")
+	s.killedAt(t, []string{"undo", "undo.stopped", "undo.switched", "undo.back", "recreated", "up"}, "--undo")
+	s.wantBack(t)
+	s.killedAt(t, []string{"draft", "stop", "aside", "set aside", "copy", "submit", "copied", "switch", "switched",
+		"start", "recreated", "up"}, "--profile", "silver")
+	s.await(t)
 	s.wantIdle(t, "shop-cache-2@silver")
 	s.want(t, "7", "shop-cache-2@silver", "shop-data-2@silver")
-	w.drover(t, "adopt-project", "shop", "--confirm")
-	s.wantFiles(t, ".env", "cache", "compose.yaml", "compose.yaml.before-drover", "redis.conf")
 	s.db.Query(t, w.e, "shop-db-1", "INSERT INTO shop.orders VALUES (9)")
-
-	w.drover(t, "adopt-project", "shop", "--leave", "--yes")
-	s.await(t)
-	s.want(t, "9", "shop_cache", "shop_data-2")
-	s.wantIdle(t, "shop_cache")
-	w.drover(t, "adopt-project", "shop", "--confirm")
+	out = w.drover(t, "adopt-project", "shop", "--confirm")
 	s.wantJournals(t, 0)
+	for _, line := range strings.Split(out, "\n") {
+		if _, path, ok := strings.Cut(line, "you may remove it: "); ok && !strings.HasSuffix(path, ".before-drover") || ok && os.RemoveAll(path) != nil {
+			t.Errorf("remove the old data: %s", line)
+		}
+	}
+	s.wantGuarded(t)
+	s.want(t, "9", "shop-cache-2@silver", "shop-data-2@silver")
 	p.must(t, "--profile", "idle", "down")
-	w.docker(t, "volume", "rm", "shop_data", "shop_data-2", "shop_cache", "shop_reports")
 }
 
 // adopted is the project of TestAdoptProject.
@@ -191,12 +202,75 @@ func (s *adopted) rows(t *testing.T, volume string) string {
 	return s.db.Query(t, s.w.e, "look", "SELECT MAX(id) FROM shop.orders")
 }
 
-func (s *adopted) wantText(t *testing.T, want string) {
+func (s *adopted) wantText(t *testing.T, name, want string) {
 	t.Helper()
-	got, err := os.ReadFile(filepath.Join(s.p.dir, "compose.yaml"))
+	got, err := os.ReadFile(filepath.Join(s.p.dir, name))
 	if err != nil || string(got) != want {
-		t.Errorf("the Compose file is\n%s%v\nwant\n%s", got, err, want)
+		t.Errorf("%s is\n%s%v\nwant\n%s", name, got, err, want)
 	}
+}
+
+// wantBack fails unless the project is as before the move.
+func (s *adopted) wantBack(t *testing.T) {
+	t.Helper()
+	s.await(t)
+	s.want(t, "7", "shop_data")
+	s.wantIdle(t, "")
+	s.wantText(t, "compose.yaml", moved)
+	s.wantJournals(t, 0)
+	s.wantFiles(t, ".env", "cache", "compose.yaml", "redis.conf")
+}
+
+// wantGuarded fails if a command that does not read the override file starts a container, or removes the old data. Then
+// it starts the project as its user does.
+func (s *adopted) wantGuarded(t *testing.T) {
+	t.Helper()
+	for _, service := range []string{"db", "cache", "idle"} {
+		// Where the engine fails to create the new container, the old one still runs, with the new data. So it does
+		// where Compose does not notice that a volume has another name.
+		s.p.try(t, "-f", "compose.yaml", "up", "-d", service)
+		if id := s.p.must(t, "ps", "-q", "--status", "running", service); id != "" {
+			if mounts := s.w.docker(t, "inspect", "--format", "{{json .Mounts}}", id); strings.Contains(mounts, "shop_data") || strings.Contains(mounts, s.p.dir+"/cache") {
+				t.Errorf("service %s runs with the old data: %s", service, mounts)
+			}
+		}
+	}
+	s.p.must(t, "-f", "compose.yaml", "--profile", "idle", "down")
+	for _, service := range []string{"db", "cache", "idle"} {
+		if r := s.p.try(t, "-f", "compose.yaml", "up", "-d", service); r.Exit == 0 || !strings.Contains(r.Stderr, "symbolic links") && !strings.Contains(r.Stderr, "file exists") {
+			t.Errorf("up without the override file: %v", r)
+		}
+	}
+	s.p.must(t, "-f", "compose.yaml", "--profile", "idle", "down")
+	if r := s.p.try(t, "-f", "compose.yaml", "down", "-v"); r.Exit == 0 {
+		t.Errorf("the old volume was removed: %v", r)
+	}
+	s.p.must(t, "up", "-d")
+	s.p.must(t, "--profile", "idle", "create", "idle")
+	s.await(t)
+}
+
+// wantRefused fails unless projects are refused that would not read the override file.
+func (s *adopted) wantRefused(t *testing.T) {
+	t.Helper()
+	env := filepath.Join(s.p.dir, ".env")
+	before, err := os.ReadFile(env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(s.p.dir, "docker-compose.override.yml")
+	for path, text := range map[string]string{env: string(before) + "COMPOSE_FILE=compose.yaml\n", own: "services: {db: {labels: {a: b}}}\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if r := s.w.h.Exec(t, "adopt-project", "shop", "--yes"); r.Exit == 0 || !strings.Contains(r.Err, "supports a single file") {
+			t.Errorf("with %s: %+v", path, r)
+		}
+		if err := errors.Join(os.WriteFile(env, before, 0o600), os.RemoveAll(own)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.wantFiles(t, ".env", "cache", "compose.yaml", "redis.conf")
 }
 
 func (s *adopted) wantFiles(t *testing.T, want ...string) {
@@ -216,13 +290,13 @@ func (s *adopted) dryRun(t *testing.T) {
 	t.Helper()
 	before := s.w.docker(t, "ps", "-q")
 	out := s.w.drover(t, "adopt-project", "shop", "--profile", "gold", "--dry-run")
-	for _, want := range []string{"shop_data", "shop-data", "db:/var/lib/mysql", "gold", filepath.Join(s.p.dir, "cache"), "it is a single file", "compose.yaml:12:"} {
+	for _, want := range []string{"shop_data", "shop-data", "db:/var/lib/mysql", "gold", filepath.Join(s.p.dir, "cache"), "it is a single file", "no such Docker volume", strings.TrimSpace(override)} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the plan does not contain %q:\n%s", want, out)
 		}
 	}
 	s.w.wantVolumes(t)
-	s.wantText(t, moved)
+	s.wantText(t, "compose.yaml", moved)
 	s.wantFiles(t, ".env", "cache", "compose.yaml", "redis.conf")
 	if after := s.w.docker(t, "ps", "-q"); after != before {
 		t.Errorf("containers %s became %s", before, after)
@@ -233,22 +307,21 @@ func (s *adopted) dryRun(t *testing.T) {
 	s.wantFiles(t, ".env", "cache", "compose.yaml", "redis.conf")
 }
 
-// planProjects plans the moves of the three projects with which package composefile is tested. So docker compose reads
-// the changed files, and finds nothing but the plan.
+// planProjects plans the moves of three projects that have no containers. So docker compose reads override files for
+// anchors, merge keys, extends and profiles, and finds nothing but the plan.
 func (w *world) planProjects(t *testing.T) {
 	t.Helper()
-	top, err := filepath.Abs("../../cmd/drover/internal/composefile/testdata")
+	top, err := filepath.Abs("../../cmd/drover/internal/projects/testdata")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
-		dirs  []string
-		files []string
-		plan  []string // parts of the output
+		dirs []string
+		plan []string // parts of the output
 	}{
-		"wordpress":  {[]string{"html", "data/db", "data/conf.d"}, []string{"compose.yaml"}, []string{"wordpress-html", "wordpress-data-db", "compose.yaml:29: ./html becomes html"}},
-		"monitoring": {[]string{"rules", "prometheus"}, []string{"docker-compose.yml"}, []string{"monitoring-prometheus-data", "docker-compose.yml:11: ./rules becomes rules"}},
-		"nextcloud":  {[]string{"cloud/files", "cloud/skins"}, []string{"compose.yaml", "compose.override.yaml"}, []string{"nextcloud-nextcloud", "nextcloud-redis", "compose.override.yaml:4: ${DATA_DIR}/files becomes"}},
+		"wordpress":  {[]string{"html", "data/db", "data/conf.d"}, []string{"wordpress-html", "wordpress-data-db", "compose.override.yaml will be"}},
+		"monitoring": {[]string{"rules", "prometheus"}, []string{"monitoring-prometheus", "compose.override.yaml will be", `{"read_only":true,"source":"rules","target":"/rules","type":"volume"}`}},
+		"nextcloud":  {[]string{"cloud/files", "cloud/skins"}, []string{"nextcloud-cloud-files", "compose.override.yaml will be"}},
 	} {
 		dir := filepath.Join(t.TempDir(), name)
 		if err := os.CopyFS(dir, os.DirFS(filepath.Join(top, name))); err != nil {
@@ -265,24 +338,23 @@ func (w *world) planProjects(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, ".env"), []byte("DATA_DIR="+dir+"/cloud\nDB_PASSWORD=s3cret\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		args := []string{"adopt-project", name, "--profile", "silver", "--dry-run"}
-		for _, f := range c.files {
-			args = append(args, "--file", filepath.Join(dir, f))
-		}
-		r := w.h.Exec(t, args...)
-		for _, want := range c.plan {
-			if r.Exit != 0 || !strings.Contains(r.Out, want) || strings.Contains(r.Out+r.Err, "s3cret") {
-				t.Errorf("plan of %s without %q:\n%s%s", name, want, r.Out, r.Err)
+		t.Run(name, func(t *testing.T) {
+			t.Chdir(dir)
+			r := w.h.Exec(t, "adopt-project", name, "--profile", "silver", "--dry-run")
+			for _, want := range c.plan {
+				if r.Exit != 0 || !strings.Contains(r.Out, want) || strings.Contains(r.Out+r.Err, "s3cret") {
+					t.Errorf("plan without %q:\n%s%s", want, r.Out, r.Err)
+				}
 			}
-		}
+		})
 	}
 }
 
-// adoptKilled moves the project, while the command is killed at each of its places.
-func (s *adopted) adoptKilled(t *testing.T) {
+// killedAt runs the command with flags, while it is killed at each of its places, and then to its end.
+func (s *adopted) killedAt(t *testing.T, places []string, flags ...string) {
 	t.Helper()
-	args := []string{"adopt-project", "shop", "--profile", "silver", "--yes"}
-	for _, place := range []string{"stop", "copy", "submit", "copied", "verify", "verified", "switch", "kept", "switched", "start", "recreated", "up"} {
+	args := append([]string{"adopt-project", "shop", "--yes"}, flags...)
+	for _, place := range places {
 		t.Setenv("DROVER_STEP", "adopt-project."+place)
 		t.Setenv("DROVER_STEP_DO", "kill")
 		if r := s.w.h.Exec(t, args...); r.Exit != -1 {
@@ -290,6 +362,7 @@ func (s *adopted) adoptKilled(t *testing.T) {
 		}
 	}
 	t.Setenv("DROVER_STEP", "")
-	s.w.drover(t, args...)
-	s.await(t)
+	if flags[0] == "--undo" || places[len(places)-1] == "up" {
+		s.w.drover(t, args...)
+	}
 }

@@ -1,13 +1,20 @@
+// Package projects has the command drover adopt-project. A journal records each step before it begins. Every step can
+// be repeated: after an interruption the same command continues, and --undo works at each step. This protects the data:
+//
+//   - Before a container is stopped, `docker compose config` must print the same with the override file as without it,
+//     except for the mounts and volumes of the plan.
+//   - The mounts of containers must be those of the Compose file, before the plan and after the start.
+//   - Each old folder is set aside (setAside) before it is copied. From then on no container can start with it.
+//   - Drover compares each copy with its source, to which nothing can write. The old data is only read.
 package projects
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -18,13 +25,9 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/cmd/drover/internal/show"
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
 )
-
-// lockWait is how long the command waits for another run for the same project.
-const lockWait = time.Second
 
 // command is one run of drover adopt-project.
 type command struct {
@@ -34,7 +37,6 @@ type command struct {
 	yes  *confirm.Flag
 
 	name          string
-	volumes       []string // NAME=SPEC
 	settings      Settings
 	undo, confirm bool
 
@@ -42,7 +44,9 @@ type command struct {
 	remote  cli.Remote
 	project Project
 	all     []Container
-	journal *Journal
+	base    model // of the Compose file
+	model   model // with the override file of an earlier move
+	j       *Journal
 }
 
 // Command makes drover adopt-project.
@@ -51,26 +55,17 @@ func Command(a *cli.App, host Host) *cobra.Command {
 		Use:        "adopt-project PROJECT",
 		SuggestFor: []string{"compose", "project"},
 		Short:      "Move a Docker Compose project into volumes of Drover, or back",
-		Long: `Move the data of a Docker Compose project of this host into volumes of Drover:
-its volumes of Docker's driver local, and the directories that it mounts. The
-command shows a plan and asks. Then it stops the project's containers, copies
-the data, compares the copies, exchanges the Compose files, starts the
-containers that ran before, and checks that they run.
+		Long: `Move the local volumes of a Docker Compose project of this host, and the
+directories that it mounts, into volumes of Drover. The command shows a plan and
+asks. Then it stops the containers, sets the old data aside, copies it, compares
+the copies, writes compose.override.yaml, which Docker Compose merges with the
+Compose file, and starts and checks the containers that ran before. A command
+that does not read that file cannot start them: each old FOLDER is now
+FOLDER.before-drover.
 
-In the Compose files only the lines of the moved mounts and volumes change.
-Comments, order and quotes stay. The old file is kept beside the new one, as
-FILE.before-drover. The old volumes and directories are never changed.
-
-Mounts of single files, sockets, folders of the system, and data that other
-containers use are not moved. The plan gives the reason for each one.
-
-The project can go back until --confirm: --undo puts the old Compose files
-back, and the containers use the old data again. What was written since the
-move is then only in the new volumes, which stay. If the command is
-interrupted, run it again: it continues.
-
---leave moves a project from volumes of Drover into volumes of the driver
-local, with the same steps.`,
+--undo removes the override file, and the containers use the old data again.
+What was written since the move is then only in the new volumes, which stay.
+--confirm ends this. If the command is interrupted, run it again.`,
 		Example: `  drover adopt-project blog --profile gold --dry-run
   drover adopt-project blog --profile gold --volume db_data=blog-db@gold --skip ./config
   drover adopt-project blog --undo
@@ -82,22 +77,23 @@ local, with the same steps.`,
 	cli.DryRunFlag(cmd, c.o)
 	f := cmd.Flags()
 	f.StringVar(&c.settings.Profile, "profile", "", "the `PROFILE` of the new volumes (default: the default profile)")
-	f.StringArrayVar(&c.volumes, "volume", nil,
+	f.StringToStringVar(&c.settings.Volumes, "volume", nil,
 		"the `NAME=SPEC` of a new volume: NAME is a volume or a directory of the Compose file, SPEC may be @PROFILE")
+	f.Lookup("volume").DefValue = "" // not []
 	f.StringArrayVar(&c.settings.Skip, "skip", nil, "leave out a volume or a directory of the Compose file, by `NAME`")
-	f.StringArrayVar(&c.settings.Files, "file", nil,
-		"a Compose `FILE` of the project, in the order of docker compose (default: those of its containers)")
-	f.BoolVar(&c.settings.Leave, "leave", false, "move from volumes of Drover into volumes of Docker's driver local")
-	f.BoolVar(&c.undo, "undo", false, "go back to the old Compose files and the old data")
+	f.BoolVar(&c.undo, "undo", false, "go back to the old data, and remove the override file")
 	f.BoolVar(&c.confirm, "confirm", false, "keep the new state, and forget how to go back")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("profile", cli.Complete(a, cli.ProfileWords)))
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("volume", cobra.NoFileCompletions))
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("skip", cobra.NoFileCompletions))
-	cmd.MarkFlagsMutuallyExclusive("undo", "confirm", "dry-run")
+	for _, flag := range []string{"dry-run", "profile", "volume", "skip"} {
+		cmd.MarkFlagsMutuallyExclusive("undo", "confirm", flag)
+	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c.name = args[0]
-		if err := c.check(cmd); err != nil {
-			return err
+		if !a.SameHost() {
+			return dataset.Errorf(dataset.ErrUnsupported, "adopt-project works on the host of the engine, and the "+
+				"server at %s may be on another (run drover there)", a.Address())
 		}
 		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
@@ -106,45 +102,6 @@ local, with the same steps.`,
 	return cmd
 }
 
-// check checks the command line.
-func (c *command) check(cmd *cobra.Command) error {
-	planned := c.settings.Leave || c.settings.Profile != "" || len(c.volumes)+len(c.settings.Skip) > 0
-	if (c.undo || c.confirm) && planned {
-		return cli.UsageError(cmd, "--undo and --confirm take no other flags than --file and --yes")
-	}
-	if c.settings.Leave && (c.settings.Profile != "" || len(c.volumes) > 0) {
-		return cli.UsageError(cmd, "--leave makes volumes of the driver local, which have no --profile and no --volume")
-	}
-	for n, f := range c.settings.Files {
-		abs, err := filepath.Abs(f)
-		if err != nil {
-			return err
-		}
-		c.settings.Files[n] = abs
-	}
-	c.settings.Volumes = nil
-	for _, v := range c.volumes {
-		name, spec, ok := strings.Cut(v, "=")
-		if !ok || name == "" || spec == "" {
-			return cli.UsageError(cmd, "--volume %q: expected NAME=SPEC, such as db_data=blog-db@gold", dataset.Clip(v))
-		}
-		if c.settings.Volumes == nil {
-			c.settings.Volumes = map[string]string{}
-		}
-		c.settings.Volumes[name] = spec
-	}
-	if c.name == "" || strings.ContainsAny(c.name, "/\x00") {
-		return cli.UsageError(cmd, "%q is no name of a Compose project (docker compose ls --all lists them)",
-			dataset.Clip(c.name))
-	}
-	if !c.a.SameHost() {
-		return dataset.Errorf(dataset.ErrUnsupported, "adopt-project works on the host of the engine, and the "+
-			"server at %s may be on another (run drover there)", c.a.Address())
-	}
-	return nil
-}
-
-// run finds the project and its journal. It then moves the project, confirms the move, or undoes it, as the flags say.
 func (c *command) run(ctx context.Context) (err error) {
 	if c.remote, err = c.a.Connect(); err != nil && !c.undo && !c.confirm {
 		return err
@@ -153,274 +110,187 @@ func (c *command) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer c.engine.Close()
-	if c.all, err = containers(ctx, c.engine); err != nil {
+	if c.all, err = c.containers(ctx); err != nil {
 		return err
 	}
-	if c.project, err = find(c.name, c.settings.Files, c.all, c.host.Journals); err != nil {
+	if c.project, err = find(c.name, c.all); err != nil {
 		return err
 	}
-	if err := prepareJournals(c.host.Journals); err != nil {
+	if err := os.Mkdir(c.host.Journals, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make the folder of the journals (adopt-project runs as root): %w", err)
+	}
+	// A journal says which files root replaces.
+	if err := safefile.CheckFolder(c.host.Journals); err != nil {
 		return err
 	}
-	path := journalPath(c.host.Journals, c.project.Dir, c.name)
-	unlock, err := safefile.Lock(ctx, path+".lock", lockWait)
+	path := journalPath(c.host.Journals, c.project)
+	unlock, err := safefile.Lock(ctx, path+".lock", time.Second)
 	if err != nil {
 		return fmt.Errorf("another drover adopt-project %s runs: %w", c.name, err)
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
-	if c.journal, err = loadJournal(path, c.project); err != nil {
+	if c.j, err = loadJournal(path); err != nil {
 		return err
 	}
 	switch {
-	case c.undo:
-		return c.goBack(ctx)
-	case c.confirm:
+	case c.j == nil && (c.undo || c.confirm):
+		return dataset.Errorf(dataset.ErrNotFound, "project %s has no move to undo or confirm: there is no journal %s",
+			c.name, path)
+	case c.j == nil:
+		return c.begin(ctx, path)
+	}
+	c.project = c.j.Project
+	if c.confirm {
 		return c.keep()
-	case c.journal == nil:
-		return c.begin(ctx)
+	}
+	if c.undo {
+		return c.goBack(ctx)
 	}
 	return c.resume(ctx)
 }
 
 // begin makes a plan, asks, and carries it out.
-func (c *command) begin(ctx context.Context) error {
-	p := &planner{c.a, c.host, c.engine, c.remote, c.project, c.settings, c.all, model{}}
-	plan, err := p.plan(ctx)
-	started := false
-	defer func() {
-		if !started {
-			removeNew(plan)
-		}
-	}()
+func (c *command) begin(ctx context.Context, path string) error {
+	j, err := c.plan(ctx)
+	if err == nil && (c.o.DryRun || !c.o.JSON()) {
+		err = c.showPlan(j)
+	}
+	if err == nil && len(j.Items) == 0 {
+		err = dataset.Errorf(dataset.ErrNotFound, "project %s has nothing to move", c.name)
+	}
+	if err != nil || c.o.DryRun {
+		return err
+	}
+	err = c.ask("move project "+c.name, "stops the containers, and recreates those with moved mounts",
+		"sets the old data aside, and copies it into the new volumes", "writes "+c.project.override())
 	if err != nil {
 		return err
 	}
-	if err := c.showPlan(plan); err != nil {
+	// Somebody may have changed the project while the question was open.
+	now, err := c.read(ctx)
+	if err == nil {
+		c.all, err = c.containers(ctx)
+	}
+	if err != nil {
 		return err
 	}
-	if len(plan.Items) == 0 {
-		return dataset.Errorf(dataset.ErrNotFound, "project %s has nothing to move", c.name)
+	if difference(c.model, now) != "" || !maps.Equal(j.Services, c.project.running(c.all)) {
+		return dataset.Errorf(dataset.ErrConflict, "project %s was edited, started or stopped since the plan was made "+
+			"(begin again)", c.name)
 	}
-	if c.o.DryRun {
-		return nil
-	}
-	if err := c.ask(plan); err != nil {
-		return err
-	}
-	if err := c.checkUnchanged(ctx, plan); err != nil {
-		return err
-	}
-	j := &Journal{
-		Version: journalVersion, ID: c.a.NewID(), Project: c.project, Settings: c.settings, Begun: c.a.Now().UTC(),
-		Step: StepStop, Items: plan.Items, Services: plan.Services,
-		path: journalPath(c.host.Journals, c.project.Dir, c.name),
-	}
-	for _, e := range plan.edited {
-		if len(e.Notes) > 0 {
-			j.Files = append(j.Files, newExchange(plan.texts[e.Path], e))
-		}
-	}
-	if err := j.save(); err != nil {
-		return err
-	}
-	started = true
-	c.journal = j
+	c.j, j.path = j, path
 	return c.move(ctx)
 }
 
-// checkUnchanged fails with dataset.ErrConflict if the project has changed since the plan was made, for example while
-// the question was open.
-func (c *command) checkUnchanged(ctx context.Context, plan Plan) error {
-	all, err := containers(ctx, c.engine)
-	if err != nil {
-		return err
-	}
-	if now := running(c.name, all); !maps.Equal(now, plan.Services) {
-		return dataset.Errorf(dataset.ErrConflict, "containers of project %s were started or stopped since the plan "+
-			"was made (begin again)", c.name)
-	}
-	for _, path := range slices.Sorted(maps.Keys(plan.texts)) {
-		now, err := sumOf(path)
-		if err != nil {
-			return err
-		}
-		if now != sum(plan.texts[path]) {
-			return dataset.Errorf(dataset.ErrConflict, "%s was edited since the plan was made (begin again)", path)
-		}
-	}
-	return nil
-}
-
-// removeNew removes the changed files of a plan that is not carried out.
-func removeNew(plan Plan) {
-	for _, e := range plan.edited {
-		if len(e.Notes) > 0 {
-			_ = os.Remove(e.Path + newSuffix) // the next plan replaces a file that stays
-		}
-	}
-}
-
-// ask asks for the confirmation of a plan.
-func (c *command) ask(plan Plan) error {
-	effects := []string{"stops " + cmp.Or(names(plan.Services), "nothing, because no container runs")}
-	if len(plan.Recreated) > 0 {
-		effects = append(effects,
-			"recreates the containers of "+strings.Join(plan.Recreated, ", ")+", which do not run")
-	}
-	for _, i := range plan.Items {
-		effects = append(effects, "moves "+i.Source+" to volume "+i.Volume)
-	}
-	for _, f := range plan.Changes {
-		effects = append(effects, "changes "+f.Path)
-	}
-	return c.yes.Ask(c.a, confirm.Question{Action: "move project " + c.name, Effects: effects, Name: c.name})
+func (c *command) ask(action string, effects ...string) error {
+	return c.yes.Ask(c.a, confirm.Question{Action: action, Effects: effects, Name: c.name})
 }
 
 // resume continues a move that was interrupted.
 func (c *command) resume(ctx context.Context) error {
-	j := c.journal
 	undo := "drover adopt-project " + c.name + " --undo"
 	switch {
-	case j.Undoing:
-		return dataset.Errorf(dataset.ErrConflict, "project %s is going back, and was interrupted (continue: "+
-			"%s)", c.name, undo)
-	case j.Step == StepDone && j.Settings.Leave == c.settings.Leave:
+	case c.j.Undoing:
+		return dataset.Errorf(dataset.ErrConflict, "project %s is going back (continue: %s)", c.name, undo)
+	case c.j.Step == stepDone:
 		return dataset.Errorf(dataset.ErrExists, "project %s is moved already (keep it: drover adopt-project %s "+
 			"--confirm, or go back: %s)", c.name, c.name, undo)
-	case j.Step == StepDone:
-		return dataset.Errorf(dataset.ErrConflict, "the last move of project %s is not confirmed (keep it first: "+
-			"drover adopt-project %s --confirm, or go back: %s)", c.name, c.name, undo)
-	case !sameSettings(j.Settings, c.settings):
+	case !reflect.DeepEqual(c.j.Settings, c.settings):
 		return dataset.Errorf(dataset.ErrConflict, "a move of project %s with other flags was interrupted (continue "+
 			"it with the same flags, or go back: %s)", c.name, undo)
 	case c.o.DryRun:
-		return c.printf("dry run: would continue the move of project %s at step %s", c.name, j.Step)
-	}
-	if err := checkVersion(ctx, c.host.Compose); err != nil {
-		return err
-	}
-	if err := c.printf("continuing the move of project %s of %s", c.name, show.When(c.a.Now(), j.Begun)); err != nil {
-		return err
+		return c.report("dry run: would continue the move of project " + c.name + " at step " + c.j.Step)
 	}
 	return c.move(ctx)
 }
 
-func sameSettings(a, b Settings) bool {
-	return a.Profile == b.Profile && a.Leave == b.Leave && slices.Equal(a.Skip, b.Skip) &&
-		slices.Equal(a.Files, b.Files) &&
-		(len(a.Volumes) == 0 && len(b.Volumes) == 0 || reflect.DeepEqual(a.Volumes, b.Volumes))
-}
-
-func (c *command) mover() *mover {
-	return &mover{a: c.a, host: c.host, engine: c.engine, remote: c.remote, j: c.journal, quiet: c.o.JSON()}
-}
-
-// move carries out the steps of the journal, and reports the result.
 func (c *command) move(ctx context.Context) error {
-	if err := c.mover().run(ctx); err != nil {
+	if err := c.carryOut(ctx); err != nil {
 		return err
 	}
-	if c.o.JSON() {
-		return show.JSON(c.a.Out, c.journal)
+	var lines []string
+	for _, i := range c.j.Items {
+		lines = append(lines, "moved "+i.Source+" to volume "+i.Volume+": "+i.Bytes.Human()+", compared")
 	}
-	for _, i := range c.journal.Items {
-		if err := c.printf("moved %s to volume %s: %s, compared", i.Source, i.Volume, i.Bytes.Human()); err != nil {
-			return err
-		}
+	lines = append(lines, "wrote "+c.project.override())
+	if len(c.j.Services) > 0 {
+		lines = append(lines, "started and checked "+strings.Join(slices.Sorted(maps.Keys(c.j.Services)), ", "))
 	}
-	for _, x := range c.journal.Files {
-		if err := c.printf("changed %s (the old file: %s)", x.Path, filepath.Base(x.Old)); err != nil {
-			return err
-		}
-	}
-	state := "no container ran, so none was started"
-	if len(c.journal.Services) > 0 {
-		state = "started and checked " + names(c.journal.Services)
-	}
-	if err := c.printf("%s", state); err != nil {
-		return err
-	}
-	return c.printf("project %s is moved. Test it. Then keep it: drover adopt-project %s --confirm, or go back: "+
-		"drover adopt-project %s --undo", c.name, c.name, c.name)
+	return c.report(append(lines, "project "+c.name+" is moved. Test it. Then keep it: drover adopt-project "+c.name+
+		" --confirm, or go back: drover adopt-project "+c.name+" --undo")...)
 }
 
-// goBack undoes the move of the journal.
 func (c *command) goBack(ctx context.Context) error {
-	if c.journal == nil {
-		return c.noMove("undone")
-	}
-	effects := []string{"puts the old Compose files back, and starts the containers with the old data"}
-	if c.journal.Step == StepDone || c.journal.Step == StepStart {
-		effects = append(effects, "what was written since "+show.When(c.a.Now(), c.journal.Begun)+" stays in the "+
-			"new volumes only")
-	}
-	err := c.yes.Ask(c.a, confirm.Question{Action: "undo the move of project " +
-		"" + c.name, Effects: effects, Name: c.name})
+	err := c.ask("undo the move of project "+c.name, "removes "+c.project.override(),
+		"starts the containers with the old data: what was written since the move is only in the new volumes")
 	if err != nil {
 		return err
 	}
-	u, err := c.mover().undo(ctx)
-	if err != nil {
+	if err := c.undoMove(ctx); err != nil {
 		return fmt.Errorf("undo the move of project %s (the same command tries again): %w", c.name, err)
 	}
-	if err := c.showUndone(ctx, u); err != nil {
+	failed := c.start(ctx)
+	if failed != nil && ctx.Err() != nil {
+		return dataset.Errorf(dataset.ErrCancelled, "not all containers are started with the old data: %w", failed)
+	}
+	// Nothing that the command could repeat would help a service that does not start.
+	if err := c.j.remove(); err != nil {
 		return err
 	}
-	if u.problem != nil {
-		return fmt.Errorf("project %s is back at its old Compose files and its old data, and the move has ended, but "+
-			"not everything runs (repair the cause, then run docker compose up -d --force-recreate): %w", c.name,
-			u.problem)
+	if failed != nil {
+		return fmt.Errorf("project %s is back at its old data, and the move has ended, but not everything runs "+
+			"(repair the cause, then run docker compose up -d --force-recreate): %w", c.name, failed)
+	}
+	lines := []string{"project " + c.name + " is back: it uses its old data"}
+	for _, i := range c.j.Items {
+		if i.Copied {
+			lines = append(lines, "the new volume stays; drover volume rm --dry-run "+i.Volume+" shows what it has")
+		}
+	}
+	return c.report(lines...)
+}
+
+// keep confirms a move: it can no longer be undone.
+func (c *command) keep() error {
+	if c.j.Undoing || c.j.Step != stepDone {
+		return dataset.Errorf(dataset.ErrConflict, "the move of project %s is not complete (continue it: drover "+
+			"adopt-project %s, or go back: drover adopt-project %s --undo)", c.name, c.name, c.name)
+	}
+	lines := []string{"project " + c.name + " keeps its new volumes; keep " + c.project.override() + ", too"}
+	for _, i := range c.j.Items {
+		lines = append(lines, "the old data is unchanged, and you may remove it: "+i.Folder+keptSuffix)
+	}
+	return errors.Join(c.j.remove(), c.report(lines...))
+}
+
+// report prints lines or, with -o json, the journal.
+func (c *command) report(lines ...string) error {
+	if c.o.JSON() {
+		return show.JSON(c.a.Out, c.j)
+	}
+	for _, l := range lines {
+		if err := c.a.PrintLine("%s", show.Clean(l)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// madeVolumes returns the items whose volumes the move has made. A volume of another origin can have the name that the
-// plan has chosen.
-func (c *command) madeVolumes(ctx context.Context) ([]Item, error) {
-	var made []Item
-	for _, i := range c.journal.Items {
-		mine := false
-		var err error
-		if c.journal.Settings.Leave {
-			var v Volume
-			v, err = c.engine.Volume(ctx, i.Volume)
-			mine = v.Labels[labelMove] == c.journal.ID.String()
-		} else if c.remote == nil {
-			err = dataset.Errorf(dataset.ErrUnavailable, "there is no connection to Drover")
-		} else {
-			var v api.Volume
-			v, err = c.remote.Volume(ctx, i.Volume)
-			mine = v.Request == i.Request
-		}
-		switch {
-		case errors.Is(err, dataset.ErrNotFound):
-		case err != nil:
-			return nil, err
-		case mine:
-			made = append(made, i)
-		}
-	}
-	return made, nil
-}
-
-// keep confirms a move: it removes the journal, so that the move can no longer be undone.
-func (c *command) keep() error {
-	switch {
-	case c.journal == nil:
-		return c.noMove("confirmed")
-	case c.journal.Undoing || c.journal.Step != StepDone:
-		return dataset.Errorf(dataset.ErrConflict, "the move of project %s is not complete (continue it: drover "+
-			"adopt-project %s, or go back: drover adopt-project %s --undo)", c.name, c.name, c.name)
-	}
-	if err := c.journal.remove(); err != nil {
-		return err
-	}
+func (c *command) showPlan(j *Journal) error {
 	if c.o.JSON() {
-		return show.JSON(c.a.Out, c.journal)
+		return show.JSON(c.a.Out, j)
 	}
-	if err := c.printf("project %s keeps its new volumes", c.name); err != nil {
+	table := show.NewTable("SOURCE", "MOUNTS", "SIZE", "NEW VOLUME", "PROFILE", "NOT MOVED")
+	for _, i := range slices.Concat(j.Items, j.Skipped) {
+		size := ""
+		if i.Reason == "" {
+			size = i.Bytes.Human()
+		}
+		table.Row(i.Source, strings.Join(i.Mounts, ", "), size, i.Volume, i.Profile, i.Reason)
+	}
+	if err := table.Write(c.a.Out); err != nil || len(j.Items) == 0 {
 		return err
 	}
-	return c.printNext("the old data is unchanged; to remove it:", c.journal.Items, c.journal.Settings.Leave,
-		func(i Item) string { return i.Source })
+	lines := strings.Split(strings.TrimSuffix(j.Override, "\n"), "\n")
+	return c.report(append([]string{"", c.project.override() + " will be:"}, lines...)...)
 }

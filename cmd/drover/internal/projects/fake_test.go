@@ -6,23 +6,26 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/composefile"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/tree"
 )
 
@@ -31,27 +34,27 @@ type killed struct{ place string }
 
 // world is a host with an engine, docker compose and a Drover, as fakes that work on folders.
 type world struct {
-	t    *testing.T
-	dir  string // the folder of the project
-	root string // the folder of volumes
-	// journals is the folder of the journals.
+	t        *testing.T
+	dir      string // the folder of the project
+	root     string // the folder of volumes
 	journals string
 
 	containers []Container
-	local      map[string]Volume     // local volumes and those of Drover, by name for the engine
+	local      map[string]bool       // local volumes
 	volumes    map[string]api.Volume // volumes of Drover, by name
 	operations map[uuid.UUID]dataset.Operation
-	fail       map[string]error // by method
-	env        map[string]string
-	mounted    []string // mount points
+	fail       map[string]error // by method or command
+	mounted    []string         // mount points
 	size       dataset.Size
 
-	afterUp         func()            // is called at the end of each start
-	onContainers    func()            // is called for each list of the containers
-	image, variable string            // of the containers that run
-	version         string            // of Docker Compose
-	states          map[string]string // of the containers of a service, after a start
-	keepsContainers bool              // Docker Compose recreates nothing
+	onAt             func(place string)
+	afterUp          func() // is called at the end of each start
+	onConfig         func() // is called for each docker compose config
+	onContainers     func() // is called for each list of the containers
+	env, image       string
+	hidesOverride    bool     // docker compose finds no override file
+	ignoresOverrides bool     // docker compose merges no override file
+	finds            []string // files that docker compose finds, too
 
 	places   []string // that were passed
 	killAt   int      // the number of the place at which the command is killed; 0: none
@@ -63,16 +66,18 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{
-		t: t, dir: t.TempDir(), root: t.TempDir(), journals: t.TempDir(), local: map[string]Volume{}, volumes: map[string]api.Volume{},
-		operations: map[uuid.UUID]dataset.Operation{}, fail: map[string]error{}, env: map[string]string{"HOME": "/root"}, size: dataset.GiB,
+	return &world{
+		t: t, dir: t.TempDir(), root: t.TempDir(), journals: t.TempDir(), local: map[string]bool{}, volumes: map[string]api.Volume{},
+		operations: map[uuid.UUID]dataset.Operation{}, fail: map[string]error{}, size: dataset.GiB,
 	}
-	return w
 }
 
-// at is a place between two acts.
+// at is a place between two actions.
 func (w *world) at(place string) {
 	w.places = append(w.places, place)
+	if w.onAt != nil {
+		w.onAt(place)
+	}
 	if place == w.cancelAt && w.cancel != nil {
 		w.cancel()
 	}
@@ -102,7 +107,7 @@ func (w *world) run(args ...string) (err error) {
 		Now: func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) },
 		NewID: func() uuid.UUID {
 			w.ids++
-			return uuid.MustParse("00000000-0000-4000-8000-" + strconv.Itoa(100000000000+w.ids))
+			return uuid.MustParse(fmt.Sprintf("00000000-0000-4000-8000-%d", 100000000000+w.ids))
 		},
 		Sleep: func(ctx context.Context, _ time.Duration) error { return ctx.Err() },
 		Signals: func(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -112,9 +117,12 @@ func (w *world) run(args ...string) (err error) {
 		Dial: func(string) (cli.Remote, error) { return fakeRemote{w: w}, nil },
 	}
 	cmd := Command(a, Host{
-		Engine: func() (Engine, error) { return fakeEngine{w}, nil }, Compose: fakeCompose{w}, At: w.at, Journals: w.journals,
-		MountPoints: func(dir string) ([]string, error) {
-			return slices.DeleteFunc(slices.Clone(w.mounted), func(m string) bool { return !isWithin(m, dir) || m == dir }), nil
+		Engine: func() (Engine, error) { return fakeEngine{w}, nil }, Compose: w.compose, At: w.at, Journals: w.journals,
+		Mounts: func() (table mount.Mounts, err error) {
+			for _, m := range w.mounted {
+				table = append(table, &mount.Entry{Mountpoint: m})
+			}
+			return table, nil
 		},
 	})
 	cmd.SetArgs(args)
@@ -135,45 +143,37 @@ type fakeEngine struct{ w *world }
 
 func (f fakeEngine) Close() error { return nil }
 
-func (f fakeEngine) Containers(context.Context) ([]Container, error) {
+func (f fakeEngine) ContainerList(context.Context, client.ContainerListOptions) (r client.ContainerListResult, err error) {
 	if f.w.onContainers != nil {
 		f.w.onContainers()
 	}
-	return slices.Clone(f.w.containers), f.w.fail["Containers"]
+	for _, c := range f.w.containers {
+		r.Items = append(r.Items, c.Summary)
+	}
+	return r, f.w.fail["ContainerList"]
 }
 
-func (f fakeEngine) Volume(_ context.Context, name string) (Volume, error) {
-	if v, ok := f.w.local[name]; ok {
-		return v, nil
-	}
+func (f fakeEngine) VolumeInspect(_ context.Context, name string, _ client.VolumeInspectOptions) (r client.VolumeInspectResult, err error) {
 	bare, _, _ := strings.Cut(name, "@")
-	if _, ok := f.w.volumes[bare]; ok {
-		return Volume{Name: name, Driver: "drover"}, nil
+	_, drover := f.w.volumes[bare]
+	switch {
+	case f.w.local[name]:
+		r.Volume.Driver, r.Volume.Mountpoint = "local", f.w.folder("local", name)
+	case drover:
+		r.Volume.Driver = "drover"
+	default:
+		return r, errdefs.ErrNotFound
 	}
-	return Volume{}, dataset.Errorf(dataset.ErrNotFound, "no such Docker volume: %q", name)
+	r.Volume.Name = name
+	return r, f.w.fail["VolumeInspect"]
 }
 
-func (f fakeEngine) Folder(_ context.Context, name string) (string, error) {
-	return f.w.folder("local", name), f.w.fail["Folder"]
+func (f fakeEngine) ContainerInspect(context.Context, string, client.ContainerInspectOptions) (r client.ContainerInspectResult, err error) {
+	r.Container.Config = &container.Config{Image: cmp.Or(f.w.image, "x"), Env: []string{"PATH=/bin", cmp.Or(f.w.env, "P=s3cret$1")}}
+	return r, f.w.fail["ContainerInspect"]
 }
 
 func (w *world) folder(kind, name string) string { return filepath.Join(w.root, kind, name) }
-
-func (f fakeEngine) CreateVolume(_ context.Context, name string, labels map[string]string) (v Volume, err error) {
-	return v, f.w.act("CreateVolume", func() {
-		f.w.mkdir(f.w.folder("local", name))
-		f.w.local[name] = Volume{name, "local", labels}
-	})
-}
-
-func (f fakeEngine) RemoveVolume(_ context.Context, name string) error {
-	return f.w.act("RemoveVolume", func() {
-		if err := os.RemoveAll(f.w.folder("local", name)); err != nil {
-			f.w.t.Fatal(err)
-		}
-		delete(f.w.local, name)
-	})
-}
 
 func (w *world) mkdir(path string) {
 	w.t.Helper()
@@ -203,76 +203,116 @@ func (w *world) read(path string) string {
 	return string(text)
 }
 
-func (f fakeEngine) Settings(_ context.Context, name string) (image string, env []string, err error) {
-	for _, c := range f.w.containers {
-		if c.Name == name {
-			text, err := fakeCompose(f).Config(context.Background(), Project{Name: c.Project, Dir: f.w.dir}, split(c.Labels[labelFiles]))
-			if err != nil {
-				return "", nil, err
-			}
-			m, err := parseModel(text)
-			return cmp.Or(f.w.image, m.settings[c.Service].image), []string{"PATH=/bin", "P=" + cmp.Or(f.w.variable, "s3cret$1")}, err
-		}
-	}
-	return "", nil, dataset.Errorf(dataset.ErrNotFound, "no such container")
+// composition is a project with the files that docker compose reads.
+type composition struct {
+	Project
+	Files []string
 }
 
-type fakeCompose struct{ w *world }
+// compose is docker compose.
+func (w *world) compose(ctx context.Context, dir string, args ...string) ([]byte, error) {
+	p := composition{Project: Project{Name: "shop", Dir: dir}}
+	command, services, noStart := "", map[string]int{}, false
+	for n, a := range args {
+		switch {
+		case a == "--file":
+			p.Files = append(p.Files, args[n+1])
+		case a == "config" || a == "stop" || a == "up":
+			command = a
+		case a == "--scale":
+			name, _, _ := strings.Cut(args[n+1], "=")
+			services[name] = 1
+		case a == "--no-start":
+			noStart = true
+		}
+	}
+	if len(p.Files) == 0 {
+		p.Files = append([]string{filepath.Join(dir, "compose.yaml")}, w.finds...)
+		if o := filepath.Join(dir, "compose.override.yaml"); !w.hidesOverride && isThere(o) {
+			p.Files = append(p.Files, o)
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case command == "config":
+		return w.config(p)
+	case command == "stop":
+		return nil, w.act(command, func() {
+			for n, c := range w.containers {
+				if p.has(c) {
+					w.containers[n].State = "exited"
+				}
+			}
+		})
+	}
+	return nil, w.up(p, services, noStart)
+}
 
-// Config is what docker compose config does with the files of these tests: mappings are merged, lists are appended.
-func (f fakeCompose) Config(_ context.Context, p Project, files []string) ([]byte, error) {
-	if err := f.w.fail["Config"]; err != nil {
+// config is what docker compose config does with the files of these tests: mappings are merged, and mounts by target.
+func (w *world) config(p composition) ([]byte, error) {
+	if w.onConfig != nil {
+		w.onConfig()
+	}
+	if err := w.fail["config"]; err != nil {
 		return nil, err
 	}
-	out := map[string]any{"name": p.Name, "services": map[string]any{}, "volumes": map[string]any{}}
-	for _, path := range files {
+	services, volumes := map[string]any{}, map[string]any{}
+	out := map[string]any{"name": p.Name, "services": services, "volumes": volumes}
+	for n, path := range p.Files {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			return nil, err
 		}
-		var doc struct {
-			Services map[string]struct {
-				Image   string
-				Volumes []any
-			}
-			Volumes map[string]map[string]any
+		if n > 0 && w.ignoresOverrides {
+			continue
 		}
-		if err := yaml.Unmarshal(text, &doc); err != nil {
+		var doc struct {
+			Services map[string]struct{ Volumes []any }
+			Volumes  map[string]map[string]any
+		}
+		if err := yaml.Unmarshal(bytes.ReplaceAll(text, []byte("!reset null"), []byte("RESET")), &doc); err != nil {
 			return nil, err
 		}
 		for name, s := range doc.Services {
-			var mounts []any
-			for _, v := range s.Volumes {
-				mounts = append(mounts, f.mount(p, v))
+			mounts := []any{}
+			if old, ok := services[name]; ok {
+				mounts = old.(map[string]any)["volumes"].([]any)
 			}
-			out["services"].(map[string]any)[name] = map[string]any{"image": s.Image, "volumes": mounts, "environment": map[string]any{"P": "s3cret$$1", "UNSET": nil}}
+			for _, v := range s.Volumes {
+				m := w.mount(p, v)
+				i := slices.IndexFunc(mounts, func(o any) bool { return o.(map[string]any)["target"] == m["target"] })
+				if i < 0 {
+					i, mounts = len(mounts), append(mounts, nil)
+				}
+				mounts[i] = m
+			}
+			services[name] = map[string]any{"image": "x", "volumes": mounts, "environment": map[string]any{"P": "s3cret$$1", "UNSET": nil}}
 		}
 		for key, v := range doc.Volumes {
-			def := map[string]any{"name": p.Name + "_" + key}
+			def, _ := volumes[key].(map[string]any)
+			if def == nil {
+				def = map[string]any{"name": p.Name + "_" + key}
+			}
 			maps.Copy(def, v)
-			out["volumes"].(map[string]any)[key] = def
+			maps.DeleteFunc(def, func(_ string, v any) bool { return v == "RESET" })
+			volumes[key] = def
 		}
 	}
 	return json.Marshal(out)
 }
 
-func (f fakeCompose) mount(p Project, v any) map[string]any {
+func (w *world) mount(p composition, v any) map[string]any {
 	m, long := v.(map[string]any)
 	if !long {
-		source, target, mode := composefile.SplitShort(v.(string))
-		source, _ = composefile.Interpolate(source, f.w.env)
-		m = map[string]any{"type": "volume", "target": target, "source": source, "volume": map[string]any{}}
-		if strings.HasPrefix(source, ".") || strings.HasPrefix(source, "/") {
+		parts := append(strings.Split(v.(string), ":"), "")
+		m = map[string]any{"type": "volume", "source": parts[0], "target": parts[1], "volume": map[string]any{}}
+		if strings.HasPrefix(parts[0], ".") || strings.HasPrefix(parts[0], "/") {
 			m["type"], m["bind"] = "bind", map[string]any{"create_host_path": true}
 			delete(m, "volume")
 		}
-		for option := range strings.SplitSeq(mode, ",") {
-			switch option {
-			case "ro":
-				m["read_only"] = true
-			case "nocopy":
-				m["volume"] = map[string]any{"nocopy": true}
-			}
+		if parts[2] == "ro" {
+			m["read_only"] = true
 		}
 	}
 	if s, _ := m["source"].(string); m["type"] == "bind" && !filepath.IsAbs(s) {
@@ -281,54 +321,10 @@ func (f fakeCompose) mount(p Project, v any) map[string]any {
 	return m
 }
 
-func (f fakeCompose) Environment(context.Context, Project) (map[string]string, error) {
-	return f.w.env, f.w.fail["Environment"]
-}
-
-func (f fakeCompose) Stop(ctx context.Context, p Project) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return f.w.act("Stop", func() {
-		for n, c := range f.w.containers {
-			if c.Project == p.Name && !c.OneOff {
-				f.w.containers[n].State = "exited"
-			}
-		}
-	})
-}
-
-func (f fakeCompose) Version(context.Context) (string, error) {
-	return cmp.Or(f.w.version, "2.24.0"), f.w.fail["Version"]
-}
-
-// Recreate makes the containers of services with the mounts of the files.
-func (f fakeCompose) Recreate(ctx context.Context, p Project, services map[string]int) error {
-	return f.with(ctx, "Recreate", p, services, func(m model, s string) {
-		if !f.w.keepsContainers {
-			f.w.container(p, m, s, "created")
-		}
-	})
-}
-
-// Up starts services as Docker Compose 2.24 does: it makes missing containers, and starts existing ones as they are.
-func (f fakeCompose) Up(ctx context.Context, p Project, services map[string]int) error {
-	return f.with(ctx, "Up", p, services, func(m model, s string) {
-		found := false
-		for n, c := range f.w.containers {
-			if c.Project == p.Name && c.Service == s && !c.OneOff {
-				f.w.containers[n].State, found = cmp.Or(f.w.states[s], "running"), true
-			}
-		}
-		if !found {
-			f.w.container(p, m, s, cmp.Or(f.w.states[s], "running"))
-		}
-	})
-}
-
-// with does something with each of the services, if all of them exist.
-func (f fakeCompose) with(ctx context.Context, act string, p Project, services map[string]int, do func(model, string)) error {
-	text, err := f.Config(ctx, p, p.Files)
+// up starts services as Docker Compose 2.24 does: it makes missing containers, and starts existing ones as they are.
+// With noStart it recreates them. The engine starts no container whose folder is a link that leads to itself.
+func (w *world) up(p composition, services map[string]int, noStart bool) error {
+	text, err := w.config(p)
 	if err != nil {
 		return err
 	}
@@ -336,39 +332,60 @@ func (f fakeCompose) with(ctx context.Context, act string, p Project, services m
 	if err != nil {
 		return err
 	}
-	for s := range services {
-		if _, ok := m.services[s]; !ok {
-			return dataset.Errorf(dataset.ErrConflict, "no such service: %s", s)
-		}
-		if err := f.w.fail[act+" "+s]; err != nil {
-			return err
-		}
+	name, state := "up", container.ContainerState("running")
+	if noStart {
+		name, state = "recreate", "created"
 	}
-	return f.w.act(act, func() {
-		for s := range services {
-			do(m, s)
+	var failed error
+	err = w.act(name, func() {
+		for _, s := range slices.Sorted(maps.Keys(services)) {
+			i := slices.IndexFunc(w.containers, func(c Container) bool { return p.has(c) && c.service() == s })
+			if _, ok := m.Services[s]; !ok {
+				failed = dataset.Errorf(dataset.ErrConflict, "no such service: %s", s)
+				continue
+			}
+			if i < 0 || noStart {
+				i = w.container(p, m, s)
+			}
+			for _, x := range w.containers[i].Mounts {
+				if _, err := os.Stat(x.Source); x.Driver != "drover" && err != nil && !noStart {
+					failed = err
+				}
+			}
+			if w.containers[i].State = state; failed != nil {
+				w.containers[i].State = "created"
+			}
 		}
-		if act == "Up" && f.w.afterUp != nil {
-			f.w.afterUp()
+		if name == "up" && w.afterUp != nil {
+			w.afterUp()
 		}
 	})
+	return cmp.Or(err, failed)
 }
 
 // container makes the container of a service, or replaces it.
-func (w *world) container(p Project, m model, service, state string) {
-	c := Container{Name: p.Name + "-" + service + "-1", State: state, Project: p.Name, Service: service, Labels: map[string]string{
+func (w *world) container(p composition, m model, service string) int {
+	c := Container{container.Summary{ID: p.Name + "-" + service, Names: []string{"/" + p.Name + "-" + service + "-1"}, Labels: map[string]string{
 		labelProject: p.Name, labelService: service, labelDir: p.Dir, labelFiles: strings.Join(p.Files, ","),
-	}}
-	for _, x := range m.services[service] {
-		y := Mount{Type: x.Type, Source: x.Source, Target: x.Target, ReadOnly: x.ReadOnly}
+	}}}
+	for _, x := range m.Services[service].Volumes {
+		y := container.MountPoint{Source: x.Source, Destination: x.Target, RW: !x.ReadOnly, Type: "bind"}
 		if x.Type == "volume" {
-			y.Name = m.volumes[x.Source].Name
+			y.Type, y.Name, y.Driver = "volume", m.Volumes[x.Source].Name, "local"
 			y.Source = w.folder("local", y.Name)
+			if bare, _, _ := strings.Cut(y.Name, "@"); !w.volumes[bare].Created.IsZero() {
+				y.Driver = "drover"
+			}
+			if !w.local[y.Name] && y.Driver == "local" {
+				w.local[y.Name] = true
+				w.mkdir(y.Source)
+			}
 		}
 		c.Mounts = append(c.Mounts, y)
 	}
-	w.containers = slices.DeleteFunc(w.containers, func(o Container) bool { return o.Name == c.Name })
+	w.containers = slices.DeleteFunc(w.containers, func(o Container) bool { return o.name() == c.name() })
 	w.containers = append(w.containers, c)
+	return len(w.containers) - 1
 }
 
 // fakeRemote is Drover: its volumes are folders.
@@ -386,30 +403,28 @@ func (f fakeRemote) Volume(_ context.Context, ref string) (api.Volume, error) {
 }
 
 func (f fakeRemote) Operation(_ context.Context, id string, _ time.Duration) (dataset.Operation, error) {
-	if err := f.w.fail["Operation"]; err != nil {
-		return dataset.Operation{}, err
+	op := f.w.operations[uuid.MustParse(id)]
+	if !op.State.Final() {
+		f.w.finish(op)
 	}
-	if op, ok := f.w.operations[uuid.MustParse(id)]; ok {
-		if !op.State.Final() {
-			f.w.finish(op)
-			op = f.w.operations[op.ID]
-		}
-		return op, nil
-	}
-	return dataset.Operation{}, dataset.Errorf(dataset.ErrNotFound, "no such operation")
+	return f.w.operations[op.ID], nil
 }
 
 func (f fakeRemote) CancelOperation(_ context.Context, id string) (dataset.Operation, error) {
-	op := f.w.operations[uuid.MustParse(id)]
+	op, ok := f.w.operations[uuid.MustParse(id)]
+	if !ok {
+		return op, dataset.Errorf(dataset.ErrNotFound, "no such operation")
+	}
 	op.State = dataset.OpCancelled
 	f.w.operations[op.ID] = op
-	return op, nil
+	return op, f.w.fail["CancelOperation"]
 }
 
 func (f fakeRemote) Submit(_ context.Context, req api.Request) (api.Outcome, error) {
 	name, profile, _ := strings.Cut(req.Volume, "@")
-	if profile == "" {
-		profile = "bronze"
+	profile = cmp.Or(profile, "bronze")
+	if op, ok := f.w.operations[req.ID]; ok {
+		return api.Outcome{Operation: &op}, nil
 	}
 	if profile == "glod" {
 		return api.Outcome{}, dataset.Errorf(dataset.ErrInvalid, `unknown profile "glod"`)
@@ -418,7 +433,7 @@ func (f fakeRemote) Submit(_ context.Context, req api.Request) (api.Outcome, err
 		return api.Outcome{}, dataset.Errorf(dataset.ErrExists, "volume %q exists already", name)
 	}
 	op := dataset.Operation{ID: req.ID, Kind: req.Kind, Volume: name, Path: req.Path, State: dataset.OpRunning, DatasetRecord: &dataset.Dataset{
-		Volume: name, Profile: dataset.Profile{Name: profile}, Size: f.w.size, Request: req.ID, ID: req.ID,
+		Volume: name, Profile: dataset.Profile{Name: profile}, Size: f.w.size, Request: req.ID, ID: req.ID, Created: time.Unix(1, 0),
 	}}
 	if req.DryRun {
 		return api.Outcome{Operation: &op}, nil
@@ -430,53 +445,38 @@ func (f fakeRemote) Submit(_ context.Context, req api.Request) (api.Outcome, err
 // finish copies the data of an import, and ends it.
 func (w *world) finish(op dataset.Operation) {
 	w.t.Helper()
-	to := w.folder("drover", op.Volume)
+	op.State = dataset.OpDone
 	if err := w.fail["import"]; err != nil {
 		op.State, op.Problem = dataset.OpFailed, dataset.ProblemOf(err)
 		w.operations[op.ID] = op
 		return
 	}
+	to := w.folder("drover", op.Volume)
 	w.mkdir(to)
-	if op.Kind == dataset.OpImport {
-		var b bytes.Buffer
-		err := tarOf(w.t.Context(), op.Path, &b)
-		var dir *os.File
-		if err == nil {
-			dir, err = os.Open(to)
-		}
-		if err == nil {
-			err = tree.ReadTar(w.t.Context(), &b, dir)
-			dir.Close()
-		}
-		if err != nil {
-			w.t.Fatal(err)
-		}
+	if err := copyTree(w.t.Context(), op.Path, to); err != nil {
+		w.t.Fatal(err)
 	}
 	w.volumes[op.Volume] = api.Volume{Dataset: *op.DatasetRecord}
-	op.State = dataset.OpDone
 	w.operations[op.ID] = op
 }
 
-func tarOf(ctx context.Context, path string, to io.Writer) error {
-	dir, err := os.Open(path)
+func copyTree(ctx context.Context, from, to string) error {
+	src, err := os.Open(from)
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
-	return tree.WriteTar(ctx, dir, to)
+	defer src.Close()
+	dst, err := os.Open(to)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	return tree.Copy(ctx, src, dst, func(int64) {})
 }
 
-func (f fakeRemote) Export(ctx context.Context, ref, _ string, to io.Writer) (api.OmittedFiles, error) {
-	ref, _, _ = strings.Cut(ref, "@")
-	if err := f.w.fail["Export"]; err != nil {
-		return api.OmittedFiles{}, err
-	}
-	return api.OmittedFiles{}, tarOf(ctx, f.w.folder("drover", ref), to)
-}
+// journal returns the path of the journal of project shop.
+func (w *world) journal() string { return journalPath(w.journals, Project{Name: "shop", Dir: w.dir}) }
 
 func (f fakeRemote) Volumes(context.Context, api.Page) (api.List[api.Volume], error) {
 	return api.List[api.Volume]{}, nil
 }
-
-// journal returns the path of the journal of project shop.
-func (w *world) journal() string { return journalPath(w.journals, w.dir, "shop") }

@@ -9,9 +9,18 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/droverhq/drover/control/api"
+	"github.com/moby/moby/api/types/container"
+
 	"github.com/droverhq/drover/dataset"
 )
+
+// makeContainer returns a container that runs and has one writable bind mount.
+func makeContainer(name, project, source string) Container {
+	return Container{container.Summary{
+		Names: []string{"/" + name}, State: "running", Labels: map[string]string{labelProject: project},
+		Mounts: []container.MountPoint{{Type: "bind", Source: source, RW: true}},
+	}}
+}
 
 // TestRefused: what is refused before anything is changed, and the errors.
 func TestRefused(t *testing.T) {
@@ -21,72 +30,63 @@ func TestRefused(t *testing.T) {
 		kind error
 		says string
 	}{
-		"no such project":  {args: []string{"blog"}, kind: dataset.ErrNotFound, says: "--file FILE"},
-		"a path as a name": {args: []string{"a/b"}, kind: dataset.ErrInvalid, says: "docker compose ls"},
-		"other files":      {set: func(w *world) { w.containers[1].Labels[labelFiles] = "/x.yaml" }, kind: dataset.ErrAmbiguous, says: "--file FILE --file FILE"},
-		"no files": {set: func(w *world) {
-			for i := range w.containers {
-				delete(w.containers[i].Labels, labelFiles)
-			}
-		}, kind: dataset.ErrInvalid, says: "name the file: --file FILE"},
-		"one volume by two names": {
-			args: []string{"shop", "--volume", "data=x", "--volume", "shop_data=y"}, kind: dataset.ErrInvalid,
-			says: "--volume names data twice, as data and as shop_data",
-		},
-		"a missing file": {set: func(w *world) { _ = os.Remove(filepath.Join(w.dir, "compose.yaml")) }, kind: dataset.ErrInvalid, says: "name the file"},
-		"a link as file": {set: func(w *world) {
-			_ = os.Rename(filepath.Join(w.dir, "compose.yaml"), filepath.Join(w.dir, "real"))
-			_ = os.Symlink("real", filepath.Join(w.dir, "compose.yaml"))
-		}, kind: dataset.ErrInvalid, says: "symbolic link"},
-		"other mounts": {set: func(w *world) { w.containers[0].Mounts[0].Name = "old_data" }, kind: dataset.ErrConflict, says: "docker compose up -d first"},
+		"no such project":  {args: []string{"blog"}, kind: dataset.ErrNotFound, says: "in the project's folder"},
+		"a path as a name": {args: []string{"a/b"}, kind: dataset.ErrNotFound, says: "docker compose ls"},
+		"other files":      {set: func(w *world) { w.containers[1].Labels[labelFiles] = w.dir + "/compose.yml" }, says: "a single file"},
+		"no files":         {set: func(w *world) { delete(w.containers[0].Labels, labelFiles) }, says: "a single file"},
+		"standard input":   {set: func(w *world) { w.containers[0].Labels[labelFiles] = "-" }, says: "a single file"},
+		"two files":        {set: func(w *world) { w.containers[0].Labels[labelFiles] += "," + w.dir + "/more.yaml" }, says: "a single file"},
+		"a missing file":   {set: func(w *world) { _ = os.Remove(filepath.Join(w.dir, "compose.yaml")) }, kind: dataset.ErrConflict, says: "cannot read the files of project shop"},
+		"an override file": {set: func(w *world) { w.write("compose.override.yaml", "# mine\n") }, says: "a single file"},
+		"an earlier move": {set: func(w *world) { w.write("compose.override.yaml", marker+"\nvolumes: {data: {name: x}}\n") },
+			kind: dataset.ErrConflict, says: "run docker compose up -d"},
+		"another name":   {set: func(w *world) { w.rename("prod.yaml") }, says: "-f"},
+		"another folder": {set: func(w *world) { w.rename("sub/compose.yaml") }, says: "-f"},
+		"more in COMPOSE_FILE": {set: func(w *world) {
+			w.finds = []string{filepath.Join(t.TempDir(), "more.yaml")}
+			w.write(w.finds[0], "services: {db: {volumes: ['./nginx.conf:/x']}}\n")
+		}, says: "COMPOSE_FILE"},
+		"COMPOSE_FILE in .env": {set: func(w *world) { w.write(".env", "A=b\nCOMPOSE_FILE=compose.yaml\n") }, says: "COMPOSE_FILE"},
+		"an override's effect": {set: func(w *world) { w.ignoresOverrides = true }, kind: dataset.ErrInvalid, says: `".services.cron.volumes" would differ`},
+		"other mounts":         {set: func(w *world) { w.containers[0].Mounts[0].Name = "old_data" }, kind: dataset.ErrConflict, says: "run docker compose up -d"},
 		"an orphan": {set: func(w *world) {
-			c := w.containers[0]
-			c.Name, c.Service = "shop-old-1", "old"
+			c := makeContainer("shop-old-1", "shop", "")
+			c.Labels[labelFiles], c.Labels[labelDir] = filepath.Join(w.dir, "compose.yaml"), w.dir
 			w.containers = append(w.containers, c)
 		}, kind: dataset.ErrConflict, says: "docker stop shop-old-1"},
 		"docker compose run": {set: func(w *world) {
-			c := w.containers[0]
-			c.Name, c.OneOff = "shop-db-run-1", true
+			c := makeContainer("shop-db-run-1", "shop", "")
+			c.Labels[labelOneOff] = "True"
 			w.containers = append(w.containers, c)
-		}, kind: dataset.ErrInUse, says: "docker stop shop-db-run-1"},
-		"restarting":       {set: func(w *world) { w.containers[0].State = "restarting" }, kind: dataset.ErrConflict, says: "is restarting"},
-		"unhealthy":        {set: func(w *world) { w.containers[0].Health = "unhealthy" }, kind: dataset.ErrConflict, says: "is unhealthy"},
-		"another image":    {set: func(w *world) { w.image = "mariadb:10" }, kind: dataset.ErrConflict, says: "another image than docker compose"},
-		"another variable": {set: func(w *world) { w.variable = "s3cret$2" }, kind: dataset.ErrConflict, says: "another value of variable P than"},
+		}, kind: dataset.ErrConflict, says: "docker stop shop-db-run-1"},
+		"restarting": {set: func(w *world) { w.containers[0].State = "restarting" }, kind: dataset.ErrConflict, says: "is paused, restarting, unhealthy"},
+		"unhealthy": {set: func(w *world) { w.containers[0].Health = &container.HealthSummary{Status: "unhealthy"} },
+			kind: dataset.ErrConflict, says: "is paused, restarting, unhealthy"},
+		"another image":    {set: func(w *world) { w.image = "y" }, kind: dataset.ErrConflict, says: "another image"},
+		"another variable": {set: func(w *world) { w.env = "P=s3cret$2" }, kind: dataset.ErrConflict, says: "sudo -E"},
 		"an edit during the question": {set: func(w *world) {
+			reads := 0
+			w.onConfig = func() {
+				if reads++; reads == 4 { // the plan reads the files three times
+					w.write("compose.yaml", strings.Replace(shopFile, "a: b", "a: c", 1))
+				}
+			}
+		}, kind: dataset.ErrConflict, says: "since the plan was made"},
+		"a stop during the question": {set: func(w *world) {
 			lists := 0
 			w.onContainers = func() {
 				if lists++; lists == 2 {
-					w.write("compose.yaml", shopFile+"# mine\n")
+					w.containers[0].State = "exited"
 				}
 			}
-		}, kind: dataset.ErrConflict, says: "was edited since the plan"},
-		"a start during the question": {set: func(w *world) {
-			w.containers[0].State = "exited"
-			lists := 0
-			w.onContainers = func() {
-				if lists++; lists == 2 {
-					w.containers[0].State = "running"
-				}
-			}
-		}, kind: dataset.ErrConflict, says: "were started or stopped since the plan"},
-		"unknown profile":  {args: []string{"shop", "--profile", "glod", "--yes"}, kind: dataset.ErrInvalid, says: `./html: unknown profile "glod"`},
-		"too large":        {set: func(w *world) { w.size = 1 }, kind: dataset.ErrNoSpace, says: "--volume NAME=@PROFILE"},
-		"unknown volume":   {args: []string{"shop", "--volume", "dta=x"}, kind: dataset.ErrInvalid, says: "(available: "},
-		"unknown skip":     {args: []string{"shop", "--skip", "dta"}, kind: dataset.ErrInvalid, says: "(available: "},
+		}, kind: dataset.ErrConflict, says: "since the plan was made"},
+		"unknown profile":  {args: []string{"shop", "--profile", "glod", "--yes"}, kind: dataset.ErrInvalid, says: `/html: unknown profile "glod"`},
+		"too large":        {set: func(w *world) { w.size = 1 }, kind: dataset.ErrNoSpace, says: "NAME=@PROFILE"},
+		"unknown volume":   {args: []string{"shop", "--volume", "dta=x"}, kind: dataset.ErrInvalid, says: "no volume or directory dta"},
+		"unknown skip":     {args: []string{"shop", "--skip", "dta"}, kind: dataset.ErrInvalid, says: "no volume or directory dta"},
 		"a file as volume": {args: []string{"shop", "--volume", "./nginx.conf=x"}, kind: dataset.ErrInvalid, says: "it is a single file"},
-		"a bad volume":     {args: []string{"shop", "--volume", "data"}, kind: dataset.ErrInvalid, says: "NAME=SPEC"},
-		"twice":            {args: []string{"shop", "--volume", "data=x", "--volume", "./html=x"}, kind: dataset.ErrInvalid, says: "chosen twice"},
 		"no terminal":      {args: []string{"shop"}, kind: dataset.ErrInvalid, says: "use --yes"},
-		"undo and plan":    {args: []string{"shop", "--undo", "--profile", "gold"}, kind: dataset.ErrInvalid, says: "--undo and --confirm take"},
-		"leave and plan":   {args: []string{"shop", "--leave", "--profile", "gold"}, kind: dataset.ErrInvalid, says: "--leave"},
-		"nothing to leave": {args: []string{"shop", "--leave"}, kind: dataset.ErrNotFound, says: "has nothing to move"},
-		"compose fails":    {set: func(w *world) { w.fail["Config"] = dataset.Errorf(dataset.ErrConflict, "no compose") }, kind: dataset.ErrConflict, says: "no compose"},
-		"an unsafe edit": {set: func(w *world) {
-			w.write("compose.yaml", strings.Replace(shopFile, "  data:\n", "  data: &d {driver: local}\n", 1)+"  twin: *d\n")
-		}, kind: dataset.ErrInvalid, says: "volumes.twin"},
-		"a journal of another version": {set: func(w *world) { w.plant(`{"version": 9}`) }, kind: dataset.ErrUnsupported, says: "version 9"},
-		"a damaged journal":            {set: func(w *world) { w.plant(`{`) }, kind: dataset.ErrCorrupt, says: "is damaged"},
+		"nothing to move":  {args: []string{"shop", "--skip", "data", "--skip", "html"}, kind: dataset.ErrNotFound, says: "has nothing to move"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := shop(t)
@@ -96,15 +96,30 @@ func TestRefused(t *testing.T) {
 			if c.args == nil {
 				c.args = adopt
 			}
+			if c.kind == nil {
+				c.kind = dataset.ErrUnsupported
+			}
 			before := entries(t, w.dir)
 			err := w.run(c.args...)
 			if !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "s3cret") {
 				t.Errorf("got %v, want %v with %q", err, c.kind, c.says)
 			}
-			if after := entries(t, w.dir); after != before || len(w.noted) > 0 {
+			if after := entries(t, w.dir); after != before || len(w.noted) > 0 || entries(t, w.journals) != "" {
 				t.Errorf("it changed %s to %s, and did %v", before, after, w.noted)
 			}
 		})
+	}
+}
+
+// rename gives the Compose file another name.
+func (w *world) rename(name string) {
+	path := filepath.Join(w.dir, name)
+	w.mkdir(filepath.Dir(path))
+	if err := os.Rename(filepath.Join(w.dir, "compose.yaml"), path); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, c := range w.containers {
+		c.Labels[labelFiles] = path
 	}
 }
 
@@ -118,20 +133,24 @@ func TestNotMoved(t *testing.T) {
 	}
 	defer l.Close()
 	outside := t.TempDir()
-	for _, dir := range []string{"data", "data/sub", "with-mount", "shared", "seen"} {
+	for _, dir := range []string{"data", "data/sub", "with-mount", "shared", "seen", "aside", "shown", "shown/sub", "orphaned"} {
 		w.mkdir(filepath.Join(w.dir, dir))
 	}
-	w.mounted = []string{filepath.Join(w.dir, "with-mount", "disk")}
-	w.local["nfs"] = Volume{Name: "nfs", Driver: "nfs"}
-	w.local["common"] = Volume{Name: "common", Driver: "local"}
-	w.mkdir(w.folder("local", "common"))
-	w.containers = []Container{
-		{Name: "blog-1", State: "exited", Project: "blog", Mounts: []Mount{{Type: "volume", Name: "common"}, {Type: "bind", Source: filepath.Join(w.dir, "shared")}}},
-		{Name: "monitor", State: "running", Mounts: []Mount{{Type: "bind", Source: "/", ReadOnly: true}}},
+	if err := setAside(filepath.Join(w.dir, "aside")); err != nil {
+		t.Fatal(err)
 	}
+	w.mounted = []string{filepath.Join(w.dir, "with-mount", "disk")}
+	w.local["common"] = true
+	w.mkdir(w.folder("local", "common"))
+	blog := makeContainer("blog-1", "blog", filepath.Join(w.dir, "shared"))
+	blog.Mounts = append(blog.Mounts, container.MountPoint{Type: "volume", Name: "common", RW: true})
+	orphan := makeContainer("shop-old-1", "shop", filepath.Join(w.dir, "orphaned"))
+	orphan.State, orphan.Labels[labelFiles], orphan.Labels[labelDir] = "exited", filepath.Join(w.dir, "compose.yaml"), w.dir
+	monitor := makeContainer("monitor", "", "/")
+	monitor.Mounts[0].RW = false
+	w.containers = []Container{blog, orphan, monitor}
 	w.write("compose.yaml", `services:
   a:
-    image: x
     volumes:
       - /var/run:/var/run
       - /:/host:ro
@@ -146,54 +165,59 @@ func TestNotMoved(t *testing.T) {
       - ./missing:/missing
       - ./shared:/shared
       - ./seen:/seen
+      - ./orphaned:/orphaned
+      - ./aside:/aside
+      - {type: bind, source: ./shown, target: /shown, bind: {propagation: rslave}}
+      - ./shown/sub:/shown/sub
       - {type: tmpfs, target: /tmp}
-      - /anonymous
-      - nfs:/nfs
+      - {type: volume, target: /anonymous}
       - common:/common
       - gone:/gone
-      - foreign:/foreign
+      - drovers:/drovers
       - {type: cluster, source: c, target: /c}
 volumes:
-  nfs: {name: nfs}
   common: {name: common, external: true}
   gone: {external: true}
-  foreign: {driver: rexray}
+  drovers: {name: shop-data@gold}
 `)
-	var plan Plan
-	out := w.must("shop", "--file", filepath.Join(w.dir, "compose.yaml"), "--dry-run", "-o", "json")
-	if err := json.Unmarshal([]byte(out), &plan); err != nil {
+	w.volumes["shop-data"] = w.volumes["x"]
+	var j Journal
+	t.Chdir(w.dir)
+	err = w.run("shop", "--dry-run", "-o", "json")
+	if err := errors.Join(err, json.Unmarshal(w.out.Bytes(), &j)); err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]string{}
-	for _, s := range plan.Skipped {
+	for _, s := range j.Skipped {
 		got[s.Mounts[0]] = s.Reason
 	}
 	for mount, reason := range map[string]string{
-		"a:/var/run": "a folder of the system", "a:/host": "a folder of the system", "a:/sock": "a socket", "a:/file": "a single file",
-		"a:/etc/localtime": "a single file", "a:/null": "a device", "a:/outside": "read-only, and outside",
-		"a:/data": "overlaps with ./data/sub", "a:/sub": "overlaps with ./data", "a:/with-mount": "another filesystem is mounted in it",
-		"a:/missing": "does not exist yet", "a:/shared": "shared with container blog-1", "a:/tmp": "a tmpfs", "a:/anonymous": "anonymous volume",
-		"a:/nfs": "the driver nfs", "a:/common": "shared with container blog-1", "a:/gone": "external, and does not exist",
-		"a:/foreign": "the driver rexray", "a:/c": "type cluster",
+		"a:/var/run": "a folder of the system", "a:/host": "a folder of the system", "a:/sock": "a socket or a device", "a:/file": "a single file",
+		"a:/etc/localtime": "a single file", "a:/null": "a socket or a device", "a:/outside": "read-only, and outside",
+		"a:/data": "overlaps with " + w.dir + "/data/sub", "a:/sub": "overlaps with " + w.dir + "/data", "a:/with-mount": "a filesystem is mounted at",
+		"a:/missing": "no such file", "a:/shared": "shared with container blog-1", "a:/orphaned": "shared with container shop-old-1", "a:/tmp": "type tmpfs", "a:/anonymous": "it is anonymous",
+		"a:/common": "shared with container blog-1", "a:/gone": "no such Docker volume", "a:/drovers": `has driver "drover"`, "a:/c": "type cluster",
+		"a:/aside": "too many levels", "a:/shown": "a propagation", "a:/shown/sub": "overlaps with " + w.dir + "/shown",
 	} {
 		if !strings.Contains(got[mount], reason) {
 			t.Errorf("%s: %q, want %q", mount, got[mount], reason)
 		}
 		delete(got, mount)
 	}
-	if len(got) > 0 || len(plan.Items) != 1 || plan.Items[0].Key != "seen" {
-		t.Errorf("skipped too: %v; moved: %+v", got, plan.Items)
+	if len(got) > 0 || len(j.Items) != 1 || j.Items[0].Key != "seen" {
+		t.Errorf("skipped too: %v; moved: %+v", got, j.Items)
 	}
 }
 
 // TestProjectFolder: a mount of the project's folder is not moved, and neither is what it shows.
 func TestProjectFolder(t *testing.T) {
 	w := newWorld(t)
+	t.Chdir(w.dir)
 	w.mkdir(filepath.Join(w.dir, "data"))
-	w.write("compose.yaml", "services:\n  a:\n    image: x\n    volumes: ['.:/project', './data:/data']\n")
-	err := w.run("shop", "--file", filepath.Join(w.dir, "compose.yaml"), "--dry-run")
+	w.write("compose.yaml", "services:\n  a:\n    volumes: ['.:/project', './data:/data']\n")
+	err := w.run("shop", "--dry-run")
 	if out := w.out.String(); !errors.Is(err, dataset.ErrNotFound) || !strings.Contains(out, "it contains the Compose file") ||
-		!strings.Contains(out, "it overlaps with ., which is mounted too") {
+		!strings.Contains(out, "it overlaps with "+w.dir+", which is mounted too") {
 		t.Errorf("%v:\n%s", err, out)
 	}
 }
@@ -201,38 +225,31 @@ func TestProjectFolder(t *testing.T) {
 // TestImageVolumeIsMentioned: the plan mentions a volume that only the image of a container declares.
 func TestImageVolumeIsMentioned(t *testing.T) {
 	w := shop(t)
-	w.containers[0].Mounts = append(w.containers[0].Mounts, Mount{Type: "volume", Name: "a1b2", Target: "/var/lib/postgresql"})
+	w.containers[0].Mounts = append(w.containers[0].Mounts, container.MountPoint{Type: "volume", Name: "a1b2", Destination: "/var/lib/postgresql"})
 	out := w.must("shop", "--dry-run")
-	if !strings.Contains(out, ":/var/lib/postgresql") || !strings.Contains(out, "only the image declares it, and its data stays there") {
+	if !strings.Contains(out, ":/var/lib/postgresql") || !strings.Contains(out, "only the image declares it") {
 		t.Errorf("the plan is\n%s", out)
 	}
 }
 
-// TestLongName: the error about a key from which no name of a volume can be made names the option that helps.
-func TestLongName(t *testing.T) {
-	w := newWorld(t)
-	key := strings.Repeat("k", 142)
-	w.write("compose.yaml", "services:\n  a:\n    image: x\n    volumes: ['"+key+":/data']\nvolumes:\n  "+key+": {}\n")
-	err := w.run("shop", "--file", filepath.Join(w.dir, "compose.yaml"), "--dry-run")
-	if !errors.Is(err, dataset.ErrInvalid) || !strings.HasSuffix(err.Error(), "(choose another name: --volume "+key+"=NAME)") {
-		t.Errorf("%v", err)
-	}
-}
-
-// TestNames: volumes, profiles and keys as the user chooses them.
+// TestNames: volumes, profiles and keys as the user chooses them, and those that the command chooses.
 func TestNames(t *testing.T) {
 	w := shop(t)
-	var plan Plan
-	out := w.must("shop", "--profile", "silver", "--volume", "data=rows@gold", "--volume", "./html=@bronze", "--skip", "shop_later", "--dry-run", "-o", "json")
-	if err := json.Unmarshal([]byte(out), &plan); err != nil {
-		t.Fatal(err)
+	t.Chdir(w.dir)
+	w.write("compose.yaml", strings.Replace(shopFile, "volumes:\n  data:", "volumes:\n  html: {}\n  data:", 1))
+	out := w.must("shop", "--profile", "silver", "--volume", "data=rows@gold", "--volume", "./html=@bronze", "--dry-run")
+	for _, want := range []string{`"html-2": {name: "shop-html-2@bronze"`, `"data": {name: "rows@gold"`} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %s in\n%s", want, out)
+		}
 	}
-	var got []string
-	for _, i := range plan.Items {
-		got = append(got, i.Key+" "+i.Spec)
-	}
-	if s := strings.Join(got, ", "); s != "html shop-html@bronze, data rows@gold" && s != "data rows@gold, html shop-html@bronze" {
-		t.Errorf("got %s", s)
+	w.write("compose.yaml", "services:\n  db:\n    volumes: ['"+strings.Repeat("k", 142)+":/data']\n")
+	w.containers = nil
+	w.local["shop_"+strings.Repeat("k", 142)] = true
+	w.mkdir(w.folder("local", "shop_"+strings.Repeat("k", 142)))
+	w.write("compose.yaml", w.read("compose.yaml")+"volumes:\n  "+strings.Repeat("k", 142)+": {}\n")
+	if err := w.run("shop", "--dry-run"); !errors.Is(err, dataset.ErrInvalid) {
+		t.Errorf("a name that is too long: %v", err)
 	}
 }
 
@@ -240,38 +257,26 @@ func TestNames(t *testing.T) {
 // under another path shares it.
 func TestSymbolicLinks(t *testing.T) {
 	w := shop(t)
+	t.Chdir(w.dir)
 	disk := t.TempDir()
-	for _, err := range []error{
-		os.Rename(filepath.Join(w.dir, "html"), filepath.Join(disk, "html")),
-		os.Symlink(filepath.Join(disk, "html"), filepath.Join(w.dir, "html")),
-	} {
-		if err != nil {
-			t.Fatal(err)
-		}
+	html := filepath.Join(w.dir, "html")
+	if err := errors.Join(os.Rename(html, filepath.Join(disk, "html")), os.Symlink(filepath.Join(disk, "html"), html)); err != nil {
+		t.Fatal(err)
 	}
 	w.must(adopt...)
-	for _, op := range w.operations {
-		if op.Volume == "shop-html" && op.Path != filepath.Join(disk, "html") {
-			t.Errorf("the path of the import is %s", op.Path)
-		}
+	if got := entries(t, disk); got != "html html.before-drover" {
+		t.Errorf("the disk has %s", got)
 	}
 	w.must("shop", "--undo", "--yes")
-	second := filepath.Join(t.TempDir(), "media")
-	if err := os.Symlink(disk, second); err != nil {
+	w.containers = append(w.containers, makeContainer("other", "", disk))
+	if out := w.must("shop", "--dry-run"); !strings.Contains(out, "it is shared with container other") {
+		t.Errorf("the plan is\n%s", out)
+	}
+	if err := errors.Join(os.Remove(html), os.Symlink("/etc", html)); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{disk, second} {
-		w.containers = append(w.containers, Container{Name: "other", State: "running", Mounts: []Mount{{Type: "bind", Source: path}}})
-		if out := w.must("shop", "--dry-run"); !strings.Contains(out, "it is shared with container other") {
-			t.Errorf("%s: the plan is\n%s", path, out)
-		}
-		w.containers = w.containers[:len(w.containers)-1]
-	}
-	if err := errors.Join(os.Remove(filepath.Join(w.dir, "html")), os.Symlink("/etc", filepath.Join(w.dir, "html"))); err != nil {
-		t.Fatal(err)
-	}
-	w.containers = w.containers[:0]
-	if out := w.must("shop", "--file", filepath.Join(w.dir, "compose.yaml"), "--dry-run"); !strings.Contains(out, "it is a folder of the system") {
+	w.containers = nil
+	if out := w.must("shop", "--dry-run"); !strings.Contains(out, "it is a folder of the system") {
 		t.Errorf("the plan is\n%s", out)
 	}
 }
@@ -279,43 +284,82 @@ func TestSymbolicLinks(t *testing.T) {
 // TestEmptyDirectory: an empty directory becomes a volume that the engine does not fill from the image.
 func TestEmptyDirectory(t *testing.T) {
 	w := shop(t)
-	if err := errors.Join(os.RemoveAll(filepath.Join(w.dir, "html")), os.Mkdir(filepath.Join(w.dir, "html"), 0o755)); err != nil {
+	if err := os.Remove(filepath.Join(w.dir, "html/index.html")); err != nil {
 		t.Fatal(err)
 	}
 	w.must(adopt...)
-	want := strings.NewReplacer("html:/html:ro", "'html:/html:ro,nocopy'", "html:/html\n", "html:/html:nocopy\n").Replace(shopMoved)
-	if got := w.read("compose.yaml"); got != want {
-		t.Errorf("the Compose file is\n%s", got)
+	if got := w.read("compose.override.yaml"); strings.Count(got, `"volume":{"nocopy":true}`) != 2 {
+		t.Errorf("the override file is\n%s", got)
 	}
 }
 
-// TestLeaveSharedVolume: a volume of Drover that another container uses, under another name, does not leave.
-func TestLeaveSharedVolume(t *testing.T) {
-	w := shop(t)
-	w.must(adopt...)
-	w.must("shop", "--confirm")
-	w.containers = append(w.containers, Container{Name: "other", State: "running", Mounts: []Mount{
-		{Type: "volume", Name: "unknown", Driver: "rexray"}, {Type: "volume", Name: "shop-data", Driver: "drover"},
-	}})
-	if out := w.must("shop", "--leave", "--dry-run"); !strings.Contains(out, "it is shared with container other") {
-		t.Errorf("the plan is\n%s", out)
+// TestAside: what is in the way is neither replaced nor lost.
+func TestAside(t *testing.T) {
+	dir := t.TempDir()
+	folder := filepath.Join(dir, "data")
+	for _, path := range []string{folder, folder + ".before-drover"} {
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
-	other := w.containers[len(w.containers)-1]
-	w.containers = w.containers[:len(w.containers)-1]
-	w.killAt = 1
-	_ = w.run("shop", "--leave", "--yes")
-	w.killAt = 0
-	w.containers = append(w.containers, other)
-	if err := w.run("shop", "--leave", "--yes"); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "docker stop other") {
-		t.Errorf("started meanwhile: %v", err)
+	if err := setAside(folder); !errors.Is(err, os.ErrExist) {
+		t.Errorf("a folder is in the way: %v", err)
 	}
-	w.containers = w.containers[:len(w.containers)-1]
-	v := w.volumes["shop-data"]
-	v.SharedMountDetails = []api.SharedMountDetail{{NodeName: "host-b", MountCount: 1}}
-	w.volumes["shop-data"] = v
-	if err := w.run("shop", "--leave", "--yes"); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "on node host-b") {
-		t.Errorf("mounted elsewhere: %v", err)
+	if err := putBack(folder); !errors.Is(err, dataset.ErrConflict) {
+		t.Errorf("the folder exists again: %v", err)
 	}
-	v.SharedMountDetails[0].MountCount = 0
-	w.must("shop", "--leave", "--yes")
+	if got := entries(t, dir); got != "data data.before-drover" {
+		t.Errorf("the folder has %s", got)
+	}
+	if err := os.Remove(folder + ".before-drover"); err != nil {
+		t.Fatal(err)
+	}
+	// A crash left the link beside the folder.
+	if err := errors.Join(os.Symlink("data/x", folder+".before-drover"), setAside(folder), setAside(folder)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(folder); err == nil {
+		t.Error("the folder can be used")
+	}
+	if err := errors.Join(putBack(folder), putBack(folder)); err != nil || entries(t, dir) != "data" || isLink(folder) {
+		t.Errorf("%v: the folder has %s", err, entries(t, dir))
+	}
+}
+
+// TestDifference: two models differ at each place but those that depend on the notation. No difference shows a value.
+func TestDifference(t *testing.T) {
+	const old = `{"name": "p", "x-base": {"volumes": ["./d:/d"]}, "services": {"a": {"environment": {"P": "s3cret"}, "volumes": [
+		{"type": "bind", "source": "/p/d", "target": "/d", "bind": {"create_host_path": true, "selinux": "Z"}},
+		{"type": "bind", "source": "/p/e", "target": "/e"}]}}, "volumes": {"v": {"name": "p_v"}}}`
+	const moved = `{"name": "p", "x-base": {"volumes": ["k:/d"]}, "services": {"a": {"environment": {"P": "s3cret"}, "volumes": [
+		{"type": "volume", "source": "k", "target": "/d", "bind": {"selinux": "Z"}, "volume": {}},
+		{"type": "bind", "source": "/p/e", "target": "/e"}]}}, "volumes": {"v": {"name": "n@gold", "external": true}, "k": {"name": "d", "external": true}}}`
+	items := []Item{{Key: "v", Spec: "n@gold"}, {Key: "k", Spec: "d", Dir: true, Source: "/p/d"}}
+	parse := func(text string) model {
+		m, err := parseModel([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	for change, want := range map[string]string{
+		"":                                  "",
+		`"P": "s3cret" => "P": "other"`:     ".services.a.environment.P",
+		`"/p/e" => "/p/f"`:                  ".services.a.volumes",
+		`"target": "/d" => "target": "/x"`:  ".services.a.volumes",
+		`{"name": "n@gold" => {"name": "n"`: ".volumes.v.name",
+		`"name": "p", => "name": "q",`:      ".name",
+		`"source": "/p/e", => "source": "/p/e", "read_only": true,`: ".services.a.volumes",
+	} {
+		from, to, _ := strings.Cut(change, " => ")
+		m, err := parse(old).moved(items)
+		if got := difference(m, parse(strings.Replace(moved, from, to, 1))); err != nil || got != want {
+			t.Errorf("%s: %q, want %q, %v", change, got, want, err)
+		}
+	}
+	for _, text := range []string{"[]", "s3cret", `{"services": {"a": "s3cret"}}`} {
+		if _, err := parseModel([]byte(text)); err == nil || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
 }

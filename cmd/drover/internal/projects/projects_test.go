@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,43 +18,13 @@ import (
 
 const shopFile = `services:
   db:
-    image: mariadb
-    volumes: [data:/var/lib/mysql] # rows
+    volumes: ["data:/var/lib/mysql"] # rows
   web:
-    image: nginx
-    volumes:
-      - ./html:/html
-      - ./nginx.conf:/nginx.conf:ro
+    volumes: ["./html:/html", "./nginx.conf:/nginx.conf:ro"]
   cron:
-    image: nginx
-    volumes: [./html:/html:ro, later:/later]
+    volumes: ["./html:/html:ro"]
 volumes:
-  data:
-  later:
-`
-
-const shopMoved = `services:
-  db:
-    image: mariadb
-    volumes: [data:/var/lib/mysql] # rows
-  web:
-    image: nginx
-    volumes:
-      - html:/html
-      - ./nginx.conf:/nginx.conf:ro
-  cron:
-    image: nginx
-    volumes: [html:/html:ro, later:/later]
-volumes:
-  data:
-    name: shop-data@gold
-    external: true
-  later:
-    name: shop-later@gold
-    external: true
-  html:
-    name: shop-html@gold
-    external: true
+  data: {driver: local, labels: {a: b}}
 `
 
 // shop makes a project whose services db and web run.
@@ -62,36 +33,37 @@ func shop(t *testing.T) *world {
 	w.write("compose.yaml", shopFile)
 	w.write("nginx.conf", "")
 	w.write("html/index.html", "hello")
-	w.local["shop_data"] = Volume{Name: "shop_data", Driver: "local"}
-	w.write(filepath.Join(w.folder("local", "shop_data"), "rows"), "7")
-	for _, err := range []error{
-		os.Chown(filepath.Join(w.folder("local", "shop_data"), "rows"), 999, 998),
-		unix.Setxattr(filepath.Join(w.dir, "html"), "user.origin", []byte("eva"), 0),
-		os.Link(filepath.Join(w.dir, "html/index.html"), filepath.Join(w.dir, "html/link")),
-	} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	p := Project{Name: "shop", Dir: w.dir, Files: []string{filepath.Join(w.dir, "compose.yaml")}}
-	w.up(p, "db", "web")
+	w.local["shop_data"] = true
+	w.writeOld("7")
+	w.userUp("db", "web")
 	return w
 }
 
-// up starts services with the present files.
-func (w *world) up(p Project, services ...string) {
+// writeOld and writeNew write into the database of the old and of the new volume.
+func (w *world) writeOld(rows string) {
+	w.write(filepath.Join(w.folder("local", "shop_data"), "rows"), rows)
+}
+func (w *world) writeNew(rows string) {
+	w.write(filepath.Join(w.folder("drover", "shop-data"), "rows"), rows)
+}
+
+// base is the project with its Compose file alone.
+func (w *world) base() composition {
+	return composition{Project{Name: "shop", Dir: w.dir}, []string{filepath.Join(w.dir, "compose.yaml")}}
+}
+
+// userUp starts services with the Compose file.
+func (w *world) userUp(services ...string) {
 	w.t.Helper()
-	text, err := fakeCompose{w}.Config(w.t.Context(), p, p.Files)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	m, err := parseModel(text)
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	p := w.base()
+	count := map[string]int{}
 	for _, s := range services {
-		w.container(p, m, s, "running")
+		count[s] = 1
 	}
+	if err := errors.Join(w.up(p, count, true), w.up(p, count, false)); err != nil {
+		w.t.Fatal(err)
+	}
+	w.noted = nil
 }
 
 // entries returns the names in a folder.
@@ -109,21 +81,15 @@ func entries(t *testing.T, dir string) string {
 }
 
 // wantMoved fails unless the project runs on volumes of Drover that have its data.
-func (w *world) wantMoved() {
+func (w *world) wantMoved(rows string) {
 	w.t.Helper()
-	if got := w.read("compose.yaml"); got != shopMoved {
-		w.t.Errorf("the Compose file is\n%s", got)
+	got, err := os.ReadFile(filepath.Join(w.folder("drover", "shop-data"), "rows"))
+	page, errPage := os.ReadFile(filepath.Join(w.folder("drover", "shop-html"), "index.html"))
+	if err != nil || errPage != nil || string(got) != rows || string(page) != "hello" {
+		w.t.Errorf("the new volumes have %q, %v, %q, %v", got, err, page, errPage)
 	}
-	if got := w.read("compose.yaml.before-drover"); got != shopFile {
-		w.t.Errorf("the old Compose file is\n%s", got)
-	}
-	for volume, folder := range map[string]string{"shop-data": w.folder("local", "shop_data"), "shop-html": filepath.Join(w.dir, "html")} {
-		if err := compare(w.t.Context(), fakeRemote{w: w}, volume, folder); err != nil {
-			w.t.Error(err)
-		}
-	}
-	if _, ok := w.volumes["shop-later"]; !ok {
-		w.t.Error("volume shop-later is missing")
+	if got := entries(w.t, w.dir); w.read("compose.yaml") != shopFile || got != "compose.override.yaml compose.yaml html html.before-drover nginx.conf" {
+		w.t.Errorf("the folder has %s", got)
 	}
 	w.wantRunning("shop-data@gold", "shop-html@gold")
 }
@@ -133,10 +99,10 @@ func (w *world) wantRunning(db, web string) {
 	w.t.Helper()
 	got := map[string]string{}
 	for _, c := range w.containers {
-		if c.Running() {
-			got[c.Service] = c.Mounts[0].Name
+		if c.runs() {
+			got[c.service()] = c.Mounts[0].Name
 			if c.Mounts[0].Type == "bind" {
-				got[c.Service] = c.Mounts[0].Source
+				got[c.service()] = c.Mounts[0].Source
 			}
 		}
 	}
@@ -148,11 +114,11 @@ func (w *world) wantRunning(db, web string) {
 // wantBack fails unless the project is as it was before the move.
 func (w *world) wantBack() {
 	w.t.Helper()
-	if got := w.read("compose.yaml"); got != shopFile {
-		w.t.Errorf("the Compose file is\n%s", got)
-	}
-	if got := entries(w.t, w.dir); got != "compose.yaml html nginx.conf" {
+	if got := entries(w.t, w.dir); got != "compose.yaml html nginx.conf" || w.read("html/index.html") != "hello" {
 		w.t.Errorf("the folder has %s", got)
+	}
+	if got := entries(w.t, w.folder("local", "")); got != "shop_data" {
+		w.t.Errorf("the volumes are %s", got)
 	}
 	w.wantRunning("shop_data", filepath.Join(w.dir, "html"))
 }
@@ -169,7 +135,7 @@ var adopt = []string{"shop", "--profile", "gold", "--yes"}
 
 func TestAdoptUndoConfirm(t *testing.T) {
 	w := shop(t)
-	if out := w.must("shop", "--profile", "gold", "--dry-run"); !strings.Contains(out, "it is a single file") || !strings.Contains(out, "compose.yaml:8: ./html becomes html") {
+	if out := w.must("shop", "--profile", "gold", "--dry-run"); !strings.Contains(out, "it is a single file") || !strings.Contains(out, `"data": {name: "shop-data@gold", external: true`) {
 		t.Errorf("the plan is\n%s", out)
 	}
 	w.wantBack()
@@ -177,27 +143,27 @@ func TestAdoptUndoConfirm(t *testing.T) {
 		t.Errorf("a dry run did %v", w.noted)
 	}
 	w.must(adopt...)
-	w.wantMoved()
+	w.wantMoved("7")
 	if info, err := os.Stat(w.journal()); err != nil || info.Mode() != 0o600 {
 		t.Errorf("journal: %v, %v", info, err)
 	}
 	if text, err := os.ReadFile(w.journal()); err != nil || strings.Contains(string(text), "s3cret") {
 		t.Error("the journal has a secret")
 	}
-	if info, err := os.Stat(filepath.Join(w.dir, "compose.yaml")); err != nil || info.Mode() != 0o640 {
-		t.Errorf("mode of the Compose file: %v, %v", info, err)
+	if info, err := os.Stat(filepath.Join(w.dir, "compose.override.yaml")); err != nil || info.Mode() != 0o644 {
+		t.Errorf("the override file: %v, %v", info, err)
 	}
 	if err := w.run(adopt...); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("a second move: %v", err)
 	}
-	if out := w.must("shop", "--undo", "--yes"); !strings.Contains(out, "drover volume rm shop-data") {
+	if out := w.must("shop", "--undo", "--yes"); !strings.Contains(out, "drover volume rm --dry-run shop-data") {
 		t.Errorf("undo: %s", out)
 	}
 	w.wantBack()
 	// The volumes of the first move have their names.
 	w.must(adopt...)
 	w.wantRunning("shop-data-2@gold", "shop-html-2@gold")
-	if out := w.must("shop", "--confirm"); !strings.Contains(out, "docker volume rm shop_data\n") || strings.Contains(out, "shop_later") {
+	if out := w.must("shop", "--confirm"); !strings.Contains(out, "you may remove it: "+w.folder("local", "shop_data")+".before-drover\n") {
 		t.Errorf("confirm: %s", out)
 	}
 	for _, flag := range []string{"--undo", "--confirm"} {
@@ -207,33 +173,61 @@ func TestAdoptUndoConfirm(t *testing.T) {
 	}
 }
 
-// TestAdoptIsInterrupted kills the command at each place, once. The same command then continues, or --undo goes back.
+// TestSecondMove: a project that was moved gets another mount, which is moved too. --undo of the second move leaves the
+// first one.
+func TestSecondMove(t *testing.T) {
+	w := shop(t)
+	w.must("shop", "--profile", "gold", "--skip", "./html", "--yes")
+	w.must("shop", "--confirm")
+	first := w.read("compose.override.yaml")
+	w.must(adopt...)
+	w.wantMoved("7")
+	w.must("shop", "--undo", "--yes")
+	w.wantRunning("shop-data@gold", filepath.Join(w.dir, "html"))
+	if w.read("compose.override.yaml") != first || strings.Contains(first, "html") {
+		t.Errorf("the override file is\n%s", w.read("compose.override.yaml"))
+	}
+}
+
+// TestAdoptIsInterrupted kills the command at each place, once. Then somebody starts the project without the override
+// file, and its database writes. The same command then continues, or --undo goes back. Nothing that was written is lost.
 func TestAdoptIsInterrupted(t *testing.T) {
 	seen := map[string]bool{}
 	for n := 1; ; n++ {
-		w := shop(t)
-		w.killAt = n
-		err := w.run(adopt...)
-		if err == nil {
+		var outcome error
+		killed := func() (w *world, rows string) {
+			w, rows = shop(t), "7"
+			w.killAt = n
+			outcome = w.run(adopt...)
+			w.killAt = 0
+			if outcome == nil {
+				return w, rows
+			}
+			if w.up(w.base(), map[string]int{"db": 1, "web": 1}, false) == nil && w.containers[0].Mounts[0].Driver == "local" {
+				w.writeOld("8")
+				rows = "8"
+			}
+			return w, rows
+		}
+		w, rows := killed()
+		if outcome == nil {
 			break
 		}
-		seen[strings.TrimPrefix(err.Error(), "killed at ")] = true
-		w.killAt = 0
-		old := w.read("compose.yaml") == shopFile || w.read("compose.yaml.before-drover") == shopFile
-		if !old {
-			t.Errorf("%v: the old file is gone", err)
-		}
+		seen[strings.TrimPrefix(outcome.Error(), "killed at ")] = true
 		w.must(adopt...)
-		w.wantMoved()
+		w.wantMoved(rows)
 
-		w = shop(t)
-		w.killAt = n
-		_ = w.run(adopt...)
-		w.killAt = 0
-		w.must("shop", "--undo", "--yes")
-		w.wantBack()
+		w, rows = killed()
+		if err := w.run("shop", "--undo", "--yes"); err != nil && !errors.Is(err, dataset.ErrNotFound) {
+			t.Errorf("undo after %v: %v", outcome, err)
+		} else if err == nil {
+			w.wantBack()
+		}
+		if got, err := os.ReadFile(filepath.Join(w.folder("local", "shop_data"), "rows")); err != nil || string(got) != rows {
+			t.Errorf("undo after %v: rows %q, %v", outcome, got, err)
+		}
 	}
-	for _, place := range []string{"stop", "copy", "submit", "behind Submit", "copied", "verify", "verified", "switch", "kept", "switched", "start", "behind Recreate", "recreated", "behind Up", "up"} {
+	for _, place := range []string{"draft", "stop", "aside", "set aside", "copy", "submit", "behind Submit", "copied", "switch", "switched", "start", "behind recreate", "recreated", "behind up", "up"} {
 		if !seen[place] {
 			t.Errorf("the command was not killed at %s: %v", place, seen)
 		}
@@ -258,43 +252,7 @@ func TestUndoIsInterrupted(t *testing.T) {
 		w.wantBack()
 		places++
 	}
-	if places < 7 {
-		t.Errorf("only %d places", places)
-	}
-}
-
-// TestLeave moves a project back into local volumes, killed at each place.
-func TestLeave(t *testing.T) {
-	places := 0
-	for n := 0; ; n++ {
-		w := shop(t)
-		w.must(adopt...)
-		w.must("shop", "--confirm")
-		w.write(filepath.Join(w.folder("drover", "shop-data"), "rows"), "8")
-		w.killAt = n
-		err := w.run("shop", "--leave", "--yes")
-		if err == nil && n > 0 {
-			break
-		}
-		places++
-		w.killAt = 0
-		if n > 0 {
-			w.must("shop", "--leave", "--yes")
-		}
-		w.wantRunning("shop_data-2", "shop_html")
-		for source, local := range map[string]string{"shop-data": "shop_data-2", "shop-html": "shop_html", "shop-later": "shop_later"} {
-			if err := compare(t.Context(), fakeRemote{w: w}, source, w.folder("local", local)); err != nil {
-				t.Error(err)
-			}
-		}
-		if got, err := os.ReadFile(filepath.Join(w.folder("local", "shop_data"), "rows")); err != nil || string(got) != "7" {
-			t.Errorf("the first volume has %q, %v", got, err)
-		}
-		if out := w.must("shop", "--confirm"); !strings.Contains(out, "drover volume rm shop-html #") {
-			t.Errorf("confirm: %s", out)
-		}
-	}
-	if places < 15 {
+	if places < 9 {
 		t.Errorf("only %d places", places)
 	}
 }
@@ -302,40 +260,14 @@ func TestLeave(t *testing.T) {
 // TestInterrupt: after Ctrl-C the error says how to continue.
 func TestInterrupt(t *testing.T) {
 	w := shop(t)
-	w.cancelAt = "behind Stop"
+	w.cancelAt = "behind stop"
 	err := w.run(adopt...)
 	w.cancelAt = ""
 	if !errors.Is(err, dataset.ErrCancelled) || !strings.Contains(err.Error(), "--undo") {
 		t.Fatal(err)
 	}
 	w.must(adopt...)
-	w.wantMoved()
-}
-
-// TestContinuesAfterStart: the containers were started, and wrote, before the command was killed. The same command does
-// not compare the volumes with the old data again.
-func TestContinuesAfterStart(t *testing.T) {
-	w := shop(t)
-	w.adoptKilledAt("up")
-	w.write(filepath.Join(w.folder("drover", "shop-data"), "rows"), "8")
-	w.must(adopt...)
-	w.wantRunning("shop-data@gold", "shop-html@gold")
-}
-
-// TestRestartedMeanwhile: after an interruption somebody started the containers, and they wrote. The copy is old then,
-// and the files are not exchanged.
-func TestRestartedMeanwhile(t *testing.T) {
-	w := shop(t)
-	w.adoptKilledAt("verify")
-	w.write(filepath.Join(w.folder("local", "shop_data"), "rows"), "8")
-	if err := w.run(adopt...); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), `"rows": `) {
-		t.Errorf("got %v", err)
-	}
-	if w.read("compose.yaml") != shopFile {
-		t.Error("the Compose file was exchanged")
-	}
-	w.must("shop", "--undo", "--yes")
-	w.wantBack()
+	w.wantMoved("7")
 }
 
 // adoptKilledAt moves the project with a command that is killed at a place.
@@ -350,52 +282,131 @@ func (w *world) adoptKilledAt(place string) {
 	w.killAt = 0
 }
 
-// TestStartedDuringCopy: a container that starts during the copy prevents the exchange.
-func TestStartedDuringCopy(t *testing.T) {
+// TestContinuesAfterStart: the containers were started, and wrote, before the command was killed.
+func TestContinuesAfterStart(t *testing.T) {
 	w := shop(t)
-	w.adoptKilledAt("verify")
-	m := &mover{engine: fakeEngine{w}, j: &Journal{Project: Project{Name: "shop"}}}
-	w.containers[0].State = "running"
-	if err := m.switchFiles(t.Context()); !errors.Is(err, dataset.ErrInUse) {
-		t.Errorf("got %v", err)
-	}
-	w.containers[0] = Container{Name: "other", State: "running", Mounts: []Mount{{Type: "bind", Source: w.dir}}}
-	m.j.Items = []Item{{Source: w.dir + "/html", Dir: true, Folder: w.dir + "/html"}}
-	if err := m.switchFiles(t.Context()); !errors.Is(err, dataset.ErrInUse) {
-		t.Errorf("another container: %v", err)
+	w.adoptKilledAt("up")
+	w.writeNew("8")
+	w.must(adopt...)
+	w.wantMoved("8")
+}
+
+// TestStartedMeanwhile: a container that uses the old data although it was stopped prevents the move.
+func TestStartedMeanwhile(t *testing.T) {
+	for _, c := range []Container{makeContainer("shop-old-1", "shop", "/elsewhere"), makeContainer("other", "", "html")} {
+		w := shop(t)
+		c.Mounts[0].Source = filepath.Join(w.dir, c.Mounts[0].Source)
+		w.adoptKilledAt("stop")
+		c.Labels[labelOneOff] = "True" // so that docker compose stop leaves it
+		w.containers = append(w.containers, c)
+		if err := w.run(adopt...); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "docker stop "+c.name()) {
+			t.Errorf("got %v", err)
+		}
+		if isLink(filepath.Join(w.dir, "html")) {
+			t.Error("the old data is set aside")
+		}
 	}
 }
 
-// TestEditedFiles: a Compose file that was edited meanwhile is never lost.
-func TestEditedFiles(t *testing.T) {
+// TestStartedBeforeSetAside: a container that was started after the last look, and just before the old data was set
+// aside, is not overlooked: it still writes to the old data.
+func TestStartedBeforeSetAside(t *testing.T) {
+	w := shop(t)
+	w.onAt = func(place string) {
+		if place == "set aside" {
+			w.containers[0].State = "running"
+		}
+	}
+	if err := w.run(adopt...); !errors.Is(err, dataset.ErrInUse) || slices.Contains(w.noted, "Submit") {
+		t.Fatalf("%v, after %v", err, w.noted)
+	}
+	w.onAt = nil
+	w.must(adopt...)
+	w.wantMoved("7")
+}
+
+// TestWrongMountAfterStart: if a container uses something else than the files say, the project is stopped.
+func TestWrongMountAfterStart(t *testing.T) {
+	w := shop(t)
+	old := w.containers[0]
+	w.afterUp = func() {
+		w.containers = slices.DeleteFunc(w.containers, func(c Container) bool { return c.name() == old.name() })
+		w.containers = append(w.containers, old)
+	}
+	if err := w.run(adopt...); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "container shop-db-1 does not mount at") {
+		t.Errorf("got %v", err)
+	}
+	for _, c := range w.containers {
+		if c.runs() {
+			t.Errorf("container %s runs", c.name())
+		}
+	}
+	w.afterUp = nil
+	w.must("shop", "--undo", "--yes")
+	w.wantBack()
+}
+
+// TestStoppedContainers: a container that does not run is recreated with the new volumes, and not started. --undo
+// recreates it with the old ones.
+func TestStoppedContainers(t *testing.T) {
+	w := shop(t)
+	w.containers[0].State, w.containers[1].State = "exited", "exited"
+	want := func(volume string) {
+		t.Helper()
+		for _, c := range w.containers {
+			if c.State != "created" || c.service() == "db" && c.Mounts[0].Name != volume {
+				t.Errorf("container %s: %s with %s", c.name(), c.State, c.Mounts[0].Name)
+			}
+		}
+	}
+	w.must(adopt...)
+	want("shop-data@gold")
+	w.must("shop", "--undo", "--yes")
+	want("shop_data")
+}
+
+// TestOverrideEdited: an override file that somebody edited is never lost.
+func TestOverrideEdited(t *testing.T) {
 	w := shop(t)
 	w.adoptKilledAt("copied")
-	w.write("compose.yaml", shopFile+"# mine\n")
-	if err := w.run(adopt...); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "was edited meanwhile") {
-		t.Errorf("edited before the exchange: %v", err)
+	w.write("compose.override.yaml", "# mine\n")
+	if err := w.run(adopt...); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "was edited since") {
+		t.Errorf("before the switch: %v", err)
+	}
+	if err := w.run("shop", "--undo", "--yes"); !errors.Is(err, dataset.ErrConflict) || w.read("compose.override.yaml") != "# mine\n" {
+		t.Errorf("undo: %v", err)
+	}
+	if err := os.Remove(filepath.Join(w.dir, "compose.override.yaml")); err != nil {
+		t.Fatal(err)
 	}
 	w.must("shop", "--undo", "--yes")
-	if got := w.read("compose.yaml"); got != shopFile+"# mine\n" {
-		t.Errorf("after the undo: %s", got)
-	}
+	w.wantBack()
+}
 
-	// A crash interrupted the copy of the old file.
-	w = shop(t)
+// TestOverrideIsNotRead: if Docker Compose no longer reads the override file at the switch, no container is started.
+func TestOverrideIsNotRead(t *testing.T) {
+	w := shop(t)
 	w.adoptKilledAt("copied")
-	w.write("compose.yaml.before-drover", shopFile[:20])
+	w.hidesOverride = true
+	if err := w.run(adopt...); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "reads no override file") || slices.Contains(w.noted, "up") {
+		t.Errorf("%v, after %v", err, w.noted)
+	}
 	w.must("shop", "--undo", "--yes")
-	if got := w.read("compose.yaml"); got != shopFile {
-		t.Errorf("after the undo of an incomplete copy: %s", got)
-	}
+	w.wantBack()
+}
 
-	w = shop(t)
+// TestWithoutContainers: a project that is down is found in the current folder, also to go back.
+func TestWithoutContainers(t *testing.T) {
+	w := shop(t)
+	t.Chdir(w.dir)
+	w.containers = nil
 	w.must(adopt...)
-	w.write("compose.yaml", shopMoved+"# mine\n")
-	if out := w.must("shop", "--undo", "--yes"); !strings.Contains(out, "compose.yaml.changed-drover") {
-		t.Errorf("undo: %s", out)
+	if got := w.read("compose.override.yaml"); !strings.Contains(got, `"data": {name: "shop-data@gold"`) {
+		t.Errorf("the override file is\n%s", got)
 	}
-	if w.read("compose.yaml") != shopFile || w.read("compose.yaml.changed-drover") != shopMoved+"# mine\n" {
-		t.Error("a file is lost")
+	w.must("shop", "--undo", "--yes")
+	if got := entries(t, w.dir); got != "compose.yaml html nginx.conf" {
+		t.Errorf("the folder has %s", got)
 	}
 }
 
@@ -412,9 +423,12 @@ func TestCopyFails(t *testing.T) {
 	if err := w.run("shop", "--confirm"); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("confirm: %v", err)
 	}
+	if out := w.must(append(adopt[:len(adopt)-1:len(adopt)-1], "--dry-run")...); !strings.Contains(out, "at step copy") {
+		t.Errorf("dry run: %s", out)
+	}
 	w.fail["import"] = nil
 	w.must(adopt...)
-	w.wantMoved()
+	w.wantMoved("7")
 }
 
 // TestOneRun: two runs for one project do not work at the same time.
@@ -433,58 +447,84 @@ func TestOneRun(t *testing.T) {
 	w.must(adopt...)
 }
 
-// TestForeignVolumes: a volume with the name of a new one, which somebody made meanwhile, is neither used nor removed.
-func TestForeignVolumes(t *testing.T) {
+// TestForeignVolume: a volume with the name of a new one, which somebody made meanwhile, is not used.
+func TestForeignVolume(t *testing.T) {
 	w := shop(t)
 	w.adoptKilledAt("copy")
 	w.volumes["shop-data"] = api.Volume{}
 	if err := w.run(adopt...); !errors.Is(err, dataset.ErrExists) {
-		t.Errorf("a volume of Drover: %v", err)
+		t.Errorf("got %v", err)
 	}
 	if out := w.must("shop", "--undo", "--yes"); strings.Contains(out, "shop-data") {
 		t.Errorf("undo suggests to remove a volume of somebody else: %s", out)
 	}
+	w.wantBack()
+}
 
-	w = shop(t)
-	w.must(adopt...)
-	w.must("shop", "--confirm")
-	w.killAt = 6 // after the stop
-	_ = w.run("shop", "--leave", "--yes")
-	w.killAt = 0
-	for _, name := range []string{"shop_html", "shop_data-2", "shop_later"} {
-		w.local[name] = Volume{Name: name, Driver: "local"}
-		w.write(filepath.Join(w.folder("local", name), "mine"), "")
-	}
-	if err := w.run("shop", "--leave", "--yes"); !errors.Is(err, dataset.ErrExists) || slices.Contains(w.noted, "RemoveVolume") {
-		t.Errorf("a local volume: %v, %v", err, w.noted)
-	}
-	if out := w.must("shop", "--undo", "--yes"); strings.Contains(out, "docker volume rm") {
-		t.Errorf("undo suggests to remove a volume of somebody else: %s", out)
-	}
-
-	w = shop(t)
-	w.adoptKilledAt("stop")
-	w.local["shop_later"] = Volume{Name: "shop_later", Driver: "local"}
-	if err := w.run(adopt...); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "volume shop_later was created since the plan") {
-		t.Errorf("an old volume that did not exist: %v", err)
+// TestUndoEnds: once the old data is back, --undo ends even if a service does not start.
+func TestUndoEnds(t *testing.T) {
+	for _, command := range []string{"up", "recreate", "config"} {
+		w := shop(t)
+		w.must(adopt...)
+		w.fail[command] = errors.New("its port is taken")
+		err := w.run("shop", "--undo", "--yes")
+		if err == nil || !strings.Contains(err.Error(), "docker compose up -d --force-recreate") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: got %v", command, err)
+		}
+		if _, err := os.Stat(w.journal()); !errors.Is(err, os.ErrNotExist) || w.read("html/index.html") != "hello" {
+			t.Errorf("%s: the journal: %v", command, err)
+		}
 	}
 }
 
-// TestContainersThatFail: the command fails if a container does not stay up, and --undo works.
-func TestContainersThatFail(t *testing.T) {
-	w := shop(t)
-	m := &mover{j: &Journal{Project: Project{Name: "shop"}}}
-	services := map[string]int{"db": 1, "web": 2}
-	for state, want := range map[string]string{
-		"restarting": "it is restarting", "running": "service web has 1 of 2 containers", "exited": "it is exited",
-	} {
-		w.containers[0].State = state
-		if got := m.notRunning(w.containers, services); !strings.Contains(got, want) {
-			t.Errorf("%s: %q", state, got)
-		}
+// TestUndoWithoutDrover: --undo goes back although Drover does not answer.
+func TestUndoWithoutDrover(t *testing.T) {
+	for _, place := range []string{"up", "copied"} {
+		w := shop(t)
+		w.adoptKilledAt(place)
+		w.fail["CancelOperation"], w.fail["Volume"] = errors.New("drover does not run"), errors.New("drover does not run")
+		w.must("shop", "--undo", "--yes")
+		w.wantBack()
 	}
-	w.containers[0].State, w.containers[0].Health = "running", "unhealthy"
-	if got := m.notRunning(w.containers, services); !strings.Contains(got, "not healthy") {
-		t.Errorf("unhealthy: %q", got)
+}
+
+// TestForeignJournal: a journal that another user may have written is refused. No container is stopped.
+func TestForeignJournal(t *testing.T) {
+	for name, c := range map[string]struct {
+		do   func(*world) error
+		kind error
+	}{
+		"mode":           {func(w *world) error { return os.Chmod(w.journal(), 0o644) }, dataset.ErrForbidden},
+		"owner":          {func(w *world) error { return os.Chown(w.journal(), 65534, 0) }, dataset.ErrForbidden},
+		"folder":         {func(w *world) error { return os.Chmod(w.journals, 0o777) }, dataset.ErrForbidden},
+		"folder's owner": {func(w *world) error { return os.Chown(w.journals, 65534, 0) }, dataset.ErrForbidden},
+		"FIFO":           {func(w *world) error { return errors.Join(os.Remove(w.journal()), unix.Mkfifo(w.journal(), 0o600)) }, dataset.ErrInvalid},
+		"text":           {func(w *world) error { return os.WriteFile(w.journal(), []byte("{"), 0o600) }, dataset.ErrCorrupt},
+		"version":        {func(w *world) error { return os.WriteFile(w.journal(), []byte(`{"version": 1}`), 0o600) }, dataset.ErrUnsupported},
+		"size":           {func(w *world) error { return os.Truncate(w.journal(), 1<<30) }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := shop(t)
+			w.adoptKilledAt("switch")
+			if err := c.do(w); err != nil {
+				t.Fatal(err)
+			}
+			before, noted := entries(t, w.dir), len(w.noted)
+			for _, args := range [][]string{adopt, {"shop", "--undo", "--yes"}, {"shop", "--confirm"}} {
+				done := make(chan error, 1)
+				go func() { done <- w.run(args...) }()
+				select {
+				case err := <-done:
+					if err == nil || c.kind != nil && !errors.Is(err, c.kind) || !strings.Contains(err.Error(), w.journals) {
+						t.Errorf("%v: %v, want %v", args, err, c.kind)
+					}
+				case <-time.After(20 * time.Second):
+					t.Fatalf("%v does not end", args)
+				}
+			}
+			if after := entries(t, w.dir); after != before || len(w.noted) != noted {
+				t.Errorf("%s became %s, after %v", before, after, w.noted)
+			}
+		})
 	}
 }
