@@ -13,21 +13,15 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
-	"github.com/droverhq/drover/agent/findings"
-	"github.com/droverhq/drover/agent/generation"
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/agent/records"
-	"github.com/droverhq/drover/agent/registration"
-	"github.com/droverhq/drover/agent/replication"
-	"github.com/droverhq/drover/agent/report"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -59,7 +53,7 @@ type Config struct {
 	Host     facts.Host // the host that facts are read from; if zero, this host
 	// Engine returns the facts that are known about the engine. It sends no request to the engine. If nil, nothing is
 	// known.
-	Engine func() registration.Engine
+	Engine func() controlsync.Engine
 
 	// Guard fences volumes whose lease is bounded in time. It is nil on a host that works alone.
 	Guard lease.Guard
@@ -84,7 +78,7 @@ type Config struct {
 	Cgroups throttle.Cgroups // control groups that limit volumes
 	// Checks add findings about this process that no component of the agent knows, such as those of its certificate.
 	// They must be fast and safe for concurrent use.
-	Checks []func(*findings.List)
+	Checks []func(*host.List)
 	// OperationEnded is called after each operation that this agent carried out. It must be fast. If nil, it is not
 	// called.
 	OperationEnded func(op dataset.Operation, err error, took time.Duration)
@@ -121,7 +115,7 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	a := &components{
 		Host: &host.Host{
 			Incarnation: uuid.New(), NodeName: cfg.NodeName, Boot: strings.TrimSpace(string(boot)), Root: cfg.Root,
-			Control: cfg.Control, DB: db, Cache: records.NewCache(), News: report.New(),
+			Control: cfg.Control, DB: db, Cache: records.NewCache(), News: host.NewNews(),
 			Clock: cfg.Clock, Log: cfg.Log, Timing: cfg.Timing,
 		},
 		Config: cfg,
@@ -140,17 +134,17 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 // which reads the field when it is called.
 func (a *components) create(ctx context.Context) {
 	a.Locks.Clock = a.Config.Clock
-	a.StoreClock = registration.NewStoreClock(a.DB, a.Config.PeerHTTP == nil)
+	a.StoreClock = controlsync.NewStoreClock(a.DB, a.Config.PeerHTTP == nil)
 	a.Trust = host.NewTrust(a.StoreClock.RepairCommand)
-	a.Identity = registration.NewIdentity(a.Host, a.Config.Identity)
+	a.Identity = controlsync.NewIdentity(a.Host, a.Config.Identity)
 	a.Engines = mounting.NewEngines(a.DB, a.Boot)
 	a.Uses = mounting.NewUseTable(a.Host)
 	if a.controlReplicas = a.Config.Replicas; a.controlReplicas == nil {
 		a.controlReplicas = replicas(a.Config.Control)
 	}
-	a.Keeper = promise.NewKeeper(a.Config.Clock.Steady)
+	a.Keeper = lease.NewKeeper(a.Config.Clock.Steady)
 	a.Ctx, a.Cancel = context.WithCancel(context.WithoutCancel(ctx))
-	a.Jobs = jobs.New(a.Ctx, &a.wg)
+	a.Jobs = host.New(a.Ctx, &a.wg)
 	a.Jobs.Abandoned = func(ctx context.Context, what string, err error) {
 		if !errors.Is(err, operation.ErrLost) { // another request made the volume
 			requestid.Log(ctx, a.Log).WithError(err).Log(failurelog.LevelOf(err), what+" failed")
@@ -159,9 +153,9 @@ func (a *components) create(ctx context.Context) {
 	a.makeLeases(ctx)
 	a.Throttle = throttle.New(a.Config.Cgroups, a.cgroupDeps())
 	a.Programs = newPrograms(a.Config)
-	a.Keys = keyring.New(a.keyringDeps())
+	a.Keys = operation.New(a.keyringDeps())
 	a.makePools()
-	a.Generations = generation.New(generation.Deps{
+	a.Generations = pooladmin.NewGenerations(pooladmin.GenerationDeps{
 		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools, Prober: a.Prober, Uses: a.Uses,
 		Register: func(ctx context.Context, gone ...uuid.UUID) error { return a.Registration.Register(ctx, gone...) },
 	})
@@ -170,7 +164,7 @@ func (a *components) create(ctx context.Context) {
 	a.makeFinder()
 	a.makeMounting()
 	a.makeHandover()
-	a.MoveTable = replication.NewMoveTable(a.DB, func(id uuid.UUID) { a.Replicas.Stop(id) })
+	a.MoveTable = move.NewMoveTable(a.DB, func(id uuid.UUID) { a.Replicas.Stop(id) })
 	if a.Config.PeerID == nil {
 		a.Config.PeerID = move.CertifiedNode
 	}
@@ -179,12 +173,12 @@ func (a *components) create(ctx context.Context) {
 	a.makeOperations()
 	a.makeExporter()
 	a.makeVolumes()
-	a.Access = replication.NewAccess(a.Host)
-	a.Retention = replication.NewRetention(a.retentionDeps())
-	a.Inspections = replication.NewInspections(a.inspectionsDeps())
-	a.Copies = replication.NewCopies(a.copiesDeps())
-	a.Replicas = replication.NewReplicas(a.replicasDeps())
-	a.Installer = replication.NewInstaller(a.installerDeps())
+	a.Access = move.NewAccess(a.Host)
+	a.Retention = move.NewRetention(a.retentionDeps())
+	a.Inspections = move.NewInspections(a.inspectionsDeps())
+	a.Copies = move.NewCopies(a.copiesDeps())
+	a.Replicas = move.NewReplicas(a.replicasDeps())
+	a.Installer = move.NewInstaller(a.installerDeps())
 	a.makeMoves()
 	a.makeControlSync()
 	a.makePoolAdmin()
@@ -230,7 +224,7 @@ func (a *Agent) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	a.Jobs.Start("interrupted backups", func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.Start("interrupted backups", func(ctx context.Context, _ *host.Job) error {
 		a.Backups.Clear(ctx)
 		return nil
 	})

@@ -7,27 +7,16 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/agent/backup"
-	"github.com/droverhq/drover/agent/cleanup"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/doctor"
-	"github.com/droverhq/drover/agent/generation"
-	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/lostwrites"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/pooladmin"
-	"github.com/droverhq/drover/agent/promise"
-	"github.com/droverhq/drover/agent/registration"
-	"github.com/droverhq/drover/agent/replication"
-	"github.com/droverhq/drover/agent/repository"
 	"github.com/droverhq/drover/agent/throttle"
-	"github.com/droverhq/drover/agent/transfer"
-	"github.com/droverhq/drover/agent/volume"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -38,10 +27,10 @@ type components struct {
 	Config          Config
 	controlReplicas []api.Service // each control replica separately
 
-	Identity     *registration.Identity
-	StoreClock   *registration.StoreClock
-	Registration *registration.Registration
-	Facts        *registration.Facts
+	Identity     *controlsync.Identity
+	StoreClock   *controlsync.StoreClock
+	Registration *controlsync.Registration
+	Facts        *controlsync.Facts
 
 	Pools        *pool.Pools
 	Prober       *pool.Prober
@@ -51,7 +40,7 @@ type components struct {
 	Provisioning *pool.Provisioning
 
 	Leases    *lease.Table
-	Keeper    *promise.Keeper // the promises that this node has made to other nodes
+	Keeper    *lease.Keeper // the promises that this node has made to other nodes
 	Promises  *lease.PromiseServer
 	Deadlines *lease.Deadlines
 	Renewals  *lease.Renewals
@@ -63,7 +52,7 @@ type components struct {
 	Quiescer  *mounting.Quiescer
 	Disks     *mounting.Disks
 
-	LostWrites *lostwrites.Watcher
+	LostWrites *mounting.Watcher
 
 	SharedMountTable *mounting.SharedMountTable
 	Reservations     *mounting.Reservations
@@ -79,21 +68,21 @@ type components struct {
 	Holdings *controlsync.Holdings
 	Follower *controlsync.Follower
 
-	Repairer     *handover.Repairer
-	Relinquisher *handover.Relinquisher
-	Failover     *handover.Failover
+	Repairer     *move.Repairer
+	Relinquisher *move.Relinquisher
+	Failover     *move.Failover
 
 	Nodes       *lease.Nodes
-	MoveTable   *replication.MoveTable
-	Access      *replication.Access
-	Retention   *replication.Retention
-	Replicas    *replication.Replicas
-	Copies      *replication.Copies
-	Inspections *replication.Inspections
-	Installer   *replication.Installer
+	MoveTable   *move.MoveTable
+	Access      *move.Access
+	Retention   *move.Retention
+	Replicas    *move.Replicas
+	Copies      *move.Copies
+	Inspections *move.Inspections
+	Installer   *move.Installer
 
 	Programs *host.Programs
-	Keys     *keyring.Keyring
+	Keys     *operation.Keyring
 
 	Operations    *operation.Runner
 	Requester     *operation.Requester
@@ -108,10 +97,10 @@ type components struct {
 	Exporter      *operation.Exporter
 	Backups       *backup.Creator
 
-	Spellings *volume.Spellings
-	Finder    *volume.Finder
-	Viewer    *volume.Viewer
-	Requests  *volume.Requests
+	Spellings *operation.Spellings
+	Finder    *operation.Finder
+	Viewer    *operation.Viewer
+	Requests  *operation.Requests
 
 	PoolChecker *doctor.PoolChecker
 	KeyChecker  *doctor.KeyChecker
@@ -121,21 +110,21 @@ type components struct {
 	Mover          *move.Mover
 	TransferSource *move.TransferSource // provides the data that this node sends to other nodes
 	Bringer        *move.Bringer
-	Cleaner        *cleanup.Cleaner
+	Cleaner        *pooladmin.Cleaner
 
-	Generations *generation.Keeper
+	Generations *pooladmin.Keeper
 	PoolCreator *pooladmin.Creator
 	PoolRemover *pooladmin.Remover
 	Quarantine  *pooladmin.Quarantine
 	Collector   *pooladmin.Collector
 	Trimmer     *pooladmin.Trimmer
 
-	Repositories    *repository.Checker
+	Repositories    *backup.Checker
 	*backup.Catalog // answers the requests of api.Local about backups
 	Restorer        *backup.Restorer
 
-	TransferServer *transfer.Server // sends datasets to other nodes
-	TransferClient *transfer.Client // receives datasets from other nodes
+	TransferServer *move.Server // sends datasets to other nodes
+	TransferClient *move.Client // receives datasets from other nodes
 
 	// leaseCtx is the context of renewals and deadlines, and leaseWork waits for them. They continue until an agent
 	// that stops has finished its work. If they ended earlier, a dataset could be fenced while work on it still runs,
@@ -167,12 +156,12 @@ func (a *components) makeLeases(ctx context.Context) {
 
 // makeTransfers creates the sender and the receiver of transfers. They share one rate limit.
 func (a *components) makeTransfers() {
-	var limit *transfer.Limiter
+	var limit *move.Limiter
 	if a.Config.TransferRate > 0 {
-		limit = transfer.NewLimiter(a.Clock, a.Config.TransferRate)
+		limit = move.NewLimiter(a.Clock, a.Config.TransferRate)
 	}
 	a.TransferServer = a.newTransferServer(limit)
-	a.TransferClient = &transfer.Client{HTTP: a.Config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
+	a.TransferClient = &move.Client{HTTP: a.Config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
 }
 
 // load reads the agent's database into the components.

@@ -4,7 +4,7 @@ import (
 	"context"
 
 	"github.com/droverhq/drover/agent/doctor"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/guard"
 )
 
@@ -32,7 +32,7 @@ func (a *components) makeDoctor() {
 		Pending:  a.VolumeRemover.PendingPurges,
 		Refusal:  a.Registration.Refusal,
 		Identity: a.Identity.Check,
-		ExtraChecks: append([]func(*findings.List){
+		ExtraChecks: append([]func(*host.List){
 			a.Reporter.Check, a.Status.Check, a.LostWrites.Check, a.Repositories.Findings, a.Backups.Findings,
 		}, a.Config.Checks...),
 	})

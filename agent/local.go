@@ -89,7 +89,7 @@ func (a *Agent) Diff(ctx context.Context, older, newer string) (api.Diff, error)
 	return a.Exporter.Diff(ctx, older, newer)
 }
 
-// CheckRepository is repository.Checker.Check.
+// CheckRepository is backup.Checker.Check.
 func (a *Agent) CheckRepository(ctx context.Context, c api.RepositoryCheck) (api.RepositoryState, error) {
 	return a.Repositories.Check(ctx, c)
 }

@@ -9,11 +9,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/backup"
-	"github.com/droverhq/drover/agent/handover"
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
-	"github.com/droverhq/drover/agent/repository"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -62,7 +61,7 @@ func (a *components) makeExporter() {
 
 // makeBackups creates the components that make, list and restore backups.
 func (a *components) makeBackups() {
-	a.Repositories = repository.NewChecker(repository.Deps{
+	a.Repositories = backup.NewChecker(backup.Deps{
 		CacheDir: filepath.Join(a.Root, "restic-cache"), Records: a.Control, Programs: a.Programs, Log: a.Log,
 		Clock: a.Clock, Used: a.usedRepositories, StallLimit: a.Config.StallLimit,
 	})
@@ -130,7 +129,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 			return err
 		},
 	})
-	bounder := handover.NewBounder(handover.BounderDeps{
+	bounder := move.NewBounder(move.BounderDeps{
 		Host: a.Host, Datasets: a.Datasets, Records: a.RecordFiles, Deadlines: a.Deadlines, Registrar: a.Registrar,
 		EnsureUnused: a.Verifier.EnsureUnused,
 	})
@@ -143,7 +142,7 @@ func (a *components) operationHandlers() map[dataset.OpKind]operation.Handler {
 		dataset.OpRekey: rekeyer.Rekey, dataset.OpUpdate: bounder.Update,
 		dataset.OpBackup: a.Backups.Create, dataset.OpPush: a.Backups.Create,
 		dataset.OpDelete: a.VolumeRemover.Delete, dataset.OpPurge: a.VolumeRemover.Purge,
-		dataset.OpMove: func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
+		dataset.OpMove: func(ctx context.Context, jb *host.Job, op *dataset.Operation) (api.Committed, error) {
 			return a.Mover.Move(ctx, jb, op)
 		},
 	}

@@ -6,9 +6,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/move"
-	"github.com/droverhq/drover/agent/promise"
-	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/internal/requestid"
 )
 
@@ -19,7 +18,7 @@ func (a *Agent) Peers() http.Handler {
 	}
 	h := http.NewServeMux()
 	h.Handle("/", a.TransferServer.Handler())
-	h.Handle(promise.Path, a.Promises)
+	h.Handle(lease.Path, a.Promises)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The work must end with the request. The values of the request's context describe the connection of the peer,
 		// so requests to control must not get them, except the ID of the request.
@@ -33,15 +32,15 @@ func (a *Agent) Peers() http.Handler {
 	})
 }
 
-func (a *components) newTransferServer(limit *transfer.Limiter) *transfer.Server {
-	return &transfer.Server{
+func (a *components) newTransferServer(limit *move.Limiter) *move.Server {
+	return &move.Server{
 		Source: a.TransferSource, Peer: a.Config.PeerID, Authorize: a.authorizePeer, Clock: a.Clock, Log: a.Log,
 		Limit: limit,
 	}
 }
 
 // authorizePeer returns an error unless a node may be given data of a dataset. If the lease of the dataset is bounded
-// in time, it records the node on disk first. The errors are those of replication.Access.Check and
+// in time, it records the node on disk first. The errors are those of move.Access.Check and
 // lease.Deadlines.Enrol.
 func (a *components) authorizePeer(ctx context.Context, peer, ds uuid.UUID) error {
 	if err := a.Access.Check(ctx, peer, ds); err != nil {

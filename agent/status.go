@@ -10,8 +10,6 @@ import (
 
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/livestate"
-	"github.com/droverhq/drover/agent/offline"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -38,7 +36,7 @@ func (a *Agent) PoolStates(ctx context.Context) []api.Pool {
 // Offline returns the API of control for the users of this host. While control is unreachable, it answers from the
 // records of this host, if they contain the answer: see package offline.
 func (a *Agent) Offline(control api.Service) api.Service {
-	return offline.New(control, offline.Deps{
+	return controlsync.NewOffline(control, controlsync.OfflineDeps{
 		Clock: a.Clock, Version: a.Config.Version, Records: a.Cache, NameOf: a.Nodes.Name, StatusOf: a.Status.Status,
 		SnapshotsOf: func(ctx context.Context, d dataset.Dataset) ([]dataset.Snapshot, error) {
 			var e backends.Entry
@@ -65,7 +63,7 @@ func (a *Agent) Offline(control api.Service) api.Service {
 // LiveState returns the API of control with the present uses of this host's volumes, and the present space of its
 // pools: see package livestate.
 func (a *Agent) LiveState(control api.Service) api.Service {
-	return livestate.New(control, livestate.Deps{
+	return controlsync.NewLive(control, controlsync.LiveDeps{
 		NodeName: a.NodeName,
 		InUse:    a.Uses.InUse,
 		MountsOf: func(id uuid.UUID) []dataset.Mount { return a.Engines.MountsOf(a.Uses.Get(id)) },

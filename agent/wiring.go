@@ -7,22 +7,15 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/cleanup"
 	"github.com/droverhq/drover/agent/controlsync"
-	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/lostwrites"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/move"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/pooladmin"
-	"github.com/droverhq/drover/agent/registration"
-	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
-	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
@@ -90,15 +83,15 @@ func newPrograms(cfg Config) *host.Programs {
 	return &host.Programs{Runner: cfg.Runner, Allowed: cfg.FencePrograms}
 }
 
-func (a *components) keyringDeps() keyring.Deps {
-	return keyring.Deps{
+func (a *components) keyringDeps() operation.Deps {
+	return operation.Deps{
 		Host: a.Host, Programs: a.Programs,
 		CopyBeside: func(id uuid.UUID) (uuid.UUID, bool) { return a.MoveTable.CopyBeside(id) },
 	}
 }
 
-func (a *components) retentionDeps() replication.RetentionDeps {
-	return replication.RetentionDeps{
+func (a *components) retentionDeps() move.RetentionDeps {
+	return move.RetentionDeps{
 		Host: a.Host, Pools: a.Pools, Transfers: a.TransferServer,
 		RelinquishedSnapshots: a.Leases.RelinquishedSnapshots,
 		WorksSolo:             a.Config.PeerHTTP == nil,
@@ -112,8 +105,8 @@ func (a *components) forgetSent(ds uuid.UUID) {
 	a.Access.Forget(ds)
 }
 
-func (a *components) replicasDeps() replication.ReplicasDeps {
-	return replication.ReplicasDeps{
+func (a *components) replicasDeps() move.ReplicasDeps {
+	return move.ReplicasDeps{
 		Host: a.Host, Pools: a.Pools, Space: a.Space, Moves: a.MoveTable, TransferClient: a.TransferClient,
 		Peer:      a.Nodes.Peer,
 		Copies:    a.Copies,
@@ -121,8 +114,8 @@ func (a *components) replicasDeps() replication.ReplicasDeps {
 	}
 }
 
-func (a *components) installerDeps() replication.InstallerDeps {
-	return replication.InstallerDeps{
+func (a *components) installerDeps() move.InstallerDeps {
+	return move.InstallerDeps{
 		Host: a.Host, Pools: a.Pools, Moves: a.MoveTable, Retention: a.Retention, Copies: a.Copies,
 		DropRelinquished: a.Leases.Drop, Resize: a.Sizes.ResizeAsRecorded, WriteRecord: a.RecordFiles.Write,
 	}
@@ -139,15 +132,15 @@ func (a *components) promiseDeps() lease.PromiseDeps {
 	}
 }
 
-func (a *components) inspectionsDeps() replication.InspectionsDeps {
-	return replication.InspectionsDeps{
+func (a *components) inspectionsDeps() move.InspectionsDeps {
+	return move.InspectionsDeps{
 		Host: a.Host, MakeMountPoint: mounting.MakeMountPoint, RemoveMountPoint: mounting.RemoveMountPoint,
 		Mount: a.Mounter.MountDataset,
 	}
 }
 
-func (a *components) copiesDeps() replication.CopiesDeps {
-	return replication.CopiesDeps{
+func (a *components) copiesDeps() move.CopiesDeps {
+	return move.CopiesDeps{
 		Host: a.Host, Pools: a.Pools, Moves: a.MoveTable, Inspections: a.Inspections,
 		CopyApplied: func() { a.Replicas.Wake() },
 		ForgetHome:  a.forgetHome, DropRelinquished: a.Leases.Drop, EnsureUnused: a.Verifier.EnsureUnused,
@@ -165,11 +158,11 @@ func (a *components) forgetHome(ds uuid.UUID) {
 
 // makeRegistration creates the components that report this node to control.
 func (a *components) makeRegistration() {
-	a.Registration = registration.New(registration.Deps{
+	a.Registration = controlsync.NewRegistration(controlsync.RegistrationDeps{
 		Host: a.Host, Address: a.Config.Address, Version: a.Config.Version, Labels: a.Config.Labels, Pools: a.Pools,
 		StoreGenerations: a.Generations.Store,
 	})
-	a.Facts = registration.NewFacts(registration.FactsDeps{
+	a.Facts = controlsync.NewFacts(controlsync.FactsDeps{
 		Host: a.Host, Source: a.Config.Host, Engine: a.Config.Engine, Backends: a.Config.Backends, Pools: a.Pools,
 	})
 }
@@ -187,7 +180,7 @@ func (a *components) makeMoves() {
 		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Leases: a.Leases, Uses: a.Uses, Quiescer: a.Quiescer,
 		Sizes: a.Sizes, Snapshotter: a.Snapshotter, Retention: a.Retention,
 		AskGenerations: a.askGenerations,
-		TransferServer: func() *transfer.Server { return a.TransferServer },
+		TransferServer: func() *move.Server { return a.TransferServer },
 	})
 	a.TransferServer.Source = a.TransferSource
 	a.Bringer = move.NewBringer(move.BringerDeps{
@@ -195,13 +188,13 @@ func (a *components) makeMoves() {
 		TransferClient: a.TransferClient,
 		PeerHTTP:       a.Config.PeerHTTP,
 	})
-	a.Cleaner = cleanup.New(cleanup.Deps{
+	a.Cleaner = pooladmin.NewCleaner(pooladmin.CleanerDeps{
 		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Moves: a.MoveTable, Installer: a.Installer,
 		Datasets: a.Datasets, Registration: a.Registration,
 	})
 }
 
-// askGenerations calls generation.Keeper.Ask, for callers that need only the error.
+// askGenerations calls pooladmin.Keeper.Ask, for callers that need only the error.
 func (a *components) askGenerations(ctx context.Context) error {
 	_, err := a.Generations.Ask(ctx)
 	return err
@@ -269,7 +262,7 @@ func (a *components) makeControlSync() {
 
 // makeMounting creates the components that mount datasets and record who uses them.
 func (a *components) makeMounting() {
-	a.LostWrites = lostwrites.New(lostwrites.Deps{
+	a.LostWrites = mounting.New(mounting.Deps{
 		Host: a.Host, PoolName: a.Pools.Name, PoolStatus: a.Pools.ReadStatus,
 	})
 	a.Disks = mounting.NewDisks(a.Host, a.Pools, a.Prober)
@@ -315,7 +308,7 @@ func (a *components) makeMounting() {
 
 // makeHandover creates the components that pass datasets from one home to the next.
 func (a *components) makeHandover() {
-	a.Repairer = handover.NewRepairer(handover.RepairerDeps{
+	a.Repairer = move.NewRepairer(move.RepairerDeps{
 		Host: a.Host, Guard: a.Config.Guard, Pools: a.Pools, Deadlines: a.Deadlines, Registrar: a.Registrar,
 		Uses: a.Uses, Verifier: a.Verifier, Unmounter: a.Unmounter,
 		ReconcileCopySoon: func(id uuid.UUID) { a.Copies.ReconcileSoon(id) },
@@ -323,7 +316,7 @@ func (a *components) makeHandover() {
 			return a.Datasets.Recorded(ctx)
 		},
 	})
-	a.Relinquisher = handover.NewRelinquisher(handover.RelinquisherDeps{
+	a.Relinquisher = move.NewRelinquisher(move.RelinquisherDeps{
 		Host: a.Host, Pools: a.Pools, Leases: a.Leases, Uses: a.Uses, Verifier: a.Verifier, Unmounter: a.Unmounter,
 		CompareStoreSoon: func() { a.Follower.CompareStoreSoon() },
 		Manifest: func(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
@@ -333,12 +326,12 @@ func (a *components) makeHandover() {
 			return m, err
 		},
 	})
-	a.Failover = handover.NewFailover(handover.FailoverDeps{
+	a.Failover = move.NewFailover(move.FailoverDeps{
 		Host: a.Host, Nodes: a.Nodes, PeerHTTP: a.Config.PeerHTTP,
 	})
 }
 
-// repairSoon calls handover.Repairer.RepairSoon, for components that are created before the Repairer.
+// repairSoon calls move.Repairer.RepairSoon, for components that are created before the Repairer.
 func (a *components) repairSoon(id uuid.UUID) { a.Repairer.RepairSoon(id) }
 
 // flushFailed records that the kernel reported lost writes to a flush of a dataset.
@@ -394,11 +387,11 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 	a.Copies.ReconcileAll()
 	a.SharedMounter.ReconcileUnmounted()
 	a.Repairer.RepairAll()
-	a.Jobs.Start("pending purges", func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.Start("pending purges", func(ctx context.Context, _ *host.Job) error {
 		a.VolumeRemover.RetryPending(ctx)
 		return nil
 	})
-	a.Jobs.Start("pulls", func(ctx context.Context, _ *jobs.Job) error {
+	a.Jobs.Start("pulls", func(ctx context.Context, _ *host.Job) error {
 		a.Installer.Resume(ctx)
 		a.Sizes.Retry(ctx)
 		a.Promises.AllowPromises(ctx)

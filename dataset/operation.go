@@ -55,7 +55,7 @@ type Operation struct {
 	Parent string `json:"parent,omitempty"`
 	// why a backup or push reads everything; absent: it does not
 	ReadsAll string `json:"reads_all,omitempty"`
-	// session of the volume in which the parent was made: see lostwrites.Watcher
+	// session of the volume in which the parent was made: see mounting.Watcher
 	ParentSession string `json:"parent_session,omitempty" hidden:"true"`
 	// value of content of the dataset when a backup or push was planned
 	Content uint64 `json:"content,omitempty"`

@@ -1,6 +1,6 @@
 // Package plugin is the server of Docker's volume plugin protocol. It translates each call of an engine into a call of
 // Agent, and the result into an answer. The daemon of the agent creates a Server for its plugin socket. Package agent
-// implements Agent. Package agent/volume makes a Volume for an answer. Packages agent/volume, agent/mounting and
+// implements Agent. Package agent/operation makes a Volume for an answer. Packages agent/operation, agent/mounting and
 // agent/move use Tool and Caller, which identify the program and the process that sent a request. A Server stores
 // nothing about volumes. It counts the running calls, so that Shutdown can wait for them. A mutex protects the count.
 //
@@ -22,7 +22,7 @@
 //     List crashes the engine. A time that is not RFC 3339, or a Status that is not an object, makes a volume unknown.
 //
 // Where to change what: the calls of the protocol are in calls.go, what is sent to the engine in wire.go and list.go,
-// and the time limits in server.go. The fields of Status are in agent/volume/viewer.go. How the process and the program
-// behind a request are identified is in caller.go. How a connection is broken without a retry by the engine is in
-// heldconn.go.
+// and the time limits in server.go. The fields of Status are in agent/operation/viewer.go. How the process and the
+// program behind a request are identified is in caller.go. How a connection is broken without a retry by the engine is
+// in heldconn.go.
 package plugin

@@ -15,7 +15,7 @@ import (
 )
 
 // BoundSession is a session time that is long enough for a loaded machine. A renewal then extends the leases of a host
-// to 3 s after it was sent (promise.HolderSpan).
+// to 3 s after it was sent (lease.HolderSpan).
 const BoundSession = 5 * time.Second
 
 // Bounded is a cluster whose leases are bounded: its hosts have guards, and links to control that can be cut.

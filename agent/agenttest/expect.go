@@ -11,7 +11,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -110,7 +109,7 @@ func (h *Host) DatasetFinding(d dataset.Dataset) (text string) {
 func (h *Host) StoreFinding() (text string) {
 	h.T.Helper()
 	for _, f := range h.findings("store") {
-		if f.Level == findings.Error {
+		if f.Level == host.Error {
 			text += f.Text
 		}
 	}

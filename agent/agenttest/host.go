@@ -17,9 +17,9 @@ import (
 
 	"github.com/droverhq/drover"
 	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/backends/dir"
@@ -337,7 +337,7 @@ func (h *Host) LoseStore(freshRoot bool) {
 	h.T.Helper()
 	h.Stop()
 	if freshRoot {
-		identity := filepath.Join(h.Config.Root, registration.IdentityFile)
+		identity := filepath.Join(h.Config.Root, controlsync.IdentityFile)
 		if err := errors.Join(h.EmptyDatabase(), os.Remove(identity)); err != nil {
 			h.T.Fatal(err)
 		}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/backup"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
@@ -54,7 +54,7 @@ func TestAppendOnlyRepository(t *testing.T) {
 	wantReport := func(want int, tried int32) {
 		t.Helper()
 		f.A.Backups.Occupy("offsite")() // waits for the end of the last job
-		var list findings.List
+		var list host.List
 		f.A.Backups.Findings(&list)
 		if len(list.All) != want || removals.Load() != tried {
 			t.Fatalf("reported %+v, and %d removals were tried, want %d", list.All, removals.Load(), tried)

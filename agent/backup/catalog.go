@@ -14,13 +14,13 @@ import (
 	"github.com/droverhq/drover/internal/restic"
 )
 
-// Repositories opens the recorded repositories. repository.Checker implements it.
+// Repositories opens the recorded repositories. Checker implements it.
 type Repositories interface {
 	// OpenNamed fails with dataset.ErrNotFound if no repository with the name is recorded.
 	OpenNamed(ctx context.Context, name string) (*restic.Repository, error)
 }
 
-// Cluster knows the UUID of the cluster of this node. registration.Identity implements it.
+// Cluster knows the UUID of the cluster of this node. controlsync.Identity implements it.
 type Cluster interface {
 	// Cluster returns uuid.Nil before the node has reached control for the first time.
 	Cluster() uuid.UUID

@@ -15,9 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/locks"
-	"github.com/droverhq/drover/agent/lostwrites"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -45,7 +43,7 @@ type CreatorDeps struct {
 	// BorrowKey lets the dataset id, which has no record, use the data key of another dataset until end is called.
 	// Until then, the clean-up does not remove the dataset id as an orphan. The argument "of" is the owner of the key.
 	BorrowKey func(id, of uuid.UUID) (end func())
-	Lost      *lostwrites.Watcher
+	Lost      *mounting.Watcher
 	OpenTree  OpenTree
 	// Open returns a recorded repository.
 	Open func(ctx context.Context, r dataset.Repository) (*restic.Repository, error)
@@ -57,8 +55,8 @@ type CreatorDeps struct {
 type Creator struct {
 	deps    CreatorDeps
 	cluster Cluster
-	targets targets   // the repositories
-	clones  locks.Set // one for each clone: its backup runs, or it is removed
+	targets targets  // the repositories
+	clones  host.Set // one for each clone: its backup runs, or it is removed
 	held    heldClones
 	// absent has expired backups that are not in their repository any more, so that they are not looked for again.
 	absent absentBackups
@@ -77,7 +75,7 @@ func (c *Catalog) NewCreator(deps CreatorDeps) *Creator {
 // backup, nobody knows whether restic could read all files for that backup. So Create makes another backup, which
 // shares the data with the earlier one, and then removes the earlier backup. If control does not record the outcome,
 // Create fails, and the new backup stays unless the operation was cancelled.
-func (c *Creator) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+func (c *Creator) Create(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
 	defer func() {
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx) // it was cancelled, or the agent stops
@@ -150,7 +148,7 @@ func (a attemptResult) stored() (ids []string) {
 
 // attempt stores a backup in the repository of an operation. Even if it fails, it returns the backups that must be
 // removed. isNew says that no earlier run of the operation can have stored a backup.
-func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operation, isNew bool) (a attemptResult,
+func (c *Creator) attempt(ctx context.Context, jb *host.Job, op dataset.Operation, isNew bool) (a attemptResult,
 	err error) {
 	t := c.targets.get(op.Repository)
 	t.using.RLock()
@@ -182,7 +180,7 @@ func (c *Creator) attempt(ctx context.Context, jb *jobs.Job, op dataset.Operatio
 
 // backUp makes the backup of an operation that is no push. It lists the backups of the dataset only if an earlier run
 // of the operation can have stored one. a has what was stored, also if backUp fails.
-func (c *Creator) backUp(ctx context.Context, jb *jobs.Job, op dataset.Operation, repo *restic.Repository, isNew bool,
+func (c *Creator) backUp(ctx context.Context, jb *host.Job, op dataset.Operation, repo *restic.Repository, isNew bool,
 	a *attemptResult) error {
 	if !isNew {
 		list, err := c.list(ctx, op, repo)
@@ -246,7 +244,7 @@ func madeBy(list []restic.Backup, op dataset.Operation) (ids []string) {
 
 // chooseParent returns the ID of the backup that restic compares the files of a clone with, or why there is none. It is
 // only ever the one that control has recorded: anybody with the password can store a backup with any tags. d is the
-// record of the dataset when the clone was made, and session its session then: see lostwrites.Watcher.
+// record of the dataset when the clone was made, and session its session then: see mounting.Watcher.
 func chooseParent(op dataset.Operation, d dataset.Dataset, session string) (parent, readsAll string) {
 	switch {
 	case op.Parent == "":
@@ -261,7 +259,7 @@ func chooseParent(op dataset.Operation, d dataset.Dataset, session string) (pare
 
 // store makes a clone, stores it with restic, and removes it. a has the result. If store fails, a backup in it is
 // incomplete.
-func (c *Creator) store(ctx context.Context, jb *jobs.Job, op dataset.Operation, repo *restic.Repository,
+func (c *Creator) store(ctx context.Context, jb *host.Job, op dataset.Operation, repo *restic.Repository,
 	a *attemptResult) error {
 	clone := uuid.New()
 	end := c.deps.BorrowKey(clone, op.DatasetID)
@@ -411,7 +409,7 @@ func describeLacks(s tree.Survey) string {
 type cloned struct {
 	taken   time.Time // its moment
 	exact   bool      // see dataset.Snapshot
-	session string    // of the dataset when the clone was made: see lostwrites.Watcher
+	session string    // of the dataset when the clone was made: see mounting.Watcher
 }
 
 // clone makes the clone that restic reads. The dataset is locked only while the clone is made.

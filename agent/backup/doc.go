@@ -1,8 +1,5 @@
-// Package backup makes backups of volumes in the recorded repositories. Package agent makes its components, and
-// registers Creator.Create for the operations of kinds backup and push. At a start it calls Clear, and then RunSweeps.
-// Package agent also embeds Catalog, which answers the requests of users to list, show, remove and prune backups. The
-// Importer of package operation calls Restorer through functions, to restore a backup, and to verify one. It then has
-// CheckRunner run the check program of a verification.
+// Package backup makes backups of volumes in the recorded repositories (Creator), lists, shows, removes and prunes them
+// (Catalog), and restores and verifies them (Restorer, CheckRunner). Checker opens and checks a repository.
 //
 // A backup is a snapshot of restic. It contains a tree with the folder DataName, which has the content of the volume at
 // one moment, and the file RecordName, which describes the volume (Record). The tags say which volume it is (Tags). The

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/steps"
@@ -29,7 +29,7 @@ import (
 // it, so no new version continues it.
 
 // push carries out a push. list has everything in the repository. a has what was stored, also if push fails.
-func (c *Creator) push(ctx context.Context, jb *jobs.Job, op dataset.Operation, repo *restic.Repository,
+func (c *Creator) push(ctx context.Context, jb *host.Job, op dataset.Operation, repo *restic.Repository,
 	list []restic.Backup, a *attemptResult) error {
 	h, err := readHistory(op.Repository, list)
 	if err != nil {

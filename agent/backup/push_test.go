@@ -12,7 +12,7 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/backup"
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
@@ -406,7 +406,7 @@ func TestRepeatedPushAfterAnother(t *testing.T) {
 	third := pushed(g, "theirs", "db")
 	again := second
 	again.State, again.Backup, again.Ended = dataset.OpRunning, "", time.Time{}
-	_, err := f.A.Backups.Create(t.Context(), &jobs.Job{}, &again)
+	_, err := f.A.Backups.Create(t.Context(), &host.Job{}, &again)
 	must(t, err)
 	if again.Backup != second.Backup {
 		t.Errorf("the push made %s instead of %s", again.Backup, second.Backup)
@@ -423,7 +423,7 @@ func TestRepeatedPushKeepsItsVersion(t *testing.T) {
 	noteUnwanted(f, op, op.Backup)
 	again := op
 	again.State, again.Backup, again.Ended = dataset.OpRunning, "", time.Time{}
-	_, err := f.A.Backups.Create(t.Context(), &jobs.Job{}, &again)
+	_, err := f.A.Backups.Create(t.Context(), &host.Job{}, &again)
 	must(t, err)
 	f.A.Backups.Clear(t.Context())
 	list, err := r.Backups(t.Context())

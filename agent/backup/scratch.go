@@ -13,8 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/findings"
-	"github.com/droverhq/drover/agent/storage"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/durable"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -71,12 +70,12 @@ func (h *heldClones) remove(n note) {
 }
 
 // Findings reports the clones that could not be removed, and the repositories that refuse to remove backups.
-func (c *Creator) Findings(list *findings.List) {
+func (c *Creator) Findings(list *host.List) {
 	c.targets.report(list)
 	c.held.mu.Lock()
 	defer c.held.mu.Unlock()
 	for _, h := range c.held.of {
-		list.Add(findings.Warning, "volume "+h.Volume, "end what uses the clone: it is removed within a minute",
+		list.Add(host.Warning, "volume "+h.Volume, "end what uses the clone: it is removed within a minute",
 			"the clone that an ended backup has read takes up to %s, and cannot be removed: %v", h.used.Human(), h.why)
 	}
 }
@@ -213,7 +212,7 @@ func (c *Creator) discard(ctx context.Context, n note) error {
 		if err != nil {
 			return err
 		}
-		if err := storage.Discard(ctx, c.deps.Host, pool, n.Clone); err != nil {
+		if err := host.Discard(ctx, c.deps.Host, pool, n.Clone); err != nil {
 			used, _ := pool.Used(ctx, n.Clone) // 0 if it is not known
 			if c.held.add(heldClone{n, used, err}) {
 				c.deps.Log.WithError(err).WithField("volume", n.Volume).Warn("cannot remove the clone of a backup yet")

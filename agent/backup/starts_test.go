@@ -15,7 +15,7 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/backup"
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -130,7 +130,7 @@ func TestStartsOfRestic(t *testing.T) {
 	// The same operation runs again, as after a report that was lost. The earlier backup is replaced.
 	commands()
 	again := third
-	_, err = f.A.Backups.Create(context.WithoutCancel(t.Context()), &jobs.Job{}, &again)
+	_, err = f.A.Backups.Create(context.WithoutCancel(t.Context()), &host.Job{}, &again)
 	must(t, err)
 	if got := commands(); !strings.HasPrefix(got, "snapshots backup") {
 		t.Errorf("a repeated backup starts restic for %q", got)

@@ -8,8 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/droverhq/drover/agent/findings"
-	"github.com/droverhq/drover/agent/locks"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/restic"
@@ -34,7 +33,7 @@ type targets struct {
 
 // target is what the backups of this host to one repository share.
 type target struct {
-	busy  locks.Set     // one for each dataset: a backup of it to the repository runs
+	busy  host.Set      // one for each dataset: a backup of it to the repository runs
 	slots chan struct{} // has an element for each backup that runs
 	// using is read-locked while a backup uses the repository, and locked while unwanted or expired backups are removed
 	// from it: restic removes backups only from a repository that nothing else uses.
@@ -116,14 +115,14 @@ func (c *Creator) removeOnce(ctx context.Context, record dataset.Repository, u u
 }
 
 // report adds a warning for each repository that refused to remove backups.
-func (t *targets) report(list *findings.List) {
+func (t *targets) report(list *host.List) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(t.of)) {
 		if t.of[name].refused == "" {
 			continue
 		}
-		list.Add(findings.Warning, "repository "+name,
+		list.Add(host.Warning, "repository "+name,
 			"remove old backups on its server, and use profiles without keep; then systemctl restart drover",
 			"it is append-only: backups that are expired, incomplete or withdrawn stay in it, and drover does not try "+
 				"to remove further ones")

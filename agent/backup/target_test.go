@@ -15,7 +15,7 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/backup"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -150,7 +150,7 @@ func TestBackupsOfAVolumeToTwoRepositories(t *testing.T) {
 	})
 	made := awaitEnd(f, backUpTo(f, "db", "offsite"))
 	f.A.Backups.Sweep(t.Context())
-	var list findings.List
+	var list host.List
 	f.A.Backups.Findings(&list)
 	clones, err := filepath.Glob(filepath.Join(f.A.Root, "backups", "clone-*.json"))
 	if err != nil || len(clones) != 1 || len(list.All) > 0 {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/records"
 )
@@ -25,7 +25,7 @@ func (r *Holdings) revisionsBeside(ctx context.Context) map[uuid.UUID]records.Re
 		}
 		found := map[uuid.UUID]records.Revision{}
 		// Each call starts a job of its own, because it must not get the records that an earlier call has read.
-		job := r.Jobs.Start("revisions/"+uuid.NewString(), func(ctx context.Context, _ *jobs.Job) error {
+		job := r.Jobs.Start("revisions/"+uuid.NewString(), func(ctx context.Context, _ *host.Job) error {
 			entries, err := p.Storage.List(ctx)
 			for _, e := range entries {
 				if d := e.Record; d != nil && d.ID == e.ID && d.Home == r.NodeID && d.Pool == p.ID {
@@ -34,7 +34,7 @@ func (r *Holdings) revisionsBeside(ctx context.Context) map[uuid.UUID]records.Re
 			}
 			return err
 		})
-		if pool.WaitFor(ctx, r.Clock, pool.StartPatience, jobs.Ends([]*jobs.Job{job})) {
+		if pool.WaitFor(ctx, r.Clock, pool.StartPatience, host.Ends([]*host.Job{job})) {
 			maps.Copy(out, found)
 		}
 	}

@@ -8,15 +8,12 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/promise"
-	"github.com/droverhq/drover/agent/registration"
-	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -24,20 +21,20 @@ import (
 // FollowerDeps are the dependencies of Follower.
 type FollowerDeps struct {
 	*host.Host
-	Registration  *registration.Registration
-	Identity      *registration.Identity
-	StoreClock    *registration.StoreClock
-	Facts         *registration.Facts
-	Keeper        *promise.Keeper
+	Registration  *Registration
+	Identity      *Identity
+	StoreClock    *StoreClock
+	Facts         *Facts
+	Keeper        *lease.Keeper
 	Nodes         *lease.Nodes
 	Leases        *lease.Table
 	Registrar     *lease.Registrar
 	Pools         *pool.Pools
 	SharedMounter *mounting.SharedMounter
 	Resolver      *mounting.Resolver
-	Copies        *replication.Copies
-	Retention     *replication.Retention
-	Relinquisher  *handover.Relinquisher
+	Copies        *move.Copies
+	Retention     *move.Retention
+	Relinquisher  *move.Relinquisher
 	Operations    *operation.Runner
 	Executor      *operation.Executor
 	RecordFiles   *operation.RecordWriter

@@ -9,11 +9,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -25,7 +22,7 @@ type HoldingsDeps struct {
 	Replicas   []api.Service // each control replica separately
 	Pools      *pool.Pools
 	Leases     *lease.Table
-	StoreClock *registration.StoreClock
+	StoreClock *StoreClock
 	WorksSolo  bool // control's store belongs to this host only
 	// IsNeeded reports whether a dataset is needed although it has no record: running work makes or reads it.
 	IsNeeded func(ds uuid.UUID) bool
@@ -47,7 +44,7 @@ const MaxSendAttempts = 30
 // one is running, the job runs once more. The requests to the replicas run concurrently, because a replica may be
 // unreachable.
 func (r *Holdings) SendSoon(recovery uuid.UUID) {
-	r.Jobs.StartAgain("hold/"+recovery.String(), func(ctx context.Context, _ *jobs.Job) error {
+	r.Jobs.StartAgain("hold/"+recovery.String(), func(ctx context.Context, _ *host.Job) error {
 		h, err := r.List(ctx)
 		if err != nil {
 			r.Log.WithError(err).Error("cannot report the holdings of this node to control, for the recovery of " +
@@ -185,7 +182,7 @@ func (r *Holdings) isCached(id uuid.UUID) bool {
 // cache, ok is also false if the dataset was certainly not acknowledged, or if running work needs it.
 func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDataset, ok bool) {
 	copied, known := r.Cache.Dataset(e.ID)
-	f = api.FoundDataset{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), lineage.IsInternal),
+	f = api.FoundDataset{Snapshots: slices.DeleteFunc(slices.Clone(e.Snapshots), host.IsInternal),
 		Index: r.Cache.Index(e.ID)}
 	whole := e.Record != nil && e.Record.ID == e.ID
 	switch {

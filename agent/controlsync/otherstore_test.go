@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -67,7 +67,7 @@ func TestUnknownOrOlderStoreDestroysNothing(t *testing.T) {
 					ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: db.ID, Epoch: db.Epoch,
 					Snapshot: &dataset.Snapshot{ID: uuid.New(), Dataset: db.ID}, Source: &dataset.Source{Dataset: db.ID, Snapshot: uuid.New()},
 				}
-				_, err := r.Executor.Execute(ctx, &jobs.Job{}, op)
+				_, err := r.Executor.Execute(ctx, &host.Job{}, op)
 				if !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
 					t.Errorf("%s: %v", kind, err)
 				}

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -30,7 +30,7 @@ func TestSilentReplicaIsNamed(t *testing.T) {
 			for _, err := range c.answers {
 				r.replicaErrors.set(c.replicas-1, time.Time{}, err)
 			}
-			var list findings.List
+			var list host.List
 			r.Check(&list)
 			if len(list.All) != c.want {
 				t.Errorf("%d findings, want %d: %+v", len(list.All), c.want, list.All)

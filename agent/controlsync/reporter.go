@@ -18,7 +18,6 @@ import (
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/control/api"
 )
 
@@ -33,9 +32,9 @@ type ReporterDeps struct {
 	SharedMounter    *mounting.SharedMounter
 	SharedMountTable *mounting.SharedMountTable
 	Status           *StatusReader
-	Facts            *registration.Facts
+	Facts            *Facts
 	Executor         *operation.Executor
-	StoreClock       *registration.StoreClock
+	StoreClock       *StoreClock
 
 	// ReplicaStatus returns the status of a replica on this node.
 	ReplicaStatus func(ds uuid.UUID) (dataset.Copy, bool)
@@ -272,7 +271,7 @@ func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []u
 }
 
 // reportOne reports to one replica what differs from the last report. It logs nothing if control does not answer,
-// because Follower.Run does (see registration.Registration.SetRefusal).
+// because Follower.Run does (see Registration.SetRefusal).
 func (r *Reporter) reportOne(ctx context.Context, t *replicaReporter, h api.Heartbeat, seen []dataset.DatasetStatus) {
 	for _, st := range seen {
 		if old, was := t.reported[st.ID]; !was || !sameStatus(old, st) {

@@ -7,12 +7,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lostwrites"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/records"
-	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -30,13 +28,13 @@ type StatusReader struct {
 	Disks    *mounting.Disks
 	Sizes    *operation.Sizes
 	Throttle *throttle.Throttler
-	Lost     *lostwrites.Watcher
+	Lost     *mounting.Watcher
 
 	usages usages
 }
 
 // Status reads the present status of a dataset in a pool of this node. It asks the pool, and flushes a mounted volume
-// in the background if its pool is nearly full: see lostwrites.Watcher.Look.
+// in the background if its pool is nearly full: see mounting.Watcher.Look.
 func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st dataset.DatasetStatus) {
 	st.ID = d.ID
 	defer func() { st.Problem = dataset.Cut(st.Problem) }() // control rejects a longer text
@@ -72,7 +70,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 		case stopped != nil || walks && mounted:
 		case walks:
 			_, uerr = b.Stat(ctx, d.ID)
-			uerr = storage.WithRemedy(ctx, b, d, uerr)
+			uerr = host.WithRemedy(ctx, b, d, uerr)
 		default:
 			mountedAt := ""
 			if mounted {
@@ -80,7 +78,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 			}
 			inPool, usage, uerr = readUsage(ctx, b, d, mountedAt)
 			if !mounted {
-				uerr = storage.WithRemedy(ctx, b, d, uerr)
+				uerr = host.WithRemedy(ctx, b, d, uerr)
 			}
 		}
 	}); err == nil {

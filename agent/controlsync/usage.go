@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -203,7 +202,7 @@ func (u *usages) takeUnsaved() (values map[string]any, restore func()) {
 }
 
 // Check adds findings about the volumes with little space left.
-func (s *StatusReader) Check(r *findings.List) {
+func (s *StatusReader) Check(r *host.List) {
 	var lines []api.Finding
 	poolStatus := s.poolStatuses()
 	for id, u := range s.usages.full() {
@@ -211,9 +210,9 @@ func (s *StatusReader) Check(r *findings.List) {
 		if !ok || d.State != dataset.StateReady {
 			continue
 		}
-		level := findings.Warning
+		level := host.Warning
 		if u.Fullness == dataset.Full {
-			level = findings.Error
+			level = host.Error
 		}
 		lines = append(lines, api.Finding{
 			Level: level, Subject: "volume " + d.Volume, Text: u.Fullness.String() + ": " + u.Usage.Describe(d.Size),

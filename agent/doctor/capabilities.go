@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
 )
@@ -15,11 +15,11 @@ import (
 // operator knows before a profile requires it.
 func checkMissingCapabilities(r *Report, p *pool.Pool) {
 	if list := missingCapabilities(p.Capabilities, p.Share != uuid.Nil); len(list) > 0 {
-		r.Add(findings.OK, "pool "+p.Name, "", "limits of backend %s: %s", p.Backend,
+		r.Add(host.OK, "pool "+p.Name, "", "limits of backend %s: %s", p.Backend,
 			strings.Join(list, "; "))
 	}
 	if len(p.MissingFeatures) > 0 {
-		r.Add(findings.OK, "pool "+p.Name, "", "could do more on this host: %s", strings.Join(p.MissingFeatures, "; "))
+		r.Add(host.OK, "pool "+p.Name, "", "could do more on this host: %s", strings.Join(p.MissingFeatures, "; "))
 	}
 }
 

@@ -24,14 +24,12 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/findings"
-	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -52,20 +50,20 @@ type Deps struct {
 	KeyChecker    *KeyChecker
 	Datasets      *operation.Datasets
 	Sizes         *operation.Sizes
-	Replicas      *replication.Replicas
+	Replicas      *move.Replicas
 	Uses          *mounting.UseTable
 	Engines       *mounting.Engines
 	Disks         *mounting.Disks
 	SharedMounter *mounting.SharedMounter
 	Registrar     *lease.Registrar
-	Failover      *handover.Failover
+	Failover      *move.Failover
 	Throttle      *throttle.Throttler
 	Pending       func() []operation.PendingPurge // datasets in state purging whose data still exists
 	// Holders finds out who uses a dataset on this host.
 	Holders     func(ctx context.Context, d dataset.Dataset) dataset.Holders
 	Refusal     func() string                   // why control does not register this node, or ""
 	Identity    func(ctx context.Context) error // fails if the agent's database cannot be read
-	ExtraChecks []func(*findings.List)          // checks of components outside this list
+	ExtraChecks []func(*host.List)              // checks of components outside this list
 }
 
 // Doctor reports what works on this host. It has no state.
@@ -89,16 +87,16 @@ func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 	switch {
 	case err != nil:
 		r.ControlSilent = true
-		r.Add(findings.Error, "control", "start drover control, and check the network between its hosts and this one",
+		r.Add(host.Error, "control", "start drover control, and check the network between its hosts and this one",
 			"does not respond: %v (mounted volumes keep working)", err)
 	case outside != "":
-		r.Add(findings.Error, "control", "", "responds, and does not accept this node: %s (mounted volumes keep "+
+		r.Add(host.Error, "control", "", "responds, and does not accept this node: %s (mounted volumes keep "+
 			"working)", outside)
 	default:
-		r.Add(findings.OK, "control", "", "responds; %d datasets have their home here", len(known))
+		r.Add(host.OK, "control", "", "responds; %d datasets have their home here", len(known))
 	}
 	if halted != "" && r.StoreProblem == "" { // another node reports it, or control itself
-		r.Add(findings.Error, "store", r.StoreRemedy, "%s", halted)
+		r.Add(host.Error, "store", r.StoreRemedy, "%s", halted)
 	}
 	x.examineHost(ctx, r, known, err == nil)
 	x.deps.KeyChecker.Check(ctx, r, known)
@@ -145,7 +143,7 @@ func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID
 // checkPending names the datasets that are purged and whose data still exists.
 func (x *Doctor) checkPending(r *Report) {
 	for _, p := range x.deps.Pending() {
-		r.Add(findings.Warning, "dataset "+p.Dataset.ID.String(),
+		r.Add(host.Warning, "dataset "+p.Dataset.ID.String(),
 			"drover trash ls shows it; the deletion is tried again within ten minutes",
 			"of volume %s is pending deletion since %s, and its data still exists: %s", p.Dataset.Volume,
 			p.Since.UTC().Format(time.RFC3339), p.Reason)
@@ -156,24 +154,24 @@ func (x *Doctor) checkPending(r *Report) {
 // pool.
 func (x *Doctor) checkRoot(ctx context.Context, r *Report) {
 	if err := x.deps.Identity(ctx); err != nil {
-		r.Add(findings.Error, "root", "containers keep their volumes; repair or replace the disk, then restart drover",
+		r.Add(host.Error, "root", "containers keep their volumes; repair or replace the disk, then restart drover",
 			"mounts and unmounts are refused: %v", err)
 		return
 	}
 	free, size, least, err := x.deps.Space.RootSpace()
 	switch {
 	case err != nil:
-		r.Add(findings.Error, "root", "", "%v", err)
+		r.Add(host.Error, "root", "", "%v", err)
 	case free < least:
-		r.Add(findings.Error, "root", x.deps.Space.RootHint(ctx),
+		r.Add(host.Error, "root", x.deps.Space.RootHint(ctx),
 			"creates are refused: the disk of %s is nearly full: %s free of %s", x.deps.Root, free.Human(),
 			size.Human())
 	case free < backends.Reserve(size):
-		r.Add(findings.Warning, "root", x.deps.Space.RootHint(ctx),
+		r.Add(host.Warning, "root", x.deps.Space.RootHint(ctx),
 			"the disk of %s is filling up: %s free of %s; below %s creates are refused", x.deps.Root, free.Human(),
 			size.Human(), least.Human())
 	default:
-		r.Add(findings.OK, "root", "", "%s free of %s on the disk of %s", free.Human(), size.Human(), x.deps.Root)
+		r.Add(host.OK, "root", "", "%s free of %s on the disk of %s", free.Human(), size.Human(), x.deps.Root)
 	}
 }
 
@@ -181,14 +179,14 @@ func (x *Doctor) checkRoot(ctx context.Context, r *Report) {
 func (x *Doctor) checkDamaged(r *Report) {
 	files, err := filepath.Glob(filepath.Join(x.deps.Root, "*"+DamagedMark+"*"))
 	if err != nil {
-		r.Add(findings.Error, "root", "", "%v", err)
+		r.Add(host.Error, "root", "", "%v", err)
 	}
 	mend := "replace it with a backup, or rebuild the store; then remove it"
 	if r.StoreProblem != "" {
 		mend = "remove it after the rebuild"
 	}
 	for _, f := range files {
-		r.Add(findings.Warning, "store", mend, "%s could not be read and was moved aside", f)
+		r.Add(host.Warning, "store", mend, "%s could not be read and was moved aside", f)
 	}
 }
 
@@ -198,15 +196,15 @@ func CheckBackends(ctx context.Context, r *Report, kinds []backends.Kind, pools 
 		name, err := "backend "+k.Name(), k.Available(ctx)
 		switch {
 		case err == nil:
-			r.Add(findings.OK, name, "", "works on this host")
+			r.Add(host.OK, name, "", "works on this host")
 		// No pool needs the backend.
 		case !slices.ContainsFunc(pools, func(p *pool.Pool) bool { return p.Backend == k.Name() }):
-			r.Add(findings.Info, name, "", "cannot work on this host: %s", withoutName(k.Name(), err))
+			r.Add(host.Info, name, "", "cannot work on this host: %s", withoutName(k.Name(), err))
 		case backends.CheckOpen(ctx, k) == nil:
-			r.Add(findings.Warning, name, "", "existing pools work on this host, but new ones cannot be created: %s",
+			r.Add(host.Warning, name, "", "existing pools work on this host, but new ones cannot be created: %s",
 				withoutName(k.Name(), err))
 		default:
-			r.Add(findings.Warning, name, "", "cannot work on this host: %s", withoutName(k.Name(), err))
+			r.Add(host.Warning, name, "", "cannot work on this host: %s", withoutName(k.Name(), err))
 		}
 	}
 }
@@ -227,7 +225,7 @@ func withoutName(name string, err error) string {
 func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 	table, err := mount.Table()
 	if err != nil {
-		r.Add(findings.Error, "mounts", "", "cannot be read: %v", err)
+		r.Add(host.Error, "mounts", "", "cannot be read: %v", err)
 		return
 	}
 	n, holders := 0, x.holders(ctx, r)
@@ -236,20 +234,20 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 		rec, path := x.deps.Uses.Get(id), x.deps.MountPath(id)
 		d, _ := x.deps.Cache.Dataset(id)
 		if table.At(path) == nil {
-			r.Add(findings.Error, "volume "+d.Volume, "restart its containers: their start mounts it again",
+			r.Add(host.Error, "volume "+d.Volume, "restart its containers: their start mounts it again",
 				"is in use by %d but not mounted at %s", len(rec.IDs), path)
 		} else if d.State == dataset.StateTrashed {
 			short := id.String()[:8]
-			r.Add(findings.Error, "volume "+d.Volume,
+			r.Add(host.Error, "volume "+d.Volume,
 				"stop its containers here, or restore it: drover trash restore "+short,
 				"was deleted while this host was confirmed as fenced, but is in use here by %d%s: what they write "+
 					"goes to the trash, and is destroyed with it (dataset %s)", len(rec.IDs), holders(id), short)
 		} else if err := x.deps.Disks.Check(ctx, d, path); err != nil {
-			r.Add(findings.Error, "volume "+d.Volume, "", "%v", err)
+			r.Add(host.Error, "volume "+d.Volume, "", "%v", err)
 		}
 		for _, m := range x.deps.Engines.MountsOf(rec) {
 			if m.Unverified {
-				r.Add(findings.Info, "volume "+d.Volume, "",
+				r.Add(host.Info, "volume "+d.Volume, "",
 					"mount %s may have ended and is unverified: the engine restarted since, or unmounted it "+
 						"while a process still had it mounted%s", mounting.ShortID(m.ID),
 					holders(id))
@@ -262,16 +260,16 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 			x.addUnused(r, m.Mountpoint, id, holders(id))
 		}
 	}
-	r.Add(findings.OK, "mounts", "", "%d datasets are mounted", n)
+	r.Add(host.OK, "mounts", "", "%d datasets are mounted", n)
 }
 
 // addUnused adds a finding on a mount without a recorded use. holders is a clause about who holds it, or "". A mount
 // that somebody holds stays until that use ends, and the volume cannot be removed or moved, so it needs attention. The
 // reason of a mount without a holder is usually a request that has not ended yet.
 func (x *Doctor) addUnused(r *Report, path string, id uuid.UUID, holders string) {
-	level, mend := findings.Info, ""
+	level, mend := host.Info, ""
 	if d, ok := x.deps.Cache.Dataset(id); ok && holders != "" {
-		level, mend = findings.Warning, "drover volume inspect "+d.Volume+" shows who holds it, and how to free it"
+		level, mend = host.Warning, "drover volume inspect "+d.Volume+" shows who holds it, and how to free it"
 	}
 	r.Add(level, "mount "+path, mend, "no recorded use; it is unmounted once no process has it mounted%s", holders)
 }
@@ -302,7 +300,7 @@ func (x *Doctor) holders(ctx context.Context, r *Report) func(id uuid.UUID) stri
 func (x *Doctor) checkInspection(r *Report, id uuid.UUID, path string) bool {
 	k, is := x.deps.Cache.InspectedCopy(id)
 	if is {
-		r.Add(findings.Info, "mount "+path, "drover volume superseded mount "+k.Dataset.String()+" "+x.deps.NodeName+
+		r.Add(host.Info, "mount "+path, "drover volume superseded mount "+k.Dataset.String()+" "+x.deps.NodeName+
 			" --off", "shows the superseded copy of volume %s, read-only, as requested",
 			k.Record.Volume)
 	}
@@ -319,14 +317,14 @@ func (x *Doctor) CheckReplicas(r *Report) {
 		}
 		subject := "volume " + k.Record.Volume
 		if p := x.deps.Pools.ByID(k.Pool); p == nil || p.Gone {
-			r.Add(findings.Error, subject, "bring back the disk of that pool (drover pool adopt PATH), or "+
+			r.Add(host.Error, subject, "bring back the disk of that pool (drover pool adopt PATH), or "+
 				"drover node drain "+x.deps.NodeName+" moves the replica to another node",
 				"has a replica recorded in pool %s, which does not exist on this node", k.Pool)
 		} else if why := x.deps.Replicas.Failure(id); why != "" {
-			r.Add(findings.Warning, subject, "drover volume inspect "+k.Record.Volume+" shows its copies",
+			r.Add(host.Warning, subject, "drover volume inspect "+k.Record.Volume+" shows its copies",
 				"cannot refresh its replica here, retrying: %s", why)
 		} else if _, known := x.deps.Replicas.Copy(id); !known && k.Snapshot == uuid.Nil {
-			r.Add(findings.Info, subject, "", "degraded: building replica on this node%s",
+			r.Add(host.Info, subject, "", "degraded: building replica on this node%s",
 				formatProgress(x.deps.Replicas.Progress(id)))
 		}
 	}
@@ -352,10 +350,10 @@ func (x *Doctor) checkHung(r *Report) {
 	for _, w := range slow {
 		text := fmt.Sprintf("has been running for %s", w.For.Round(time.Second))
 		if len(stuck) == 0 {
-			r.Add(findings.Info, w.What, "", "%s", text)
+			r.Add(host.Info, w.What, "", "%s", text)
 			continue
 		}
-		r.Add(findings.Warning, w.What, "check the disk (dmesg), and for a frozen filesystem: fsfreeze -u",
+		r.Add(host.Warning, w.What, "check the disk (dmesg), and for a frozen filesystem: fsfreeze -u",
 			"%s, and %s in the kernel (state D), where it cannot be ended", text, strings.Join(stuck, ", "))
 	}
 }

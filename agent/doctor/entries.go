@@ -11,10 +11,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/replication"
-	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
@@ -39,7 +38,7 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 		c.deps.KeyChecker.CheckRecord(r, p, e, now)
 		switch {
 		case e.State == backends.EntryForeign:
-			r.Add(findings.Warning, "pool "+p.Name, foreignRemedy(e, known), "%s is not Drover's, and is left "+
+			r.Add(host.Warning, "pool "+p.Name, foreignRemedy(e, known), "%s is not Drover's, and is left "+
 				"unchanged: %s", e.Path, e.Problem)
 		case e.State == backends.EntryCopy,
 			!onRecord && c.deps.Copies.IsRecorded(e.ID) && e.State != backends.EntryDeleting:
@@ -51,12 +50,12 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 		case e.Problem != "":
 			fix := ""
 			if d.State == dataset.StateReady {
-				fix = storage.Remedy(d, e.Snapshots)
+				fix = host.Remedy(d, e.Snapshots)
 			}
 			if len(e.ForeignFiles) > 0 {
 				fix = "find out whose files they are, and move them out of " + dataset.ShellQuote(e.Path)
 			}
-			r.Add(findings.Error, "dataset "+e.ID.String(), fix, "volume %s: %s", d.Volume, e.Problem)
+			r.Add(host.Error, "dataset "+e.ID.String(), fix, "volume %s: %s", d.Volume, e.Problem)
 		}
 	}
 	if r.StoreProblem == "" {
@@ -95,9 +94,9 @@ func checkTrials(r *Report, p *pool.Pool) {
 		switch {
 		case l.Foreign != "": // it is listed as foreign
 		case l.Busy:
-			r.Add(findings.Info, "pool "+p.Name, "", "is being verified in %s (drover backend verify)", l.Path)
+			r.Add(host.Info, "pool "+p.Name, "", "is being verified in %s (drover backend verify)", l.Path)
 		default:
-			r.Add(findings.Warning, "pool "+p.Name,
+			r.Add(host.Warning, "pool "+p.Name,
 				"drover backend verify "+p.Name+" removes it",
 				"a drover backend verify that was killed left %s", l.Path)
 		}
@@ -120,20 +119,20 @@ func (c *PoolChecker) checkUnrecorded(ctx context.Context, r *Report, p *pool.Po
 	}
 	switch {
 	case doubtful:
-		r.Add(findings.Warning, subject, c.remedy(p, e, " restores it to the trash"),
+		r.Add(host.Warning, subject, c.remedy(p, e, " restores it to the trash"),
 			"is in pool %s as %s, created shortly before the records were lost: it may have been acknowledged, "+
 				"and is kept", p.Name, volumeOf(e))
 	case len(e.ForeignFiles) > 0 && e.State != backends.EntryReady:
-		r.Add(findings.Warning, subject, "move these files away, then restart drover",
+		r.Add(host.Warning, subject, "move these files away, then restart drover",
 			"was interrupted by a crash, and is not removed, because %s contains foreign files: %s", e.Path,
 			strings.Join(e.ForeignFiles, ", "))
-	case e.State == backends.EntryDeleting && storage.IsDiscarding(c.deps.Host, p.Storage):
-		r.Add(findings.Info, subject, "", "is deleted, and its bytes are being removed (%s)", e.Path)
+	case e.State == backends.EntryDeleting && host.IsDiscarding(c.deps.Host, p.Storage):
+		r.Add(host.Info, subject, "", "is deleted, and its bytes are being removed (%s)", e.Path)
 	case incoming || e.State == backends.EntryDeleting:
-		r.Add(findings.Info, subject, "", "was interrupted by a crash; the next start of drover removes it "+
+		r.Add(host.Info, subject, "", "was interrupted by a crash; the next start of drover removes it "+
 			"(%s)", e.Path)
 	default:
-		r.Add(findings.Warning, subject, c.remedy(p, e, " restores it"),
+		r.Add(host.Warning, subject, c.remedy(p, e, " restores it"),
 			"is in pool %s as %s but not in the store: quarantined", p.Name, volumeOf(e))
 	}
 }
@@ -147,11 +146,11 @@ func (c *PoolChecker) checkElsewhere(ctx context.Context, r *Report, p *pool.Poo
 	case err == nil:
 		return false
 	case errors.Is(err, dataset.ErrExists):
-		r.Add(findings.Warning, subject, "drover volume inspect "+e.ID.String()+", or drover trash ls",
+		r.Add(host.Warning, subject, "drover volume inspect "+e.ID.String()+", or drover trash ls",
 			"is in pool %s as %s, and its home is another node: it is kept, because that node may not have taken "+
 				"it from here yet", p.Name, volumeOf(e))
 	default:
-		r.Add(findings.Warning, subject, "", "is in pool %s as %s, and is kept: %v", p.Name, volumeOf(e), err)
+		r.Add(host.Warning, subject, "", "is in pool %s as %s, and is kept: %v", p.Name, volumeOf(e), err)
 	}
 	return true
 }
@@ -178,7 +177,7 @@ func (c *PoolChecker) checkMissing(ctx context.Context, r *Report, p *pool.Pool,
 		}
 		_, err := p.Storage.Stat(ctx, id)
 		if still, ok := now()[id]; ok && still.State != dataset.StatePurging && errors.Is(err, dataset.ErrNotFound) {
-			r.Add(findings.Error, "dataset "+id.String(), c.missingHint(d),
+			r.Add(host.Error, "dataset "+id.String(), c.missingHint(d),
 				"volume %s is recorded in pool %s but missing there", d.Volume, p.Name)
 		}
 	}
@@ -202,24 +201,24 @@ func (c *PoolChecker) checkCopy(r *Report, p *pool.Pool, e backends.Entry) {
 	k, kept := c.deps.Cache.Copy(e.ID)
 	switch {
 	case e.Problem != "":
-		r.Add(findings.Error, "dataset "+e.ID.String(), "", "the copy of %s in pool %s: %s", volumeOf(e), p.Name,
+		r.Add(host.Error, "dataset "+e.ID.String(), "", "the copy of %s in pool %s: %s", volumeOf(e), p.Name,
 			e.Problem)
 	case !kept:
 		if !c.deps.Moves.IsIncoming(e.ID) {
-			r.Add(findings.Warning, "dataset "+e.ID.String(),
+			r.Add(host.Warning, "dataset "+e.ID.String(),
 				"drover doctor --gc "+e.ID.String()+" --dry-run shows what it is",
 				"is in pool %s as a copy of %s but not in the store: quarantined", p.Name, volumeOf(e))
 		} else if !c.deps.Moves.IsActive(e.ID) {
-			r.Add(findings.Info, subject, "",
+			r.Add(host.Info, subject, "",
 				"an unfinished move left a part of it in pool %s, for a retry; it is removed after "+
-					"%s", p.Name, replication.KeepFailed)
+					"%s", p.Name, move.KeepFailed)
 		}
 	case len(c.deps.Uses.Get(e.ID).IDs) > 0:
-		r.Add(findings.Error, subject, "stop its containers here",
+		r.Add(host.Error, subject, "stop its containers here",
 			"continued on another node (epoch %d ended here), but is in use here by %d: their writes are kept as "+
 				"a superseded snapshot once they stop", k.Epoch, len(c.deps.Uses.Get(e.ID).IDs))
 	case k.Kind == dataset.CopySuperseded:
-		r.Add(findings.Warning, subject, "drover volume superseded ls",
+		r.Add(host.Warning, subject, "drover volume superseded ls",
 			"the copy of epoch %d is superseded, and is kept in pool %s", k.Epoch, p.Name)
 	}
 }

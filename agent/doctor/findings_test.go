@@ -13,8 +13,7 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/doctor"
-	"github.com/droverhq/drover/agent/findings"
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -187,7 +186,7 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 		return text, found[0]
 	}
 	text, first := all()
-	if first.Subject != "store" || first.Level != findings.Error || first.Fix != "drover store rebuild" || !strings.Contains(first.Text, "3 datasets in the pools are not in it") {
+	if first.Subject != "store" || first.Level != host.Error || first.Fix != "drover store rebuild" || !strings.Contains(first.Text, "3 datasets in the pools are not in it") {
 		t.Errorf("the first line: %+v", first)
 	}
 	for _, no := range []string{"--gc", "purge", " rm ", "quarantined", db.ID.String(), waste.ID.String()} {
@@ -227,7 +226,7 @@ func TestDoctorReportsMissingLateAndNewReplicas(t *testing.T) {
 		r.Cache.SetCopy(id, &api.AssignedCopy{Copy: k, Record: &d})
 	}
 	arriving, release := make(chan struct{}), make(chan struct{})
-	r.Jobs.Start("replica/"+fresh.String(), func(_ context.Context, jb *jobs.Job) error {
+	r.Jobs.Start("replica/"+fresh.String(), func(_ context.Context, jb *host.Job) error {
 		jb.SetProgress(256<<20, 1<<30)
 		close(arriving)
 		<-release
@@ -242,13 +241,13 @@ func TestDoctorReportsMissingLateAndNewReplicas(t *testing.T) {
 	for _, f := range rep.All {
 		said[f.Subject] = f
 	}
-	if f := said["volume v"+ghost.String()]; f.Level != findings.Error || !strings.Contains(f.Text, ", which does not exist on this node") || !strings.Contains(f.Fix, "drover node drain host-a") {
+	if f := said["volume v"+ghost.String()]; f.Level != host.Error || !strings.Contains(f.Text, ", which does not exist on this node") || !strings.Contains(f.Fix, "drover node drain host-a") {
 		t.Errorf("in a pool that is not here: %+v", f)
 	}
-	if f := said["volume v"+behind.String()]; f.Level != findings.Warning || !strings.Contains(f.Text, "no way to its home") {
+	if f := said["volume v"+behind.String()]; f.Level != host.Warning || !strings.Contains(f.Text, "no way to its home") {
 		t.Errorf("not refreshed: %+v", f)
 	}
-	if f := said["volume v"+fresh.String()]; f.Level != findings.Info || f.Text != "degraded: building replica on this node: 25% (256MiB of 1GiB)" {
+	if f := said["volume v"+fresh.String()]; f.Level != host.Info || f.Text != "degraded: building replica on this node: 25% (256MiB of 1GiB)" {
 		t.Errorf("not complete: %+v", f)
 	}
 	if len(said) != 3 {
@@ -272,7 +271,7 @@ func (k missingKind) Available(context.Context) error {
 func TestDoctorIgnoresMissingToolsOfUnusedBackend(t *testing.T) {
 	r := agenttest.New(t)
 	p, _ := r.Pools.ByName("default")
-	for name, level := range map[string]string{p.Backend: findings.Warning, "other": findings.Info} {
+	for name, level := range map[string]string{p.Backend: host.Warning, "other": host.Info} {
 		rep := &doctor.Report{}
 		doctor.CheckBackends(t.Context(), rep, []backends.Kind{missingKind{name: name}}, r.Pools.All())
 		if len(rep.All) != 1 || rep.All[0].Level != level || !strings.Contains(rep.All[0].Text, "no tools") {

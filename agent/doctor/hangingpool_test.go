@@ -9,7 +9,7 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -31,7 +31,7 @@ func TestDoctorOfHangingPool(t *testing.T) {
 			t.Error(err)
 		}
 		for _, f := range all {
-			if f.Subject == "pool other" && f.Level == findings.Error {
+			if f.Subject == "pool other" && f.Level == host.Error {
 				return f
 			}
 		}

@@ -9,10 +9,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/keyring"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -23,7 +21,7 @@ import (
 // KeyCheckerDeps is what KeyChecker needs of other components.
 type KeyCheckerDeps struct {
 	*host.Host
-	Keys      *keyring.Keyring
+	Keys      *operation.Keyring
 	Programs  *host.Programs
 	Pools     interface{ All() []*pool.Pool }
 	WorksSolo bool // there are no other nodes whose volumes this one could take over
@@ -62,7 +60,7 @@ func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]d
 	for _, name := range slices.Sorted(maps.Keys(c.now)) {
 		p := c.now[name]
 		if key, why := c.read(ctx, p.Encryption, p); why == nil {
-			c.Add(findings.OK, "profile "+p.Name, "", "is key %s", key.ID())
+			c.Add(host.OK, "profile "+p.Name, "", "is key %s", key.ID())
 		} else {
 			why.profiles = append(why.profiles, p.Name)
 		}
@@ -111,9 +109,9 @@ func (k *KeyChecker) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []s
 // author of the profile at once.
 func (k *KeyChecker) warnOfKey(f api.Finding) {
 	switch level := f.Level; {
-	case level == findings.Warning, level == findings.Info && strings.HasPrefix(f.Subject, "key "):
+	case level == host.Warning, level == host.Info && strings.HasPrefix(f.Subject, "key "):
 		k.deps.Log.WithField("subject", f.Subject).Warn(f.Text)
-	case level == findings.Error:
+	case level == host.Error:
 		k.deps.Log.WithField("subject", f.Subject).Error(f.Text)
 	}
 }
@@ -121,7 +119,7 @@ func (k *KeyChecker) warnOfKey(f api.Finding) {
 // Warn starts a job that logs what doctor reports about keys and fence programs. It is called after each full response
 // of control whose store is consistent, and when the profiles change.
 func (k *KeyChecker) Warn() {
-	k.deps.Jobs.StartAgain("keys", func(ctx context.Context, _ *jobs.Job) error {
+	k.deps.Jobs.StartAgain("keys", func(ctx context.Context, _ *host.Job) error {
 		r := &Report{}
 		known := map[uuid.UUID]dataset.Dataset{}
 		for _, id := range k.deps.Cache.IDs() {
@@ -159,7 +157,7 @@ func (k *KeyChecker) CheckRecord(r *Report, p *pool.Pool, e backends.Entry, now 
 	if home {
 		mend = rekeyCommand(d)
 	}
-	r.Add(findings.Warning, "dataset "+e.ID.String(), mend,
+	r.Add(host.Warning, "dataset "+e.ID.String(), mend,
 		"volume %s: its record in pool %s still needs key %s, but control's record needs key %s: keep the old key",
 		d.Volume, p.Name, e.Record.Encryption.KeyID, d.Encryption.KeyID)
 }
@@ -192,7 +190,7 @@ func (k *KeyChecker) checkFences(ctx context.Context, r *Report) {
 	for _, program := range slices.Sorted(maps.Keys(users)) {
 		if err := k.deps.Programs.Check([]string{program}); err != nil {
 			slices.Sort(users[program])
-			r.Add(findings.Warning, "failover", "",
+			r.Add(host.Warning, "failover", "",
 				"volumes of profiles that name this fence program (%s) do not fail over to this node: %v",
 				strings.Join(users[program], ", "), err)
 		}

@@ -12,13 +12,11 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/replication"
-	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -33,8 +31,8 @@ type PoolCheckerDeps struct {
 	Space      *pool.Space
 	Datasets   *operation.Datasets
 	Uses       *mounting.UseTable
-	Moves      *replication.MoveTable
-	Copies     *replication.Copies
+	Moves      *move.MoveTable
+	Copies     *move.Copies
 	KeyChecker *KeyChecker
 	IsNeeded   func(id uuid.UUID) bool // whether a dataset without a record is needed
 }
@@ -83,7 +81,7 @@ func (c *PoolChecker) checkInTime(ctx context.Context, r *Report, p *pool.Pool,
 			close(now.hung)
 		case <-now.hung:
 		}
-		r.Add(findings.Error, "pool "+p.Name, "check its disk (dmesg)",
+		r.Add(host.Error, "pool "+p.Name, "check its disk (dmesg)",
 			"did not respond within %s: its disk hangs", poolPatience)
 		return
 	}
@@ -115,51 +113,51 @@ func (c *PoolChecker) CheckPool(ctx context.Context, r *Report, p *pool.Pool, kn
 	sure bool) {
 	name := "pool " + p.Name
 	if p.Record.Leaving != pool.NotLeaving {
-		r.Add(findings.Error, name, "drover pool inspect "+p.Name,
+		r.Add(host.Error, name, "drover pool inspect "+p.Name,
 			"is being removed, and serves nothing: %s", cmp.Or(p.RemovalProblem, "the removal continues automatically"))
 		return
 	}
 	if p.Storage == nil {
-		r.Add(findings.Error, name, c.offlineHint(ctx, p), "%s", offlineText(p.Name, p.OfflineReason))
+		r.Add(host.Error, name, c.offlineHint(ctx, p), "%s", offlineText(p.Name, p.OfflineReason))
 		return
 	}
 	st, _ := c.deps.Pools.ReadStatus(ctx, p.ID) // its status has the error
 	if !st.Online {
-		r.Add(findings.Error, name, c.offlineHint(ctx, p), "%s", offlineText(p.Name, st.Reason))
+		r.Add(host.Error, name, c.offlineHint(ctx, p), "%s", offlineText(p.Name, st.Reason))
 		return
 	}
 	if why := p.QuarantineReason(); why != "" {
-		r.Add(findings.Error, name, "drover pool accept "+p.Name+", unless the newer disk can be recovered",
+		r.Add(host.Error, name, "drover pool accept "+p.Name+", unless the newer disk can be recovered",
 			"is held: nothing in it is mounted or changed: %s", why)
 		return
 	}
 	tight := st.Fullness() != dataset.NotFull
 	switch {
 	case st.Reason != "" && !tight: // for example, sizes are not enforced: more space would not help
-		r.Add(findings.Error, name, "", "%s", st.Reason)
+		r.Add(host.Error, name, "", "%s", st.Reason)
 	case st.Reason != "":
-		r.Add(findings.Error, name, c.roomHint(ctx, r, p, st), "creates are refused: %s", st.Reason)
+		r.Add(host.Error, name, c.roomHint(ctx, r, p, st), "creates are refused: %s", st.Reason)
 	case tight:
-		r.Add(findings.Warning, name, c.roomHint(ctx, r, p, st), "%s: %s", st.Fullness(), st.Usage().Describe(st.Size))
+		r.Add(host.Warning, name, c.roomHint(ctx, r, p, st), "%s: %s", st.Fullness(), st.Usage().Describe(st.Size))
 	default:
-		r.Add(findings.OK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.Record.Path, p.Note)
+		r.Add(host.OK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.Record.Path, p.Note)
 	}
 	checkOvercommit(r, name, st)
 	c.checkSharedFilesystem(r, p, st)
 	if p.LockProblem != "" {
-		r.Add(findings.Warning, name, "end that process, then restart drover",
+		r.Add(host.Warning, name, "end that process, then restart drover",
 			"is served, but not locked against another drover: %s", p.LockProblem)
 	}
 	var entries []backends.Entry
 	if !r.Background { // listing a pool reads each of its records
 		var err error
 		if entries, err = p.Storage.List(ctx); err != nil {
-			r.Add(findings.Error, name, "", "cannot be listed: %v", err)
+			r.Add(host.Error, name, "", "cannot be listed: %v", err)
 			return
 		}
 	}
 	if p.Memory != "" {
-		r.Add(findings.Warning, name, "move its volumes to a pool on a disk, unless losing them is acceptable", "%s",
+		r.Add(host.Warning, name, "move its volumes to a pool on a disk, unless losing them is acceptable", "%s",
 			p.MemoryWarning())
 	}
 	checkWarnings(r, p)
@@ -202,7 +200,7 @@ func (c *PoolChecker) offlineHint(ctx context.Context, p *pool.Pool) string {
 
 func (c *PoolChecker) checkFailedPools(r *Report) {
 	for _, u := range c.deps.PoolMaker.Failed {
-		r.Add(findings.Error, "pool "+u.Name, "", "%s", offlineText(u.Name, u.Status.Reason))
+		r.Add(host.Error, "pool "+u.Name, "", "%s", offlineText(u.Name, u.Status.Reason))
 	}
 }
 
@@ -214,10 +212,10 @@ func checkOvercommit(r *Report, name string, st dataset.PoolStatus) {
 		st.Size.Human(), dataset.FormatRatio(ratio))
 	switch {
 	case st.Overcommit > 0 && ratio > st.Overcommit:
-		r.Add(findings.Warning, name, "enlarge the pool, or move volumes to another one (drover pool ls)",
+		r.Add(host.Warning, name, "enlarge the pool, or move volumes to another one (drover pool ls)",
 			"%s, more than %s", text, dataset.FormatRatio(st.Overcommit))
 	case st.Overcommit == 0 && ratio > 1:
-		r.Add(findings.OK, name, "", "%s", text)
+		r.Add(host.OK, name, "", "%s", text)
 	}
 }
 
@@ -237,18 +235,18 @@ func (c *PoolChecker) checkSharedFilesystem(r *Report, p *pool.Pool, st dataset.
 	}
 	text := "is on one filesystem with " + strings.Join(others, ", ") + ": they share its free space"
 	if ratio := together.OvercommitRatio(); st.Overcommit > 0 && ratio > st.Overcommit {
-		r.Add(findings.Warning, "pool "+p.Name, "move volumes to a pool on another disk (drover pool ls)",
+		r.Add(host.Warning, "pool "+p.Name, "move volumes to a pool on another disk (drover pool ls)",
 			"%s, and their volumes may become %s large together: overcommit %s, more than %s", text,
 			together.Provisioned.Human(), dataset.FormatRatio(ratio), dataset.FormatRatio(st.Overcommit))
 		return
 	}
-	r.Add(findings.OK, "pool "+p.Name, "", "%s", text)
+	r.Add(host.OK, "pool "+p.Name, "", "%s", text)
 }
 
 // checkWarnings reports the warnings of a pool.
 func checkWarnings(r *Report, p *pool.Pool) {
 	for _, line := range pool.Warnings(p.Storage) {
-		r.Add(findings.Warning, "pool "+p.Name, "", "%s", line)
+		r.Add(host.Warning, "pool "+p.Name, "", "%s", line)
 	}
 }
 
@@ -272,7 +270,7 @@ func (c *PoolChecker) checkStalls(ctx context.Context, r *Report, p *pool.Pool, 
 		}
 		nanos, why, err := staller.PredictStall(ctx, id)
 		if err == nil && time.Duration(nanos) > backends.LongStall {
-			r.Add(findings.Warning, "volume "+d.Volume,
+			r.Add(host.Warning, "volume "+d.Volume,
 				"keep fewer snapshots, or stop its containers and copy it: drover volume export "+d.Volume+
 					" | drover volume import NEW@"+d.Profile.Name+" --from -",
 				"a snapshot would block its writers for about %s (%s)",
@@ -289,13 +287,13 @@ func (c *PoolChecker) CheckTight(ctx context.Context, r *Report, p *pool.Pool, v
 		if d.State != dataset.StateReady || d.Profile.Snapshots.Schedule == "" {
 			continue
 		}
-		if err := storage.CheckTight(ctx, p.Storage, d); errors.Is(err, dataset.ErrNoSpace) {
+		if err := host.CheckTight(ctx, p.Storage, d); errors.Is(err, dataset.ErrNoSpace) {
 			names, why = append(names, d.Volume), err
 		}
 	}
 	if why != nil {
 		slices.Sort(names)
-		r.Add(findings.Warning, "pool "+p.Name, "drover trash ls and drover snapshot ls --size list what can be freed",
+		r.Add(host.Warning, "pool "+p.Name, "drover trash ls and drover snapshot ls --size list what can be freed",
 			"volumes without scheduled snapshots: %s: %v", countedNames(names), why)
 	}
 }

@@ -4,13 +4,13 @@ import (
 	"strconv"
 	"testing"
 
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 )
 
 // The report of doctor begins with the problems, and keeps the order of the other findings.
 func TestDoctorBeginsWithWhatIsWrong(t *testing.T) {
 	r := &Report{}
-	for i, level := range []string{findings.OK, findings.Warning, findings.Info, findings.Error, findings.OK, findings.Warning, findings.Error} {
+	for i, level := range []string{host.OK, host.Warning, host.Info, host.Error, host.OK, host.Warning, host.Error} {
 		r.Add(level, strconv.Itoa(i), "", "")
 	}
 	r.sort()

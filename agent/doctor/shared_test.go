@@ -8,7 +8,7 @@ import (
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/doctor"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop"
@@ -48,14 +48,14 @@ func TestPoolsOnOneFilesystem(t *testing.T) {
 		}
 	}
 	make("db", "fast")
-	if level, text := found("fast"); level != findings.OK || !strings.Contains(text, "with slow: they share its free space") {
+	if level, text := found("fast"); level != host.OK || !strings.Contains(text, "with slow: they share its free space") {
 		t.Errorf("with room: %s %s", level, text)
 	}
 	make("web", "slow")
-	if level, text := found("fast"); level != findings.Warning || !strings.Contains(text, "1.56GiB large together") {
+	if level, text := found("fast"); level != host.Warning || !strings.Contains(text, "1.56GiB large together") {
 		t.Errorf("without room: %s %s", level, text)
 	}
-	if level, text := found("slow"); level != findings.OK {
+	if level, text := found("slow"); level != host.OK {
 		t.Errorf("a pool without a policy: %s %s", level, text)
 	}
 	if level, text := found("apart"); level != "" {

@@ -6,8 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/findings"
-	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -19,7 +18,7 @@ func (c *PoolChecker) CheckSnapshots(ctx context.Context, r *Report, p *pool.Poo
 	known map[uuid.UUID]dataset.Dataset) {
 	recorded, err := c.recordedSnapshots(ctx)
 	if err != nil {
-		r.Add(findings.Error, "control", "", "cannot list its snapshots: %v", err)
+		r.Add(host.Error, "control", "", "cannot list its snapshots: %v", err)
 		return
 	}
 	var volumes []dataset.Dataset
@@ -33,15 +32,15 @@ func (c *PoolChecker) CheckSnapshots(ctx context.Context, r *Report, p *pool.Poo
 		there := map[uuid.UUID]bool{}
 		for _, s := range e.Snapshots {
 			there[s.ID] = true
-			if !recorded[d.ID][s.ID] && !lineage.IsInternal(s) && c.isStillUnknown(ctx, s.ID) {
-				r.Add(findings.Warning, "snapshot "+s.ID.String(),
+			if !recorded[d.ID][s.ID] && !host.IsInternal(s) && c.isStillUnknown(ctx, s.ID) {
+				r.Add(host.Warning, "snapshot "+s.ID.String(),
 					"drover pool adopt "+p.Record.AdoptPath()+" restores it",
 					"is in pool %s as one of volume %s but not in the store: quarantined", p.Name, d.Volume)
 			}
 		}
 		for id := range recorded[d.ID] {
 			if !there[id] && d.State != dataset.StatePurging && c.isStillMissing(ctx, p, d.ID, id) {
-				r.Add(findings.Error, "snapshot "+id.String(), "drover snapshot inspect "+id.String(),
+				r.Add(host.Error, "snapshot "+id.String(), "drover snapshot inspect "+id.String(),
 					"of volume %s is recorded but missing in pool %s", d.Volume, p.Name)
 			}
 		}

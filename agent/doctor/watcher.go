@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -105,7 +105,7 @@ func (w *Watcher) Last() *api.NodeFindings {
 		since = "the other findings are from " + w.last.Examined.UTC().Format(time.RFC3339)
 	}
 	out.Findings = append([]api.Finding{{
-		Level: findings.Warning, Subject: "agent", Fix: "drover doctor on that host, and its kernel log (dmesg)",
+		Level: host.Warning, Subject: "agent", Fix: "drover doctor on that host, and its kernel log (dmesg)",
 		Text: fmt.Sprintf("the examination of this host has not ended for %s; %s", took.Round(time.Minute), since),
 	}}, out.Findings...)
 	if extra := len(out.Findings) - api.MaxReportedFindings; extra > 0 { // control refuses a longer list
@@ -121,7 +121,7 @@ func summary(all []api.Finding) *api.NodeFindings {
 	out := &api.NodeFindings{}
 	for _, f := range all {
 		f = cutFinding(f)
-		if f.Level != findings.Error && f.Level != findings.Warning || slices.Contains(out.Findings, f) {
+		if f.Level != host.Error && f.Level != host.Warning || slices.Contains(out.Findings, f) {
 			continue
 		}
 		if len(out.Findings) == api.MaxReportedFindings {

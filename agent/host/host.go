@@ -1,10 +1,7 @@
-// Package host has the shared base of the components of one agent: the identity of this node, and the services that
-// most components use. It also has rules that several of them need: which programs of profiles may run (Programs), and
-// whether control may have executed a request that failed (InDoubt). Package agent makes one Host and gives it to the
-// components. Packages offline, pool, promise, repository, throttle and transfer get only the services that they need.
-// The fields of Host do not change once agent.New has returned, and the services in them protect their own state. The
-// only state of this package is in Trust: why control's store is inconsistent. A mutex protects it. Only a service that
-// most components need belongs here. A new time limit belongs in Timing.
+// Package host has what all components of one agent share: the identity of this node, its database and cache, jobs, the
+// locks of datasets, news about changes, findings for drover doctor, the programs that profiles may name, and rules
+// that several components need, such as whether control may have executed a request that failed (InDoubt). The fields
+// of Host do not change once agent.New has returned, and the services in them protect their own state.
 package host
 
 import (
@@ -15,17 +12,14 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/locks"
 	"github.com/droverhq/drover/agent/records"
-	"github.com/droverhq/drover/agent/report"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/requestid"
 )
 
-// Host is one agent's host. agent.New sets the fields: registration.Identity sets NodeID and Recovered when it reads
+// Host is one agent's host. agent.New sets the fields: controlsync.Identity sets NodeID and Recovered when it reads
 // the agent's database. After that they do not change. All of them are safe for concurrent use.
 type Host struct {
 	NodeID      uuid.UUID
@@ -40,9 +34,9 @@ type Host struct {
 	Control api.Service
 	DB      records.DB     // the agent's own database
 	Cache   *records.Cache // the records of this node's datasets and copies
-	Locks   locks.Set      // one for each dataset
-	Jobs    *jobs.Runner
-	News    *report.News
+	Locks   Set            // one for each dataset
+	Jobs    *Runner
+	News    *News
 	Trust   *Trust // whether control's store is trusted
 	Clock   clock.Clock
 	Log     logrus.FieldLogger

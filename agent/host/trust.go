@@ -9,7 +9,7 @@ import (
 // Trust records whether control's store is consistent with this node's knowledge. A store that was lost or restored
 // from an older backup does not know datasets that exist, so nothing may be destroyed because of it.
 // controlsync.Follower calls Set when an answer of control shows that the store is inconsistent, and
-// registration.Identity at a start and in SetCluster. Its methods are safe for concurrent use.
+// controlsync.Identity at a start and in SetCluster. Its methods are safe for concurrent use.
 type Trust struct {
 	mu     sync.Mutex
 	why    string

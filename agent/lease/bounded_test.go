@@ -15,7 +15,7 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -268,10 +268,10 @@ func TestI1StoreThatPeerRejectsIsNotRead(t *testing.T) {
 	if path, err := g.A.Mount(t.Context(), "db@auto", "user"); !errors.Is(err, dataset.ErrUnavailable) {
 		t.Errorf("mounted at %s on the word of a store that went back: %v", path, err)
 	}
-	if got := asks(g.B, g.A, promise.Epoch{Dataset: d.ID, Epoch: d.Epoch + 1}); len(got.Granted) != 1 {
+	if got := asks(g.B, g.A, lease.Epoch{Dataset: d.ID, Epoch: d.Epoch + 1}); len(got.Granted) != 1 {
 		t.Errorf("the home with the later epoch is disturbed: %+v", got)
 	}
-	if got := asks(g.B, g.A, promise.Epoch{Dataset: d.ID, Epoch: d.Epoch}); len(got.Refused) != 1 {
+	if got := asks(g.B, g.A, lease.Epoch{Dataset: d.ID, Epoch: d.Epoch}); len(got.Refused) != 1 {
 		t.Errorf("its own epoch is promised to another one: %+v", got)
 	}
 	again := read.Load() + 4

@@ -10,7 +10,6 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
@@ -175,7 +174,7 @@ func TestSlowStopFencesNothing(t *testing.T) {
 	d := g.NewReplicated("db")
 	g.A.MustMount("db@auto", "user")
 	release, closed := make(chan struct{}), make(chan struct{})
-	g.A.Jobs.Start("slow", func(context.Context, *jobs.Job) error { <-release; return nil })
+	g.A.Jobs.Start("slow", func(context.Context, *host.Job) error { <-release; return nil })
 	was, _ := g.GuardA.Entry(d.ID)
 	go func() { g.A.Stop(); close(closed) }()
 	agenttest.Await(t, func() bool {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -17,7 +16,7 @@ import (
 
 // holderSpan returns how long this node may rely on an answer of control that is valid for ttl. It is shorter than ttl:
 // a fence that begins at the end of the span is complete before ttl is over.
-func holderSpan(ttl time.Duration) time.Duration { return promise.HolderSpan(ttl) }
+func holderSpan(ttl time.Duration) time.Duration { return HolderSpan(ttl) }
 
 // usualFenceTime is how long a fence usually takes: three steps of the guard's ladder.
 func usualFenceTime(ttl time.Duration) time.Duration { return ttl * 3 / 10 }
@@ -138,7 +137,7 @@ func (h *boundedLease) allowedFenceTime(t *controlSession, deadline time.Duratio
 	return max(h.fenceTime, usualFenceTime(t.ttl))
 }
 
-// extend returns the time until which this node may write: see promise.Extend. An inconsistent store may name this
+// extend returns the time until which this node may write: see Extend. An inconsistent store may name this
 // node as the home of a dataset that has moved to another node. So a session with such a store can extend a lease,
 // but cannot start one.
 func (h *boundedLease) extend(t *controlSession, followers []uuid.UUID, silent bool, now time.Duration) time.Duration {
@@ -153,7 +152,7 @@ func (h *boundedLease) extend(t *controlSession, followers []uuid.UUID, silent b
 			promised = append(promised, h.promises[node]-ofPromises)
 		}
 	}
-	h.deadline = promise.Extend(h.deadline, session, now, t.ttl, silent, promised)
+	h.deadline = Extend(h.deadline, session, now, t.ttl, silent, promised)
 	return h.deadline
 }
 

@@ -14,8 +14,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -100,7 +98,7 @@ func TestAddressesAreKept(t *testing.T) {
 		asked := make(chan struct{}, 1)
 		b.Control = counting{asked: asked}
 		var wg sync.WaitGroup
-		b.Jobs = jobs.New(t.Context(), &wg)
+		b.Jobs = host.New(t.Context(), &wg)
 		for range c.others {
 			b.Nodes.seen[uuid.New()] = dataset.Node{}
 		}
@@ -131,12 +129,12 @@ func (c counting) NodeList(context.Context, string) ([]api.Node, error) {
 type grants struct{ node uuid.UUID }
 
 func (g grants) RoundTrip(r *http.Request) (*http.Response, error) {
-	var req promise.Request
+	var req Request
 	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
 		return nil, err
 	}
 	w := httptest.NewRecorder()
-	err := json.NewEncoder(w).Encode(promise.Answer{Node: g.node, Granted: req.Epochs, Duration: dataset.Duration(boundTTL)})
+	err := json.NewEncoder(w).Encode(Answer{Node: g.node, Granted: req.Epochs, Duration: dataset.Duration(boundTTL)})
 	return w.Result(), err
 }
 

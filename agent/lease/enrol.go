@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -141,7 +141,7 @@ func (b *Deadlines) forgetLeases() {
 	if len(left) == 0 {
 		return
 	}
-	b.Jobs.Start("left", func(ctx context.Context, _ *jobs.Job) error {
+	b.Jobs.Start("left", func(ctx context.Context, _ *host.Job) error {
 		if err := b.dropEnrolledOf(ctx, left); err != nil && ctx.Err() == nil {
 			b.Log.WithError(err).Warn("cannot forget which nodes had copies of volumes that have left; " +
 				"retrying")

@@ -17,7 +17,6 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
@@ -219,7 +218,7 @@ func newKeeper(t *testing.T, wrap func(store.Store) store.Store) *keeper {
 		}
 	})
 	h := &host.Host{
-		NodeID: uuid.New(), DB: records.OpenDB(state), Cache: records.NewCache(), Jobs: jobs.New(ctx, &wg),
+		NodeID: uuid.New(), DB: records.OpenDB(state), Cache: records.NewCache(), Jobs: host.New(ctx, &wg),
 		Trust: host.NewTrust(nil), Clock: clock.System{}, Log: quiet(),
 	}
 	return &keeper{NewDeadlines(DeadlineDeps{Host: h, Guard: silentGuard{}}), state}

@@ -10,8 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
@@ -51,7 +50,7 @@ func (b *Deadlines) extendOnce(ctx context.Context) (wait time.Duration) {
 		return idleWait
 	}
 	if unread && !silent {
-		b.Jobs.Start("leases", func(ctx context.Context, _ *jobs.Job) error { b.readHomes(ctx, streak); return nil })
+		b.Jobs.Start("leases", func(ctx context.Context, _ *host.Job) error { b.readHomes(ctx, streak); return nil })
 	}
 	wait = ttl / 5
 	if !alone {
@@ -91,8 +90,8 @@ func (b *Deadlines) readHomes(ctx context.Context, streak uint64) {
 
 // promisers returns the nodes that could take over datasets that are open here. For each node,
 // it returns the epochs that the node must promise not to exceed.
-func (b *Deadlines) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Epoch {
-	epochs := map[uuid.UUID][]promise.Epoch{}
+func (b *Deadlines) promisers(list []dataset.Dataset) map[uuid.UUID][]Epoch {
+	epochs := map[uuid.UUID][]Epoch{}
 	now := b.Clock.Steady()
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -102,7 +101,7 @@ func (b *Deadlines) promisers(list []dataset.Dataset) map[uuid.UUID][]promise.Ep
 			continue
 		}
 		for _, node := range h.promisers(d.Followers()) {
-			epochs[node] = append(epochs[node], promise.Epoch{Dataset: d.ID, Epoch: d.Epoch})
+			epochs[node] = append(epochs[node], Epoch{Dataset: d.ID, Epoch: d.Epoch})
 		}
 	}
 	return epochs
@@ -130,7 +129,7 @@ func (b *Deadlines) askAll(ctx context.Context, list []dataset.Dataset, most tim
 
 // askOne asks one node for promises, and returns how many of the wanted ones the node made. It
 // logs errors and refusals.
-func (b *Deadlines) askOne(ctx context.Context, node uuid.UUID, wanted []promise.Epoch) int {
+func (b *Deadlines) askOne(ctx context.Context, node uuid.UUID, wanted []Epoch) int {
 	address := b.Nodes.Address(node)
 	if address == "" || b.HTTP == nil {
 		if address == "" && b.Nodes.setMissing(node) {
@@ -141,7 +140,7 @@ func (b *Deadlines) askOne(ctx context.Context, node uuid.UUID, wanted []promise
 		return 0
 	}
 	sent := b.Clock.Steady()
-	answer, err := promise.Ask(ctx, b.HTTP, address, node, promise.Request{Incarnation: b.Incarnation, Epochs: wanted})
+	answer, err := Ask(ctx, b.HTTP, address, node, Request{Incarnation: b.Incarnation, Epochs: wanted})
 	log := b.Log.WithField("node", b.Nodes.Name(node))
 	if err != nil {
 		log.WithError(err).Warn("control does not respond, and another node refuses to promise for the open volumes")

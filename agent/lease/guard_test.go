@@ -8,7 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -39,13 +39,13 @@ func TestDoctorReportsWhetherGuardAnswers(t *testing.T) {
 	}
 	guarded := f.A.Registrar.IsAnswering
 	agenttest.Await(t, guarded)
-	doctor(findings.OK, "can fence 0 datasets")
+	doctor(host.OK, "can fence 0 datasets")
 	w.Stop()
 	agenttest.Await(t, func() bool { return !guarded() })
-	doctor(findings.Info, lease.StartGuard)
+	doctor(host.Info, lease.StartGuard)
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Profile: dataset.Profile{Failover: dataset.Failover{Auto: true}}}
 	f.A.Cache.SetCopy(d.ID, &api.AssignedCopy{Copy: dataset.Copy{Dataset: d.ID, Kind: dataset.CopyReplica}, Record: &d})
-	doctor(findings.Error, "1 of them have their home or a copy here")
+	doctor(host.Error, "1 of them have their home or a copy here")
 	f.A.Cache.SetCopy(d.ID, nil)
 	w.Start()
 	agenttest.Await(t, guarded)

@@ -14,7 +14,6 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -182,7 +181,7 @@ func TestI1SlowFenceShortensFirstDeadline(t *testing.T) {
 		t.Error(err)
 	}
 	e, there := g.GuardA.Entry(d.ID)
-	held := promise.HolderSpan(agenttest.BoundSession) - over
+	held := lease.HolderSpan(agenttest.BoundSession) - over
 	if least, most := renewed+held, g.LinkA.LastRenewed()+held; !there || e.Deadline < least || e.Deadline > most {
 		t.Errorf("%t, until %v, and not %v to %v: %+v", there, e.Deadline, least, most, e)
 	}

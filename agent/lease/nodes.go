@@ -12,7 +12,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -114,7 +113,7 @@ func (n *Nodes) refreshIfDue(promisers []uuid.UUID, ttl time.Duration) {
 	}
 	n.mu.Unlock()
 	if due {
-		n.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error {
+		n.Jobs.Start("nodes", func(ctx context.Context, _ *host.Job) error {
 			if err := n.Refresh(ctx); err != nil && ctx.Err() == nil {
 				n.Log.WithError(err).Warn("cannot get the addresses of other nodes from control, retrying")
 			}

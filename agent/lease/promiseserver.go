@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/promise"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -25,7 +24,7 @@ type PromiseServer struct{ deps PromiseDeps }
 // PromiseDeps are the dependencies of PromiseServer.
 type PromiseDeps struct {
 	*host.Host
-	Keeper   *promise.Keeper
+	Keeper   *Keeper
 	PeerID   func(*http.Request) (uuid.UUID, error) // the node that sent a request, as its certificate says
 	NodeName func(uuid.UUID) string                 // the name of a node, for the reason of a refusal
 	Session  func() (renewed, ttl time.Duration)    // this node's session with control; ttl is 0 if there is none
@@ -40,7 +39,7 @@ type PromiseDeps struct {
 // NewPromiseServer returns a PromiseServer.
 func NewPromiseServer(deps PromiseDeps) *PromiseServer { return &PromiseServer{deps} }
 
-// ServeHTTP answers a promise request of another node's agent with a promise.Answer, or with a problem.
+// ServeHTTP answers a promise request of another node's agent with a Answer, or with a problem.
 func (s *PromiseServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer, err := s.answer(w, r)
 	w.Header().Set("Content-Type", "application/json")
@@ -52,7 +51,7 @@ func (s *PromiseServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(answer)
 }
 
-func (s *PromiseServer) answer(w http.ResponseWriter, r *http.Request) (out promise.Answer, err error) {
+func (s *PromiseServer) answer(w http.ResponseWriter, r *http.Request) (out Answer, err error) {
 	peer, err := s.deps.PeerID(r)
 	if err != nil {
 		return out, err
@@ -60,25 +59,25 @@ func (s *PromiseServer) answer(w http.ResponseWriter, r *http.Request) (out prom
 	if r.Method != http.MethodPost {
 		return out, dataset.Errorf(dataset.ErrInvalid, "promise: expected POST, not %s", dataset.Clip(r.Method))
 	}
-	var req promise.Request
+	var req Request
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxPromiseRequest))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&req); err != nil {
 		return out, dataset.Errorf(dataset.ErrInvalid, "promise: %w", err)
 	}
-	if len(req.Epochs) > promise.MaxEpochs {
+	if len(req.Epochs) > MaxEpochs {
 		return out, dataset.Errorf(dataset.ErrInvalid, "promise for %d datasets: expected %d at most",
-			len(req.Epochs), promise.MaxEpochs)
+			len(req.Epochs), MaxEpochs)
 	}
 	_, ttl := s.deps.Session()
-	out = s.deps.Keeper.Grant(peer, req, ttl, func(e promise.Epoch) string { return s.WhyNotHome(peer, e) })
+	out = s.deps.Keeper.Grant(peer, req, ttl, func(e Epoch) string { return s.WhyNotHome(peer, e) })
 	out.Node = s.deps.NodeID
 	return out, nil
 }
 
 // WhyNotHome returns the reason why a node is not the home of a dataset at an epoch, as far as this node knows. It
 // returns an empty string if the node is the home.
-func (s *PromiseServer) WhyNotHome(node uuid.UUID, e promise.Epoch) string {
+func (s *PromiseServer) WhyNotHome(node uuid.UUID, e Epoch) string {
 	if d, here := s.deps.Cache.Dataset(e.Dataset); here {
 		if d.Epoch < e.Epoch {
 			// This record is older than the move to that node. This node cannot open a later epoch.
@@ -98,7 +97,7 @@ func (s *PromiseServer) WhyNotHome(node uuid.UUID, e promise.Epoch) string {
 	return "node " + s.deps.Host.NodeName + " has no copy of it"
 }
 
-// AllowPromises examines the datasets whose promises are blocked (see promise.Keeper.BlockPromises). It allows promises
+// AllowPromises examines the datasets whose promises are blocked (see Keeper.BlockPromises). It allows promises
 // for a dataset again if control has no record of the dataset, or records no move of it. By then every request of this
 // node to promote the dataset has ended, whatever its result.
 func (s *PromiseServer) AllowPromises(ctx context.Context) {

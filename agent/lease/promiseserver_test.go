@@ -8,14 +8,14 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/dataset"
 )
 
 // asks asks a host for a promise for some epochs, in the name of another host.
-func asks(h *agenttest.Host, other *agenttest.Host, epochs ...promise.Epoch) promise.Answer {
+func asks(h *agenttest.Host, other *agenttest.Host, epochs ...lease.Epoch) lease.Answer {
 	h.Cluster.Helper()
-	out, err := promise.Ask(h.Cluster.Context(), h.Config.PeerHTTP, other.Config.Address, other.Node(), promise.Request{Incarnation: h.Incarnation, Epochs: epochs})
+	out, err := lease.Ask(h.Cluster.Context(), h.Config.PeerHTTP, other.Config.Address, other.Node(), lease.Request{Incarnation: h.Incarnation, Epochs: epochs})
 	if err != nil {
 		h.Cluster.Fatal(err)
 	}
@@ -31,8 +31,8 @@ func TestPromisesGoOnlyToKnownHome(t *testing.T) {
 	d := f.A.NewVolume("db@safe", nil)
 	agenttest.Await(t, func() bool { _, kept := f.B.Replicas.Copy(d.ID); return kept })
 	agenttest.Await(t, func() bool { _, ttl := f.B.ControlSession(); return ttl > 0 })
-	now := promise.Epoch{Dataset: d.ID, Epoch: d.Epoch}
-	over, none := promise.Epoch{Dataset: d.ID, Epoch: d.Epoch - 1}, promise.Epoch{Dataset: uuid.New(), Epoch: 1}
+	now := lease.Epoch{Dataset: d.ID, Epoch: d.Epoch}
+	over, none := lease.Epoch{Dataset: d.ID, Epoch: d.Epoch - 1}, lease.Epoch{Dataset: uuid.New(), Epoch: 1}
 
 	got := asks(f.A, f.B, now, over, none)
 	if len(got.Granted) != 1 || got.Granted[0] != now || time.Duration(got.Duration) != session {
@@ -46,7 +46,7 @@ func TestPromisesGoOnlyToKnownHome(t *testing.T) {
 	if got := asks(f.B, f.A, now); len(got.Refused) != 1 || !strings.Contains(got.Refused[0].Why, "node host-a has it") {
 		t.Errorf("the home's own promise: %+v", got)
 	}
-	if _, err := promise.Ask(t.Context(), f.A.Config.PeerHTTP, f.B.Config.Address, f.B.Node(), promise.Request{Epochs: make([]promise.Epoch, promise.MaxEpochs+1)}); dataset.KindOf(err) != dataset.ErrInvalid {
+	if _, err := lease.Ask(t.Context(), f.A.Config.PeerHTTP, f.B.Config.Address, f.B.Node(), lease.Request{Epochs: make([]lease.Epoch, lease.MaxEpochs+1)}); dataset.KindOf(err) != dataset.ErrInvalid {
 		t.Errorf("too many at once: %v", err)
 	}
 
@@ -66,7 +66,7 @@ func TestPromisesGoOnlyToKnownHome(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	f.Network.SetCut(true)
-	if _, err := promise.Ask(t.Context(), f.A.Config.PeerHTTP, f.B.Config.Address, f.B.Node(), promise.Request{}); dataset.KindOf(err) != dataset.ErrOffline {
+	if _, err := lease.Ask(t.Context(), f.A.Config.PeerHTTP, f.B.Config.Address, f.B.Node(), lease.Request{}); dataset.KindOf(err) != dataset.ErrOffline {
 		t.Error(err)
 	}
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/dataset"
@@ -448,28 +447,28 @@ func (g *Registrar) countBounded() (n int) {
 
 // Findings adds findings on the guard, if this host should have one. A guard that does not answer is an error if a
 // volume on this host needs it.
-func (g *Registrar) Findings(ctx context.Context, r *findings.List) {
+func (g *Registrar) Findings(ctx context.Context, r *host.List) {
 	if g.Guard == nil {
 		return
 	}
 	st, err := g.Guard.Status(ctx)
 	if err != nil {
-		level, needed := findings.Info, ""
+		level, needed := host.Info, ""
 		if n := g.countBounded(); n > 0 {
-			level, needed = findings.Error, fmt.Sprintf("; %d of them have their home or a copy here", n)
+			level, needed = host.Error, fmt.Sprintf("; %d of them have their home or a copy here", n)
 		}
 		r.Add(level, "guard", StartGuard,
 			"%v: no volume with failover auto is placed on this host, or mounted%s", err, needed)
 		return
 	}
-	r.Add(findings.OK, "guard", "", "responds; it can fence %d datasets", len(st.Datasets))
+	r.Add(host.OK, "guard", "", "responds; it can fence %d datasets", len(st.Datasets))
 	for _, m := range st.Missing {
-		r.Add(findings.Warning, "guard", "run it with its systemd unit, on the host "+
+		r.Add(host.Warning, "guard", "run it with its systemd unit, on the host "+
 			"itself", "has reduced protection: %s", m)
 	}
 	for _, e := range st.Datasets {
 		if e.State == guard.StateFencing || e.State == guard.StateFenced {
-			r.Add(findings.Error, "volume "+e.Volume, "drover doctor shows why control does not answer; "+
+			r.Add(host.Error, "volume "+e.Volume, "drover doctor shows why control does not answer; "+
 				"drover guard ls shows the fences of this host",
 				"is %s: nobody may write to it until control, or every node with a copy, confirms the lease", e.State)
 		}

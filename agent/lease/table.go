@@ -1,30 +1,16 @@
-// Package lease decides whether this node may open datasets whose home it is.
-//
-// Table has the moves that recall datasets from this node, and the epochs that this node has relinquished.
+// Package lease decides whether this node may open datasets whose home it is. Table has the moves that recall datasets
+// from this node, and the epochs that this node has relinquished.
 //
 // Leases that are bounded in time have further parts. Renewals renews this node's session with control. Deadlines has
 // the time until which each dataset may be open here, extends it, and sends it to the guard. Marks has the datasets
 // whose lease is bounded although their record does not say so yet. Registrar registers datasets with the guard before
-// they are mounted. Nodes has the addresses of the other nodes, which are asked for promises while control is
-// unreachable. PromiseServer answers other nodes that ask this node to open no later epoch of a dataset.
-//
-// Package mounting asks Table, Deadlines and Registrar before a mount. Package controlsync applies control's records to
-// Table. In package handover, Relinquisher relinquishes epochs in Table, Bounder marks datasets in Marks, and Repairer
-// makes Deadlines and Registrar agree with the guard. Package move finds relinquished datasets in Table. Packages move,
-// handover, mounting and controlsync ask Nodes for the other nodes of the cluster. Package throttle asks Registrar,
-// through an interface, whether the guard fences a dataset. Package doctor lists the findings of Registrar. Package
-// agent calls Registrar.AwaitGuard at a start, starts Renewals.Run, Deadlines.Run and Registrar.Watch, serves
-// PromiseServer to other nodes, calls PromiseServer.AllowPromises at each heartbeat, and calls Deadlines.Enrol before
-// another node is given data. It passes Table.MayChange to package operation, and Table.RelinquishedSnapshots,
-// Table.Drop and Nodes.Peer to package replication.
+// they are mounted. Nodes has the addresses of the other nodes, which are asked for promises (Keeper, Client) while
+// control is unreachable. PromiseServer answers other nodes that ask this node to open no later epoch of a dataset.
 //
 // The package owns the keys yields/, enrolled/, bounded/ and standing of the agent's database, and keeps their values
-// in memory too. Table, Deadlines, Marks, Nodes and Registrar each have a mutex for their fields. Renewals and
-// PromiseServer have no state. The lock of a dataset serializes Registrar's changes to that dataset.
-//
-// Where to change what: how a deadline is computed is in boundedlease.go, which is pure. When promises are requested is
-// in extend.go, and which datasets are registered with the guard in registrar.go. Why a dataset must not be opened is
-// in Table (MayOpen, MayChange). How long a session lasts is decided by control, in package control/membership.
+// in memory too. Each type with state has a mutex for its fields. The lock of a dataset serializes Registrar's changes
+// to it. How a deadline is computed is in boundedlease.go, which is pure, when promises are requested in extend.go, and
+// why a dataset must not be opened in Table (MayOpen, MayChange).
 package lease
 
 import (
@@ -36,7 +22,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -327,7 +313,7 @@ func (t *Table) RelinquishedSnapshots(ds uuid.UUID) []uuid.UUID {
 	if !relinquished {
 		return nil
 	}
-	ids := []uuid.UUID{lineage.FinalSnapshotID(r.Move)}
+	ids := []uuid.UUID{host.FinalSnapshotID(r.Move)}
 	if r.Manifest != nil {
 		ids = append(ids, r.Manifest.Snapshot, r.Manifest.Base)
 	}

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -61,7 +61,7 @@ func TestStoppedFilesystemIsReportedAndRefused(t *testing.T) {
 			if st := r.Status.Status(t.Context(), d); !strings.Contains(st.Problem, want) || !st.Mounted {
 				t.Errorf("status %+v", st)
 			}
-			if f := r.Finding("volume db"); f.Level != findings.Error || !strings.Contains(f.Text, want) {
+			if f := r.Finding("volume db"); f.Level != host.Error || !strings.Contains(f.Text, want) {
 				t.Errorf("doctor: %+v", f)
 			}
 			if _, err := r.Mount(t.Context(), "db", "third"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), want) {

@@ -1,43 +1,14 @@
-// Package mounting mounts volumes for containers, and knows who uses them.
+// Package mounting mounts volumes for containers, knows who uses them, and finds out what they lost.
 //
-// Mounter mounts a volume for a use and ends the use at the Unmount of the engine. Unmounter unmounts datasets without
-// a use. SharedMounter mounts datasets of access many whose home is another node, and keeps control's records of these
-// mounts up to date. UseTable has the uses of each mounted dataset, and Engines the engine processes that have mounted
-// volumes. Verifier finds out whether uses have ended without an Unmount. Resolver makes mounts and uses agree after a
-// start. Holders finds out who on this host holds a dataset besides its mount point. Quiescer flushes and freezes a
-// mounted dataset before a snapshot. Disks finds filesystems that accept no more writes after a disk error.
-// Reservations keeps other nodes from a dataset while work at its home needs it exclusively.
+// Mounter mounts a volume for a use, and ends the use at the Unmount of the engine. SharedMounter does the same for
+// datasets whose home is another node. UseTable has the uses of each dataset, Engines the engine processes, and
+// Verifier finds out whether uses have ended without an Unmount. Unmounter unmounts datasets without a use, and
+// Resolver makes mounts and uses agree after a start. Holders examines who else holds a dataset. Quiescer freezes a
+// dataset for a snapshot. Watcher records the writes that a full pool lost.
 //
-// The plugin calls Mounter.Mount, Mounter.Unmount and Verifier.Activated through package agent. Before a dataset is
-// changed or relinquished, packages operation, handover, replication and pooladmin call Verifier.EnsureUnused. Packages
-// handover and replication also call Unmounter, and operation and replication remove uses in UseTable. Packages
-// operation and move freeze a dataset for a snapshot with Quiescer, and read datasets that are not mounted with
-// OpenRoot. Package operation reserves datasets with Reservations. Package replication mounts superseded heads with
-// Mounter, and package backup mounts clones with OpenTree. Package volume finds mounted volumes in Mounter and
-// SharedMountTable, and shows their uses. Packages operation, doctor and volume, and package agent for the API, show
-// who uses a dataset with Holders.Examine. Packages operation, replication, backup, doctor and volume get most of these
-// methods from package agent as functions. Package controlsync applies control's records to SharedMounter, calls
-// Resolver.FindLostUses, and reports the uses and what Disks finds, as package doctor does. Packages doctor,
-// generation, handover, move and pooladmin ask which datasets are in use. The start of the agent calls
-// Resolver.Resolve. The heartbeat calls Verifier.CheckIfDue, Unmounter.UnmountIdle and
-// SharedMounter.ReconcileUnmounted.
-//
-// The package owns the keys mounts/, engine and guests/ of the agent's database; UseTable, Engines and SharedMountTable
-// keep their values in memory too. The other state is only in memory: the reservations (Reservations), the
-// disk errors and, for a second, the last mount table (Disks), the times of the next checks
-// (Verifier), the scan of the host whose result several callers share (Holders), the datasets without a use (UseTable),
-// the processes that activated the plugin (Engines), the mounted datasets that must not get further users
-// (SharedMountTable), and whether lost uses were found again (Resolver). The lock of a dataset (host.Host.Locks)
-// protects its mount and its uses: the comment of a method says if the caller must hold it. Each type with state also
-// has a mutex for its fields.
-//
-// Where to change what: how a mount proceeds, whether it is read-only, and what follows when the kernel refuses it is
-// in mount.go (MountDataset). attach.go passes an attachment to the kernel and explains its error. When a use ends is
-// in verifier.go. What is recorded about the uses of a dataset is in record.go (Record). The record stays after the
-// last use. Who counts as a holder is in holders.go and in package internal/linux/inuse. What differs between engines
-// is in engines.go and podman.go. Which engine sent a request is decided in package plugin (ToolOf). Only for records
-// that do not name the engine, record.go infers it from the mount ID. The hints that name the commands of an engine are
-// in message.go.
+// The package owns the keys mounts/, engine, guests/ and lost/ of the agent's database. The lock of a dataset
+// (host.Host.Locks) protects its mount and its uses: the comment of a method says if the caller must hold it. Each type
+// with state also has a mutex for its fields.
 package mounting
 
 import (

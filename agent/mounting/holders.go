@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lostwrites"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -23,7 +22,7 @@ import (
 type Holders struct {
 	*host.Host
 	pools *pool.Pools
-	lost  *lostwrites.Watcher
+	lost  *Watcher
 	scans scans
 
 	// ReadForeign and Files look at the host: mount.ReadForeign and inuse.FindOpenFiles. Tests replace them.
@@ -32,7 +31,7 @@ type Holders struct {
 }
 
 // NewHolders returns a Holders.
-func NewHolders(h *host.Host, pools *pool.Pools, lost *lostwrites.Watcher) *Holders {
+func NewHolders(h *host.Host, pools *pool.Pools, lost *Watcher) *Holders {
 	return &Holders{
 		Host: h, pools: pools, lost: lost, ReadForeign: mount.ReadForeign, Files: inuse.FindOpenFiles,
 	}

@@ -7,9 +7,7 @@ import (
 	"os"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/records"
-	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -83,7 +81,7 @@ func (m *Mounter) getLease(ctx context.Context, d dataset.Dataset) (dataset.Data
 // request ends first.
 func (m *Mounter) mountInJob(ctx context.Context, d dataset.Dataset, asked uint64) error {
 	_, err := m.Jobs.Do(ctx, "mount/"+d.ID.String(), "mount of volume "+d.Volume,
-		func(ctx context.Context, jb *jobs.Job) error {
+		func(ctx context.Context, jb *host.Job) error {
 			jb.Step("mounting")
 			return m.EnsureMounted(ctx, d, asked)
 		})
@@ -218,7 +216,7 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset, asked ui
 	steps.At("mount.begin")
 	if err := m.MountDataset(ctx, pool, d, path); err != nil {
 		m.Registrar.ReleaseSoon(d.ID)
-		err = storage.WithRemedy(ctx, pool, d, err)
+		err = host.WithRemedy(ctx, pool, d, err)
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, m.Prober.Explain(ctx, d.Pool, err))
 	}
 	m.LostWrites.Mounted(ctx, pool, d, path)

@@ -8,9 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/lostwrites"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/dataset"
@@ -31,7 +29,7 @@ type MounterDeps struct {
 	Verifier      *Verifier
 	Unmounter     *Unmounter
 	Disks         *Disks
-	LostWrites    *lostwrites.Watcher
+	LostWrites    *Watcher
 
 	// Find returns the volume that an engine refers to.
 	Find func(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error)
@@ -81,8 +79,8 @@ func (m *Mounter) Unmount(ctx context.Context, ref dataset.Reference, id string)
 }
 
 // unmountUnused is a job that unmounts a dataset whose last use has ended.
-func (m *Mounter) unmountUnused(d dataset.Dataset) func(context.Context, *jobs.Job) error {
-	return func(ctx context.Context, jb *jobs.Job) error {
+func (m *Mounter) unmountUnused(d dataset.Dataset) func(context.Context, *host.Job) error {
+	return func(ctx context.Context, jb *host.Job) error {
 		jb.Step("flushing data to disk")
 		if err := m.Unmounter.IfUnused(ctx, d, m.Unmounter.Unmount); err != nil {
 			return err

@@ -10,7 +10,6 @@ import (
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/control/store"
 )
@@ -103,7 +102,7 @@ func TestI9PodmanIsAnsweredInTime(t *testing.T) {
 	begun, end := make(chan struct{}), make(chan struct{})
 	release := sync.OnceFunc(func() { close(end) })
 	defer release()
-	slow := r.Jobs.Start("unmount/"+d.ID.String(), func(context.Context, *jobs.Job) error { close(begun); <-end; return nil })
+	slow := r.Jobs.Start("unmount/"+d.ID.String(), func(context.Context, *host.Job) error { close(begun); <-end; return nil })
 	<-begun
 	answered := make(chan error)
 	go func() { answered <- r.Unmount(t.Context(), "db", mounting.PodmanID) }()

@@ -14,13 +14,13 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// pool is a pool whose datasets have a filesystem. Its copies are exact by themselves if exact is set.
-type pool struct {
+// fakePool is a pool whose datasets have a filesystem. Its copies are exact by themselves if exact is set.
+type fakePool struct {
 	backends.Pool
 	exact bool
 }
 
-func (p pool) Info() backends.Info {
+func (p fakePool) Info() backends.Info {
 	return backends.Info{Exact: p.exact, Capabilities: dataset.Capabilities{OwnFilesystem: true}}
 }
 
@@ -51,7 +51,7 @@ func TestFreezeUnlessBackendFreezes(t *testing.T) {
 		{dataset.QuiesceFlush, true, &dataset.Encryption{}, false, false},
 	} {
 		d.Profile.Quiesce, d.Encryption = c.quiesce, c.sealed
-		in, end, err := r.Quiescer.Prepare(t.Context(), pool{exact: c.byPool}, d)
+		in, end, err := r.Quiescer.Prepare(t.Context(), fakePool{exact: c.byPool}, d)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +71,7 @@ func TestFailedSnapshotThawsVolume(t *testing.T) {
 	r := agenttest.New(t)
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db"}
 	root := r.MountExt4(d.ID)
-	in, end, err := r.Quiescer.Prepare(t.Context(), pool{}, d)
+	in, end, err := r.Quiescer.Prepare(t.Context(), fakePool{}, d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestVolumeThatCannotBeFrozenIsCopied(t *testing.T) {
 	root := r.MountExt4(d.ID)
 	copied := func(q *mounting.Quiescer) {
 		t.Helper()
-		in, end, err := q.Prepare(t.Context(), pool{}, d)
+		in, end, err := q.Prepare(t.Context(), fakePool{}, d)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,8 +7,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/locks"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
@@ -19,7 +17,7 @@ import (
 // reservation as a shared mount of the home itself. Its methods are safe for concurrent use.
 type Reservations struct {
 	*host.Host
-	asking locks.Set // held while control is asked to reserve a dataset
+	asking host.Set // held while control is asked to reserve a dataset
 
 	mu   sync.Mutex
 	held map[uuid.UUID]reservation
@@ -119,7 +117,7 @@ func (r *Reservations) EndLeftover(d dataset.Dataset) {
 // End ends a reservation in a job, so that other nodes can mount the dataset again. The caller does not wait for
 // control.
 func (r *Reservations) End(id, mountID uuid.UUID) {
-	r.Jobs.Start("alone/"+mountID.String(), func(ctx context.Context, _ *jobs.Job) error {
+	r.Jobs.Start("alone/"+mountID.String(), func(ctx context.Context, _ *host.Job) error {
 		_, err := host.UntilAnswered(ctx, r.Host,
 			func() (struct{}, error) { return struct{}{}, endSharedMount(ctx, r.Host, id, mountID) })
 		if err != nil && ctx.Err() == nil {

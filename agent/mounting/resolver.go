@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
@@ -49,7 +48,7 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	var work []*jobs.Job
+	var work []*host.Job
 	for _, id := range r.Uses.InUse() {
 		d, ok := r.SharedMounts.RecordOf(id)
 		if !ok {
@@ -60,7 +59,7 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 			continue
 		}
 		r.LogOf(ctx, d).Warn("dataset in use is not mounted: mounting it again")
-		again := r.Jobs.Start("mount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+		again := r.Jobs.Start("mount/"+id.String(), func(ctx context.Context, _ *host.Job) error {
 			if err := r.Mounter.EnsureMounted(ctx, d, 0); err != nil {
 				r.LogOf(ctx, d).WithError(err).Error("cannot mount a dataset in use")
 			}
@@ -84,11 +83,11 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 		if err != nil {
 			r.Log.WithError(err).WithField("dataset", id).Error("filesystem may be frozen")
 		}
-		work = append(work, r.Jobs.Start("mounted/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+		work = append(work, r.Jobs.Start("mounted/"+id.String(), func(ctx context.Context, _ *host.Job) error {
 			return r.resolveOne(ctx, id, fenced, err != nil)
 		}))
 	}
-	all = pool.WaitFor(ctx, r.Clock, pool.StartPatience, jobs.Ends(work))
+	all = pool.WaitFor(ctx, r.Clock, pool.StartPatience, host.Ends(work))
 	for _, jb := range work {
 		select {
 		case <-jb.Ended():

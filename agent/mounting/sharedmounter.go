@@ -10,9 +10,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/records"
@@ -97,7 +95,7 @@ func (m *SharedMounter) mountOnce(ctx context.Context, d dataset.Dataset, path s
 		return dataset.Errorf(dataset.ErrConflict, "volume %s moved here meanwhile: try again", d.Volume)
 	}
 	if !m.Nodes.Knows(r.Home) { // findings show the name of the home
-		m.Jobs.Start("nodes", func(ctx context.Context, _ *jobs.Job) error { return m.Nodes.Refresh(ctx) })
+		m.Jobs.Start("nodes", func(ctx context.Context, _ *host.Job) error { return m.Nodes.Refresh(ctx) })
 	}
 	if err := MakeMountPoint(path); err != nil {
 		return err
@@ -152,7 +150,7 @@ func endSharedMount(ctx context.Context, h *host.Host, id, mountID uuid.UUID) er
 // ReconcileSoon starts a job that makes control's record and the mount of a dataset agree: see Reconcile. recorded is
 // the ID of the shared mount in control's record, or uuid.Nil if that is not known.
 func (m *SharedMounter) ReconcileSoon(id, recorded uuid.UUID) {
-	m.Jobs.StartAgain("guest/"+id.String()+"/"+recorded.String(), func(ctx context.Context, _ *jobs.Job) error {
+	m.Jobs.StartAgain("guest/"+id.String()+"/"+recorded.String(), func(ctx context.Context, _ *host.Job) error {
 		if err := m.Reconcile(ctx, id, recorded); err != nil && ctx.Err() == nil {
 			m.Log.WithError(err).WithField("dataset",
 				id).Warn("cannot report a mount beside the home, or its end, to control; retrying")
@@ -363,11 +361,11 @@ func (m *SharedMounter) Status(g SharedMount) dataset.DatasetStatus {
 }
 
 // Check adds findings on the datasets with a shared mount on this node.
-func (m *SharedMounter) Check(r *findings.List) {
+func (m *SharedMounter) Check(r *host.List) {
 	for _, id := range m.Table.IDs() {
 		g, _ := m.Table.Get(id)
 		if why := m.Table.Refusal(id); why != "" {
-			r.Add(findings.Error, "volume "+g.Volume, "stop its containers here",
+			r.Add(host.Error, "volume "+g.Volume, "stop its containers here",
 				"is mounted here beside its home, and %s", why)
 		}
 	}

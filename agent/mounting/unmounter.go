@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/dataset"
@@ -184,7 +183,7 @@ func (u *Unmounter) UnmountIdle() {
 		if !ok {
 			d = dataset.Dataset{ID: id, Volume: id.String()}
 		}
-		u.Jobs.Start("unmount/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+		u.Jobs.Start("unmount/"+id.String(), func(ctx context.Context, _ *host.Job) error {
 			err := u.IfUnused(ctx, d, u.UnmountUnused)
 			if err != nil && !errors.Is(err, dataset.ErrInUse) {
 				u.LogOf(ctx, d).WithError(err).Warn("cannot unmount a leftover mount")

@@ -9,12 +9,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/handover"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -24,9 +21,9 @@ type BringerDeps struct {
 	*host.Host
 	Pools          *pool.Pools
 	Nodes          *lease.Nodes
-	Failover       *handover.Failover
+	Failover       *Failover
 	Mover          *Mover
-	TransferClient *transfer.Client
+	TransferClient *Client
 	PeerHTTP       http.RoundTripper // to the agents of other nodes; nil if there are none
 }
 
@@ -40,7 +37,7 @@ func NewBringer(deps BringerDeps) *Bringer { return &Bringer{deps} }
 // Bring moves a volume whose home is another node to this node and waits for the move, if the profile allows a move
 // without a command of the operator. Several mounts at the same time wait for one move. It returns the record with this
 // node as the home. If the volume has failover auto and its home is lost, the volume continues from a copy instead: see
-// handover.Failover.TakeOver.
+// Failover.TakeOver.
 //
 // If the profile does not allow the move, Bring fails with ErrUnsupported and names the command. If the move takes
 // longer than the request may, it fails with ErrPending and the progress. Otherwise it returns the error of the move,
@@ -171,7 +168,7 @@ func (b *Bringer) missingBytes(ctx context.Context, d dataset.Dataset) (bytes da
 	if err != nil {
 		return 0, false
 	}
-	have, err := lineage.SnapshotIDs(ctx, pool, d.ID)
+	have, err := host.SnapshotIDs(ctx, pool, d.ID)
 	if err != nil || len(have) == 0 {
 		return 0, false
 	}

@@ -10,11 +10,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/replication"
-	"github.com/droverhq/drover/agent/storage"
-	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -81,12 +78,12 @@ func (m *moveRun) copyInUse(ctx context.Context) error {
 // control reports it as unreachable, or for UnreachableTries times Timing.Retry (20 s). The limit makes a waiting
 // mount fail with an error that says what to do, instead of with "pending". A home that is still taking the snapshot
 // is asked busyTries times.
-func (m *moveRun) requestSnapshot(ctx context.Context) (s transfer.TakenSnapshot, err error) {
+func (m *moveRun) requestSnapshot(ctx context.Context) (s TakenSnapshot, err error) {
 	peer, err := m.homeAddress()
 	if err != nil {
 		return s, err
 	}
-	have, err := lineage.SnapshotIDs(ctx, m.pool, m.op.DatasetID)
+	have, err := host.SnapshotIDs(ctx, m.pool, m.op.DatasetID)
 	if err != nil {
 		return s, err
 	}
@@ -141,7 +138,7 @@ func (m *moveRun) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Ma
 	}
 	defer unlock()
 	began := m.Clock.Steady()
-	got, err := m.TransferClient.Pull(ctx, transfer.Pull{
+	got, err := m.TransferClient.Pull(ctx, Pull{
 		Peer: peer, Dataset: *op.DatasetRecord, Into: m.pool, Want: want, Manifest: manifest,
 		Progress: m.jb.SetProgress,
 		Bases:    op.Manifest == nil, // with a manifest, writers are blocked: copy only what is needed
@@ -161,7 +158,7 @@ func (m *moveRun) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Ma
 }
 
 // removeSnapshots removes the users' snapshots that the home no longer has, according to the last pull. Snapshots
-// that were taken for other nodes are removed after this node has become the home: see replication.Retention.Prune.
+// that were taken for other nodes are removed after this node has become the home: see Retention.Prune.
 func (m *moveRun) removeSnapshots(ctx context.Context) error {
 	if len(m.removedSnapshots) == 0 {
 		return nil
@@ -176,11 +173,11 @@ func (m *moveRun) removeSnapshots(ctx context.Context) error {
 		return err
 	}
 	now := slices.DeleteFunc(m.removedSnapshots, func(id uuid.UUID) bool {
-		i := lineage.IndexOf(e, id)
-		return i >= 0 && lineage.IsTransfer(e.Snapshots[i])
+		i := host.IndexOf(e, id)
+		return i >= 0 && host.IsTransfer(e.Snapshots[i])
 	})
 	m.removedSnapshots = nil
-	return lineage.DropMissing(ctx, m.pool, m.op.DatasetID, now, dataset.Snapshot{})
+	return host.DropMissing(ctx, m.pool, m.op.DatasetID, now, dataset.Snapshot{})
 }
 
 // removeSnapshotsMeanwhile calls removeSnapshots concurrently with do, which waits for other nodes.
@@ -257,14 +254,14 @@ func (m *moveRun) copyFiles(ctx context.Context, manifest *dataset.Manifest) (er
 	}
 	defer unlock()
 	op.DatasetRecord.Size = op.DatasetRecord.Profile.Size
-	storage.ApplyDefaults(op.DatasetRecord, m.pool, m.pool.Status(ctx))
+	host.ApplyDefaults(op.DatasetRecord, m.pool, m.pool.Status(ctx))
 	made, rec := *op.DatasetRecord, m.recordOf(uuid.Nil)
 	if replaces, err := m.replacesCopy(ctx); err != nil {
 		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	} else if replaces || rec.Beside != uuid.Nil {
-		made.ID = replication.BesideID(op.DatasetID, op.ID)
+		made.ID = BesideID(op.DatasetID, op.ID)
 	}
-	files := transfer.Files{
+	files := Files{
 		Peer:     peer,
 		Dataset:  op.DatasetID,
 		Snapshot: manifest.Snapshot,
@@ -293,7 +290,7 @@ func (m *moveRun) copyFiles(ctx context.Context, manifest *dataset.Manifest) (er
 // makeFiles makes a dataset and fills it. complete says that an earlier attempt has recorded that it copied all files
 // into it: then makeFiles only returns the size of the dataset. Otherwise the files of an earlier attempt are
 // discarded, because the home has all of them. If making or filling fails, makeFiles removes the dataset again.
-func (m *moveRun) makeFiles(ctx context.Context, d dataset.Dataset, files transfer.Files,
+func (m *moveRun) makeFiles(ctx context.Context, d dataset.Dataset, files Files,
 	complete bool) (size dataset.Size, err error) {
 	if e, err := m.pool.Stat(ctx, d.ID); complete && err == nil && e.Record != nil {
 		return m.pool.Create(ctx, d) // idempotent: the dataset exists, and Create returns its size
@@ -301,7 +298,7 @@ func (m *moveRun) makeFiles(ctx context.Context, d dataset.Dataset, files transf
 	end := m.Keys.BorrowKey(d.ID, m.op.DatasetID)
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, storage.Discard(ctx, m.Host, m.pool, d.ID))
+			err = errors.Join(err, host.Discard(ctx, m.Host, m.pool, d.ID))
 		}
 		end()
 	}()
@@ -317,7 +314,7 @@ func (m *moveRun) makeFiles(ctx context.Context, d dataset.Dataset, files transf
 	return size, m.fill(ctx, files.Into, files)
 }
 
-func (m *moveRun) fill(ctx context.Context, root *os.File, f transfer.Files) error {
+func (m *moveRun) fill(ctx context.Context, root *os.File, f Files) error {
 	_, err := m.TransferClient.PullFiles(ctx, f)
 	if err == nil {
 		err = fsctl.Sync(root)

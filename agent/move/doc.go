@@ -1,15 +1,13 @@
-// Package move moves datasets between nodes. Mover executes a move to this node: package agent registers it with
-// operation.Executor. TransferSource provides the data that other nodes copy from here: transfer.Server reads from it,
-// and handover.Relinquisher calls its method Manifest. Bringer moves a volume to this node because a container mounts
-// it here: package mounting calls it through a function.
+// Package move copies datasets between nodes, and passes their homes on.
 //
-// The state of moves is not in this package. replication.MoveTable has the moves to this node, and lease.Table has
-// the datasets that this node has relinquished. Mover has only the rate of the last large copy, under a mutex. Package
-// agent puts the node that sends a request into its context (WithRequester, CertifiedNode in peer.go). The lock of
-// a dataset (host.Host.Locks) protects its data.
+// A sender and a receiver copy snapshots and files (Server and Client in pull.go, push of frames in frame.go). Replicas
+// keeps the copies of this node up to date, Copies applies control's decisions about them, Installer makes an arrived
+// copy the head of a dataset, and Retention keeps the snapshots that other nodes need. Mover drives a move to this
+// node, Bringer begins one for a mount, and Relinquisher ends the use of a dataset at its former home. Failover takes
+// over a dataset whose home is lost, Repairer makes the guard and the mounts agree with control's records, and Bounder
+// changes whether a lease is bounded in time.
 //
-// Where to change what: the steps of a move are in mover.go and moving.go. The copying of data, before and after the
-// home relinquishes the dataset, is in copying.go. Moves on a share are in share.go. The checks before a failover are
-// in fencing.go. Whether a mount may move a volume without a command of the operator is decided in bringer.go.
-// How a transfer continues after an interruption is in package transfer (pull.go).
+// MoveTable has the moves to this node, on disk under pulls/; copies are under copies/. lease.Table has the datasets
+// that this node has relinquished. The lock of a dataset (host.Host.Locks) is held while its lease, its mount or its
+// data changes.
 package move

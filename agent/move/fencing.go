@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/steps"
@@ -28,7 +28,7 @@ func (m *moveRun) blockPromises(ctx context.Context) error {
 		return nil
 	}
 	m.jb.Step("waiting until its last home can no longer write")
-	e := promise.Epoch{Dataset: op.DatasetID, Epoch: op.Epoch}
+	e := lease.Epoch{Dataset: op.DatasetID, Epoch: op.Epoch}
 	until := m.Clock.Steady() + m.Timing.InUseWait
 	for {
 		_, span := m.Session()

@@ -14,7 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/long"
@@ -164,7 +164,7 @@ func TestI3FilesArriveBesideTheCopy(t *testing.T) {
 			}
 			// A crash left the transferred data, and the volume was written to since: that stays.
 			beside := d
-			beside.ID, beside.Size = replication.BesideID(d.ID, op.ID), 0
+			beside.ID, beside.Size = move.BesideID(d.ID, op.ID), 0
 			_, err := f.A.Pool().Clone(t.Context(), beside, dataset.Source{Dataset: d.ID}, nil)
 			f.A.WriteFile("db", "token", "three")
 			if err = errors.Join(err, f.A.Installer.ReplaceCopyAtHome(t.Context(), f.A.Pool(), d, beside.ID)); err != nil {

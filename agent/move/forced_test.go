@@ -13,8 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/findings"
-	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/backends"
@@ -56,7 +55,7 @@ func TestForcedMoveKeepsSupersededHead(t *testing.T) {
 	inUse := false
 	list, err := f.B.Doctor(t.Context())
 	for _, l := range list {
-		inUse = inUse || l.Level == findings.Error && strings.Contains(l.Text, "is in use here by 1")
+		inUse = inUse || l.Level == host.Error && strings.Contains(l.Text, "is in use here by 1")
 	}
 	if err != nil || !inUse {
 		t.Errorf("doctor does not say that it is in use: %+v, %v", list, err)
@@ -237,7 +236,7 @@ func TestI3ChangedHeadIsKeptAfterMove(t *testing.T) {
 				return len(v.CopyDetails) == 1 && v.CopyDetails[0].Kind == dataset.CopySuperseded && v.CopyDetails[0].Expires.IsZero()
 			})
 			e, err := f.A.Pool().Stat(t.Context(), d.ID)
-			if _, kept := lineage.Newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded }); !kept || err != nil {
+			if _, kept := host.Newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded }); !kept || err != nil {
 				t.Errorf("%+v, %v", e.Snapshots, err)
 			}
 			f.B.WantFile("db", "token", "given up")

@@ -8,9 +8,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/lineage"
-	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -25,7 +24,7 @@ func (v *TransferSource) Manifest(ctx context.Context, pool backends.Pool, d dat
 	if y.Share {
 		return v.flushOnShare(ctx, pool, d)
 	}
-	s, err := v.Snapshotter.WithTimeAndSize(ctx, pool, v.TransferSnapshot(d, lineage.FinalSnapshotID(y.Move), y.Move))
+	s, err := v.Snapshotter.WithTimeAndSize(ctx, pool, v.TransferSnapshot(d, host.FinalSnapshotID(y.Move), y.Move))
 	if err != nil {
 		return m, err
 	}
@@ -46,7 +45,7 @@ func (v *TransferSource) Manifest(ctx context.Context, pool backends.Pool, d dat
 	if err != nil {
 		return m, err
 	}
-	i := lineage.IndexOf(e, s.ID)
+	i := host.IndexOf(e, s.ID)
 	if i < 0 {
 		return m, dataset.Errorf(dataset.ErrCorrupt, "pool %s does not list snapshot %s, which it took",
 			v.Pools.Name(d.Pool), s.ID)
@@ -57,11 +56,11 @@ func (v *TransferSource) Manifest(ctx context.Context, pool backends.Pool, d dat
 		m.Snapshot, m.Taken, m.OrderTime = s.ID, s.Created, s.OrderTime
 		return m, err
 	}
-	base, err := lineage.NearestBase(ctx, pool, e, s, v.Retention.Received(ctx, y.To, d.ID, e))
+	base, err := host.NearestBase(ctx, pool, e, s, v.Retention.Received(ctx, y.To, d.ID, e))
 	if err != nil {
 		return m, err
 	}
-	m, err = transfer.Sum(ctx, pool, s, base, seen)
+	m, err = Sum(ctx, pool, s, base, seen)
 	m.Taken = m.Taken.UTC()
 	return m, err
 }
@@ -75,7 +74,7 @@ func (v *TransferSource) lastSentManifest(ctx context.Context, pool backends.Poo
 	if err != nil {
 		return m, false, err
 	}
-	last, current := lineage.LatestFor(ctx, pool, d, e, to)
+	last, current := host.LatestFor(ctx, pool, d, e, to)
 	if !current {
 		return m, false, nil
 	}
@@ -91,7 +90,7 @@ func (v *TransferSource) manifestOfFiles(ctx context.Context, ds, snapshot uuid.
 	if err != nil {
 		return m, err
 	}
-	m, err = transfer.SumFiles(ctx, root, seen)
+	m, err = SumFiles(ctx, root, seen)
 	return m, errors.Join(err, root.Close(), release())
 }
 

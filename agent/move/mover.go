@@ -11,15 +11,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/promise"
-	"github.com/droverhq/drover/agent/replication"
-	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -31,15 +25,15 @@ type MoverDeps struct {
 	*host.Host
 	Pools          *pool.Pools
 	Space          *pool.Space
-	Keys           *keyring.Keyring
+	Keys           *operation.Keyring
 	Nodes          *lease.Nodes
-	Keeper         *promise.Keeper
+	Keeper         *lease.Keeper
 	Programs       *host.Programs
-	Moves          *replication.MoveTable
-	Copies         *replication.Copies
-	Installer      *replication.Installer
+	Moves          *MoveTable
+	Copies         *Copies
+	Installer      *Installer
 	Datasets       *operation.Datasets
-	TransferClient *transfer.Client
+	TransferClient *Client
 	PeerHTTP       http.RoundTripper // to the agents of other nodes; nil if there are none
 	// Session returns when control was last notified that this agent runs: see lease.Deadlines.Session.
 	Session func() (renewed, ttl time.Duration)
@@ -66,7 +60,7 @@ func (v *Mover) Rate() int64 {
 
 // Move makes this node the home of a dataset whose home is another node. After a crash Move starts again: copied data
 // is kept, and each step is idempotent.
-func (v *Mover) Move(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+func (v *Mover) Move(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
 	pool, err := v.Pools.Online(ctx, op.DatasetRecord.Pool)
 	if err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
@@ -139,7 +133,7 @@ func (v *Mover) CheckSuperseded(ctx context.Context, pool backends.Pool, op *dat
 	superseded := k.Kind == dataset.CopySuperseded
 	if !superseded && op.Loss == nil {
 		k.Record = op.DatasetRecord
-		keep, err := lineage.UnrecordedLoss(ctx, pool, k)
+		keep, err := host.UnrecordedLoss(ctx, pool, k)
 		if err != nil {
 			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
@@ -150,7 +144,7 @@ func (v *Mover) CheckSuperseded(ctx context.Context, pool backends.Pool, op *dat
 		if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 			return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
-		_, superseded = lineage.Newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded })
+		_, superseded = host.Newest(e, func(s dataset.Snapshot) bool { return s.Kind == dataset.SnapshotSuperseded })
 	}
 	if superseded {
 		return dataset.Errorf(dataset.ErrConflict,

@@ -11,10 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -25,7 +22,7 @@ import (
 // moveRun is a move that this node, its target, executes.
 type moveRun struct {
 	*Mover
-	jb               *jobs.Job
+	jb               *host.Job
 	op               *dataset.Operation
 	pool             backends.Pool
 	home             dataset.Node
@@ -198,7 +195,7 @@ func (v *Mover) ContinueFromBest(ctx context.Context, pool backends.Pool, op *da
 	if err != nil {
 		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	s, found := lineage.Promotable(e)
+	s, found := host.Promotable(e)
 	if !found || s.At().Compare(op.Loss.At()) < 0 {
 		return dataset.Errorf(dataset.ErrCorrupt,
 			"move of volume %s: the copy on node %s lacks snapshot %s, from which it should continue", op.Volume,
@@ -287,9 +284,9 @@ func (m *moveRun) replacesCopy(ctx context.Context) (bool, error) {
 }
 
 // recordOf returns the record of this move, with the dataset that it has made beside a copy so far.
-func (m *moveRun) recordOf(snapshot uuid.UUID) replication.MoveRecord {
+func (m *moveRun) recordOf(snapshot uuid.UUID) MoveRecord {
 	op := m.op
-	rec := replication.MoveRecord{
+	rec := MoveRecord{
 		Move:     op.ID,
 		Pool:     op.DatasetRecord.Pool,
 		Epoch:    op.DatasetRecord.Epoch,

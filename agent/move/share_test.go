@@ -17,7 +17,7 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/replication"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -194,7 +194,7 @@ func TestUntakenDatasetIsNotCollected(t *testing.T) {
 			t.Fatalf("%s: %v", when, err)
 		}
 	}
-	back := replication.MoveRecord{Move: uuid.New(), Pool: f.A.Pool().ID(), Share: true, Epoch: 3, Since: time.Now()}
+	back := move.MoveRecord{Move: uuid.New(), Pool: f.A.Pool().ID(), Share: true, Epoch: 3, Since: time.Now()}
 	if err := f.A.MoveTable.Set(t.Context(), d.ID, back); err != nil { // as a failed move back leaves it
 		t.Fatal(err)
 	}

@@ -11,15 +11,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/keyring"
 	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/replication"
-	"github.com/droverhq/drover/agent/storage"
-	"github.com/droverhq/drover/agent/transfer"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -28,29 +23,29 @@ import (
 type TransferSourceDeps struct {
 	*host.Host
 	Pools       *pool.Pools
-	Keys        *keyring.Keyring
+	Keys        *operation.Keyring
 	Leases      *lease.Table
 	Uses        *mounting.UseTable
 	Quiescer    *mounting.Quiescer
 	Sizes       *operation.Sizes
 	Snapshotter *operation.Snapshotter
-	Retention   *replication.Retention
+	Retention   *Retention
 	// AskGenerations asks every control replica for the generations of this node's pools.
 	AskGenerations func(context.Context) error
 	// TransferServer returns the server of transfers, which has this TransferSource as its source.
-	TransferServer func() *transfer.Server
+	TransferServer func() *Server
 }
 
-// TransferSource provides the data for other nodes: it is the transfer.Source of this node. It has no state. Its
+// TransferSource provides the data for other nodes: it is the Source of this node. It has no state. Its
 // methods are safe for concurrent use.
 type TransferSource struct{ TransferSourceDeps }
 
-var _ transfer.Source = (*TransferSource)(nil)
+var _ Source = (*TransferSource)(nil)
 
 // NewTransferSource returns a TransferSource.
 func NewTransferSource(deps TransferSourceDeps) *TransferSource { return &TransferSource{deps} }
 
-// Pool implements transfer.Source. It fails with ErrNotFound if this node has no data of the dataset.
+// Pool implements Source. It fails with ErrNotFound if this node has no data of the dataset.
 func (v *TransferSource) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) {
 	d, known := v.Cache.Dataset(ds)
 	if known {
@@ -85,7 +80,7 @@ var errUnknownPool = errors.New("it does not know the pool")
 // TakeSnapshot takes a snapshot for the node that sends the request. If nothing was written since an earlier snapshot
 // that was sent to that node, or to another replica, TakeSnapshot returns the earlier one. For a relinquished dataset
 // it returns the final snapshot, and fails with ErrPending before that exists. It fails with ErrNotFound if this node
-// is not the home, and with ErrNoSpace if the pool has too little space (storage.CheckTight).
+// is not the home, and with ErrNoSpace if the pool has too little space (host.CheckTight).
 //
 // have lists the snapshots that the other node has. TakeSnapshot keeps the newest of them, because control's record of
 // that node's copy may be older. idle is true if the dataset has no use. It is false for a relinquished dataset,
@@ -116,13 +111,13 @@ func (v *TransferSource) TakeSnapshot(ctx context.Context, ds uuid.UUID, have []
 	}
 	if y, relinquished := v.Leases.Relinquished(ds); relinquished && d.Epoch <= y.Epoch {
 		if y.Manifest != nil {
-			if i := lineage.IndexOf(e, y.Manifest.Snapshot); i >= 0 {
+			if i := host.IndexOf(e, y.Manifest.Snapshot); i >= 0 {
 				return e.Snapshots[i], false, nil
 			}
 		}
 		return out, false, dataset.Errorf(dataset.ErrPending, "volume %s is being relinquished", d.Volume)
 	}
-	if err := storage.CheckTight(ctx, pool, d); err != nil {
+	if err := host.CheckTight(ctx, pool, d); err != nil {
 		return out, false, err
 	}
 	in, end, err := v.Quiescer.Prepare(ctx, pool, d)
@@ -134,7 +129,7 @@ func (v *TransferSource) TakeSnapshot(ctx context.Context, ds uuid.UUID, have []
 	if err != nil {
 		return out, false, fmt.Errorf("snapshot of volume %s for another node: %w", d.Volume, err)
 	}
-	had, _ := lineage.Newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
+	had, _ := host.Newest(e, func(s dataset.Snapshot) bool { return slices.Contains(have, s.ID) })
 	v.Retention.Sent.Record(d, e, requester(ctx), had, out, v.Clock.Steady())
 	v.Retention.PruneSoon(ds)
 	return out, len(v.Uses.Get(ds).IDs) == 0, nil
@@ -143,14 +138,14 @@ func (v *TransferSource) TakeSnapshot(ctx context.Context, ds uuid.UUID, have []
 func (v *TransferSource) freshSnapshot(ctx context.Context, pool backends.Pool, d dataset.Dataset,
 	e backends.Entry) (dataset.Snapshot, error) {
 	peer, now := requester(ctx), v.Clock.Now()
-	if last, current := lineage.LatestFor(ctx, pool, d, e, peer); current {
+	if last, current := host.LatestFor(ctx, pool, d, e, peer); current {
 		return last, nil
 	}
-	s := v.Sizes.WithActualSize(v.TransferSnapshot(d, uuid.New(), lineage.SnapshotRecipient(d, e, peer, now))).
+	s := v.Sizes.WithActualSize(v.TransferSnapshot(d, uuid.New(), host.SnapshotRecipient(d, e, peer, now))).
 		TakenAfter(e.Snapshots, now)
 	err := pool.Snapshot(ctx, s, nil)
 	if err != nil {
-		err = errors.Join(err, storage.DiscardSnapshot(ctx, pool, s))
+		err = errors.Join(err, host.DiscardSnapshot(ctx, pool, s))
 	}
 	return s, err
 }
@@ -187,7 +182,7 @@ func (v *TransferSource) OpenSnapshot(ctx context.Context, pool backends.Pool, d
 	end := v.Keys.BorrowKey(scratch.ID, d.ID)
 	release := func() error {
 		defer end()
-		return storage.Discard(ctx, v.Host, pool, scratch.ID)
+		return host.Discard(ctx, v.Host, pool, scratch.ID)
 	}
 	if _, err := pool.Clone(ctx, scratch, dataset.Source{Dataset: d.ID, Snapshot: snapshot}, nil); err != nil {
 		return nil, nil, errors.Join(err, release())
@@ -199,7 +194,7 @@ func (v *TransferSource) OpenSnapshot(ctx context.Context, pool backends.Pool, d
 	return root, release, nil
 }
 
-// SharedSnapshots implements transfer.Source.
+// SharedSnapshots implements Source.
 func (v *TransferSource) SharedSnapshots(ctx context.Context, ds, want uuid.UUID) []uuid.UUID {
 	pool, err := v.Pool(ctx, ds)
 	if err != nil {
@@ -209,17 +204,17 @@ func (v *TransferSource) SharedSnapshots(ctx context.Context, ds, want uuid.UUID
 	if err != nil {
 		return nil
 	}
-	i := lineage.IndexOf(e, want)
+	i := host.IndexOf(e, want)
 	if i < 0 {
 		return nil
 	}
-	if last, shared := lineage.SharedBefore(e, e.Snapshots[i].At()); shared {
+	if last, shared := host.SharedBefore(e, e.Snapshots[i].At()); shared {
 		return []uuid.UUID{last.ID}
 	}
 	return nil
 }
 
-// CopyBases implements transfer.Source. The snapshots on which copies are based are kept until the move ends.
+// CopyBases implements Source. The snapshots on which copies are based are kept until the move ends.
 func (v *TransferSource) CopyBases(ctx context.Context, ds uuid.UUID) (ids []uuid.UUID) {
 	d, home := v.Cache.Dataset(ds)
 	if !home {
@@ -241,7 +236,7 @@ func (v *TransferSource) CopyBases(ctx context.Context, ds uuid.UUID) (ids []uui
 		if k.Node == requester(ctx) {
 			continue
 		}
-		if s, rests := lineage.BaseOf(e, k.Copy); rests {
+		if s, rests := host.BaseOf(e, k.Copy); rests {
 			ids = append(ids, s.ID)
 		}
 	}

@@ -8,8 +8,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
@@ -59,8 +57,8 @@ func (m *DatasetMaker) reserve(ctx context.Context, pool backends.Pool, op *data
 	err error) {
 	d, st := op.DatasetRecord, pool.Status(ctx)
 	if op.Source == nil {
-		storage.ApplyDefaults(d, pool, st)
-		err = storage.CheckFits(st, max(d.Size, d.Profile.Size))
+		host.ApplyDefaults(d, pool, st)
+		err = host.CheckFits(st, max(d.Size, d.Profile.Size))
 	}
 	release = func() {}
 	if err == nil {
@@ -74,7 +72,7 @@ func (m *DatasetMaker) reserve(ctx context.Context, pool backends.Pool, op *data
 
 // makeDataset makes op.DatasetRecord in its pool as an incoming dataset, if there is space for it. asked is the size
 // that was requested of the backend, which may have rounded it.
-func (m *DatasetMaker) makeDataset(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
+func (m *DatasetMaker) makeDataset(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
 	name string) (asked dataset.Size, err error) {
 	if err := m.deps.Space.CheckRootSpace(ctx); err != nil {
 		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
@@ -92,7 +90,7 @@ func (m *DatasetMaker) makeDataset(ctx context.Context, jb *jobs.Job, pool backe
 }
 
 // MakeInPool makes the dataset of an operation in a pool, and does not record it.
-func (m *DatasetMaker) MakeInPool(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation) error {
+func (m *DatasetMaker) MakeInPool(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation) error {
 	if op.Source == nil {
 		jb.Step("making")
 		size, err := pool.Create(ctx, *op.DatasetRecord)
@@ -106,7 +104,7 @@ func (m *DatasetMaker) MakeInPool(ctx context.Context, jb *jobs.Job, pool backen
 	}
 	if later == nil {
 		if err := setCloneSize(op, planned); err != nil {
-			return errors.Join(err, storage.Discard(ctx, m.deps.Host, pool, op.DatasetID))
+			return errors.Join(err, host.Discard(ctx, m.deps.Host, pool, op.DatasetID))
 		}
 		return nil
 	}
@@ -116,7 +114,7 @@ func (m *DatasetMaker) MakeInPool(ctx context.Context, jb *jobs.Job, pool backen
 		op.DatasetRecord.Size, err = pool.Clone(ctx, *op.DatasetRecord, *op.Source, nil)
 	}
 	if err != nil {
-		return errors.Join(err, storage.Discard(ctx, m.deps.Host, pool, op.DatasetID))
+		return errors.Join(err, host.Discard(ctx, m.deps.Host, pool, op.DatasetID))
 	}
 	return nil
 }
@@ -141,7 +139,7 @@ func setCloneSize(op *dataset.Operation, planned dataset.Size) error {
 // makeClone makes a clone while nothing is written to the source, and sets its actual size in op.DatasetRecord. If the
 // clone must still grow to its size, makeClone returns the pool as later instead, and the caller calls later.Resize:
 // the source is thawed by then.
-func (m *DatasetMaker) makeClone(ctx context.Context, jb *jobs.Job, pool backends.Pool,
+func (m *DatasetMaker) makeClone(ctx context.Context, jb *host.Job, pool backends.Pool,
 	op *dataset.Operation) (later backends.Resizer, err error) {
 	unlock, err := m.deps.Locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
 	if err != nil {
@@ -154,7 +152,7 @@ func (m *DatasetMaker) makeClone(ctx context.Context, jb *jobs.Job, pool backend
 			return nil, err
 		}
 		if made.Size > d.Size {
-			if err := storage.CheckFits(pool.Status(ctx), made.Size); err != nil {
+			if err := host.CheckFits(pool.Status(ctx), made.Size); err != nil {
 				return nil, err
 			}
 		}

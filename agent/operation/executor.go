@@ -8,7 +8,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
@@ -16,7 +15,7 @@ import (
 
 // Handler executes an operation of one kind, and has control record the outcome. It is idempotent by the UUIDs in the
 // operation.
-type Handler func(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error)
+type Handler func(ctx context.Context, jb *host.Job, op *dataset.Operation) (api.Committed, error)
 
 // ExecutorDeps is what Executor needs of other components.
 type ExecutorDeps struct {
@@ -39,7 +38,7 @@ func (x *Executor) Kinds() []dataset.OpKind { return slices.Sorted(maps.Keys(x.d
 
 // Execute executes an operation and has control record the outcome. It can be called again for the same operation
 // after a crash, because each handler is idempotent by the UUIDs in the operation.
-func (x *Executor) Execute(ctx context.Context, jb *jobs.Job, op dataset.Operation) (out api.Committed, err error) {
+func (x *Executor) Execute(ctx context.Context, jb *host.Job, op dataset.Operation) (out api.Committed, err error) {
 	if requestid.Of(ctx) == "" {
 		ctx = requestid.WithBy(requestid.With(ctx, op.RequestID), op.By)
 	}
@@ -67,7 +66,7 @@ func (x *Executor) Handler(kind dataset.OpKind) Handler {
 		return act
 	}
 	// Record the failure. Otherwise each sync would start the operation again.
-	return func(_ context.Context, _ *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+	return func(_ context.Context, _ *host.Job, op *dataset.Operation) (out api.Committed, err error) {
 		return out, dataset.Errorf(dataset.ErrUnsupported,
 			"operation %s: this agent cannot do %q (is its drover the same as that of control?)", op.ID, op.Kind)
 	}
@@ -76,7 +75,7 @@ func (x *Executor) Handler(kind dataset.OpKind) Handler {
 // PurgeLater starts a job that destroys a dataset of state purging. If one is in progress, it runs once more
 // afterwards, because the record of the dataset may have changed.
 func (x *Executor) PurgeLater(d dataset.Dataset) {
-	x.deps.Jobs.StartAgain("purge/"+d.ID.String(), func(ctx context.Context, jb *jobs.Job) error {
+	x.deps.Jobs.StartAgain("purge/"+d.ID.String(), func(ctx context.Context, jb *host.Job) error {
 		d, known := x.deps.Cache.Dataset(d.ID)
 		if !known || d.State != dataset.StatePurging || d.Home != x.deps.NodeID {
 			return nil
@@ -91,7 +90,7 @@ func (x *Executor) PurgeLater(d dataset.Dataset) {
 
 // Start starts a job that executes an operation.
 func (x *Executor) Start(key string, op dataset.Operation) {
-	x.deps.Jobs.Start(key, func(ctx context.Context, jb *jobs.Job) error {
+	x.deps.Jobs.Start(key, func(ctx context.Context, jb *host.Job) error {
 		_, err := x.Execute(ctx, jb, op)
 		return err // Execute has logged it, and no caller waits for the job
 	})

@@ -11,7 +11,6 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -94,7 +93,7 @@ func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d datase
 	scratch.ID, scratch.Size = uuid.New(), 0
 	end := e.deps.BorrowKey(scratch.ID, d.ID)
 	defer func() {
-		err = errors.Join(err, storage.Discard(ctx, e.deps.Host, pool, scratch.ID))
+		err = errors.Join(err, host.Discard(ctx, e.deps.Host, pool, scratch.ID))
 		end()
 	}()
 	unlock, err := e.deps.Locks.Lock(ctx, d.ID, "export of volume "+d.Volume)

@@ -11,10 +11,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -88,7 +86,7 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 	op := *plan.Operation
 	var out api.Committed // read only if the job has ended without an error
 	joined, err := i.deps.Jobs.Do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume,
-		func(jctx context.Context, jb *jobs.Job) error {
+		func(jctx context.Context, jb *host.Job) error {
 			// The archive comes with the request, so the job ends with it.
 			jctx, cancel := context.WithCancel(jctx)
 			defer cancel()
@@ -128,7 +126,7 @@ func usedIDError(id uuid.UUID) error {
 //
 // To ask the repository for the size takes half a second. If the pool has room for as much as the new volume can
 // contain, the files are restored meanwhile.
-func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
+func (i *Importer) Import(ctx context.Context, jb *host.Job, op *dataset.Operation) (api.Committed, error) {
 	if op.Backup == "" {
 		return i.ImportFolder(ctx, jb, op)
 	}
@@ -165,7 +163,7 @@ func (i *Importer) Import(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 //
 // It fails with dataset.ErrCorrupt or dataset.ErrNotFound only if the backup is the cause, or if the check program
 // found the restored volume not usable.
-func (i *Importer) Verify(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
+func (i *Importer) Verify(ctx context.Context, jb *host.Job, op *dataset.Operation) (api.Committed, error) {
 	unusable := false // whether the backup was read, and cannot be restored
 	out, err := i.verify(ctx, jb, op, func(err error) error {
 		unusable = unusable || err != nil
@@ -178,7 +176,7 @@ func (i *Importer) Verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 }
 
 // verify executes Verify. It calls noteRead with the result of each read of the backup.
-func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operation, noteRead func(error) error) (
+func (i *Importer) verify(ctx context.Context, jb *host.Job, op *dataset.Operation, noteRead func(error) error) (
 	api.Committed, error) {
 	jb.Step(waitingToVerify)
 	slots, _ := i.verifying.LoadOrStore(op.Repository, make(chan struct{}, maxVerifications))
@@ -223,7 +221,7 @@ func (i *Importer) verify(ctx context.Context, jb *jobs.Job, op *dataset.Operati
 
 // check runs the check program of a verification, if it has one. It calls noteRead with the error of a program that
 // found the restored volume not usable.
-func (i *Importer) check(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
+func (i *Importer) check(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
 	noteRead func(error) error) error {
 	if op.Check == "" {
 		return nil
@@ -247,11 +245,11 @@ func (i *Importer) prepare(ctx context.Context, op *dataset.Operation) (backends
 	if err != nil {
 		return nil, err
 	}
-	return pool, storage.Discard(ctx, i.deps.Host, pool, op.DatasetID)
+	return pool, host.Discard(ctx, i.deps.Host, pool, op.DatasetID)
 }
 
 // ImportFolder makes a volume from a folder of this host.
-func (i *Importer) ImportFolder(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
+func (i *Importer) ImportFolder(ctx context.Context, jb *host.Job, op *dataset.Operation) (api.Committed, error) {
 	if op.Path == "" {
 		return api.Committed{}, dataset.Errorf(dataset.ErrCancelled,
 			"import of volume %s was interrupted by a restart: import it again", op.Volume)
@@ -309,7 +307,7 @@ func checkNoMountsBelow(folder *os.File) error {
 }
 
 // importInto makes a volume, and calls write to write its files.
-func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
+func (i *Importer) importInto(ctx context.Context, jb *host.Job, op *dataset.Operation,
 	write func(ctx context.Context, root *os.File, wrote func()) error) (api.Committed, error) {
 	if _, err := i.prepare(ctx, op); err != nil {
 		return api.Committed{}, err
@@ -323,7 +321,7 @@ func (i *Importer) importInto(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 
 // fill calls write with the mount of a new dataset, which no other process can see, and with its root, and flushes the
 // files. It ends before it fills the pool: see watchSpace. part is what a restore has reserved, or nil.
-func (i *Importer) fill(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation, part *share,
+func (i *Importer) fill(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation, part *share,
 	write func(ctx context.Context, m, root *os.File, wrote func()) error) (err error) {
 	jb.Step("copying")
 	m, err := mounting.OpenMount(ctx, pool, op.DatasetID, backends.AttachOptions{})

@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
@@ -69,7 +69,7 @@ func TestOneOfTwoRestoresFits(t *testing.T) {
 	i := NewImporter(ImporterDeps{SharesRootDisk: func(context.Context, uuid.UUID) bool { return false }})
 	p := &askedTogether{both: make(chan struct{})}
 	take := func() (*share, error) {
-		return i.takeRoom(t.Context(), &jobs.Job{}, p, &dataset.Operation{Kind: dataset.OpImport}, 40*dataset.MiB)
+		return i.takeRoom(t.Context(), &host.Job{}, p, &dataset.Operation{Kind: dataset.OpImport}, 40*dataset.MiB)
 	}
 	type result struct {
 		*share
@@ -123,7 +123,7 @@ func TestRestoreWaitsForMeasurement(t *testing.T) {
 	}
 	second := make(chan error, 1)
 	go func() {
-		_, err := i.takeRoom(t.Context(), &jobs.Job{}, p, op, 40*dataset.MiB)
+		_, err := i.takeRoom(t.Context(), &host.Job{}, p, op, 40*dataset.MiB)
 		second <- err
 	}()
 	select {
@@ -135,7 +135,7 @@ func TestRestoreWaitsForMeasurement(t *testing.T) {
 	if err := <-second; err != nil || first.size() != 10*dataset.MiB {
 		t.Errorf("beside a measured restore of %s: %v", first.size(), err)
 	}
-	if _, err := i.takeRoom(t.Context(), &jobs.Job{}, p, op, 40*dataset.MiB); !errors.Is(err, dataset.ErrNoSpace) {
+	if _, err := i.takeRoom(t.Context(), &host.Job{}, p, op, 40*dataset.MiB); !errors.Is(err, dataset.ErrNoSpace) {
 		t.Errorf("beside two measured restores: %v", err)
 	}
 	first.release()

@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -74,7 +74,7 @@ func TestI3SnapshotInDoubtIsKept(t *testing.T) {
 		}
 		s := f.Recorded("db").HeadParent
 		e, serr := f.A.Pool().Stat(t.Context(), d.ID)
-		if serr != nil || s == uuid.Nil || lineage.IndexOf(e, s) < 0 {
+		if serr != nil || s == uuid.Nil || host.IndexOf(e, s) < 0 {
 			t.Fatalf("%v: snapshot %s is on record, and the pool has %+v, %v", err, s, e.Snapshots, serr)
 		}
 		f.A.WriteFile("db", "token", "later")

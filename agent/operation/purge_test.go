@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/controlsync"
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -65,7 +65,7 @@ func TestPurgeRevokedByRecoveredStore(t *testing.T) {
 	for _, state := range []dataset.State{dataset.StateReady, dataset.StateTrashed} {
 		d.State = state
 		r.Cache.Apply(d, r.Cache.Index(d.ID)+1)
-		if _, err := r.Executor.Execute(t.Context(), &jobs.Job{}, op); !errors.Is(err, dataset.ErrStale) {
+		if _, err := r.Executor.Execute(t.Context(), &host.Job{}, op); !errors.Is(err, dataset.ErrStale) {
 			t.Errorf("a purge of a volume that is %s: %v", state, err)
 		}
 	}
@@ -82,7 +82,7 @@ func TestRefusedPurgeOfForgottenDataset(t *testing.T) {
 	d.State = dataset.StatePurging
 	r.Cache.Apply(d, r.Cache.Index(d.ID)+1)
 	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
-	if _, err := r.Executor.Execute(t.Context(), &jobs.Job{}, op); !errors.Is(err, dataset.ErrConflict) {
+	if _, err := r.Executor.Execute(t.Context(), &host.Job{}, op); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("a purge of a dataset that the store has as a volume: %v", err)
 	}
 	r.VolumeRemover.RetryPending(t.Context())
@@ -203,7 +203,7 @@ func TestOwnPurgeIsNotRecorded(t *testing.T) {
 			ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: d.ID, DatasetRecord: &d, Epoch: d.Epoch,
 			State: dataset.OpPending, Created: r.Clock.Now(),
 		}
-		err := r.Operations.Run(t.Context(), &jobs.Job{}, op, func(context.Context, *dataset.Operation) error {
+		err := r.Operations.Run(t.Context(), &host.Job{}, op, func(context.Context, *dataset.Operation) error {
 			do()
 			return nil
 		})

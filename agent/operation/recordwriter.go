@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -41,7 +40,7 @@ func NewRecordWriter(deps RecordWriterDeps) *RecordWriter { return &RecordWriter
 // opens the pools next has only these records.
 func (w *RecordWriter) WriteLater(d api.IndexedDataset) {
 	w.deps.ProfileChanged(d.Dataset)
-	w.deps.Jobs.Start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *jobs.Job) error {
+	w.deps.Jobs.Start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *host.Job) error {
 		return w.writeNow(ctx, d.ID)
 	})
 }
@@ -79,7 +78,7 @@ func (w *RecordWriter) writeNow(ctx context.Context, id uuid.UUID) error {
 // WriteAll compares the record beside each dataset with the known record, and writes it again if they differ. A record
 // is not flushed, so it can be lost in a power cut, or if the process ends before it is written.
 func (w *RecordWriter) WriteAll() {
-	w.deps.Jobs.Start("notes", func(ctx context.Context, _ *jobs.Job) error {
+	w.deps.Jobs.Start("notes", func(ctx context.Context, _ *host.Job) error {
 		for _, p := range w.deps.Pools.All() {
 			if p.Storage == nil || p.HangReason != "" {
 				continue

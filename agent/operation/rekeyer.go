@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
@@ -38,7 +38,7 @@ func NewRekeyer(deps RekeyerDeps) *Rekeyer { return &Rekeyer{deps} }
 // Rekey wraps a data key by the present key of the profile. Only the record changes. It changes in one step, after
 // the new wrapping was verified. A crash before that step changes nothing, and the operation is idempotent. The keys
 // are read before the dataset is locked, so that mounts do not wait for them.
-func (r *Rekeyer) Rekey(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+func (r *Rekeyer) Rekey(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, _, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "rekey")
 	unlock()
 	for tries := 0; err == nil && tries < rekeyTries; tries++ {

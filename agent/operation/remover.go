@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -40,7 +39,7 @@ type Remover struct {
 func NewRemover(deps RemoverDeps) *Remover { return &Remover{deps, newPendingPurges()} }
 
 // Delete removes the name of a volume. The data stays in the trash, or is destroyed by a purge that follows.
-func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+func (r *Remover) Delete(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, _, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "removal")
 	defer unlock()
 	if err != nil && !errors.Is(err, dataset.ErrOffline) {
@@ -76,7 +75,7 @@ func (r *Remover) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 
 // Purge destroys a dataset of state purging. While its pool is offline, Purge waits: the dataset is condemned, so the
 // operation does not fail, and its data is destroyed as soon as the pool is online again.
-func (r *Remover) Purge(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+func (r *Remover) Purge(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
 	for {
 		d := dataset.Dataset{ID: op.DatasetID, Volume: op.Volume}
 		if out, err = r.purgeOnce(ctx, jb, op, &d); err == nil || errors.Is(err, dataset.ErrStale) {
@@ -129,7 +128,7 @@ func (r *Remover) isCondemned(id uuid.UUID) bool {
 
 // purgeOnce tries to destroy a dataset of state purging. It writes the record of the dataset to *at, even if it fails
 // later.
-func (r *Remover) purgeOnce(ctx context.Context, jb *jobs.Job, op *dataset.Operation,
+func (r *Remover) purgeOnce(ctx context.Context, jb *host.Job, op *dataset.Operation,
 	at *dataset.Dataset) (out api.Committed, err error) {
 	d, pool, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "purge")
 	defer unlock()

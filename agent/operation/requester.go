@@ -8,7 +8,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/failurelog"
@@ -33,7 +32,7 @@ var ErrLost = errors.New("another request was first")
 // MakeVolume has another node make a volume. When the volume is made, MakeVolume returns ErrLost, so that the caller
 // looks the volume up as if another request had made it. If another request has made it before control plans this one,
 // MakeVolume returns the volume.
-func (r *Requester) MakeVolume(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
+func (r *Requester) MakeVolume(ctx context.Context, jb *host.Job, req api.Request) (d dataset.Dataset, err error) {
 	out, err := r.Execute(ctx, jb, req)
 	if err != nil {
 		return d, err
@@ -49,7 +48,7 @@ func (r *Requester) MakeVolume(ctx context.Context, jb *jobs.Job, req api.Reques
 
 // Execute records an operation for another node's agent, and waits until the operation has ended, however long that
 // takes. The result contains the ended operation. It contains no operation if there was nothing to do.
-func (r *Requester) Execute(ctx context.Context, jb *jobs.Job, req api.Request) (out api.Outcome, err error) {
+func (r *Requester) Execute(ctx context.Context, jb *host.Job, req api.Request) (out api.Outcome, err error) {
 	out, err = r.deps.Control.Submit(ctx, req)
 	if err != nil || out.Operation == nil {
 		return out, err
@@ -99,7 +98,7 @@ func (r *Requester) cancelIfReplanned(ctx context.Context, op dataset.Operation,
 }
 
 // showProgress shows the progress of another node's agent in a job.
-func showProgress(jb *jobs.Job, op dataset.Operation) {
+func showProgress(jb *host.Job, op dataset.Operation) {
 	at := "waits for node " + ShortID(op.Node)
 	if op.Progress.Step != "" {
 		at = op.Progress.Step + " on node " + ShortID(op.Node)

@@ -7,8 +7,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
@@ -34,7 +32,7 @@ type Resizer struct {
 func NewResizer(deps ResizerDeps) *Resizer { return &Resizer{deps} }
 
 // Resize changes the size of a dataset, mounted or not.
-func (r *Resizer) Resize(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+func (r *Resizer) Resize(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "resize")
 	defer unlock()
 	if err == nil {
@@ -45,7 +43,7 @@ func (r *Resizer) Resize(ctx context.Context, jb *jobs.Job, op *dataset.Operatio
 	}
 	if size := op.DatasetRecord.Size; size > d.Size {
 		st := pool.Status(ctx)
-		err := storage.CheckFits(st, size)
+		err := host.CheckFits(st, size)
 		if err == nil {
 			var release func()
 			release, err = r.deps.Provision(d.Pool, st, d.ID, size)

@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -122,7 +122,7 @@ func (i *Importer) takeWhole(ctx context.Context, pool backends.Pool, op *datase
 
 // measureAndTake asks the repository how many bytes a restore of the backup of an operation writes, and reserves them
 // in a pool. It calls noteRead with the error of that request, and fails if noteRead or takeRoom does.
-func (i *Importer) measureAndTake(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
+func (i *Importer) measureAndTake(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
 	noteRead func(error) error) (*share, error) {
 	jb.Step("measuring the backup")
 	need, err := i.deps.Backups().Size(ctx, op.Repository, op.Backup)
@@ -140,7 +140,7 @@ func (i *Importer) measureAndTake(ctx context.Context, jb *jobs.Job, pool backen
 // another restore was accepted or has ended meanwhile, takeRoom checks again. A verification that does not fit beside
 // another one waits until that one ends. Any restore that does not fit beside an unmeasured one waits until that one is
 // measured.
-func (i *Importer) takeRoom(ctx context.Context, jb *jobs.Job, pool backends.Pool, op *dataset.Operation,
+func (i *Importer) takeRoom(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
 	need dataset.Size) (*share, error) {
 	for {
 		others := i.room.others(pool.ID())

@@ -1,34 +1,15 @@
 // Package operation runs the operations of this node: changes to datasets that take long enough to be cancelled and,
 // where needed, to be recorded in control.
 //
-// VolumeCreator creates volumes for the tools of the host (package volume calls it): volumecreator.go shows the life of
-// a create. Executor executes the operations that control has recorded for this node, by their kind:
-// controlsync.Follower calls it, and package volume for the deletes of an engine. Each kind is a method of
-// DatasetMaker, Importer, Snapshotter, Resizer, Rekeyer or Remover. Package agent registers these methods,
-// and those of packages move, handover and backup, in the map Handlers. To add a kind, write such a method and add it
-// to that map. Exporter reads volumes for users, and Importer.ImportArchive makes volumes of their archives: package
-// agent calls both for the API.
+// Requests and Finder answer the engine: they find volumes by the spelling that it uses, and VolumeCreator creates them
+// (volumecreator.go shows the life of a create). Executor executes the operations that control has recorded for this
+// node. A new kind is a method such as Snapshotter.Take, and an entry of the table in package agent (operations.go).
+// Runner tracks the running operations, Datasets locks the datasets that they change, RecordWriter writes the record
+// beside the data, Sizes resizes datasets, and Keyring has the data keys of encrypted ones.
 //
-// Runner tracks the running operations, and Requester has other nodes carry out operations. Datasets locks datasets for
-// the operations that change them, and RecordWriter writes the record beside their data. Sizes resizes datasets.
-// Packages move, handover, cleanup and pooladmin use Datasets, Sizes, RecordWriter or Runner for their own changes, and
-// package doctor reads Datasets. Package controlsync also uses Runner, RecordWriter and Sizes: it cancels operations,
-// has changed records written, and reports deferred resizes. Through functions, package replication calls RecordWriter
-// and Sizes, package backup calls Datasets, Exporter.Clone and Runner.Report. At each heartbeat, package agent calls
-// Remover.RetryPending and Sizes.Retry. Package doctor also reports the deferred resizes and the pending purges.
-// Package move completes the records of its snapshots with Snapshotter and Sizes, and package pooladmin starts the
-// purges of an accepted pool with Executor.
-//
-// Four types have state, and protect it with mutexes. Runner has the running operations. Remover has the purges that
-// could not be executed yet. Sizes has the deferred resizes, which are also on disk. Importer has the space that
-// running restores need (room), and a channel that limits how many verifications of backups run at a time. The lock of
-// a dataset (host.Host.Locks) protects its data.
-//
-// Where to change what: the steps of a create are in volumecreator.go, and how the data is made in datasetmaker.go.
-// Each other kind of operation has a method with its steps. runner.go decides when an operation is recorded, cancelled
-// or reported again. Whether a request is allowed is decided by control, in package control/planning. Whether the pool
-// has room is checked here, with package storage. A delete only changes the record, so it works while the pool is
-// offline; a purge waits for the pool.
+// Runner has the running operations in memory, Remover the purges that could not be executed yet, Sizes the deferred
+// resizes, which are also on disk, and Importer the space that restores need (room). Each has a mutex. The lock of a
+// dataset (host.Host.Locks) protects its data. Whether a request is allowed is decided by control.
 package operation
 
 import (
@@ -41,7 +22,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/failurelog"
@@ -91,7 +71,7 @@ func NewRunner(deps RunnerDeps) *Runner {
 // as well. Run logs each failure, unless ctx has ended, so callers do not: see package failurelog. The context of do
 // has the ID of the request that the operation belongs to.
 func (r *Runner) Run(
-	ctx context.Context, jb *jobs.Job, op dataset.Operation, do func(context.Context, *dataset.Operation) error,
+	ctx context.Context, jb *host.Job, op dataset.Operation, do func(context.Context, *dataset.Operation) error,
 ) error {
 	if requestid.Of(ctx) == "" {
 		ctx = requestid.WithBy(requestid.With(ctx, op.RequestID), op.By)
@@ -107,7 +87,7 @@ func (r *Runner) Run(
 }
 
 func (r *Runner) run(
-	ctx context.Context, jb *jobs.Job, op dataset.Operation, do func(context.Context, *dataset.Operation) error,
+	ctx context.Context, jb *host.Job, op dataset.Operation, do func(context.Context, *dataset.Operation) error,
 ) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -146,7 +126,7 @@ func (r *Runner) run(
 	op.Problem = dataset.ProblemOf(err)
 	request := ctx
 	if !recorded { // control may be unreachable, and the caller must not wait for it
-		r.deps.Jobs.Start("failure/"+op.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
+		r.deps.Jobs.Start("failure/"+op.ID.String(), func(ctx context.Context, _ *host.Job) error {
 			defer end()
 			ctx = requestid.Copy(ctx, request)
 			if _, err := r.Report(ctx, &op, nil); err != nil && ctx.Err() == nil {

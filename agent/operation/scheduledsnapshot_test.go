@@ -11,8 +11,7 @@ import (
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/doctor"
-	"github.com/droverhq/drover/agent/findings"
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
@@ -72,7 +71,7 @@ func TestScheduledSnapshotIsSkippedInTightPool(t *testing.T) {
 	other := d
 	other.Volume = "another"
 	r.PoolChecker.CheckTight(ctx, rep, p, d, other) // one finding for the pool
-	if len(rep.All) != 1 || rep.All[0].Subject != "pool default" || !strings.Contains(rep.All[0].Text, "2 (another, db)") || rep.All[0].Level != findings.Warning || !strings.Contains(rep.All[0].Text, "no scheduled snapshot") ||
+	if len(rep.All) != 1 || rep.All[0].Subject != "pool default" || !strings.Contains(rep.All[0].Text, "2 (another, db)") || rep.All[0].Level != host.Warning || !strings.Contains(rep.All[0].Text, "no scheduled snapshot") ||
 		!strings.Contains(rep.All[0].Text, "or take a snapshot manually") {
 		t.Errorf("doctor: %+v", rep.All)
 	}
@@ -111,7 +110,7 @@ func TestFinishedScheduledSnapshotIsReportedFromTightPool(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.free = dataset.GiB
-	if _, err := r.Executor.Execute(ctx, &jobs.Job{}, *out.Operation); err != nil {
+	if _, err := r.Executor.Execute(ctx, &host.Job{}, *out.Operation); err != nil {
 		t.Errorf("again: %v", err)
 	}
 	list, err := r.Control.Snapshots(ctx, d.ID.String(), api.Page{})

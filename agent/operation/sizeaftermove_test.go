@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/backends/zfs"
@@ -108,7 +108,7 @@ func TestFailedResizeAfterMoveIsRetried(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		named := slices.ContainsFunc(list, func(x api.Finding) bool { return x.Level == findings.Error && strings.HasPrefix(x.Text, want) })
+		named := slices.ContainsFunc(list, func(x api.Finding) bool { return x.Level == host.Error && strings.HasPrefix(x.Text, want) })
 		st := f.A.Status.Status(t.Context(), f.Recorded("db").Dataset)
 		if named != says || strings.HasPrefix(st.Problem, want) != says {
 			t.Errorf("%s: doctor names it: %t; its problem is %q", when, named, st.Problem)

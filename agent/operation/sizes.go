@@ -9,9 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/findings"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lineage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -128,7 +126,7 @@ func (z *Sizes) ResizeAsRecorded(ctx context.Context, pool backends.Pool, d data
 	var u DeferredResize
 	e, err := pool.Stat(ctx, d.ID)
 	if err == nil {
-		i := lineage.IndexOf(e, of)
+		i := host.IndexOf(e, of)
 		if i < 0 || e.Snapshots[i].Size == d.Size {
 			return nil
 		}
@@ -218,11 +216,11 @@ func (z *Sizes) Resize(ctx context.Context, pool backends.Pool, id uuid.UUID, si
 }
 
 // Check reports the volumes that do not have their recorded size.
-func (z *Sizes) Check(r *findings.List) {
+func (z *Sizes) Check(r *host.List) {
 	for _, id := range z.deps.Cache.IDs() {
 		d, _ := z.deps.Cache.Dataset(id)
 		if why := z.Problem(d); why != "" {
-			r.Add(findings.Error, "volume "+d.Volume, "", "%s", why)
+			r.Add(host.Error, "volume "+d.Volume, "", "%s", why)
 		}
 	}
 }

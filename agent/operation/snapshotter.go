@@ -9,9 +9,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/lineage"
-	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -39,7 +36,7 @@ type Snapshotter struct {
 func NewSnapshotter(deps SnapshotterDeps) *Snapshotter { return &Snapshotter{deps} }
 
 // Take takes a snapshot of a dataset, mounted or not.
-func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+func (t *Snapshotter) Take(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := t.deps.Datasets.LockForOperation(ctx, *op, "snapshot")
 	defer unlock()
 	if err != nil {
@@ -75,11 +72,11 @@ func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 	op.Snapshot.Exact = end()
 	if err != nil {
 		err = fmt.Errorf("snapshot of volume %s: %w", d.Volume, t.deps.Space.AddHint(ctx, d.Pool, err))
-		return out, errors.Join(err, storage.DiscardSnapshot(ctx, pool, *op.Snapshot))
+		return out, errors.Join(err, host.DiscardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	steps.At("snapshot.made")
 	if out, err = t.deps.Datasets.Commit(ctx, op); err != nil && !host.InDoubt(err) {
-		return out, errors.Join(err, storage.DiscardSnapshot(ctx, pool, *op.Snapshot))
+		return out, errors.Join(err, host.DiscardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	if err == nil {
 		steps.At("snapshot.recorded")
@@ -92,14 +89,14 @@ func (t *Snapshotter) Take(ctx context.Context, jb *jobs.Job, op *dataset.Operat
 func (t *Snapshotter) checkSpace(ctx context.Context, pool backends.Pool, d dataset.Dataset, s dataset.Snapshot) error {
 	err := t.deps.Space.CheckRootSpace(ctx)
 	if err == nil && s.Kind == dataset.SnapshotScheduled {
-		err = storage.CheckTight(ctx, pool, d)
+		err = host.CheckTight(ctx, pool, d)
 	}
 	return err
 }
 
 // Delete destroys a snapshot and then forgets it. The operation is recorded in control. After a crash between the two
 // steps, both steps are repeated.
-func (t *Snapshotter) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed,
+func (t *Snapshotter) Delete(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed,
 	err error) {
 	d, pool, unlock, err := t.deps.Datasets.LockForOperation(ctx, *op, "removal of a snapshot")
 	defer unlock()
@@ -127,7 +124,7 @@ func (t *Snapshotter) Delete(ctx context.Context, jb *jobs.Job, op *dataset.Oper
 // is missing, even if the dataset is in use now.
 func isMade(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
 	e, err := pool.Stat(ctx, s.Dataset)
-	return err == nil && lineage.IndexOf(e, s.ID) >= 0
+	return err == nil && host.IndexOf(e, s.ID) >= 0
 }
 
 // WithTimeAndSize returns a snapshot with the time at which it was taken and the size of its dataset. An earlier
@@ -139,7 +136,7 @@ func (t *Snapshotter) WithTimeAndSize(ctx context.Context, pool backends.Pool,
 	if errors.Is(err, dataset.ErrCorrupt) && s.Kind == dataset.SnapshotRestore {
 		err = nil // the head is missing, and a restore makes it again
 	}
-	if i := lineage.IndexOf(e, s.ID); err == nil && i >= 0 {
+	if i := host.IndexOf(e, s.ID); err == nil && i >= 0 {
 		was := e.Snapshots[i]
 		s.Created, s.OrderTime, s.Size, s.Exact = was.Created, was.OrderTime, was.Size, was.Exact
 		return s, nil
@@ -148,7 +145,7 @@ func (t *Snapshotter) WithTimeAndSize(ctx context.Context, pool backends.Pool,
 }
 
 // Restore restores a dataset that is not in use to a snapshot.
-func (t *Snapshotter) Restore(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (out api.Committed, err error) {
+func (t *Snapshotter) Restore(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, pool, unlock, err := t.deps.Datasets.LockForOperation(ctx, *op, "restore")
 	defer unlock()
 	if err != nil {
@@ -196,7 +193,7 @@ func isIdle(ctx context.Context, pool backends.Pool, id uuid.UUID) bool {
 // restoreData restores the dataset. The replaced content is kept as a snapshot, and no host can write to it. For
 // each host that has the dataset mounted, an operator has confirmed that it does not write any more. Without that
 // confirmation the restore would have been refused.
-func (t *Snapshotter) restoreData(ctx context.Context, jb *jobs.Job, pool backends.Pool, d dataset.Dataset,
+func (t *Snapshotter) restoreData(ctx context.Context, jb *host.Job, pool backends.Pool, d dataset.Dataset,
 	op *dataset.Operation) error {
 	restore := pool.Restore
 	if sharer, can := pool.(backends.Sharer); can && d.Profile.Access == dataset.AccessMany {

@@ -9,8 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -58,7 +57,7 @@ func TestC4SnapshotOrderWithClockSetBack(t *testing.T) {
 		t.Helper()
 		plan, err := r.Registration.Plan(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: name})
 		if err == nil {
-			_, err = r.Executor.Execute(t.Context(), &jobs.Job{}, *plan.Operation)
+			_, err = r.Executor.Execute(t.Context(), &host.Job{}, *plan.Operation)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -67,7 +66,7 @@ func TestC4SnapshotOrderWithClockSetBack(t *testing.T) {
 	wantNewest := func(name string) dataset.Snapshot {
 		t.Helper()
 		e, err := r.Pool().Stat(t.Context(), d.ID)
-		s, found := lineage.Promotable(e)
+		s, found := host.Promotable(e)
 		if err != nil || !found || s.Name != name {
 			t.Fatalf("the newest is %q, not %q: %v", s.Name, name, err)
 		}
@@ -118,7 +117,7 @@ func TestSnapshotsHaveTimeOfHome(t *testing.T) {
 				}
 				r.FakeClock.Advance(time.Minute)
 			}
-			if _, err := r.Executor.Execute(t.Context(), &jobs.Job{}, op); err != nil {
+			if _, err := r.Executor.Execute(t.Context(), &host.Job{}, op); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -132,7 +131,7 @@ func TestSnapshotsHaveTimeOfHome(t *testing.T) {
 		t.Fatalf("%+v, %v", list, err)
 	}
 	for _, s := range list.Items {
-		if beside := e.Snapshots[lineage.IndexOf(e, s.ID)].Created; s.Created.Before(first) || !s.Created.Equal(beside) {
+		if beside := e.Snapshots[host.IndexOf(e, s.ID)].Created; s.Created.Before(first) || !s.Created.Equal(beside) {
 			t.Errorf("%s %s: on record of %s, in the pool of %s", s.Kind, s.Name, s.Created, beside)
 		}
 	}

@@ -6,9 +6,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
-	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/control/api"
@@ -125,7 +125,7 @@ func TestUndersizedIsRecordedUntilControlAnswers(t *testing.T) {
 			t.Errorf("%s: it is kept: %t", when, kept)
 		}
 	}
-	r.Registration = registration.New(registration.Deps{Host: r.Host})
+	r.Registration = controlsync.NewRegistration(controlsync.RegistrationDeps{Host: r.Host})
 	keeps("control is away", true)
 	r.Registration = joined
 	r.Trust.Set("it is another one")

@@ -9,7 +9,7 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -39,7 +39,7 @@ func TestI3CreateInProgressIsNotReaped(t *testing.T) {
 		if _, err := r.Follower.Join(t.Context()); err != nil {
 			t.Error(err)
 		}
-		cleaned := func(context.Context, *jobs.Job) error { return nil }
+		cleaned := func(context.Context, *host.Job) error { return nil }
 		if _, err := r.Jobs.Do(t.Context(), "incoming/"+r.Pool().ID().String(), "", cleaned); err != nil {
 			t.Error(err)
 		}

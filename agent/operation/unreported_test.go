@@ -6,7 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/lineage"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -85,7 +85,7 @@ func sameSnapshots(h *agenttest.Host, id uuid.UUID) {
 	if err != nil {
 		h.Cluster.Fatal(err)
 	}
-	if len(e.Snapshots) != 2 || len(list.Items) != 2 || lineage.IndexOf(e, list.Items[0].ID) < 0 || lineage.IndexOf(e, list.Items[1].ID) < 0 {
+	if len(e.Snapshots) != 2 || len(list.Items) != 2 || host.IndexOf(e, list.Items[0].ID) < 0 || host.IndexOf(e, list.Items[1].ID) < 0 {
 		h.Cluster.Errorf("on record: %+v; in the pool: %+v", list.Items, e.Snapshots)
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/storage"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -39,7 +37,7 @@ func (c *VolumeCreator) Create(ctx context.Context, req api.Request) (dataset.Da
 	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Ref.Name)
 	for {
 		var made dataset.Dataset // read only if the job has ended without an error
-		joined, err := c.deps.Jobs.Do(ctx, "name/"+req.Ref.Name, what, func(ctx context.Context, jb *jobs.Job) error {
+		joined, err := c.deps.Jobs.Do(ctx, "name/"+req.Ref.Name, what, func(ctx context.Context, jb *host.Job) error {
 			d, err := c.createOnce(ctx, jb, req)
 			made = d
 			return err
@@ -66,7 +64,7 @@ func (c *VolumeCreator) Create(ctx context.Context, req api.Request) (dataset.Da
 
 // createOnce has control plan a request, and executes the plan. It fails with ErrLost if another request made the
 // volume first.
-func (c *VolumeCreator) createOnce(ctx context.Context, jb *jobs.Job, req api.Request) (d dataset.Dataset, err error) {
+func (c *VolumeCreator) createOnce(ctx context.Context, jb *host.Job, req api.Request) (d dataset.Dataset, err error) {
 	jb.Step("planning")
 	req.ID = uuid.New()
 	plan, err := c.deps.Plan(ctx, req)
@@ -90,7 +88,7 @@ func (c *VolumeCreator) createOnce(ctx context.Context, jb *jobs.Job, req api.Re
 }
 
 // Create executes a planned create or clone.
-func (m *DatasetMaker) Create(ctx context.Context, jb *jobs.Job, op *dataset.Operation) (api.Committed, error) {
+func (m *DatasetMaker) Create(ctx context.Context, jb *host.Job, op *dataset.Operation) (api.Committed, error) {
 	name := "create"
 	if op.Source != nil {
 		name = "clone"
@@ -101,7 +99,7 @@ func (m *DatasetMaker) Create(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 // create makes, commits and finishes op.DatasetRecord. If fill is not nil, create calls it to write the contents. Other
 // requests cannot find the dataset before it is committed. The removal of the pool waits while create holds the
 // dataset's lock.
-func (m *DatasetMaker) create(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
+func (m *DatasetMaker) create(ctx context.Context, jb *host.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (out api.Committed, err error) {
 	unlock, err := m.deps.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
 	if err != nil {
@@ -124,7 +122,7 @@ func (m *DatasetMaker) create(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 	steps.At(name + ".made")
 	if fill != nil {
 		if err := fill(pool); err != nil {
-			return out, errors.Join(err, storage.Discard(ctx, m.deps.Host, pool, op.DatasetID))
+			return out, errors.Join(err, host.Discard(ctx, m.deps.Host, pool, op.DatasetID))
 		}
 	}
 	jb.Step("recording")
@@ -133,7 +131,7 @@ func (m *DatasetMaker) create(ctx context.Context, jb *jobs.Job, op *dataset.Ope
 		return out, err // the next sync shows whether it is recorded
 	}
 	if err != nil || out.Duplicate {
-		return out, errors.Join(err, storage.Discard(ctx, m.deps.Host, pool, op.DatasetID))
+		return out, errors.Join(err, host.Discard(ctx, m.deps.Host, pool, op.DatasetID))
 	}
 	steps.At(name + ".recorded")
 	return out, m.finish(ctx, pool, name, asked, *out.Dataset)
@@ -155,7 +153,7 @@ func (m *DatasetMaker) finish(ctx context.Context, pool backends.Pool, name stri
 
 // makeTemporary makes the dataset of an operation, calls fill to write and read its contents, and removes it, also if
 // fill fails. Control never records the dataset, so no other request can find it.
-func (m *DatasetMaker) makeTemporary(ctx context.Context, jb *jobs.Job, op *dataset.Operation, name string,
+func (m *DatasetMaker) makeTemporary(ctx context.Context, jb *host.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (err error) {
 	unlock, err := m.deps.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
 	if err != nil {
@@ -178,7 +176,7 @@ func (m *DatasetMaker) makeTemporary(ctx context.Context, jb *jobs.Job, op *data
 	if err = fill(pool); err == nil {
 		jb.Step("removing the temporary volume")
 	}
-	err = errors.Join(err, storage.Discard(ctx, m.deps.Host, pool, op.DatasetID))
+	err = errors.Join(err, host.Discard(ctx, m.deps.Host, pool, op.DatasetID))
 	if err == nil {
 		steps.At(name + ".removed")
 	}

@@ -5,9 +5,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/records"
-	"github.com/droverhq/drover/agent/report"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -29,9 +28,9 @@ type Deps struct {
 	Limits func() dataset.LimitEnforcement // which limits this host can enforce for volumes with a device of their own
 	DB     records.DB
 	Cache  *records.Cache
-	Jobs   *jobs.Runner
+	Jobs   *host.Runner
 	Mounts throttle.DatasetMounts
-	News   *report.News
+	News   *host.News
 	Clock  clock.Clock
 	Log    logrus.FieldLogger
 }

@@ -10,7 +10,7 @@ import (
 
 // RaiseEvery is the interval at which the generation of a pool in use is raised. A raise costs some flushes of the
 // disk. While any control replica has not been asked since the start, the generation of a pool is raised only if the
-// last raise was at least RaiseEvery ago: see generation.Keeper.
+// last raise was at least RaiseEvery ago: see pooladmin.Keeper.
 const RaiseEvery = 10 * time.Minute
 
 // MarkUsed records that something in the pool is in use or has changed.

@@ -13,7 +13,7 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -149,7 +149,7 @@ func isHung(r *agenttest.Host, there dataset.Dataset, found int) {
 			r.T.Errorf("%+v", st)
 		}
 	}
-	if f := r.Finding("pool other"); f.Level != findings.Error || !strings.Contains(f.Text, want) {
+	if f := r.Finding("pool other"); f.Level != host.Error || !strings.Contains(f.Text, want) {
 		r.T.Errorf("%+v", f)
 	}
 	_, err := r.Mount(ctx, "there", "id")

@@ -8,7 +8,7 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/backends/loop"
@@ -53,7 +53,7 @@ func TestPoolInMemoryIsReported(t *testing.T) {
 	}
 	said := map[string]bool{}
 	for _, f := range found {
-		if f.Level == findings.Warning && f.Text == says {
+		if f.Level == host.Warning && f.Text == says {
 			said[f.Subject] = true
 		}
 	}

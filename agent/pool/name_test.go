@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 )
 
 // The name of a pool's lock can be read by everyone. An unprivileged user who takes the name while Drover is down
@@ -55,7 +55,7 @@ func TestPoolNameTakenByUnprivilegedUser(t *testing.T) {
 	}
 	said := false
 	for _, f := range list {
-		said = said || f.Level == findings.Warning && f.Subject == "pool default" && strings.Contains(f.Text, "uid 65534")
+		said = said || f.Level == host.Warning && f.Subject == "pool default" && strings.Contains(f.Text, "uid 65534")
 	}
 	if !said {
 		t.Errorf("doctor does not say it: %+v", list)

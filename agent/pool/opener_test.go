@@ -11,7 +11,7 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -232,7 +232,7 @@ func TestNewPoolThatCannotBeCreatedIsOffline(t *testing.T) {
 	}
 	said := 0
 	for _, f := range found {
-		if f.Level == findings.Error && (f.Subject == "pool new" || f.Subject == "pool odd") && strings.Contains(f.Text, "is offline") {
+		if f.Level == host.Error && (f.Subject == "pool new" || f.Subject == "pool odd") && strings.Contains(f.Text, "is offline") {
 			said++
 		}
 	}

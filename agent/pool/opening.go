@@ -70,7 +70,7 @@ func (o *opening) close() error {
 
 // applyOpened waits for openings, for patience at most, applies their results, and returns the pools that are open now.
 // late is false at a start, when no pool is served yet. If late is true, other pools are served already, and each
-// opened pool is served only after generation.Keeper has asked control for its generation.
+// opened pool is served only after pooladmin.Keeper has asked control for its generation.
 func (x *Opener) applyOpened(ctx context.Context, patience time.Duration, late bool, list []*Pool) (back []*Pool) {
 	done := make([]<-chan struct{}, 0, len(list))
 	for _, p := range list {

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -76,7 +76,7 @@ type Prober struct {
 }
 
 // Suspect starts a probe of a pool if err may come from its disk. If it starts none, the job is nil.
-func (p *Prober) Suspect(id uuid.UUID, err error) *jobs.Job {
+func (p *Prober) Suspect(id uuid.UUID, err error) *host.Job {
 	if !IsDiskError(err) {
 		return nil
 	}
@@ -134,8 +134,8 @@ func (p *Prober) ProbeSuspects() {
 	}
 }
 
-func (p *Prober) startProbe(id uuid.UUID) *jobs.Job {
-	return p.Jobs.Start("probe/"+id.String(), func(ctx context.Context, _ *jobs.Job) error {
+func (p *Prober) startProbe(id uuid.UUID) *host.Job {
+	return p.Jobs.Start("probe/"+id.String(), func(ctx context.Context, _ *host.Job) error {
 		p.probe(ctx, id)
 		return nil
 	})

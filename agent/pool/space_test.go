@@ -13,7 +13,7 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -58,7 +58,7 @@ func TestDoctorReportsFullRootDisk(t *testing.T) {
 			if err := r.Remove(t.Context(), "waste"); err != nil {
 				t.Fatal(err)
 			}
-			if f := r.Finding("root"); f.Level != findings.OK || f.Fix != "" {
+			if f := r.Finding("root"); f.Level != host.OK || f.Fix != "" {
 				t.Errorf("with room: %+v", f)
 			}
 			advice := func(what, text string) {
@@ -68,13 +68,13 @@ func TestDoctorReportsFullRootDisk(t *testing.T) {
 				}
 			}
 			leave(t, disk, 40<<20)
-			if f := r.Finding("root"); f.Level != findings.Warning {
+			if f := r.Finding("root"); f.Level != host.Warning {
 				t.Errorf("with little room: %+v", f)
 			} else {
 				advice("with little room", f.Fix)
 			}
 			leave(t, disk, 1<<20)
-			if f := r.Finding("root"); f.Level != findings.Error || !strings.Contains(f.Text, "creates are refused") {
+			if f := r.Finding("root"); f.Level != host.Error || !strings.Contains(f.Text, "creates are refused") {
 				t.Errorf("full: %+v", f)
 			} else {
 				advice("full", f.Fix)
@@ -135,7 +135,7 @@ func TestDoctorOfFailingPoolDoesNotAskForSpace(t *testing.T) {
 	p, _ := r.Pools.ByName("default")
 	st := dataset.PoolStatus{Online: true, Free: 90 * dataset.GiB, Size: 100 * dataset.GiB, Reason: why}
 	weighs(r, &weighty{Pool: p.Storage, status: st}, 0)
-	if f := r.Finding("pool default"); f.Level != findings.Error || f.Fix != "" || f.Text != why {
+	if f := r.Finding("pool default"); f.Level != host.Error || f.Fix != "" || f.Text != why {
 		t.Errorf("%+v", f)
 	}
 }
@@ -182,7 +182,7 @@ func TestRemedyForFullPool(t *testing.T) {
 				image = size
 			}
 			weighs(r, p, image)
-			if f := r.Finding("pool default"); f.Level != findings.Error || f.Fix != c.want {
+			if f := r.Finding("pool default"); f.Level != host.Error || f.Fix != c.want {
 				t.Errorf("doctor: %+v, want %q", f, c.want)
 			}
 			err := r.Space.AddHint(t.Context(), pl.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))

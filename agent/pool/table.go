@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/locks"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -28,7 +28,7 @@ type table struct {
 	readings map[uuid.UUID]*statusReading
 
 	recording  sync.Mutex // held while the record of a pool is changed
-	identities locks.Set  // held while the identity of a pool is written
+	identities host.Set   // held while the identity of a pool is written
 }
 
 // All returns the pools, open or not: those of drover.yaml in its order, then the default pool, then the others by

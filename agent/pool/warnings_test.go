@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/doctor"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 )
@@ -65,7 +65,7 @@ func TestPoolWarningsAreReportedOnce(t *testing.T) {
 		p, _ := r.Pools.ByName("default")
 		r.PoolChecker.CheckPool(t.Context(), rep, p, nil, false)
 		for _, f := range rep.All {
-			if f.Level == findings.Warning && strings.HasPrefix(f.Text, "it lost ") {
+			if f.Level == host.Warning && strings.HasPrefix(f.Text, "it lost ") {
 				lines = append(lines, f.Text)
 			}
 		}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -21,7 +21,7 @@ func (r *Remover) Continue() {
 		if p.Record.Leaving == pool.NotLeaving || p.Storage == nil && p.Opening != nil {
 			continue
 		}
-		r.Jobs.Start("removal of pool "+p.Name, func(ctx context.Context, _ *jobs.Job) error {
+		r.Jobs.Start("removal of pool "+p.Name, func(ctx context.Context, _ *host.Job) error {
 			unlock, err := r.lockPool(ctx, p)
 			if err != nil {
 				return err

@@ -10,9 +10,9 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/control/api"
@@ -25,7 +25,7 @@ type CollectorDeps struct {
 	Backends *backends.Registry
 	Pools    *pool.Pools
 	Datasets *operation.Datasets
-	Copies   *replication.Copies
+	Copies   *move.Copies
 	Verifier *mounting.Verifier
 }
 

@@ -15,11 +15,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/controlsync"
-	"github.com/droverhq/drover/agent/generation"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/keyring"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/registration"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -34,9 +32,9 @@ type CreatorDeps struct {
 	Pools        *pool.Pools
 	Opener       *pool.Opener
 	Maker        *pool.Maker
-	Keys         *keyring.Keyring
-	Registration *registration.Registration
-	Generations  *generation.Keeper
+	Keys         *operation.Keyring
+	Registration *controlsync.Registration
+	Generations  *Keeper
 	Reporter     *controlsync.Reporter
 	Holdings     *controlsync.Holdings
 }

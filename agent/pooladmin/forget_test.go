@@ -15,7 +15,7 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
@@ -255,7 +255,7 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	runs := make(chan struct{})
 	imports := dataset.Operation{ID: uuid.New(), DatasetID: imported, DatasetRecord: &dataset.Dataset{ID: imported, Pool: d.Pool}}
 	go func() {
-		_ = r.Operations.Run(ctx, &jobs.Job{}, imports, func(ctx context.Context, _ *dataset.Operation) error {
+		_ = r.Operations.Run(ctx, &host.Job{}, imports, func(ctx context.Context, _ *dataset.Operation) error {
 			close(runs)
 			<-ctx.Done()
 			return ctx.Err()

@@ -4,11 +4,10 @@ import (
 	"context"
 	"time"
 
-	"github.com/droverhq/drover/agent/generation"
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -17,9 +16,9 @@ import (
 type QuarantineDeps struct {
 	*host.Host
 	Pools       *pool.Pools
-	Generations *generation.Keeper
+	Generations *Keeper
 	RecordFiles *operation.RecordWriter
-	Copies      *replication.Copies
+	Copies      *move.Copies
 	Executor    *operation.Executor
 }
 

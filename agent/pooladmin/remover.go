@@ -10,15 +10,11 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/cleanup"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/keyring"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/registration"
-	"github.com/droverhq/drover/agent/replication"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/control/api"
@@ -34,13 +30,13 @@ type RemoverDeps struct {
 	Pools        *pool.Pools
 	Opener       *pool.Opener
 	Maker        *pool.Maker
-	Keys         *keyring.Keyring
-	Registration *registration.Registration
+	Keys         *operation.Keyring
+	Registration *controlsync.Registration
 	Reporter     *controlsync.Reporter
-	Copies       *replication.Copies
-	Moves        *replication.MoveTable
+	Copies       *move.Copies
+	Moves        *move.MoveTable
 	Operations   *operation.Runner
-	Cleaner      *cleanup.Cleaner
+	Cleaner      *Cleaner
 }
 
 // Remover removes pools of this node. Its state is in the records of the pools. Its methods are safe for concurrent
@@ -371,7 +367,7 @@ func (r *Remover) awaitWork(ctx context.Context, p *pool.Pool) error {
 		}
 		unlock()
 	}
-	nothing := func(context.Context, *jobs.Job) error { return nil }
+	nothing := func(context.Context, *host.Job) error { return nil }
 	for _, key := range []string{"generation/" + p.ID.String(), "trim of pool " + p.Name} {
 		select {
 		case <-r.Jobs.Start(key, nothing).Ended():

@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -25,7 +24,7 @@ type Trimmer struct {
 
 // TrimDue discards the free blocks of pools on devices when it is due. It does not trim images, because an image must
 // keep its blocks.
-func (m *Trimmer) TrimDue() (begun []*jobs.Job) {
+func (m *Trimmer) TrimDue() (begun []*host.Job) {
 	now := m.Clock.Now()
 	for _, p := range m.Pools.All() {
 		t, ok := p.Storage.(backends.Trimmer)
@@ -38,7 +37,7 @@ func (m *Trimmer) TrimDue() (begun []*jobs.Job) {
 			continue
 		}
 		id, name := p.ID, p.Name
-		begun = append(begun, m.Jobs.Start("trim of pool "+name, func(ctx context.Context, _ *jobs.Job) error {
+		begun = append(begun, m.Jobs.Start("trim of pool "+name, func(ctx context.Context, _ *host.Job) error {
 			return m.trim(ctx, id, name, t)
 		}))
 	}

@@ -28,7 +28,7 @@ import (
 //	volumes/<dataset>      api.IndexedDataset, a copy for the time when control is unreachable
 //	copies/<dataset>       api.AssignedCopy, the copy that this node keeps of a dataset whose home is another node
 //	yields/<dataset>       lease.Relinquished
-//	pulls/<dataset>        replication.MoveRecord
+//	pulls/<dataset>        move.MoveRecord
 //	enrolled/<dataset>/<node>  a node that was given a part of a dataset
 //	bounded/<dataset>      the operation that gives a dataset failover auto: see lease.Marks
 //	pools/<name>           pool.Record
@@ -37,7 +37,7 @@ import (
 //	left/<device>          throttle.LimitRecord of limits that could not be removed
 //	guests/<dataset>       mounting.SharedMount of a dataset whose home is another node
 //	usage/<dataset>        how full a dataset was when its filesystem was last read: see controlsync.StatusReader
-//	lost/<dataset>         lostwrites.Loss: what a volume may have lost because its pool was full
+//	lost/<dataset>         mounting.Loss: what a volume may have lost because its pool was full
 //	undersized/<dataset>   a dataset whose size differs from the recorded size: see operation.DeferredResize
 type DB struct{ store store.Store }
 

@@ -16,7 +16,6 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/jobs"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/throttle"
@@ -310,7 +309,7 @@ func TestLimitIsNotSetDuringFence(t *testing.T) {
 				t.Errorf("%q, %s: %v", state, what, err)
 			}
 			// Wait for the end of the job.
-			if _, err := f.A.Jobs.Do(t.Context(), "limit/"+d.ID.String(), "", func(context.Context, *jobs.Job) error { return nil }); err != nil {
+			if _, err := f.A.Jobs.Do(t.Context(), "limit/"+d.ID.String(), "", func(context.Context, *host.Job) error { return nil }); err != nil {
 				t.Error(err)
 			}
 			wantTold(f.A, dev, iolimit.Limits{}, string(state)+", "+what)

@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/agent/jobs"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/iolimit"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -163,7 +163,7 @@ func (l *Throttler) Failure(id uuid.UUID) error {
 // applyProfile applies the present profile to a dataset, if it is mounted. A failure is retried, and doctor reports it
 // meanwhile.
 func (l *Throttler) applyProfile(d dataset.Dataset) {
-	l.Jobs.StartAgain("limit/"+d.ID.String(), func(ctx context.Context, _ *jobs.Job) error {
+	l.Jobs.StartAgain("limit/"+d.ID.String(), func(ctx context.Context, _ *host.Job) error {
 		unlock, err := l.Locks.Lock(ctx, d.ID, "limit of volume "+d.Volume)
 		if err != nil {
 			return err

@@ -33,8 +33,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
-	"github.com/droverhq/drover/agent/jobs"
-	"github.com/droverhq/drover/agent/locks"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -128,8 +127,8 @@ type Deps struct {
 	Boot    string          // the UUID of this boot of the kernel
 	DB      records.DB
 	Cache   datasetRecords
-	Locks   *locks.Set
-	Jobs    *jobs.Runner
+	Locks   *host.Set
+	Jobs    *host.Runner
 	Mounts  DatasetMounts
 	Fence   fences
 	Changed func(id uuid.UUID) // reports that the status of a dataset changed

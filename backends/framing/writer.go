@@ -2,7 +2,7 @@
 // reads one. They have no state besides their position in the stream, and each belongs to one goroutine.
 //
 // A stream is the magic and then frames. Between agents, the header Drover-Frames has the version of the format
-// (package agent/transfer). A frame is
+// (package agent/move). A frame is
 //
 //	kind    1 byte   'H' header, 'D' data, 'Z' zeros, 'E' end
 //	offset  8 bytes  of the range, for D and Z; it only increases

@@ -4,7 +4,7 @@
 // generation of a pool. If the report is marked as Transient, its generations stay in memory, under the mutex of
 // reportedGenerations. Otherwise they are written to the store (record.GenerationKey). The response has the higher of
 // the two generations of each pool. If the generation in the pool is lower, the agent quarantines the pool (package
-// agent/generation). Which reports are written to the store is decided here.
+// agent/pooladmin). Which reports are written to the store is decided here.
 package generation
 
 import (

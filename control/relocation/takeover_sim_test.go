@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
-	promises "github.com/droverhq/drover/agent/promise"
+	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
@@ -22,7 +22,7 @@ import (
 type taker struct {
 	*controltest.Agent
 	name       string
-	keeper     *promises.Keeper
+	keeper     *lease.Keeper
 	cut, alone bool // from control, or from the other hosts
 	session    bool // control has registered it, and it has read since then of which volume it is the home
 	epoch      uint64
@@ -52,7 +52,7 @@ func TestTakeoversDoNotOverlap(t *testing.T) {
 			w := &takeovers{LostHome: controltest.NewLostHome(t, 1), r: rand.New(rand.NewPCG(seed, 3)), r2: rand.New(rand.NewPCG(seed, 4))}
 			for i, a := range []*controltest.Agent{w.Alpha, w.Beta, w.Gamma} {
 				n := &taker{Agent: a, name: []string{"alpha", "beta", "gamma"}[i], session: true, sent: w.now(), vows: map[*taker]time.Duration{}}
-				n.keeper = promises.NewKeeper(w.now)
+				n.keeper = lease.NewKeeper(w.now)
 				n.keeper.SetReady()
 				n.sentry = w.sentry(n, t.TempDir())
 				w.all = append(w.all, n)
@@ -204,7 +204,7 @@ func (w *takeovers) feed(n *taker) {
 	defer n.sentry.feeds()
 	session, span := time.Duration(0), w.Timing.Session
 	if n.session {
-		session = n.sent + promises.HolderSpan(span)
+		session = n.sent + lease.HolderSpan(span)
 	}
 	silent := w.now()-n.sent >= span/5
 	var promised []time.Duration
@@ -213,8 +213,8 @@ func (w *takeovers) feed(n *taker) {
 			continue
 		}
 		if !n.alone && !peer.alone {
-			asked := promises.Request{Epochs: []promises.Epoch{{Dataset: w.Dataset.ID, Epoch: n.epoch}}}
-			a := peer.keeper.Grant(n.ID, asked, span, func(promises.Epoch) string {
+			asked := lease.Request{Epochs: []lease.Epoch{{Dataset: w.Dataset.ID, Epoch: n.epoch}}}
+			a := peer.keeper.Grant(n.ID, asked, span, func(lease.Epoch) string {
 				if peer.epoch > n.epoch {
 					return "it is here"
 				}
@@ -226,7 +226,7 @@ func (w *takeovers) feed(n *taker) {
 		}
 		promised = append(promised, n.vows[peer])
 	}
-	n.deadline = promises.Extend(n.deadline, session, w.now(), span, silent, promised)
+	n.deadline = lease.Extend(n.deadline, session, w.now(), span, silent, promised)
 }
 
 // promotes carries out the next step of a promotion.
@@ -234,7 +234,7 @@ func (w *takeovers) promotes(n *taker) {
 	if n.op == nil || n.cut || !n.session || w.oneIn(3) {
 		return
 	}
-	if _, wait := n.keeper.BlockPromises(promises.Epoch{Dataset: w.Dataset.ID, Epoch: n.op.Epoch}, w.Timing.Session); wait > 0 {
+	if _, wait := n.keeper.BlockPromises(lease.Epoch{Dataset: w.Dataset.ID, Epoch: n.op.Epoch}, w.Timing.Session); wait > 0 {
 		return
 	}
 	out, err := w.Commit(w.Ctx, n.ID, n.ReportOf(*n.op))

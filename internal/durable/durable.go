@@ -1,6 +1,7 @@
 // Package durable writes files so that after a power cut each of them has either its complete old content or its
-// complete new content. The agent (agent/backup, agent/member, agent/registration), the guard (guard/hand), the store
-// in a file, package pki, and packages nodes and newfile of the command call it. It keeps no state, and it has no lock.
+// complete new content. The agent (agent/backup, agent/controlsync, agent/controlsync), the guard (guard/hand), the
+// store in a file, package pki, and packages nodes and newfile of the command call it. It keeps no state, and it has no
+// lock.
 package durable
 
 import (

@@ -2,10 +2,10 @@
 // control replicas, nodes and operators, and the verification of a peer's certificate. It knows files and TLS, but not
 // HTTP. The command drover ca (cmd/drover/internal/certificates) creates and rotates an [Authority], and issues
 // certificates of operators with it. A control replica (control/membership, cmd/drover/internal/daemon) signs its own
-// certificate and those of nodes. Agents (agent/member) and clients (cmd/drover/internal/cli) keep a [Pair] in files.
-// All members verify peers with [Credentials]. A lock file protects the folder of an authority from concurrent changes.
-// The caller protects the files of a pair. In memory, Credentials have the present pair, in an atomic pointer, and a
-// cache of verified signatures, which a mutex protects.
+// certificate and those of nodes. Agents (agent/controlsync) and clients (cmd/drover/internal/cli) keep a [Pair] in
+// files. All members verify peers with [Credentials]. A lock file protects the folder of an authority from concurrent
+// changes. The caller protects the files of a pair. In memory, Credentials have the present pair, in an atomic pointer,
+// and a cache of verified signatures, which a mutex protects.
 //
 // Where to change what: what a certificate contains is in authority.go and identity.go, when a peer is accepted in
 // tls.go and signaturecache.go, the list of operators in operators.go, how an authority gets a new key in rotate.go,

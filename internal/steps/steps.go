@@ -1,6 +1,6 @@
 // Package steps names the places at which a test can stop the process: between any two actions that a crash could
 // separate. The agent, control, the guard, the backends and cmd/drover/internal/projects call At there. Packages
-// agent/promise, control/record, control/relocation and guard call Off, package clock calls AdjustTime, and
+// agent/lease, control/record, control/relocation and guard call Off, package clock calls AdjustTime, and
 // cmd/drover/internal/servers calls Session.
 // The hooks exist only with the build tag "steps". With it, the only state is the number of times that the step was
 // reached, an atomic counter. Without the tag, At does nothing, and the package has no state. To add a step, call At

@@ -195,7 +195,7 @@ func loopEntries() []Entry {
 			Modules: []string{"dm-crypt"}, Within: 15 * time.Minute, Longest: true,
 		},
 		{
-			Package: "agent/keyring", Run: "^TestEncryptedVolume$",
+			Package: "agent/operation/keyringtests", Run: "^TestEncryptedVolume$",
 			Modules: []string{"dm-crypt"}, Within: 3 * time.Minute,
 		},
 	}

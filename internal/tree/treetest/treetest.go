@@ -1,6 +1,6 @@
 // Package treetest fills directories with everything that a file tree can contain, for tests of code that copies,
 // snapshots or moves trees. The backend test suite calls it, and so do the tests of packages that handle trees, such as
-// tree, spool and agent/transfer. Package backends/verify reads the list of Operations, to find out which of them a
+// tree, spool and agent/move. Package backends/verify reads the list of Operations, to find out which of them a
 // filesystem does not support. It has no state.
 package treetest
 

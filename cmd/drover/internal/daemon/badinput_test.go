@@ -63,8 +63,8 @@ func (l *lab) unjoined(name, token string, replica Options) Options {
 }
 
 // Bad input is answered with one line that names the object and the remedy. It changes nothing, and the line contains
-// no secret. (Other packages test the rest. Expired tokens and wrong clocks: agent/member. Versions:
-// TestVersionsSideBySide. Consul without a leader, and each right: control/store/consul. Frames: agent/transfer.)
+// no secret. (Other packages test the rest. Expired tokens and wrong clocks: agent/controlsync. Versions:
+// TestVersionsSideBySide. Consul without a leader, and each right: control/store/consul. Frames: agent/move.)
 func TestBadInput(t *testing.T) {
 	c := testconsul.Start(t, testconsul.Options{ACL: true})
 	l := newLab(t)

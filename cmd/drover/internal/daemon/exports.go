@@ -4,8 +4,8 @@ import (
 	"context"
 	"path/filepath"
 
+	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/repository"
 	"github.com/droverhq/drover/cmd/drover/internal/storedexports"
 	"github.com/droverhq/drover/control/exports"
 	"github.com/droverhq/drover/dataset"
@@ -33,11 +33,11 @@ func (s exportStorer) Store(ctx context.Context, r dataset.Repository, e exports
 }
 
 // OpenRepository returns the repository of a record. It checks the record and the password program as an agent does:
-// see repository.Checker. cacheDir is a private folder for restic's cache. OpenRepository does not reach the
+// see backup.Checker. cacheDir is a private folder for restic's cache. OpenRepository does not reach the
 // repository.
 func OpenRepository(ctx context.Context, o Options, cacheDir string, r dataset.Repository) (*restic.Repository,
 	error) {
-	return repository.NewChecker(repository.Deps{
+	return backup.NewChecker(backup.Deps{
 		CacheDir: cacheDir, Programs: &host.Programs{Runner: &run.System{}, Allowed: o.FencePrograms},
 	}).Restic(ctx, r)
 }

@@ -23,7 +23,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent"
-	"github.com/droverhq/drover/agent/findings"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
@@ -135,7 +135,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	}
 	controlAPI, shut := link(server.Audited(svc, changes.Keep))
 	p.addCloser(func() error { shut(); return nil })
-	ag, err := p.agent(ctx, controlAPI, uuid.Nil, nil, func(l *findings.List) {
+	ag, err := p.agent(ctx, controlAPI, uuid.Nil, nil, func(l *host.List) {
 		if p.ProfileFindings != nil {
 			l.All = append(l.All, p.ProfileFindings()...)
 		}
@@ -250,7 +250,7 @@ func (p *process) authority() func() (*pki.Authority, error) {
 // agent makes the agent with its store. Both end with the process. If identity is uuid.Nil, the agent creates an
 // identity. credentials are for connections to the agents of other nodes. If nil, there are none.
 func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uuid.UUID,
-	credentials *pki.Credentials, checks ...func(*findings.List)) (*agent.Agent, error) {
+	credentials *pki.Credentials, checks ...func(*host.List)) (*agent.Agent, error) {
 	database, err := openStore(ctx, p.Options, "agent.db", bolt.Options{Clock: p.clock})
 	if err != nil {
 		return nil, err

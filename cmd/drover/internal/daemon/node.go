@@ -14,9 +14,8 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent"
-	"github.com/droverhq/drover/agent/findings"
-	"github.com/droverhq/drover/agent/member"
-	"github.com/droverhq/drover/agent/registration"
+	"github.com/droverhq/drover/agent/controlsync"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/cmd/drover/internal/metrics"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
@@ -53,7 +52,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 		membership.Keep(ctx, client, func(err error) { o.Log.WithError(err).Error("this host's certificate") })
 	})
 	p.NodeName = membership.Identity().Name // the name under which control registered the node
-	ag, err := p.agent(ctx, client, membership.Identity().Node, credentials, func(l *findings.List) {
+	ag, err := p.agent(ctx, client, membership.Identity().Node, credentials, func(l *host.List) {
 		l.All = append(l.All, membership.Findings()...)
 	})
 	if err != nil {
@@ -103,13 +102,13 @@ func Agent(ctx context.Context, o Options) (err error) {
 func (p *process) tlsDir() string { return filepath.Join(p.Root, "tls") }
 
 // member returns this host's membership of the cluster. If the options have a token, the host joins first.
-func (p *process) member(ctx context.Context) (*member.Member, error) {
+func (p *process) member(ctx context.Context) (*controlsync.Member, error) {
 	if p.Join != "" {
-		known, err := registration.KnownNode(p.Root)
+		known, err := controlsync.KnownNode(p.Root)
 		if err != nil {
 			return nil, err
 		}
-		pair, err := member.Join(ctx, member.JoinRequest{
+		pair, err := controlsync.Join(ctx, controlsync.JoinRequest{
 			Dir: p.tlsDir(), Replicas: p.Replicas, Token: p.Join, Name: p.NodeName, Node: known, Clock: p.clock,
 		})
 		if err != nil {
@@ -117,7 +116,7 @@ func (p *process) member(ctx context.Context) (*member.Member, error) {
 		}
 		p.Log.WithField("node", pair.Identity.String()).Info("this host is a member of the cluster")
 	}
-	return member.Open(p.tlsDir(), p.clock)
+	return controlsync.Open(p.tlsDir(), p.clock)
 }
 
 // expiryOf returns a function that returns when a certificate expires.

@@ -17,7 +17,7 @@ import (
 	"github.com/moby/moby/client"
 	"github.com/sirupsen/logrus"
 
-	"github.com/droverhq/drover/agent/registration"
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/cmd/drover/internal/engine"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -51,16 +51,16 @@ type Watcher struct {
 	// Open returns a client of the engine. If nil, it is the engine that DOCKER_HOST names.
 	Open func() (API, error)
 
-	seen   atomic.Pointer[registration.Engine]
+	seen   atomic.Pointer[controlsync.Engine]
 	logged string // the last logged message, so that it is logged once
 }
 
 // Engine returns the last seen state of the engine, without asking it.
-func (w *Watcher) Engine() registration.Engine {
+func (w *Watcher) Engine() controlsync.Engine {
 	if e := w.seen.Load(); e != nil {
 		return *e
 	}
-	return registration.Engine{}
+	return controlsync.Engine{}
 }
 
 // ReadVersion reads the engine's version if the engine answers at once, so that the node's first facts contain it.
@@ -130,7 +130,7 @@ func (w *Watcher) inspect(ctx context.Context, c API) (in swarm.Info, err error)
 		return in, dataset.Errorf(dataset.ErrUnavailable, "connect to the engine: %w", err)
 	}
 	in = r.Info.Swarm
-	w.seen.Store(&registration.Engine{Version: r.Info.ServerVersion, Swarm: in.NodeID})
+	w.seen.Store(&controlsync.Engine{Version: r.Info.ServerVersion, Swarm: in.NodeID})
 	return in, nil
 }
 

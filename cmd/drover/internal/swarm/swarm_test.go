@@ -15,7 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"go.uber.org/goleak"
 
-	"github.com/droverhq/drover/agent/registration"
+	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -127,7 +127,7 @@ func TestLabelsFollowFacts(t *testing.T) {
 			t.Errorf("the pool is offline: %v", e.members[1].Spec.Labels)
 		}
 	}
-	if got := w.Engine(); got != (registration.Engine{Version: "28.0.1", Swarm: "s1"}) {
+	if got := w.Engine(); got != (controlsync.Engine{Version: "28.0.1", Swarm: "s1"}) {
 		t.Errorf("%+v", got)
 	}
 }

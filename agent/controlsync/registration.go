@@ -1,0 +1,249 @@
+package controlsync
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Deps are the dependencies of Registration.
+type RegistrationDeps struct {
+	*host.Host
+	Address string // HOST:PORT where other nodes reach this one, or "" if they cannot
+	Version string
+	Labels  map[string]string
+	Pools   *pool.Pools
+	// StoreGenerations has control record the generations of the pools.
+	StoreGenerations func(context.Context) error
+}
+
+// Registration has control record this node and its pools. Its methods are safe for concurrent use.
+type Registration struct {
+	RegistrationDeps
+	registrations atomic.Uint64 // how often this agent has registered
+	joined        chan struct{} // closed by SetJoined
+	once          sync.Once
+
+	mu       sync.Mutex
+	previous []uuid.UUID // earlier incarnations of this agent, until control has registered this one
+	refusal  string      // why control does not register this node, or did not answer last; "" if it is registered
+	removed  string      // why control refuses this node, if it was removed from the cluster; also on disk
+}
+
+// New returns a Registration that is not loaded.
+func NewRegistration(deps RegistrationDeps) *Registration {
+	return &Registration{RegistrationDeps: deps, joined: make(chan struct{})}
+}
+
+// SetJoined records that control has registered this agent, and that its answer is applied. Idempotent.
+func (r *Registration) SetJoined() { r.once.Do(func() { close(r.joined) }) }
+
+// Joined returns a channel that is closed when SetJoined is called.
+func (r *Registration) Joined() <-chan struct{} { return r.joined }
+
+// Refusal returns why control does not register this node: control refuses it, or did not answer the last request. It
+// returns "" if this node is registered.
+func (r *Registration) Refusal() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.refusal
+}
+
+// removedKey is the key of Registration.removed.
+const removedKey = "removed"
+
+// CheckMember fails with dataset.ErrRemoved if control reported last that this node was removed from the cluster. The
+// node's volumes may then be opened by other nodes, so containers that run keep their volumes, and no other gets one.
+func (r *Registration) CheckMember() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.removed == "" {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrRemoved, "this node mounts nothing any more: %s", r.removed)
+}
+
+// setRemoved records why this node was removed, in memory and then on disk. An empty string means that it is a member.
+func (r *Registration) setRemoved(ctx context.Context, why string) error {
+	r.mu.Lock()
+	same := r.removed == why
+	r.removed = why
+	r.mu.Unlock()
+	if same {
+		return nil
+	}
+	return r.DB.Put(context.WithoutCancel(ctx), map[string]any{removedKey: why})
+}
+
+// incarnationsKey is the key of the incarnations of this boot that control may know: the one that control registered
+// last, and those that tried to register since. They let control distinguish a restarted agent from another machine
+// with the same identity.
+const incarnationsKey = "incarnations"
+
+type incarnations struct {
+	Boot string      `json:"boot"`
+	IDs  []uuid.UUID `json:"ids"`
+}
+
+// maxIncarnations is the maximum number of recorded incarnations, for an agent that restarts again and again
+// while control is unreachable.
+const maxIncarnations = 100
+
+// Load writes this incarnation to disk, after the earlier ones, before control knows it.
+func (r *Registration) Load(ctx context.Context) error {
+	if _, err := r.DB.Get(ctx, removedKey, &r.removed); err != nil {
+		return err
+	}
+	var known incarnations
+	if _, err := r.DB.Get(ctx, incarnationsKey, &known); err != nil {
+		return err
+	}
+	if known.Boot == r.Boot {
+		r.previous = known.IDs
+	}
+	if over := len(r.previous) - maxIncarnations; over > 0 {
+		r.previous = append(r.previous[:1:1], r.previous[over+1:]...)
+	}
+	ids := append(append([]uuid.UUID(nil), r.previous...), r.Incarnation)
+	return r.DB.Put(ctx, map[string]any{incarnationsKey: incarnations{r.Boot, ids}})
+}
+
+// recordRegistered records that control has registered this incarnation. Control no longer needs the earlier ones.
+func (r *Registration) recordRegistered(ctx context.Context) error {
+	r.mu.Lock()
+	known := r.previous == nil
+	r.mu.Unlock()
+	if known {
+		return nil
+	}
+	if err := r.DB.Put(ctx, map[string]any{incarnationsKey: incarnations{r.Boot,
+		[]uuid.UUID{r.Incarnation}}}); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.previous = nil
+	return nil
+}
+
+// Register has control record this node and its pools, and remove the records of the pools in gone. If control has
+// already applied a later registration of this agent, Register repeats its request with the present pools. If it fails
+// with dataset.ErrRemoved, this node mounts nothing any more: see CheckMember.
+func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
+	for overtaken := true; overtaken; {
+		r.mu.Lock()
+		previous := r.previous
+		r.mu.Unlock()
+		attempt := r.registrations.Add(1) // before the pools are read
+		err := r.Control.Register(ctx, api.Registration{
+			Node: dataset.Node{
+				ID:                 r.NodeID,
+				Name:               r.NodeName,
+				Address:            r.Address,
+				Incarnation:        r.Incarnation,
+				Version:            r.Version,
+				Labels:             r.Labels,
+				RegistrationNumber: attempt,
+			},
+			Pools: r.Pools.Records(), RemovedPools: gone, BootID: r.Boot, PreviousIncarnations: previous,
+		})
+		if errors.Is(err, dataset.ErrRemoved) {
+			return errors.Join(err, r.setRemoved(ctx, err.Error()))
+		}
+		if overtaken = errors.Is(err, dataset.ErrStale) && attempt < r.registrations.Load(); err != nil && !overtaken {
+			return err
+		}
+	}
+	if err := cmp.Or(r.setRemoved(ctx, ""), r.recordRegistered(ctx)); err != nil {
+		return err
+	}
+	return r.StoreGenerations(ctx)
+}
+
+// SetRefusal records why control does not register this node, and logs each reason once. A nil error means that the
+// node is registered.
+func (r *Registration) SetRefusal(err error) {
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	r.mu.Lock()
+	said := r.refusal == why
+	r.refusal = why
+	r.mu.Unlock()
+	switch {
+	case said || err == nil:
+	case dataset.KindOf(err) == dataset.ErrUnavailable:
+		r.Log.WithError(err).Warn("control does not respond; local volumes keep working; retrying")
+	default:
+		r.Log.WithError(err).Warn("control does not register this node; local volumes keep working; retrying")
+	}
+}
+
+// Plan asks control to decide on a request. Control accepts the report of the outcome only from agents that have
+// registered. An agent that started while control was unreachable registers soon or is refused, so Plan waits for ten
+// times Timing.Retry at most.
+func (r *Registration) Plan(ctx context.Context, req api.Request) (api.Plan, error) {
+	p, err := r.Control.Plan(ctx, r.NodeID, req)
+	if err != nil || p.Unchanged != nil {
+		return p, err
+	}
+	select {
+	case <-r.joined:
+		return p, nil
+	default: // only then a timer is needed
+	}
+	select {
+	case <-r.joined:
+		return p, nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-r.Clock.After(10 * r.Timing.Retry):
+		err = errors.New("its log has the reason")
+	}
+	return p, dataset.Errorf(dataset.ErrUnavailable,
+		"control has not registered this node since drover started: %w (try again)", err)
+}
+
+// HasJoined reports whether control has accepted this node since it started.
+func (r *Registration) HasJoined() bool {
+	select {
+	case <-r.joined:
+		return true
+	default:
+		return false
+	}
+}
+
+// leaveTime bounds how long a stop waits for control.
+const leaveTime = 2 * time.Second
+
+// Leave notifies control that this agent stops, so that no request waits for this node. If the notice does not reach
+// control, control notices the end of the session later. Leave does nothing if control has not accepted this node, or
+// if the node has no address.
+func (r *Registration) Leave(ctx context.Context) {
+	if r.Address == "" {
+		return
+	}
+	select {
+	case <-r.joined:
+	default:
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
+	last := api.Heartbeat{Incarnation: r.Incarnation, Stopping: true}
+	if err := r.Control.Heartbeat(ctx, r.NodeID, last); err != nil {
+		r.Log.WithError(err).Info("cannot report to control that this agent stops")
+	}
+}

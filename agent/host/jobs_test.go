@@ -1,0 +1,231 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/requestid"
+)
+
+func newTestJobs(t *testing.T) *Runner {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	j := New(ctx, &wg)
+	t.Cleanup(func() {
+		j.Close(stop)
+		wg.Wait()
+	})
+	return j
+}
+
+// There is one job for each key. A request with the same key joins the job and gets its outcome. After the job has
+// ended, the next request starts a new one.
+func TestJobsJoin(t *testing.T) {
+	j := newTestJobs(t)
+	var runs atomic.Int64
+	gate, begun := make(chan struct{}), make(chan struct{})
+	failure := errors.New("it failed")
+	work := func(context.Context, *Job) error {
+		if runs.Add(1) == 1 {
+			close(begun)
+		}
+		<-gate
+		return failure
+	}
+	var wg sync.WaitGroup
+	var joined atomic.Int64
+	ask := func() {
+		was, err := j.Do(t.Context(), "key", "work", work)
+		if !errors.Is(err, failure) {
+			t.Errorf("got %v", err)
+		}
+		if was {
+			joined.Add(1)
+		}
+	}
+	wg.Go(ask)
+	<-begun
+	for range 9 {
+		wg.Go(ask)
+	}
+	if n := j.Count(); n != 1 {
+		t.Errorf("%d jobs of one key are in progress, want 1", n)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	// All nine have joined after these rounds. A later request would start a new job.
+	for range 1000 {
+		if _, err := j.Do(gone, "key", "work", work); !errors.Is(err, dataset.ErrPending) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	close(gate)
+	wg.Wait()
+	if runs.Load()+joined.Load() != 10 {
+		t.Errorf("%d ran and %d joined, of 10", runs.Load(), joined.Load())
+	}
+	if n := len(j.Running()); n != 0 {
+		t.Errorf("%d jobs are left", n)
+	}
+	before := runs.Load()
+	if was, _ := j.Do(t.Context(), "key", "work", work); was || runs.Load() != before+1 {
+		t.Errorf("joined a job that had ended")
+	}
+}
+
+// A caller that stops waiting learns what is in progress, how far it is and where to ask.
+func TestJobsPending(t *testing.T) {
+	j := newTestJobs(t)
+	gate := make(chan struct{})
+	defer close(gate)
+	id := uuid.New()
+	for _, c := range []struct {
+		key   string
+		begin func(jb *Job)
+		says  []string
+	}{
+		{"nothing", func(*Job) {}, []string{"snapshot of db takes long and continues (waiting)", "try again"}},
+		{"step", func(jb *Job) { jb.Step("copying") }, []string{"(copying)"}},
+		{"far", func(jb *Job) {
+			jb.SetOperation(dataset.Operation{ID: id, Kind: dataset.OpImport})
+			jb.Step("copying")
+			jb.SetProgress(1<<30, 2<<30)
+		}, []string{"continues as operation " + id.String()[:8], "copying, 1GiB of 2GiB", "drover operation watch " + id.String()[:8]}},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := j.Do(ctx, c.key, "snapshot of db", func(_ context.Context, jb *Job) error {
+			c.begin(jb)
+			cancel()
+			<-gate
+			return nil
+		})
+		if !errors.Is(err, dataset.ErrPending) {
+			t.Fatalf("%s: %v", c.key, err)
+		}
+		for _, says := range c.says {
+			if !strings.Contains(err.Error(), says) {
+				t.Errorf("%s: %q does not say %q", c.key, err, says)
+			}
+		}
+	}
+	running := j.Running()
+	if len(running) != 1 || running[0].ID != id || running[0].Progress.Done != 1<<30 {
+		t.Errorf("running: %+v", running)
+	}
+}
+
+// A stopping agent starts no new jobs, and waits for those in progress.
+func TestJobsClose(t *testing.T) {
+	ctx, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	j := New(ctx, &wg)
+	ended := false
+	begun := make(chan struct{})
+	j.Start("key", func(ctx context.Context, _ *Job) error {
+		close(begun)
+		<-ctx.Done()
+		ended = true
+		return nil
+	})
+	<-begun
+	j.Start("key", func(context.Context, *Job) error { t.Error("a second job of that key"); return nil })
+	j.Close(stop)
+	wg.Wait()
+	if !ended {
+		t.Error("it was not waited for")
+	}
+	if _, err := j.Do(t.Context(), "other", "work", nil); !errors.Is(err, dataset.ErrUnavailable) {
+		t.Errorf("got %v", err)
+	}
+	j.Start("other", nil)
+}
+
+// If something changes while a job runs, the job runs once more, however often it changes. No second job runs at the
+// same time.
+func TestStartAgain(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	j := New(ctx, &wg)
+	var mu sync.Mutex
+	runs, beside := 0, 0
+	begun, goOn := make(chan struct{}, 10), make(chan struct{})
+	look := func(context.Context, *Job) error {
+		mu.Lock()
+		runs++
+		beside++
+		if beside > 1 {
+			t.Error("two at once")
+		}
+		mu.Unlock()
+		begun <- struct{}{}
+		<-goOn
+		mu.Lock()
+		beside--
+		mu.Unlock()
+		return nil
+	}
+	j.StartAgain("k", look)
+	<-begun
+	for range 5 {
+		j.StartAgain("k", look)
+	}
+	j.Start("k", look) // this request needs only that the job runs
+	goOn <- struct{}{}
+	<-begun
+	goOn <- struct{}{}
+	wg.Wait()
+	if runs != 2 {
+		t.Errorf("%d runs", runs)
+	}
+}
+
+// A job has the ID and the caller of the request that started it. If nobody waits for the job any more, its failure is
+// passed to Abandoned once, and otherwise never.
+func TestAbandonedJob(t *testing.T) {
+	j := newTestJobs(t)
+	failure := errors.New("it failed")
+	abandoned := make(chan string, 2)
+	j.Abandoned = func(ctx context.Context, what string, err error) {
+		abandoned <- requestid.Of(ctx) + " " + requestid.By(ctx) + " " + what + ": " + err.Error()
+	}
+	for _, waits := range []bool{true, false} {
+		gate, begun := make(chan struct{}), make(chan struct{})
+		ctx, leave := context.WithCancel(requestid.WithBy(requestid.With(t.Context(), "deploy-17"), "operator ann"))
+		ended := make(chan error, 1)
+		go func() {
+			_, err := j.Do(ctx, "key", "mount", func(ctx context.Context, _ *Job) error {
+				close(begun)
+				<-gate
+				return failure
+			})
+			ended <- err
+		}()
+		<-begun
+		if waits {
+			close(gate)
+			if err := <-ended; !errors.Is(err, failure) || len(abandoned) > 0 {
+				t.Errorf("%v, %d failures abandoned", err, len(abandoned))
+			}
+			leave()
+			continue
+		}
+		leave()
+		if err := <-ended; !errors.Is(err, dataset.ErrPending) {
+			t.Error(err)
+		}
+		close(gate)
+		if got := <-abandoned; got != "deploy-17 operator ann mount: it failed" {
+			t.Error(got)
+		}
+	}
+}

@@ -1,0 +1,69 @@
+package lease
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// I1: promises extend the lease of a holder that may still write, up to the end of the shortest promise, and no other
+// lease.
+func TestI1Extend(t *testing.T) {
+	const now, span = 1000, 100
+	for name, c := range map[string]struct {
+		until, session time.Duration
+		silent         bool
+		promised       []time.Duration
+		want           time.Duration
+	}{
+		"nobody could take over":         {now + 1, 0, true, nil, now + 60},
+		"the shortest promise":           {now + 1, 0, true, []time.Duration{now + 50, now + 20, now + 40}, now + 20},
+		"a promise longer than a word":   {now + 1, 0, true, []time.Duration{now + 90}, now + 60},
+		"what is held is longer":         {now + 30, 0, true, []time.Duration{now + 20}, now + 30},
+		"control is heard":               {now + 1, now + 5, false, []time.Duration{now + 50}, now + 5},
+		"it lapsed":                      {now - 1, 0, true, []time.Duration{now + 50}, now - 1},
+		"it lapses now":                  {now, 0, true, []time.Duration{now + 50}, now},
+		"it lapsed, and control is back": {now - 1, now + 60, true, []time.Duration{now + 90}, now + 60},
+	} {
+		if got := Extend(c.until, c.session, now, span, c.silent, c.promised); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+// I1: no epoch is opened while a promise about it is valid, nor before it is known how long a promise is valid.
+func TestI1SwearAfterPromises(t *testing.T) {
+	var now time.Duration
+	k := NewKeeper(func() time.Duration { return now })
+	one, other, holder := uuid.New(), uuid.New(), uuid.New()
+	grant := func(of uuid.UUID, span time.Duration, want int) {
+		t.Helper()
+		a := k.Grant(holder, Request{Epochs: []Epoch{{of, 3}}}, span, func(Epoch) string { return "" })
+		if len(a.Granted) != want {
+			t.Errorf("granted %v, refused %v", a.Granted, a.Refused)
+		}
+	}
+	swear := func(of uuid.UUID, span time.Duration, by uuid.UUID, want time.Duration) {
+		t.Helper()
+		if got, wait := k.BlockPromises(Epoch{of, 3}, span); got != by || wait != want {
+			t.Errorf("sworn at %d: it waits %d for %s, want %d for %s", now, wait, got, want, by)
+		}
+	}
+	grant(one, 100, 0) // control has not registered it
+	k.SetReady()
+	grant(one, 0, 0) // it is not known how long a promise is valid
+	swear(one, 0, uuid.Nil, time.Second)
+	now = 200
+	grant(one, 100, 1)
+	grant(one, 10, 1) // a shorter promise withdraws nothing
+	now = 250
+	grant(other, 100, 1) // neither does a promise about another dataset
+	swear(one, 100, holder, 50)
+	now = 300
+	swear(one, 100, uuid.Nil, 0)
+	grant(one, 100, 0)
+	if a := k.Grant(holder, Request{Epochs: []Epoch{{one, 4}}}, 100, func(Epoch) string { return "" }); len(a.Granted) != 1 {
+		t.Errorf("of a later epoch than the one that was opened: %v", a.Refused)
+	}
+}

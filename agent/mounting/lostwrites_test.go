@@ -1,0 +1,262 @@
+package mounting_test
+
+import (
+	"crypto/rand"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+)
+
+// bench is a host with a loop pool on a disk that the test fills.
+type bench struct {
+	*agenttest.Host
+	disk string
+}
+
+func newHost(t *testing.T) bench {
+	disk := scratch.Mount(t, "xfs", 512<<20)
+	return bench{agenttest.New(t, func(c *agent.Config) {
+		c.Backends = backends.NewRegistry(loop.New(&run.System{}))
+		c.Pools = []pool.Config{{Name: "default", Backend: loop.Name, Path: filepath.Join(disk, "pool")}}
+	}), disk}
+}
+
+// write writes size bytes to a file of a mounted volume, and does not sync them.
+func (h bench) write(path string, size int) {
+	h.T.Helper()
+	data := make([]byte, size)
+	_, _ = rand.Read(data)
+	if err := os.WriteFile(filepath.Join(path, "data"), data, 0o600); err != nil {
+		h.T.Fatal(err)
+	}
+}
+
+// flush makes the kernel write the data, as it does after some seconds. Unlike syncfs(2), sync(2) reports no error.
+func (h bench) flush() { unix.Sync() }
+
+func (h bench) free() {
+	h.T.Helper()
+	if err := os.Remove(filepath.Join(h.disk, "ballast")); err != nil {
+		h.T.Fatal(err)
+	}
+}
+
+func (h bench) status(d dataset.Dataset) dataset.DatasetStatus {
+	return h.Status.Status(h.T.Context(), d)
+}
+
+// lost returns the finding about a volume that may have lost writes, or the zero value.
+func (h bench) lost(d dataset.Dataset) api.Finding {
+	h.T.Helper()
+	list, err := h.Doctor(h.T.Context())
+	if err != nil {
+		h.T.Fatal(err)
+	}
+	for _, f := range list {
+		if f.Subject == "volume "+d.Volume && strings.HasPrefix(f.Text, mayHaveLost) {
+			return f
+		}
+	}
+	return api.Finding{}
+}
+
+const mayHaveLost = "may have lost data that was written "
+
+// A volume whose unsynced data did not fit in the full pool is named, also after a restart of Drover and after there is
+// space again. The next mount ends that.
+func TestLostWritesAreNamedUntilTheNextMount(t *testing.T) {
+	for _, fs := range []string{"ext4", "xfs"} {
+		t.Run(fs, func(t *testing.T) {
+			h := newHost(t)
+			options := map[string]string{"size": "300MiB"}
+			if fs == "ext4" {
+				options["size"] = "200MiB"
+			}
+			d, other := h.NewVolume("db", options), h.NewVolume("other", options)
+			path := h.MustMount("db", "user")
+			h.MustMount("other", "user")
+			h.status(d)
+			scratch.Fill(t, h.disk)
+			h.write(path, 32<<20)
+			h.flush()
+			h.status(other)
+			h.status(d)
+			polls := 0
+			agenttest.Await(t, func() bool {
+				// A flush can be too early for the kernel's error, so another one follows. It does not follow at once, because
+				// the kernel also writes to the other volume from time to time, and a second flush could find that.
+				if polls++; polls%500 == 0 {
+					h.FakeClock.Advance(5 * time.Second)
+				}
+				return h.status(d).Problem != ""
+			})
+			st := h.status(d)
+			if !strings.HasPrefix(st.Problem, mayHaveLost+"between ") ||
+				!strings.Contains(st.Problem, "pool default was full") || st.Fullness != dataset.NotFull {
+				t.Errorf("status %+v", st)
+			}
+			if f := h.lost(d); f.Level != host.Error || !strings.Contains(f.Fix, "stop the volume's containers") {
+				t.Errorf("doctor: %+v", f)
+			}
+			if f, st := h.lost(other), h.status(other); f != (api.Finding{}) || st.Problem != "" {
+				t.Errorf("a volume that was not written: %+v, %+v", f, st)
+			}
+
+			h.free()
+			h.Restart()
+			h.FakeClock.Advance(time.Hour)
+			h.status(d)
+			if f, st := h.lost(d), h.status(d); f.Level != host.Error || !strings.HasPrefix(st.Problem, mayHaveLost) {
+				t.Errorf("after a restart: %+v, %+v", f, st)
+			}
+			h.MustUnmount("db", "user")
+			if f := h.lost(d); !strings.Contains(f.Fix, "start the volume's containers") || strings.Contains(f.Fix, "stop") {
+				t.Errorf("while it is not mounted: %+v", f)
+			}
+			h.MustMount("db", "next")
+			h.status(d)
+			if f, st := h.lost(d), h.status(d); f != (api.Finding{}) || st.Problem != "" {
+				t.Errorf("after the next mount: %+v, %+v", f, st)
+			}
+			h.Restart()
+			if f := h.lost(d); f != (api.Finding{}) {
+				t.Errorf("after the next mount and a restart: %+v", f)
+			}
+		})
+	}
+}
+
+// While as many flushes are in progress as there may be, a look starts no other one. A later look does.
+func TestFlushesAreBounded(t *testing.T) {
+	h := newHost(t)
+	d := h.NewVolume("db", map[string]string{"size": "300MiB"})
+	path := h.MustMount("db", "user")
+	h.status(d)
+	free := h.LostWrites.Occupy()
+	scratch.Fill(t, h.disk)
+	h.write(path, 32<<20)
+	h.flush()
+	for range 5 {
+		h.status(d)
+		agenttest.Await(t, func() bool { return h.Jobs.Count() == 0 })
+	}
+	if f := h.lost(d); f != (api.Finding{}) {
+		t.Errorf("found without a flush: %+v", f)
+	}
+	free()
+	agenttest.Await(t, func() bool { return h.status(d).Problem != "" })
+}
+
+// A container can end before the agent looks at its volume.
+func TestLostWritesAreFoundAtTheUnmount(t *testing.T) {
+	h := newHost(t)
+	d := h.NewVolume("db", map[string]string{"size": "200MiB"})
+	path := h.MustMount("db", "user")
+	scratch.Fill(t, h.disk)
+	h.write(path, 32<<20)
+	h.MustUnmount("db", "user")
+	if f := h.lost(d); f.Level != host.Error || !strings.Contains(f.Text, "between ") {
+		t.Errorf("%+v", f)
+	}
+	h.free()
+	if err := h.Remove(t.Context(), "db"); err != nil {
+		t.Fatal(err)
+	}
+	if f := h.lost(d); f != (api.Finding{}) {
+		t.Errorf("of a deleted volume: %+v", f)
+	}
+}
+
+// A pool can become full while the last data of a container is flushed: when the container ends, the pool still has
+// enough space. The loss is reported although the container itself has got the error before.
+func TestLossInTheLastFlushIsReported(t *testing.T) {
+	for name, syncs := range map[string]bool{"nobody has seen the error": false, "the container has seen it": true} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			d := h.NewVolume("db", map[string]string{"size": "300MiB"})
+			path := h.MustMount("db", "user")
+			scratch.Fill(t, h.disk)
+			if err := os.Truncate(filepath.Join(h.disk, "ballast"), h.ballast()-64<<20); err != nil {
+				t.Fatal(err)
+			}
+			h.status(d)
+			h.write(path, 128<<20)
+			if syncs {
+				root, err := os.Open(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := errors.Join(unix.Syncfs(int(root.Fd())), root.Close()); err == nil {
+					t.Fatal("nothing was lost")
+				}
+			}
+			h.MustUnmount("db", "user")
+			if st := h.status(d); st.Mounted || !strings.HasPrefix(st.Problem, mayHaveLost) {
+				t.Errorf("status %+v", st)
+			}
+			if f := h.lost(d); f.Level != host.Error || !strings.Contains(f.Fix, "start the volume's containers") {
+				t.Errorf("doctor: %+v", f)
+			}
+		})
+	}
+}
+
+// ballast returns the size of the file that fills the disk.
+func (h bench) ballast() int64 {
+	h.T.Helper()
+	info, err := os.Stat(filepath.Join(h.disk, "ballast"))
+	if err != nil {
+		h.T.Fatal(err)
+	}
+	return info.Size()
+}
+
+// A snapshot flushes the volume, and gets the error that the kernel reports only once.
+func TestSnapshotThatFindsLostWrites(t *testing.T) {
+	h := newHost(t)
+	d := h.NewVolume("db", map[string]string{"size": "200MiB"})
+	path := h.MustMount("db", "user")
+	scratch.Fill(t, h.disk)
+	h.write(path, 32<<20)
+	err := h.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"})
+	if err == nil {
+		t.Error("a snapshot was taken in a full pool")
+	}
+	h.free()
+	if f := h.lost(d); err != nil && strings.Contains(err.Error(), "flush volume db") && f.Level != host.Error {
+		t.Errorf("%v, but %+v", err, f)
+	}
+}
+
+// A pool with enough space is not flushed, and a volume there has no problem.
+func TestPoolWithSpaceIsNotFlushed(t *testing.T) {
+	h := newHost(t)
+	d := h.NewVolume("db", map[string]string{"size": "200MiB"})
+	path := h.MustMount("db", "user")
+	h.write(path, 1<<20)
+	h.status(d)
+	if n := h.Jobs.Count(); n != 0 {
+		t.Errorf("%d jobs run", n)
+	}
+	h.LostWrites.Failed(t.Context(), d, unix.EIO)
+	h.LostWrites.Failed(t.Context(), d, errors.New("interrupted"))
+	if st := h.status(d); st.Problem != "" {
+		t.Errorf("an error of the disk is not one of a full pool: %+v", st)
+	}
+}

@@ -1,0 +1,259 @@
+package handover_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+)
+
+// auto makes a volume on host-a with failover auto, and waits until host-b has its data.
+func auto(f *agenttest.Cluster, spec, text string) dataset.Dataset {
+	f.Helper()
+	name, _, _ := strings.Cut(spec, "@")
+	for _, h := range []*agenttest.Host{f.A, f.B} {
+		agenttest.Await(f.T, h.Registrar.IsAnswering)
+	}
+	var d dataset.Dataset
+	agenttest.Await(f.T, func() bool { // control knows the guards
+		err := f.A.Create(f.Context(), spec, nil)
+		d, _ = f.A.Cache.Volume(name)
+		return err == nil
+	})
+	f.A.WriteFile(name, "token", text)
+	since := time.Now()
+	agenttest.Await(f.T, func() bool { c, kept := f.B.Replicas.Copy(d.ID); return kept && c.VerifiedAtHome.After(since) })
+	return d
+}
+
+// switchedOff ends the agent of a host like a power-off: control gets no more messages from it.
+func switchedOff(h *agenttest.Host) {
+	h.Cluster.Helper()
+	h.Mu.Lock()
+	h.Off = true
+	h.Mu.Unlock()
+	h.Agent.Cancel()
+	h.Stop()
+}
+
+// If the home of a volume is lost, a mount on another node continues from the copy there and has its data, once the
+// home certainly writes no more.
+func TestMountOnOtherNodeFailsOver(t *testing.T) {
+	t.Parallel()
+	const session = 2 * time.Second
+	f := agenttest.NewBoundedCluster(t, session)
+	d := auto(f, "db@auto", "kept")
+	switchedOff(f.A)
+	began := f.B.Clock.Steady()
+	f.B.WantFile("db", "token", "kept")
+	if took := f.B.Clock.Steady() - began; took < session {
+		t.Errorf("it was opened %v after its home was heard last", took)
+	}
+	v := f.Recorded("db")
+	if v.Home != f.B.Node() || v.Epoch != d.Epoch+1 || v.Move != uuid.Nil {
+		t.Errorf("%+v", v.Dataset)
+	}
+	f.B.Promises.AllowPromises(t.Context())
+	if left := f.B.Keeper.Blocked(); len(left) != 0 {
+		t.Errorf("sworn off for ever: %v", left)
+	}
+}
+
+// A holder that continues by promises is not superseded, and the error of a mount elsewhere names it. Once the holder
+// asks for no more promises, the volume continues on the other node.
+func TestI1NoFailoverWhilePromiseLasts(t *testing.T) {
+	t.Parallel()
+	const session = 2 * time.Second
+	f := agenttest.NewBoundedCluster(t, session)
+	d := auto(f, "db@auto", "kept")
+	switchedOff(f.A)
+	e := lease.Epoch{Dataset: d.ID, Epoch: d.Epoch}
+	last := make(chan time.Duration, 1)
+	stop := make(chan struct{})
+	go func() { // the holder continues
+		for {
+			_, span := f.B.ControlSession()
+			got := f.B.Keeper.Grant(d.Home, lease.Request{Epochs: []lease.Epoch{e}}, span, func(e lease.Epoch) string { return f.B.Promises.WhyNotHome(d.Home, e) })
+			at := f.B.Clock.Steady()
+			select {
+			case <-stop:
+				last <- at
+				return
+			case <-time.After(session / 10):
+			}
+			if len(got.Granted) != 1 {
+				t.Errorf("no promise to the holder: %+v", got)
+			}
+		}
+	}()
+	_, err := f.B.Mount(t.Context(), "db", "one")
+	if dataset.KindOf(err) != dataset.ErrInUse || !strings.Contains(err.Error(), "open on node host-a, which is alive, but cut off from control") {
+		t.Errorf("%v", err)
+	}
+	close(stop)
+	asked := <-last
+	f.B.MustMount("db", "two")
+	if now := f.B.Clock.Steady(); now < asked+session {
+		t.Errorf("opened %v after it was promised not to be", now-asked)
+	}
+	f.B.MustUnmount("db", "two")
+}
+
+// An agent that has just started opens nothing for as long as its predecessor may have promised not to.
+func TestI1NoFailoverRightAfterStart(t *testing.T) {
+	t.Parallel()
+	const session = 3 * time.Second
+	f := agenttest.NewBoundedCluster(t, session)
+	auto(f, "db@auto", "kept")
+	switchedOff(f.A)
+	agenttest.Await(t, func() bool { // a forced move, so that there is nothing else to wait for
+		_, err := f.Service.Fence(t.Context(), f.A.Node(), api.Fenced{Confirmed: true})
+		return err == nil
+	})
+	f.B.Restart()
+	started := f.B.Clock.Steady()
+	f.B.MustMount("db", "one")
+	if took := f.B.Clock.Steady() - started; took < session-200*time.Millisecond {
+		t.Errorf("opened %v after its start", took)
+	}
+	f.B.MustUnmount("db", "one")
+}
+
+// The fence command of a profile runs on the node with the copy before the node takes over, with the name of the home
+// as an argument. If the command fails everything stays as it is.
+func TestFenceCommandRunsBeforeFailover(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewBoundedCluster(t, 3*time.Second)
+	var works atomic.Bool
+	c := &run.Recorder{Next: run.Func(func(_ context.Context, c run.Command) (run.Result, error) {
+		if !works.Load() {
+			return run.Result{}, &run.Error{Cmd: c.Name, Args: c.Args, ExitCode: 1, Err: errors.New("no such outlet")}
+		}
+		return run.Result{}, nil
+	})}
+	f.B.Programs.Runner = c
+	d := auto(f, "db@cut", "kept")
+	switchedOff(f.A)
+	f.B.Programs.Allowed = []string{"/bin/false"}
+	_, err := f.B.Mount(t.Context(), "db", "one")
+	if err == nil || !strings.Contains(err.Error(), "program /bin/true: not listed in fence_programs of drover.yaml") || len(c.Calls()) != 0 {
+		t.Errorf("%v, %+v", err, c.Calls())
+	}
+	warned := func() bool {
+		list, err := f.B.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(list, func(l api.Finding) bool {
+			return l.Level == host.Warning && strings.Contains(l.Text, "(cut, shut) do not fail over to this node: program /bin/true: not listed in fence_programs")
+		})
+	}
+	if !warned() {
+		t.Error("doctor does not say that the program may not run here")
+	}
+	f.B.Programs.Allowed = []string{"/bin/true"}
+	if warned() {
+		t.Error("doctor says that the program may not run here")
+	}
+	_, err = f.B.Mount(t.Context(), "db", "one")
+	if err == nil || !strings.Contains(err.Error(), "cannot fence its last home: ") || !strings.Contains(err.Error(), "no such outlet") || strings.Contains(err.Error(), "-f") {
+		t.Errorf("%v", err) // this is recorded in the operation, where nobody may read the arguments of the program
+	}
+	if v := f.Recorded("db"); v.Home != d.Home || v.Epoch != d.Epoch {
+		t.Errorf("%+v", v.Dataset)
+	}
+	works.Store(true)
+	f.B.WantFile("db", "token", "kept")
+	ran := c.Calls()
+	if want := []string{"-f", "host-a", d.Home.String()}; len(ran) != 2 || ran[1].Name != "/bin/true" || !slices.Equal(ran[1].Args, want) {
+		t.Errorf("%+v", ran)
+	}
+}
+
+// halted is a control that has stopped all failover.
+type halted struct{ api.Service }
+
+func (halted) Failover(context.Context) (api.FailoverState, error) {
+	return api.FailoverState{Halted: "2 nodes vanished", HaltedSince: time.Unix(0, 0)}, nil
+}
+
+// Doctor on every host of a cluster reports that failover is halted, and why.
+func TestDoctorReportsHaltedFailover(t *testing.T) {
+	f := &agenttest.Cluster{T: t}
+	f.StartControl()
+	f.A = f.AddHost("host-a", "dir")
+	f.A.Config.Control = halted{f.A.Config.Control}
+	t.Cleanup(f.Close)
+	f.A.Start()
+	list, err := f.A.Doctor(t.Context())
+	said := slices.ContainsFunc(list, func(l api.Finding) bool {
+		return l.Level == host.Error && l.Subject == "failover" && strings.Contains(l.Text, "since 1970-01-01T00:00:00Z: 2 nodes vanished")
+	})
+	if err != nil || !said {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+// outside is a control that registers no nodes once it is shut, and whose store was restored from a backup then.
+type outside struct {
+	api.Service
+	shut  atomic.Bool
+	asked atomic.Int32
+}
+
+func (o *outside) Register(ctx context.Context, r api.Registration) error {
+	if !o.shut.Load() {
+		return o.Service.Register(ctx, r)
+	}
+	o.asked.Add(1)
+	return dataset.Errorf(dataset.ErrConflict, "pool default is node host-b's")
+}
+
+func (o *outside) Sync(ctx context.Context, node uuid.UUID, rev uint64, wait time.Duration) (api.Sync, error) {
+	s, err := o.Service.Sync(ctx, node, rev, min(wait, 10*time.Millisecond))
+	if o.shut.Load() {
+		s.Full, s.Halted = true, "the store went back"
+	}
+	return s, err
+}
+
+// Doctor of a node that control refuses reports that as a problem, and so it does if another node does not trust the
+// store. The reason for the refusal is logged once.
+func TestDoctorReportsNodeThatControlRefuses(t *testing.T) {
+	f := &agenttest.Cluster{T: t}
+	f.StartControl()
+	f.A = f.AddHost("host-a", "dir")
+	o := &outside{Service: f.A.Config.Control}
+	f.A.Config.Control = o
+	log := logtest.NewLocal(f.A.Config.Log.(*logrus.Logger))
+	t.Cleanup(f.Close)
+	f.A.Start()
+	o.shut.Store(true)
+	agenttest.Await(t, func() bool { return o.asked.Load() >= 3 })
+	list, err := f.A.Doctor(t.Context())
+	for subject, text := range map[string]string{"control": "pool default is node host-b's", "store": "the store went back"} {
+		if err != nil || !slices.ContainsFunc(list, func(l api.Finding) bool {
+			return l.Level == host.Error && l.Subject == subject && strings.Contains(l.Text, text)
+		}) {
+			t.Errorf("nothing of %q: %+v, %v", text, list, err)
+		}
+	}
+	said := slices.DeleteFunc(log.AllEntries(), func(e *logrus.Entry) bool { return !strings.Contains(e.Message, "does not register this node") })
+	if len(said) != 1 {
+		t.Errorf("logged %d times", len(said))
+	}
+}

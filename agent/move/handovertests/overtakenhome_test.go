@@ -1,0 +1,162 @@
+package handover_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// homeUnheard returns a cluster in which the move of a volume to b is recorded. b could reach nobody since it
+// reported that the move is done.
+func homeUnheard(t *testing.T) (*agenttest.Cluster, dataset.Dataset) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.MayFailWith = "requires replicas on more nodes"
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB", "profile": "safe"})
+	f.A.WriteFile("db", "token", "all of it")
+	agenttest.Await(t, func() bool { _, checked := f.ReplicaTimes("db"); return !checked.IsZero() })
+	gone := f.B.DieAfter("commit", 1)
+	f.BeginMove("db", f.B)
+	agenttest.AwaitDeath(t, gone)
+	agenttest.Await(t, func() bool { return f.Recorded("db").Home == f.B.Node() })
+	return f, d
+}
+
+// overtakes forces a move of the volume to another node without b.
+func overtakes(f *agenttest.Cluster, d dataset.Dataset) {
+	f.Helper()
+	f.A.AwaitSettled(d.ID)
+	out, err := f.Service.Submit(f.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: d.Volume, Node: "host-a", Force: true, Fenced: "host-b"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
+		f.Fatalf("%+v", op.Problem)
+	}
+}
+
+// A node that became the home crashed before it learned so, and was superseded before it was reachable again. It
+// keeps its head as a superseded copy in each order of events. It may examine its copies before it learns that it was
+// superseded, as a node does that starts while control is unreachable. Or it may have no head any more.
+func TestHomeSupersededBeforeItLearnedKeepsHead(t *testing.T) {
+	for name, meanwhile := range map[string]func(*agenttest.Host, dataset.Dataset){
+		"and looks at its copy first": func(h *agenttest.Host, d dataset.Dataset) {
+			reached := h.Config.Control
+			h.Config.Control = agenttest.UnreachableControl{Service: reached}
+			h.Start()
+			if err := h.Copies.Reconcile(h.Cluster.Context(), d.ID); err != nil {
+				h.Cluster.Error(err)
+			}
+			if e, err := h.Pool().Stat(h.Cluster.Context(), d.ID); err != nil || !e.Promoted {
+				h.Cluster.Errorf("what a move made, which may be on record, is gone: %+v, %v", e, err)
+			}
+			h.Stop()
+			h.Config.Control = reached
+		},
+		"and has no head": func(h *agenttest.Host, d dataset.Dataset) {
+			pool := h.Pool()
+			e, err := pool.Stat(h.Cluster.Context(), d.ID)
+			if err != nil {
+				h.Cluster.Fatal(err)
+			}
+			s, _ := host.Promotable(e)
+			if err := pool.(agenttest.FusedImages).Copier.Demote(h.Cluster.Context(), d.ID, s.ID); err != nil {
+				h.Cluster.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, d := homeUnheard(t)
+			f.B.Stop()
+			overtakes(f, d)
+			f.B.Fuse.Mend()
+			meanwhile(f.B, d)
+			f.B.Start()
+			var kept uuid.UUID
+			agenttest.Await(t, func() bool {
+				v := f.Recorded("db")
+				i := slices.IndexFunc(v.CopyDetails, func(c api.CopyDetail) bool { return c.Node == f.B.Node() })
+				if i >= 0 && v.CopyDetails[i].Kind == dataset.CopySuperseded {
+					kept = v.CopyDetails[i].Snapshot
+				}
+				return kept != uuid.Nil
+			})
+			if held := f.B.ReadSnapshot(d, kept, "token"); held != "all of it" {
+				t.Errorf("the superseded copy holds %q", held)
+			}
+		})
+	}
+}
+
+// A node that became the home was cut off before it learned so, and was superseded meanwhile. It repeats the report
+// that was not answered. That the volume continues elsewhere does not make the node take it for its own, nor the
+// store for one that was restored from a backup.
+func TestHomeSupersededWhileCutOffAsksAgain(t *testing.T) {
+	f, d := homeUnheard(t)
+	overtakes(f, d)
+	f.B.Fuse.Mend()
+	agenttest.Await(t, func() bool {
+		return slices.ContainsFunc(f.Recorded("db").CopyDetails, func(c api.CopyDetail) bool {
+			return c.Node == f.B.Node() && c.Kind == dataset.CopySuperseded && c.Snapshot != uuid.Nil
+		})
+	})
+	if known, ok := f.B.Cache.Dataset(d.ID); ok {
+		t.Errorf("it is known as its own: %+v", known)
+	}
+	if err := f.B.Trust.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+// answering is a control that has not registered this node yet, but answers its requests.
+type answering struct {
+	agenttest.UnreachableControl
+	volumes bool
+}
+
+func (c answering) Operation(ctx context.Context, ref string, wait time.Duration) (dataset.Operation, error) {
+	return c.UnreachableControl.Service.Operation(ctx, ref, wait)
+}
+
+func (c answering) Volume(ctx context.Context, ref string) (api.Volume, error) {
+	if !c.volumes {
+		return c.UnreachableControl.Volume(ctx, ref)
+	}
+	return c.UnreachableControl.Service.Volume(ctx, ref)
+}
+
+// A node that became the home and crashed before it learned so keeps its head until it learns so, whatever control
+// answers first.
+func TestHomeThatCrashedBeforeItLearnedKeepsHead(t *testing.T) {
+	f, d := homeUnheard(t)
+	f.B.Stop()
+	f.B.Fuse.Mend()
+	reached := f.B.Config.Control
+	for _, volumes := range []bool{false, true} {
+		f.B.Config.Control = answering{agenttest.UnreachableControl{Service: reached}, volumes}
+		f.B.Start()
+		f.B.Installer.Resume(t.Context())
+		if err := f.B.Copies.Reconcile(t.Context(), d.ID); err != nil {
+			t.Error(err)
+		}
+		if e, err := f.B.Pool().Stat(t.Context(), d.ID); err != nil || !e.Promoted {
+			t.Errorf("volumes are told of: %t: the head is gone: %+v, %v", volumes, e, err)
+		}
+		if _, known := f.B.MoveTable.Get(d.ID); !known {
+			t.Errorf("volumes are told of: %t: what a move brought is forgotten", volumes)
+		}
+		f.B.Stop()
+	}
+	f.B.Config.Control = reached
+	f.B.Start()
+	agenttest.Await(t, func() bool { return f.B.WouldOpen(d.ID) })
+	f.B.WantFile("db", "token", "all of it")
+	f.A.AwaitSettled(d.ID)
+}

@@ -1,0 +1,167 @@
+package move
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/dataset"
+)
+
+// MoveTable has the datasets that moves bring to this node. Each is recorded on disk, so that a move resumes
+// after a crash. Its methods are safe for concurrent use.
+type MoveTable struct {
+	db      records.DB
+	started func(uuid.UUID)
+
+	mu     sync.Mutex
+	moves  map[uuid.UUID]MoveRecord // by dataset; includes ended moves until their data is installed or destroyed
+	active map[uuid.UUID]bool       // datasets that a running move brings here
+}
+
+// MoveRecord is a dataset that a move brings here. If the move fails, the record is kept for KeepFailed, so that
+// another attempt can continue from the data that has arrived. If this node has a recorded copy, the record is not
+// kept, because the copy has that data.
+type MoveRecord struct {
+	Move     uuid.UUID `json:"move"`
+	Pool     uuid.UUID `json:"pool"`
+	Epoch    uint64    `json:"epoch"` // the epoch of the dataset if this move succeeds
+	Files    bool      `json:"files,omitempty"`
+	Share    bool      `json:"share,omitempty"`   // no data is sent: a pool on the same share hands it over
+	From     uuid.UUID `json:"from,omitzero"`     // the pool on the share that hands it over
+	Snapshot uuid.UUID `json:"snapshot,omitzero"` // the head is made of this snapshot; set at the end of the transfer
+	Since    time.Time `json:"since"`
+	Beside   uuid.UUID `json:"beside,omitzero"` // the dataset with all files, beside a copy; see BesideID
+}
+
+// KeepFailed is how long the data that a failed move brought here is kept: see Installer.Resume.
+const KeepFailed = 24 * time.Hour
+
+// NewMoveTable returns an empty table. started is called when a move of a dataset starts.
+func NewMoveTable(db records.DB, started func(uuid.UUID)) *MoveTable {
+	return &MoveTable{
+		db: db, started: started,
+		moves: map[uuid.UUID]MoveRecord{}, active: map[uuid.UUID]bool{},
+	}
+}
+
+// Load reads the table from disk.
+func (t *MoveTable) Load(ctx context.Context) error {
+	return t.db.Each(ctx, "pulls/", func(rest string, v []byte) error {
+		id, err := uuid.Parse(rest)
+		if err != nil {
+			return err
+		}
+		var p MoveRecord
+		if err := dataset.DecodeRecord(v, &p); err != nil {
+			return err
+		}
+		t.moves[id] = p
+		return nil
+	})
+}
+
+// Set records on disk that a move brings a dataset here.
+func (t *MoveTable) Set(ctx context.Context, id uuid.UUID, p MoveRecord) error {
+	if err := t.db.Put(ctx, map[string]any{"pulls/" + id.String(): p}); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.moves[id] = p
+	return nil
+}
+
+// Drop removes the record of a dataset that was installed or destroyed. If there is no record, Drop does nothing.
+func (t *MoveTable) Drop(ctx context.Context, id uuid.UUID) error {
+	if _, known := t.Get(id); !known {
+		return nil
+	}
+	if err := t.db.Put(ctx, map[string]any{"pulls/" + id.String(): nil}); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.moves, id)
+	return nil
+}
+
+// Get returns the record of a dataset, and whether there is one.
+func (t *MoveTable) Get(id uuid.UUID) (MoveRecord, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p, known := t.moves[id]
+	return p, known
+}
+
+// Begin marks a dataset as being moved here until done is called. It ends a running refresh of the dataset. A refresh
+// holds the dataset's lock for as long as the home sends, and the home may be lost.
+func (t *MoveTable) Begin(id uuid.UUID) (done func()) {
+	t.mu.Lock()
+	t.active[id] = true
+	t.mu.Unlock()
+	t.started(id)
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.active, id)
+	}
+}
+
+// IsActive reports whether a move of a dataset to this node runs now.
+func (t *MoveTable) IsActive(id uuid.UUID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.active[id]
+}
+
+// Inactive returns the records of the moves that do not run now.
+func (t *MoveTable) Inactive() map[uuid.UUID]MoveRecord {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make(map[uuid.UUID]MoveRecord, len(t.moves))
+	for id, p := range t.moves {
+		if !t.active[id] {
+			all[id] = p
+		}
+	}
+	return all
+}
+
+// IsBeside reports whether a dataset contains the files that a move brought beside a copy.
+func (t *MoveTable) IsBeside(id uuid.UUID) bool {
+	_, is := t.CopyBeside(id)
+	return is
+}
+
+// CopyBeside returns the dataset that is moved, if id is the dataset in which a move collects its files beside a copy
+// (see BesideID). Otherwise it returns false.
+func (t *MoveTable) CopyBeside(id uuid.UUID) (ds uuid.UUID, is bool) {
+	if id == uuid.Nil {
+		return ds, false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for ds, p := range t.moves {
+		if p.Beside == id {
+			return ds, true
+		}
+	}
+	return uuid.Nil, false
+}
+
+// BesideID returns the UUID of the dataset in which a move collects files beside a copy of ds.
+func BesideID(ds, move uuid.UUID) uuid.UUID {
+	return uuid.NewSHA1(ds, fmt.Appendf(nil, "beside/%s", move))
+}
+
+// IsIncoming reports whether a move brings, or has brought, data of a dataset here. It returns false for a move on a
+// share, which brings no data: the data on the share may be the only data.
+func (t *MoveTable) IsIncoming(id uuid.UUID) bool {
+	p, comes := t.Get(id)
+	return comes && !p.Share
+}

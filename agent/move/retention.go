@@ -1,0 +1,205 @@
+package move
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Pools are the open pools of this node.
+type Pools interface {
+	// Online returns a pool, or ErrOffline if it is offline.
+	Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
+}
+
+// Transfers are the transfers that send datasets to other nodes.
+type Transfers interface {
+	Busy(ds uuid.UUID) bool            // whether a transfer of the dataset runs
+	InUse(ds, snapshot uuid.UUID) bool // whether a running transfer reads the snapshot
+	Forget(ds uuid.UUID)
+}
+
+// RetentionDeps is what Retention needs of other components.
+type RetentionDeps struct {
+	*host.Host
+	Pools     Pools
+	Transfers Transfers
+	// RelinquishedSnapshots returns the snapshots of a dataset that the target of its move needs. If this node has not
+	// relinquished the dataset, the result is empty.
+	RelinquishedSnapshots func(ds uuid.UUID) []uuid.UUID
+	WorksSolo             bool // there are no other nodes, so that no snapshots are taken for them
+}
+
+// Retention decides which of the snapshots that were taken for other nodes this node, the home, still has to keep,
+// and removes the others. Its methods are safe for concurrent use.
+type Retention struct {
+	deps RetentionDeps
+	Sent SentLog
+
+	mu    sync.Mutex
+	bases map[uuid.UUID]moveBases // by dataset
+}
+
+// moveBases are the snapshots that a running move brings to the next home, because the copies of other nodes need them
+// as the base of their next difference.
+type moveBases struct {
+	move      uuid.UUID
+	snapshots []uuid.UUID
+}
+
+// NewRetention returns a Retention that knows nothing yet.
+func NewRetention(deps RetentionDeps) *Retention {
+	return &Retention{deps: deps, bases: map[uuid.UUID]moveBases{}}
+}
+
+// SetBases records the snapshots that a move brings to the next home for other copies. They are kept until the move
+// has ended.
+func (r *Retention) SetBases(ds, move uuid.UUID, snapshots []uuid.UUID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bases[ds] = moveBases{move, snapshots}
+}
+
+// basesOf returns the snapshots that a running move brings to the next home for other copies. It forgets those of
+// any other move of the dataset.
+func (r *Retention) basesOf(ds, move uuid.UUID) []uuid.UUID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := r.bases[ds]
+	if b.move != move {
+		delete(r.bases, ds)
+		return nil
+	}
+	return b.snapshots
+}
+
+// Forget drops the records of the snapshots that this node sent of a dataset. It is called when this node is no longer
+// the home of the dataset.
+func (r *Retention) Forget(ds uuid.UUID) {
+	r.Sent.Forget(ds)
+	r.deps.Transfers.Forget(ds)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.bases, ds)
+}
+
+// Prune removes the snapshots for other nodes that no node needs any more. It keeps these snapshots:
+//
+//   - the newest one,
+//   - for each recorded copy: the snapshot that it has, the one on which the next difference to it is based, and the
+//     one that it shares with all replicas,
+//   - for each node that has a copy or receives one: the snapshots that were last sent to it,
+//   - those that the target of a move needs, and those that a running transfer reads.
+//
+// Prune removes nothing if the dataset has no head. The caller holds the dataset's lock.
+func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
+	e, err := pool.Stat(ctx, d.ID)
+	if err != nil {
+		return err
+	}
+	if e.State == backends.EntryCopy && !e.Promoted {
+		return nil // this node is the recorded home and has no head: this copy may be the last one
+	}
+	if _, any := host.Newest(e, host.IsTransfer); !any {
+		return nil
+	}
+	v, err := r.deps.Control.Volume(ctx, d.ID.String())
+	if err != nil {
+		return nil // the next call prunes
+	}
+	needed := host.NeededBy(e, v)
+	nodes := append(slices.Clone(v.Copies), r.Sent.nodesWithoutCopy(d.ID, v.Copies, r.deps.Clock.Steady())...)
+	if v.Move != uuid.Nil { // an earlier process of this agent may have sent something to the target
+		for _, s := range e.Snapshots {
+			nodes = append(nodes, s.Request)
+		}
+	}
+	for _, node := range nodes {
+		had, _ := r.Sent.sentTo(node, d.ID, e)
+		for _, s := range had {
+			needed[s.ID] = true
+		}
+	}
+	for _, id := range append(r.deps.RelinquishedSnapshots(d.ID), r.basesOf(d.ID, v.Move)...) {
+		needed[id] = true
+	}
+	for _, s := range e.Snapshots {
+		if host.IsTransfer(s) && !needed[s.ID] && !r.deps.Transfers.InUse(d.ID, s.ID) {
+			if err := pool.DeleteSnapshot(ctx, d.ID, s.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// pruneDelay is how long unneeded snapshots are kept, so that a caller who waits for the volume does not also wait
+// for their removal. On btrfs, the next commit of the filesystem frees their blocks. On XFS, a look-up of the blocks
+// that a file shares with other files waits until a running removal of a file has ended.
+const pruneDelay = time.Second
+
+// maxPruneDelay is how long the removal waits for a running transfer of the dataset. Freeing the blocks slows other
+// work in the pool, for about one second per 100 000 blocks.
+const maxPruneDelay = time.Minute
+
+// PruneSoon starts a job that removes the snapshots of a dataset that no other node needs any more, after a delay.
+func (r *Retention) PruneSoon(id uuid.UUID) {
+	if r.deps.WorksSolo {
+		return
+	}
+	r.deps.Jobs.StartAgain("prune/"+id.String(), func(ctx context.Context, _ *host.Job) error {
+		for waited := time.Duration(0); waited < maxPruneDelay; waited += pruneDelay {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-r.deps.Clock.After(pruneDelay):
+			}
+			if !r.deps.Transfers.Busy(id) {
+				break
+			}
+		}
+		unlock, err := r.deps.Locks.Lock(ctx, id, "removal of sent snapshots of dataset "+id.String())
+		if err != nil {
+			return nil
+		}
+		defer unlock()
+		d, home := r.deps.Cache.Dataset(id)
+		if !home || d.State == dataset.StatePurging || r.deps.Trust.Err() != nil {
+			return nil
+		}
+		pool, err := r.deps.Pools.Online(ctx, d.Pool)
+		if err == nil {
+			err = r.Prune(ctx, pool, d)
+		}
+		if err != nil && ctx.Err() == nil {
+			r.deps.LogOf(ctx, d).WithError(err).Warn("cannot remove snapshots for other nodes")
+		}
+		return nil
+	})
+}
+
+// Received returns the snapshots of a dataset that a node has or is receiving, according to the log of sent snapshots.
+// If the log is not complete, the result includes the base of the node's recorded copy.
+func (r *Retention) Received(ctx context.Context, node, ds uuid.UUID, e backends.Entry) []dataset.Snapshot {
+	has, certain := r.Sent.sentTo(node, ds, e)
+	if certain {
+		return has
+	}
+	v, err := r.deps.Control.Volume(ctx, ds.String())
+	if err != nil {
+		return has
+	}
+	for _, k := range v.CopyDetails {
+		if s, rests := host.BaseOf(e, k.Copy); rests && k.Node == node {
+			has = append(has, s)
+		}
+	}
+	return has
+}

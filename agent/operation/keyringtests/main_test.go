@@ -1,0 +1,10 @@
+// Package keyring_test tests the keyring part of package operation. It is a folder of its own, so that it runs beside the other tests.
+package keyring_test
+
+import (
+	"testing"
+
+	"github.com/droverhq/drover/agent/agenttest"
+)
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

@@ -1,0 +1,282 @@
+package operation
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/plugin"
+)
+
+// Spellings records how the tools of this host spell a volume. An engine knows a volume by the string of its Create
+// request, such as db@gold, and must find the volume by that string. Its methods are safe for concurrent use.
+type Spellings struct {
+	deps *host.Host
+	mu   sync.Mutex // held while spellings are read, written and applied
+}
+
+// NewSpellings returns a Spellings. The spellings are in the host's cache.
+func NewSpellings(h *host.Host) *Spellings { return &Spellings{deps: h} }
+
+// Record records on disk how this engine spells a volume, unless the volume's own record has it.
+func (s *Spellings) Record(ctx context.Context, d dataset.Dataset, ref dataset.Reference) error {
+	tool := plugin.ToolOf(ctx)
+	if s.isRecorded(d, ref.Spelling, tool) {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	more, learned := s.values(d, ref.Spelling, tool)
+	if len(more) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := s.deps.DB.Put(ctx, more); err != nil {
+		return err
+	}
+	learned()
+	return nil
+}
+
+// Save records that a tool has used a spelling. It passes the values of that record to save, which writes them to disk.
+func (s *Spellings) Save(d dataset.Dataset, ref dataset.Reference, tool plugin.Tool,
+	save func(more map[string]any) error) error {
+	if s.isRecorded(d, ref.Spelling, tool) {
+		return save(nil)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	more, learn := s.values(d, ref.Spelling, tool)
+	if err := save(more); err != nil {
+		return err
+	}
+	learn()
+	return nil
+}
+
+// Load reads the spellings from disk. It is called once, after the cache was loaded and before the other methods.
+func (s *Spellings) Load(ctx context.Context) error {
+	obsolete := map[string]any{}
+	err := s.deps.DB.Each(ctx, "spellings/", func(name string, v []byte) error {
+		var r records.Spellings
+		if err := dataset.DecodeRecord(v, &r); err != nil {
+			return err
+		}
+		if _, isHome := s.deps.Cache.Dataset(r.Dataset); !isHome && r.IsObsolete(s.deps.Clock.Now()) {
+			obsolete["spellings/"+name] = nil
+			return nil
+		}
+		s.deps.Cache.SetSpellings(name, r)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.deps.DB.PutAll(ctx, obsolete)
+}
+
+// Forget forgets how the engine spelled a dataset that was destroyed, first on disk and then in memory. Idempotent.
+func (s *Spellings) Forget(ctx context.Context, id uuid.UUID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	obsolete := map[string]any{}
+	for name := range s.deps.Cache.RecordedSpellings(id) {
+		obsolete["spellings/"+name] = nil
+	}
+	if err := s.deps.DB.PutAll(context.WithoutCancel(ctx), obsolete); err != nil {
+		return err
+	}
+	s.deps.Cache.ForgetSpellings(id)
+	return nil
+}
+
+// MarkDeleted records that a volume was deleted. docker volume ls does not list its spellings any more.
+func (s *Spellings) MarkDeleted(ctx context.Context, id uuid.UUID) error {
+	return s.setDeleted(ctx, id, s.deps.Clock.Now())
+}
+
+// Restored records that a volume exists again, after MarkDeleted. It is idempotent, and writes nothing in most cases.
+func (s *Spellings) Restored(ctx context.Context, d dataset.Dataset) error {
+	return s.setDeleted(ctx, d.ID, time.Time{})
+}
+
+func (s *Spellings) setDeleted(ctx context.Context, id uuid.UUID, at time.Time) error {
+	needsChange := func(r records.Spellings) bool { return r.Deleted.IsZero() != at.IsZero() }
+	if now := s.deps.Cache.RecordedSpellings(id); !slices.ContainsFunc(slices.Collect(maps.Values(now)), needsChange) {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changed := map[string]records.Spellings{}
+	for name, r := range s.deps.Cache.RecordedSpellings(id) {
+		if needsChange(r) {
+			r.Deleted = at
+			changed[name] = r
+		}
+	}
+	return s.replaceLocked(ctx, changed, nil)
+}
+
+// FollowNames records the spellings of a volume under its name, without those whose name the volume does not have any
+// more, or that the volume was deleted. Call it after a change of the names or of the state. It is idempotent, and
+// writes nothing in most cases.
+func (s *Spellings) FollowNames(ctx context.Context, d dataset.Dataset) error {
+	if d.State != dataset.StateReady {
+		return s.MarkDeleted(ctx, d.ID)
+	}
+	if err := s.Restored(ctx, d); err != nil || s.followsNames(d) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.followsNames(d) {
+		return nil
+	}
+	r := records.Spellings{Dataset: d.ID, Used: s.Used(d), Podman: s.deps.Cache.UsedByPodman(d)}
+	return s.replaceLocked(ctx, map[string]records.Spellings{d.Volume: r}, s.otherNames(d))
+}
+
+func (s *Spellings) followsNames(d dataset.Dataset) bool {
+	for name, r := range s.deps.Cache.RecordedSpellings(d.ID) {
+		isOther := func(spelling string) bool { return !records.IsSpellingOf(d, spelling) }
+		if name != d.Volume || slices.ContainsFunc(r.Used, isOther) {
+			return false
+		}
+	}
+	return true
+}
+
+// otherNames returns the names under which spellings of a dataset are recorded, except its present one.
+func (s *Spellings) otherNames(d dataset.Dataset) []string {
+	names := s.deps.Cache.RecordedSpellings(d.ID)
+	delete(names, d.Volume)
+	return slices.Collect(maps.Keys(names))
+}
+
+// replaceLocked writes records to disk and to memory, and removes those of the names in removed.
+func (s *Spellings) replaceLocked(ctx context.Context, set map[string]records.Spellings, removed []string) error {
+	values := map[string]any{}
+	for name, r := range set {
+		values["spellings/"+name] = r
+	}
+	for _, name := range removed {
+		values["spellings/"+name] = nil
+	}
+	if err := s.deps.DB.Put(context.WithoutCancel(ctx), values); err != nil {
+		return err
+	}
+	for name, r := range set {
+		s.deps.Cache.SetSpellings(name, r)
+	}
+	for _, name := range removed {
+		s.deps.Cache.RemoveSpellings(name)
+	}
+	for _, r := range set {
+		s.deps.News.Changed(r.Dataset) // the aliases that the engine uses are reported
+	}
+	return nil
+}
+
+// Used returns the spellings that this engine has used for a volume.
+func (s *Spellings) Used(d dataset.Dataset) []string {
+	return s.deps.Cache.SpellingsOf(d, s.deps.NodeID)
+}
+
+// isRecorded reports whether it is recorded that a tool has used a spelling of a volume, and none later.
+func (s *Spellings) isRecorded(d dataset.Dataset, spelling string, tool plugin.Tool) bool {
+	used := s.Used(d)
+	return len(used) > 0 && used[len(used)-1] == spelling && (tool != plugin.Podman || s.deps.Cache.UsedByPodman(d))
+}
+
+// values returns the record that a tool has used a spelling, as keys and values for the database, and a function that
+// applies the record to memory. Call the function after the values were written to disk. If the use is recorded
+// already, there are no values, and the function does nothing. The caller holds s.mu until it has called the function.
+func (s *Spellings) values(
+	d dataset.Dataset, spelling string, tool plugin.Tool,
+) (values map[string]any, learned func()) {
+	if s.isRecorded(d, spelling, tool) {
+		return nil, func() {}
+	}
+	r := records.Spellings{
+		Dataset: d.ID, Used: s.Used(d), Podman: tool == plugin.Podman || s.deps.Cache.UsedByPodman(d),
+	}
+	r.Used = append(slices.DeleteFunc(r.Used, func(sp string) bool { return sp == spelling }), spelling)
+	moved := s.otherNames(d) // after a rename
+	values = map[string]any{"spellings/" + d.Volume: r}
+	for _, name := range moved {
+		values["spellings/"+name] = nil
+	}
+	return values, func() {
+		s.deps.Cache.SetSpellings(d.Volume, r)
+		for _, name := range moved {
+			s.deps.Cache.RemoveSpellings(name)
+		}
+		if len(d.Aliases) > 0 {
+			s.deps.News.Changed(d.ID) // the aliases that the engine uses are reported
+		}
+	}
+}
+
+// CheckRemovable fails with ErrInUse if an engine must not remove a volume: Podman has not used the volume on this
+// node, or the engine knows the volume only by other spellings than that of ref.
+//
+// After "podman volume reload", Podman lists every volume of this node, and "podman volume prune" then removes every
+// volume that no container of Podman uses. That would include the volumes of a Docker engine's stopped containers,
+// and volumes that only drover or other nodes have used. So Podman may remove only the volumes that it has made or
+// mounted itself.
+func (s *Spellings) CheckRemovable(ctx context.Context, d dataset.Dataset, ref dataset.Reference) error {
+	tool, used := plugin.ToolOf(ctx), s.Used(d)
+	if !slices.Contains(used, ref.Spelling) {
+		used = s.neededOf(ctx, d, used)
+	}
+	switch {
+	case tool == plugin.Podman && !s.deps.Cache.UsedByPodman(d):
+		return dataset.Errorf(dataset.ErrInUse,
+			"volume %s was never used by podman on node %s, and others may need it (drover volume inspect %s)",
+			d.Volume, s.deps.NodeName, d.Volume)
+	case len(used) > 0 && !slices.Contains(used, ref.Spelling):
+		return dataset.Errorf(dataset.ErrInUse,
+			"volume %s has the name %s in this engine, and a container may need it: docker volume rm %s",
+			d.Volume, strings.Join(used, " and "), strings.Join(used, " "))
+	}
+	return nil
+}
+
+// neededOf returns those of some spellings by which a container of the calling engine may need a volume.
+func (s *Spellings) neededOf(ctx context.Context, d dataset.Dataset, spellings []string) []string {
+	if len(spellings) == 0 {
+		return nil
+	}
+	needed := s.needed(ctx)
+	return slices.DeleteFunc(slices.Clone(spellings), func(sp string) bool { return !needed(d, sp) })
+}
+
+// Remove removes a spelling of a volume. If the volume must be deleted instead, Remove keeps the spelling and returns
+// false: no container of the engine may need the volume by another spelling, and this one has the name of the volume
+// and not an alias. A removal by an alias never deletes the data. If the last spelling was an alias, an empty list is
+// recorded, so that docker volume ls shows the volume by its name.
+func (s *Spellings) Remove(
+	ctx context.Context, d dataset.Dataset, ref dataset.Reference,
+) (removed bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	tool, used := plugin.ToolOf(ctx), s.Used(d)
+	rest := slices.DeleteFunc(slices.Clone(used), func(s string) bool { return s == ref.Spelling })
+	switch {
+	case ref.Name == d.Volume && len(s.neededOf(ctx, d, rest)) == 0:
+		return false, nil
+	case len(rest) == len(used):
+		return true, nil
+	}
+	r := records.Spellings{Dataset: d.ID, Used: rest, Podman: tool != plugin.Podman && s.deps.Cache.UsedByPodman(d)}
+	return true, s.replaceLocked(ctx, map[string]records.Spellings{d.Volume: r}, s.otherNames(d))
+}

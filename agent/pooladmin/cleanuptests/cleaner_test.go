@@ -1,0 +1,88 @@
+package cleanup_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/move"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/dataset"
+)
+
+// The data that an abandoned move transferred is kept for another attempt, named by doctor, and removed when its
+// retention time is over. It is never removed while a move may need it, nor is a dataset whose home is this node.
+func TestTransferOfAbandonedMoveIsKeptThenRemoved(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.MustMount("db", "user")
+	if op := f.AwaitEnd(f.BeginMove("db", f.B)); op.State != dataset.OpFailed {
+		t.Fatalf("%s", op.State)
+	}
+	agenttest.Await(t, func() bool { return !f.B.MoveTable.IsActive(d.ID) })
+	there := func() bool {
+		e, err := f.B.Pool().Stat(t.Context(), d.ID)
+		if err != nil && !errors.Is(err, dataset.ErrNotFound) {
+			t.Fatal(err)
+		}
+		return err == nil && e.State == backends.EntryCopy
+	}
+	f.B.Installer.Resume(t.Context())
+	if !there() {
+		t.Error("the transferred data was removed at once")
+	}
+	list, err := f.B.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range list {
+		if (l.Level == host.Warning || l.Level == host.Error) && !strings.Contains(l.Text, "its data is in memory") {
+			t.Errorf("doctor: %+v", l)
+		}
+	}
+	p, known := f.B.MoveTable.Get(d.ID)
+	if !known {
+		t.Fatal("the transferred data is not recorded")
+	}
+	if _, err := f.B.Collect(t.Context(), d.ID, false); !errors.Is(err, dataset.ErrExists) {
+		t.Errorf("it is collected: %v", err)
+	}
+	p.Since = time.Now().Add(-move.KeepFailed)
+	if err := f.B.MoveTable.Set(t.Context(), d.ID, p); err != nil {
+		t.Fatal(err)
+	}
+	f.B.Installer.Resume(t.Context())
+	if _, known := f.B.MoveTable.Get(d.ID); known || there() {
+		t.Error("the data of the abandoned move stays")
+	}
+	f.A.MustUnmount("db", "user")
+	f.Move("db", f.B)
+	f.B.Installer.Resume(t.Context())
+	f.B.MustMount("db", "user")
+	f.B.MustUnmount("db", "user")
+}
+
+// The data that an abandoned move transferred is removed with the volume.
+func TestTransferOfAbandonedMoveGoesWithDeletedVolume(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.MustMount("db", "user")
+	if op := f.AwaitEnd(f.BeginMove("db", f.B)); op.State != dataset.OpFailed {
+		t.Fatalf("%s", op.State)
+	}
+	// Both know that the move has ended.
+	agenttest.Await(t, func() bool { return f.A.WouldOpen(d.ID) && !f.B.MoveTable.IsActive(d.ID) })
+	f.A.MustUnmount("db", "user")
+	if err := f.A.Remove(t.Context(), "db"); err != nil {
+		t.Fatal(err)
+	}
+	agenttest.Await(t, func() bool {
+		_, err := f.B.Pool().Stat(t.Context(), d.ID)
+		return errors.Is(err, dataset.ErrNotFound)
+	})
+}
