@@ -85,12 +85,12 @@ show_failures() {
 unit_tests() {
 	local packages
 	mapfile -t packages < <(go list ./... |
-		grep -vE '/test/|/internal/linux/mount$|/guard$|/agent/(move|mounting|replication|operation|lease|pooladmin)$' |
+		grep -vE '/test/|/internal/linux/mount$|/guard$|/agent/(move|mounting|operation|lease|pooladmin)$' |
 		grep -vE '/backends/(loop|btrfs|zfs)$|/control/store/consul$')
 	gotest -p 1 "$@" ./internal/linux/mount ./guard
 	# Most of them use a processor for less than half of their time: four at once.
-	gotest -timeout 30m -p 4 "$@" ./backends/{zfs,loop,btrfs,dir} ./agent/{backup,move,transfer} \
-		./control/store/{consul,bolt} ./agent/{mounting,replication,operation,lease,pooladmin} "${packages[@]}"
+	gotest -timeout 30m -p 4 "$@" ./backends/{zfs,loop,btrfs,dir} ./agent/{backup,move} \
+		./control/store/{consul,bolt} ./agent/{mounting,operation,lease,pooladmin} "${packages[@]}"
 }
 
 # build_drover builds drover with the step hooks, for all packages of test/. Without it each of them builds its own.
