@@ -9,7 +9,7 @@ import (
 )
 
 // DamagedMark is part of the names of files in the root that could not be read at a start and were renamed: see
-// doctor.DamagedMark.
+// status.DamagedMark.
 const DamagedMark = doctor.DamagedMark
 
 // makeDoctor creates the components that report problems of this host.
@@ -44,5 +44,5 @@ func (a *Agent) GuardStatus(ctx context.Context) (guard.Status, error) {
 	return a.Registrar.Status(ctx)
 }
 
-// WarnOfKeys is doctor.KeyChecker.Warn.
+// WarnOfKeys is status.KeyChecker.Warn.
 func (a *Agent) WarnOfKeys() { a.KeyChecker.Warn() }

@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Doctor is doctor.Doctor.Examine.
+// Doctor is status.Doctor.Examine.
 func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) { return a.Examiner.Examine(ctx) }
 
 // CreatePool is pooladmin.Creator.Create.

@@ -7,7 +7,7 @@
 //
 // Service implements the API. The handlers in control/api/server call it for agents and people. An agent in the same
 // process calls it without HTTP, through server.Audited. The daemon in cmd/drover makes the Service with New, and
-// cmd/drover/internal/servers passes the Profiles. Service routes each request to the package that decides:
+// cmd/drover/internal/daemon passes the Profiles. Service routes each request to the package that decides:
 //
 //	planning      create, clone, import, snapshot, back up, restore, resize, update, rename, rekey
 //	relocation    moves and failovers

@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/droverhq/drover/cmd/drover/internal/certificates"
-	"github.com/droverhq/drover/cmd/drover/internal/servers"
+	"github.com/droverhq/drover/cmd/drover/internal/daemon"
+	"github.com/droverhq/drover/cmd/drover/internal/nodes"
 	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -51,7 +51,7 @@ func TestCertificateAuthority(t *testing.T) {
 	refused("no such folder", "ca", "rotate", "--dir", dir)
 	refused("--dir is empty: name the folder to create, or omit --dir to use /etc/drover/ca", "ca", "init", "--dir", "")
 	refused("contains other files (bob.pem)", "ca", "init", "--dir", occupied(t))
-	var made certificates.Authority
+	var made nodes.Authority
 	if err := json.Unmarshal([]byte(must("ca", "init", "--dir", dir, "-o", "json")), &made); err != nil || len(made.Cluster) != 36 || len(made.Fingerprint) != 64 || made.Roots != 1 {
 		t.Errorf("%+v, %v", made, err)
 	}
@@ -238,7 +238,7 @@ func TestTokenInFile(t *testing.T) {
 		if err != nil || st.Mode() != 0o600 {
 			t.Fatal(st, err)
 		}
-		if got, err := servers.ReadToken(c.App, "@"+file); err != nil || got != "drover-join-sesame" {
+		if got, err := daemon.ReadToken(c.App, "@"+file); err != nil || got != "drover-join-sesame" {
 			t.Errorf("%q, %v", got, err)
 		}
 		if err := os.WriteFile(file, []byte("used"), 0o600); err != nil {
@@ -278,15 +278,15 @@ func TestI12ReadToken(t *testing.T) {
 	for said, want := range map[string]string{"": "", "@" + file: "sesame", "-": "from standard input"} {
 		c := newConsole(theWorld())
 		c.In = strings.NewReader("from standard input\n")
-		if got, err := servers.ReadToken(c.App, said); err != nil || got != want {
+		if got, err := daemon.ReadToken(c.App, said); err != nil || got != want {
 			t.Errorf("%q: %q, %v", said, got, err)
 		}
 	}
-	_, err := servers.ReadToken(newConsole(theWorld()).App, "drover-join-sesame")
+	_, err := daemon.ReadToken(newConsole(theWorld()).App, "drover-join-sesame")
 	if !errors.Is(err, dataset.ErrInvalid) || strings.Contains(err.Error(), "sesame") || !strings.Contains(err.Error(), "--join @FILE") {
 		t.Errorf("I12: a token on the command line: %v", err)
 	}
-	if _, err := servers.ReadToken(newConsole(theWorld()).App, "@"+file+"x"); !errors.Is(err, os.ErrNotExist) || dataset.KindOf(err) == nil {
+	if _, err := daemon.ReadToken(newConsole(theWorld()).App, "@"+file+"x"); !errors.Is(err, os.ErrNotExist) || dataset.KindOf(err) == nil {
 		t.Error(err)
 	}
 }

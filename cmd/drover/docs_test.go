@@ -15,8 +15,8 @@ import (
 	"github.com/spf13/cobra/doc"
 	"github.com/spf13/pflag"
 
+	"github.com/droverhq/drover/cmd/drover/internal/nodes"
 	"github.com/droverhq/drover/cmd/drover/internal/settings"
-	"github.com/droverhq/drover/cmd/drover/internal/stores"
 )
 
 // TestGeneratedPages fails if a page differs from what it is generated from: the help of the commands, the list of
@@ -201,7 +201,7 @@ func TestDocsShowTheQuestionOfRecover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "\nType " + stores.RecoverWord + " to continue: " + stores.RecoverWord + "\n"; !strings.Contains(string(page), want) {
+	if want := "\nType " + nodes.RecoverWord + " to continue: " + nodes.RecoverWord + "\n"; !strings.Contains(string(page), want) {
 		t.Errorf("docs/operations.md lacks %q", want)
 	}
 }

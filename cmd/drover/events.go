@@ -12,8 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/listing"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -72,7 +70,7 @@ func newEventsCmd(a *cli.App) *cobra.Command {
 	f.StringVar(&q.since, "since", "", "start at a `TIME`: 30m or 2d ago, or as printed, 2026-03-01 12:00:00")
 	f.StringVar(&q.until, "until", "", "end at a `TIME`, as for --since")
 	f.Int64VarP(&q.tail, "tail", "n", -1, "print only the last `N` of the past events")
-	listing.CompleteFilter(cmd, eventColumns(a), false)
+	cli.CompleteFilter(cmd, eventColumns(a), false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		selected, err := q.selector(a, cmd)
 		if err != nil {
@@ -89,17 +87,17 @@ func newEventsCmd(a *cli.App) *cobra.Command {
 		}
 		switch {
 		case o.JSON():
-			return q.stream(cmd.Context(), c, selected, func(e api.Event) error { return show.Line(a.Out, e) })
+			return q.stream(cmd.Context(), c, selected, func(e api.Event) error { return cli.Line(a.Out, e) })
 		case o.YAML():
-			return q.stream(cmd.Context(), c, selected, func(e api.Event) error { return show.Document(a.Out, e) })
+			return q.stream(cmd.Context(), c, selected, func(e api.Event) error { return cli.Document(a.Out, e) })
 		}
-		if err := printEvent(a, func(c listing.Column[api.Event]) string { return c.Header }); err != nil {
+		if err := printEvent(a, func(c cli.Column[api.Event]) string { return c.Header }); err != nil {
 			return err
 		}
 		printed := false
 		err = q.stream(cmd.Context(), c, selected, func(e api.Event) error {
 			printed = true
-			return printEvent(a, func(c listing.Column[api.Event]) string { return cmp.Or(show.Clean(c.Cell(e)), "-") })
+			return printEvent(a, func(c cli.Column[api.Event]) string { return cmp.Or(cli.Clean(c.Cell(e)), "-") })
 		})
 		if err == nil && !printed && q.tail != 0 && !q.follow {
 			// Without the note, an empty table looks as if nothing had ever happened.
@@ -113,7 +111,7 @@ func newEventsCmd(a *cli.App) *cobra.Command {
 
 // selector returns a function that reports whether an event matches --filter, --since and --until.
 func (q *eventQuery) selector(a *cli.App, cmd *cobra.Command) (func(api.Event) bool, error) {
-	filter, err := listing.ParseFilter(cmd, eventColumns(a), false, q.filters)
+	filter, err := cli.ParseFilter(cmd, eventColumns(a), false, q.filters)
 	if err != nil {
 		return nil, err
 	}
@@ -206,16 +204,16 @@ func (q *eventQuery) stream(ctx context.Context, c cli.Remote, selected func(api
 	})
 }
 
-func eventColumns(a *cli.App) []listing.Column[api.Event] {
-	return []listing.Column[api.Event]{
+func eventColumns(a *cli.App) []cli.Column[api.Event] {
+	return []cli.Column[api.Event]{
 		{Header: "TIME", Cell: func(e api.Event) string { return e.Time.In(a.Now().Location()).Format(time.DateTime) }},
 		{Header: "EVENT", Cell: func(e api.Event) string { return string(e.Type) }},
-		listing.Volume("VOLUME", func(e api.Event) string { return e.Volume }),
+		cli.Volume("VOLUME", func(e api.Event) string { return e.Volume }),
 		{Header: "DATASET", Cell: func(e api.Event) string {
 			if e.Dataset == uuid.Nil {
 				return ""
 			}
-			return e.Dataset.String()[:show.ShortLength]
+			return e.Dataset.String()[:cli.ShortLength]
 		}, Whole: func(e api.Event) string { return e.Dataset.String() }},
 		{Header: "NODE", Cell: func(e api.Event) string { return e.Node }},
 		{Header: "BY", Cell: func(e api.Event) string { return e.By }},
@@ -224,7 +222,7 @@ func eventColumns(a *cli.App) []listing.Column[api.Event] {
 }
 
 // printEvent prints a line with a text for each column.
-func printEvent(a *cli.App, text func(listing.Column[api.Event]) string) error {
+func printEvent(a *cli.App, text func(cli.Column[api.Event]) string) error {
 	var cells []any
 	for _, c := range eventColumns(a) {
 		cells = append(cells, text(c))

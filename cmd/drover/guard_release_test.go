@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/cmd/drover/internal/guards"
+	"github.com/droverhq/drover/cmd/drover/internal/nodes"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -107,7 +107,7 @@ func TestGuardRelease(t *testing.T) {
 		"of an earlier boot": {[]guard.Entry{entry(guard.StateRebooted)}, "db", nil, nil, dataset.ErrConflict},
 	} {
 		f := &fenceFake{list: slices.Clone(c.list), fail: c.fail}
-		_, err := guards.Release(t.Context(), f, f.unmount, c.ref)
+		_, err := nodes.Release(t.Context(), f, f.unmount, c.ref)
 		if !errors.Is(err, c.err) || !slices.Equal(f.did, c.want) {
 			t.Errorf("%s: did %v, want %v; %v", name, f.did, c.want, err)
 		}
@@ -129,7 +129,7 @@ func TestGuardRelease(t *testing.T) {
 		}
 	}
 	f := &fenceFake{list: []guard.Entry{one}, back: true}
-	if _, err := guards.Release(t.Context(), f, f.unmount, "db"); !errors.Is(err, dataset.ErrConflict) || !slices.Equal(f.did, all[:1]) {
+	if _, err := nodes.Release(t.Context(), f, f.unmount, "db"); !errors.Is(err, dataset.ErrConflict) || !slices.Equal(f.did, all[:1]) {
 		t.Errorf("opened again meanwhile: did %v; %v", f.did, err)
 	}
 	con := newConsole(&fake{})
@@ -146,7 +146,7 @@ func TestNoGuard(t *testing.T) {
 	for _, args := range [][]string{{"guard", "ls", "--run", run}, {"guard", "release", "db", "--yes", "--run", run}} {
 		synctest.Test(t, func(t *testing.T) {
 			c, began := newConsole(&fake{}), time.Now()
-			c.Fencer = guards.DialGuard
+			c.Fencer = nodes.DialGuard
 			code := c.run(t, args...)
 			said := c.err.String()
 			if code == 0 || strings.Count(said, "\n") != 1 || !strings.Contains(said, filepath.Join(run, "guard.sock")) || !strings.Contains(said, "check that drover guard runs") || c.out.Len() > 0 {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/profiles"
 )
@@ -79,7 +79,7 @@ func TestJSONIsTheAPIsObjects(t *testing.T) {
 				continue
 			}
 			var want bytes.Buffer
-			if err := show.JSON(&want, tc.want); err != nil {
+			if err := cli.JSON(&want, tc.want); err != nil {
 				t.Fatal(err)
 			}
 			if d := cmp.Diff(want.String(), c.out.String()); d != "" {

@@ -27,12 +27,11 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends/verify"
-	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/engine"
-	"github.com/droverhq/drover/cmd/drover/internal/guards"
-	"github.com/droverhq/drover/cmd/drover/internal/profiles"
-	"github.com/droverhq/drover/cmd/drover/internal/supportbundle"
+	"github.com/droverhq/drover/cmd/drover/internal/nodes"
+	"github.com/droverhq/drover/cmd/drover/internal/settings"
+	"github.com/droverhq/drover/cmd/drover/internal/status"
 	"github.com/droverhq/drover/cmd/drover/internal/verification"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -49,8 +48,8 @@ func main() {
 		Getenv: os.Getenv, Now: func() time.Time { return clock.System{}.Now().Local() }, NewID: uuid.New,
 		Sleep: sleep, Signals: signals,
 		DockerPath: dockerPath, ContainerNames: containerNames, EngineVersion: engineVersion,
-		Fencer: guards.DialGuard, Boottime: clock.Boottime,
-		CheckKey: profiles.CheckKey, Authority: certificates.DefaultAuthority,
+		Fencer: nodes.DialGuard, Boottime: clock.Boottime,
+		CheckKey: settings.CheckKey, Authority: nodes.DefaultAuthority,
 	}
 	a.Dial = func(endpoint string) (cli.Remote, error) {
 		debug.SetGCPercent(400) // a command that asks a server ends soon, so time matters more than memory
@@ -64,7 +63,7 @@ func main() {
 
 // runIn returns a function that runs another command line with the settings of an App, and writes its output and notes
 // elsewhere. It neither asks questions nor exits.
-func runIn(a *cli.App) supportbundle.RunCommand {
+func runIn(a *cli.App) status.RunCommand {
 	return func(ctx context.Context, out, notes io.Writer, args ...string) error {
 		of := &cli.App{
 			Version: a.Version, In: strings.NewReader(""), Out: out, ErrOut: notes, Getenv: a.Getenv, Now: a.Now,

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/droverhq/drover/cmd/drover/internal/profiles"
 	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -88,7 +87,7 @@ func TestProfileCheckTellsOfWhatIsNotThere(t *testing.T) {
 	check := func(f *fake, parts ...string) {
 		t.Helper()
 		c := newConsole(f)
-		c.App.CheckKey = profiles.CheckKey
+		c.App.CheckKey = settings.CheckKey
 		code := c.run(t, "profile", "check", file)
 		for _, part := range append(parts, "profile c cannot create volumes on this host yet: key file "+dir+"/key not found (restore it") {
 			if !strings.Contains(c.out.String(), part) || code != 0 {

@@ -4,22 +4,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/backups"
-	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/doctor"
-	"github.com/droverhq/drover/cmd/drover/internal/guards"
+	"github.com/droverhq/drover/cmd/drover/internal/daemon"
 	"github.com/droverhq/drover/cmd/drover/internal/nodes"
-	"github.com/droverhq/drover/cmd/drover/internal/operations"
 	"github.com/droverhq/drover/cmd/drover/internal/pools"
-	"github.com/droverhq/drover/cmd/drover/internal/profiles"
 	"github.com/droverhq/drover/cmd/drover/internal/projects"
-	"github.com/droverhq/drover/cmd/drover/internal/repositories"
-	"github.com/droverhq/drover/cmd/drover/internal/servers"
-	"github.com/droverhq/drover/cmd/drover/internal/snapshots"
+	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/cmd/drover/internal/status"
-	"github.com/droverhq/drover/cmd/drover/internal/stores"
-	"github.com/droverhq/drover/cmd/drover/internal/supportbundle"
-	"github.com/droverhq/drover/cmd/drover/internal/trash"
 	"github.com/droverhq/drover/cmd/drover/internal/verification"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 )
@@ -46,31 +37,31 @@ that needs attention, 2 wrong usage. See drover.yaml(5) and profiles.yaml(5).`,
 		DisableAutoGenTag: true,
 	},
 		status.Command(a),
-		servers.ServeCommand(a),
-		servers.ControlCommand(a),
-		servers.AgentCommand(a),
-		servers.ConfigCommand(a),
-		guards.Command(a),
+		daemon.ServeCommand(a),
+		daemon.ControlCommand(a),
+		daemon.AgentCommand(a),
+		daemon.ConfigCommand(a),
+		nodes.GuardCommand(a),
 		volumes.Command(a),
-		snapshots.Command(a),
+		volumes.SnapshotCommand(a),
 		volumes.CloneCommand(a),
 		volumes.ReplicaCommand(a),
 		projects.Command(a, projects.ThisHost()),
-		trash.Command(a),
-		profiles.Command(a),
+		volumes.TrashCommand(a),
+		settings.Command(a),
 		pools.Command(a),
 		pools.DFCommand(a),
-		repositories.Command(a),
+		backups.RepositoryCommand(a),
 		backups.Command(a), backups.RecoverCommand(a),
-		repositories.PushCommand(a), repositories.PullCommand(a),
+		backups.PushCommand(a), backups.PullCommand(a),
 		verification.Command(a),
 		nodes.Command(a),
-		stores.Command(a),
-		certificates.Command(a),
-		operations.Command(a),
+		nodes.StoreCommand(a),
+		nodes.CertificateCommand(a),
+		status.OperationCommand(a),
 		newEventsCmd(a),
-		doctor.Command(a),
-		supportbundle.Command(a, runIn(a), supportbundle.ThisHost(a.EngineVersion)),
+		status.DoctorCommand(a),
+		status.BundleCommand(a, runIn(a), status.ThisHost(a.EngineVersion)),
 		newVersionCmd(a),
 		newCompletionCmd(a),
 		newManCmd(a),

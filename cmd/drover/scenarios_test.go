@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/cmd/drover/internal/guards"
+	"github.com/droverhq/drover/cmd/drover/internal/nodes"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -429,7 +429,7 @@ var scenarios = map[string]func(c *console){
 			},
 		}
 	},
-	"unguarded":       func(c *console) { c.Fencer = guards.DialGuard },
+	"unguarded":       func(c *console) { c.Fencer = nodes.DialGuard },
 	"idle":            func(c *console) { c.guard.list = nil },
 	"remote":          func(c *console) { c.env["DROVER_API"] = "https://drover.example" },
 	"tar":             func(c *console) { c.In = strings.NewReader(strings.Repeat("x", 1000)) },

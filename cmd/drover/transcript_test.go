@@ -15,8 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/cmd/drover/internal/certificates"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/cmd/drover/internal/nodes"
 	"github.com/droverhq/drover/cmd/drover/internal/status"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/server"
@@ -55,7 +55,7 @@ func newConsole(f *fake) *console {
 		Signals: context.WithCancel,
 		Dial:    func(string) (cli.Remote, error) { return f, nil },
 		Fencer:  func(string) (cli.Fencer, error) { return &c.guard, nil }, Boottime: func() time.Duration { return time.Hour },
-		VerifyPool: proven, CheckKey: func(string) error { return nil }, Authority: certificates.DefaultAuthority,
+		VerifyPool: proven, CheckKey: func(string) error { return nil }, Authority: nodes.DefaultAuthority,
 		DockerPath: func(_ context.Context, volume string, live bool) (string, error) {
 			if volume == "busy" && !live {
 				return "", dataset.Errorf(dataset.ErrInUse, `docker volume "busy" is in use by web`)

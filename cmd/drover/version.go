@@ -4,7 +4,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
 
@@ -29,12 +28,12 @@ func newVersionCmd(a *cli.App) *cobra.Command {
 		} else {
 			v.Server = &s
 		}
-		return cli.PrintObject(a, o, v, func(v versions) *show.Form { return versionForm(a, v) })
+		return cli.PrintObject(a, o, v, func(v versions) *cli.Form { return versionForm(a, v) })
 	})
 }
 
-func versionForm(a *cli.App, v versions) *show.Form {
-	f := &show.Form{}
+func versionForm(a *cli.App, v versions) *cli.Form {
+	f := &cli.Form{}
 	f.Add("Client", v.Client)
 	f.Add("Server", v.Error)
 	if s := v.Server; s != nil {
@@ -42,7 +41,7 @@ func versionForm(a *cli.App, v versions) *show.Form {
 		f.Add("API", s.API)
 		f.Add("Node", s.Node)
 		f.Add("Store", s.Store)
-		f.Add("Started", show.When(a.Now(), s.Started))
+		f.Add("Started", cli.When(a.Now(), s.Started))
 	}
 	return f
 }

@@ -4,7 +4,7 @@
 // checks every implementation against this text. Packages record and ledger use a store for control, package membership
 // also uses its sessions and catalog, package health the state of its servers, and package records of the agent uses
 // one for the agent's state. Packages control and agent pass a store on, and other packages of control use only Entry
-// and the limits. The daemon opens the stores, and cmd/drover/internal/metrics wraps them to time their requests.
+// and the limits. The daemon opens the stores, and cmd/drover/internal/daemon wraps them to time their requests.
 // Package dump copies one store to another. This package has no state. A new rule of the contract belongs here, with a
 // test in storetest.
 //

@@ -19,7 +19,7 @@ import (
 
 // A Key is a key of a configuration file.
 type Key struct {
-	// Path is the path of the key, such as "profiles.NAME.size". NAME is a name that the operator chooses. An item of a
+	// Path is the path of the key, such as "settings.NAME.size". NAME is a name that the operator chooses. An item of a
 	// list is written as [].
 	Path        string
 	Type        string

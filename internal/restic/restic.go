@@ -1,7 +1,7 @@
 // Package restic runs restic(1), which stores backups in repositories. It passes the password of a repository through
 // standard input, so that neither a list of arguments nor an environment contains it.
 //
-// Packages agent/backup and cmd/drover/internal/storedexports store and read backups with it. Package agent/backup
+// Packages agent/backup and cmd/drover/internal/daemon store and read backups with it. Package agent/backup
 // checks repositories, and packages cmd/drover/internal/daemon and cmd/drover/internal/stores open the repositories for
 // exports. A [Repository] keeps no state besides its options, and is safe for concurrent use.
 //

@@ -1,7 +1,7 @@
 // Package steps names the places at which a test can stop the process: between any two actions that a crash could
 // separate. The agent, control, the guard, the backends and cmd/drover/internal/projects call At there. Packages
 // agent/lease, control/record, control/relocation and guard call Off, package clock calls AdjustTime, and
-// cmd/drover/internal/servers calls Session.
+// cmd/drover/internal/daemon calls Session.
 // The hooks exist only with the build tag "steps". With it, the only state is the number of times that the step was
 // reached, an atomic counter. Without the tag, At does nothing, and the package has no state. To add a step, call At
 // with a new name. If it is a step of an operation of one host, also add the name to Names.

@@ -26,8 +26,8 @@
 //
 // # Callers and memory
 //
-// The daemon opens the store with the Options that cmd/drover/internal/servers takes from drover.yaml, and calls Check.
-// Everything else calls it through the interfaces of package store, except that cmd/drover/internal/metrics reads
+// The daemon opens the store with the Options that cmd/drover/internal/daemon takes from drover.yaml, and calls Check.
+// Everything else calls it through the interfaces of package store, except that cmd/drover/internal/daemon reads
 // Stats. Outside of this package only tests use Policy and CatalogPolicy: they compare docs/consul.md with them, and
 // make tokens. In memory the package keeps data that it can read again: the last change of each shard (feed), how the
 // keys under each prefix that was listed in pages are distributed (distributions), the entries in the catalog, and the

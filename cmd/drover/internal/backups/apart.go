@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -73,7 +72,7 @@ func (r *recovery) describeClusters(clusters map[uuid.UUID][]api.VolumeBackup) s
 	for _, list := range clusters {
 		last := list[len(list)-1]
 		texts = append(texts, fmt.Sprintf("%s (node %s, last backup %s)", clusterOf(last),
-			show.Clean(cmp.Or(last.Node, "unknown")), show.Ago(r.app.Now(), last.Taken)))
+			cli.Clean(cmp.Or(last.Node, "unknown")), cli.Ago(r.app.Now(), last.Taken)))
 	}
 	slices.Sort(texts)
 	return strings.Join(texts, "; ")
@@ -90,7 +89,7 @@ func (r *recovery) decide(list []*candidate, repository string) error {
 	}
 	from := clusterOf(list[i].Backup)
 	if node := list[i].Backup.Node; node != "" {
-		from += " (node " + show.Clean(node) + ")"
+		from += " (node " + cli.Clean(node) + ")"
 	}
 	if !r.all {
 		r.keepApart = true

@@ -1,7 +1,7 @@
-// Package backups has the commands of drover backup, and drover recover. Package main adds them to the command tree.
-// Package repositories uses RestoreRequest. The commands call the API, and keep no state: the repositories have the
-// only list of the backups. drover recover restores volumes in several goroutines (function each). A candidate belongs
-// to one of them, and a mutex protects the lines that they print (printer).
+// Package backups has the commands of drover backup, drover repository, drover push and drover pull, and drover
+// recover. The commands call the API, and keep no state: the repositories have the only list of the backups. drover
+// recover restores volumes in several goroutines (function each). A candidate belongs to one of them, and a mutex
+// protects the lines that they print (printer).
 package backups
 
 import (
@@ -16,8 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/listing"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
 
@@ -41,7 +39,7 @@ func newLsCmd(a *cli.App) *cobra.Command {
 	var incomplete error                                    // why the list lacks backups
 	var unrecorded bool                                     // no repository is recorded
 	var verified func() func(api.VolumeBackup) verification // read only for an output that has them
-	cmd := listing.New(a, listing.List[api.VolumeBackup]{
+	cmd := cli.New(a, cli.List[api.VolumeBackup]{
 		Use:   "ls [VOLUME]",
 		Short: "List the backups of a volume, or of all volumes, oldest first",
 		Long: `List the backups of a volume, or of all volumes, oldest first. The server's host
@@ -55,8 +53,8 @@ command fails.
 -o wide shows when a backup was last verified. If its volume does not exist any
 more, that is known for a day.`,
 		ValidArgs: cli.Complete(a, cli.VolumeWords),
-		Fetch: listing.FromServer(a, func(
-			ctx context.Context, c cli.Remote, q listing.Query) (list []api.VolumeBackup, err error) {
+		Fetch: cli.FromServer(a, func(
+			ctx context.Context, c cli.Remote, q cli.ListQuery) (list []api.VolumeBackup, err error) {
 			volume := ""
 			if len(q.Args) > 0 {
 				volume = q.Args[0]
@@ -71,11 +69,11 @@ more, that is known for a day.`,
 		WatchPause: 30 * time.Second, // restic reads each repository for every list
 
 		ID: func(b api.VolumeBackup) string { return b.ID },
-		Columns: func(list []api.VolumeBackup) []listing.Column[api.VolumeBackup] {
+		Columns: func(list []api.VolumeBackup) []cli.Column[api.VolumeBackup] {
 			return columns(a, list, func(b api.VolumeBackup) string { return verified()(b).String(a.Now()) })
 		},
 		Compare: func(x, y api.VolumeBackup) int { return x.Taken.Compare(y.Taken) },
-		Moment: &listing.Moment[api.VolumeBackup]{
+		Moment: &cli.Moment[api.VolumeBackup]{
 			Of: func(b api.VolumeBackup) time.Time { return b.Taken }, Verb: "taken",
 		},
 	})
@@ -103,13 +101,13 @@ func hasNoRepository(ctx context.Context, c cli.Remote) bool {
 
 // columns are those of a list of backups. They say who made each backup if other clusters made some of them.
 func columns(a *cli.App, list []api.VolumeBackup,
-	verified func(api.VolumeBackup) string) []listing.Column[api.VolumeBackup] {
+	verified func(api.VolumeBackup) string) []cli.Column[api.VolumeBackup] {
 	mixed, id := slices.ContainsFunc(list, func(b api.VolumeBackup) bool { return b.Elsewhere }),
 		func(b api.VolumeBackup) string { return b.ID }
-	return []listing.Column[api.VolumeBackup]{
+	return []cli.Column[api.VolumeBackup]{
 		{Header: "BACKUP", Cell: func(b api.VolumeBackup) string { return short(b.ID) }, Whole: id},
-		listing.Volume("VOLUME", func(b api.VolumeBackup) string { return b.Volume }),
-		listing.Time(a, "TAKEN", func(b api.VolumeBackup) time.Time { return b.Taken }),
+		cli.Volume("VOLUME", func(b api.VolumeBackup) string { return b.Volume }),
+		cli.Time(a, "TAKEN", func(b api.VolumeBackup) time.Time { return b.Taken }),
 		{Header: "PROFILE", Cell: func(b api.VolumeBackup) string { return b.Profile }},
 		{Header: "REPOSITORY", Cell: func(b api.VolumeBackup) string { return b.Repository }},
 		{Header: "CLUSTER", Wide: !mixed, Cell: clusterOf},
@@ -151,12 +149,12 @@ func newInspectCmd(a *cli.App) *cobra.Command {
 				}
 				return c.VolumeBackup(ctx, b.Repository, b.ID)
 			},
-			Form: func(_ context.Context, _ cli.Remote, b api.VolumeBackup) *show.Form {
-				f := &show.Form{}
+			Form: func(_ context.Context, _ cli.Remote, b api.VolumeBackup) *cli.Form {
+				f := &cli.Form{}
 				f.Add("Backup", b.ID)
 				f.Add("Repository", b.Repository)
 				f.Add("Volume", b.Volume)
-				f.Add("Taken", show.When(a.Now(), b.Taken))
+				f.Add("Taken", cli.When(a.Now(), b.Taken))
 				addRecord(f, b)
 				f.Add("Dataset", b.Dataset.String())
 				f.Add("Cluster", clusterOf(b))
@@ -172,7 +170,7 @@ The server's host reads them from the repositories.`
 }
 
 // addRecord adds the record of the volume to the form of a backup.
-func addRecord(f *show.Form, b api.VolumeBackup) {
+func addRecord(f *cli.Form, b api.VolumeBackup) {
 	r := b.Record
 	if r == nil {
 		f.Add("Profile", b.Profile)

@@ -11,7 +11,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -185,7 +184,7 @@ func (r *recovery) print(ctx context.Context, c cli.Remote, repository string, l
 		}
 	}
 	if r.out.JSON() {
-		if err := show.List(r.app.Out, list); err != nil {
+		if err := cli.JSONList(r.app.Out, list); err != nil {
 			return err
 		}
 	} else if err := r.printTable(ctx, repository, list); err != nil {
@@ -198,7 +197,7 @@ func (r *recovery) print(ctx context.Context, c cli.Remote, repository string, l
 }
 
 func (r *recovery) printTable(ctx context.Context, repository string, list []*candidate) error {
-	t := show.NewTable("VOLUME", "BACKUP", "TAKEN", "SIZE", "NODE", "PROFILE", "STATE")
+	t := cli.NewTable("VOLUME", "BACKUP", "TAKEN", "SIZE", "NODE", "PROFILE", "STATE")
 	absent, ambiguous, here := 0, 0, 0
 	for _, cand := range list {
 		b, size, node := cand.Backup, "not limited", ""
@@ -211,7 +210,7 @@ func (r *recovery) printTable(ctx context.Context, repository string, list []*ca
 		case b.Record.Size > 0:
 			size = b.Record.Size.Readable()
 		}
-		t.Row(cli.ShortName(b.Volume), short(b.ID), show.Ago(r.app.Now(), b.Taken), size, node, b.Profile,
+		t.Row(cli.ShortName(b.Volume), short(b.ID), cli.Ago(r.app.Now(), b.Taken), size, node, b.Profile,
 			string(cand.State))
 		switch cand.State {
 		case stateExists, stateRestored, stateOlder:

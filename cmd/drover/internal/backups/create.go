@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -106,7 +105,7 @@ func backUpAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, vol
 		}
 	}
 	if o.JSON() {
-		if err := show.List(a.Out, done); err != nil {
+		if err := cli.JSONList(a.Out, done); err != nil {
 			return err
 		}
 	}
@@ -133,7 +132,7 @@ func report(a *cli.App, o *cli.Output, out api.Outcome) error {
 	return a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) {
 		op := out.Operation
 		return op.ID, fmt.Sprintf("backed up volume %s to %s: %s (%s added)", op.Volume, op.Repository,
-			op.Backup[:min(show.ShortLength, len(op.Backup))], dataset.Size(op.BytesAdded).Human())
+			op.Backup[:min(cli.ShortLength, len(op.Backup))], dataset.Size(op.BytesAdded).Human())
 	})
 }
 
@@ -142,6 +141,6 @@ func report(a *cli.App, o *cli.Output, out api.Outcome) error {
 func PrintLacks(a *cli.App, op *dataset.Operation) {
 	if op != nil && op.Lacks != "" {
 		_, _ = fmt.Fprintf(a.ErrOut, "drover: backup %s of volume %s does not have: %s\n", short(op.Backup), op.Volume,
-			show.Clean(op.Lacks))
+			cli.Clean(op.Lacks))
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -85,8 +84,8 @@ func isFuture(now time.Time, b api.VolumeBackup) bool {
 // noteFuture prints that a backup with a time in the future is not used as the newest.
 func noteFuture(a *cli.App, b api.VolumeBackup) {
 	_, _ = fmt.Fprintf(a.ErrOut, "drover: backup %s of volume %s is dated %s, in the future: not taken as the newest "+
-		"(give its ID to use it: drover backup restore %[1]s NEW)\n", short(b.ID), show.Clean(b.Volume),
-		show.When(a.Now(), b.Taken))
+		"(give its ID to use it: drover backup restore %[1]s NEW)\n", short(b.ID), cli.Clean(b.Volume),
+		cli.When(a.Now(), b.Taken))
 }
 
 // ofVolume returns the backups that the name of a volume means, oldest first: those of its dataset or, if no volume has

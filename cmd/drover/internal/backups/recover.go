@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -398,7 +397,7 @@ func (r *recovery) withoutFormerNames(list []*candidate) []*candidate {
 			return false
 		}
 		_, _ = fmt.Fprintf(r.app.ErrOut, "drover: volume %s was renamed: %s has its newer backups, and %[1]s is left "+
-			"out (%[3]s %[1]s recovers it, too)\n", show.Clean(cand.Backup.Volume), show.Clean(cand.renamed),
+			"out (%[3]s %[1]s recovers it, too)\n", cli.Clean(cand.Backup.Volume), cli.Clean(cand.renamed),
 			r.command(cand.Backup.Repository))
 		return true
 	})
@@ -408,11 +407,11 @@ func (r *recovery) withoutFormerNames(list []*candidate) []*candidate {
 // volumes that have or had the same names, and those whose time is in the future.
 func (r *recovery) noteUnused(list []*candidate) {
 	for _, cand := range list {
-		name := show.Clean(cand.Backup.Volume)
+		name := cli.Clean(cand.Backup.Volume)
 		for _, b := range cand.Older {
 			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: another volume has or had the name %s: its newest backup "+
 				"is %s, taken %s (drover backup restore %[2]s NEW)\n", name, short(b.ID),
-				show.When(r.app.Now(), b.Taken))
+				cli.When(r.app.Now(), b.Taken))
 		}
 		if cand.future != nil {
 			noteFuture(r.app, *cand.future)

@@ -8,8 +8,6 @@ import (
 	"sync"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/progress"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -41,7 +39,7 @@ func (r *recovery) recoverAll(ctx context.Context, c cli.Remote, list []*candida
 	})
 	p.close()
 	if r.out.JSON() {
-		if err := show.List(r.app.Out, list); err != nil {
+		if err := cli.JSONList(r.app.Out, list); err != nil {
 			return err
 		}
 	}
@@ -89,7 +87,7 @@ func (r *recovery) summarize(ctx context.Context, list []*candidate) error {
 
 // printer prints the lines of several goroutines. While bars are drawn on the terminal, it keeps the lines until close.
 type printer struct {
-	meters *progress.Group
+	meters *cli.ProgressGroup
 	mu     sync.Mutex
 	kept   []func()
 }
@@ -198,7 +196,7 @@ func losesEncryption(b api.VolumeBackup, profiles []api.ListedProfile, name stri
 // noteUnencrypted prints that the files of a backup are written unencrypted, as the caller chose.
 func noteUnencrypted(a *cli.App, b api.VolumeBackup, profile string) {
 	_, _ = fmt.Fprintf(a.ErrOut, "drover: volume %s was encrypted, and profile %s does not encrypt: its files are "+
-		"written unencrypted\n", show.Clean(b.Volume), profile)
+		"written unencrypted\n", cli.Clean(b.Volume), profile)
 }
 
 // keep returns the line about a volume that exists. With --at, the caller wants another state of the volume, so keep
@@ -208,11 +206,11 @@ func (r *recovery) keep(cand *candidate) (string, error) {
 	if r.at != "" {
 		return "", dataset.Errorf(dataset.ErrExists, "volume %s exists, and is not replaced by backup %s, taken %s "+
 			"(drover backup restore %[2]s NEW creates another volume)", cand.present, short(b.ID),
-			show.When(r.app.Now(), b.Taken))
+			cli.When(r.app.Now(), b.Taken))
 	}
 	if cand.State == stateOlder {
 		return fmt.Sprintf("volume %s was recovered from an earlier backup; a newer one exists: %s, taken %s (drover "+
-			"backup restore %[2]s NEW)", b.Volume, short(b.ID), show.When(r.app.Now(), b.Taken)), nil
+			"backup restore %[2]s NEW)", b.Volume, short(b.ID), cli.When(r.app.Now(), b.Taken)), nil
 	}
 	if cand.present != b.Volume {
 		return fmt.Sprintf("volume %s exists, and is now named %s", b.Volume, cand.present), nil
@@ -253,7 +251,7 @@ func (r *recovery) options(p *printer, b api.VolumeBackup) map[string]string {
 	opts, leftOut := withRecord(b.Record, opts, r.profileSize, r.profile == "")
 	for _, err := range leftOut {
 		p.print(func() {
-			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: volume %s: not restored: %v\n", show.Clean(b.Volume), err)
+			_, _ = fmt.Fprintf(r.app.ErrOut, "drover: volume %s: not restored: %v\n", cli.Clean(b.Volume), err)
 		})
 	}
 	return opts
@@ -270,5 +268,5 @@ func (r *recovery) wait(ctx context.Context, c cli.Remote, p *printer, b api.Vol
 
 // describe names a volume, its backup and the age of its content.
 func (r *recovery) describe(b api.VolumeBackup) string {
-	return fmt.Sprintf("%s from backup %s, taken %s", b.Volume, short(b.ID), show.When(r.app.Now(), b.Taken))
+	return fmt.Sprintf("%s from backup %s, taken %s", b.Volume, short(b.ID), cli.When(r.app.Now(), b.Taken))
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -142,9 +141,9 @@ func (r *recovery) checkRecoverable(cand *candidate) error {
 // printRehearsal prints the report of a rehearsal.
 func (r *recovery) printRehearsal(out rehearsal) error {
 	if r.out.JSON() {
-		return show.JSON(r.app.Out, out)
+		return cli.JSON(r.app.Out, out)
 	}
-	t := show.NewTable("VOLUME", "BACKUP", "RECOVERY POINT", "DATA", "TIME", "RESULT")
+	t := cli.NewTable("VOLUME", "BACKUP", "RECOVERY POINT", "DATA", "TIME", "RESULT")
 	var oldest time.Time
 	for _, v := range out.Volumes {
 		data, took, result := "-", "-", "failed"
@@ -157,14 +156,14 @@ func (r *recovery) printRehearsal(out rehearsal) error {
 				oldest = v.Taken
 			}
 		}
-		t.Row(cli.ShortName(v.Volume), short(v.Backup), show.Ago(out.Began, v.Taken), data, took, result)
+		t.Row(cli.ShortName(v.Volume), short(v.Backup), cli.Ago(out.Began, v.Taken), data, took, result)
 	}
 	if err := t.Write(r.app.Out); err != nil || out.Verified == 0 {
 		return err
 	}
 	return r.app.PrintLine("%d of %d volumes were restored and compared in %s: %s, oldest recovery point %s",
 		out.Verified, len(out.Volumes), inSeconds(out.Seconds), dataset.Size(out.Bytes).Human(),
-		show.Ago(out.Began, oldest))
+		cli.Ago(out.Began, oldest))
 }
 
 // inSeconds formats a number of seconds: a tenth of a second matters only in short times.

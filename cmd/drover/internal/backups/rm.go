@@ -4,8 +4,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/confirm"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -24,7 +22,7 @@ is given.`,
 		Example: `  drover backup rm 5f1c09aa`,
 		Args:    cli.Args(1), ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o, yes := cli.OutputFlags(cmd, false), confirm.AddFlag(cmd)
+	o, yes := cli.OutputFlags(cmd, false), cli.AddFlag(cmd)
 	cli.DryRunFlag(cmd, o)
 	repository := cmd.Flags().String("repository", "", "look only in the `REPOSITORY`")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
@@ -33,12 +31,12 @@ is given.`,
 		if err != nil {
 			return err
 		}
-		taken := show.When(a.Now(), b.Taken)
+		taken := cli.When(a.Now(), b.Taken)
 		format := "removed backup %s of volume %s, taken %s, from %s (drover backup prune frees its space)"
 		if o.DryRun {
 			format = "dry run: would remove backup %s of volume %s, taken %s, from %s"
 		} else {
-			err := yes.Ask(a, confirm.Question{
+			err := yes.Ask(a, cli.Question{
 				Action: "remove backup " + short(b.ID), Name: short(b.ID),
 				Effects: []string{"removes the backup of volume " + b.Volume + ", taken " + taken +
 					", from repository " + b.Repository + " for good"},
@@ -51,7 +49,7 @@ is given.`,
 			}
 		}
 		if o.JSON() {
-			return show.JSON(a.Out, b)
+			return cli.JSON(a.Out, b)
 		}
 		return a.PrintLine(format, short(b.ID), b.Volume, taken, b.Repository)
 	})
@@ -99,7 +97,7 @@ restic has the repository for itself meanwhile: it refuses backups to it.`,
 			return err
 		}
 		if o.JSON() {
-			return show.JSON(a.Out, pruned{name})
+			return cli.JSON(a.Out, pruned{name})
 		}
 		return a.PrintLine("pruned repository %s", name)
 	})

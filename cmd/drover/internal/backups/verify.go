@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -75,7 +74,7 @@ volume had, and without --size its size.`,
 			if o.DryRun {
 				format = "would verify backup %s of volume %s, taken %s"
 			}
-			return out.Operation.ID, fmt.Sprintf(format, short(b.ID), b.Volume, show.When(a.Now(), b.Taken))
+			return out.Operation.ID, fmt.Sprintf(format, short(b.ID), b.Volume, cli.When(a.Now(), b.Taken))
 		})
 	})
 	return cmd
@@ -188,9 +187,9 @@ func (v verification) String(now time.Time) string {
 	case v.at.IsZero():
 		return ""
 	case v.failed:
-		return "failed " + show.Ago(now, v.at)
+		return "failed " + cli.Ago(now, v.at)
 	}
-	return show.Ago(now, v.at)
+	return cli.Ago(now, v.at)
 }
 
 // foundUnusable reports whether a verification found that a backup is damaged, or that the repository does not have it.

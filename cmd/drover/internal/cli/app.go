@@ -14,8 +14,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/droverhq/drover/backends/verify"
-	"github.com/droverhq/drover/cmd/drover/internal/progress"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -80,7 +78,7 @@ type App struct {
 func (a *App) noteKnownAt(at time.Time) {
 	if !a.outdated.Swap(true) {
 		_, _ = fmt.Fprintf(a.ErrOut, "drover: control is unreachable: this is from the records of this host, %s, "+
-			"without other hosts (drover doctor says why)\n", show.Ago(a.Now(), at))
+			"without other hosts (drover doctor says why)\n", Ago(a.Now(), at))
 	}
 }
 
@@ -168,24 +166,24 @@ func (a *App) CleanHostPath(flag string, path *string) error {
 func (a *App) SameHost() bool { return strings.HasPrefix(a.Address(), "unix:") }
 
 // Palette returns the colors of tables. There are none if the output is not a terminal.
-func (a *App) Palette() show.Palette { return show.NewPalette(IsTerminal(a.Out), a.Getenv) }
+func (a *App) Palette() Palette { return NewPalette(IsTerminal(a.Out), a.Getenv) }
 
 // Meter shows progress on standard error, unless quiet. It draws a bar on a terminal that
 // can move its cursor and knows its size (a serial console reports 0×0), and prints lines
 // otherwise.
-func (a *App) Meter(label string, quiet bool) progress.Meter {
+func (a *App) Meter(label string, quiet bool) Meter {
 	switch {
 	case quiet:
-		return progress.Discard{}
+		return Discard{}
 	case a.drawsBars():
-		return progress.NewBar(a.ErrOut, label)
+		return NewBar(a.ErrOut, label)
 	}
-	return progress.NewLines(a.ErrOut, label)
+	return NewLines(a.ErrOut, label)
 }
 
 // Meters returns a group of meters for several pieces of work. It draws bars or prints lines, as Meter does if quiet is
 // not set.
-func (a *App) Meters() *progress.Group { return progress.NewGroup(a.ErrOut, a.drawsBars()) }
+func (a *App) Meters() *ProgressGroup { return NewGroup(a.ErrOut, a.drawsBars()) }
 
 // drawsBars reports whether progress is drawn as bars.
 func (a *App) drawsBars() bool {

@@ -8,7 +8,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -41,7 +40,7 @@ func Complete(a *App, lists ...candidates) cobra.CompletionFunc {
 		for _, w := range all {
 			if strings.HasPrefix(w, begun) {
 				word, description, _ := strings.Cut(w, "\t")
-				fit = append(fit, show.Clean(word)+"\t"+show.Clean(description))
+				fit = append(fit, Clean(word)+"\t"+Clean(description))
 			}
 		}
 		return fit, none

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
@@ -65,7 +64,7 @@ func (a *App) CertificateFindings() []api.Finding {
 	leaf, now, id := pair.Chain[0], a.Now(), pair.Identity
 	found := api.Finding{
 		Level: "warning", Subject: "certificate",
-		Text: fmt.Sprintf("your certificate, of %s, expires %s", id, show.When(now, leaf.NotAfter)),
+		Text: fmt.Sprintf("your certificate, of %s, expires %s", id, When(now, leaf.NotAfter)),
 		Fix: fmt.Sprintf("drover ca issue %s --role %s --out DIR on a control host, then use its files for "+
 			"DROVER_CERT, DROVER_KEY and DROVER_CA", id.Name, id.Role),
 	}
@@ -73,7 +72,7 @@ func (a *App) CertificateFindings() []api.Finding {
 	case now.After(leaf.NotAfter):
 		found.Level = "error"
 		found.Text = fmt.Sprintf("your certificate, of %s, expired %s: servers refuse it", id,
-			show.When(now, leaf.NotAfter))
+			When(now, leaf.NotAfter))
 	case !now.After(pki.ReportAt(leaf)):
 		return nil
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
@@ -35,11 +34,11 @@ func (a *App) PrintError(ctx context.Context, err error) {
 	var elsewhere *elsewhereError
 	if errors.As(err, &elsewhere) {
 		_, _ = fmt.Fprintf(a.ErrOut, "drover: only node %s knows who uses it: run drover volume inspect %s there\n",
-			show.Clean(elsewhere.node), show.Clean(elsewhere.volume))
+			Clean(elsewhere.node), Clean(elsewhere.volume))
 	}
 	if held := dataset.HoldersOf(err); held != nil {
 		for _, line := range a.HolderLines(ctx, *held) {
-			_, _ = fmt.Fprintf(a.ErrOut, "drover: on node %s: %s\n", show.Clean(held.Node), line)
+			_, _ = fmt.Fprintf(a.ErrOut, "drover: on node %s: %s\n", Clean(held.Node), line)
 		}
 	}
 }
@@ -75,13 +74,13 @@ func (a *App) HolderLines(ctx context.Context, held dataset.Holders) (lines []st
 	names := a.containerNames(ctx, held)
 	for _, h := range held.List {
 		name := names[h.Container]
-		lines = append(lines, show.Clean(h.Describe(name)+"; to free it: "+h.HowToFree(name)))
+		lines = append(lines, Clean(h.Describe(name)+"; to free it: "+h.HowToFree(name)))
 	}
 	if more := held.Total - len(held.List); more > 0 {
 		lines = append(lines, fmt.Sprintf("%d further holders are not listed", more))
 	}
 	for _, line := range held.Unexamined {
-		lines = append(lines, show.Clean("not examined, and may use it: "+line))
+		lines = append(lines, Clean("not examined, and may use it: "+line))
 	}
 	return lines
 }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 )
 
 // Inspected describes the items that an inspect command shows.
@@ -14,7 +12,7 @@ type Inspected[T any] struct {
 	// Get reads one item.
 	Get func(ctx context.Context, c Remote, name string) (T, error)
 	// Form returns the item for people.
-	Form func(ctx context.Context, c Remote, item T) *show.Form
+	Form func(ctx context.Context, c Remote, item T) *Form
 }
 
 // Inspect makes a command that shows one or several items. As JSON or YAML, one item is an object, and several are a
@@ -54,7 +52,7 @@ func Inspect[T any](a *App, use, short string, words candidates, of Inspected[T]
 				if i > 0 {
 					_, _ = fmt.Fprintln(a.Out)
 				}
-				err = PrintObject(a, o, item, func(item T) *show.Form { return of.Form(ctx, c, item) })
+				err = PrintObject(a, o, item, func(item T) *Form { return of.Form(ctx, c, item) })
 			}
 			if err != nil {
 				return err

@@ -10,8 +10,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
-	"github.com/droverhq/drover/cmd/drover/internal/progress"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -116,7 +114,7 @@ func (a *App) CheckAllowed(ctx context.Context, c Remote, o *Output, req api.Req
 
 // Wait waits for an operation to end and fails as the operation did. For a purge that waits for its pool, it returns
 // nil at once. If ctx ends, Wait fails with dataset.ErrCancelled, and the operation continues.
-func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m progress.Meter) (dataset.Operation, error) {
+func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m Meter) (dataset.Operation, error) {
 	for polls, failures := 0, 0; !op.State.Final(); polls++ {
 		next, err := c.Operation(ctx, op.ID.String(), pollWait)
 		switch {
@@ -173,7 +171,7 @@ func OperationError(op dataset.Operation) error {
 func (a *App) Report(o *Output, out api.Outcome, describe func(api.Outcome) (uuid.UUID, string)) error {
 	switch {
 	case o.JSON():
-		return show.JSON(a.Out, out)
+		return JSON(a.Out, out)
 	case o.DryRun:
 		_, line := describe(out)
 		return a.PrintLine("dry run: %s", line)
@@ -199,7 +197,7 @@ func (a *App) ReportInterrupt(o *Output, outs []api.Outcome, interrupted api.Out
 	if interrupted.Operation != nil {
 		outs = append(outs, interrupted)
 	}
-	return cmp.Or(show.List(a.Out, outs), err)
+	return cmp.Or(JSONList(a.Out, outs), err)
 }
 
 // MadeDataset returns the dataset that an outcome is about: its present state if that is

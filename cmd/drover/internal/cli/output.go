@@ -8,7 +8,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -140,12 +139,12 @@ func (o options) Set(s string) error {
 }
 
 // PrintList prints items as JSON, as YAML, only their IDs, or as a table.
-func PrintList[T any](a *App, o *Output, items []T, id func(T) string, table func([]T) *show.Table) error {
+func PrintList[T any](a *App, o *Output, items []T, id func(T) string, table func([]T) *Table) error {
 	switch {
 	case o.JSON():
-		return show.List(a.Out, items)
+		return JSONList(a.Out, items)
 	case o.YAML():
-		return show.YAML(a.Out, append([]T{}, items...))
+		return YAML(a.Out, append([]T{}, items...))
 	case o.Quiet:
 		for _, it := range items {
 			if _, err := fmt.Fprintln(a.Out, id(it)); err != nil {
@@ -158,19 +157,19 @@ func PrintList[T any](a *App, o *Output, items []T, id func(T) string, table fun
 }
 
 // PrintObject prints an object: as JSON, as YAML or as a form.
-func PrintObject[T any](a *App, o *Output, v T, form func(T) *show.Form) error {
+func PrintObject[T any](a *App, o *Output, v T, form func(T) *Form) error {
 	switch o.format.name {
 	case formatJSON:
-		return show.JSON(a.Out, v)
+		return JSON(a.Out, v)
 	case formatYAML:
-		return show.YAML(a.Out, v)
+		return YAML(a.Out, v)
 	}
 	return form(v).Write(a.Out)
 }
 
 // PrintLine prints a line for people.
 func (a *App) PrintLine(format string, args ...any) error {
-	_, err := fmt.Fprintln(a.Out, show.Clean(fmt.Sprintf(format, args...)))
+	_, err := fmt.Fprintln(a.Out, Clean(fmt.Sprintf(format, args...)))
 	return err
 }
 

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -88,7 +87,7 @@ func (s suggester) deletion(ctx context.Context, volume, snapshot string) string
 		return ""
 	}
 	return fmt.Sprintf("; snapshot %s of volume %s was deleted %s, by operation %s", last.Snapshot.ID, last.Volume,
-		show.Ago(s.now(), last.Ended), last.ID)
+		Ago(s.now(), last.Ended), last.ID)
 }
 
 func (s suggester) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {

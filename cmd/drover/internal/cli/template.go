@@ -8,8 +8,6 @@ import (
 	"text/template"
 
 	"github.com/spf13/cobra"
-
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 )
 
 // templateFunctions are the functions of templates, named as Docker's.
@@ -70,7 +68,7 @@ func (a *App) printObject(cmd *cobra.Command, t *template.Template, item any) er
 func cleaned(v any) any {
 	switch v := v.(type) {
 	case string:
-		return show.Clean(v)
+		return Clean(v)
 	case map[string]any:
 		for key := range v {
 			v[key] = cleaned(v[key])

@@ -5,7 +5,6 @@ import (
 	"io"
 	"strings"
 
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 	"github.com/spf13/cobra"
 )
@@ -93,7 +92,7 @@ func Args(minimum int) cobra.PositionalArgs {
 // PrintError writes an error as one line.
 func PrintError(w io.Writer, err error) {
 	// If standard error is closed too, the error cannot be reported.
-	_, _ = fmt.Fprintln(w, "drover: "+show.Clean(err.Error()))
+	_, _ = fmt.Fprintln(w, "drover: "+Clean(err.Error()))
 }
 
 // PrintMistakes prints each mistake in a file on a line, and returns an error with their number. If there is only one

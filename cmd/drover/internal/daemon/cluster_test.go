@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
-	"go.uber.org/goleak"
 
 	"github.com/droverhq/drover"
 	"github.com/droverhq/drover/agent/pool"
@@ -32,8 +31,6 @@ import (
 	"github.com/droverhq/drover/profiles"
 	testconsul "github.com/droverhq/drover/test/consul"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // lab is a cluster in this process.
 type lab struct {

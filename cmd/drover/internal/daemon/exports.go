@@ -6,7 +6,6 @@ import (
 
 	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/cmd/drover/internal/storedexports"
 	"github.com/droverhq/drover/control/exports"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
@@ -24,7 +23,7 @@ func (s exportStorer) Store(ctx context.Context, r dataset.Repository, e exports
 	if err != nil {
 		return err
 	}
-	removal, err := storedexports.Store(ctx, opened, filepath.Join(s.Root, "export"), e)
+	removal, err := Store(ctx, opened, filepath.Join(s.Root, "export"), e)
 	if removal != nil && ctx.Err() == nil {
 		s.Log.WithError(removal).WithField("repository", r.Name).
 			Warn("cannot remove expired exports of the records: trying again after the next export")

@@ -1,7 +1,7 @@
 // Package daemon runs Drover's processes. Serve runs everything that a single host needs: the store, the control
 // service, the agent, the API and the plugin. Control runs a replica of a cluster's control service, and Agent runs a
-// host of a cluster. Package servers calls these functions with the Options that it reads from the flags and
-// drover.yaml.
+// host of a cluster. The commands serve, control, agent and guard read their Options from the flags and drover.yaml.
+// The package also has the metrics, the log, the files of exports, and the labels of a Swarm node.
 //
 // A process owns the files of Options.Root, its sockets and its stores. Locks on two files in the root ensure that at
 // most one process with an agent (Serve or Agent) and at most one control replica use the root at a time (lockRoot).
@@ -27,8 +27,6 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/cmd/drover/internal/metrics"
-	"github.com/droverhq/drover/cmd/drover/internal/swarm"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/server"
@@ -156,7 +154,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 			}
 		}
 	})
-	page := p.metrics(metrics.Options{Source: svc, Agent: ag, Store: st.figures, Exports: svc.Exports.States})
+	page := p.metrics(MetricsOptions{Source: svc, Agent: ag, Store: st.figures, Exports: svc.Exports.States})
 	handler := server.Handler(server.Deps{
 		Service:  ag.LiveState(svc),
 		Node:     ag.NodeName,
@@ -200,9 +198,9 @@ func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, p
 }
 
 // metrics returns the handler of /metrics.
-func (p *process) metrics(o metrics.Options) http.Handler {
+func (p *process) metrics(o MetricsOptions) http.Handler {
 	o.Version, o.HideVolumes, o.Recorder = p.Version, p.HideVolumeMetrics, p.recorder
-	return metrics.New(o)
+	return NewMetrics(o)
 }
 
 func (p *process) metricsEndpoint(l net.Listener, page http.Handler) []endpoint {
@@ -227,7 +225,7 @@ func (p *process) replica() membership.Replica {
 // replicas, it calls unfit with the reason, which is a dataset.ErrForbidden. unfit may be nil.
 func (p *process) control(st openedStore, unfit func(error)) *control.Service {
 	svc := control.New(control.Deps{
-		Store: metrics.TimeStore(st.Store, st.kind, p.recorder), StoreName: st.kind, Authority: p.authority(),
+		Store: TimeStore(st.Store, st.kind, p.recorder), StoreName: st.kind, Authority: p.authority(),
 		Shared: p.Consul != nil, Replica: p.replica(),
 		Timing: p.ControlTiming, Profiles: p.Profiles, Clock: p.clock, Version: p.Version, Incompatible: unfit,
 		Catalog: st.catalog, PublishFacts: slices.Contains(p.Publish, config.PublishConsul),
@@ -257,7 +255,7 @@ func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uu
 	}
 	p.addCloser(database.Close)
 	p.mapped = append(p.mapped, database)
-	engine := &swarm.Watcher{Clock: p.clock, Log: p.Log}
+	engine := &Watcher{Clock: p.clock, Log: p.Log}
 	if slices.Contains(p.Publish, config.PublishSwarm) {
 		engine.Nodes = func(ctx context.Context) ([]api.Node, error) { return controlAPI.NodeList(ctx, "") }
 	}

@@ -16,7 +16,6 @@ import (
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/cmd/drover/internal/metrics"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/server"
@@ -70,7 +69,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 	if err := ag.Start(ctx); err != nil {
 		return err
 	}
-	page := p.metrics(metrics.Options{Source: hostView{ag}, Agent: ag, Certificate: expiryOf(credentials)})
+	page := p.metrics(MetricsOptions{Source: hostView{ag}, Agent: ag, Certificate: expiryOf(credentials)})
 	handler := server.Handler(server.Deps{
 		Service:  ag.Offline(ag.LiveState(client)),
 		Node:     p.NodeName,

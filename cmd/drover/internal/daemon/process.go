@@ -13,7 +13,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/cmd/drover/internal/metrics"
 	"github.com/droverhq/drover/control/audit"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -23,7 +22,7 @@ import (
 type process struct {
 	Options
 	clock    clock.System
-	recorder *metrics.Recorder
+	recorder *Recorder
 	closers  []func() error
 	mapped   []mappedFile // databases of the process
 }
@@ -44,7 +43,7 @@ func newProcess(o Options, lock string, folders ...string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &process{Options: o, recorder: metrics.NewRecorder(), closers: []func() error{unlock}}, nil
+	return &process{Options: o, recorder: NewRecorder(), closers: []func() error{unlock}}, nil
 }
 
 // checkKernel fails unless a mount can follow no links: MOUNT_ATTR_NOSYMFOLLOW of mount_setattr(2), which is EINVAL

@@ -10,7 +10,6 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/droverhq/drover/cmd/drover/internal/metrics"
 	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store"
@@ -55,7 +54,7 @@ func Control(ctx context.Context, o Options) (err error) {
 	p.background(ctx, func(ctx context.Context) {
 		boundMemory(ctx, p.clock, nil, func() { releaseMemory(nil, p.Log) })
 	})
-	page := p.metrics(metrics.Options{
+	page := p.metrics(MetricsOptions{
 		Source: svc, Store: st.figures, Certificate: expiryOf(credentials), Exports: svc.Exports.States,
 	})
 	handler := server.Handler(server.Deps{

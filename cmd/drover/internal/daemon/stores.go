@@ -11,7 +11,6 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent"
-	"github.com/droverhq/drover/cmd/drover/internal/metrics"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
@@ -31,7 +30,7 @@ type openedStore struct {
 	kind    string
 	check   func(context.Context) error // fails if the store cannot be used now; nil for a store in a file
 	backup  api.Backup                  // nil if it cannot be copied from this host
-	figures []metrics.Figure
+	figures []Figure
 	catalog store.Catalog // nil if there is none
 }
 
@@ -47,7 +46,7 @@ func openHostStore(ctx context.Context, o Options, c clock.Clock) (openedStore, 
 		if err := checkUsable(ctx, st); err != nil {
 			return openedStore{}, errors.Join(err, st.Close())
 		}
-		return openedStore{Store: st, kind: "bolt", backup: st, figures: metrics.OfBolt(st)}, nil
+		return openedStore{Store: st, kind: "bolt", backup: st, figures: OfBolt(st)}, nil
 	}
 	st, err := openConsul(o, c)
 	if err != nil {
@@ -66,7 +65,7 @@ func openConsul(o Options, c clock.Clock) (openedStore, error) {
 		return openedStore{}, err
 	}
 	return openedStore{
-		Store: st, kind: "consul", check: checkConsul(st), figures: metrics.OfConsul(st), catalog: st,
+		Store: st, kind: "consul", check: checkConsul(st), figures: OfConsul(st), catalog: st,
 	}, nil
 }
 

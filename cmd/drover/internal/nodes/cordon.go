@@ -4,7 +4,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
 
@@ -55,7 +54,7 @@ func setCordon(cmd *cobra.Command, a *cli.App, o *cli.Output, ref string, cordon
 	}
 	switch {
 	case o.JSON():
-		return show.JSON(a.Out, set)
+		return cli.JSON(a.Out, set)
 	case !cordoned && n.Cordoned:
 		return a.PrintLine("node %s is no longer cordoned", set.Name)
 	case !cordoned:

@@ -1,4 +1,4 @@
-// Package nodes has the commands of drover node. Package main adds them to the command tree. The commands call the API,
-// and keep no state. drover node token also writes the token to the file of --out. drover node drain requests the move
-// of each volume of the node (drain.go). Control moves only the replicas of a drained node.
+// Package nodes has the commands for the parts of a cluster: drover node, drover ca, drover guard and drover store.
+// drover node drain requests the move of each volume of the node (drain.go); control moves only the replicas. Some
+// commands of drover store and drover ca work on files of this host, without a server. The package keeps no state.
 package nodes

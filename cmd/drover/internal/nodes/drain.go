@@ -12,8 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/confirm"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -47,7 +45,7 @@ typed to confirm it, unless --yes is given.`,
 	cmd.Flags().BoolVar(&fenced, "fenced", false, "confirm that the node is lost and writes no more; continue "+
 		"from copies")
 	cli.DryRunFlag(cmd, o)
-	yes := confirm.AddFlag(cmd)
+	yes := cli.AddFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, n, nodes, err := findNode(cmd.Context(), a, args[0])
 		if err != nil {
@@ -138,7 +136,7 @@ func (d *drain) request(v api.Volume, dryRun bool) api.Request {
 }
 
 // confirmLosses asks for a confirmation of a drain with --fenced. It shows for each volume which data is lost.
-func (d *drain) confirmLosses(ctx context.Context, yes *confirm.Flag) error {
+func (d *drain) confirmLosses(ctx context.Context, yes *cli.Flag) error {
 	volumes, err := cli.FetchAll(ctx, d.c.Volumes)
 	if err != nil {
 		return err
@@ -160,7 +158,7 @@ func (d *drain) confirmLosses(ctx context.Context, yes *confirm.Flag) error {
 				d.describeLoss(made)))
 		}
 	}
-	return yes.Ask(d.App, confirm.Question{
+	return yes.Ask(d.App, cli.Question{
 		Action: "drain node " + d.node.Name + " without it", Effects: effects, Name: d.node.Name,
 	})
 }
@@ -183,7 +181,7 @@ func (d *drain) run(ctx context.Context) error {
 		}
 	}
 	if d.json {
-		if err := show.JSON(d.Out, d.outcomes); err != nil {
+		if err := cli.JSON(d.Out, d.outcomes); err != nil {
 			return err
 		}
 	}
@@ -281,7 +279,7 @@ func (d *drain) describeLoss(made drained) string {
 	if made.LosesSince.IsZero() {
 		return ""
 	}
-	return ", without the data written since " + show.When(d.Now(), made.LosesSince)
+	return ", without the data written since " + cli.When(d.Now(), made.LosesSince)
 }
 
 // print prints a line for people, unless the output is JSON.

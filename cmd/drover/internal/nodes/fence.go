@@ -4,8 +4,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/confirm"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
 
@@ -22,14 +20,14 @@ when the node returns. The name of the node must be typed to confirm it, unless
 --yes is given.`,
 		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.NodeWords),
 	}
-	yes := confirm.AddFlag(cmd)
+	yes := cli.AddFlag(cmd)
 	o := cli.OutputFlags(cmd, false)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		c, n, _, err := findNode(cmd.Context(), a, args[0])
 		if err != nil {
 			return err
 		}
-		if err := yes.Ask(a, confirm.Question{
+		if err := yes.Ask(a, cli.Question{
 			Action: "fence node " + n.Name,
 			Effects: []string{
 				"its volumes may then be opened on other nodes: if the node still writes, data is lost",
@@ -44,7 +42,7 @@ when the node returns. The name of the node must be typed to confirm it, unless
 			return err
 		}
 		if o.JSON() {
-			return show.JSON(a.Out, set)
+			return cli.JSON(a.Out, set)
 		}
 		return a.PrintLine("node %s is confirmed as fenced until it returns", set.Name)
 	}

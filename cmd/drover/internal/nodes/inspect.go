@@ -10,7 +10,6 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/pools"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -21,7 +20,7 @@ func newNodeInspectCmd(a *cli.App) *cobra.Command {
 			_, n, _, err := findNode(ctx, a, name)
 			return n, err
 		},
-		Form: func(ctx context.Context, c cli.Remote, n api.Node) *show.Form {
+		Form: func(ctx context.Context, c cli.Remote, n api.Node) *cli.Form {
 			return nodeForm(n, poolLines(ctx, c, n), a.Now())
 		},
 	})
@@ -46,8 +45,8 @@ func poolLines(ctx context.Context, c cli.Remote, n api.Node) []string {
 	return lines
 }
 
-func nodeForm(n api.Node, pools []string, now time.Time) *show.Form {
-	f := &show.Form{}
+func nodeForm(n api.Node, pools []string, now time.Time) *cli.Form {
+	f := &cli.Form{}
 	f.Add("Node", n.Name)
 	f.Add("ID", n.ID.String())
 	f.Add("Version", n.Version)
@@ -78,12 +77,12 @@ func cordonText(n api.Node) string {
 	return cli.YesNo(n.Cordoned)
 }
 
-func factLines(f *show.Form, facts dataset.Facts, now time.Time) {
+func factLines(f *cli.Form, facts dataset.Facts, now time.Time) {
 	machine := facts.Architecture
 	if facts.Virtual {
 		machine += ", virtual"
 	}
-	f.Add("Facts", show.When(now, facts.Taken)+", last change of 10 % or more")
+	f.Add("Facts", cli.When(now, facts.Taken)+", last change of 10 % or more")
 	f.Add("Machine", fmt.Sprintf("%s, %d CPUs", machine, facts.CPUs))
 	f.Add("Load", fmt.Sprintf("%s, %s, %s (1, 10 and 15 minutes)", loadLine(facts.Load1), loadLine(facts.Load10),
 		loadLine(facts.Load15)))

@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 )
 
 func newNodeLabelCmd(a *cli.App) *cobra.Command {
@@ -40,7 +39,7 @@ only be removed there. Existing volumes stay where they are.`,
 			return err
 		}
 		if o.JSON() {
-			return show.JSON(a.Out, set)
+			return cli.JSON(a.Out, set)
 		}
 		if labels := strings.Join(cli.LabelLines(set.Labels), ", "); labels != "" {
 			return a.PrintLine("node %s has the labels %s", set.Name, labels)

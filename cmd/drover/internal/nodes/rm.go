@@ -7,8 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/confirm"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
 
@@ -39,7 +37,7 @@ command lists those that no other node has. Their data stays in its pools.`,
 	}
 	cmd.Flags().BoolVar(&force, "force", false,
 		"also if volumes have their home there, or if it has data that no other node has")
-	o, yes := cli.OutputFlags(cmd, false), confirm.AddFlag(cmd)
+	o, yes := cli.OutputFlags(cmd, false), cli.AddFlag(cmd)
 	cli.DryRunFlag(cmd, o)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		n, err := removeNode(cmd.Context(), a, c, o, yes, args[0], force)
@@ -47,7 +45,7 @@ command lists those that no other node has. Their data stays in its pools.`,
 			return err
 		}
 		if o.JSON() {
-			return show.JSON(a.Out, n)
+			return cli.JSON(a.Out, n)
 		}
 		if o.DryRun {
 			return a.PrintLine("dry run: would remove node %s: %s", n.Name, strings.Join(removalEffects(n), "; "))
@@ -72,7 +70,7 @@ command lists those that no other node has. Their data stays in its pools.`,
 // removeNode removes a node. It first asks for a confirmation if the node is alive, is the home of volumes, or has data
 // or a replica that no other node has. The question follows a preview, so nobody is asked about a removal that is
 // refused. After a preview it removes the node by its UUID, because another node may have got the name since.
-func removeNode(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag, ref string,
+func removeNode(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *cli.Flag, ref string,
 	force bool) (api.RemovedNode, error) {
 	if !yes.Given() || o.DryRun {
 		n, err := c.RemoveNode(ctx, ref, api.NodeRemoval{Force: force, DryRun: true})
@@ -80,7 +78,7 @@ func removeNode(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, ye
 			return n, err
 		}
 		if n.Live || len(n.Homes) > 0 || len(n.Forgotten) > 0 || len(n.Unprotected) > 0 {
-			q := confirm.Question{Action: "remove node " + n.Name, Effects: removalEffects(n), Name: n.Name}
+			q := cli.Question{Action: "remove node " + n.Name, Effects: removalEffects(n), Name: n.Name}
 			if err := yes.Ask(a, q); err != nil {
 				return n, err
 			}

@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/internal/durable"
 )
@@ -46,13 +45,13 @@ owner can read. An existing file is replaced.`,
 		}
 		switch {
 		case o.JSON():
-			return show.JSON(a.Out, token)
+			return cli.JSON(a.Out, token)
 		case out != "":
 			return a.PrintLine("token %s, valid for one host until %s, is in %s", token.ID,
-				show.When(a.Now(), token.Expires), out)
+				cli.When(a.Now(), token.Expires), out)
 		}
 		if _, err := fmt.Fprintf(a.ErrOut, "token %s, valid for one host until %s:\n", token.ID,
-			show.When(a.Now(), token.Expires)); err != nil {
+			cli.When(a.Now(), token.Expires)); err != nil {
 			return err
 		}
 		return a.PrintLine("%s", token.Token)

@@ -6,8 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/confirm"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
 
@@ -24,14 +22,14 @@ drover volume move VOLUME NODE --force --fenced THIS-NODE. The name of the pool
 must be typed to confirm that the missing data is lost, unless --yes is given.`,
 		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.PoolWords),
 	}
-	yes := confirm.AddFlag(cmd)
+	yes := cli.AddFlag(cmd)
 	o := cli.OutputFlags(cmd, false)
 	cli.DryRunFlag(cmd, o)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if o.DryRun {
 			return acceptPool(cmd.Context(), a, o, args[0], api.AcceptPool{DryRun: true})
 		}
-		if err := yes.Ask(a, confirm.Question{
+		if err := yes.Ask(a, cli.Question{
 			Action: "accept pool " + args[0],
 			Effects: []string{
 				"the data that was written since its disk was restored from an older state is lost for good",
@@ -57,7 +55,7 @@ func acceptPool(ctx context.Context, a *cli.App, o *cli.Output, name string, in 
 	}
 	switch {
 	case o.JSON():
-		return show.JSON(a.Out, p)
+		return cli.JSON(a.Out, p)
 	case in.DryRun:
 		return a.PrintLine("dry run: would accept pool %s as it is; the data that it lacks would be lost", p.Name)
 	}

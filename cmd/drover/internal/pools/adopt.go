@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
 
@@ -38,7 +37,7 @@ for each volume.`,
 			return err
 		}
 		if o.JSON() {
-			return show.JSON(a.Out, api.Adopted{Pool: pool, Rebuilt: append([]api.Rebuilt{}, rebuilt...)})
+			return cli.JSON(a.Out, api.Adopted{Pool: pool, Rebuilt: append([]api.Rebuilt{}, rebuilt...)})
 		}
 		did := "adopted"
 		if o.DryRun {
@@ -57,8 +56,8 @@ for each volume.`,
 }
 
 // RebuiltTable shows the datasets whose records were rebuilt.
-func RebuiltTable(rebuilt []api.Rebuilt) *show.Table {
-	t := show.NewTable("VOLUME", "DATASET", "OUTCOME", "NOTE")
+func RebuiltTable(rebuilt []api.Rebuilt) *cli.Table {
+	t := cli.NewTable("VOLUME", "DATASET", "OUTCOME", "NOTE")
 	for _, r := range rebuilt {
 		t.Row(cli.ShortName(r.Volume), r.Dataset.String(), r.Action, r.Note)
 	}

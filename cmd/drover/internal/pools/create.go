@@ -4,7 +4,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -69,7 +68,7 @@ devices, which must be empty, and Drover mounts it; --path is optional then.`,
 			return err
 		}
 		if o.JSON() {
-			return show.JSON(a.Out, pool)
+			return cli.JSON(a.Out, pool)
 		}
 		if err := a.PrintLine("created pool %s: %s, backend %s at %s", pool.Name, pool.ID, pool.Backend,
 			pool.Path); err != nil || pool.Note == "" {

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -46,7 +45,7 @@ drover trash ls).`,
 			return err
 		}
 		id := func(u poolUse) string { return u.Pool.ID.String() }
-		return cli.PrintList(a, o, list, id, func(list []poolUse) *show.Table { return useTable(a, list) })
+		return cli.PrintList(a, o, list, id, func(list []poolUse) *cli.Table { return useTable(a, list) })
 	})
 	return cmd
 }
@@ -91,8 +90,8 @@ func bytesInPool(v api.VolumeSummary) dataset.Size {
 	return *v.Status.InPool
 }
 
-func useTable(a *cli.App, list []poolUse) *show.Table {
-	t := show.NewTable("NAME", "NODE", "STATE", "SIZE", "USED", "USE%", "FREE", "IN POOL")
+func useTable(a *cli.App, list []poolUse) *cli.Table {
+	t := cli.NewTable("NAME", "NODE", "STATE", "SIZE", "USED", "USE%", "FREE", "IN POOL")
 	for _, u := range list {
 		size, used, percent, free := "", "", "", ""
 		if st := u.Pool.Status; st != nil && st.Online {

@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -25,7 +24,7 @@ func newPoolInspectCmd(a *cli.App) *cobra.Command {
 				}
 				return findPool(pools, name)
 			},
-			Form: func(_ context.Context, _ cli.Remote, p api.Pool) *show.Form { return poolForm(p) },
+			Form: func(_ context.Context, _ cli.Remote, p api.Pool) *cli.Form { return poolForm(p) },
 		})
 }
 
@@ -50,8 +49,8 @@ func findPool(pools []api.Pool, ref string) (api.Pool, error) {
 	return cli.Find(pools, "pool", ref, func(p api.Pool) string { return p.Name }, id)
 }
 
-func poolForm(p api.Pool) *show.Form {
-	f := &show.Form{}
+func poolForm(p api.Pool) *cli.Form {
+	f := &cli.Form{}
 	f.Add("Pool", p.Name)
 	if p.ID != uuid.Nil { // a pool that could not be created has no ID
 		f.Add("ID", p.ID.String())

@@ -10,8 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/listing"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -27,16 +25,16 @@ const (
 )
 
 func newPoolLsCmd(a *cli.App) *cobra.Command {
-	return listing.New(a, listing.List[api.Pool]{
+	return cli.New(a, cli.List[api.Pool]{
 		Short: "List the pools",
 		Long: `List the pools. OVERCOMMIT is the present ratio of the sizes of all volumes to
 the size of the pool, and its limit if the pool has one: 0.3, at most 1.5.
 drover pool set changes the limit.`,
-		Fetch: listing.FromServer(a, func(ctx context.Context, c cli.Remote, _ listing.Query) ([]api.Pool, error) {
+		Fetch: cli.FromServer(a, func(ctx context.Context, c cli.Remote, _ cli.ListQuery) ([]api.Pool, error) {
 			return c.Pools(ctx)
 		}),
 		ID:      func(p api.Pool) string { return p.ID.String() },
-		Columns: func([]api.Pool) []listing.Column[api.Pool] { return poolColumns(a) },
+		Columns: func([]api.Pool) []cli.Column[api.Pool] { return poolColumns(a) },
 		Compare: func(x, y api.Pool) int {
 			return cmp.Or(strings.Compare(x.Name, y.Name), strings.Compare(x.NodeName, y.NodeName))
 		},
@@ -54,12 +52,12 @@ func nodeLabels(ctx context.Context, c cli.Remote) (func(api.Pool) map[string]st
 	return func(p api.Pool) map[string]string { return labels[p.Node] }, err
 }
 
-func poolColumns(a *cli.App) []listing.Column[api.Pool] {
+func poolColumns(a *cli.App) []cli.Column[api.Pool] {
 	colors := a.Palette()
 	// measure is a column of a size or ratio that only an online pool has.
 	measure := func(header string, cell func(dataset.PoolStatus) string,
-		value func(dataset.PoolStatus) float64) listing.Column[api.Pool] {
-		return listing.Column[api.Pool]{
+		value func(dataset.PoolStatus) float64) cli.Column[api.Pool] {
+		return cli.Column[api.Pool]{
 			Header: header,
 			Cell: func(p api.Pool) string {
 				if p.Status == nil || !p.Status.Online {
@@ -67,7 +65,7 @@ func poolColumns(a *cli.App) []listing.Column[api.Pool] {
 				}
 				return cell(*p.Status)
 			},
-			Compare: listing.By(func(p api.Pool) float64 { return value(*p.Status) }),
+			Compare: cli.By(func(p api.Pool) float64 { return value(*p.Status) }),
 		}
 	}
 	ofSize := func(cell func(dataset.PoolStatus) string) func(dataset.PoolStatus) string {
@@ -78,7 +76,7 @@ func poolColumns(a *cli.App) []listing.Column[api.Pool] {
 			return cell(st)
 		}
 	}
-	return []listing.Column[api.Pool]{
+	return []cli.Column[api.Pool]{
 		{Header: "NAME", Cell: func(p api.Pool) string { return p.Name }},
 		{Header: "NODE", Cell: func(p api.Pool) string { return p.NodeName }},
 		{Header: "BACKEND", Cell: func(p api.Pool) string { return p.Backend }},
@@ -117,7 +115,7 @@ func overcommitLimit(p api.Pool) string {
 }
 
 // paintState colours the state of a pool, or how full a volume is.
-func paintState(colors show.Palette, s string) string {
+func paintState(colors cli.Palette, s string) string {
 	switch {
 	case s == poolOnline, s == "":
 		return s

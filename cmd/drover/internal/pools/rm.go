@@ -7,8 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/confirm"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
 
@@ -39,7 +37,7 @@ while there is no other: they would be created again at the next start.`,
 		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.PoolWords),
 	}
 	cmd.Flags().BoolVar(&forget, "forget", false, "remove it only from the store, and touch nothing at its place")
-	o, yes := cli.OutputFlags(cmd, false), confirm.AddFlag(cmd)
+	o, yes := cli.OutputFlags(cmd, false), cli.AddFlag(cmd)
 	cli.DryRunFlag(cmd, o)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		removed, err := removePool(cmd.Context(), a, c, o, yes, args[0], forget)
@@ -47,7 +45,7 @@ while there is no other: they would be created again at the next start.`,
 			return err
 		}
 		if o.JSON() {
-			return show.JSON(a.Out, removed)
+			return cli.JSON(a.Out, removed)
 		}
 		format := "removed pool %s"
 		switch {
@@ -79,7 +77,7 @@ while there is no other: they would be created again at the next start.`,
 
 // removePool removes a pool after a confirmation. The question follows a preview, so nobody is asked about a removal
 // that is refused.
-func removePool(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag, name string,
+func removePool(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *cli.Flag, name string,
 	forget bool) (api.RemovedPool, error) {
 	if !yes.Given() || o.DryRun {
 		gone, err := c.RemovePool(ctx, name, api.PoolRemoval{Forget: forget, DryRun: true})
@@ -93,9 +91,9 @@ func removePool(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, ye
 	return c.RemovePool(ctx, name, api.PoolRemoval{Forget: forget})
 }
 
-func removalQuestion(gone api.RemovedPool, forget bool) confirm.Question {
+func removalQuestion(gone api.RemovedPool, forget bool) cli.Question {
 	p := gone.Pool
-	q := confirm.Question{Action: "remove pool " + p.Name, Name: p.Name}
+	q := cli.Question{Action: "remove pool " + p.Name, Name: p.Name}
 	effect := fmt.Sprintf("removes everything that Drover created for the pool at %s; it has no data", p.Path)
 	if forget {
 		q.Action = "forget pool " + p.Name

@@ -4,7 +4,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -39,7 +38,7 @@ refused. Existing volumes stay as they are.`,
 		case err != nil:
 			return err
 		case o.JSON():
-			return show.JSON(a.Out, changed)
+			return cli.JSON(a.Out, changed)
 		case p.Overcommit == 0:
 			return a.PrintLine("pool %s has no limit for overcommit", changed.Name)
 		}

@@ -23,8 +23,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/confirm"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
 )
@@ -34,7 +32,7 @@ type command struct {
 	a    *cli.App
 	host Host
 	o    *cli.Output
-	yes  *confirm.Flag
+	yes  *cli.Flag
 
 	name          string
 	settings      Settings
@@ -73,7 +71,7 @@ What was written since the move is then only in the new volumes, which stay.
 		Args:              cli.Args(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	c := &command{a: a, host: host, o: cli.OutputFlags(cmd, false), yes: confirm.AddFlag(cmd)}
+	c := &command{a: a, host: host, o: cli.OutputFlags(cmd, false), yes: cli.AddFlag(cmd)}
 	cli.DryRunFlag(cmd, c.o)
 	f := cmd.Flags()
 	f.StringVar(&c.settings.Profile, "profile", "", "the `PROFILE` of the new volumes (default: the default profile)")
@@ -183,7 +181,7 @@ func (c *command) begin(ctx context.Context, path string) error {
 }
 
 func (c *command) ask(action string, effects ...string) error {
-	return c.yes.Ask(c.a, confirm.Question{Action: action, Effects: effects, Name: c.name})
+	return c.yes.Ask(c.a, cli.Question{Action: action, Effects: effects, Name: c.name})
 }
 
 // resume continues a move that was interrupted.
@@ -266,10 +264,10 @@ func (c *command) keep() error {
 // report prints lines or, with -o json, the journal.
 func (c *command) report(lines ...string) error {
 	if c.o.JSON() {
-		return show.JSON(c.a.Out, c.j)
+		return cli.JSON(c.a.Out, c.j)
 	}
 	for _, l := range lines {
-		if err := c.a.PrintLine("%s", show.Clean(l)); err != nil {
+		if err := c.a.PrintLine("%s", cli.Clean(l)); err != nil {
 			return err
 		}
 	}
@@ -278,9 +276,9 @@ func (c *command) report(lines ...string) error {
 
 func (c *command) showPlan(j *Journal) error {
 	if c.o.JSON() {
-		return show.JSON(c.a.Out, j)
+		return cli.JSON(c.a.Out, j)
 	}
-	table := show.NewTable("SOURCE", "MOUNTS", "SIZE", "NEW VOLUME", "PROFILE", "NOT MOVED")
+	table := cli.NewTable("SOURCE", "MOUNTS", "SIZE", "NEW VOLUME", "PROFILE", "NOT MOVED")
 	for _, i := range slices.Concat(j.Items, j.Skipped) {
 		size := ""
 		if i.Reason == "" {

@@ -10,8 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/findings"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -78,10 +76,10 @@ func Assess(c Cluster, now time.Time) Report {
 
 // NewReport sorts the findings and leaves out repeated ones.
 func NewReport(c Cluster, list []api.Finding) Report {
-	findings.Sort(list)
+	cli.Sort(list)
 	list = slices.Compact(list)
 	return Report{
-		Healthy: findings.Attention(list) == 0, Nodes: len(c.Nodes), Pools: len(c.Pools), Volumes: len(c.Volumes),
+		Healthy: cli.Attention(list) == 0, Nodes: len(c.Nodes), Pools: len(c.Pools), Volumes: len(c.Volumes),
 		Findings: append([]api.Finding{}, list...),
 	}
 }
@@ -97,16 +95,16 @@ type about struct{ node, subject string }
 
 // reports adds the warnings and errors of all doctors, of the control replicas and of the store.
 func (f *collector) reports(c Cluster) {
-	var list []findings.OfNode
+	var list []cli.OfNode
 	report := func(node string, all []api.Finding) {
 		f.examined[node] = true
 		for _, finding := range all {
-			if !findings.NeedsAttention(finding) ||
+			if !cli.NeedsAttention(finding) ||
 				!c.VolumesUnknown && (isFullVolume(finding) || isListedReplica(c, node, finding)) {
 				continue
 			}
-			list = append(list, findings.OfNode{Node: node, Finding: finding})
-			if finding.Level == findings.Error {
+			list = append(list, cli.OfNode{Node: node, Finding: finding})
+			if finding.Level == cli.Error {
 				f.diagnosed[about{node, finding.Subject}] = true
 			}
 		}
@@ -118,14 +116,14 @@ func (f *collector) reports(c Cluster) {
 		f.list = append(append(f.list, c.Health.Findings...), c.Health.Store.Findings...)
 		for _, n := range c.Health.Nodes {
 			if n.Live && n.Found != nil && !f.examined[n.Name] { // nodes reports those that do not answer
-				report(n.Name, findings.Reported(*n.Found))
+				report(n.Name, cli.Reported(*n.Found))
 			}
 		}
 	}
-	f.list = append(f.list, findings.Merge(list, c.Local)...)
-	isStore := func(is findings.OfNode) bool { return is.Subject == "store" }
+	f.list = append(f.list, cli.Merge(list, c.Local)...)
+	isStore := func(is cli.OfNode) bool { return is.Subject == "store" }
 	if c.Health != nil && c.Health.Store.Halted != "" && !slices.ContainsFunc(list, isStore) {
-		f.add(findings.Error, "store", "", "%s", c.Health.Store.Halted) // the text ends with the next command
+		f.add(cli.Error, "store", "", "%s", c.Health.Store.Halted) // the text ends with the next command
 	}
 }
 
@@ -177,7 +175,7 @@ func (f *collector) nodes(c Cluster, now time.Time) {
 			case n.Draining:
 				word = "draining"
 			}
-			f.add(findings.Info, "node "+n.Name, "drover node uncordon "+n.Name,
+			f.add(cli.Info, "node "+n.Name, "drover node uncordon "+n.Name,
 				"%s: nothing new is placed on it", word)
 		}
 		if n.Live {
@@ -186,14 +184,14 @@ func (f *collector) nodes(c Cluster, now time.Time) {
 		}
 		since := ""
 		if !n.StatusSince.IsZero() {
-			since = " for " + strings.TrimSuffix(show.Ago(now, n.StatusSince), " ago")
+			since = " for " + strings.TrimSuffix(cli.Ago(now, n.StatusSince), " ago")
 		}
-		level, text := findings.Warning, "no volume has its home there"
+		level, text := cli.Warning, "no volume has its home there"
 		if c.VolumesUnknown {
-			level, text = findings.Error, "the volumes that have their home there cannot be read"
+			level, text = cli.Error, "the volumes that have their home there cannot be read"
 		}
 		if at := homes[n.ID]; len(at) > 0 {
-			level, text = findings.Error, describeHomes(at)
+			level, text = cli.Error, describeHomes(at)
 		}
 		f.add(level, "node "+n.Name, "drover node inspect "+n.Name, "unreachable%s; %s", since, text)
 	}
@@ -211,7 +209,7 @@ func (f *collector) addHomes(node string, volumes []string) {
 
 // describeHomes says that a node is the home of volumes.
 func describeHomes(volumes []string) string {
-	return fmt.Sprintf("home of %s: %s", count(len(volumes), "volume"), findings.Few(volumes))
+	return fmt.Sprintf("home of %s: %s", count(len(volumes), "volume"), cli.Few(volumes))
 }
 
 // versions reports nodes and control replicas that run different versions.
@@ -232,9 +230,9 @@ func (f *collector) versions(c Cluster) {
 	}
 	var lines []string
 	for _, v := range slices.Sorted(maps.Keys(versions)) {
-		lines = append(lines, fmt.Sprintf("%s on %s", v, findings.Few(versions[v])))
+		lines = append(lines, fmt.Sprintf("%s on %s", v, cli.Few(versions[v])))
 	}
-	f.add(findings.Warning, "versions", "restart what runs an older one: first the control replicas, one after the "+
+	f.add(cli.Warning, "versions", "restart what runs an older one: first the control replicas, one after the "+
 		"other, then the guard and agent of each host", "different versions run: %s", strings.Join(lines, "; "))
 }
 
@@ -251,7 +249,7 @@ func (f *collector) pools(c Cluster) {
 			subject += " on " + p.NodeName
 		}
 		if st := p.Status; live[p.Node] && st != nil && st.Overcommit == 0 && st.OvercommitRatio() > 1 {
-			f.add(findings.Info, subject, "drover pool set "+p.Name+" --overcommit 1 refuses more",
+			f.add(cli.Info, subject, "drover pool set "+p.Name+" --overcommit 1 refuses more",
 				"its volumes may become %s large, and it has %s: overcommit %s", st.Provisioned.Human(),
 				st.Size.Human(), dataset.FormatRatio(st.OvercommitRatio()))
 		}
@@ -259,11 +257,11 @@ func (f *collector) pools(c Cluster) {
 		case !live[p.Node]: // the finding about the node is enough
 		case diagnosed:
 		case st == nil:
-			f.add(findings.Warning, subject, inspect, "the node has not reported the pool")
+			f.add(cli.Warning, subject, inspect, "the node has not reported the pool")
 		case st.Quarantined:
-			f.add(findings.Error, subject, inspect, "held: %s", st.Reason)
+			f.add(cli.Error, subject, inspect, "held: %s", st.Reason)
 		case !st.Online:
-			f.add(findings.Error, subject, inspect, "offline: %s", st.Reason)
+			f.add(cli.Error, subject, inspect, "offline: %s", st.Reason)
 		case st.Size > 0 && !f.examined[p.NodeName]: // doctor examines the pools of its host
 			if is := st.Fullness(); is != dataset.NotFull {
 				f.add(levelOf(is), subject, inspect, "%s: %s", is, st.Usage().Describe(st.Size))
@@ -284,7 +282,7 @@ func (f *collector) volume(v *api.VolumeSummary, in api.Pool, now time.Time) {
 		// The finding about an unreachable home is enough too.
 		if st.Problem != "" && !v.Unreachable && !unusedOffline &&
 			!f.isDiagnosed(subject) && !f.isDiagnosed("dataset "+v.ID.String()) {
-			f.add(findings.Error, subject, inspect, "%s", st.Problem)
+			f.add(cli.Error, subject, inspect, "%s", st.Problem)
 		}
 		if is, text := volumes.Fullness(v.Status, v.Size); is != dataset.NotFull {
 			sized := dataset.Dataset{Volume: v.Volume, Size: v.Size}
@@ -297,15 +295,15 @@ func (f *collector) volume(v *api.VolumeSummary, in api.Pool, now time.Time) {
 	for _, k := range v.CopyDetails {
 		switch {
 		case k.Kind == dataset.CopySuperseded:
-			f.add(findings.Warning, subject, "drover volume superseded ls",
+			f.add(cli.Warning, subject, "drover volume superseded ls",
 				"node %s keeps a superseded copy, with data that the volume does not have", k.NodeName)
 		case volumes.IsWholeReplica(k):
 			complete++
 			if text := describeReplica(v, k, now); text != "" {
-				f.add(findings.Warning, subject, inspect, "replica on node %s %s", k.NodeName, text)
+				f.add(cli.Warning, subject, inspect, "replica on node %s %s", k.NodeName, text)
 			}
 		case k.Problem != "":
-			f.add(findings.Warning, subject, inspect, "copy on node %s: %s", k.NodeName, k.Problem)
+			f.add(cli.Warning, subject, inspect, "copy on node %s: %s", k.NodeName, k.Problem)
 		}
 	}
 	isOld := now.Sub(v.Created) > volumes.MinimumStale
@@ -315,7 +313,7 @@ func (f *collector) volume(v *api.VolumeSummary, in api.Pool, now time.Time) {
 			next = "drover node ls; drover pool ls; or drover volume set-profile " + name +
 				" PROFILE, with fewer replicas"
 		}
-		f.add(findings.Warning, subject, next, "degraded: %d of %s complete%s", complete, count(want, "replica"),
+		f.add(cli.Warning, subject, next, "degraded: %d of %s complete%s", complete, count(want, "replica"),
 			volumes.DescribeShortage(v.CopyDetails, v.ReplicaShortage))
 	}
 }
@@ -325,7 +323,7 @@ func (f *collector) volume(v *api.VolumeSummary, in api.Pool, now time.Time) {
 func describeReplica(v *api.VolumeSummary, k api.CopyDetail, now time.Time) string {
 	text := ""
 	if verified, stale := volumes.IsStale(v.Profile.Replicas, k, now); stale {
-		text = "is stale: last verified " + show.Ago(now, verified)
+		text = "is stale: last verified " + cli.Ago(now, verified)
 	}
 	switch {
 	case k.Problem == "", v.Unreachable: // the finding about the home says why
@@ -355,11 +353,11 @@ func (f *collector) operations(c Cluster, now time.Time) {
 		switch age := now.Sub(op.Created); {
 		case op.State.Final():
 		case op.Kind == dataset.OpSnapshot && age > LateSnapshot:
-			f.add(findings.Warning, "volume "+cli.ShortName(op.Volume), watch, "a snapshot is late: it was due %s",
-				show.Ago(now, op.Created))
+			f.add(cli.Warning, "volume "+cli.ShortName(op.Volume), watch, "a snapshot is late: it was due %s",
+				cli.Ago(now, op.Created))
 		case age > LongRunning:
-			f.add(findings.Warning, "operation "+op.ID.String(), watch, "%s of %s started %s and still runs",
-				op.Action(), cli.ShortName(op.Volume), show.Ago(now, op.Created))
+			f.add(cli.Warning, "operation "+op.ID.String(), watch, "%s of %s started %s and still runs",
+				op.Action(), cli.ShortName(op.Volume), cli.Ago(now, op.Created))
 		}
 		if op.State.Final() && !wasRefused(op) && !newest[k].Created.After(op.Created) {
 			newest[k] = op
@@ -379,8 +377,8 @@ func (f *collector) operations(c Cluster, now time.Time) {
 		if op.Kind == dataset.OpBackup && op.Scheduled && f.explainBackup(op.Volume, fix) {
 			continue
 		}
-		f.add(findings.Warning, "operation "+op.ID.String(), fix,
-			"%s of %s failed %s: %s", op.Action(), cli.ShortName(op.Volume), show.Ago(now, op.Created), reason)
+		f.add(cli.Warning, "operation "+op.ID.String(), fix,
+			"%s of %s failed %s: %s", op.Action(), cli.ShortName(op.Volume), cli.Ago(now, op.Created), reason)
 	}
 }
 
@@ -458,9 +456,9 @@ func wasRefused(op dataset.Operation) bool {
 // levelOf returns the level of a finding about a full or nearly full volume or pool.
 func levelOf(is dataset.Fullness) string {
 	if is == dataset.Full {
-		return findings.Error
+		return cli.Error
 	}
-	return findings.Warning
+	return cli.Warning
 }
 
 // count returns a number with its noun: "1 volume", "2 volumes".

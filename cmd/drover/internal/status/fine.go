@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/findings"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -19,10 +17,10 @@ func Fine(c Cluster, list []api.Finding, now time.Time) []api.Finding {
 	var out []api.Finding
 	add := func(subject, format string, args ...any) {
 		hasFinding := slices.ContainsFunc(list, func(f api.Finding) bool {
-			return f.Subject == subject && findings.NeedsAttention(f)
+			return f.Subject == subject && cli.NeedsAttention(f)
 		})
 		if !hasFinding {
-			out = append(out, api.Finding{Level: findings.OK, Subject: subject, Text: fmt.Sprintf(format, args...)})
+			out = append(out, api.Finding{Level: cli.OK, Subject: subject, Text: fmt.Sprintf(format, args...)})
 		}
 	}
 	for _, n := range c.Nodes {
@@ -41,7 +39,7 @@ func Fine(c Cluster, list []api.Finding, now time.Time) []api.Finding {
 	}
 	if h := c.Health; h != nil {
 		for _, r := range h.Replicas {
-			add("control "+r.Name, "running since %s, version %s", show.When(now, r.Since), r.Version)
+			add("control "+r.Name, "running since %s, version %s", cli.When(now, r.Since), r.Version)
 		}
 		if h.Store.Leader != "" {
 			add("store", "%s, its leader is %s", h.Store.Kind, h.Store.Leader)
@@ -50,7 +48,7 @@ func Fine(c Cluster, list []api.Finding, now time.Time) []api.Finding {
 	if !c.VolumesUnknown {
 		withFinding := map[string]bool{}
 		for _, f := range list {
-			if findings.NeedsAttention(f) {
+			if cli.NeedsAttention(f) {
 				withFinding[f.Subject] = true
 			}
 		}
@@ -73,7 +71,7 @@ func Fine(c Cluster, list []api.Finding, now time.Time) []api.Finding {
 		known := slices.ContainsFunc(out, func(o api.Finding) bool {
 			return o.Subject == f.Subject || strings.HasPrefix(f.Subject, "volume ")
 		})
-		if f.Level == findings.OK && !known {
+		if f.Level == cli.OK && !known {
 			out = append(out, f)
 		}
 	}

@@ -1,9 +1,8 @@
-// Package status has the command drover status: one screen that shows what needs attention on the host and in the
-// cluster. The command fetches the lists of the server, passes them to [Assess], and prints the result. Assess is a
-// pure function. Package main adds the command to the command tree. The package keeps no state.
-//
-// A finding that follows from the lists belongs in assess.go. A finding that needs an examination of a host belongs in
-// the component that knows the problem (see package agent/doctor), and status shows it with the others of doctor.
+// Package status has the commands that say what happens: drover status, drover doctor, drover operation and drover
+// support-bundle. Status fetches the lists of the server and passes them to [Assess], which is a pure function. A
+// finding that follows from the lists belongs in assess.go. A finding that needs an examination of a host belongs in
+// the component that knows the problem (see package agent/doctor). Every part of a support bundle passes through Redact
+// or RedactYAML. The package keeps no state.
 package status
 
 import (
@@ -18,8 +17,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/findings"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -57,7 +54,7 @@ attention.`,
 		if err := write(a, o, r); err != nil {
 			return err
 		}
-		return findings.Verdict(r.Findings)
+		return cli.Verdict(r.Findings)
 	})
 	return cmd
 }
@@ -73,11 +70,11 @@ func follow(ctx context.Context, a *cli.App, o *cli.Output, c cli.Remote, verbos
 		}
 		switch {
 		case o.JSON():
-			if err := show.Line(a.Out, r); err != nil {
+			if err := cli.Line(a.Out, r); err != nil {
 				return err
 			}
 		case o.YAML():
-			if err := show.Document(a.Out, r); err != nil {
+			if err := cli.Document(a.Out, r); err != nil {
 				return err
 			}
 		default:
@@ -244,7 +241,7 @@ func readOperations(ctx context.Context, c cli.Remote) (ops []dataset.Operation,
 // does not respond. An error about another subject, such as a record that cannot be read, does not name the cause.
 func causes(health *api.ClusterHealth, doctor []api.Finding, failed []error) (out []error) {
 	isError := func(subject string) func(api.Finding) bool {
-		return func(f api.Finding) bool { return f.Level == findings.Error && f.Subject == subject }
+		return func(f api.Finding) bool { return f.Level == cli.Error && f.Subject == subject }
 	}
 	named := health != nil && slices.ContainsFunc(health.Store.Findings, isError("store")) ||
 		slices.ContainsFunc(doctor, isError("control"))
@@ -270,7 +267,7 @@ func unread(a *cli.App, err error) api.Finding {
 		fix = "see systemctl status 'drover*'"
 	}
 	return api.Finding{
-		Level: findings.Error, Subject: "server", Text: "cannot read the state: " + err.Error(),
+		Level: cli.Error, Subject: "server", Text: "cannot read the state: " + err.Error(),
 		Fix: fix + " on the host of the server at " + a.Address(),
 	}
 }
@@ -295,9 +292,9 @@ func knowsHost(c Cluster, now time.Time) bool {
 func write(a *cli.App, o *cli.Output, r Report) error {
 	switch {
 	case o.JSON():
-		return show.JSON(a.Out, r)
+		return cli.JSON(a.Out, r)
 	case o.YAML():
-		return show.YAML(a.Out, r)
+		return cli.YAML(a.Out, r)
 	}
 	if r.Healthy {
 		err := a.PrintLine("healthy: %s, %s, %s",
@@ -306,5 +303,5 @@ func write(a *cli.App, o *cli.Output, r Report) error {
 			return err
 		}
 	}
-	return findings.Table(a, r.Findings).Write(a.Out)
+	return cli.FindingsTable(a, r.Findings).Write(a.Out)
 }

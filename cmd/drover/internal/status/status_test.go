@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/findings"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -127,8 +126,8 @@ func TestCauseIsReportedOnce(t *testing.T) {
 		"store is well":    {&api.ClusterHealth{}, nil, "damaged; nodes: control does not answer"},
 		"store is named":   {store, nil, "damaged"},
 		"other finding":    {damaged, nil, "damaged; nodes: control does not answer"},
-		"control is named": {nil, []api.Finding{{Level: findings.Error, Subject: "control"}}, "damaged"},
-		"control responds": {nil, []api.Finding{{Level: findings.OK, Subject: "control"}}, "damaged; nodes: control does not answer"},
+		"control is named": {nil, []api.Finding{{Level: cli.Error, Subject: "control"}}, "damaged"},
+		"control responds": {nil, []api.Finding{{Level: cli.OK, Subject: "control"}}, "damaged; nodes: control does not answer"},
 	} {
 		var texts []string
 		for _, err := range causes(c.health, c.doctor, failed) {

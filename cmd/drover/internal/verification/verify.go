@@ -18,8 +18,6 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/pools"
 	"github.com/droverhq/drover/cmd/drover/internal/settings"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
-	"github.com/droverhq/drover/cmd/drover/internal/suiterunner"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
@@ -71,7 +69,7 @@ that pool removes it. The command fails if a claimed capability is not verified.
 			if err != nil {
 				return err
 			}
-			return suiterunner.Inside(cmd.Context(), kind, folder, a.Out)
+			return Inside(cmd.Context(), kind, folder, a.Out)
 		}
 		c, err := a.Connect()
 		if err != nil {
@@ -139,7 +137,7 @@ func VerifyPool(ctx context.Context, a *cli.App, p api.Pool) (r *verify.Report, 
 	}()
 	r = &verify.Report{Pool: p.Name, ID: p.ID, Node: p.NodeName, Backend: p.Backend, Path: path, Note: p.Note}
 	began, n, claims := a.Now(), 0, verify.Claims{}
-	err = suiterunner.Start(ctx, []string{"backend", "verify", p.Backend, "--inside", at.Path}, at.Path,
+	err = Start(ctx, []string{"backend", "verify", p.Backend, "--inside", at.Path}, at.Path,
 		func(e verify.Event) error {
 			if e.Info != nil {
 				claims = *e.Info
@@ -314,7 +312,7 @@ func showStep(a *cli.App, text string) {
 func printReport(a *cli.App, o *cli.Output, r *verify.Report) error {
 	print := func() error { return printReportTable(a, r) }
 	if o.JSON() {
-		print = func() error { return show.JSON(a.Out, r) }
+		print = func() error { return cli.JSON(a.Out, r) }
 	}
 	if err := print(); err != nil {
 		return err
@@ -337,7 +335,7 @@ func VerdictOrder(v verify.Verdict) int {
 }
 
 func printReportTable(a *cli.App, r *verify.Report) error {
-	t := show.NewTable("CAPABILITY", "CLAIMED", "VERIFIED", "CASES")
+	t := cli.NewTable("CAPABILITY", "CLAIMED", "VERIFIED", "CASES")
 	rows := slices.Clone(r.Capabilities)
 	slices.SortStableFunc(rows, func(x, y verify.Verdict) int { return VerdictOrder(x) - VerdictOrder(y) })
 	for _, v := range append(rows, r.Rest) {
@@ -359,7 +357,7 @@ func printReportTable(a *cli.App, r *verify.Report) error {
 	if err := t.Write(a.Out); err != nil {
 		return err
 	}
-	times := show.NewTable("CALL", "MEDIAN")
+	times := cli.NewTable("CALL", "MEDIAN")
 	for _, one := range r.Times {
 		took := time.Duration(one.Seconds * float64(time.Second))
 		text := took.Round(10 * time.Microsecond).String()

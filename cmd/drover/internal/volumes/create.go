@@ -7,8 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/profiles"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -53,7 +52,7 @@ func makeArgs(minimum int, opts map[string]string) cobra.PositionalArgs {
 
 // printOptionHelp prints the help of -o help: the options, and the existing profiles.
 func printOptionHelp(a *cli.App, cmd *cobra.Command) error {
-	t := show.NewTable("OPTION", "VALUE", "MEANING")
+	t := cli.NewTable("OPTION", "VALUE", "MEANING")
 	for _, h := range dataset.OptionHelp() {
 		t.Row(h.Name, h.Value, h.Help)
 	}
@@ -71,7 +70,7 @@ func printOptionHelp(a *cli.App, cmd *cobra.Command) error {
 	if _, err := fmt.Fprintln(a.Out); err != nil {
 		return err
 	}
-	return profiles.Table(list).Write(a.Out)
+	return settings.Table(list).Write(a.Out)
 }
 
 // makeVolume creates a volume and prints the line about it. A clone is never smaller than its source, so the line says

@@ -9,9 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/newfile"
-	"github.com/droverhq/drover/cmd/drover/internal/progress"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -58,7 +55,7 @@ standard error. The archive is complete only if the exit code is 0.`,
 		// Without a total there is nothing that lines could show.
 		m := a.Meter("export "+args[0], !cli.IsTerminal(a.ErrOut))
 		defer m.Close()
-		w := &progress.Writer{W: a.Out, Meter: m, At: dataset.Progress{Step: "write the archive"}}
+		w := &cli.Writer{W: a.Out, Meter: m, At: dataset.Progress{Step: "write the archive"}}
 		var leftOut api.OmittedFiles
 		export := func(to io.Writer) (err error) {
 			w.W = to
@@ -66,7 +63,7 @@ standard error. The archive is complete only if the exit code is 0.`,
 			return withSnapshotFlag(cmd.Context(), c, err, args[0], snapshot)
 		}
 		if toFile {
-			err = newfile.Write("export", file, export)
+			err = cli.Write("export", file, export)
 		} else {
 			err = export(a.Out)
 		}
@@ -100,7 +97,7 @@ func withSnapshotFlag(ctx context.Context, c cli.Remote, err error, ref, snapsho
 func describeLeftOut(l api.OmittedFiles) string {
 	var names []string
 	for _, path := range l.First {
-		names = append(names, show.Clean(path))
+		names = append(names, cli.Clean(path))
 	}
 	subject, more := "1 socket was", ""
 	if l.Count > 1 {

@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/progress"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -143,7 +142,7 @@ func importTar(ctx context.Context, a *cli.App, o *cli.Output, req api.Request, 
 	defer stop()
 	req.ID = a.NewID()
 	m := a.Meter("import "+req.Volume, o.Quiet)
-	d, err := c.Import(ctx, req, &progress.Reader{
+	d, err := c.Import(ctx, req, &cli.Reader{
 		R: in, Meter: m, At: dataset.Progress{Step: "sending the archive", Total: Left(in)},
 	})
 	m.Close()

@@ -12,8 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/profiles"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -27,7 +26,7 @@ func newVolumeInspectCmd(a *cli.App) *cobra.Command {
 		Get: func(ctx context.Context, c cli.Remote, name string) (api.Volume, error) {
 			return c.Volume(ctx, name)
 		},
-		Form: func(ctx context.Context, c cli.Remote, v api.Volume) *show.Form {
+		Form: func(ctx context.Context, c cli.Remote, v api.Volume) *cli.Form {
 			return volumeForm(a, v, newerProfile(ctx, c, v), poolOf(ctx, c, v), newestSnapshots(ctx, a, c, v),
 				holderLines(ctx, a, c, v))
 		},
@@ -71,9 +70,9 @@ func poolOf(ctx context.Context, c cli.Remote, v api.Volume) volumePool {
 }
 
 func volumeForm(
-	a *cli.App, v api.Volume, newer string, pool volumePool, snapshots, holders []string) *show.Form {
+	a *cli.App, v api.Volume, newer string, pool volumePool, snapshots, holders []string) *cli.Form {
 	now, p := a.Now(), v.Profile
-	f := &show.Form{}
+	f := &cli.Form{}
 	f.Add("Volume", v.Volume)
 	f.Add("Aliases", strings.Join(v.Aliases, ", "))
 	if v.Status != nil {
@@ -92,7 +91,7 @@ func volumeForm(
 	f.Add("Size", sizeLine(v))
 	f.Add("Inodes", inodeLine(v))
 	f.Add("Filesystem", p.Filesystem.Type)
-	f.Add("Policy", profiles.PolicyLines(p)...)
+	f.Add("Policy", settings.PolicyLines(p)...)
 	if p.SchedulesOff && !v.Anonymous {
 		f.Add("Schedules", fmt.Sprintf("off (drover volume set-profile %s %s turns them on)", v.Volume, p.Name))
 	}
@@ -116,7 +115,7 @@ func volumeForm(
 	f.Add("On delete", cli.OnDelete(p.OnDelete))
 	f.Add("Created", createdLine(now, v))
 	if v.Trash != nil {
-		f.Add("In the trash", "since "+show.When(now, v.Trash.At), describePurgeTime(now, v.Trash.Expires))
+		f.Add("In the trash", "since "+cli.When(now, v.Trash.At), describePurgeTime(now, v.Trash.Expires))
 	}
 	problem, next := advice(now, v, pool)
 	f.Add("Problem", problem)
@@ -136,7 +135,7 @@ func basedOnLines(refs []dataset.VersionRef) (lines []string) {
 // the request, such as db@gold. A rename replaces the recorded request by the new name, unless an engine knows the
 // volume by the recorded request.
 func createdLine(now time.Time, v api.Volume) string {
-	line := show.When(now, v.Created)
+	line := cli.When(now, v.Created)
 	if v.RequestedAs == v.Volume || v.RequestedAs == "" {
 		return line
 	}
@@ -151,7 +150,7 @@ func nextSnapshotLine(now time.Time, v api.Volume) string {
 	case !v.NextSnapshot.After(now):
 		return "due now"
 	}
-	return show.When(now, v.NextSnapshot)
+	return cli.When(now, v.NextSnapshot)
 }
 
 // backupLines describes the backups of a volume. It returns nothing if there is no schedule.
@@ -166,13 +165,13 @@ func backupLines(now time.Time, v api.Volume) []string {
 			fmt.Sprintf("next one: none, because the volume is kept apart from cluster %s", apart.Cluster))
 	}
 	if !b.Last.IsZero() {
-		lines[1] = "last scheduled one: " + show.When(now, b.Last)
+		lines[1] = "last scheduled one: " + cli.When(now, b.Last)
 	}
 	switch {
 	case b.Running != uuid.Nil:
 		lines = append(lines, "next one: runs (operation "+b.Running.String()[:8]+")")
 	case b.Next.After(now):
-		lines = append(lines, "next one: "+show.When(now, b.Next))
+		lines = append(lines, "next one: "+cli.When(now, b.Next))
 	case !b.Next.IsZero():
 		lines = append(lines, "next one: due now")
 	}
@@ -190,7 +189,7 @@ func verifyLines(now time.Time, v api.Volume) []string {
 	}
 	lines := []string{"last scheduled verification: none"}
 	if !s.Last.IsZero() {
-		lines[0] = "last scheduled verification: " + show.When(now, s.Last)
+		lines[0] = "last scheduled verification: " + cli.When(now, s.Last)
 	}
 	switch {
 	case s.Running != uuid.Nil:
@@ -198,7 +197,7 @@ func verifyLines(now time.Time, v api.Volume) []string {
 	case s.Next.IsZero():
 		lines = append(lines, "next verification: after the next backup")
 	case s.Next.After(now):
-		lines = append(lines, "next verification: "+show.When(now, s.Next))
+		lines = append(lines, "next verification: "+cli.When(now, s.Next))
 	default:
 		lines = append(lines, "next verification: due now")
 	}
@@ -231,20 +230,20 @@ func copyLines(a *cli.App, v api.Volume) []string {
 		line := k.NodeName + ": " + string(k.Kind)
 		switch {
 		case k.Snapshot != uuid.Nil:
-			line += ", of " + show.Ago(a.Now(), k.Taken)
+			line += ", of " + cli.Ago(a.Now(), k.Taken)
 		case k.Kind == dataset.CopyReplica && k.Problem != "":
 			line += ", no data yet, because " + k.Problem
 		case k.Kind == dataset.CopyReplica:
 			line += ", no data yet"
 		}
 		if k.VerifiedAt.After(k.Taken) {
-			line += ", and nothing was written between then and " + show.Ago(a.Now(), k.VerifiedAt)
+			line += ", and nothing was written between then and " + cli.Ago(a.Now(), k.VerifiedAt)
 		}
 		if IsWholeReplica(k) && k.Problem != "" {
 			line += ", cannot be refreshed, retrying: " + k.Problem
 		}
 		if !k.Expires.IsZero() && k.Kind == dataset.CopyLeft {
-			line += ", until " + show.When(a.Now(), k.Expires)
+			line += ", until " + cli.When(a.Now(), k.Expires)
 		}
 		lines = append(lines, line)
 	}
@@ -297,7 +296,7 @@ func mountLines(a *cli.App, v api.Volume) []string {
 		if m.ID != "" {
 			id = "mount ID " + m.ID
 		}
-		line := strings.TrimSpace(m.Engine+" "+id) + " since " + show.Ago(a.Now(), m.Since)
+		line := strings.TrimSpace(m.Engine+" "+id) + " since " + cli.Ago(a.Now(), m.Since)
 		if m.Count > 1 {
 			line += fmt.Sprintf(", %d times", m.Count)
 		}
@@ -344,7 +343,7 @@ func newestSnapshots(ctx context.Context, a *cli.App, c cli.Remote, v api.Volume
 		if i == newestShown {
 			return append(lines, fmt.Sprintf("and %d older (drover snapshot ls %s)", len(snaps)-i, v.Volume))
 		}
-		line := s.ID.String() + " of " + show.Ago(a.Now(), s.Created)
+		line := s.ID.String() + " of " + cli.Ago(a.Now(), s.Created)
 		if s.Name != "" {
 			line += ", " + s.Name
 		}

@@ -11,8 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/listing"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -24,21 +22,21 @@ type listed struct {
 }
 
 func newVolumeLsCmd(a *cli.App) *cobra.Command {
-	return listing.New(a, listing.List[listed]{
+	return cli.New(a, cli.List[listed]{
 		Short: "List the volumes",
 		Long: `List the volumes. USED and USE% are those of df in the container, at most 15
 seconds old, or when the volume was last mounted. IN POOL is the space
 that the volume occupies in its pool.`,
-		Fetch:   listing.FromServer(a, fetchListed),
+		Fetch:   cli.FromServer(a, fetchListed),
 		ID:      func(v listed) string { return v.ID.String() },
-		Columns: func(volumes []listed) []listing.Column[listed] { return volumeColumns(a, volumes) },
+		Columns: func(volumes []listed) []cli.Column[listed] { return volumeColumns(a, volumes) },
 		Object:  func(v listed) any { return v.whole },
-		Compare: listing.By(func(v listed) string { return v.Volume }),
-		Labels:  listing.OwnLabels(func(v listed) map[string]string { return v.Labels }),
+		Compare: cli.By(func(v listed) string { return v.Volume }),
+		Labels:  cli.OwnLabels(func(v listed) map[string]string { return v.Labels }),
 	})
 }
 
-func fetchListed(ctx context.Context, c cli.Remote, q listing.Query) (list []listed, err error) {
+func fetchListed(ctx context.Context, c cli.Remote, q cli.ListQuery) (list []listed, err error) {
 	if !q.Objects {
 		summaries, err := cli.FetchAll(ctx, c.VolumeSummaries)
 		for i := range summaries {
@@ -53,25 +51,25 @@ func fetchListed(ctx context.Context, c cli.Remote, q listing.Query) (list []lis
 	return list, err
 }
 
-func volumeColumns(a *cli.App, volumes []listed) []listing.Column[listed] {
-	return []listing.Column[listed]{
-		listing.Volume("NAME", func(v listed) string { return v.Volume }),
+func volumeColumns(a *cli.App, volumes []listed) []cli.Column[listed] {
+	return []cli.Column[listed]{
+		cli.Volume("NAME", func(v listed) string { return v.Volume }),
 		{Header: "PROFILE", Cell: func(v listed) string { return v.Profile.Name }},
 		{Header: "SIZE", Cell: func(v listed) string { return cli.SizeOr(v.Size, "no limit") },
-			Compare: listing.By(func(v listed) dataset.Size { return cli.Limit(v.Size) })},
+			Compare: cli.By(func(v listed) dataset.Size { return cli.Limit(v.Size) })},
 		{Header: "USED", Cell: func(v listed) string { return UsedSize(v.Status, v.Size) },
-			Compare: listing.By(func(v listed) dataset.Size { return *v.Status.Used })},
+			Compare: cli.By(func(v listed) dataset.Size { return *v.Status.Used })},
 		{Header: "USE%", Cell: func(v listed) string { return PercentUsed(v.Status) },
-			Compare: listing.By(func(v listed) int { return v.Status.Usage.Percent() })},
+			Compare: cli.By(func(v listed) int { return v.Status.Usage.Percent() })},
 		{Header: "IN POOL", Cell: func(v listed) string { return SizeInPool(v.Status) },
-			Compare: listing.By(func(v listed) dataset.Size { return *v.Status.InPool })},
+			Compare: cli.By(func(v listed) dataset.Size { return *v.Status.InPool })},
 		{Header: "STATUS", Cell: func(v listed) string { return status(&v.VolumeSummary) }, Paint: paintStatus(a)},
 		{Header: "POOL", Cell: func(v listed) string { return v.PoolName }},
 		{Header: "NODE", Cell: func(v listed) string { return v.Node }},
-		listing.UUID("DATASET", volumes, func(v listed) uuid.UUID { return v.ID }),
+		cli.UUID("DATASET", volumes, func(v listed) uuid.UUID { return v.ID }),
 		{Header: "SNAPSHOTS", Cell: func(v listed) string { return strconv.Itoa(v.Snapshots) },
-			Compare: listing.By(func(v listed) int { return v.Snapshots })},
-		listing.Time(a, "CREATED", func(v listed) time.Time { return v.Created }),
+			Compare: cli.By(func(v listed) int { return v.Snapshots })},
+		cli.Time(a, "CREATED", func(v listed) time.Time { return v.Created }),
 		{Header: "BACKEND", Wide: true, Cell: func(v listed) string { return v.Backend }},
 		{Header: "PROTECTED", Wide: true, Cell: func(v listed) string { return cli.YesNo(v.Protected) }},
 		{Header: "ACCESS", Wide: true, Cell: func(v listed) string { return cli.AccessLine(v.Profile.Access) }},
@@ -103,7 +101,7 @@ func ShortDatasets(volumes []api.Volume) func(uuid.UUID) string {
 	for i, v := range volumes {
 		ids[i] = v.ID
 	}
-	return show.Shorten(ids)
+	return cli.Shorten(ids)
 }
 
 // Values that status returns.

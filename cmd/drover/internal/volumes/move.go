@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -55,7 +54,7 @@ superseded copy.`,
 			}
 			line := fmt.Sprintf("volume %s is on node %s%s", d.Volume, args[1], unchangedNote(out))
 			if out.Operation != nil && out.Operation.Loss != nil {
-				line += ", without the data written since " + show.When(a.Now(), out.Operation.Loss.Taken)
+				line += ", without the data written since " + cli.When(a.Now(), out.Operation.Loss.Taken)
 			}
 			return d.ID, line
 		})
@@ -122,7 +121,7 @@ func printLoss(ctx context.Context, a *cli.App, req api.Request) error {
 			continue
 		}
 		_, err := fmt.Fprintf(a.ErrOut, "drover: the copy of volume %s on node %s was taken %s: data that node "+
-			"%s wrote later is missing\n", v.Volume, k.NodeName, show.When(a.Now(), k.Taken), v.Node)
+			"%s wrote later is missing\n", v.Volume, k.NodeName, cli.When(a.Now(), k.Taken), v.Node)
 		return err
 	}
 	return nil // that node has no data: the response of the server says so

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -48,7 +47,7 @@ type replica struct {
 }
 
 func newReplicaLsCmd(a *cli.App) *cobra.Command {
-	return listing.New(a, listing.List[replica]{
+	return cli.New(a, cli.List[replica]{
 		Use:   "ls [VOLUME...]",
 		Short: "List the replicas of all or some volumes",
 		Long: `List the replicas of all or some volumes. VERIFIED is when the replica last had
@@ -56,15 +55,15 @@ all data of the volume's home: data that was written later is lost if the home
 is lost. A replica is stale if that was longer ago than three times the interval
 of the profile, and at least five minutes.`,
 		ValidArgs: cli.Complete(a, cli.VolumeWords),
-		Fetch: listing.FromServer(a, func(ctx context.Context, c cli.Remote, q listing.Query) ([]replica, error) {
+		Fetch: cli.FromServer(a, func(ctx context.Context, c cli.Remote, q cli.ListQuery) ([]replica, error) {
 			return fetchReplicas(ctx, a, c, q.Args)
 		}),
 		ID:      func(r replica) string { return r.Dataset.String() },
-		Columns: func([]replica) []listing.Column[replica] { return replicaColumns(a) },
+		Columns: func([]replica) []cli.Column[replica] { return replicaColumns(a) },
 		Compare: func(x, y replica) int {
 			return cmp.Or(strings.Compare(x.Volume, y.Volume), strings.Compare(x.NodeName, y.NodeName))
 		},
-		Labels: listing.OwnLabels(func(r replica) map[string]string { return r.labels }),
+		Labels: cli.OwnLabels(func(r replica) map[string]string { return r.labels }),
 	})
 }
 
@@ -104,10 +103,10 @@ func newReplica(v api.Volume, k api.CopyDetail, now time.Time) replica {
 	return r
 }
 
-func replicaColumns(a *cli.App) []listing.Column[replica] {
+func replicaColumns(a *cli.App) []cli.Column[replica] {
 	colors := a.Palette()
-	return []listing.Column[replica]{
-		listing.Volume("VOLUME", func(r replica) string { return r.Volume }),
+	return []cli.Column[replica]{
+		cli.Volume("VOLUME", func(r replica) string { return r.Volume }),
 		{Header: "NODE", Cell: func(r replica) string { return r.NodeName }},
 		{Header: "HOME", Cell: func(r replica) string { return r.HomeName }},
 		{Header: "STATE", Cell: func(r replica) string { return r.State }, Paint: func(s string) string {
@@ -116,10 +115,10 @@ func replicaColumns(a *cli.App) []listing.Column[replica] {
 			}
 			return s
 		}},
-		listing.Time(a, "VERIFIED", func(r replica) time.Time { return r.Verified }),
+		cli.Time(a, "VERIFIED", func(r replica) time.Time { return r.Verified }),
 		{Header: "PROBLEM", Cell: func(r replica) string { return r.Problem }},
 		{Header: "EPOCH", Wide: true, Cell: func(r replica) string { return strconv.FormatUint(r.Epoch, 10) },
-			Compare: listing.By(func(r replica) uint64 { return r.Epoch })},
+			Compare: cli.By(func(r replica) uint64 { return r.Epoch })},
 		{Header: "SNAPSHOT", Wide: true, Cell: func(r replica) string { return r.Snapshot.String() }},
 	}
 }

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/cmd/drover/internal/show"
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -63,7 +63,7 @@ func replicaHealth(v api.Volume, now time.Time) string {
 	}
 	line := fmt.Sprintf("%s: %d of %d complete%s", health, whole, want, building)
 	if whole > 0 {
-		line += ", the oldest verified " + show.Ago(now, oldest)
+		line += ", the oldest verified " + cli.Ago(now, oldest)
 	}
 	return line
 }

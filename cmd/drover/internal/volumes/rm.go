@@ -12,8 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/confirm"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -52,7 +50,7 @@ admin. If the node returns later, it finds the volume in the trash.`,
 	cmd.Flags().BoolVar(&req.Force, "force", false, "delete protected volumes too")
 	cmd.Flags().StringVar(&req.Fenced, "fenced", "",
 		"with --force: confirm that the unreachable home `NODE` is fenced and writes no more")
-	yes := confirm.AddFlag(cmd)
+	yes := cli.AddFlag(cmd)
 	cli.DryRunFlag(cmd, o)
 	describe := func(out api.Outcome) (uuid.UUID, string) { return describeDeleted(o, out) }
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -94,7 +92,7 @@ func (a answers) reference(name string) string {
 // confirmDeletes asks for a confirmation for each volume whose profile says that its data is destroyed. It skips a
 // volume that cannot be found, because the server refuses its deletion. It also skips a volume whose deletion control
 // refuses now.
-func confirmDeletes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag, req api.Request,
+func confirmDeletes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *cli.Flag, req api.Request,
 	names []string) (asked answers, err error) {
 	if yes.Given() || o.DryRun || req.Fenced != "" { // with Fenced, a volume always goes to the trash
 		return asked, nil
@@ -121,7 +119,7 @@ func confirmDeletes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output
 		if v.Anonymous {
 			why = "it is anonymous"
 		}
-		err = yes.Ask(a, confirm.Question{
+		err = yes.Ask(a, cli.Question{
 			Action:  "delete volume " + v.Volume,
 			Effects: []string{Destroyed(v), "it does not go to the trash, because " + why},
 			Name:    v.Volume,
@@ -142,7 +140,7 @@ func Destroyed(v api.Volume) string {
 			lost = size.Human() + " of data"
 		}
 	}
-	lost = fmt.Sprintf("destroys %s and %s for good, on node %s", lost, confirm.Count(v.Snapshots, "snapshot"), v.Node)
+	lost = fmt.Sprintf("destroys %s and %s for good, on node %s", lost, cli.Count(v.Snapshots, "snapshot"), v.Node)
 	if len(v.CopyDetails) == 0 {
 		return lost + "; no other node has a copy"
 	}
@@ -182,7 +180,7 @@ func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output,
 		}
 	}
 	if o.JSON() {
-		if err := show.List(a.Out, outs); err != nil {
+		if err := cli.JSONList(a.Out, outs); err != nil {
 			return err
 		}
 	}
@@ -210,14 +208,14 @@ func describeDeleted(o *cli.Output, out api.Outcome) (uuid.UUID, string) {
 	line := "deleted volume " + d.Volume
 	if op := out.Operation; op != nil && op.OtherNode != uuid.Nil { // the volume is deleted without its home
 		return d.ID, fmt.Sprintf("%s; its data stays in place, in the trash (drover trash restore %s)", line,
-			d.ID.String()[:show.ShortLength])
+			d.ID.String()[:cli.ShortLength])
 	}
 	switch d.Profile.OnDelete.Mode {
 	case dataset.DeletePurge:
 		line += "; its data is destroyed"
 	case dataset.DeleteTrash, dataset.DeleteKeep:
 		line += fmt.Sprintf("; its data stays %s (drover trash restore %s)", cli.OnDelete(d.Profile.OnDelete),
-			d.ID.String()[:show.ShortLength])
+			d.ID.String()[:cli.ShortLength])
 	default: // the server did not return the volume's OnDelete
 		line += "; drover trash ls shows whether its data still exists"
 	}
@@ -239,5 +237,5 @@ func describePurgeTime(now, t time.Time) string {
 	if t.IsZero() {
 		return "until someone purges it"
 	}
-	return "until " + show.When(now, t)
+	return "until " + cli.When(now, t)
 }

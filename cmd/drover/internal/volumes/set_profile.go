@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/confirm"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -44,7 +43,7 @@ be able to fence the volume. Failover and size cannot change at once.`,
 	}
 	o := cli.WorkFlags(cmd, false)
 	cli.DryRunFlag(cmd, o)
-	yes := confirm.AddFlag(cmd)
+	yes := cli.AddFlag(cmd)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		req := api.Request{Kind: dataset.OpUpdate, Volume: args[0], Profile: args[1]}
 		confirmed, err := confirmFewerReplicas(cmd.Context(), a, c, o, yes, req)
@@ -108,7 +107,7 @@ func wouldKeepSize(ctx context.Context, c cli.Remote, out api.Outcome) string {
 
 // confirmFewerReplicas asks for a confirmation if the profile has fewer replicas than the volume, so that complete
 // replicas are destroyed. It returns the UUID of the dataset that the user confirmed, or uuid.Nil if it did not ask.
-func confirmFewerReplicas(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *confirm.Flag,
+func confirmFewerReplicas(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *cli.Flag,
 	req api.Request) (confirmed uuid.UUID, err error) {
 	if yes.Given() || o.DryRun {
 		return uuid.Nil, nil
@@ -125,7 +124,7 @@ func confirmFewerReplicas(ctx context.Context, a *cli.App, c cli.Remote, o *cli.
 	if err := a.CheckAllowed(ctx, c, o, req); err != nil {
 		return uuid.Nil, err
 	}
-	return v.ID, yes.Ask(a, confirm.Question{
+	return v.ID, yes.Ask(a, cli.Question{
 		Action:  fmt.Sprintf("give volume %s profile %s", v.Volume, p.Name),
 		Effects: effects,
 		Name:    v.Volume,
@@ -140,7 +139,7 @@ func replicaEffects(v api.Volume, p dataset.Profile) []string {
 	case keep >= v.Profile.Replicas.Count || len(nodes) <= keep:
 		return nil
 	case keep > 0:
-		return []string{fmt.Sprintf("keeps %s of its %s, and destroys the others", confirm.Count(keep, "replica"),
+		return []string{fmt.Sprintf("keeps %s of its %s, and destroys the others", cli.Count(keep, "replica"),
 			onNodes("replica", "replicas", nodes))}
 	}
 	return []string{"destroys its " + onNodes("replica", "replicas", nodes),

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 )
 
@@ -40,12 +39,12 @@ func sharedMountStatus(v *api.VolumeSummary) string {
 func sharedMountLines(a *cli.App, v api.Volume) []string {
 	var lines []string
 	for _, g := range v.SharedMountDetails {
-		line := fmt.Sprintf("%s, mounted %d times, since %s", g.NodeName, g.MountCount, show.Ago(a.Now(), g.Since))
+		line := fmt.Sprintf("%s, mounted %d times, since %s", g.NodeName, g.MountCount, cli.Ago(a.Now(), g.Since))
 		switch {
 		case g.Exclusive:
-			line = g.NodeName + " has exclusive use, since " + show.Ago(a.Now(), g.Since)
+			line = g.NodeName + " has exclusive use, since " + cli.Ago(a.Now(), g.Since)
 		case g.MountCount == 1:
-			line = g.NodeName + ", mounted once, since " + show.Ago(a.Now(), g.Since)
+			line = g.NodeName + ", mounted once, since " + cli.Ago(a.Now(), g.Since)
 		}
 		switch {
 		case g.Fenced:

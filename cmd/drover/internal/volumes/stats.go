@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -46,7 +45,7 @@ type ioRate struct {
 func newVolumeStatsCmd(a *cli.App) *cobra.Command {
 	m := &statsMeter{app: a}
 	id := func(s volumeStats) string { return s.Dataset.String() }
-	cmd := listing.New(a, listing.List[volumeStats]{
+	cmd := cli.New(a, cli.List[volumeStats]{
 		Use:   "stats [NAME...]",
 		Short: "Show how fast mounted volumes are read and written",
 		Long: `Show how fast the mounted volumes of the server's host are read and written.
@@ -62,8 +61,8 @@ backends loop and lvm have a block device. Others show -.`,
 		Fetch:     m.fetch,
 		NoWatch:   true,
 		ID:        id,
-		Columns:   func([]volumeStats) []listing.Column[volumeStats] { return statsColumns() },
-		Compare:   listing.By(func(s volumeStats) string { return s.Volume }),
+		Columns:   func([]volumeStats) []cli.Column[volumeStats] { return statsColumns() },
+		Compare:   cli.By(func(s volumeStats) string { return s.Volume }),
 		Labels:    volumeStatsLabels,
 	})
 	cmd.SuggestFor = []string{"top", "iostat"}
@@ -92,8 +91,8 @@ type statsMeter struct {
 	previous map[uuid.UUID]api.VolumeIO // nil before the first reading
 }
 
-// fetch implements listing.List.Fetch.
-func (m *statsMeter) fetch(cmd *cobra.Command, q listing.Query) ([]volumeStats, error) {
+// fetch implements cli.List.Fetch.
+func (m *statsMeter) fetch(cmd *cobra.Command, q cli.ListQuery) ([]volumeStats, error) {
 	c, err := m.app.Connect()
 	if err != nil {
 		return nil, err
@@ -212,10 +211,10 @@ func rateOf(was, is api.IO, took time.Duration) *ioRate {
 	return r
 }
 
-func statsColumns() []listing.Column[volumeStats] {
+func statsColumns() []cli.Column[volumeStats] {
 	type stats = volumeStats
-	type column = listing.Column[stats]
-	columns := []column{listing.Volume("NAME", func(s stats) string { return s.Volume })}
+	type column = cli.Column[stats]
+	columns := []column{cli.Volume("NAME", func(s stats) string { return s.Volume })}
 	columns = append(columns, rateColumns("READ", func(s stats) *ioRate { return s.Read })...)
 	columns = append(columns, rateColumns("WRITE", func(s stats) *ioRate { return s.Write })...)
 	return append(columns,
@@ -224,15 +223,15 @@ func statsColumns() []listing.Column[volumeStats] {
 				return ""
 			}
 			return s.Usage.Used.Human()
-		}, Compare: listing.By(func(s stats) dataset.Size { return s.Usage.Used })},
+		}, Compare: cli.By(func(s stats) dataset.Size { return s.Usage.Used })},
 		column{Header: "SIZE", Cell: func(s stats) string { return cli.SizeOr(s.Size, "no limit") },
-			Compare: listing.By(func(s stats) dataset.Size { return cli.Limit(s.Size) })},
+			Compare: cli.By(func(s stats) dataset.Size { return cli.Limit(s.Size) })},
 		column{Header: "USE%", Cell: func(s stats) string {
 			if s.Usage == nil {
 				return ""
 			}
 			return fmt.Sprintf("%d%%", s.Usage.Percent())
-		}, Compare: listing.By(func(s stats) int { return s.Usage.Percent() })},
+		}, Compare: cli.By(func(s stats) int { return s.Usage.Percent() })},
 		column{Header: "NODE", Cell: func(s stats) string { return s.Node }},
 		column{Header: "BACKEND", Wide: true, Cell: func(s stats) string { return s.Backend }},
 		column{Header: "UUID", Wide: true, Cell: func(s stats) string { return s.Dataset.String() }},
@@ -240,9 +239,9 @@ func statsColumns() []listing.Column[volumeStats] {
 }
 
 // rateColumns returns the columns of one direction: operations and bytes per second, and the latency.
-func rateColumns(direction string, rate func(volumeStats) *ioRate) []listing.Column[volumeStats] {
-	column := func(header string, cell func(*ioRate) string, value func(*ioRate) float64) listing.Column[volumeStats] {
-		return listing.Column[volumeStats]{
+func rateColumns(direction string, rate func(volumeStats) *ioRate) []cli.Column[volumeStats] {
+	column := func(header string, cell func(*ioRate) string, value func(*ioRate) float64) cli.Column[volumeStats] {
+		return cli.Column[volumeStats]{
 			Header: header,
 			Cell: func(s volumeStats) string {
 				if r := rate(s); r != nil {
@@ -250,10 +249,10 @@ func rateColumns(direction string, rate func(volumeStats) *ioRate) []listing.Col
 				}
 				return ""
 			},
-			Compare: listing.By(func(s volumeStats) float64 { return value(rate(s)) }),
+			Compare: cli.By(func(s volumeStats) float64 { return value(rate(s)) }),
 		}
 	}
-	return []listing.Column[volumeStats]{
+	return []cli.Column[volumeStats]{
 		column(direction+"S/S", func(r *ioRate) string {
 			return strings.TrimSuffix(fmt.Sprintf("%.1f", r.Operations), ".0")
 		}, func(r *ioRate) float64 { return r.Operations }),

@@ -11,8 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/confirm"
-	"github.com/droverhq/drover/cmd/drover/internal/listing"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -39,10 +37,10 @@ type supersededCopy struct {
 }
 
 func newVolumeSupersededLsCmd(a *cli.App) *cobra.Command {
-	return listing.New(a, listing.List[supersededCopy]{
+	return cli.New(a, cli.List[supersededCopy]{
 		Short: "List the superseded copies",
-		Fetch: listing.FromServer(a, func(
-			ctx context.Context, c cli.Remote, _ listing.Query) ([]supersededCopy, error) {
+		Fetch: cli.FromServer(a, func(
+			ctx context.Context, c cli.Remote, _ cli.ListQuery) ([]supersededCopy, error) {
 			live, err := cli.FetchAll(ctx, c.Volumes)
 			if err != nil {
 				return nil, err
@@ -51,9 +49,9 @@ func newVolumeSupersededLsCmd(a *cli.App) *cobra.Command {
 			return supersededCopies(append(live, trashed...)), err
 		}),
 		ID:      func(o supersededCopy) string { return o.Dataset.String() },
-		Columns: func([]supersededCopy) []listing.Column[supersededCopy] { return supersededColumns(a) },
-		Compare: listing.By(func(o supersededCopy) string { return o.Volume }),
-		Labels:  listing.OwnLabels(func(o supersededCopy) map[string]string { return o.labels }),
+		Columns: func([]supersededCopy) []cli.Column[supersededCopy] { return supersededColumns(a) },
+		Compare: cli.By(func(o supersededCopy) string { return o.Volume }),
+		Labels:  cli.OwnLabels(func(o supersededCopy) map[string]string { return o.labels }),
 	})
 }
 
@@ -68,8 +66,8 @@ func supersededCopies(volumes []api.Volume) (out []supersededCopy) {
 	return out
 }
 
-func supersededColumns(a *cli.App) []listing.Column[supersededCopy] {
-	taken := listing.Time(a, "TAKEN", func(o supersededCopy) time.Time { return o.Taken })
+func supersededColumns(a *cli.App) []cli.Column[supersededCopy] {
+	taken := cli.Time(a, "TAKEN", func(o supersededCopy) time.Time { return o.Taken })
 	ago := taken.Cell
 	taken.Cell = func(o supersededCopy) string {
 		if o.Snapshot == uuid.Nil {
@@ -77,12 +75,12 @@ func supersededColumns(a *cli.App) []listing.Column[supersededCopy] {
 		}
 		return ago(o)
 	}
-	return []listing.Column[supersededCopy]{
-		listing.Volume("VOLUME", func(o supersededCopy) string { return o.Volume }),
+	return []cli.Column[supersededCopy]{
+		cli.Volume("VOLUME", func(o supersededCopy) string { return o.Volume }),
 		{Header: "DATASET", Cell: func(o supersededCopy) string { return o.Dataset.String() }},
 		{Header: "NODE", Cell: func(o supersededCopy) string { return o.NodeName }},
 		{Header: "EPOCH", Cell: func(o supersededCopy) string { return fmt.Sprint(o.Epoch) },
-			Compare: listing.By(func(o supersededCopy) uint64 { return o.Epoch })},
+			Compare: cli.By(func(o supersededCopy) uint64 { return o.Epoch })},
 		{Header: "SNAPSHOT", Cell: func(o supersededCopy) string {
 			if o.Snapshot == uuid.Nil {
 				return ""
@@ -107,7 +105,7 @@ the volume must be typed to confirm it, unless --yes is given.`,
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NodeWords),
 	}
 	o := cli.WorkFlags(cmd, false)
-	yes := confirm.AddFlag(cmd)
+	yes := cli.AddFlag(cmd)
 	cli.DryRunFlag(cmd, o)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		req := api.Request{Kind: dataset.OpDiscard, Volume: args[0]}
@@ -134,7 +132,7 @@ the volume must be typed to confirm it, unless --yes is given.`,
 // request with UUIDs instead of names, because other volumes or nodes may have got the names since. The request gets
 // the UUID of the dataset if the volume or exactly one copy is found, and that of the node if exactly one copy is
 // found.
-func confirmDiscard(ctx context.Context, a *cli.App, o *cli.Output, yes *confirm.Flag, req api.Request) (
+func confirmDiscard(ctx context.Context, a *cli.App, o *cli.Output, yes *cli.Flag, req api.Request) (
 	confirmed api.Request, err error) {
 	confirmed = req
 	if yes.Given() || o.DryRun {
@@ -163,7 +161,7 @@ func confirmDiscard(ctx context.Context, a *cli.App, o *cli.Output, yes *confirm
 	if err != nil {
 		return confirmed, err
 	}
-	q := confirm.Question{Action: "discard the superseded copy of volume " + req.Volume, Name: req.Volume}
+	q := cli.Question{Action: "discard the superseded copy of volume " + req.Volume, Name: req.Volume}
 	var found []supersededCopy
 	for _, k := range supersededCopies(append(live, trashed...)) {
 		ofVolume := k.Volume == ref || strings.HasPrefix(k.Dataset.String(), strings.ToLower(ref))

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
-	"github.com/droverhq/drover/cmd/drover/internal/show"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -64,7 +63,7 @@ func showSuperseded(a *cli.App, cmd *cobra.Command, o *cli.Output, req api.Reque
 	case err != nil:
 		return err
 	case o.JSON():
-		return show.JSON(a.Out, k)
+		return cli.JSON(a.Out, k)
 	case k.MountReadOnly:
 		return a.PrintLine("the superseded copy of volume %s is mounted read-only on node %s, at %s", k.Volume,
 			k.NodeName, k.Path)

@@ -1,0 +1,231 @@
+package volumes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+func newTrashPurgeCmd(a *cli.App) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:        "purge [DATASET...]",
+		Aliases:    []string{"rm", "remove", "delete"},
+		SuggestFor: []string{"empty"},
+		Short:      "Destroy datasets in the trash, or all, for good",
+		Long: `Destroy datasets in the trash with their snapshots for good, or with --all every
+dataset in the trash. The command shows what is lost, and the name of each
+volume (or all) must be typed to confirm it, unless --yes is given. A wrong name
+stops the command before anything is destroyed. If some of several datasets
+cannot be purged, the others are. -o json prints a list for several.`,
+		Example: `  drover trash purge db
+  drover trash purge f23ca986 web --dry-run`,
+		Args:              cli.Args(0),
+		ValidArgsFunction: cli.CompleteEach(a, cli.TrashWords),
+	}
+	o := cli.WorkFlags(cmd, false)
+	yes := cli.AddFlag(cmd)
+	cli.DryRunFlag(cmd, o)
+	var every bool
+	cmd.Flags().BoolVar(&every, "all", false, "purge everything in the trash")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case every && len(args) > 0:
+			return cli.UsageError(cmd, "--all purges everything in the trash: use it without DATASET")
+		case !every && len(args) == 0:
+			return cli.UsageError(cmd, "missing argument for %s: DATASET or --all", cli.CommandName(cmd))
+		}
+		c, err := a.Connect()
+		if err != nil {
+			return err
+		}
+		trashed, err := cli.FetchAll(cmd.Context(), c.Trash)
+		if err != nil {
+			return err
+		}
+		if every {
+			return purgeAll(cmd.Context(), a, c, o, trashed, yes)
+		}
+		selected, err := selectTrashed(trashed, args)
+		if err != nil {
+			return err
+		}
+		if err := confirmPurges(cmd.Context(), a, c, o, selected, yes); err != nil {
+			return err
+		}
+		if len(selected) > 1 {
+			return purgeEach(cmd.Context(), a, c, o, selected)
+		}
+		out, err := purgeOne(cmd.Context(), a, c, o, selected[0])
+		if err != nil {
+			return err
+		}
+		return a.Report(o, out, describePurged(o, selected[0]))
+	}
+	return cmd
+}
+
+// selectTrashed returns the datasets in the trash that refs name, each once. It fails if one of refs names none.
+func selectTrashed(trashed []api.Volume, refs []string) (selected []api.Volume, err error) {
+	for _, ref := range refs {
+		v, err := findInTrash(trashed, ref)
+		if errors.Is(err, dataset.ErrNotFound) && ref == "all" {
+			err = fmt.Errorf("%w; to see what a purge of everything destroys: drover trash purge --all --dry-run", err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(selected, func(s api.Volume) bool { return s.ID == v.ID }) {
+			selected = append(selected, v)
+		}
+	}
+	return selected, nil
+}
+
+// confirmPurges asks for a confirmation for each dataset. Before each question it asks control whether the purge is
+// allowed, and fails if it is not.
+func confirmPurges(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, selected []api.Volume,
+	yes *cli.Flag) error {
+	if o.DryRun || yes.Given() {
+		return nil
+	}
+	for _, v := range selected {
+		req := api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()}
+		if err := a.CheckAllowed(ctx, c, o, req); err != nil {
+			return err
+		}
+		if err := yes.Ask(a, cli.Question{
+			Action:  "purge dataset " + v.ID.String(),
+			Effects: []string{"formerly volume " + v.Volume + ": " + Destroyed(v)},
+			Name:    v.Volume,
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// findInTrash finds a dataset in the trash. Several datasets can have the same name, so the error about an ambiguous
+// name lists the pool of each.
+//
+// A dataset that waits for its deletion is ignored if another dataset in the trash, which does not wait, has the same
+// name.
+func findInTrash(trashed []api.Volume, ref string) (api.Volume, error) {
+	isWaiting := func(v api.Volume) bool { return v.Volume == ref && v.State == dataset.StatePurging }
+	if slices.ContainsFunc(trashed, func(v api.Volume) bool { return v.Volume == ref && !isWaiting(v) }) {
+		trashed = slices.DeleteFunc(slices.Clone(trashed), isWaiting)
+	}
+	short := ShortDatasets(trashed)
+	var same []string
+	last := ""
+	for _, v := range trashed {
+		if v.Volume == ref {
+			last = short(v.ID)
+			same = append(same, fmt.Sprintf("%s in pool %s of node %s", last, v.PoolName, v.Node))
+		}
+	}
+	if len(same) > 1 {
+		return api.Volume{}, dataset.Errorf(dataset.ErrAmbiguous,
+			"%q matches several datasets in the trash: %s (choose one, for example drover trash purge %s --dry-run)",
+			ref, strings.Join(same, ", "), last)
+	}
+	return cli.Find(trashed, "dataset in the trash", ref,
+		func(v api.Volume) string { return v.Volume }, func(v api.Volume) uuid.UUID { return v.ID })
+}
+
+func purgeOne(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, v api.Volume) (api.Outcome, error) {
+	out, err := a.Submit(ctx, c, o, api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()})
+	if err != nil && isPending(out) {
+		return out, nil
+	}
+	return out, err
+}
+
+// isPending reports whether a purge waits until its pool is online. It is effective nevertheless: control condemned the
+// dataset when it recorded the operation.
+func isPending(out api.Outcome) bool {
+	op := out.Operation
+	return op != nil && !op.State.Final() && op.Progress.Waiting
+}
+
+func describePurged(o *cli.Output, v api.Volume) func(api.Outcome) (uuid.UUID, string) {
+	return func(out api.Outcome) (uuid.UUID, string) {
+		if o.DryRun {
+			return v.ID, fmt.Sprintf("would purge dataset %s, formerly volume %s: %s", v.ID, v.Volume,
+				Destroyed(v))
+		}
+		line := fmt.Sprintf("purged dataset %s, formerly volume %s", v.ID, v.Volume)
+		if isPending(out) {
+			line = fmt.Sprintf("dataset %s, formerly volume %s, is pending deletion: pool %s is offline, and the data "+
+				"is destroyed when it is online again (drover trash ls)", v.ID, v.Volume, v.PoolName)
+		}
+		return v.ID, line
+	}
+}
+
+// purgeAllQuestion has one line for each dataset in the trash.
+func purgeAllQuestion(trashed []api.Volume) cli.Question {
+	q := cli.Question{Action: "purge all " + cli.Count(len(trashed), "dataset") + " in the trash", Name: "all"}
+	short := ShortDatasets(trashed)
+	for _, v := range trashed {
+		q.Effects = append(q.Effects, fmt.Sprintf("%s, formerly volume %s: %s", short(v.ID), v.Volume,
+			Destroyed(v)))
+	}
+	return q
+}
+
+// purgeAll purges the datasets in trashed that are not being purged yet, after a confirmation.
+func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, trashed []api.Volume,
+	yes *cli.Flag) error {
+	trashed = slices.DeleteFunc(trashed, func(v api.Volume) bool { return v.State == dataset.StatePurging })
+	if len(trashed) == 0 && !o.JSON() {
+		return a.PrintLine("the trash is empty")
+	}
+	if len(trashed) > 0 && !o.DryRun {
+		if err := yes.Ask(a, purgeAllQuestion(trashed)); err != nil {
+			return err
+		}
+	}
+	return purgeEach(ctx, a, c, o, trashed)
+}
+
+// purgeEach purges datasets one after the other. If one of them cannot be purged, it continues with the next. After an
+// interrupt it stops.
+func purgeEach(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, trashed []api.Volume) error {
+	var outs []api.Outcome
+	failed := 0
+	for _, v := range trashed {
+		out, err := purgeOne(ctx, a, c, o, v)
+		if errors.Is(err, dataset.ErrCancelled) {
+			return a.ReportInterrupt(o, outs, out, err)
+		}
+		if err != nil {
+			failed++
+			a.PrintError(ctx, fmt.Errorf("dataset %s, formerly volume %s: %w", v.ID, v.Volume, err))
+			continue
+		}
+		if outs = append(outs, out); o.JSON() {
+			continue
+		}
+		if err := a.Report(o, out, describePurged(o, v)); err != nil {
+			return err
+		}
+	}
+	if o.JSON() {
+		if err := cli.JSONList(a.Out, outs); err != nil {
+			return err
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d datasets were not purged", failed, len(trashed))
+	}
+	return nil
+}
