@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Deps is what Reader needs of other components.
+// LiveDeps is what Reader needs of other components.
 type LiveDeps struct {
 	NodeName string // of this node
 	// InUse returns the datasets that have uses on this node, and MountsOf the uses of one of them.
@@ -26,14 +26,14 @@ type LiveDeps struct {
 // poolTime is how long a request waits for the status of the pools. After that, the reported figures are shown.
 const poolTime = time.Second
 
-// Reader is the API of control. It shows the present uses of the volumes whose home is this node and the present space
-// of the pools of this node, and otherwise answers as control does. Its methods are safe for concurrent use.
+// LiveReader is the API of control. It shows the present uses of the volumes whose home is this node and the present
+// space of the pools of this node, and otherwise answers as control does. Its methods are safe for concurrent use.
 type LiveReader struct {
 	api.Service
 	deps LiveDeps
 }
 
-// New returns a Reader in front of control.
+// NewLive returns a Reader in front of control.
 func NewLive(control api.Service, deps LiveDeps) *LiveReader { return &LiveReader{control, deps} }
 
 // Volume implements api.Users.

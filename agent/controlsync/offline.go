@@ -23,7 +23,7 @@ type Records interface {
 	Copy(id uuid.UUID) (api.AssignedCopy, bool)
 }
 
-// Deps is what Reader needs of other components.
+// OfflineDeps is what Reader needs of other components.
 type OfflineDeps struct {
 	Clock   clock.Clock
 	Records Records
@@ -41,16 +41,17 @@ type OfflineDeps struct {
 	LastAnswer func() time.Time
 }
 
-// Reader is the API of control, as an agent serves it to the users of its host. It passes each request to control. If
-// control is unreachable, it answers requests for volumes, snapshots, the trash, pools and the version itself. It
-// answers requests for snapshots only for volumes whose home is this node. Its methods are safe for concurrent use.
+// OfflineReader is the API of control, as an agent serves it to the users of its host. It passes each request to
+// control. If control is unreachable, it answers requests for volumes, snapshots, the trash, pools and the version
+// itself. It answers requests for snapshots only for volumes whose home is this node. Its methods are safe for
+// concurrent use.
 type OfflineReader struct {
 	api.Service
 	deps    OfflineDeps
 	started time.Time
 }
 
-// New returns a Reader in front of control.
+// NewOffline returns a Reader in front of control.
 func NewOffline(control api.Service, deps OfflineDeps) *OfflineReader {
 	return &OfflineReader{Service: control, deps: deps, started: deps.Clock.Now()}
 }

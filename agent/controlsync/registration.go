@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Deps are the dependencies of Registration.
+// RegistrationDeps are the dependencies of Registration.
 type RegistrationDeps struct {
 	*host.Host
 	Address string // HOST:PORT where other nodes reach this one, or "" if they cannot
@@ -40,7 +40,7 @@ type Registration struct {
 	removed  string      // why control refuses this node, if it was removed from the cluster; also on disk
 }
 
-// New returns a Registration that is not loaded.
+// NewRegistration returns a Registration that is not loaded.
 func NewRegistration(deps RegistrationDeps) *Registration {
 	return &Registration{RegistrationDeps: deps, joined: make(chan struct{})}
 }

@@ -16,7 +16,7 @@ type News struct {
 	soon    chan struct{} // holds one token while a heartbeat is wanted
 }
 
-// New returns empty news.
+// NewNews returns empty news.
 func NewNews() *News {
 	return &News{changed: map[uuid.UUID]bool{}, soon: make(chan struct{}, 1)}
 }

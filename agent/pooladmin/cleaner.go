@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Deps are the dependencies of Cleaner.
+// CleanerDeps are the dependencies of Cleaner.
 type CleanerDeps struct {
 	*host.Host
 	Pools        *pool.Pools
@@ -38,7 +38,7 @@ type Cleaner struct {
 	lost map[uuid.UUID]bool // datasets that a full response of control has lacked since the start
 }
 
-// New returns a Cleaner.
+// NewCleaner returns a Cleaner.
 func NewCleaner(deps CleanerDeps) *Cleaner {
 	return &Cleaner{CleanerDeps: deps, lost: map[uuid.UUID]bool{}}
 }

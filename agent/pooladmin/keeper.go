@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 )
 
-// Deps are the dependencies of Keeper.
+// GenerationDeps are the dependencies of Keeper.
 type GenerationDeps struct {
 	*host.Host
 	Replicas []api.Service // each control replica separately
@@ -35,7 +35,7 @@ type Keeper struct {
 	asked map[int]bool // the control replicas (index in Replicas) that have reported the generations
 }
 
-// New returns a Keeper that has asked no replica yet.
+// NewGenerations returns a Keeper that has asked no replica yet.
 func NewGenerations(deps GenerationDeps) *Keeper {
 	return &Keeper{GenerationDeps: deps, asked: map[int]bool{}}
 }

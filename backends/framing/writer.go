@@ -36,8 +36,10 @@ import (
 const (
 	magic       = "drover-stream\r\n"
 	frameHeader = 17
-	MaxPayload  = 1 << 20 // most bytes of data in a frame
 )
+
+// MaxPayload is the most bytes of data in a frame.
+const MaxPayload = 1 << 20
 
 // Kinds of frames.
 const (

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Command makes drover repository with its subcommands.
+// RepositoryCommand makes drover repository with its subcommands.
 func RepositoryCommand(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:        "repository",

@@ -103,7 +103,7 @@ func keys[T any](columns []Column[T]) []string {
 	return names
 }
 
-// Table returns the table of items. Columns for -o wide are left out unless wide is set.
+// ListTable returns the table of items. Columns for -o wide are left out unless wide is set.
 func ListTable[T any](columns []Column[T], items []T, wide bool) *Table {
 	if !wide {
 		columns = slices.DeleteFunc(slices.Clone(columns), func(c Column[T]) bool { return c.Wide })

@@ -66,7 +66,7 @@ func Sort(list []api.Finding) {
 
 func rank(f api.Finding) int { return slices.Index([]string{Error, Warning, Info, OK}, f.Level) }
 
-// Table returns the table of findings.
+// FindingsTable returns the table of findings.
 func FindingsTable(a *App, list []api.Finding) *Table {
 	t := NewTable("LEVEL", "SUBJECT", "FINDING")
 	for _, f := range list {

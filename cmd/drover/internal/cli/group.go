@@ -7,7 +7,7 @@ import (
 	"github.com/vbauerster/mpb/v8"
 )
 
-// Group shows the progress of several pieces of work that run at the same time: as a bar for each of them on a
+// ProgressGroup shows the progress of several pieces of work that run at the same time: as a bar for each of them on a
 // terminal, otherwise as lines. Make it with NewGroup. Its methods are safe for concurrent use.
 type ProgressGroup struct {
 	mu    sync.Mutex

@@ -42,7 +42,7 @@ type List[T any] struct {
 	WatchPause time.Duration
 }
 
-// A Query is what the user asked for on the command line.
+// ListQuery is what the user asked for on the command line.
 type ListQuery struct {
 	Args []string // arguments of the command
 	// Objects says that the items are printed as JSON or YAML, Table that they are printed as a table. For -q and

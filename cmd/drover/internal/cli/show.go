@@ -25,7 +25,7 @@ func JSON[T any](w io.Writer, v T) error {
 	return e.Encode(v)
 }
 
-// List writes items as a JSON array: [] when there are none.
+// JSONList writes items as a JSON array: [] when there are none.
 func JSONList[T any](w io.Writer, items []T) error {
 	return JSON(w, append([]T{}, items...))
 }

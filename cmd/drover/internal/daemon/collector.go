@@ -22,7 +22,7 @@ import (
 	"github.com/droverhq/drover/guard"
 )
 
-// Options has the sources of the metrics of a process.
+// MetricsOptions has the sources of the metrics of a process.
 type MetricsOptions struct {
 	Version string
 	// Source is the view of pools and volumes: control, or the agent in a process without control.
@@ -99,8 +99,8 @@ type scheduleReporter interface {
 // collectTime bounds the collection. Prometheus waits 10 s for an answer by default.
 const collectTime = 5 * time.Second
 
-// New returns the handler of /metrics. It uses a separate registry. The handler leaves out the metrics that it cannot
-// read, so that a part that does not answer does not hide the other parts. It counts such a request in
+// NewMetrics returns the handler of /metrics. It uses a separate registry. The handler leaves out the metrics that it
+// cannot read, so that a part that does not answer does not hide the other parts. It counts such a request in
 // promhttp_metric_handler_errors_total.
 func NewMetrics(o MetricsOptions) http.Handler {
 	if o.Recorder == nil {

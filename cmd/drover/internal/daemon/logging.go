@@ -42,8 +42,8 @@ func Formats() []string { return []string{Auto, Text, JSON, Journal, Syslog} }
 // devLog is the socket of the local syslog service.
 const devLog = "/dev/log"
 
-// New returns a log to standard error, or to the local syslog service. It fails with dataset.ErrInvalid for an unknown
-// level or format.
+// NewLogger returns a log to standard error, or to the local syslog service. It fails with dataset.ErrInvalid for an
+// unknown level or format.
 func NewLogger(level, format string, getenv func(string) string) (*logrus.Logger, error) {
 	log := logrus.New()
 	lvl, err := logrus.ParseLevel(level)

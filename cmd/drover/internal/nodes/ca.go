@@ -20,7 +20,7 @@ import (
 // DefaultAuthority is the value of App.Authority in the program. Tests set another folder.
 const DefaultAuthority = "/etc/drover/ca"
 
-// Command makes drover ca with its subcommands.
+// CertificateCommand makes drover ca with its subcommands.
 func CertificateCommand(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "ca",

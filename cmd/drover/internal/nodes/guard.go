@@ -21,7 +21,7 @@ type guardFlags struct {
 	hand                                  bool
 }
 
-// Command makes drover guard with its subcommands.
+// GuardCommand makes drover guard with its subcommands.
 func GuardCommand(a *cli.App) *cobra.Command {
 	var f guardFlags
 	cmd := &cobra.Command{

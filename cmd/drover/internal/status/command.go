@@ -28,7 +28,7 @@ const (
 // RunCommand runs a command of drover in this process, with its output to out and its errors and notes to notes.
 type RunCommand func(ctx context.Context, out, notes io.Writer, args ...string) error
 
-// Command makes drover support-bundle.
+// BundleCommand makes drover support-bundle.
 func BundleCommand(a *cli.App, run RunCommand, host Host) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:        "support-bundle",

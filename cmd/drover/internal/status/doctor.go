@@ -14,7 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Command makes drover doctor.
+// DoctorCommand makes drover doctor.
 func DoctorCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:        "doctor",

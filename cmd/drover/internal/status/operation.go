@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
-// Command makes drover operation with its subcommands.
+// OperationCommand makes drover operation with its subcommands.
 func OperationCommand(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:        "operation",

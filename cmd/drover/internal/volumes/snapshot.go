@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
-// Command makes drover snapshot with its subcommands.
+// SnapshotCommand makes drover snapshot with its subcommands.
 func SnapshotCommand(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:     "snapshot",

@@ -6,7 +6,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 )
 
-// Command makes drover trash with its subcommands.
+// TrashCommand makes drover trash with its subcommands.
 func TrashCommand(a *cli.App) *cobra.Command {
 	return cli.Group(&cobra.Command{
 		Use:   "trash",
