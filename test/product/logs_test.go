@@ -2,6 +2,7 @@ package product_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -66,10 +67,12 @@ func TestOneMessageForOneFailure(t *testing.T) {
 		if !c.fails() {
 			t.Errorf("%s: it succeeded", c.name)
 		}
-		got := messages(h.Log()[before:])
-		if !slices.Equal(got, []string{c.want}) {
-			t.Errorf("%s: %q, want one line: %s", c.name, got, c.want)
-		}
+		host.Await(t, c.name, func() error { // an agent logs after control has recorded the failure
+			if got := messages(h.Log()[before:]); !slices.Equal(got, []string{c.want}) {
+				return fmt.Errorf("%q, want one line: %s", got, c.want)
+			}
+			return nil
+		})
 	}
 }
 
