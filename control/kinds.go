@@ -16,7 +16,7 @@ import (
 type kind struct {
 	// plan returns the operation for a request. If the dataset already is as requested, it returns the dataset instead.
 	plan func(*Service) planner
-	// begin records what the beginning of an operation changes. nil: nothing.
+	// begin changes the records when an operation is recorded. nil: it changes nothing.
 	begin func(*Service, *record.Tx, *dataset.Operation) error
 	// settle carries out an operation that changes only records. nil: an agent carries it out.
 	settle func(*Service) settler
@@ -27,7 +27,7 @@ type kind struct {
 	// hasEffect reports whether the records show the effect of an operation on a recorded dataset. nil: they show it
 	// only by the ID of the request in the record.
 	hasEffect func(*record.Tx, dataset.Dataset, dataset.Operation) (bool, error)
-	// end records what the end of an operation means, also of one that failed. nil: nothing.
+	// end changes the records when an operation has ended or failed. nil: it changes nothing.
 	end settler
 
 	records   bool   // changes only records, except for an update in which the home takes part (planning.NeedsHome)
@@ -97,7 +97,7 @@ var backup = kind{
 	end: tolerateDamage(endBackup), submitted: true, planned: true, bare: true, cancels: true, writes: true,
 }
 
-// shown is the row of the operations of a superseded copy. control records what its node must do.
+// shown is the row of the operations on a superseded copy. They only record what its node must do.
 var shown = kind{
 	plan:   func(s *Service) planner { return anywhere(s.deleter.PlanShow)(s) },
 	settle: always(deletion.SettleShow), records: true, submitted: true,

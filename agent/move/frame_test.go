@@ -68,8 +68,8 @@ func TestFramesRoundTrip(t *testing.T) {
 	})
 }
 
-// Wherever the stream is cut, the reader returns no wrong byte and no end. Whatever single bit is flipped, its error is
-// none for which a pool would drop what has come: the stream within has a checksum.
+// Wherever the stream is cut, the reader returns no wrong byte and no end. Whatever single bit is flipped, the pool
+// keeps what it has received: only the checksum of the stream within says that the content is wrong.
 func TestDamagedFrames(t *testing.T) {
 	for _, packed := range []bool{false, true} {
 		var buf bytes.Buffer

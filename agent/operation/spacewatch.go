@@ -34,7 +34,7 @@ type spaceWatch struct {
 	part *share    // what a restore has reserved; nil for an import
 
 	// The pool had free bytes free, and the filesystem of root had used bytes used, when the writing began. If the
-	// status of the pool was not known then, the values are those of a later time, right after a flush.
+	// status of either was not known then, the values are those of a later time, right after a flush.
 	free, used dataset.Size
 	known      bool         // whether free and used are set
 	size       dataset.Size // of the pool, or 0
@@ -49,8 +49,8 @@ type spaceWatch struct {
 //
 // An import calls the function that write gets from time to time. The pool is examined within this call, whenever the
 // files have taken an eighth of the reserve: a writer that continued during the flush of an examination could fill the
-// pool. The program of a restore
-// makes no such calls, so its pool is examined at intervals. Its share of the space is reserved.
+// pool. The program of a restore makes no such calls, so its pool is examined at intervals. Its share of the space is
+// reserved.
 func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.UUID, root *os.File, part *share,
 	write func(ctx context.Context, wrote func()) error) error {
 	w := &spaceWatch{Importer: i, pool: pool, id: id, root: root, part: part, sync: fsctl.Sync}
@@ -62,8 +62,8 @@ func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.U
 	ended := make(chan error, 1)
 	var full error
 	wrote := func() {
-		used := w.usedBytes()
-		if full != nil || used-w.checked < backends.Reserve(w.size)/8 {
+		used, known := w.usedBytes()
+		if full != nil || known && used-w.checked < backends.Reserve(w.size)/8 {
 			return
 		}
 		if w.checked, full = used, w.check(ctx); full != nil {
@@ -99,9 +99,8 @@ func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.U
 
 // begin sets the values with which later examinations compare, unless the status of the pool is not known.
 func (w *spaceWatch) begin(st dataset.PoolStatus) {
-	if st.Online {
-		w.free, w.used, w.size, w.known = st.Free, w.usedBytes(), st.Size, true
-		w.checked = w.used
+	if used, known := w.usedBytes(); known && st.Online {
+		w.free, w.used, w.checked, w.size, w.known = st.Free, used, used, st.Size, true
 	}
 }
 
@@ -129,7 +128,8 @@ func (w *spaceWatch) run(ctx context.Context) error {
 func (w *spaceWatch) check(ctx context.Context) error {
 	st := w.pool.Status(ctx)
 	reserve := backends.Reserve(st.Size)
-	if st.Online && (!w.known || st.Free >= reserve && w.free-(w.usedBytes()-w.used) < reserve) {
+	used, known := w.usedBytes()
+	if st.Online && (!w.known || !known || st.Free >= reserve && w.free-(used-w.used) < reserve) {
 		if err := w.sync(w.root); err != nil {
 			if errors.Is(err, unix.ENOSPC) {
 				return w.fullError(reserve)
@@ -177,11 +177,12 @@ func (w *spaceWatch) isAlone(ctx context.Context) bool {
 }
 
 // usedBytes returns how many bytes the filesystem of the dataset has in use, including those that it has not written to
-// its device yet. If the datasets of the pool share a filesystem, this includes the others. It returns 0 if it fails.
-func (w *spaceWatch) usedBytes() dataset.Size {
+// its device yet. If the datasets of the pool share a filesystem, this includes the others. known is false if it cannot
+// be read.
+func (w *spaceWatch) usedBytes() (used dataset.Size, known bool) {
 	var st unix.Statfs_t
 	if unix.Fstatfs(int(w.root.Fd()), &st) != nil {
-		return 0
+		return 0, false
 	}
-	return dataset.Size(int64(st.Blocks-st.Bfree) * st.Bsize)
+	return dataset.Size(int64(st.Blocks-st.Bfree) * st.Frsize), true
 }

@@ -14,8 +14,8 @@
 // of data (package spool).
 //
 // Only the SHA-256 at the end protects the content. A frame can be wrong until then, so a pool keeps what it receives
-// apart from its snapshots until Next returns io.EOF. A stream can be resumed after each frame: the [Mark] contains the
-// state of the SHA-256, so that the one at the end also covers what was received before the interruption.
+// apart from its snapshots until Next returns io.EOF. A stream can be resumed after each frame. The [Mark] contains the
+// state of the SHA-256, so the checksum at the end also covers what came before the interruption.
 package framing
 
 import (

@@ -21,7 +21,7 @@ func (p Page) Man(version string) (string, error) {
 	return string(md2man.Render([]byte(title + text))), err
 }
 
-// text returns what the pages in Markdown and for man share.
+// text returns the text that the Markdown page and the man page have in common.
 func (p Page) text() (string, error) {
 	keys, err := p.Keys()
 	if err != nil {

@@ -100,7 +100,7 @@ func (h handlers) outcomes() {
 	})
 }
 
-// moves serves the endpoints by which a home passes from one node to another.
+// moves serves the endpoints for moves of a dataset to another home.
 func (h handlers) moves() {
 	bindWork(h, endpoint.Recall,
 		func(ctx context.Context, in *endpoint.Report[api.Report]) (dataset.Operation, string, error) {

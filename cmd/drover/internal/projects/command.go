@@ -5,7 +5,7 @@
 //     except for the mounts and volumes of the plan.
 //   - The mounts of containers must be those of the Compose file, before the plan and after the start.
 //   - Each old folder is set aside (setAside) before it is copied. From then on no container can start with it.
-//   - Drover compares each copy with its source, to which nothing can write. The old data is only read.
+//   - Nothing can write to the old data during the copy. Drover compares each copy with it, and only reads it.
 package projects
 
 import (

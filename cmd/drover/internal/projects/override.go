@@ -307,7 +307,7 @@ func (m model) stale(p Project, all []Container) map[string]int {
 func (m model) checkMounts(p Project, all []Container) error {
 	for _, c := range all {
 		if target := m.wrongMount(p, c); target != "" {
-			return dataset.Errorf(dataset.ErrConflict, "container %s does not mount at %s what the Compose files say "+
+			return dataset.Errorf(dataset.ErrConflict, "container %s has another mount at %s than the Compose file "+
 				"(run docker compose up -d --force-recreate)", c.name(), target)
 		}
 	}

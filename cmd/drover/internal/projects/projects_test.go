@@ -333,7 +333,7 @@ func TestWrongMountAfterStart(t *testing.T) {
 		w.containers = slices.DeleteFunc(w.containers, func(c Container) bool { return c.name() == old.name() })
 		w.containers = append(w.containers, old)
 	}
-	if err := w.run(adopt...); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "container shop-db-1 does not mount at") {
+	if err := w.run(adopt...); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "container shop-db-1 has another mount at") {
 		t.Errorf("got %v", err)
 	}
 	for _, c := range w.containers {
