@@ -19,11 +19,11 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/settings"
 )
 
-// TestGeneratedPages fails if a page differs from what it is generated from: the help of the commands, the list of
-// tasks, or the schema of a configuration file.
+// TestGeneratedPages fails if a page differs from what it is generated from: the help of the commands, or the
+// schema of a configuration file.
 func TestGeneratedPages(t *testing.T) {
 	pages := map[string]string{
-		"cli.md": document(newRootCmd(newConsole(theWorld()).App)), "tasks.md": tasksPage(),
+		"cli.md": document(newRootCmd(newConsole(theWorld()).App)),
 	}
 	for _, p := range settings.ReferencePages() {
 		text, err := p.Markdown()
@@ -152,46 +152,6 @@ func TestReferenceIsComplete(t *testing.T) {
 				t.Errorf("%s: no key %s among %v", p.File, path, paths)
 			}
 		}
-	}
-}
-
-// TestTasksExist: each command of the table exists, has the flags of its row, and accepts the number of arguments. drover
-// help tasks prints it.
-func TestTasksExist(t *testing.T) {
-	wants := map[string]bool{}
-	c := newConsole(theWorld())
-	if code := c.run(t, "help", "tasks"); code != 0 || c.err.Len() > 0 {
-		t.Fatalf("exit %d, %s", code, c.err.String())
-	}
-	for _, g := range taskGroups {
-		for _, task := range g.tasks {
-			if wants[task.want] || !strings.Contains(c.out.String(), task.want) || !strings.Contains(c.out.String(), task.command) {
-				t.Errorf("%s: two rows, or %s is not printed", task.want, task.command)
-			}
-			wants[task.want] = true
-			for line := range strings.SplitSeq(task.command, " | ") {
-				words := strings.Fields(line)
-				if words[0] != "drover" {
-					if !slices.Contains([]string{"systemctl", "consul"}, words[0]) {
-						t.Errorf("%s: %s", task.want, line)
-					}
-					continue
-				}
-				cmd, rest, err := newRootCmd(newConsole(theWorld()).App).Find(words[1:])
-				if err == nil {
-					err = cmd.ParseFlags(rest)
-				}
-				if err == nil {
-					err = cmd.ValidateArgs(cmd.Flags().Args())
-				}
-				if err != nil || cmd.HasSubCommands() {
-					t.Errorf("%s: %s: %v", task.want, line, err)
-				}
-			}
-		}
-	}
-	if len(wants) < 60 {
-		t.Errorf("only %d tasks", len(wants))
 	}
 }
 

@@ -6,11 +6,8 @@
 // holder, and an internal error of a server by the ID of the request. The exit code is 0, or 1 if the request failed or
 // a finding of status or doctor needs attention, or 2 if the command line was wrong.
 //
-// A new command belongs in the package of its noun below internal. Three nouns have no package with their name: drover
-// ca is in package certificates, drover backend in package verification, and drover replica in package volumes. Of the
-// commands without a noun, status, doctor and support-bundle have packages, adopt-project is in package projects, clone
-// in package volumes, df in package pools, recover in package backups, and push and pull in package repositories. The
-// commands serve, control and agent are in package servers, and events, version, help, completion and man are here.
+// A new command belongs in the package of its noun below internal (newRootCmd has them all). events, version, help,
+// completion and man are here.
 // Package main builds the command tree (root.go) and keeps no state.
 package main
 

@@ -24,6 +24,21 @@ func Group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// clusterOnly is the annotation of a command that only a cluster needs.
+const clusterOnly = "cluster-only"
+
+// ClusterOnly marks a command that only a cluster needs. The help does not show it on a single host.
+func ClusterOnly(cmd *cobra.Command) *cobra.Command {
+	cmd.Annotations = map[string]string{clusterOnly: ""}
+	return cmd
+}
+
+// IsClusterOnly reports whether ClusterOnly marked a command.
+func IsClusterOnly(cmd *cobra.Command) bool {
+	_, is := cmd.Annotations[clusterOnly]
+	return is
+}
+
 // UnknownCommand is the usage error for a word that names no subcommand of cmd. It suggests the commands that cobra
 // finds for the word.
 func UnknownCommand(cmd *cobra.Command, word string) error {

@@ -16,7 +16,8 @@ func Command(a *cli.App) *cobra.Command {
 	},
 		newVolumeCreateCmd(a), newVolumeLsCmd(a), newVolumeInspectCmd(a), newVolumeRmCmd(a),
 		newVolumeResizeCmd(a), newVolumeImportCmd(a), newVolumeExportCmd(a), newVolumeSetProfileCmd(a),
-		newVolumeProtectCmd(a), newVolumeUnprotectCmd(a), newVolumeMoveCmd(a), newVolumeSupersededCmd(a),
+		newVolumeProtectCmd(a), newVolumeUnprotectCmd(a), cli.ClusterOnly(newVolumeMoveCmd(a)),
+		cli.ClusterOnly(newVolumeSupersededCmd(a)),
 		newVolumeRekeyCmd(a), newVolumeLabelCmd(a), newVolumeRenameCmd(a),
 		newVolumeStatsCmd(a),
 	)
