@@ -86,8 +86,14 @@ func (l *tellingListener) Close() error {
 	return err
 }
 
-// A stop whose time has ended ends the calls, and reports that.
-func TestImpatientStop(t *testing.T) {
+// After a grace period, or when the time for the stop has ended, the running calls are cancelled. Only the latter is an
+// error.
+func TestStopCancelsCalls(t *testing.T) {
+	t.Run("grace", func(t *testing.T) { testStopCancelsCalls(t, true) })
+	t.Run("no time", func(t *testing.T) { testStopCancelsCalls(t, false) })
+}
+
+func testStopCancelsCalls(t *testing.T, hasTime bool) {
 	started, ended := make(chan struct{}), make(chan struct{})
 	f := &fake{hook: func(ctx context.Context) error {
 		close(started)
@@ -113,9 +119,17 @@ func TestImpatientStop(t *testing.T) {
 	}()
 	<-started
 	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := s.Shutdown(ctx); !errors.Is(err, context.Canceled) {
-		t.Error(err)
+	defer cancel()
+	if hasTime {
+		s.grace = 0
+		if err := s.Shutdown(ctx); err != nil {
+			t.Error(err)
+		}
+	} else {
+		cancel()
+		if err := s.Shutdown(ctx); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
 	}
 	<-ended
 	<-answered

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -50,16 +52,18 @@ type Server struct {
 	http  *http.Server
 	stop  context.CancelFunc // ends the contexts of the running calls
 
+	grace time.Duration // see Shutdown
+
 	mu      sync.Mutex
-	calls   int           // number of running calls
-	closing bool          // Shutdown waits for the running calls
-	idle    chan struct{} // closed when closing is true and no call runs
+	calls   map[string]int // number of running calls of each name
+	closing bool           // Shutdown waits for the running calls
+	idle    chan struct{}  // closed when closing is true and no call runs
 }
 
 // New returns a Server that has agent execute the calls.
 func New(agent Agent, opts Options) *Server {
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Server{agent: agent, opts: opts, stop: stop, idle: make(chan struct{})}
+	s := &Server{agent: agent, opts: opts, stop: stop, grace: grace, calls: map[string]int{}, idle: make(chan struct{})}
 	s.http = &http.Server{
 		Handler:           s.routes(),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
@@ -79,10 +83,15 @@ func New(agent Agent, opts Options) *Server {
 // connections, it returns the reason. It closes l.
 func (s *Server) Serve(l net.Listener) error { return s.http.Serve(resettableListener{l}) }
 
-// Shutdown closes the listeners and waits for the running calls. If ctx ends first, Shutdown cancels the calls, closes
-// their connections and returns an error.
+// grace is how long a call may continue after Shutdown was called: less than the time that Shutdown has, so that a call
+// which waits for another host, such as a Mount, ends with an error and not with the connection.
+const grace = 10 * time.Second
+
+// Shutdown closes the listeners and waits for the running calls. After grace it cancels them. If ctx ends first,
+// Shutdown cancels the calls, closes their connections and returns an error that names them.
 func (s *Server) Shutdown(ctx context.Context) error {
 	defer s.stop()
+	defer time.AfterFunc(s.grace, s.stop).Stop()
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		s.stop()
@@ -93,7 +102,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-s.idle:
 		return err
 	case <-ctx.Done():
-		return errors.Join(err, errors.New("stop the plugin: a call of the agent has not ended"))
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return errors.Join(err, fmt.Errorf("stop the plugin: calls of the agent have not ended: %v",
+			slices.Sorted(maps.Keys(s.calls))))
 	}
 }
 
@@ -107,21 +119,23 @@ func (s *Server) close() {
 }
 
 // begin counts a running call. The caller calls end when the call has ended.
-func (s *Server) begin() (end func()) {
+func (s *Server) begin(name string) (end func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.calls++
+	s.calls[name]++
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.calls--
+		if s.calls[name]--; s.calls[name] == 0 {
+			delete(s.calls, name)
+		}
 		s.finish()
 	}
 }
 
 // finish closes idle if Shutdown was called and no call runs. The caller holds mu.
 func (s *Server) finish() {
-	if !s.closing || s.calls > 0 {
+	if !s.closing || len(s.calls) > 0 {
 		return
 	}
 	select {

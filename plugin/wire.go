@@ -41,7 +41,7 @@ type call struct {
 // named answers a call with a body.
 func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		defer s.begin()()
+		defer s.begin(c.name)()
 		ctx := identify(w, r)
 		var req R
 		err := read(w, r, &req)
@@ -72,7 +72,7 @@ func named[R any](s *Server, c call, f func(context.Context, R) (any, error)) ht
 // plain answers a call without arguments. It does not read the body.
 func plain(s *Server, name string, f func(context.Context) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		defer s.begin()()
+		defer s.begin(name)()
 		v, err := limited(identify(w, r), s, Call{Name: name}, shortCall, f)
 		if err != nil {
 			refuse(w, http.StatusInternalServerError, err)

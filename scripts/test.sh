@@ -47,7 +47,13 @@ gotest() {
 		cat "$flaky.new" >>"$flaky"
 	fi
 	messages_of_failed "$events" >>"$messages"
+	times_of_tests "$events" >>"$times"
 	return "$status"
+}
+
+# times_of_tests EVENTS prints the seconds and the name of each test.
+times_of_tests() {
+	sed -nE 's|.*"Action":"pass","Package":"[^/"]*/[^/"]*/([^"]*)","Test":"([^/"]*)","Elapsed":([0-9.]+).*|\3 \1 \2|p' "$1"
 }
 
 # messages_of_failed EVENTS prints the last 20 messages of each failed test, without the logs of programs. They come at
@@ -66,8 +72,8 @@ messages_of_failed() {
 	' "$1"
 }
 
-# show_failures lists the tests that failed and then passed, and the messages of all tests that failed.
-show_failures() {
+# show_results lists the tests that failed and then passed, the messages of all tests that failed, and the slowest tests.
+show_results() {
 	if [ -s "$flaky" ]; then
 		say "FLAKY: failed, and passed when run again. Mend them:"
 		cat "$flaky"
@@ -76,7 +82,11 @@ show_failures() {
 		say "messages of the failed tests:"
 		cat "$messages"
 	fi
-	rm -f "$flaky" "$flaky.new" "$messages" "$events"
+	if [ -s "$times" ]; then
+		say "the slowest tests, in seconds:"
+		sort -rn "$times" | sed -n 1,50p
+	fi
+	rm -f "$flaky" "$flaky.new" "$messages" "$events" "$times"
 }
 
 # What takes longest comes first, so that nothing is left to run alone; named again, it is not run again.
@@ -136,10 +146,11 @@ esac
 need_root "testing mounts and engines"
 flaky=$(mktemp)
 messages=$(mktemp)
+times=$(mktemp)
 events=$(mktemp) # what go test -json printed in the last run
 bin=$(mktemp -d)
 chmod 711 "$bin" # tests also run drover as other users
-trap 'show_failures; show_phases; rm -rf "$bin"' EXIT
+trap 'show_results; show_phases; rm -rf "$bin"' EXIT
 phase "packages" 90 scripts/deps.sh "$([ "$form" = short ] && echo test || echo long)"
 phase "images and tools" 240 prepare
 gotestsum=$("$here/tools.sh" gotestsum)
