@@ -23,9 +23,9 @@ func TestI2PowerCut(t *testing.T) {
 		apart bool // the pool is on another disk than the store
 		every int  // in the short form, one step of this number is tested
 	}{
-		{"xfs", "xfs", false, 1},
-		{"store and pool apart", "xfs", true, 4},
-		{"btrfs", "btrfs", false, 6},
+		{"xfs", "xfs", false, 3},
+		{"store and pool apart", "xfs", true, 8},
+		{"btrfs", "btrfs", false, 12},
 	} {
 		t.Run(layout.name, func(t *testing.T) {
 			shelf := scratch.Mount(t, "xfs", 16<<30)

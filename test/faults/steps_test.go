@@ -72,7 +72,7 @@ func (c cutShort) String() string {
 }
 
 // stepsOf returns the steps of the drills that a backend can do. On xfs, the short form has about half of them, but each
-// step in one drill at least, and each drill at one step at least. On other pools, the short form has one of six steps
+// step in one drill at least, and each drill at one step at least. On other pools, the short form has one of twelve steps
 // of each operation. The long form has all.
 func stepsOf(pool, backend string) (all []cutShort) {
 	possible := slices.DeleteFunc(drills(), func(d drill) bool {
@@ -90,7 +90,7 @@ func stepsOf(pool, backend string) (all []cutShort) {
 			if name == "snapshot.frozen" && !strings.Contains(d.name, "frozen") {
 				continue
 			}
-			turn := cells[d.op]%6 == 0 || long.Enabled()
+			turn := cells[d.op]%12 == 0 || long.Enabled()
 			if pool == "xfs" {
 				turn = long.Turn(row, len(names), columns[d.op], drillsOf[d.op], 2)
 			}

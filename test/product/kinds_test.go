@@ -6,13 +6,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 	"github.com/droverhq/drover/test/volumes"
 )
 
 // TestOtherPools runs the most important scenarios on the other kinds of pools: the image of a dataset in a
-// subvolume, the preallocated image that is used on a host without reflinks, plain folders, and subvolumes.
+// subvolume, the preallocated image that is used on a host without reflinks, plain folders, and subvolumes. In the short
+// form, each kind of pool has two or three of them, and each of them one or two kinds.
 func TestOtherPools(t *testing.T) {
 	// The profiles of the scenarios without the size, which folders cannot enforce.
 	const plain = `default: bronze
@@ -22,24 +24,32 @@ profiles: {bronze: {}, silver: {}, gold: {}}
 	const sized = `default: bronze
 profiles: {bronze: {size: 256MiB}, silver: {size: 256MiB}, gold: {size: 512MiB}}
 `
-	for _, o := range []host.Options{
+	pools := []host.Options{
 		{Pool: "btrfs", Profiles: threeProfiles},
 		{Pool: "ext4", Profiles: threeProfiles},
 		{Pool: "dir", Profiles: plain},
 		{Pool: "subvolumes", Profiles: sized},
-	} {
+	}
+	scenarios := []struct {
+		name string
+		test func(*testing.T, *world)
+	}{
+		{"B1", testB1}, {"B3", testB3}, {"B6", testB6},
+		{"B8 I11", func(t *testing.T, w *world) { volumes.InUse(t, w.suite()) }},
+		{"B12", testB12}, {"B17", testB17},
+		{"B17 spellings", func(t *testing.T, w *world) { volumes.Spellings(t, w.suite()) }},
+	}
+	for row, o := range pools {
 		t.Run(o.Pool, func(t *testing.T) {
 			w := begin(t, o, engine.Options{})
 			if o.Pool == "subvolumes" {
 				t.Run("sizes and snapshots", func(t *testing.T) { testSubvolumes(t, w) })
 			}
-			t.Run("B1", func(t *testing.T) { testB1(t, w) })
-			t.Run("B3", func(t *testing.T) { testB3(t, w) })
-			t.Run("B6", func(t *testing.T) { testB6(t, w) })
-			t.Run("B8 I11", func(t *testing.T) { volumes.InUse(t, w.suite()) })
-			t.Run("B12", func(t *testing.T) { testB12(t, w) })
-			t.Run("B17", func(t *testing.T) { testB17(t, w) })
-			t.Run("B17 spellings", func(t *testing.T) { volumes.Spellings(t, w.suite()) })
+			for column, s := range scenarios {
+				if long.Turn(row, len(pools), column, len(scenarios), 3) {
+					t.Run(s.name, func(t *testing.T) { s.test(t, w) })
+				}
+			}
 		})
 	}
 }
