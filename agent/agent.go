@@ -153,7 +153,8 @@ func (a *components) create(ctx context.Context) {
 	a.makeLeases(ctx)
 	a.Throttle = throttle.New(a.Config.Cgroups, a.cgroupDeps())
 	a.Programs = newPrograms(a.Config)
-	a.Keys = operation.New(a.keyringDeps())
+	a.Operations = operation.New(a.Host, operation.NewKeyring(a.Host, a.Programs))
+	a.Operations.ListAll = a.Config.ListAll
 	a.makePools()
 	a.Generations = pooladmin.NewGenerations(pooladmin.GenerationDeps{
 		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools, Prober: a.Prober, Uses: a.Uses,
@@ -161,7 +162,6 @@ func (a *components) create(ctx context.Context) {
 	})
 	a.makeRegistration()
 	a.Leases = lease.NewTable(a.DB, a.Nodes.Name)
-	a.makeFinder()
 	a.makeMounting()
 	a.makeHandover()
 	a.MoveTable = move.NewMoveTable(a.DB, func(id uuid.UUID) { a.Replicas.Stop(id) })
@@ -170,9 +170,7 @@ func (a *components) create(ctx context.Context) {
 	}
 	a.Promises = lease.NewPromiseServer(a.promiseDeps())
 	a.makeTransfers()
-	a.makeOperations()
-	a.makeExporter()
-	a.makeVolumes()
+	a.makeBackups()
 	a.Access = move.NewAccess(a.Host)
 	a.Retention = move.NewRetention(a.retentionDeps())
 	a.Inspections = move.NewInspections(a.inspectionsDeps())
@@ -183,6 +181,7 @@ func (a *components) create(ctx context.Context) {
 	a.makeControlSync()
 	a.makePoolAdmin()
 	a.makeDoctor()
+	a.connect()
 }
 
 // Start opens the pools, cleans up after a crash, registers with control and starts the background work. After it has

@@ -82,25 +82,10 @@ type components struct {
 	Installer   *move.Installer
 
 	Programs *host.Programs
-	Keys     *operation.Keyring
 
-	Operations    *operation.Runner
-	Requester     *operation.Requester
-	Sizes         *operation.Sizes
-	RecordFiles   *operation.RecordWriter
-	Datasets      *operation.Datasets
-	Executor      *operation.Executor
-	VolumeRemover *operation.Remover
-	DatasetMaker  *operation.DatasetMaker
-	Importer      *operation.Importer
-	Snapshotter   *operation.Snapshotter
-	Exporter      *operation.Exporter
-	Backups       *backup.Creator
+	*operation.Operations
 
-	Spellings *operation.Spellings
-	Finder    *operation.Finder
-	Viewer    *operation.Viewer
-	Requests  *operation.Requests
+	Backups *backup.Creator
 
 	PoolChecker *doctor.PoolChecker
 	KeyChecker  *doctor.KeyChecker
@@ -108,6 +93,7 @@ type components struct {
 	Watcher     *doctor.Watcher
 
 	Mover          *move.Mover
+	Bounder        *move.Bounder
 	TransferSource *move.TransferSource // provides the data that this node sends to other nodes
 	Bringer        *move.Bringer
 	Cleaner        *pooladmin.Cleaner

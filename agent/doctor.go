@@ -19,17 +19,17 @@ func (a *components) makeDoctor() {
 	})
 	a.PoolChecker = doctor.NewPoolChecker(doctor.PoolCheckerDeps{
 		Host: a.Host, Backends: a.Config.Backends, Configured: a.Config.Pools, Pools: a.Pools, PoolMaker: a.PoolMaker,
-		Space: a.Space, Datasets: a.Datasets,
+		Space: a.Space, Datasets: a.Operations,
 		Uses: a.Uses, Moves: a.MoveTable, Copies: a.Copies, KeyChecker: a.KeyChecker, IsNeeded: a.Cleaner.IsNeeded,
 	})
 	a.Examiner = doctor.New(doctor.Deps{
 		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Space: a.Space, PoolChecker: a.PoolChecker,
-		KeyChecker: a.KeyChecker, Datasets: a.Datasets, Sizes: a.Sizes, Replicas: a.Replicas, Uses: a.Uses,
+		KeyChecker: a.KeyChecker, Datasets: a.Operations, Sizes: a.Sizes, Replicas: a.Replicas, Uses: a.Uses,
 		Engines: a.Engines, Disks: a.Disks, SharedMounter: a.SharedMounter, Registrar: a.Registrar,
 		Failover: a.Failover,
 		Throttle: a.Throttle,
 		Holders:  a.Holders.Examine,
-		Pending:  a.VolumeRemover.PendingPurges,
+		Pending:  a.Remover.PendingPurges,
 		Refusal:  a.Registration.Refusal,
 		Identity: a.Identity.Check,
 		ExtraChecks: append([]func(*host.List){

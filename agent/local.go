@@ -53,16 +53,6 @@ func (a *Agent) Import(ctx context.Context, req api.Request, r io.Reader) (datas
 	return a.Importer.ImportArchive(ctx, req, r)
 }
 
-// Export is operation.Exporter.Export.
-func (a *Agent) Export(ctx context.Context, ref, snapshot string, w io.Writer) (api.OmittedFiles, error) {
-	return a.Exporter.Export(ctx, ref, snapshot, w)
-}
-
-// SnapshotSpace is operation.Exporter.SnapshotSpace.
-func (a *Agent) SnapshotSpace(ctx context.Context, snapshot string) (api.SnapshotSpace, error) {
-	return a.Exporter.SnapshotSpace(ctx, snapshot)
-}
-
 // VolumeHolders returns who uses a volume whose home is this node: see mounting.Holders.Examine.
 func (a *Agent) VolumeHolders(ctx context.Context, volume string) (dataset.Holders, error) {
 	d, known := a.Cache.Volume(volume)
@@ -82,11 +72,6 @@ func (a *Agent) VolumeHolders(ctx context.Context, volume string) (dataset.Holde
 				"inspect %s shows it)", d.Volume, d.Volume)
 	}
 	return a.components.Holders.Examine(ctx, d), nil
-}
-
-// Diff is operation.Exporter.Diff.
-func (a *Agent) Diff(ctx context.Context, older, newer string) (api.Diff, error) {
-	return a.Exporter.Diff(ctx, older, newer)
 }
 
 // CheckRepository is backup.Checker.Check.

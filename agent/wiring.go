@@ -7,12 +7,12 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/move"
-	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/agent/throttle"
@@ -83,11 +83,23 @@ func newPrograms(cfg Config) *host.Programs {
 	return &host.Programs{Runner: cfg.Runner, Allowed: cfg.FencePrograms}
 }
 
-func (a *components) keyringDeps() operation.Deps {
-	return operation.Deps{
-		Host: a.Host, Programs: a.Programs,
-		CopyBeside: func(id uuid.UUID) (uuid.UUID, bool) { return a.MoveTable.CopyBeside(id) },
-	}
+// connect gives the lower components the upper ones that they call. It is called before the agent starts.
+func (a *components) connect() {
+	o := a.Operations
+	o.Throttle, o.Pools, o.Space, o.Prober, o.Sums = a.Throttle, a.Pools, a.Space, a.Prober, a.Provisioning
+	o.Leases, o.Nodes, o.Engines, o.Uses, o.Holders = a.Leases, a.Nodes, a.Engines, a.Uses, a.Holders
+	o.Quiescer, o.LostWrites, o.SharedMounts = a.Quiescer, a.LostWrites, a.SharedMountTable
+	o.Reservations, o.Verifier, o.Mounter = a.Reservations, a.Verifier, a.Mounter
+	o.Keys.Moved = a.MoveTable
+	o.Runner.Ended = a.Config.OperationEnded
+	o.Connect(a.Registration, a.Status, a.Reporter, struct {
+		*move.Mover
+		*move.Bounder
+	}{a.Mover, a.Bounder}, struct {
+		*backup.Creator
+		*backup.Restorer
+		*backup.CheckRunner
+	}{a.Backups, a.Restorer, backup.NewCheckRunner(a.Programs, a.Root, mounting.OpenTree)})
 }
 
 func (a *components) retentionDeps() move.RetentionDeps {
@@ -117,7 +129,7 @@ func (a *components) replicasDeps() move.ReplicasDeps {
 func (a *components) installerDeps() move.InstallerDeps {
 	return move.InstallerDeps{
 		Host: a.Host, Pools: a.Pools, Moves: a.MoveTable, Retention: a.Retention, Copies: a.Copies,
-		DropRelinquished: a.Leases.Drop, Resize: a.Sizes.ResizeAsRecorded, WriteRecord: a.RecordFiles.Write,
+		DropRelinquished: a.Leases.Drop, Resize: a.Sizes.ResizeAsRecorded, WriteRecord: a.WriteRecord,
 	}
 }
 
@@ -169,16 +181,20 @@ func (a *components) makeRegistration() {
 
 // makeMoves creates the components that move datasets between nodes and clean up after moves.
 func (a *components) makeMoves() {
+	a.Bounder = move.NewBounder(move.BounderDeps{
+		Host: a.Host, Datasets: a.Operations, Records: a.Operations, Deadlines: a.Deadlines, Registrar: a.Registrar,
+		EnsureUnused: a.Verifier.EnsureUnused,
+	})
 	a.Mover = move.NewMover(move.MoverDeps{
 		Host: a.Host, Pools: a.Pools, Space: a.Space, Keys: a.Keys, Nodes: a.Nodes, Keeper: a.Keeper,
 		Programs: a.Programs,
-		Moves:    a.MoveTable, Copies: a.Copies, Installer: a.Installer, Datasets: a.Datasets,
+		Moves:    a.MoveTable, Copies: a.Copies, Installer: a.Installer, Datasets: a.Operations,
 		TransferClient: a.TransferClient,
 		PeerHTTP:       a.Config.PeerHTTP, Session: a.Deadlines.Session,
 	})
 	a.TransferSource = move.NewTransferSource(move.TransferSourceDeps{
 		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Leases: a.Leases, Uses: a.Uses, Quiescer: a.Quiescer,
-		Sizes: a.Sizes, Snapshotter: a.Snapshotter, Retention: a.Retention,
+		Sizes: a.Sizes, Snapshotter: a.Operations, Retention: a.Retention,
 		AskGenerations: a.askGenerations,
 		TransferServer: func() *move.Server { return a.TransferServer },
 	})
@@ -190,7 +206,7 @@ func (a *components) makeMoves() {
 	})
 	a.Cleaner = pooladmin.NewCleaner(pooladmin.CleanerDeps{
 		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Moves: a.MoveTable, Installer: a.Installer,
-		Datasets: a.Datasets, Registration: a.Registration,
+		Datasets: a.Operations, Registration: a.Registration,
 	})
 }
 
@@ -211,14 +227,14 @@ func (a *components) makePoolAdmin() {
 		Host: a.Host, Backends: a.Config.Backends, Configured: a.Config.Pools, Pools: a.Pools, Opener: a.PoolOpener,
 		Maker: a.PoolMaker, Keys: a.Keys,
 		Registration: a.Registration, Reporter: a.Reporter, Copies: a.Copies, Moves: a.MoveTable,
-		Operations: a.Operations, Cleaner: a.Cleaner,
+		Operations: a.Runner, Cleaner: a.Cleaner,
 	})
 	a.Quarantine = pooladmin.NewQuarantine(pooladmin.QuarantineDeps{
-		Host: a.Host, Pools: a.Pools, Generations: a.Generations, RecordFiles: a.RecordFiles, Copies: a.Copies,
-		Executor: a.Executor,
+		Host: a.Host, Pools: a.Pools, Generations: a.Generations, RecordFiles: a.Operations, Copies: a.Copies,
+		Executor: a.Operations,
 	})
 	a.Collector = pooladmin.NewCollector(pooladmin.CollectorDeps{
-		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Datasets: a.Datasets, Copies: a.Copies,
+		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Datasets: a.Operations, Copies: a.Copies,
 		Verifier: a.Verifier,
 	})
 	a.Trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.Pools, Configured: a.Config.Pools}
@@ -238,7 +254,7 @@ func (a *components) makeControlSync() {
 		SharedMountTable: a.SharedMountTable, Status: a.Status, Facts: a.Facts, StoreClock: a.StoreClock,
 		ReplicaStatus:     a.Replicas.Status,
 		ReportGenerations: a.Generations.ReportTo,
-		Executor:          a.Executor, DoHeartbeatWork: a.DoHeartbeatWork,
+		Executor:          a.Operations, DoHeartbeatWork: a.DoHeartbeatWork,
 		Found: func() *api.NodeFindings { return a.Watcher.Last() },
 	})
 	a.Holdings = controlsync.NewHoldings(controlsync.HoldingsDeps{
@@ -251,12 +267,12 @@ func (a *components) makeControlSync() {
 		Keeper: a.Keeper, Nodes: a.Nodes, Leases: a.Leases, Registrar: a.Registrar, Pools: a.Pools,
 		SharedMounter: a.SharedMounter,
 		Resolver:      a.Resolver, Copies: a.Copies, Retention: a.Retention, Relinquisher: a.Relinquisher,
-		Operations: a.Operations, RecordFiles: a.RecordFiles, Holdings: a.Holdings,
+		Operations: a.Runner, RecordFiles: a.Operations, Holdings: a.Holdings,
 		ForgetSent:           a.forgetSent,
 		AskGenerations:       a.askGenerations,
 		FollowNames:          a.Spellings.FollowNames,
 		ReportEverythingSoon: a.Reporter.ReportEverythingSoon,
-		Executor:             a.Executor, CleanUp: a.Cleaner.CleanUp, WarnOfKeys: func() { a.KeyChecker.Warn() },
+		Executor:             a.Operations, CleanUp: a.Cleaner.CleanUp, WarnOfKeys: func() { a.KeyChecker.Warn() },
 	})
 }
 
@@ -288,7 +304,7 @@ func (a *components) makeMounting() {
 	a.Mounter = mounting.NewMounter(mounting.MounterDeps{
 		Host: a.Host, Pools: a.Pools, Prober: a.Prober, Leases: a.Leases, Registrar: a.Registrar,
 		Throttle: a.Throttle, Engines: a.Engines, Uses: a.Uses, SharedMounter: a.SharedMounter, Verifier: a.Verifier,
-		Unmounter: a.Unmounter, Disks: a.Disks, LostWrites: a.LostWrites, Find: a.Finder.Find, RepairSoon: a.repairSoon,
+		Unmounter: a.Unmounter, Disks: a.Disks, LostWrites: a.LostWrites, Find: a.Find, RepairSoon: a.repairSoon,
 		Bring: func(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) { return a.Bringer.Bring(ctx, d) },
 		InstallArrived: func(ctx context.Context, d dataset.Dataset) error {
 			p, comes := a.MoveTable.Get(d.ID)
@@ -313,7 +329,7 @@ func (a *components) makeHandover() {
 		Uses: a.Uses, Verifier: a.Verifier, Unmounter: a.Unmounter,
 		ReconcileCopySoon: func(id uuid.UUID) { a.Copies.ReconcileSoon(id) },
 		Recorded: func(ctx context.Context) (map[uuid.UUID]dataset.Dataset, string, error) {
-			return a.Datasets.Recorded(ctx)
+			return a.Recorded(ctx)
 		},
 	})
 	a.Relinquisher = move.NewRelinquisher(move.RelinquisherDeps{
@@ -374,7 +390,7 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 		if err := a.Generations.AnnounceLate(ctx); err != nil {
 			a.Log.WithError(err).Warn("pool is online again, but control does not respond")
 		}
-		a.RecordFiles.WriteAll()
+		a.WriteAllRecords()
 		a.Follower.CompareStoreSoon() // with the records beside the data in this pool
 	}
 	a.PoolRemover.Continue()
@@ -388,7 +404,7 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 	a.SharedMounter.ReconcileUnmounted()
 	a.Repairer.RepairAll()
 	a.Jobs.Start("pending purges", func(ctx context.Context, _ *host.Job) error {
-		a.VolumeRemover.RetryPending(ctx)
+		a.Remover.RetryPending(ctx)
 		return nil
 	})
 	a.Jobs.Start("pulls", func(ctx context.Context, _ *host.Job) error {

@@ -71,7 +71,7 @@ fi`)
 	}
 	agenttest.Await(t, func() bool { return exists("passed") })
 	ops = append(ops, begin(f, "v0", ""))
-	agenttest.Await(t, func() bool { return f.A.Operations.IsRunning(ops[1].ID) })
+	agenttest.Await(t, func() bool { return f.A.Runner.IsRunning(ops[1].ID) })
 	backUp(f, "v1", "")
 	_, err = open.WriteString("\n")
 	must(t, err)
@@ -137,7 +137,7 @@ func TestCancelledBackupIsRemoved(t *testing.T) {
 		})
 		op := *f.Submit(api.Request{ID: id, Kind: dataset.OpBackup, Volume: "db"}).Operation
 		op = awaitEnd(f, op)
-		agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(id) })
+		agenttest.Await(t, func() bool { return !f.A.Runner.IsRunning(id) })
 		f.A.Fuse.Mend()
 		if op.State != dataset.OpCancelled {
 			t.Fatalf("the backup is %s: %+v", op.State, op.Problem)
@@ -184,7 +184,7 @@ func TestIncompleteBackupIsRemoved(t *testing.T) {
 	if op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "a part of the files could not be read") {
 		t.Errorf("the backup is %s: %+v", op.State, op.Problem)
 	}
-	agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(op.ID) })
+	agenttest.Await(t, func() bool { return !f.A.Runner.IsRunning(op.ID) })
 	if len(marks(f.A)) != 1 {
 		t.Errorf("the notes are %s, want one", marks(f.A))
 	}
@@ -221,7 +221,7 @@ func TestUnwantedBackupOfRemovedRepository(t *testing.T) {
 	})
 	end := use(t, folderOf(t, f)) // so the backup cannot be removed
 	awaitEnd(f, *f.Submit(api.Request{ID: id, Kind: dataset.OpBackup, Volume: "db"}).Operation)
-	agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(id) })
+	agenttest.Await(t, func() bool { return !f.A.Runner.IsRunning(id) })
 	f.A.Fuse.Mend()
 	end()
 	record, err := f.Service.Repository(t.Context(), "offsite")
@@ -276,7 +276,7 @@ func TestVolumeIsDeletedBeforeItsBackup(t *testing.T) {
 	f.A.NewVolume("db@free")
 	free := f.A.Backups.Occupy("offsite")
 	op := begin(f, "db", "")
-	agenttest.Await(t, func() bool { return f.A.Operations.IsRunning(op.ID) })
+	agenttest.Await(t, func() bool { return f.A.Runner.IsRunning(op.ID) })
 	awaitEnd(f, *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpDelete, Volume: "db"}).Operation)
 	free()
 	const want = "backup of volume db to offsite: it was deleted meanwhile (drover trash ls)"

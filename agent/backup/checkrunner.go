@@ -52,16 +52,18 @@ var isolate = []string{
 	"unshare", "--fork", "--kill-child=KILL", "--pid", "--mount-proc", "--net", "--ipc", "--propagation=slave", "--",
 }
 
-// Run runs the check program of a verification, op.Check, on the dataset into which a backup was restored. The program
+// RunCheck runs the check program of a verification, op.Check, on the dataset into which a backup was restored. The
+// program
 // gets the path of the dataset's root as its argument. No other process can see that path. The program may change the
 // files.
 //
-// control has checked op.Check. Run checks it again: a compromised control must not make this host run any other
+// control has checked op.Check. RunCheck checks it again: a compromised control must not make this host run any other
 // program.
 //
-// unusable reports whether the program itself found that the volume is not usable. Run then fails with
+// unusable reports whether the program itself found that the volume is not usable. RunCheck then fails with
 // dataset.ErrCorrupt. Any other failure says nothing about the backup.
-func (c *CheckRunner) Run(ctx context.Context, pool backends.Pool, op dataset.Operation) (unusable bool, err error) {
+func (c *CheckRunner) RunCheck(ctx context.Context, pool backends.Pool, op dataset.Operation) (unusable bool,
+	err error) {
 	if err := dataset.CheckCheckProgram(op.Check); err != nil {
 		return false, err
 	}

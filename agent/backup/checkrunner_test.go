@@ -225,7 +225,7 @@ func TestCheckProgramIsCancelled(t *testing.T) {
 	})
 	_, err := f.Service.CancelOperation(t.Context(), op.ID.String())
 	must(t, err)
-	agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(op.ID) && !f.B.Operations.IsRunning(op.ID) })
+	agenttest.Await(t, func() bool { return !f.A.Runner.IsRunning(op.ID) && !f.B.Runner.IsRunning(op.ID) })
 	// The kernel kills the other processes after the first one.
 	agenttest.Await(t, func() bool { return len(checkProcesses(t)) == 0 })
 	wantNoCheck(t, f)

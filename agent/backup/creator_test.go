@@ -241,10 +241,10 @@ func TestBackupsWait(t *testing.T) {
 	defer f.A.Backups.Occupy("other")()
 	free := f.A.Backups.Occupy("offsite")
 	ops := []dataset.Operation{begin(f, "v0", ""), begin(f, "v0", ""), begin(f, "v1", "")}
-	agenttest.Await(t, func() bool { return f.A.Operations.IsRunning(ops[0].ID) && f.A.Operations.IsRunning(ops[1].ID) })
+	agenttest.Await(t, func() bool { return f.A.Runner.IsRunning(ops[0].ID) && f.A.Runner.IsRunning(ops[1].ID) })
 	_, err := f.Service.CancelOperation(t.Context(), ops[1].ID.String())
 	must(t, err)
-	agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(ops[1].ID) })
+	agenttest.Await(t, func() bool { return !f.A.Runner.IsRunning(ops[1].ID) })
 	free()
 	for i, want := range []dataset.OpState{dataset.OpDone, dataset.OpCancelled, dataset.OpDone} {
 		if got := awaitEnd(f, ops[i]); got.State != want {

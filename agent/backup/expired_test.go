@@ -35,7 +35,7 @@ func backUpOnSchedule(f *agenttest.Cluster, volume string) string {
 		f.Fatalf("the backup is %s: %+v", op.State, op.Problem)
 	}
 	// While the test lists the backups, none can be removed.
-	agenttest.Await(f.T, func() bool { return !f.A.Operations.IsRunning(op.ID) })
+	agenttest.Await(f.T, func() bool { return !f.A.Runner.IsRunning(op.ID) })
 	return op.Backup
 }
 
@@ -126,7 +126,7 @@ func TestRemovalEndsWithRetention(t *testing.T) {
 func backUpOther(f *agenttest.Cluster) string {
 	f.Helper()
 	op := backUp(f, "other", "")
-	agenttest.Await(f.T, func() bool { return !f.A.Operations.IsRunning(op.ID) })
+	agenttest.Await(f.T, func() bool { return !f.A.Runner.IsRunning(op.ID) })
 	return op.Backup
 }
 
@@ -162,7 +162,7 @@ func TestRemovalWaitsForOtherBackup(t *testing.T) {
 			}
 			must(t, os.WriteFile(gate, []byte("\n"), 0o600))
 			op = awaitEnd(f, op)
-			agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(op.ID) })
+			agenttest.Await(t, func() bool { return !f.A.Runner.IsRunning(op.ID) })
 			wantBackups(t, r, append(want, op.Backup)...)
 		})
 	}
@@ -201,7 +201,7 @@ exec %s "$@"
 	must(t, os.Remove(lost))
 	must(t, os.WriteFile(filepath.Join(at, "gate"), []byte("\n"), 0o600))
 	op = awaitEnd(f, op)
-	agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(op.ID) })
+	agenttest.Await(t, func() bool { return !f.A.Runner.IsRunning(op.ID) })
 	wantBackups(t, r, made["va"][1], made["va"][2], made["vb"][1], made["vb"][2], made["vc"][0], made["vc"][2], op.Backup)
 	text, err := os.ReadFile(filepath.Join(counter, "forgets"))
 	must(t, err)

@@ -205,7 +205,7 @@ func TestRestoreNeedsNoReserve(t *testing.T) {
 		op := awaitEnd(f, *f.Submit(api.Request{
 			ID: uuid.New(), Kind: kind, Volume: volume, Repository: "offsite", Backup: made.Backup,
 		}).Operation)
-		agenttest.Await(t, func() bool { return !f.B.Operations.IsRunning(op.ID) })
+		agenttest.Await(t, func() bool { return !f.B.Runner.IsRunning(op.ID) })
 		return op
 	}
 	little := full
@@ -278,7 +278,7 @@ func TestRestoreKeepsSpaceForOthers(t *testing.T) {
 	if first = awaitEnd(f, first); first.State != dataset.OpDone {
 		t.Errorf("the first: %s: %+v", first.State, first.Problem)
 	}
-	agenttest.Await(t, func() bool { return !f.A.Operations.IsRunning(first.ID) })
+	agenttest.Await(t, func() bool { return !f.A.Runner.IsRunning(first.ID) })
 	if op := awaitEnd(f, start(dataset.OpImport, "second@free")); op.State != dataset.OpDone {
 		t.Errorf("afterwards: %s: %+v", op.State, op.Problem)
 	}
@@ -458,7 +458,7 @@ exec %s "$@"
 			t.Errorf("%s: got %s: %+v", c.kind, op.State, op.Problem)
 		}
 		t.Logf("%s: %+v, after %v", c.kind, op.Problem, time.Since(start))
-		agenttest.Await(t, func() bool { return !f.B.Operations.IsRunning(op.ID) })
+		agenttest.Await(t, func() bool { return !f.B.Runner.IsRunning(op.ID) })
 	}
 	agenttest.Await(t, func() bool {
 		entries, err := p.Storage.List(t.Context())

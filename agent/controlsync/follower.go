@@ -36,8 +36,8 @@ type FollowerDeps struct {
 	Retention     *move.Retention
 	Relinquisher  *move.Relinquisher
 	Operations    *operation.Runner
-	Executor      *operation.Executor
-	RecordFiles   *operation.RecordWriter
+	Executor      *operation.Operations
+	RecordFiles   *operation.Operations
 	Holdings      *Holdings
 
 	// ForgetSent drops the records of the snapshots that this node sent of a dataset. It is called when this node is no
@@ -181,7 +181,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error 
 		}
 		if !inconsistent {
 			f.WarnOfKeys()
-			f.RecordFiles.WriteAll()
+			f.RecordFiles.WriteAllRecords()
 		}
 	}
 	if inconsistent {
@@ -287,7 +287,7 @@ func (f *Follower) converge(ctx context.Context, d api.IndexedDataset) {
 	if f.Operations.IsRunning(d.Request) {
 		return // the operation writes the record itself
 	}
-	f.RecordFiles.WriteLater(d)
+	f.RecordFiles.WriteRecordLater(d)
 }
 
 // followNames calls FollowNames. If that fails, docker volume ls lists the former state of the volume.
@@ -312,7 +312,7 @@ func (f *Follower) resume(ctx context.Context, op dataset.Operation) error {
 		return err
 	}
 	now.State = dataset.OpRunning
-	f.Executor.Start("op/"+op.ID.String(), now)
+	f.Executor.ExecuteSoon("op/"+op.ID.String(), now)
 	return nil
 }
 

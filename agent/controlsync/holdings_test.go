@@ -74,7 +74,7 @@ func TestRecoveredStoreIsAcceptedWhateverItsIndexes(t *testing.T) {
 func TestHoldingsListPoolsCopiesAndRelinquished(t *testing.T) {
 	r := agenttest.New(t)
 	db := r.NewVolume("db")
-	if err := r.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
+	if err := r.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
 		t.Fatal(err)
 	}
 	away := dataset.Dataset{ID: uuid.New(), Volume: "away", State: dataset.StateReady, Epoch: 3, Home: r.NodeID, Pool: uuid.New()}

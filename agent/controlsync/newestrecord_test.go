@@ -56,7 +56,7 @@ func TestNewestRecordWinsAfterCrashOrPowerCut(t *testing.T) {
 		}
 		r.Cache.Apply(d, at)
 	}
-	r.RecordFiles.Write(t.Context(), p.Storage, d)
+	r.WriteRecord(t.Context(), p.Storage, d)
 	if got := entry().Record.Written; got != at {
 		t.Errorf("written with index %d, want %d", got, at)
 	}
@@ -107,7 +107,7 @@ func TestI3NewerRecordBesideTheDataHaltsTheStore(t *testing.T) {
 	if got := r.StoreFinding(); !strings.Contains(got, "older") {
 		t.Errorf("doctor says %q", got)
 	}
-	r.RecordFiles.WriteAll()
+	r.WriteAllRecords()
 	agenttest.Await(t, func() bool { return len(r.Jobs.Running()) == 0 })
 	if e, err := r.Pool().Stat(t.Context(), d.ID); err != nil || e.Record == nil || e.Record.Volume != "renamed" {
 		t.Fatalf("beside the data: %+v, %v", e.Record, err)

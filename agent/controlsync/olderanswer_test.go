@@ -408,7 +408,7 @@ func TestOperationOnMovedVolumeOfRestoredStore(t *testing.T) {
 		for _, kind := range []dataset.OpKind{dataset.OpSnapshot, dataset.OpDelete} {
 			leaves(r, d, d.Epoch+epochs)
 			op := dataset.Operation{ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
-			_, _, unlock, err := r.Datasets.LockForOperation(t.Context(), op, "test")
+			_, _, unlock, err := r.LockForOperation(t.Context(), op, "test")
 			unlock()
 			if errors.Is(err, dataset.ErrStale) != refused || !refused && err != nil {
 				t.Errorf("%s, %d epochs later: %v", kind, epochs, err)

@@ -67,7 +67,7 @@ func TestUnknownOrOlderStoreDestroysNothing(t *testing.T) {
 					ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: db.ID, Epoch: db.Epoch,
 					Snapshot: &dataset.Snapshot{ID: uuid.New(), Dataset: db.ID}, Source: &dataset.Source{Dataset: db.ID, Snapshot: uuid.New()},
 				}
-				_, err := r.Executor.Execute(ctx, &host.Job{}, op)
+				_, err := r.Execute(ctx, &host.Job{}, op)
 				if !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
 					t.Errorf("%s: %v", kind, err)
 				}

@@ -33,7 +33,7 @@ type ReporterDeps struct {
 	SharedMountTable *mounting.SharedMountTable
 	Status           *StatusReader
 	Facts            *Facts
-	Executor         *operation.Executor
+	Executor         *operation.Operations
 	StoreClock       *StoreClock
 
 	// ReplicaStatus returns the status of a replica on this node.

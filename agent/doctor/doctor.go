@@ -48,7 +48,7 @@ type Deps struct {
 	Space         *pool.Space
 	PoolChecker   *PoolChecker
 	KeyChecker    *KeyChecker
-	Datasets      *operation.Datasets
+	Datasets      *operation.Operations
 	Sizes         *operation.Sizes
 	Replicas      *move.Replicas
 	Uses          *mounting.UseTable

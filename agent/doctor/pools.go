@@ -29,7 +29,7 @@ type PoolCheckerDeps struct {
 	Pools      *pool.Pools
 	PoolMaker  *pool.Maker
 	Space      *pool.Space
-	Datasets   *operation.Datasets
+	Datasets   *operation.Operations
 	Uses       *mounting.UseTable
 	Moves      *move.MoveTable
 	Copies     *move.Copies

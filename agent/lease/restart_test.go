@@ -96,7 +96,7 @@ func TestPromiseOfNodeThatJoinsLater(t *testing.T) {
 	}
 	// Control checks which replicas must be moved when their volume changes: its first check of everything may be
 	// over.
-	if err := g.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
+	if err := g.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	agenttest.Await(t, func() bool { now, _ := g.A.Cache.Dataset(d.ID); return slices.Contains(now.Followers(), c.Node()) })

@@ -234,7 +234,7 @@ func TestSnapshotThatFindsLostWrites(t *testing.T) {
 	path := h.MustMount("db", "user")
 	scratch.Fill(t, h.disk)
 	h.write(path, 32<<20)
-	err := h.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"})
+	err := h.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"})
 	if err == nil {
 		t.Error("a snapshot was taken in a full pool")
 	}

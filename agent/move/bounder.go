@@ -18,8 +18,8 @@ import (
 // BounderDeps are the dependencies of Bounder.
 type BounderDeps struct {
 	*host.Host
-	Datasets  *operation.Datasets
-	Records   *operation.RecordWriter
+	Datasets  *operation.Operations
+	Records   *operation.Operations
 	Deadlines *lease.Deadlines
 	Registrar *lease.Registrar
 	// EnsureUnused fails with ErrInUse if a process of this host uses a dataset. The argument what is a verb for the
@@ -34,13 +34,13 @@ type Bounder struct{ BounderDeps }
 // NewBounder returns a Bounder.
 func NewBounder(deps BounderDeps) *Bounder { return &Bounder{deps} }
 
-// Update bounds the lease of a dataset, mounted or not, and then has control record the profile with failover auto. It
-// fails with ErrUnsupported if the guard cannot fence the dataset in time. It is an operation.Handler.
+// BoundLease bounds the lease of a dataset, mounted or not, and then has control record the profile with failover auto.
+// It fails with ErrUnsupported if the guard cannot fence the dataset in time. It is an operation.Handler.
 //
-// While control does not confirm the lease, and until control's record of the copies has arrived here, Update tries
+// While control does not confirm the lease, and until control's record of the copies has arrived here, BoundLease tries
 // again, for twice Timing.InUseWait. It holds the dataset's lock only during an attempt, so that the dataset can be
 // mounted and unmounted in between. Each attempt reads the record of the dataset again, because it may have changed.
-func (b *Bounder) Update(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
+func (b *Bounder) BoundLease(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
 	next, until := op.DatasetRecord.Profile, b.Clock.Steady()+2*b.Timing.InUseWait
 	for {
 		var again bool
@@ -55,7 +55,7 @@ func (b *Bounder) Update(ctx context.Context, jb *host.Job, op *dataset.Operatio
 	}
 }
 
-// attempt is one attempt of Update. again is true if a later attempt can succeed.
+// attempt is one attempt of BoundLease. again is true if a later attempt can succeed.
 func (b *Bounder) attempt(ctx context.Context, jb *host.Job, op *dataset.Operation, next dataset.Profile) (
 	out api.Committed, again bool, err error) {
 	d, pool, unlock, err := b.Datasets.LockForOperation(ctx, *op, "change of the failover")
@@ -76,7 +76,7 @@ func (b *Bounder) attempt(ctx context.Context, jb *host.Job, op *dataset.Operati
 		return out, again, err // the mark stays until it is certain that control has recorded nothing: see lease.Marks
 	}
 	steps.At("bound.recorded")
-	b.Records.Write(ctx, pool, *out.Dataset)
+	b.Records.WriteRecord(ctx, pool, *out.Dataset)
 	b.settle(context.WithoutCancel(ctx), d.ID)
 	return out, false, nil
 }

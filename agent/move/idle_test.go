@@ -28,7 +28,7 @@ func TestMoveOfIdleVolumeAndBack(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	f.A.WriteFile("db", "token", "first")
-	if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
+	if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	f.A.WriteFile("db", "token", "second")
@@ -52,7 +52,7 @@ func TestMoveOfIdleVolumeAndBack(t *testing.T) {
 			t.Errorf("beside the data: %+v", e.Record)
 		}
 	}
-	if err := f.B.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}); err != nil {
+	if err := f.B.Perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	f.B.WantFile("db", "token", "first")

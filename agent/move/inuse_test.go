@@ -110,7 +110,7 @@ func TestI1RelinquishedVolumeIsNotOpened(t *testing.T) {
 		for _, req := range []api.Request{
 			{Kind: dataset.OpSnapshot, Volume: "db"}, {Kind: dataset.OpDelete, Volume: "db"}, {Kind: dataset.OpResize, Volume: "db", Size: "400MiB"},
 		} {
-			if err := f.A.Requests.Perform(t.Context(), req); err == nil {
+			if err := f.A.Perform(t.Context(), req); err == nil {
 				t.Errorf("%s %s was done", req.Kind, when)
 			}
 		}
@@ -284,7 +284,7 @@ func TestMoveFromAFullPool(t *testing.T) {
 	if err := errors.Join(err, filler.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); !errors.Is(err, dataset.ErrNoSpace) {
+	if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); !errors.Is(err, dataset.ErrNoSpace) {
 		t.Fatalf("the pool is not full: %v", err)
 	}
 	f.Move("db", f.B)

@@ -32,7 +32,7 @@ type MoverDeps struct {
 	Moves          *MoveTable
 	Copies         *Copies
 	Installer      *Installer
-	Datasets       *operation.Datasets
+	Datasets       *operation.Operations
 	TransferClient *Client
 	PeerHTTP       http.RoundTripper // to the agents of other nodes; nil if there are none
 	// Session returns when control was last notified that this agent runs: see lease.Deadlines.Session.

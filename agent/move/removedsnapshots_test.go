@@ -18,7 +18,7 @@ func TestRemovedSnapshotsDoNotReturn(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	f.A.WriteFile("db", "token", "first")
-	if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
+	if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	has := func(h *agenttest.Host) (kinds []dataset.SnapshotKind, ids []uuid.UUID) {
@@ -34,7 +34,7 @@ func TestRemovedSnapshotsDoNotReturn(t *testing.T) {
 	f.Move("db", f.B)
 	f.A.AwaitSettled(d.ID)
 	_, before := has(f.A)
-	if err := f.B.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshotDelete, Volume: "db", Snapshot: "mine"}); err != nil {
+	if err := f.B.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshotDelete, Volume: "db", Snapshot: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	f.B.WriteFile("db", "token", "second")

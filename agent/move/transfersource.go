@@ -28,7 +28,7 @@ type TransferSourceDeps struct {
 	Uses        *mounting.UseTable
 	Quiescer    *mounting.Quiescer
 	Sizes       *operation.Sizes
-	Snapshotter *operation.Snapshotter
+	Snapshotter *operation.Operations
 	Retention   *Retention
 	// AskGenerations asks every control replica for the generations of this node's pools.
 	AskGenerations func(context.Context) error

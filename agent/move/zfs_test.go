@@ -17,7 +17,7 @@ func TestMoveOnZFS(t *testing.T) {
 	f := agenttest.NewCluster(t, "zfs", "zfs")
 	d := f.A.NewVolume("db", map[string]string{"size": "64MiB"})
 	f.A.WriteFile("db", "token", "first")
-	if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
+	if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	f.A.WriteFile("db", "token", "second")
@@ -33,7 +33,7 @@ func TestMoveOnZFS(t *testing.T) {
 		}
 		to.WriteFile("db", "token", "second")
 	}
-	if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}); err != nil {
+	if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}); err != nil {
 		t.Fatal(err)
 	}
 	f.A.WantFile("db", "token", "first")

@@ -54,7 +54,7 @@ func TestCloneOfSourceResizedMeanwhile(t *testing.T) {
 			}
 			agenttest.Await(t, func() bool { d, _ := r.Cache.Volume("db"); return d.Size == has })
 
-			out, err := r.Executor.Handler(dataset.OpCreate)(t.Context(), &host.Job{}, free)
+			out, err := r.Handler(dataset.OpCreate)(t.Context(), &host.Job{}, free)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -65,7 +65,7 @@ func TestCloneOfSourceResizedMeanwhile(t *testing.T) {
 			if err != nil || e.Record == nil || e.Record.Size != has {
 				t.Errorf("beside it is %+v, %v", e.Record, err)
 			}
-			_, err = r.Executor.Handler(dataset.OpCreate)(t.Context(), &host.Job{}, sized)
+			_, err = r.Handler(dataset.OpCreate)(t.Context(), &host.Job{}, sized)
 			if !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), "smaller than the size 128MiB of its source") {
 				t.Errorf("a clone of %s with %s: %v", has, had, err)
 			}

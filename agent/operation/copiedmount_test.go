@@ -102,7 +102,7 @@ func loopHostOn(t *testing.T, fs string) *agenttest.Host {
 
 func perform(t *testing.T, r *agenttest.Host, q api.Request) {
 	t.Helper()
-	if err := r.Requests.Perform(t.Context(), q); err != nil {
+	if err := r.Perform(t.Context(), q); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -188,7 +188,7 @@ func TestI3RestoreFencesWhoHasACopy(t *testing.T) {
 				t.Fatal(said)
 			}
 			restore := api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "before"}
-			err := r.Requests.Perform(t.Context(), restore)
+			err := r.Perform(t.Context(), restore)
 			if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "has file open inside of it") {
 				t.Errorf("beside a reader: %v", err)
 			}
@@ -253,7 +253,7 @@ func TestI11ReachableCopyInASharedFilesystem(t *testing.T) {
 	holder := holdCopy(t, root, ":", path)
 	r.MustUnmount("db", "copied")
 	restore := api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "before"}
-	if err := r.Requests.Perform(t.Context(), restore); !errors.Is(err, dataset.ErrInUse) ||
+	if err := r.Perform(t.Context(), restore); !errors.Is(err, dataset.ErrInUse) ||
 		!strings.Contains(err.Error(), "in another mount namespace") {
 		t.Errorf("%v", err)
 	}

@@ -13,47 +13,9 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Space checks whether there is space for new data.
-type Space interface {
-	// CheckRootSpace fails if the disk of the agent's root is nearly full.
-	CheckRootSpace(ctx context.Context) error
-	AddHint(ctx context.Context, pool uuid.UUID, err error) error // adds to an error a hint on how to free space
-}
-
-// Provision reserves a size for a dataset in a pool whose present status is st. It fails if the policy of the pool does
-// not allow the size. Call release once the size of the dataset is recorded, or the operation has failed.
-type Provision func(pool uuid.UUID, st dataset.PoolStatus, ds uuid.UUID, size dataset.Size) (release func(), err error)
-
-// DatasetMakerDeps is what DatasetMaker needs of other components.
-type DatasetMakerDeps struct {
-	*host.Host
-	Datasets *Datasets
-	Records  *RecordWriter
-	Pools    interface {
-		Get(id uuid.UUID) (backends.Pool, error)
-	}
-	Space     Space
-	Provision Provision
-	// Seal sets the wrapped data key in the record of a dataset that will be made. Make the dataset with the context
-	// withKey.
-	Seal func(ctx context.Context, pool backends.Pool, op *dataset.Operation) (withKey context.Context, err error)
-	// MayChange returns an error if this node has relinquished the dataset.
-	MayChange func(d dataset.Dataset, what string) error
-	Reserve   Reserve
-	Prepare   Prepare
-}
-
-// DatasetMaker makes datasets: empty, as clones, or with given contents. It has no state.
-type DatasetMaker struct {
-	deps DatasetMakerDeps
-}
-
-// NewDatasetMaker returns a DatasetMaker.
-func NewDatasetMaker(deps DatasetMakerDeps) *DatasetMaker { return &DatasetMaker{deps} }
-
 // reserve sets the default size of a new dataset, and checks that its pool allows that size. Call release once the
 // dataset is recorded, or the operation has failed.
-func (m *DatasetMaker) reserve(ctx context.Context, pool backends.Pool, op *dataset.Operation) (release func(),
+func (o *Operations) reserve(ctx context.Context, pool backends.Pool, op *dataset.Operation) (release func(),
 	err error) {
 	d, st := op.DatasetRecord, pool.Status(ctx)
 	if op.Source == nil {
@@ -62,7 +24,7 @@ func (m *DatasetMaker) reserve(ctx context.Context, pool backends.Pool, op *data
 	}
 	release = func() {}
 	if err == nil {
-		release, err = m.deps.Provision(d.Pool, st, d.ID, d.Size)
+		release, err = o.Sums.Reserve(d.Pool, st, d.ID, d.Size)
 	}
 	if err != nil {
 		return release, fmt.Errorf("volume %s: %w", op.Volume, err)
@@ -72,25 +34,25 @@ func (m *DatasetMaker) reserve(ctx context.Context, pool backends.Pool, op *data
 
 // makeDataset makes op.DatasetRecord in its pool as an incoming dataset, if there is space for it. asked is the size
 // that was requested of the backend, which may have rounded it.
-func (m *DatasetMaker) makeDataset(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
+func (o *Operations) makeDataset(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
 	name string) (asked dataset.Size, err error) {
-	if err := m.deps.Space.CheckRootSpace(ctx); err != nil {
+	if err := o.Space.CheckRootSpace(ctx); err != nil {
 		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	steps.At(name + ".begin")
 	asked = op.DatasetRecord.Size
-	withKey, err := m.deps.Seal(ctx, pool, op)
+	withKey, err := o.Keys.Seal(ctx, pool, op)
 	if err != nil {
 		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
-	if err := m.MakeInPool(withKey, jb, pool, op); err != nil {
-		return 0, fmt.Errorf("volume %s: %w", op.Volume, m.deps.Space.AddHint(ctx, op.DatasetRecord.Pool, err))
+	if err := o.MakeInPool(withKey, jb, pool, op); err != nil {
+		return 0, fmt.Errorf("volume %s: %w", op.Volume, o.Space.AddHint(ctx, op.DatasetRecord.Pool, err))
 	}
 	return asked, nil
 }
 
 // MakeInPool makes the dataset of an operation in a pool, and does not record it.
-func (m *DatasetMaker) MakeInPool(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation) error {
+func (o *Operations) MakeInPool(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation) error {
 	if op.Source == nil {
 		jb.Step("making")
 		size, err := pool.Create(ctx, *op.DatasetRecord)
@@ -98,13 +60,13 @@ func (m *DatasetMaker) MakeInPool(ctx context.Context, jb *host.Job, pool backen
 		return err
 	}
 	planned := op.DatasetRecord.Size
-	later, err := m.makeClone(ctx, jb, pool, op)
+	later, err := o.makeClone(ctx, jb, pool, op)
 	if err != nil {
 		return err
 	}
 	if later == nil {
 		if err := setCloneSize(op, planned); err != nil {
-			return errors.Join(err, host.Discard(ctx, m.deps.Host, pool, op.DatasetID))
+			return errors.Join(err, host.Discard(ctx, o.Host, pool, op.DatasetID))
 		}
 		return nil
 	}
@@ -114,7 +76,7 @@ func (m *DatasetMaker) MakeInPool(ctx context.Context, jb *host.Job, pool backen
 		op.DatasetRecord.Size, err = pool.Clone(ctx, *op.DatasetRecord, *op.Source, nil)
 	}
 	if err != nil {
-		return errors.Join(err, host.Discard(ctx, m.deps.Host, pool, op.DatasetID))
+		return errors.Join(err, host.Discard(ctx, o.Host, pool, op.DatasetID))
 	}
 	return nil
 }
@@ -139,16 +101,16 @@ func setCloneSize(op *dataset.Operation, planned dataset.Size) error {
 // makeClone makes a clone while nothing is written to the source, and sets its actual size in op.DatasetRecord. If the
 // clone must still grow to its size, makeClone returns the pool as later instead, and the caller calls later.Resize:
 // the source is thawed by then.
-func (m *DatasetMaker) makeClone(ctx context.Context, jb *host.Job, pool backends.Pool,
+func (o *Operations) makeClone(ctx context.Context, jb *host.Job, pool backends.Pool,
 	op *dataset.Operation) (later backends.Resizer, err error) {
-	unlock, err := m.deps.Locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
+	unlock, err := o.Locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	made, in, end := *op.DatasetRecord, ctx, func() bool { return false }
-	if d, ok := m.deps.Cache.Dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
-		if err := m.deps.MayChange(d, "clone"); err != nil {
+	if d, ok := o.Cache.Dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
+		if err := o.Leases.MayChange(d, "clone"); err != nil {
 			return nil, err
 		}
 		if made.Size > d.Size {
@@ -156,7 +118,7 @@ func (m *DatasetMaker) makeClone(ctx context.Context, jb *host.Job, pool backend
 				return nil, err
 			}
 		}
-		release, err := m.deps.Reserve(ctx, d)
+		release, err := o.Reservations.Reserve(ctx, d)
 		if err != nil {
 			return nil, err
 		}
@@ -166,7 +128,7 @@ func (m *DatasetMaker) makeClone(ctx context.Context, jb *host.Job, pool backend
 		if r, can := pool.(backends.Resizer); can && made.Size > d.Size {
 			later, made.Size = r, 0
 		}
-		if in, end, err = m.deps.Prepare(ctx, pool, d); err != nil {
+		if in, end, err = o.Quiescer.Prepare(ctx, pool, d); err != nil {
 			return nil, err
 		}
 	}

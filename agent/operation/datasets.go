@@ -7,37 +7,10 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
-
-// DatasetsDeps is what Datasets needs of other components.
-type DatasetsDeps struct {
-	*host.Host
-	Operations *Runner
-	Pools      interface {
-		Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
-	}
-	// MayChange returns an error if this node has relinquished the dataset.
-	MayChange func(d dataset.Dataset, what string) error
-
-	NameOf         func(node uuid.UUID) string
-	ProfileChanged func(d dataset.Dataset) // applies the limits of a profile that may have changed
-	// StatusOfNew returns the status of the dataset that an operation has made, to be reported with the outcome. It
-	// returns nil if the next heartbeat reports it.
-	StatusOfNew func(ctx context.Context, op dataset.Operation) *dataset.DatasetStatus
-}
-
-// Datasets locks datasets for the operations that change them, and records the outcome. It has no state. Its methods
-// are safe for concurrent use.
-type Datasets struct {
-	deps DatasetsDeps
-}
-
-// NewDatasets returns a Datasets.
-func NewDatasets(deps DatasetsDeps) *Datasets { return &Datasets{deps} }
 
 // LockForOperation locks the dataset of an operation. It fails if one of these is true:
 //
@@ -49,36 +22,36 @@ func NewDatasets(deps DatasetsDeps) *Datasets { return &Datasets{deps} }
 //
 // unlock is never nil, and the caller must call it even if err is not nil. If the error is ErrOffline, the pool is nil
 // and d is set.
-func (s *Datasets) LockForOperation(ctx context.Context, op dataset.Operation, what string) (
+func (o *Operations) LockForOperation(ctx context.Context, op dataset.Operation, what string) (
 	d dataset.Dataset, pool backends.Pool, unlock func(), err error,
 ) {
-	unlock, err = s.deps.Locks.Lock(ctx, op.DatasetID, what+" of volume "+op.Volume)
+	unlock, err = o.Locks.Lock(ctx, op.DatasetID, what+" of volume "+op.Volume)
 	if err != nil {
 		return d, nil, func() {}, err
 	}
-	d, ok := s.deps.Cache.Dataset(op.DatasetID)
+	d, ok := o.Cache.Dataset(op.DatasetID)
 	if !ok {
-		if d, err = s.deps.FetchDataset(ctx, op.DatasetID); err != nil {
+		if d, err = o.FetchDataset(ctx, op.DatasetID); err != nil {
 			return d, nil, unlock, err
 		}
-		if s.deps.Cache.HasLeftSince(d) {
+		if o.Cache.HasLeftSince(d) {
 			return d, nil, unlock, dataset.Errorf(dataset.ErrStale,
 				"volume %s: it moved to another node after epoch %d, which control sent: control's store may "+
-					"have been restored from a backup (%s updates it)", op.Volume, d.Epoch, s.deps.Trust.Remedy())
+					"have been restored from a backup (%s updates it)", op.Volume, d.Epoch, o.Trust.Remedy())
 		}
 	}
-	if d.Home != s.deps.NodeID && d.Home != uuid.Nil {
+	if d.Home != o.NodeID && d.Home != uuid.Nil {
 		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: its home is now node %s", op.Volume,
-			s.deps.NameOf(d.Home))
+			o.Nodes.Name(d.Home))
 	}
 	if d.Epoch != op.Epoch {
 		return d, nil, unlock, dataset.Errorf(dataset.ErrStale,
 			"volume %s: the operation is of epoch %d, but this is epoch %d", op.Volume, op.Epoch, d.Epoch)
 	}
-	if err := s.deps.MayChange(d, string(op.Kind)); err != nil {
+	if err := o.Leases.MayChange(d, string(op.Kind)); err != nil {
 		return d, nil, unlock, err
 	}
-	pool, err = s.deps.Pools.Online(ctx, d.Pool)
+	pool, err = o.Pools.Online(ctx, d.Pool)
 	return d, pool, unlock, err
 }
 
@@ -96,11 +69,11 @@ func checkLive(d dataset.Dataset, what string) error {
 // Commit has control record the outcome, and applies control's answer to the cache. The caller holds the dataset's
 // lock: otherwise the dataset could move to another node before the answer is applied. The status of a new dataset is
 // reported with the outcome, so that users see it at once.
-func (s *Datasets) Commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
-	out, err := s.deps.Operations.Report(ctx, op, s.deps.StatusOfNew(ctx, *op))
-	if err == nil && out.Dataset != nil && !out.Duplicate && s.IsHome(out) {
-		s.deps.Cache.Apply(*out.Dataset, out.Index)
-		s.deps.ProfileChanged(*out.Dataset)
+func (o *Operations) Commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
+	out, err := o.Runner.Report(ctx, op, o.status.StatusOfNew(ctx, *op))
+	if err == nil && out.Dataset != nil && !out.Duplicate && o.IsHome(out) {
+		o.Cache.Apply(*out.Dataset, out.Index)
+		o.Throttle.ProfileChanged(*out.Dataset)
 	}
 	return out, err
 }
@@ -108,14 +81,14 @@ func (s *Datasets) Commit(ctx context.Context, op *dataset.Operation) (api.Commi
 // IsHome reports whether this node is the home of the dataset in an answer. The home can be another node: a caller
 // that repeats a request after a lost answer gets the present state, and the dataset may have moved since the
 // operation was recorded.
-func (s *Datasets) IsHome(out api.Committed) bool { return out.Dataset.Home == s.deps.NodeID }
+func (o *Operations) IsHome(out api.Committed) bool { return out.Dataset.Home == o.NodeID }
 
 // Recorded returns all datasets of this node as control has them now. If control's store is inconsistent, halted is
 // the reason.
-func (s *Datasets) Recorded(ctx context.Context) (
+func (o *Operations) Recorded(ctx context.Context) (
 	known map[uuid.UUID]dataset.Dataset, halted string, err error,
 ) {
-	answer, err := s.deps.Control.Sync(ctx, s.deps.NodeID, 0, 0)
+	answer, err := o.Control.Sync(ctx, o.NodeID, 0, 0)
 	if err != nil {
 		return nil, "", err
 	}
@@ -129,8 +102,8 @@ func (s *Datasets) Recorded(ctx context.Context) (
 // EnsureUnrecorded fails with ErrExists if control has a record of a dataset, whichever node is its home and even if
 // it is in the trash. It also fails if control does not answer. On a share, the data here may be the only data of a
 // dataset whose new home has not taken it over yet.
-func (s *Datasets) EnsureUnrecorded(ctx context.Context, id uuid.UUID) error {
-	_, err := s.deps.Control.Snapshots(ctx, id.String(), api.Page{Limit: 1})
+func (o *Operations) EnsureUnrecorded(ctx context.Context, id uuid.UUID) error {
+	_, err := o.Control.Snapshots(ctx, id.String(), api.Page{Limit: 1})
 	switch {
 	case err == nil:
 		return dataset.Errorf(dataset.ErrExists,

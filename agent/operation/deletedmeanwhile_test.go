@@ -21,7 +21,7 @@ func TestOperationAfterDeleteChangesNothing(t *testing.T) {
 			r := newLoopHost(t, 0)
 			d := r.NewVolume("db", map[string]string{"size": "300MiB"})
 			first := api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"}
-			if err := r.Requests.Perform(t.Context(), first); err != nil {
+			if err := r.Perform(t.Context(), first); err != nil {
 				t.Fatal(err)
 			}
 			before, err := r.Pool().Stat(t.Context(), d.ID)
@@ -34,7 +34,7 @@ func TestOperationAfterDeleteChangesNothing(t *testing.T) {
 			}
 			ended := make(chan error, 1)
 			req.Volume = "db"
-			go func() { ended <- r.Requests.Perform(t.Context(), req) }()
+			go func() { ended <- r.Perform(t.Context(), req) }()
 			agenttest.Await(t, func() bool { return r.Locks.Users(d.ID) == 2 })
 			deleted, _ := r.Cache.Dataset(d.ID)
 			deleted.State, deleted.Trash = dataset.StateTrashed, &dataset.Trash{At: d.Created}

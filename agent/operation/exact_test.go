@@ -85,7 +85,7 @@ func TestSnapshotUnderWriterIsExact(t *testing.T) {
 			wait()
 		}
 		name := fmt.Sprintf("s%d", i)
-		if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: name}); err != nil {
+		if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: name}); err != nil {
 			t.Fatal(err)
 		}
 		s, err := f.A.Control.Snapshot(t.Context(), "db", name)

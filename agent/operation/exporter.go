@@ -19,67 +19,42 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// ExporterDeps is what Exporter needs of other components.
-type ExporterDeps struct {
-	*host.Host
-	Pools interface {
-		Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
-	}
-	Throttle *throttle.Throttler
-	Reserve  Reserve
-	Prepare  Prepare
-	// BorrowKey lets the dataset id, which has no record, use the data key of another dataset until end is called. The
-	// argument "of" is the owner of the key.
-	BorrowKey func(id, of uuid.UUID) (end func())
-	// FlushFailed is called if a flush of a dataset fails: the kernel reports lost writes only once.
-	FlushFailed func(d dataset.Dataset, err error)
-}
-
-// Exporter reads volumes and snapshots for users: as archives, and compared with each other. It also makes the clones
-// that backups read. It has no state.
-type Exporter struct {
-	deps ExporterDeps
-}
-
-// NewExporter returns an Exporter.
-func NewExporter(deps ExporterDeps) *Exporter { return &Exporter{deps} }
-
 // Export writes a volume, or a snapshot of it, to w as a tar archive. The archive has the content of one moment.
 // There is an exception: if the pool cannot clone without copying, Export reads the volume itself. Then the archive
 // has the content of one moment only if no process writes to the volume meanwhile. Sockets are left out, because tar
 // cannot represent them.
-func (e *Exporter) Export(ctx context.Context, ref, snapshot string, w io.Writer) (out api.OmittedFiles, err error) {
-	v, err := e.deps.Control.Volume(ctx, ref)
+func (o *Operations) Export(ctx context.Context, ref, snapshot string, w io.Writer) (out api.OmittedFiles, err error) {
+	v, err := o.Control.Volume(ctx, ref)
 	if err != nil {
 		return out, err
 	}
 	d := v.Dataset
 	src := dataset.Source{Dataset: d.ID}
 	if snapshot != "" {
-		s, err := e.deps.Control.Snapshot(ctx, ref, snapshot)
+		s, err := o.Control.Snapshot(ctx, ref, snapshot)
 		if err != nil {
 			return out, err
 		}
 		src.Snapshot = s.ID
 	}
-	pool, err := e.deps.Pools.Online(ctx, d.Pool)
+	pool, err := o.Pools.Online(ctx, d.Pool)
 	if err != nil {
 		return out, fmt.Errorf("export of volume %s: %w", d.Volume, err)
 	}
 	if src.Snapshot == uuid.Nil && !pool.Info().Capabilities.InstantSnapshot {
 		var end func()
-		if end, err = e.deps.Reserve(ctx, d); err == nil {
+		if end, err = o.Reservations.Reserve(ctx, d); err == nil {
 			err = exportRoot(ctx, pool, d.ID, w, &out)
 			end()
 		}
 	} else {
-		err = e.exportClone(ctx, pool, d, src, w, &out)
+		err = o.exportClone(ctx, pool, d, src, w, &out)
 	}
 	if err != nil {
 		return out, fmt.Errorf("export of volume %s: %w", d.Volume, err)
 	}
 	if out.Count > 0 {
-		e.deps.LogOf(ctx, d).WithField("count", out.Count).
+		o.LogOf(ctx, d).WithField("count", out.Count).
 			Warnf("sockets were left out of the archive, because tar does not support them: %q, for "+
 				"example", out.First[0])
 	}
@@ -87,20 +62,20 @@ func (e *Exporter) Export(ctx context.Context, ref, snapshot string, w io.Writer
 }
 
 // exportClone reads a temporary clone that only the export knows.
-func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d dataset.Dataset, src dataset.Source,
+func (o *Operations) exportClone(ctx context.Context, pool backends.Pool, d dataset.Dataset, src dataset.Source,
 	w io.Writer, out *api.OmittedFiles) (err error) {
 	scratch := d
 	scratch.ID, scratch.Size = uuid.New(), 0
-	end := e.deps.BorrowKey(scratch.ID, d.ID)
+	end := o.Keys.BorrowKey(scratch.ID, d.ID)
 	defer func() {
-		err = errors.Join(err, host.Discard(ctx, e.deps.Host, pool, scratch.ID))
+		err = errors.Join(err, host.Discard(ctx, o.Host, pool, scratch.ID))
 		end()
 	}()
-	unlock, err := e.deps.Locks.Lock(ctx, d.ID, "export of volume "+d.Volume)
+	unlock, err := o.Locks.Lock(ctx, d.ID, "export of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
-	_, _, err = e.Clone(ctx, pool, d, scratch, src)
+	_, _, err = o.Clone(ctx, pool, d, scratch, src)
 	unlock()
 	if err != nil {
 		return err
@@ -112,27 +87,27 @@ func (e *Exporter) exportClone(ctx context.Context, pool backends.Pool, d datase
 // lacks data that was not flushed, as after a power cut, so Clone flushes a mounted dataset first. The clone then
 // contains everything that was written before taken. exact reports whether the clone is exact: see dataset.Snapshot.
 // For a snapshot, taken and exact are zero, since its record has them.
-func (e *Exporter) Clone(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
+func (o *Operations) Clone(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
 	src dataset.Source) (taken time.Time, exact bool, err error) {
 	if src.Snapshot != uuid.Nil {
 		_, err = pool.Clone(ctx, scratch, src, nil)
 		return taken, false, err
 	}
-	if err := e.writeOut(d); err != nil {
+	if err := o.writeOut(d); err != nil {
 		return taken, false, err
 	}
-	in, end, err := e.deps.Prepare(ctx, pool, d)
+	in, end, err := o.Quiescer.Prepare(ctx, pool, d)
 	if err != nil {
 		return taken, false, err
 	}
-	taken = e.deps.Clock.Now()
+	taken = o.Clock.Now()
 	_, err = pool.Clone(in, scratch, src, nil)
 	return taken, end(), err
 }
 
 // writeOut flushes the written data of a mounted dataset from the kernel's memory.
-func (e *Exporter) writeOut(d dataset.Dataset) error {
-	path := e.deps.MountPath(d.ID)
+func (o *Operations) writeOut(d dataset.Dataset) error {
+	path := o.MountPath(d.ID)
 	if mounted, err := host.IsMountPoint(path); err != nil || !mounted {
 		return err
 	}
@@ -140,13 +115,13 @@ func (e *Exporter) writeOut(d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	up, err := e.deps.Throttle.Suspend(d, throttle.SuspendForSnapshot)
+	up, err := o.Throttle.Suspend(d, throttle.SuspendForSnapshot)
 	if err != nil {
 		return errors.Join(err, root.Close())
 	}
 	defer up.Resume()
 	if err = fsctl.Sync(root); err != nil {
-		e.deps.FlushFailed(d, err)
+		o.LostWrites.Failed(o.Ctx, d, err)
 	}
 	return errors.Join(err, root.Close())
 }
@@ -166,17 +141,17 @@ const diffTime = time.Minute
 
 // Diff compares a snapshot with a later one of the same dataset or, if newer is empty, with the present content
 // of the dataset.
-func (e *Exporter) Diff(ctx context.Context, older, newer string) (out api.Diff, err error) {
+func (o *Operations) Diff(ctx context.Context, older, newer string) (out api.Diff, err error) {
 	ctx, cancel := context.WithTimeout(ctx, diffTime)
 	defer cancel()
-	from, err := e.deps.Control.Snapshot(ctx, "", older)
+	from, err := o.Control.Snapshot(ctx, "", older)
 	if err != nil {
 		return out, err
 	}
 	to := dataset.Source{Dataset: from.Dataset}
 	out.Older, out.Newer = from.ID.String(), "now"
 	if newer != "" {
-		s, err := e.deps.Control.Snapshot(ctx, "", newer)
+		s, err := o.Control.Snapshot(ctx, "", newer)
 		if err != nil {
 			return out, err
 		}
@@ -186,11 +161,11 @@ func (e *Exporter) Diff(ctx context.Context, older, newer string) (out api.Diff,
 		}
 		to.Snapshot, out.Newer = s.ID, s.ID.String()
 	}
-	d, ok := e.deps.Cache.Dataset(from.Dataset)
+	d, ok := o.Cache.Dataset(from.Dataset)
 	if !ok {
 		return out, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on this node", from.Dataset)
 	}
-	pool, err := e.deps.Pools.Online(ctx, d.Pool)
+	pool, err := o.Pools.Online(ctx, d.Pool)
 	if err != nil {
 		return out, err
 	}
@@ -199,7 +174,7 @@ func (e *Exporter) Diff(ctx context.Context, older, newer string) (out api.Diff,
 		return out, dataset.Errorf(dataset.ErrUnsupported,
 			"volume %s: its pool cannot compare snapshots", d.Volume)
 	}
-	unlock, err := e.deps.Locks.Lock(ctx, d.ID, "comparison of volume "+d.Volume)
+	unlock, err := o.Locks.Lock(ctx, d.ID, "comparison of volume "+d.Volume)
 	if err != nil {
 		return out, err
 	}

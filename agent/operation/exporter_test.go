@@ -34,6 +34,14 @@ func TestExportReportsSkippedSockets(t *testing.T) {
 	}
 }
 
+// prepare prepares clones.
+type prepare func(ctx context.Context) (context.Context, func() bool, error)
+
+func (p prepare) Prepare(ctx context.Context, _ backends.Pool, _ dataset.Dataset) (context.Context, func() bool,
+	error) {
+	return p(ctx)
+}
+
 // The time of a clone is that of its content: it is read after the flush, which may take long.
 func TestTimeOfCloneIsReadAfterFlush(t *testing.T) {
 	r := agenttest.New(t)
@@ -41,21 +49,19 @@ func TestTimeOfCloneIsReadAfterFlush(t *testing.T) {
 	now := clock.NewFake(time.Unix(1e9, 0))
 	refused := errors.New("refused")
 	var err error
-	e := operation.NewExporter(operation.ExporterDeps{
-		Host: &host.Host{Root: r.Root, Clock: now},
-		Prepare: func(ctx context.Context, _ backends.Pool, _ dataset.Dataset) (context.Context, func() bool, error) {
-			now.Advance(time.Minute)
-			return ctx, func() bool { now.Advance(time.Hour); return true }, err
-		},
+	o := operation.New(&host.Host{Root: r.Root, Clock: now}, nil)
+	o.Quiescer = prepare(func(ctx context.Context) (context.Context, func() bool, error) {
+		now.Advance(time.Minute)
+		return ctx, func() bool { now.Advance(time.Hour); return true }, err
 	})
 	clone := d
 	clone.ID, clone.Size = uuid.New(), 0
-	taken, exact, cloneErr := e.Clone(t.Context(), r.Pool(), d, clone, dataset.Source{Dataset: d.ID})
+	taken, exact, cloneErr := o.Clone(t.Context(), r.Pool(), d, clone, dataset.Source{Dataset: d.ID})
 	if cloneErr != nil || !exact || !taken.Equal(time.Unix(1e9+60, 0)) {
 		t.Errorf("taken at %s, exact %v, %v", taken, exact, cloneErr)
 	}
 	err = refused
-	if _, _, cloneErr := e.Clone(t.Context(), r.Pool(), d, clone, dataset.Source{Dataset: d.ID}); !errors.Is(cloneErr, refused) {
+	if _, _, cloneErr := o.Clone(t.Context(), r.Pool(), d, clone, dataset.Source{Dataset: d.ID}); !errors.Is(cloneErr, refused) {
 		t.Errorf("got %v", cloneErr)
 	}
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -22,38 +21,9 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// ImporterDeps is what Importer needs of other components.
-type ImporterDeps struct {
-	*host.Host
-	Operations *Runner
-	Maker      *DatasetMaker
-	Pools      interface {
-		Get(id uuid.UUID) (backends.Pool, error)
-		All() []*pool.Pool
-	}
-	Plan    func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
-	Backups func() Backups                                               // made later than the Importer
-	// RunCheck runs the check program of a verification on its dataset: see backup.CheckRunner.
-	RunCheck func(ctx context.Context, pool backends.Pool, op dataset.Operation) (unusable bool, err error)
-	// SharesRootDisk reports whether the datasets of a pool are on the disk with Drover's own files.
-	SharesRootDisk func(ctx context.Context, pool uuid.UUID) bool
-}
-
-// Backups reads backups. backup.Restorer implements it.
-type Backups interface {
-	// Size returns how many bytes Restore or Verify writes for a backup.
-	Size(ctx context.Context, repository, id string) (dataset.Size, error)
-	// Restore writes the content of a backup to an empty volume: m is the mount of mounting.OpenMount. If version is
-	// not nil, the backup must have that version. Restore calls measured with what Size returns, once that is known.
-	Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, m *os.File,
-		step func(string), measured func(dataset.Size)) error
-	// Verify also compares what it has written with the backup, and returns the UUID of the dataset that was backed up.
-	Verify(ctx context.Context, repository, id string, m *os.File, step func(string)) (of uuid.UUID, err error)
-}
-
 // Importer makes volumes of folders, backups and archives.
 type Importer struct {
-	deps      ImporterDeps
+	*Operations
 	verifying sync.Map // by repository, a chan struct{} with an element for each verification that runs
 	room      *room
 }
@@ -63,20 +33,15 @@ type Importer struct {
 // with the mounted volumes, so there are not more. A repository that does not answer delays none of another one.
 const maxVerifications = 2
 
-// NewImporter returns an Importer.
-func NewImporter(deps ImporterDeps) *Importer {
-	return &Importer{deps: deps, room: newRoom()}
-}
-
 // ImportArchive makes a volume from a tar archive.
 func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Reader) (dataset.Dataset, error) {
 	req.Kind = dataset.OpImport
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
-	} else if op, known := i.deps.Operations.Lookup(ctx, req.ID); known {
+	} else if op, known := i.Runner.Lookup(ctx, req.ID); known {
 		return dataset.Dataset{}, usedIDError(op.ID)
 	}
-	plan, err := i.deps.Plan(ctx, req)
+	plan, err := i.membership.Plan(ctx, req)
 	if err != nil {
 		return dataset.Dataset{}, err
 	}
@@ -85,13 +50,13 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 	}
 	op := *plan.Operation
 	var out api.Committed // read only if the job has ended without an error
-	joined, err := i.deps.Jobs.Do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume,
+	joined, err := i.Jobs.Do(ctx, "op/"+op.ID.String(), "import of volume "+op.Volume,
 		func(jctx context.Context, jb *host.Job) error {
 			// The archive comes with the request, so the job ends with it.
 			jctx, cancel := context.WithCancel(jctx)
 			defer cancel()
 			defer context.AfterFunc(ctx, cancel)()
-			return i.deps.Operations.Run(jctx, jb, op, func(jctx context.Context, op *dataset.Operation) error {
+			return i.Runner.Run(jctx, jb, op, func(jctx context.Context, op *dataset.Operation) error {
 				unpack := func(ctx context.Context, root *os.File, wrote func()) error {
 					return unpackSent(ctx, r, root, wrote)
 				}
@@ -110,7 +75,7 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 		return dataset.Dataset{}, dataset.Errorf(dataset.ErrExists, "volume %q was created by a concurrent request",
 			op.Volume)
 	}
-	i.deps.News.Changed(out.Dataset.ID)
+	i.News.Changed(out.Dataset.ID)
 	return *out.Dataset, nil
 }
 
@@ -146,9 +111,9 @@ func (i *Importer) Import(ctx context.Context, jb *host.Job, op *dataset.Operati
 	if refs := op.DatasetRecord.BasedOn; len(refs) > 0 {
 		version = &refs[0]
 	}
-	return i.deps.Maker.create(ctx, jb, op, "import", func(pool backends.Pool) error {
+	return i.create(ctx, jb, op, "import", func(pool backends.Pool) error {
 		return i.fill(ctx, jb, pool, op, part, func(ctx context.Context, m, _ *os.File, _ func()) error {
-			return i.deps.Backups().Restore(ctx, op.Repository, op.Backup, version, m, jb.Step, part.measured)
+			return i.backups.Restore(ctx, op.Repository, op.Backup, version, m, jb.Step, part.measured)
 		})
 	})
 }
@@ -196,9 +161,9 @@ func (i *Importer) verify(ctx context.Context, jb *host.Job, op *dataset.Operati
 		return api.Committed{}, fmt.Errorf("verification of a backup of volume %s: %w", op.Volume, err)
 	}
 	defer part.release()
-	err = i.deps.Maker.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
+	err = i.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
 		err := i.fill(ctx, jb, pool, op, part, func(ctx context.Context, m, _ *os.File, _ func()) error {
-			of, err := i.deps.Backups().Verify(ctx, op.Repository, op.Backup, m, jb.Step)
+			of, err := i.backups.Verify(ctx, op.Repository, op.Backup, m, jb.Step)
 			if of != uuid.Nil && of != op.BackupOf {
 				op.BackupOf = uuid.Nil // it is a backup of an earlier volume with this name
 			}
@@ -216,7 +181,7 @@ func (i *Importer) verify(ctx context.Context, jb *host.Job, op *dataset.Operati
 	op.DatasetRecord = nil
 	size := int64(part.size())
 	op.Progress = dataset.Progress{Done: size, Total: size} // a rehearsal reports how much was restored
-	return i.deps.Operations.Report(ctx, op, nil)
+	return i.Runner.Report(ctx, op, nil)
 }
 
 // check runs the check program of a verification, if it has one. It calls noteRead with the error of a program that
@@ -227,7 +192,7 @@ func (i *Importer) check(ctx context.Context, jb *host.Job, pool backends.Pool, 
 		return nil
 	}
 	jb.Step("running the check program")
-	unusable, err := i.deps.RunCheck(ctx, pool, *op)
+	unusable, err := i.backups.RunCheck(ctx, pool, *op)
 	if unusable {
 		err = noteRead(err)
 	}
@@ -241,11 +206,11 @@ func (i *Importer) check(ctx context.Context, jb *host.Job, pool backends.Pool, 
 // prepare returns the pool of an operation's new dataset. An earlier attempt may have been interrupted: prepare removes
 // its files, which are not used.
 func (i *Importer) prepare(ctx context.Context, op *dataset.Operation) (backends.Pool, error) {
-	pool, err := i.deps.Pools.Get(op.DatasetRecord.Pool)
+	pool, err := i.Pools.Get(op.DatasetRecord.Pool)
 	if err != nil {
 		return nil, err
 	}
-	return pool, host.Discard(ctx, i.deps.Host, pool, op.DatasetID)
+	return pool, host.Discard(ctx, i.Host, pool, op.DatasetID)
 }
 
 // ImportFolder makes a volume from a folder of this host.
@@ -312,7 +277,7 @@ func (i *Importer) importInto(ctx context.Context, jb *host.Job, op *dataset.Ope
 	if _, err := i.prepare(ctx, op); err != nil {
 		return api.Committed{}, err
 	}
-	return i.deps.Maker.create(ctx, jb, op, "import", func(pool backends.Pool) (err error) {
+	return i.create(ctx, jb, op, "import", func(pool backends.Pool) (err error) {
 		return i.fill(ctx, jb, pool, op, nil, func(ctx context.Context, _, root *os.File, wrote func()) error {
 			return write(ctx, root, wrote)
 		})

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
@@ -63,10 +64,18 @@ func (p *askedTogether) Status(context.Context) dataset.PoolStatus {
 	return dataset.PoolStatus{Online: true, Size: 100 * dataset.MiB, Free: 60 * dataset.MiB}
 }
 
+// newImporter returns the Importer of a host without pools.
+func newImporter() *Importer {
+	o := New(&host.Host{}, nil)
+	o.Pools, _ = pool.New(pool.Deps{})
+	o.Space = pool.NewSpace(pool.Deps{}, o.Pools)
+	return o.Importer
+}
+
 // If two restores that begin together do not both fit, one of them is done. A restore that is refused, or has ended,
 // needs no space.
 func TestOneOfTwoRestoresFits(t *testing.T) {
-	i := NewImporter(ImporterDeps{SharesRootDisk: func(context.Context, uuid.UUID) bool { return false }})
+	i := newImporter()
 	p := &askedTogether{both: make(chan struct{})}
 	take := func() (*share, error) {
 		return i.takeRoom(t.Context(), &host.Job{}, p, &dataset.Operation{Kind: dataset.OpImport}, 40*dataset.MiB)
@@ -108,7 +117,7 @@ func (*openPool) Info() backends.Info {
 // A restore reserves the size of its volume until the backup is measured. Another one that does not fit beside it waits
 // for that.
 func TestRestoreWaitsForMeasurement(t *testing.T) {
-	i := NewImporter(ImporterDeps{SharesRootDisk: func(context.Context, uuid.UUID) bool { return false }})
+	i := newImporter()
 	p := &openPool{askedTogether{both: make(chan struct{})}}
 	close(p.both)
 	p.asked.Store(2)
@@ -169,7 +178,7 @@ func TestRestoreFlushesOnceWithoutFirstStatus(t *testing.T) {
 	}
 	defer root.Close()
 	p, flushes := &lateStatus{}, 0
-	w := &spaceWatch{Importer: NewImporter(ImporterDeps{}), pool: p, root: root, sync: func(*os.File) error {
+	w := &spaceWatch{Importer: newImporter(), pool: p, root: root, sync: func(*os.File) error {
 		flushes++
 		return nil
 	}}
@@ -199,7 +208,7 @@ func TestCheckReportsFlushError(t *testing.T) {
 	}
 	defer root.Close()
 	lost := true
-	w := &spaceWatch{Importer: NewImporter(ImporterDeps{}), pool: tightPool{}, root: root, sync: func(*os.File) error {
+	w := &spaceWatch{Importer: newImporter(), pool: tightPool{}, root: root, sync: func(*os.File) error {
 		if lost {
 			lost = false
 			return unix.EIO

@@ -23,7 +23,7 @@ func imported(r *agenttest.Host, volume, path string) (op dataset.Operation) {
 		r.T.Fatal(err)
 	}
 	agenttest.Await(r.T, func() bool {
-		op, _ = r.Operations.Lookup(r.T.Context(), out.Operation.ID)
+		op, _ = r.Runner.Lookup(r.T.Context(), out.Operation.ID)
 		return op.State.Final()
 	})
 	return op

@@ -16,19 +16,12 @@ import (
 	"github.com/droverhq/drover/internal/keys"
 )
 
-// Deps is what Keyring needs of other components.
-type Deps struct {
-	*host.Host
-	Programs *host.Programs // that print keys
-	// A move that copies file by file collects the files in a separate dataset, beside the copy that this node has.
-	// CopyBeside returns the dataset that is moved, if id is such a collection. Otherwise it returns false.
-	CopyBeside func(id uuid.UUID) (ds uuid.UUID, is bool)
-}
-
 // Keyring provides pools with the data keys of their datasets, and generates the data key of each new dataset. Its
 // methods are safe for concurrent use.
 type Keyring struct {
-	deps Deps
+	*host.Host
+	Programs *host.Programs // that print keys
+	Moved    MovedFiles     // set before the agent starts
 
 	mu       sync.Mutex
 	borrowed map[uuid.UUID]uuid.UUID // dataset without a record → owner of its key
@@ -36,9 +29,16 @@ type Keyring struct {
 
 var _ backends.Keys = (*Keyring)(nil)
 
-// New returns a Keyring.
-func New(deps Deps) *Keyring {
-	return &Keyring{deps: deps, borrowed: map[uuid.UUID]uuid.UUID{}}
+// MovedFiles knows the datasets in which moves collect files. A move that copies file by file collects them beside the
+// copy that this node has.
+type MovedFiles interface {
+	// CopyBeside returns the dataset that is moved, if id is such a collection. Otherwise it returns false.
+	CopyBeside(id uuid.UUID) (ds uuid.UUID, is bool)
+}
+
+// NewKeyring returns the Keyring of a host. The programs print keys.
+func NewKeyring(h *host.Host, programs *host.Programs) *Keyring {
+	return &Keyring{Host: h, Programs: programs, borrowed: map[uuid.UUID]uuid.UUID{}}
 }
 
 // DataKey implements backends.Keys. d is the record beside the data. DataKey tries control's record in the cache before
@@ -52,7 +52,7 @@ func (k *Keyring) DataKey(ctx context.Context, d dataset.Dataset) ([]byte, error
 	}
 	of := k.keyOwner(d.ID)
 	records := []dataset.Dataset{d}
-	now, known := k.deps.Cache.DatasetOrCopy(of)
+	now, known := k.Cache.DatasetOrCopy(of)
 	if known && now.Encryption != nil && (d.Encryption == nil || d.Encryption.ID == now.Encryption.ID) {
 		records[0] = now
 		if d.Encryption != nil && d.Encryption.KeyID != now.Encryption.KeyID {
@@ -120,7 +120,7 @@ func (k *Keyring) BorrowsKey(id uuid.UUID) bool {
 
 // keyOwner returns the dataset whose data key the dataset id uses: id itself unless id borrows a key.
 func (k *Keyring) keyOwner(id uuid.UUID) uuid.UUID {
-	if copied, is := k.deps.Cache.InspectedCopy(id); is {
+	if copied, is := k.Cache.InspectedCopy(id); is {
 		return copied.Dataset
 	}
 	k.mu.Lock()
@@ -129,7 +129,7 @@ func (k *Keyring) keyOwner(id uuid.UUID) uuid.UUID {
 	if is {
 		return of
 	}
-	if of, is := k.deps.CopyBeside(id); is {
+	if of, is := k.Moved.CopyBeside(id); is {
 		return of
 	}
 	return id
@@ -143,11 +143,11 @@ func (k *Keyring) OperatorKey(ctx context.Context, p dataset.Profile, id uuid.UU
 		return keys.Key{}, dataset.Errorf(dataset.ErrForbidden, "profile %s has no key", p.Name)
 	}
 	if len(from.Exec) > 0 {
-		if err := k.deps.Programs.Check(from.Exec); err != nil {
+		if err := k.Programs.Check(from.Exec); err != nil {
 			return keys.Key{}, dataset.Errorf(dataset.ErrForbidden, "key of profile %s: %s", p.Name, err.Error())
 		}
 	}
-	return keys.Read(ctx, k.deps.Programs, from, keys.KeyRequest{Profile: p.Name, Dataset: id})
+	return keys.Read(ctx, k.Programs, from, keys.KeyRequest{Profile: p.Name, Dataset: id})
 }
 
 // Seal sets the wrapped data key in the record of a dataset that will be made. A clone gets the data key of its source.
@@ -160,7 +160,7 @@ func (k *Keyring) Seal(ctx context.Context, pool backends.Pool, op *dataset.Oper
 	d := op.DatasetRecord
 	var from dataset.Dataset
 	if op.Source != nil {
-		from, _ = k.deps.Cache.DatasetOrCopy(op.Source.Dataset)
+		from, _ = k.Cache.DatasetOrCopy(op.Source.Dataset)
 		if is, wanted := from.Encryption != nil, d.Profile.Encryption.Wanted(); is != wanted {
 			return ctx, dataset.Errorf(dataset.ErrInvalid,
 				"either it or its source is encrypted, but not both")

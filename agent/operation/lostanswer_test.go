@@ -69,7 +69,7 @@ func TestI3SnapshotInDoubtIsKept(t *testing.T) {
 		text := err.Error()
 		f.A.WriteFile("db", "token", text)
 		c.loses(err, nil)
-		if got := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); !errors.Is(got, err) {
+		if got := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); !errors.Is(got, err) {
 			t.Errorf("%v: the snapshot ended with %v", err, got)
 		}
 		s := f.Recorded("db").HeadParent
@@ -99,7 +99,7 @@ func TestI3CommitRefusedAfterLostAnswerKeepsData(t *testing.T) {
 			return f.A.Create(f.Context(), "new", map[string]string{"from": "db"})
 		},
 		"snapshot": func(f *agenttest.Cluster) error {
-			return f.A.Requests.Perform(f.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
+			return f.A.Perform(f.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -15,19 +15,19 @@ const measureTime = 5 * time.Second
 // SnapshotSpace returns how many bytes the deletion of a snapshot would free: those that only this snapshot uses. It
 // fails with dataset.ErrUnsupported if the pool does not know that number, with ErrNotFound if the dataset is not on
 // this node, and with ErrUnavailable if the measurement takes longer than measureTime.
-func (e *Exporter) SnapshotSpace(ctx context.Context, ref string) (out api.SnapshotSpace, err error) {
+func (o *Operations) SnapshotSpace(ctx context.Context, ref string) (out api.SnapshotSpace, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, measureTime, dataset.Errorf(dataset.ErrUnavailable,
 		"the snapshot has too many extents to count them within %s", measureTime))
 	defer cancel()
-	s, err := e.deps.Control.Snapshot(ctx, "", ref)
+	s, err := o.Control.Snapshot(ctx, "", ref)
 	if err != nil {
 		return out, err
 	}
-	d, ok := e.deps.Cache.Dataset(s.Dataset)
+	d, ok := o.Cache.Dataset(s.Dataset)
 	if !ok {
 		return out, dataset.Errorf(dataset.ErrNotFound, "dataset %s is not on this node", s.Dataset)
 	}
-	pool, err := e.deps.Pools.Online(ctx, d.Pool)
+	pool, err := o.Pools.Online(ctx, d.Pool)
 	if err != nil {
 		return out, err
 	}

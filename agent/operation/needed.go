@@ -28,10 +28,10 @@ func (s *Spellings) needed(ctx context.Context) func(d dataset.Dataset, spelling
 		err = errors.New("its containers cannot be seen")
 	}
 	if err != nil {
-		s.deps.Log.WithError(err).Debug("each spelling of a volume counts as used by a container")
+		s.Log.WithError(err).Debug("each spelling of a volume counts as used by a container")
 	}
 	return func(d dataset.Dataset, spelling string) bool {
-		return err != nil || names[spelling] || s.deps.Cache.UsedByPodman(d)
+		return err != nil || names[spelling] || s.Cache.UsedByPodman(d)
 	}
 }
 

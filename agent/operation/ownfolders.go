@@ -49,11 +49,11 @@ type ownFolder struct{ what, path string }
 // ownFolders lists the places of all pools, and the agent's root: by the recorded path and, if its disk answers,
 // by the path without symbolic links.
 func (i *Importer) ownFolders(ctx context.Context) (all []ownFolder) {
-	for _, o := range i.deps.Pools.All() {
+	for _, o := range i.Pools.All() {
 		for _, path := range o.Record.Paths() {
 			what := fmt.Sprintf("pool %s (at %s)", o.Name, path)
 			all = append(all, ownFolder{what, path})
-			if pool.PathAnswers(ctx, i.deps.Clock, path) != nil { // an import that reads from this disk hangs as well
+			if pool.PathAnswers(ctx, i.Clock, path) != nil { // an import that reads from this disk hangs as well
 				continue
 			}
 			if resolved, err := filepath.EvalSymlinks(path); err == nil && resolved != path {
@@ -61,7 +61,7 @@ func (i *Importer) ownFolders(ctx context.Context) (all []ownFolder) {
 			}
 		}
 	}
-	return append(all, ownFolder{"the folder " + i.deps.Root, i.deps.Root})
+	return append(all, ownFolder{"the folder " + i.Root, i.Root})
 }
 
 // contains reports whether path is dir or is inside it, by their paths or by their positions in one filesystem.

@@ -45,7 +45,7 @@ func TestPurgeOfBusyDatasetIsRetried(t *testing.T) {
 		t.Fatal(err)
 	}
 	agenttest.Await(t, func() bool {
-		op, known := r.Operations.Lookup(ctx, out.Operation.ID)
+		op, known := r.Runner.Lookup(ctx, out.Operation.ID)
 		return known && op.State == dataset.OpFailed
 	})
 	if err := shell.Close(); err != nil {
@@ -65,7 +65,7 @@ func TestPurgeRevokedByRecoveredStore(t *testing.T) {
 	for _, state := range []dataset.State{dataset.StateReady, dataset.StateTrashed} {
 		d.State = state
 		r.Cache.Apply(d, r.Cache.Index(d.ID)+1)
-		if _, err := r.Executor.Execute(t.Context(), &host.Job{}, op); !errors.Is(err, dataset.ErrStale) {
+		if _, err := r.Execute(t.Context(), &host.Job{}, op); !errors.Is(err, dataset.ErrStale) {
 			t.Errorf("a purge of a volume that is %s: %v", state, err)
 		}
 	}
@@ -82,16 +82,16 @@ func TestRefusedPurgeOfForgottenDataset(t *testing.T) {
 	d.State = dataset.StatePurging
 	r.Cache.Apply(d, r.Cache.Index(d.ID)+1)
 	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
-	if _, err := r.Executor.Execute(t.Context(), &host.Job{}, op); !errors.Is(err, dataset.ErrConflict) {
+	if _, err := r.Execute(t.Context(), &host.Job{}, op); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("a purge of a dataset that the store has as a volume: %v", err)
 	}
-	r.VolumeRemover.RetryPending(t.Context())
-	if list := r.VolumeRemover.PendingPurges(); len(list) != 1 || list[0].Dataset.ID != d.ID {
+	r.Remover.RetryPending(t.Context())
+	if list := r.Remover.PendingPurges(); len(list) != 1 || list[0].Dataset.ID != d.ID {
 		t.Errorf("while it is condemned: %+v", list)
 	}
 	r.Cache.Remove(d.ID)
-	r.VolumeRemover.RetryPending(t.Context())
-	if list := r.VolumeRemover.PendingPurges(); len(list) > 0 {
+	r.Remover.RetryPending(t.Context())
+	if list := r.Remover.PendingPurges(); len(list) > 0 {
 		t.Errorf("once it is forgotten: %+v", list)
 	}
 }
@@ -203,7 +203,7 @@ func TestOwnPurgeIsNotRecorded(t *testing.T) {
 			ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: d.ID, DatasetRecord: &d, Epoch: d.Epoch,
 			State: dataset.OpPending, Created: r.Clock.Now(),
 		}
-		err := r.Operations.Run(t.Context(), &host.Job{}, op, func(context.Context, *dataset.Operation) error {
+		err := r.Runner.Run(t.Context(), &host.Job{}, op, func(context.Context, *dataset.Operation) error {
 			do()
 			return nil
 		})

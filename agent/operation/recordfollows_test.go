@@ -45,7 +45,7 @@ func TestI1OperationOfOlderEpochIsRefused(t *testing.T) {
 	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
 	d.Epoch++
 	r.Cache.Apply(d, r.Cache.Index(d.ID)+1)
-	if _, err := r.Executor.Execute(ctx, &host.Job{}, op); !errors.Is(err, dataset.ErrStale) {
+	if _, err := r.Execute(ctx, &host.Job{}, op); !errors.Is(err, dataset.ErrStale) {
 		t.Errorf("a purge of an older epoch: %v", err)
 	}
 	if _, err := r.Pool().Stat(ctx, d.ID); err != nil {

@@ -10,91 +10,71 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-// RecordWriterDeps is what RecordWriter needs of other components.
-type RecordWriterDeps struct {
-	*host.Host
-	Pools interface {
-		Get(id uuid.UUID) (backends.Pool, error)
-		All() []*pool.Pool
-	}
-	ProfileChanged func(d dataset.Dataset) // applies the limits of a profile that may have changed
-}
-
-// RecordWriter writes the record beside the data of each dataset whose home is this node. Such a record is needed
-// only if control's store is lost. Its methods are safe for concurrent use.
-type RecordWriter struct {
-	deps RecordWriterDeps
-}
-
-// NewRecordWriter returns a RecordWriter.
-func NewRecordWriter(deps RecordWriterDeps) *RecordWriter { return &RecordWriter{deps} }
-
-// WriteLater writes the record beside a dataset again, as a job. Each change gets a separate job, because a running
-// job may have read the record before the change. An agent that stops waits for the job, because another Drover that
-// opens the pools next has only these records.
-func (w *RecordWriter) WriteLater(d api.IndexedDataset) {
-	w.deps.ProfileChanged(d.Dataset)
-	w.deps.Jobs.Start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *host.Job) error {
-		return w.writeNow(ctx, d.ID)
+// WriteRecordLater writes the record beside a dataset again, as a job. Each change gets a separate job, because a
+// running job may have read the record before the change. An agent that stops waits for the job, because another Drover
+// that opens the pools next has only these records.
+func (o *Operations) WriteRecordLater(d api.IndexedDataset) {
+	o.Throttle.ProfileChanged(d.Dataset)
+	o.Jobs.Start(fmt.Sprintf("note/%s/%d", d.ID, d.Index), func(ctx context.Context, _ *host.Job) error {
+		return o.writeRecordNow(ctx, d.ID)
 	})
 }
 
-// Write writes the record beside a dataset for an operation that is recorded as done. If the write fails, the operation
-// stays done and WriteAll tries again.
-func (w *RecordWriter) Write(ctx context.Context, pool backends.Pool, d dataset.Dataset) {
-	if d.Home != w.deps.NodeID {
+// WriteRecord writes the record beside a dataset for an operation that is recorded as done. If the write fails, the
+// operation stays done and WriteAllRecords tries again.
+func (o *Operations) WriteRecord(ctx context.Context, pool backends.Pool, d dataset.Dataset) {
+	if d.Home != o.NodeID {
 		return // a copy keeps the record of the state that was copied
 	}
-	if err := w.writeTo(ctx, pool, d); err != nil && !errors.Is(err, dataset.ErrNotFound) {
-		w.deps.LogOf(ctx, d).WithError(err).Warn("cannot write the record beside the data")
+	if err := o.writeRecordTo(ctx, pool, d); err != nil && !errors.Is(err, dataset.ErrNotFound) {
+		o.LogOf(ctx, d).WithError(err).Warn("cannot write the record beside the data")
 	}
 }
 
-// writeNow writes the record beside a dataset from the record in the cache.
-func (w *RecordWriter) writeNow(ctx context.Context, id uuid.UUID) error {
-	unlock, err := w.deps.Locks.Lock(ctx, id, "update of dataset "+id.String())
+// writeRecordNow writes the record beside a dataset from the record in the cache.
+func (o *Operations) writeRecordNow(ctx context.Context, id uuid.UUID) error {
+	unlock, err := o.Locks.Lock(ctx, id, "update of dataset "+id.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	d, known := w.deps.Cache.Dataset(id)
-	if !known || d.State == dataset.StatePurging || w.deps.Trust.Err() != nil {
+	d, known := o.Cache.Dataset(id)
+	if !known || d.State == dataset.StatePurging || o.Trust.Err() != nil {
 		return nil // a rebuild of an inconsistent store needs the record beside the data
 	}
-	storage, err := w.deps.Pools.Get(d.Pool)
+	storage, err := o.Pools.Get(d.Pool)
 	if err != nil {
-		return nil // WriteAll does it when the pool is online again
+		return nil // WriteAllRecords does it when the pool is online again
 	}
-	w.Write(ctx, storage, d)
+	o.WriteRecord(ctx, storage, d)
 	return nil
 }
 
-// WriteAll compares the record beside each dataset with the known record, and writes it again if they differ. A record
-// is not flushed, so it can be lost in a power cut, or if the process ends before it is written.
-func (w *RecordWriter) WriteAll() {
-	w.deps.Jobs.Start("notes", func(ctx context.Context, _ *host.Job) error {
-		for _, p := range w.deps.Pools.All() {
+// WriteAllRecords compares the record beside each dataset with the known record, and writes it again if they differ. A
+// record is not flushed, so it can be lost in a power cut, or if the process ends before it is written.
+func (o *Operations) WriteAllRecords() {
+	o.Jobs.Start("notes", func(ctx context.Context, _ *host.Job) error {
+		for _, p := range o.Pools.All() {
 			if p.Storage == nil || p.HangReason != "" {
 				continue
 			}
 			entries, err := p.Storage.List(ctx)
 			if err != nil && ctx.Err() == nil {
-				log := w.deps.Log.WithError(err).WithField("pool", p.Name)
+				log := o.Log.WithError(err).WithField("pool", p.Name)
 				log.Warn("cannot compare the records beside the data")
 			}
 			for _, e := range entries {
-				if ctx.Err() != nil || w.deps.Trust.Err() != nil {
+				if ctx.Err() != nil || o.Trust.Err() != nil {
 					return nil
 				}
-				d, known := w.deps.Cache.Dataset(e.ID)
-				if known && d.Pool == p.ID && isOutOfDate(e, d, w.deps.Cache.Index(e.ID)) {
-					if err := w.writeNow(ctx, e.ID); err != nil {
+				d, known := o.Cache.Dataset(e.ID)
+				if known && d.Pool == p.ID && isOutOfDate(e, d, o.Cache.Index(e.ID)) {
+					if err := o.writeRecordNow(ctx, e.ID); err != nil {
 						return err
 					}
 				}
@@ -104,10 +84,10 @@ func (w *RecordWriter) WriteAll() {
 	})
 }
 
-// writeTo writes the record beside the dataset again, without a flush: control's store has the record, and this copy is
-// needed only if that store is lost.
-func (w *RecordWriter) writeTo(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
-	d.Written = w.deps.Cache.Index(d.ID)
+// writeRecordTo writes the record beside the dataset again, without a flush: control's store has the record, and this
+// copy is needed only if that store is lost.
+func (o *Operations) writeRecordTo(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
+	d.Written = o.Cache.Index(d.ID)
 	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 }
 

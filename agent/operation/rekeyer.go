@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"reflect"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -14,42 +12,21 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// RekeyerDeps is what Rekeyer needs of other components.
-type RekeyerDeps struct {
-	Datasets *Datasets
-	Records  *RecordWriter
-	Keys     interface {
-		// OperatorKey reads the key of a profile, for a dataset.
-		OperatorKey(ctx context.Context, p dataset.Profile, id uuid.UUID) (keys.Key, error)
-		// Wrap wraps the data key of a dataset by key, and verifies the wrapping.
-		Wrap(ctx context.Context, key keys.Key, d dataset.Dataset, id uuid.UUID,
-			data []byte) (dataset.Encryption, error)
-	}
-}
-
-// Rekeyer wraps the data keys of datasets with other keys of the operator. It has no state.
-type Rekeyer struct {
-	deps RekeyerDeps
-}
-
-// NewRekeyer returns a Rekeyer.
-func NewRekeyer(deps RekeyerDeps) *Rekeyer { return &Rekeyer{deps} }
-
 // Rekey wraps a data key by the present key of the profile. Only the record changes. It changes in one step, after
 // the new wrapping was verified. A crash before that step changes nothing, and the operation is idempotent. The keys
 // are read before the dataset is locked, so that mounts do not wait for them.
-func (r *Rekeyer) Rekey(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, _, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "rekey")
+func (o *Operations) Rekey(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
+	d, _, unlock, err := o.LockForOperation(ctx, *op, "rekey")
 	unlock()
 	for tries := 0; err == nil && tries < rekeyTries; tries++ {
 		steps.At("rekey.begin")
 		jb.Step("wrapping the data key")
-		next, err := r.rewrap(ctx, d, *op)
+		next, err := o.rewrap(ctx, d, *op)
 		if err != nil {
 			return out, fmt.Errorf("rekey of volume %s: %w", d.Volume, err)
 		}
 		var done bool
-		if d, out, done, err = r.exchange(ctx, *op, d, next); done || err != nil {
+		if d, out, done, err = o.exchange(ctx, *op, d, next); done || err != nil {
 			return out, err
 		}
 	}
@@ -66,9 +43,9 @@ const rekeyTries = 3
 
 // exchange records a data key that was wrapped again, if d is still the present record. Otherwise it returns the
 // present record.
-func (r *Rekeyer) exchange(ctx context.Context, op dataset.Operation, d dataset.Dataset,
+func (o *Operations) exchange(ctx context.Context, op dataset.Operation, d dataset.Dataset,
 	next dataset.Encryption) (now dataset.Dataset, out api.Committed, done bool, err error) {
-	now, pool, unlock, err := r.deps.Datasets.LockForOperation(ctx, op, "rekey")
+	now, pool, unlock, err := o.LockForOperation(ctx, op, "rekey")
 	defer unlock()
 	if err == nil {
 		err = checkLive(now, "rekey")
@@ -80,19 +57,19 @@ func (r *Rekeyer) exchange(ctx context.Context, op dataset.Operation, d dataset.
 	to := *op.DatasetRecord
 	to.Encryption, op.DatasetRecord = &next, &to
 	steps.At("rekey.made")
-	if out, err = r.deps.Datasets.Commit(context.WithoutCancel(ctx), &op); err == nil {
+	if out, err = o.Commit(context.WithoutCancel(ctx), &op); err == nil {
 		steps.At("rekey.recorded")
-		r.deps.Records.Write(ctx, pool, *out.Dataset)
+		o.WriteRecord(ctx, pool, *out.Dataset)
 	}
 	return now, out, true, err
 }
 
-func (r *Rekeyer) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Operation) (next dataset.Encryption,
+func (o *Operations) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Operation) (next dataset.Encryption,
 	err error) {
 	if d.Encryption == nil {
 		return next, dataset.Errorf(dataset.ErrUnsupported, "it is not encrypted")
 	}
-	key, err := r.deps.Keys.OperatorKey(ctx, op.DatasetRecord.Profile, d.ID)
+	key, err := o.Keys.OperatorKey(ctx, op.DatasetRecord.Profile, d.ID)
 	if err != nil {
 		return next, fmt.Errorf("the new key: %w", err)
 	}
@@ -101,7 +78,7 @@ func (r *Rekeyer) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Oper
 		if op.Path != "" {
 			old, err = keys.ReadFile(op.Path)
 		} else {
-			old, err = r.deps.Keys.OperatorKey(ctx, d.Profile, d.ID)
+			old, err = o.Keys.OperatorKey(ctx, d.Profile, d.ID)
 		}
 	}
 	if err != nil {
@@ -111,5 +88,5 @@ func (r *Rekeyer) rewrap(ctx context.Context, d dataset.Dataset, op dataset.Oper
 	if err != nil {
 		return next, err
 	}
-	return r.deps.Keys.Wrap(ctx, key, *op.DatasetRecord, d.Encryption.ID, data)
+	return o.Keys.Wrap(ctx, key, *op.DatasetRecord, d.Encryption.ID, data)
 }

@@ -15,61 +15,44 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// RemoverDeps is what Remover needs of other components.
-type RemoverDeps struct {
-	*host.Host
-	Datasets        *Datasets
-	Records         *RecordWriter
-	EnsureUnused    EnsureUnused
-	MarkDeleted     func(ctx context.Context, id uuid.UUID) error // records that its volume was deleted
-	ForgetSpellings func(ctx context.Context, id uuid.UUID) error // forgets the spellings that the engine used
-	DropUses        func(ctx context.Context, id uuid.UUID) error
-	PurgeLater      func(d dataset.Dataset)
-	// CheckPool fails unless a pool can be used now.
-	CheckPool func(ctx context.Context, id uuid.UUID) error
-}
-
 // Remover deletes volumes and destroys datasets. Its state is the table of purges that could not be executed yet.
 type Remover struct {
-	deps    RemoverDeps
+	*Operations
 	pending *pendingPurges
 }
 
-// NewRemover returns a Remover.
-func NewRemover(deps RemoverDeps) *Remover { return &Remover{deps, newPendingPurges()} }
-
 // Delete removes the name of a volume. The data stays in the trash, or is destroyed by a purge that follows.
 func (r *Remover) Delete(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, _, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "removal")
+	d, _, unlock, err := r.LockForOperation(ctx, *op, "removal")
 	defer unlock()
 	if err != nil && !errors.Is(err, dataset.ErrOffline) {
 		return out, err
 	}
-	if err := r.deps.EnsureUnused(ctx, d, "remove"); err != nil {
+	if err := r.Verifier.EnsureUnused(ctx, d, "remove"); err != nil {
 		return out, err
 	}
 	steps.At("delete.begin")
 	jb.Step("recording")
-	if out, err = r.deps.Datasets.Commit(ctx, op); err != nil {
+	if out, err = r.Commit(ctx, op); err != nil {
 		return out, err
 	}
 	steps.At("delete.recorded")
-	if !r.deps.Datasets.IsHome(out) {
+	if !r.IsHome(out) {
 		return out, nil
 	}
-	if err := r.deps.MarkDeleted(ctx, d.ID); err != nil {
-		r.deps.LogOf(ctx, d).WithError(err).
+	if err := r.Spellings.MarkDeleted(ctx, d.ID); err != nil {
+		r.LogOf(ctx, d).WithError(err).
 			Warn("docker volume ls lists the deleted volume until the engine asks for it")
 	}
-	if err := mounting.RemoveMountPoint(r.deps.MountPath(d.ID)); err != nil {
-		r.deps.LogOf(ctx, d).WithError(err).Warn("cannot remove the mount point")
+	if err := mounting.RemoveMountPoint(r.MountPath(d.ID)); err != nil {
+		r.LogOf(ctx, d).WithError(err).Warn("cannot remove the mount point")
 	}
 	if out.Dataset.State == dataset.StatePurging {
-		r.deps.PurgeLater(*out.Dataset)
+		r.PurgeLater(*out.Dataset)
 		return out, nil
 	}
 	// Nobody waits for the record beside the data. If it is lost, the next start writes it again.
-	r.deps.Records.WriteLater(api.IndexedDataset{Dataset: *out.Dataset, Index: out.Index})
+	r.WriteRecordLater(api.IndexedDataset{Dataset: *out.Dataset, Index: out.Index})
 	return out, nil
 }
 
@@ -86,16 +69,16 @@ func (r *Remover) Purge(ctx context.Context, jb *host.Job, op *dataset.Operation
 			return out, err
 		}
 		waits := errors.Is(err, dataset.ErrOffline)
-		first, wake := r.pending.note(d, err, r.deps.Clock.Now(), waits)
+		first, wake := r.pending.note(d, err, r.Clock.Now(), waits)
 		if !waits {
 			return out, err // the next attempt follows after controlsync.PurgeEvery
 		}
 		if first {
-			r.deps.LogOf(ctx, d).WithField("op", op.ID).
+			r.LogOf(ctx, d).WithField("op", op.ID).
 				Warnf("pending deletion: the data is destroyed when its pool is online: %v", err)
 		}
 		jb.SetWaitingStep(dataset.Cut("pending deletion: " + dataset.OneLine(err)))
-		r.deps.News.Changed(op.DatasetID)
+		r.News.Changed(op.DatasetID)
 		select {
 		case <-wake:
 		case <-ctx.Done():
@@ -114,7 +97,7 @@ func (r *Remover) PendingPurges() []PendingPurge { return r.pending.list() }
 func (r *Remover) RetryPending(ctx context.Context) {
 	r.pending.forgetObsolete(r.isCondemned)
 	for pool, ids := range r.pending.waiting() {
-		if r.deps.CheckPool(ctx, pool) != nil {
+		if _, err := r.Pools.Online(ctx, pool); err != nil {
 			ids = slices.DeleteFunc(ids, r.isCondemned)
 		}
 		r.pending.wake(ids)
@@ -122,7 +105,7 @@ func (r *Remover) RetryPending(ctx context.Context) {
 }
 
 func (r *Remover) isCondemned(id uuid.UUID) bool {
-	d, known := r.deps.Cache.Dataset(id)
+	d, known := r.Cache.Dataset(id)
 	return known && d.State == dataset.StatePurging
 }
 
@@ -130,25 +113,25 @@ func (r *Remover) isCondemned(id uuid.UUID) bool {
 // later.
 func (r *Remover) purgeOnce(ctx context.Context, jb *host.Job, op *dataset.Operation,
 	at *dataset.Dataset) (out api.Committed, err error) {
-	d, pool, unlock, err := r.deps.Datasets.LockForOperation(ctx, *op, "purge")
+	d, pool, unlock, err := r.LockForOperation(ctx, *op, "purge")
 	defer unlock()
 	if d.ID != uuid.Nil {
 		*at = d
 	}
 	if errors.Is(err, dataset.ErrNotFound) {
-		return r.deps.Datasets.Commit(ctx, op) // another purge was faster
+		return r.Commit(ctx, op) // another purge was faster
 	}
 	if err != nil {
 		return out, err
 	}
-	if err := r.deps.EnsureUnused(ctx, d, "purge"); err != nil {
+	if err := r.Verifier.EnsureUnused(ctx, d, "purge"); err != nil {
 		return out, err
 	}
-	if err := r.deps.Trust.Err(); err != nil {
+	if err := r.Trust.Err(); err != nil {
 		return out, err
 	}
 	// A recovery of the store may have restored it since the purge was planned, also while Purge waited for the lock.
-	if now, ok := r.deps.Cache.Dataset(d.ID); ok && now.State != dataset.StatePurging {
+	if now, ok := r.Cache.Dataset(d.ID); ok && now.State != dataset.StatePurging {
 		return out, dataset.Errorf(dataset.ErrStale, "purge of volume %s: it is %s, no longer being purged",
 			d.Volume, now.State)
 	}
@@ -158,12 +141,12 @@ func (r *Remover) purgeOnce(ctx context.Context, jb *host.Job, op *dataset.Opera
 		return out, fmt.Errorf("purge of dataset %s: %w", d.ID, err)
 	}
 	steps.At("purge.made")
-	if out, err = r.deps.Datasets.Commit(context.WithoutCancel(ctx), op); err != nil {
+	if out, err = r.Commit(context.WithoutCancel(ctx), op); err != nil {
 		return out, err
 	}
 	steps.At("purge.recorded")
-	r.deps.Cache.Remove(d.ID)
-	return out, errors.Join(r.deps.DropUses(context.WithoutCancel(ctx), d.ID),
-		r.deps.ForgetSpellings(context.WithoutCancel(ctx), d.ID),
-		mounting.RemoveMountPoint(r.deps.MountPath(d.ID)))
+	r.Cache.Remove(d.ID)
+	return out, errors.Join(r.Uses.Drop(context.WithoutCancel(ctx), d.ID),
+		r.Spellings.Forget(context.WithoutCancel(ctx), d.ID),
+		mounting.RemoveMountPoint(r.MountPath(d.ID)))
 }

@@ -13,27 +13,15 @@ import (
 	"github.com/droverhq/drover/internal/failurelog"
 )
 
-// RequesterDeps is what Requester needs of other components.
-type RequesterDeps struct {
-	*host.Host
-	Plan func(ctx context.Context, req api.Request) (api.Plan, error) // asks control to decide on a request
-}
-
-// Requester has other nodes carry out operations. It has no state.
-type Requester struct{ deps RequesterDeps }
-
-// NewRequester returns a Requester.
-func NewRequester(deps RequesterDeps) *Requester { return &Requester{deps: deps} }
-
 // ErrLost says that the caller must look the volume up again: another request or another node has made it, or control
 // would now choose another node.
 var ErrLost = errors.New("another request was first")
 
-// MakeVolume has another node make a volume. When the volume is made, MakeVolume returns ErrLost, so that the caller
-// looks the volume up as if another request had made it. If another request has made it before control plans this one,
-// MakeVolume returns the volume.
-func (r *Requester) MakeVolume(ctx context.Context, jb *host.Job, req api.Request) (d dataset.Dataset, err error) {
-	out, err := r.Execute(ctx, jb, req)
+// makeElsewhere has another node make a volume. When the volume is made, makeElsewhere returns ErrLost, so that the
+// caller looks the volume up as if another request had made it. If another request has made it before control plans
+// this one, makeElsewhere returns the volume.
+func (o *Operations) makeElsewhere(ctx context.Context, jb *host.Job, req api.Request) (d dataset.Dataset, err error) {
+	out, err := o.executeElsewhere(ctx, jb, req)
 	if err != nil {
 		return d, err
 	}
@@ -46,10 +34,10 @@ func (r *Requester) MakeVolume(ctx context.Context, jb *host.Job, req api.Reques
 	return d, ErrLost
 }
 
-// Execute records an operation for another node's agent, and waits until the operation has ended, however long that
-// takes. The result contains the ended operation. It contains no operation if there was nothing to do.
-func (r *Requester) Execute(ctx context.Context, jb *host.Job, req api.Request) (out api.Outcome, err error) {
-	out, err = r.deps.Control.Submit(ctx, req)
+// executeElsewhere records an operation for another node's agent, and waits until the operation has ended, however long
+// that takes. The result contains the ended operation. It contains no operation if there was nothing to do.
+func (o *Operations) executeElsewhere(ctx context.Context, jb *host.Job, req api.Request) (out api.Outcome, err error) {
+	out, err = o.Control.Submit(ctx, req)
 	if err != nil || out.Operation == nil {
 		return out, err
 	}
@@ -57,11 +45,11 @@ func (r *Requester) Execute(ctx context.Context, jb *host.Job, req api.Request) 
 	showProgress(jb, op)
 	jb.SetOperation(op)
 	for !op.State.Final() {
-		now, err := host.UntilAnswered(ctx, r.deps.Host, func() (dataset.Operation, error) {
-			return r.deps.Control.Operation(ctx, op.ID.String(), host.LongPoll)
+		now, err := host.UntilAnswered(ctx, o.Host, func() (dataset.Operation, error) {
+			return o.Control.Operation(ctx, op.ID.String(), host.LongPoll)
 		})
 		if err == nil && now.State == dataset.OpPending && makesVolume(req.Kind) {
-			err = r.cancelIfReplanned(ctx, now, req)
+			err = o.cancelIfReplanned(ctx, now, req)
 		}
 		switch {
 		case errors.Is(err, dataset.ErrNotFound):
@@ -80,13 +68,13 @@ func (r *Requester) Execute(ctx context.Context, jb *host.Job, req api.Request) 
 // cancelIfReplanned cancels an operation that its node has not started for a long time, if control would now plan the
 // request differently: the node may be lost. It returns ErrLost if control would choose another node. If control
 // would choose no node, it returns the error of control.
-func (r *Requester) cancelIfReplanned(ctx context.Context, op dataset.Operation, req api.Request) error {
-	plan, err := r.deps.Plan(ctx, req)
+func (o *Operations) cancelIfReplanned(ctx context.Context, op dataset.Operation, req api.Request) error {
+	plan, err := o.membership.Plan(ctx, req)
 	same := err == nil && plan.Operation != nil && plan.Operation.Node == op.Node
 	if same || errors.Is(err, dataset.ErrUnavailable) {
 		return nil
 	}
-	if _, cerr := r.deps.Control.CancelOperation(ctx, op.ID.String()); errors.Is(cerr, dataset.ErrConflict) {
+	if _, cerr := o.Control.CancelOperation(ctx, op.ID.String()); errors.Is(cerr, dataset.ErrConflict) {
 		return nil // it has just ended
 	} else if cerr != nil {
 		return cerr

@@ -12,101 +12,77 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// RequestsDeps is what Requests needs of other components.
-type RequestsDeps struct {
-	*host.Host
-	Finder    *Finder
-	Spellings *Spellings
-	Creator   *VolumeCreator
-	Requester *Requester
-	Plan      func(ctx context.Context, req api.Request) (api.Plan, error) // has control plan a request
-	Execute   func(ctx context.Context, jb *host.Job, op dataset.Operation) (api.Committed, error)
-	// CheckUnmounted fails with ErrInUse while a dataset has a recorded use.
-	CheckUnmounted func(ctx context.Context, d dataset.Dataset) error
-	// Holders finds out who uses a dataset on this host.
-	Holders func(ctx context.Context, d dataset.Dataset) dataset.Holders
-}
-
-// Requests creates and removes volumes for the tools of this host. It has control plan each request. It executes a plan
-// for this node, and has another node's agent execute a plan for that node. It has no state.
-type Requests struct {
-	deps RequestsDeps
-}
-
-// NewRequests returns a Requests.
-func NewRequests(deps RequestsDeps) *Requests { return &Requests{deps} }
-
 // Create makes sure that a volume exists as requested, and records the spelling of the request. See
-// VolumeCreator.
-func (r *Requests) Create(ctx context.Context, ref dataset.Reference, opts map[string]string) error {
+// ensureVolume.
+func (o *Operations) Create(ctx context.Context, ref dataset.Reference, opts map[string]string) error {
 	req := api.Request{Kind: dataset.OpCreate, Volume: ref.Spelling, Ref: ref, Options: opts, Engine: true}
 	if ref.Err != nil {
-		if _, planErr := r.deps.Control.Plan(ctx, r.deps.NodeID, req); errors.Is(planErr, dataset.ErrInvalid) {
+		if _, planErr := o.Control.Plan(ctx, o.NodeID, req); errors.Is(planErr, dataset.ErrInvalid) {
 			return planErr // the error names the profiles that exist
 		}
 		return ref.Err
 	}
-	d, err := r.deps.Creator.Create(ctx, req)
+	d, err := o.ensureVolume(ctx, req)
 	if err != nil {
 		return err
 	}
-	return r.deps.Spellings.Record(ctx, d, ref)
+	return o.Spellings.Record(ctx, d, ref)
 }
 
 // Remove deletes a volume. If a container of the engine may need another spelling of the volume, or if the engine
 // removes the volume by an alias, Remove only forgets the spelling. It succeeds if there is no such volume. It fails
 // with ErrInUse while the volume is mounted, for every tool, and if Spellings.CheckRemovable refuses.
-func (r *Requests) Remove(ctx context.Context, ref dataset.Reference) error {
-	d, err := r.deps.Finder.Find(ctx, ref)
+func (o *Operations) Remove(ctx context.Context, ref dataset.Reference) error {
+	d, err := o.Find(ctx, ref)
 	if errors.Is(err, dataset.ErrNotFound) && d.ID == uuid.Nil {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if err := r.deps.CheckUnmounted(ctx, d); err != nil {
-		if errors.Is(err, dataset.ErrInUse) && d.Home == r.deps.NodeID {
-			return dataset.WithHolders(err, r.deps.Holders(ctx, d))
+	if err := o.Verifier.CheckUnmounted(ctx, d); err != nil {
+		if errors.Is(err, dataset.ErrInUse) && d.Home == o.NodeID {
+			return dataset.WithHolders(err, o.Holders.Examine(ctx, d))
 		}
 		return err
 	}
-	if err := r.deps.Spellings.CheckRemovable(ctx, d, ref); err != nil {
+	if err := o.Spellings.CheckRemovable(ctx, d, ref); err != nil {
 		return err
 	}
-	if removed, err := r.deps.Spellings.Remove(ctx, d, ref); err != nil || removed {
+	if removed, err := o.Spellings.Remove(ctx, d, ref); err != nil || removed {
 		return err
 	}
 	// The volume may have been renamed since the cache was updated. Then the name that the engine removes is an alias,
 	// and the removal of an alias must not delete the data. So the request names the dataset by its UUID, and control
 	// refuses it if the volume has another name now.
-	if err := r.Perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.ID.String(), Name: d.Volume}); err != nil {
+	if err := o.Perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.ID.String(), Name: d.Volume}); err != nil {
 		return err
 	}
-	return r.deps.Spellings.MarkDeleted(ctx, d.ID)
+	return o.Spellings.MarkDeleted(ctx, d.ID)
 }
 
 // Perform has control plan a request for an existing volume. It executes a plan for this node, and has another node's
 // agent execute a plan for that node.
-func (r *Requests) Perform(ctx context.Context, req api.Request) error {
+func (o *Operations) Perform(ctx context.Context, req api.Request) error {
 	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Volume)
 	if req.Kind == dataset.OpDelete && req.Name != "" {
 		what = fmt.Sprintf("%s of volume %s", req.Kind, req.Name)
 	}
 	req.ID = uuid.New()
-	_, err := r.deps.Jobs.Do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *host.Job) error {
+	_, err := o.Jobs.Do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *host.Job) error {
 		jb.Step("planning")
-		plan, err := r.deps.Plan(ctx, req)
+		plan, err := o.membership.Plan(ctx, req)
 		if err != nil || plan.Unchanged != nil {
 			return err
 		}
-		if plan.Operation.Node != r.deps.NodeID {
-			out, err := r.deps.Requester.Execute(ctx, jb, req)
+		if plan.Operation.Node != o.NodeID {
+			out, err := o.executeElsewhere(ctx, jb, req)
 			if err != nil || out.Operation == nil {
 				return err
 			}
 			return OutcomeError(*out.Operation)
 		}
-		_, err = r.deps.Execute(ctx, jb, *plan.Operation)
+		_, err = o.Execute(ctx, jb, *plan.Operation)
 		return err
 	})
 	return err

@@ -13,7 +13,7 @@ func TestUsageIsKnownAfterResize(t *testing.T) {
 	r := newLoopHost(t, 0)
 	d := r.NewVolume("db", map[string]string{"size": "300MiB"})
 	r.MustMount("db", "user")
-	if err := r.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpResize, Volume: "db", Size: "600MiB"}); err != nil {
+	if err := r.Perform(t.Context(), api.Request{Kind: dataset.OpResize, Volume: "db", Size: "600MiB"}); err != nil {
 		t.Fatal(err)
 	}
 	v, err := r.Cluster.Client.Volume(t.Context(), d.ID.String())

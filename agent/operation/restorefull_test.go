@@ -27,12 +27,12 @@ func TestRestoreInFullPoolHasRemedy(t *testing.T) {
 	if err := r.Create(ctx, "db", nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"}); err != nil {
+	if err := r.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"}); err != nil {
 		t.Fatal(err)
 	}
 	p, _ := r.Pools.ByName("default")
 	r.Pools.Change(p.ID, func(p *pool.Pool) { p.Storage = restoreless{p.Storage} })
-	err := r.Requests.Perform(ctx, api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "first"})
+	err := r.Perform(ctx, api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "first"})
 	if err == nil || !strings.Contains(err.Error(), "the pool is full (") || !strings.Contains(err.Error(), "drover volume ls and drover snapshot ls show what could be deleted") {
 		t.Errorf("%v", err)
 	}

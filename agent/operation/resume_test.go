@@ -29,7 +29,7 @@ func TestEndedOperationIsNotResumed(t *testing.T) {
 	}
 	stale := api.Sync{Cluster: r.Identity.Cluster(), Operations: []dataset.Operation{*out.Operation}}
 	agenttest.Await(t, func() bool {
-		op, known := r.Operations.Lookup(ctx, out.Operation.ID)
+		op, known := r.Runner.Lookup(ctx, out.Operation.ID)
 		return known && op.State == dataset.OpDone && len(r.Jobs.Running()) == 0
 	})
 	d, ok := r.Cache.Volume("db")

@@ -125,7 +125,7 @@ func (i *Importer) takeWhole(ctx context.Context, pool backends.Pool, op *datase
 func (i *Importer) measureAndTake(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
 	noteRead func(error) error) (*share, error) {
 	jb.Step("measuring the backup")
-	need, err := i.deps.Backups().Size(ctx, op.Repository, op.Backup)
+	need, err := i.backups.Size(ctx, op.Repository, op.Backup)
 	if err := noteRead(err); err != nil {
 		return nil, err
 	}
@@ -211,7 +211,7 @@ func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, kind datas
 
 // isUnused reports whether a pool has nothing that its reserve protects: no dataset, and not Drover's own files.
 func (i *Importer) isUnused(ctx context.Context, pool backends.Pool) bool {
-	if i.deps.SharesRootDisk(ctx, pool.ID()) {
+	if i.Space.SharesRootDisk(ctx, pool.ID()) {
 		return false
 	}
 	entries, err := pool.List(ctx)

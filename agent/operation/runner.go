@@ -1,15 +1,3 @@
-// Package operation runs the operations of this node: changes to datasets that take long enough to be cancelled and,
-// where needed, to be recorded in control.
-//
-// Requests and Finder answer the engine: they find volumes by the spelling that it uses, and VolumeCreator creates them
-// (volumecreator.go shows the life of a create). Executor executes the operations that control has recorded for this
-// node. A new kind is a method such as Snapshotter.Take, and an entry of the table in package agent (operations.go).
-// Runner tracks the running operations, Datasets locks the datasets that they change, RecordWriter writes the record
-// beside the data, Sizes resizes datasets, and Keyring has the data keys of encrypted ones.
-//
-// Runner has the running operations in memory, Remover the purges that could not be executed yet, Sizes the deferred
-// resizes, which are also on disk, and Importer the space that restores need (room). Each has a mutex. The lock of a
-// dataset (host.Host.Locks) protects its data. Whether a request is allowed is decided by control.
 package operation
 
 import (
@@ -28,20 +16,11 @@ import (
 	"github.com/droverhq/drover/internal/requestid"
 )
 
-// RunnerDeps is what Runner needs of other components.
-type RunnerDeps struct {
-	*host.Host
-	// Explain adds the failure of a pool's disk to an error that was caused by it.
-	Explain func(ctx context.Context, op dataset.Operation, err error) error
-	// Holders finds out who uses the dataset of an operation on this host.
-	Holders func(ctx context.Context, d dataset.Dataset) dataset.Holders
-	// Ended is called after each operation. It must be fast. If nil, it is not called.
-	Ended func(op dataset.Operation, err error, took time.Duration)
-}
-
 // Runner runs operations and reports their outcome to control. Its methods are safe for concurrent use.
 type Runner struct {
-	deps RunnerDeps
+	*Operations
+	// Ended is called after each operation. It must be fast. If nil, it is not called.
+	Ended func(op dataset.Operation, err error, took time.Duration)
 
 	mu      sync.Mutex
 	running map[uuid.UUID]*running // by operation
@@ -61,11 +40,6 @@ type running struct {
 	dataset, pool, made uuid.UUID
 }
 
-// NewRunner returns a Runner without operations.
-func NewRunner(deps RunnerDeps) *Runner {
-	return &Runner{deps: deps, running: map[uuid.UUID]*running{}}
-}
-
 // Run runs do as an operation that can be listed and cancelled. If it takes longer than Timing.RecordAfter, control
 // records it, unless it is a purge that the agent has started itself. The failure of a recorded operation is recorded
 // as well. Run logs each failure, unless ctx has ended, so callers do not: see package failurelog. The context of do
@@ -80,7 +54,7 @@ func (r *Runner) Run(
 	if err == nil || ctx.Err() != nil {
 		return err // the agent stops, or the caller that sends the data has gone
 	}
-	r.deps.LogOf(ctx, dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).
+	r.LogOf(ctx, dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithError(err).
 		WithFields(map[string]any{"op": op.ID, "kind": op.Kind}).
 		Log(failurelog.LevelOfOperation(err), "operation failed")
 	return failurelog.MarkLogged(err)
@@ -100,7 +74,7 @@ func (r *Runner) run(
 	// The agent repeats a purge after each start. If its own purges were recorded, each start would leave another
 	// operation for a dataset whose pool is offline. A purge that a user requests is recorded already.
 	if op.Kind != dataset.OpPurge || now.recorded {
-		now.endRecording = r.deps.Jobs.After(ctx, r.deps.Clock, r.deps.Timing.RecordAfter,
+		now.endRecording = r.Jobs.After(ctx, r.Clock, r.Timing.RecordAfter,
 			func(ctx context.Context) { r.record(ctx, planned) })
 	}
 	r.mu.Unlock()
@@ -109,28 +83,29 @@ func (r *Runner) run(
 		delete(r.running, op.ID)
 		r.mu.Unlock()
 	}
-	began := r.deps.Clock.Steady()
+	began := r.Clock.Steady()
 	err := do(ctx, &op)
 	now.endRecording()
-	err = r.addHolders(ctx, op, r.deps.Explain(ctx, op, err))
-	if r.deps.Ended != nil {
-		r.deps.Ended(op, err, r.deps.Clock.Steady()-began)
+	err = r.addHolders(ctx, op, r.Prober.ExplainOperation(ctx, op, err))
+	r.status.OperationEnded(op, err)
+	if r.Ended != nil {
+		r.Ended(op, err, r.Clock.Steady()-began)
 	}
 	r.mu.Lock()
 	recorded, inDoubt := now.recorded, now.inDoubt
 	r.mu.Unlock()
-	if err == nil || !recorded && !inDoubt || r.deps.Ctx.Err() != nil {
+	if err == nil || !recorded && !inDoubt || r.Ctx.Err() != nil {
 		end()
 		return err // an agent that stops leaves its operations to its next start
 	}
 	op.Problem = dataset.ProblemOf(err)
 	request := ctx
 	if !recorded { // control may be unreachable, and the caller must not wait for it
-		r.deps.Jobs.Start("failure/"+op.ID.String(), func(ctx context.Context, _ *host.Job) error {
+		r.Jobs.Start("failure/"+op.ID.String(), func(ctx context.Context, _ *host.Job) error {
 			defer end()
 			ctx = requestid.Copy(ctx, request)
 			if _, err := r.Report(ctx, &op, nil); err != nil && ctx.Err() == nil {
-				requestid.Log(ctx, r.deps.Log).WithError(err).WithField("op", op.ID).
+				requestid.Log(ctx, r.Log).WithError(err).WithField("op", op.ID).
 					Warn("cannot report to control that an " +
 						"operation failed")
 			}
@@ -154,11 +129,11 @@ func (r *Runner) addHolders(ctx context.Context, op dataset.Operation, err error
 		op.Kind == dataset.OpPurge || op.Kind == dataset.OpMove {
 		return err
 	}
-	d, known := r.deps.Cache.Dataset(op.DatasetID)
-	if !known || d.Home != r.deps.NodeID {
+	d, known := r.Cache.Dataset(op.DatasetID)
+	if !known || d.Home != r.NodeID {
 		return err
 	}
-	return dataset.WithHolders(err, r.deps.Holders(ctx, d))
+	return dataset.WithHolders(err, r.Holders.Examine(ctx, d))
 }
 
 func newRunning(op dataset.Operation, cancel context.CancelFunc) *running {
@@ -188,7 +163,7 @@ func (r *Runner) record(ctx context.Context, op dataset.Operation) {
 		return
 	}
 	r.setInDoubt(op.ID, true)
-	err := r.deps.Control.Record(ctx, r.deps.NodeID, api.Report{Incarnation: r.deps.Incarnation, Operation: op})
+	err := r.Control.Record(ctx, r.NodeID, api.Report{Incarnation: r.Incarnation, Operation: op})
 	if err == nil || ctx.Err() == nil && !host.InDoubt(err) {
 		r.setInDoubt(op.ID, false)
 	}
@@ -197,7 +172,7 @@ func (r *Runner) record(ctx context.Context, op dataset.Operation) {
 	if now := r.running[op.ID]; now != nil && err == nil {
 		now.recorded = true
 	} else if err != nil && ctx.Err() == nil {
-		requestid.Log(ctx, r.deps.Log).WithError(err).WithField("op", op.ID).Warn("cannot record a long operation")
+		requestid.Log(ctx, r.Log).WithError(err).WithField("op", op.ID).Warn("cannot record a long operation")
 	}
 }
 
@@ -206,14 +181,14 @@ func (r *Runner) record(ctx context.Context, op dataset.Operation) {
 // next heartbeat reports it.
 func (r *Runner) Report(ctx context.Context, op *dataset.Operation, status *dataset.DatasetStatus) (
 	api.Committed, error) {
-	op.Incarnation = r.deps.Incarnation
+	op.Incarnation = r.Incarnation
 	mayArrive := r.endRecording(op.ID)
 	again := false // an earlier report may have reached control
 	for {
 		report := api.Report{
-			Incarnation: r.deps.Incarnation, Operation: *op, Retry: again || mayArrive, Status: status,
+			Incarnation: r.Incarnation, Operation: *op, Retry: again || mayArrive, Status: status,
 		}
-		out, err := r.deps.Control.Commit(ctx, r.deps.NodeID, report)
+		out, err := r.Control.Commit(ctx, r.NodeID, report)
 		if !errors.Is(err, dataset.ErrUnavailable) {
 			if err != nil && again && !errors.Is(err, dataset.ErrCancelled) {
 				// The answer to an earlier report may have been lost. If control applied that report, it may refuse
@@ -227,9 +202,9 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation, status *data
 		select {
 		case <-ctx.Done():
 			return out, fmt.Errorf("%w (%w)", err, ctx.Err())
-		case <-r.deps.Ctx.Done():
+		case <-r.Ctx.Done():
 			return out, err
-		case <-r.deps.Clock.After(r.deps.Timing.Retry):
+		case <-r.Clock.After(r.Timing.Retry):
 		}
 	}
 }
@@ -298,8 +273,8 @@ func (r *Runner) Cancel(op uuid.UUID) {
 	}
 }
 
-// Pools returns the pools in which running operations change a dataset.
-func (r *Runner) Pools(ds uuid.UUID) (ids []uuid.UUID) {
+// PoolsOf returns the pools in which running operations change a dataset.
+func (r *Runner) PoolsOf(ds uuid.UUID) (ids []uuid.UUID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, now := range r.running {
@@ -312,6 +287,6 @@ func (r *Runner) Pools(ds uuid.UUID) (ids []uuid.UUID) {
 
 // Lookup returns control's record of an operation, and whether control answered with one.
 func (r *Runner) Lookup(ctx context.Context, id uuid.UUID) (dataset.Operation, bool) {
-	op, err := r.deps.Control.Operation(ctx, id.String(), 0)
+	op, err := r.Control.Operation(ctx, id.String(), 0)
 	return op, err == nil
 }

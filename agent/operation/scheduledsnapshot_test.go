@@ -61,7 +61,7 @@ func TestScheduledSnapshotIsSkippedInTightPool(t *testing.T) {
 	d.Profile.Snapshots.Schedule = "@daily"
 	r.Cache.Apply(d, 1<<40)
 	take := func(scheduled bool) error {
-		return r.Requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Scheduled: scheduled})
+		return r.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Scheduled: scheduled})
 	}
 	if err := take(true); !errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), "no scheduled snapshot while the pool has less than 10GiB free (it has 9GiB)") {
 		t.Errorf("scheduled: %v", err)
@@ -110,7 +110,7 @@ func TestFinishedScheduledSnapshotIsReportedFromTightPool(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.free = dataset.GiB
-	if _, err := r.Executor.Execute(ctx, &host.Job{}, *out.Operation); err != nil {
+	if _, err := r.Execute(ctx, &host.Job{}, *out.Operation); err != nil {
 		t.Errorf("again: %v", err)
 	}
 	list, err := r.Control.Snapshots(ctx, d.ID.String(), api.Page{})

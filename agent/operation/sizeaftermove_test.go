@@ -33,7 +33,7 @@ const (
 // Resize resizes a volume to the size after.
 func Resize(h *agenttest.Host, name string) {
 	h.Cluster.Helper()
-	if err := h.Requests.Perform(h.Cluster.Context(), api.Request{Kind: dataset.OpResize, Volume: name, Size: sizeAfter.String()}); err != nil {
+	if err := h.Perform(h.Cluster.Context(), api.Request{Kind: dataset.OpResize, Volume: name, Size: sizeAfter.String()}); err != nil {
 		h.Cluster.Fatal(err)
 	}
 }

@@ -14,21 +14,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// SizesDeps is what Sizes needs of other components.
-type SizesDeps struct {
-	*host.Host
-	Pools interface {
-		Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
-	}
-	// MayChange returns an error if this node has relinquished the dataset.
-	MayChange func(d dataset.Dataset, what string) error
-	Joined    func() bool // whether control has accepted this node since it started
-}
-
 // Sizes resizes datasets. If the resize of a dataset that has moved here fails, Sizes records it and tries again later.
 // Its methods are safe for concurrent use.
 type Sizes struct {
-	deps SizesDeps
+	*Operations
 
 	mu       sync.Mutex
 	deferred map[uuid.UUID]DeferredResize // by dataset
@@ -42,14 +31,9 @@ type DeferredResize struct {
 	Why    string       `json:"why"`
 }
 
-// NewSizes returns a Sizes without deferred resizes.
-func NewSizes(deps SizesDeps) *Sizes {
-	return &Sizes{deps: deps, deferred: map[uuid.UUID]DeferredResize{}}
-}
-
 // Load reads the deferred resizes from disk.
 func (z *Sizes) Load(ctx context.Context) error {
-	return z.deps.DB.Each(ctx, "undersized/", func(rest string, v []byte) error {
+	return z.DB.Each(ctx, "undersized/", func(rest string, v []byte) error {
 		id, err := uuid.Parse(rest)
 		if err != nil {
 			return err
@@ -69,13 +53,13 @@ func (z *Sizes) Defer(ctx context.Context, id uuid.UUID, u DeferredResize) error
 	if was, known := z.Deferred(id); known && was == u {
 		return nil
 	}
-	if err := z.deps.DB.Put(ctx, map[string]any{"undersized/" + id.String(): u}); err != nil {
+	if err := z.DB.Put(ctx, map[string]any{"undersized/" + id.String(): u}); err != nil {
 		return err
 	}
 	z.mu.Lock()
 	z.deferred[id] = u
 	z.mu.Unlock()
-	z.deps.News.Changed(id)
+	z.News.Changed(id)
 	return nil
 }
 
@@ -84,13 +68,13 @@ func (z *Sizes) drop(ctx context.Context, id uuid.UUID) error {
 	if _, known := z.Deferred(id); !known {
 		return nil
 	}
-	if err := z.deps.DB.Put(ctx, map[string]any{"undersized/" + id.String(): nil}); err != nil {
+	if err := z.DB.Put(ctx, map[string]any{"undersized/" + id.String(): nil}); err != nil {
 		return err
 	}
 	z.mu.Lock()
 	delete(z.deferred, id)
 	z.mu.Unlock()
-	z.deps.News.Changed(id)
+	z.News.Changed(id)
 	return nil
 }
 
@@ -152,7 +136,7 @@ func (z *Sizes) WithActualSize(s dataset.Snapshot) dataset.Snapshot {
 
 // Retry tries all deferred resizes again.
 func (z *Sizes) Retry(ctx context.Context) {
-	if !z.deps.Joined() { // control has not said yet which of the datasets have their home here
+	if !z.membership.HasJoined() { // control has not said yet which of the datasets have their home here
 		return
 	}
 	z.mu.Lock()
@@ -160,7 +144,7 @@ func (z *Sizes) Retry(ctx context.Context) {
 	z.mu.Unlock()
 	for id, u := range all {
 		if err := z.retry(ctx, id, u); err != nil && ctx.Err() == nil {
-			log := z.deps.Log.WithError(err).WithField("dataset", id)
+			log := z.Log.WithError(err).WithField("dataset", id)
 			log.Error("it may be smaller than its recorded size; retrying")
 		}
 	}
@@ -168,21 +152,21 @@ func (z *Sizes) Retry(ctx context.Context) {
 
 // retry tries the deferred resize of a dataset again.
 func (z *Sizes) retry(ctx context.Context, id uuid.UUID, u DeferredResize) error {
-	unlock, err := z.deps.Locks.Lock(ctx, id, "resize")
+	unlock, err := z.Locks.Lock(ctx, id, "resize")
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	d, home := z.deps.Cache.Dataset(id)
+	d, home := z.Cache.Dataset(id)
 	switch {
-	case !home && z.deps.Trust.Err() != nil:
+	case !home && z.Trust.Err() != nil:
 		return nil
 	case !home || d.State == dataset.StatePurging:
 		return z.drop(ctx, id)
-	case z.deps.MayChange(d, "resize") != nil:
+	case z.Leases.MayChange(d, "resize") != nil:
 		return nil // a relinquished dataset must not change; the resize is tried again if the move fails
 	}
-	pool, err := z.deps.Pools.Online(ctx, d.Pool)
+	pool, err := z.Pools.Online(ctx, d.Pool)
 	if err == nil {
 		err = z.Resize(ctx, pool, id, d.Size)
 	}
@@ -200,9 +184,9 @@ func (z *Sizes) Resize(ctx context.Context, pool backends.Pool, id uuid.UUID, si
 		return dataset.Errorf(dataset.ErrUnsupported, "its pool cannot enforce a size")
 	}
 	var root *os.File
-	mounted, err := host.IsMountPoint(z.deps.MountPath(id))
+	mounted, err := host.IsMountPoint(z.MountPath(id))
 	if err == nil && mounted {
-		if root, err = os.Open(z.deps.MountPath(id)); err == nil {
+		if root, err = os.Open(z.MountPath(id)); err == nil {
 			defer root.Close()
 		}
 	}
@@ -217,8 +201,8 @@ func (z *Sizes) Resize(ctx context.Context, pool backends.Pool, id uuid.UUID, si
 
 // Check reports the volumes that do not have their recorded size.
 func (z *Sizes) Check(r *host.List) {
-	for _, id := range z.deps.Cache.IDs() {
-		d, _ := z.deps.Cache.Dataset(id)
+	for _, id := range z.Cache.IDs() {
+		d, _ := z.Cache.Dataset(id)
 		if why := z.Problem(d); why != "" {
 			r.Add(host.Error, "volume "+d.Volume, "", "%s", why)
 		}

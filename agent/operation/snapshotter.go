@@ -15,29 +15,10 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// SnapshotterDeps is what Snapshotter needs of other components.
-type SnapshotterDeps struct {
-	*host.Host
-	Datasets     *Datasets
-	Records      *RecordWriter
-	Sizes        *Sizes
-	Space        Space
-	Reserve      Reserve
-	Prepare      Prepare
-	EnsureUnused EnsureUnused
-}
-
-// Snapshotter takes and deletes snapshots, and restores datasets to them. It has no state.
-type Snapshotter struct {
-	deps SnapshotterDeps
-}
-
-// NewSnapshotter returns a Snapshotter.
-func NewSnapshotter(deps SnapshotterDeps) *Snapshotter { return &Snapshotter{deps} }
-
-// Take takes a snapshot of a dataset, mounted or not.
-func (t *Snapshotter) Take(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := t.deps.Datasets.LockForOperation(ctx, *op, "snapshot")
+// TakeSnapshot takes a snapshot of a dataset, mounted or not.
+func (o *Operations) TakeSnapshot(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed,
+	err error) {
+	d, pool, unlock, err := o.LockForOperation(ctx, *op, "snapshot")
 	defer unlock()
 	if err != nil {
 		return out, err
@@ -47,10 +28,10 @@ func (t *Snapshotter) Take(ctx context.Context, jb *host.Job, op *dataset.Operat
 		if err := checkLive(d, "snapshot"); err != nil {
 			return out, err
 		}
-		if err := t.checkSpace(ctx, pool, d, *op.Snapshot); err != nil {
+		if err := o.checkSnapshotSpace(ctx, pool, d, *op.Snapshot); err != nil {
 			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 		}
-		end, err := t.deps.Reserve(ctx, d)
+		end, err := o.Reservations.Reserve(ctx, d)
 		if err != nil {
 			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 		}
@@ -58,12 +39,12 @@ func (t *Snapshotter) Take(ctx context.Context, jb *host.Job, op *dataset.Operat
 	}
 	steps.At("snapshot.begin")
 	// Set the time at which the snapshot is taken. A scheduled one may be late, because this node was down.
-	if *op.Snapshot, err = t.WithTimeAndSize(ctx, pool, *op.Snapshot); err != nil {
+	if *op.Snapshot, err = o.WithTimeAndSize(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 	}
 	end := func() bool { return op.Snapshot.Exact }
 	if !again {
-		if in, end, err = t.deps.Prepare(ctx, pool, d); err != nil {
+		if in, end, err = o.Quiescer.Prepare(ctx, pool, d); err != nil {
 			return out, err
 		}
 	}
@@ -71,39 +52,40 @@ func (t *Snapshotter) Take(ctx context.Context, jb *host.Job, op *dataset.Operat
 	err = pool.Snapshot(in, *op.Snapshot, jb.SetProgress)
 	op.Snapshot.Exact = end()
 	if err != nil {
-		err = fmt.Errorf("snapshot of volume %s: %w", d.Volume, t.deps.Space.AddHint(ctx, d.Pool, err))
+		err = fmt.Errorf("snapshot of volume %s: %w", d.Volume, o.Space.AddHint(ctx, d.Pool, err))
 		return out, errors.Join(err, host.DiscardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	steps.At("snapshot.made")
-	if out, err = t.deps.Datasets.Commit(ctx, op); err != nil && !host.InDoubt(err) {
+	if out, err = o.Commit(ctx, op); err != nil && !host.InDoubt(err) {
 		return out, errors.Join(err, host.DiscardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	if err == nil {
 		steps.At("snapshot.recorded")
-		t.deps.Records.Write(ctx, pool, *out.Dataset)
+		o.WriteRecord(ctx, pool, *out.Dataset)
 	}
 	return out, err
 }
 
-// checkSpace refuses a snapshot for which there is not enough space.
-func (t *Snapshotter) checkSpace(ctx context.Context, pool backends.Pool, d dataset.Dataset, s dataset.Snapshot) error {
-	err := t.deps.Space.CheckRootSpace(ctx)
+// checkSnapshotSpace refuses a snapshot for which there is not enough space.
+func (o *Operations) checkSnapshotSpace(ctx context.Context, pool backends.Pool, d dataset.Dataset,
+	s dataset.Snapshot) error {
+	err := o.Space.CheckRootSpace(ctx)
 	if err == nil && s.Kind == dataset.SnapshotScheduled {
 		err = host.CheckTight(ctx, pool, d)
 	}
 	return err
 }
 
-// Delete destroys a snapshot and then forgets it. The operation is recorded in control. After a crash between the two
-// steps, both steps are repeated.
-func (t *Snapshotter) Delete(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed,
+// DeleteSnapshot destroys a snapshot and then forgets it. The operation is recorded in control. After a crash between
+// the two steps, both steps are repeated.
+func (o *Operations) DeleteSnapshot(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed,
 	err error) {
-	d, pool, unlock, err := t.deps.Datasets.LockForOperation(ctx, *op, "removal of a snapshot")
+	d, pool, unlock, err := o.LockForOperation(ctx, *op, "removal of a snapshot")
 	defer unlock()
 	if err != nil {
 		return out, err
 	}
-	if err := t.deps.Trust.Err(); err != nil {
+	if err := o.Trust.Err(); err != nil {
 		return out, err
 	}
 	steps.At("snapshot-delete.begin")
@@ -112,9 +94,9 @@ func (t *Snapshotter) Delete(ctx context.Context, jb *host.Job, op *dataset.Oper
 		return out, fmt.Errorf("snapshot %s of volume %s: %w", op.Snapshot.ID, d.Volume, err)
 	}
 	steps.At("snapshot-delete.made")
-	if out, err = t.deps.Datasets.Commit(context.WithoutCancel(ctx), op); err == nil {
+	if out, err = o.Commit(context.WithoutCancel(ctx), op); err == nil {
 		steps.At("snapshot-delete.recorded")
-		t.deps.Records.Write(ctx, pool, *out.Dataset)
+		o.WriteRecord(ctx, pool, *out.Dataset)
 	}
 	return out, err
 }
@@ -130,7 +112,7 @@ func isMade(ctx context.Context, pool backends.Pool, s dataset.Snapshot) bool {
 // WithTimeAndSize returns a snapshot with the time at which it was taken and the size of its dataset. An earlier
 // attempt may have set the time. Otherwise the time is read from this node's clock, because the clock of the home
 // orders the snapshots of an epoch.
-func (t *Snapshotter) WithTimeAndSize(ctx context.Context, pool backends.Pool,
+func (o *Operations) WithTimeAndSize(ctx context.Context, pool backends.Pool,
 	s dataset.Snapshot) (dataset.Snapshot, error) {
 	e, err := pool.Stat(ctx, s.Dataset)
 	if errors.Is(err, dataset.ErrCorrupt) && s.Kind == dataset.SnapshotRestore {
@@ -141,27 +123,27 @@ func (t *Snapshotter) WithTimeAndSize(ctx context.Context, pool backends.Pool,
 		s.Created, s.OrderTime, s.Size, s.Exact = was.Created, was.OrderTime, was.Size, was.Exact
 		return s, nil
 	}
-	return t.deps.Sizes.WithActualSize(s).TakenAfter(e.Snapshots, t.deps.Clock.Now()), err
+	return o.Sizes.WithActualSize(s).TakenAfter(e.Snapshots, o.Clock.Now()), err
 }
 
 // Restore restores a dataset that is not in use to a snapshot.
-func (t *Snapshotter) Restore(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
-	d, pool, unlock, err := t.deps.Datasets.LockForOperation(ctx, *op, "restore")
+func (o *Operations) Restore(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
+	d, pool, unlock, err := o.LockForOperation(ctx, *op, "restore")
 	defer unlock()
 	if err != nil {
 		return out, err
 	}
-	if err := t.deps.Trust.Err(); err != nil {
+	if err := o.Trust.Err(); err != nil {
 		return out, err
 	}
 	if !isMade(ctx, pool, *op.Snapshot) {
 		if err := checkLive(d, "restore"); err != nil {
 			return out, err
 		}
-		if err := t.deps.EnsureUnused(ctx, d, "restore"); err != nil {
+		if err := o.Verifier.EnsureUnused(ctx, d, "restore"); err != nil {
 			return out, err
 		}
-		end, err := t.deps.Reserve(ctx, d)
+		end, err := o.Reservations.Reserve(ctx, d)
 		if err != nil {
 			return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
 		}
@@ -170,16 +152,16 @@ func (t *Snapshotter) Restore(ctx context.Context, jb *host.Job, op *dataset.Ope
 	steps.At("restore.begin")
 	jb.Step("restoring")
 	op.Snapshot.Exact = isIdle(ctx, pool, d.ID)
-	if *op.Snapshot, err = t.WithTimeAndSize(ctx, pool, *op.Snapshot); err != nil {
+	if *op.Snapshot, err = o.WithTimeAndSize(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
 	}
-	if err := t.restoreData(ctx, jb, pool, d, op); err != nil {
-		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, t.deps.Space.AddHint(ctx, d.Pool, err))
+	if err := o.restoreData(ctx, jb, pool, d, op); err != nil {
+		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, o.Space.AddHint(ctx, d.Pool, err))
 	}
 	steps.At("restore.made")
-	if out, err = t.deps.Datasets.Commit(context.WithoutCancel(ctx), op); err == nil {
+	if out, err = o.Commit(context.WithoutCancel(ctx), op); err == nil {
 		steps.At("restore.recorded")
-		t.deps.Records.Write(ctx, pool, *out.Dataset)
+		o.WriteRecord(ctx, pool, *out.Dataset)
 	}
 	return out, err
 }
@@ -193,16 +175,16 @@ func isIdle(ctx context.Context, pool backends.Pool, id uuid.UUID) bool {
 // restoreData restores the dataset. The replaced content is kept as a snapshot, and no host can write to it. For
 // each host that has the dataset mounted, an operator has confirmed that it does not write any more. Without that
 // confirmation the restore would have been refused.
-func (t *Snapshotter) restoreData(ctx context.Context, jb *host.Job, pool backends.Pool, d dataset.Dataset,
+func (o *Operations) restoreData(ctx context.Context, jb *host.Job, pool backends.Pool, d dataset.Dataset,
 	op *dataset.Operation) error {
 	restore := pool.Restore
 	if sharer, can := pool.(backends.Sharer); can && d.Profile.Access == dataset.AccessMany {
-		now, err := host.UntilAnswered(ctx, t.deps.Host,
-			func() (api.Volume, error) { return t.deps.Control.Volume(ctx, d.ID.String()) })
+		now, err := host.UntilAnswered(ctx, o.Host,
+			func() (api.Volume, error) { return o.Control.Volume(ctx, d.ID.String()) })
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(now.SharedMounts, func(g dataset.SharedMount) bool { return g.Node != t.deps.NodeID }) {
+		if slices.ContainsFunc(now.SharedMounts, func(g dataset.SharedMount) bool { return g.Node != o.NodeID }) {
 			restore = sharer.RestoreByCopy
 		}
 	}

@@ -57,7 +57,7 @@ func TestC4SnapshotOrderWithClockSetBack(t *testing.T) {
 		t.Helper()
 		plan, err := r.Registration.Plan(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: name})
 		if err == nil {
-			_, err = r.Executor.Execute(t.Context(), &host.Job{}, *plan.Operation)
+			_, err = r.Execute(t.Context(), &host.Job{}, *plan.Operation)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -117,7 +117,7 @@ func TestSnapshotsHaveTimeOfHome(t *testing.T) {
 				}
 				r.FakeClock.Advance(time.Minute)
 			}
-			if _, err := r.Executor.Execute(t.Context(), &host.Job{}, op); err != nil {
+			if _, err := r.Execute(t.Context(), &host.Job{}, op); err != nil {
 				t.Fatal(err)
 			}
 		}

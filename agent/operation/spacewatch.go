@@ -109,15 +109,15 @@ func (w *spaceWatch) run(ctx context.Context) error {
 	wait := spaceTick
 	for {
 		select {
-		case <-w.deps.Clock.After(wait):
+		case <-w.Clock.After(wait):
 		case <-ctx.Done():
 			return nil
 		}
-		start := w.deps.Clock.Steady()
+		start := w.Clock.Steady()
 		if err := w.check(ctx); err != nil {
 			return err
 		}
-		wait = min(max(spaceTick, 10*(w.deps.Clock.Steady()-start)), maxSpaceTick)
+		wait = min(max(spaceTick, 10*(w.Clock.Steady()-start)), maxSpaceTick)
 	}
 }
 
@@ -164,7 +164,7 @@ func (w *spaceWatch) fullError(reserve dataset.Size) error {
 
 // isAlone reports whether the reserve of the pool protects nothing except the dataset that is restored.
 func (w *spaceWatch) isAlone(ctx context.Context) bool {
-	if w.deps.SharesRootDisk(ctx, w.pool.ID()) {
+	if w.Space.SharesRootDisk(ctx, w.pool.ID()) {
 		return false
 	}
 	entries, err := w.pool.List(ctx)

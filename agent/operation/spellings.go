@@ -19,12 +19,9 @@ import (
 // Spellings records how the tools of this host spell a volume. An engine knows a volume by the string of its Create
 // request, such as db@gold, and must find the volume by that string. Its methods are safe for concurrent use.
 type Spellings struct {
-	deps *host.Host
-	mu   sync.Mutex // held while spellings are read, written and applied
+	*host.Host
+	mu sync.Mutex // held while spellings are read, written and applied
 }
-
-// NewSpellings returns a Spellings. The spellings are in the host's cache.
-func NewSpellings(h *host.Host) *Spellings { return &Spellings{deps: h} }
 
 // Record records on disk how this engine spells a volume, unless the volume's own record has it.
 func (s *Spellings) Record(ctx context.Context, d dataset.Dataset, ref dataset.Reference) error {
@@ -40,7 +37,7 @@ func (s *Spellings) Record(ctx context.Context, d dataset.Dataset, ref dataset.R
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if err := s.deps.DB.Put(ctx, more); err != nil {
+	if err := s.DB.Put(ctx, more); err != nil {
 		return err
 	}
 	learned()
@@ -66,22 +63,22 @@ func (s *Spellings) Save(d dataset.Dataset, ref dataset.Reference, tool plugin.T
 // Load reads the spellings from disk. It is called once, after the cache was loaded and before the other methods.
 func (s *Spellings) Load(ctx context.Context) error {
 	obsolete := map[string]any{}
-	err := s.deps.DB.Each(ctx, "spellings/", func(name string, v []byte) error {
+	err := s.DB.Each(ctx, "spellings/", func(name string, v []byte) error {
 		var r records.Spellings
 		if err := dataset.DecodeRecord(v, &r); err != nil {
 			return err
 		}
-		if _, isHome := s.deps.Cache.Dataset(r.Dataset); !isHome && r.IsObsolete(s.deps.Clock.Now()) {
+		if _, isHome := s.Cache.Dataset(r.Dataset); !isHome && r.IsObsolete(s.Clock.Now()) {
 			obsolete["spellings/"+name] = nil
 			return nil
 		}
-		s.deps.Cache.SetSpellings(name, r)
+		s.Cache.SetSpellings(name, r)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return s.deps.DB.PutAll(ctx, obsolete)
+	return s.DB.PutAll(ctx, obsolete)
 }
 
 // Forget forgets how the engine spelled a dataset that was destroyed, first on disk and then in memory. Idempotent.
@@ -89,19 +86,19 @@ func (s *Spellings) Forget(ctx context.Context, id uuid.UUID) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	obsolete := map[string]any{}
-	for name := range s.deps.Cache.RecordedSpellings(id) {
+	for name := range s.Cache.RecordedSpellings(id) {
 		obsolete["spellings/"+name] = nil
 	}
-	if err := s.deps.DB.PutAll(context.WithoutCancel(ctx), obsolete); err != nil {
+	if err := s.DB.PutAll(context.WithoutCancel(ctx), obsolete); err != nil {
 		return err
 	}
-	s.deps.Cache.ForgetSpellings(id)
+	s.Cache.ForgetSpellings(id)
 	return nil
 }
 
 // MarkDeleted records that a volume was deleted. docker volume ls does not list its spellings any more.
 func (s *Spellings) MarkDeleted(ctx context.Context, id uuid.UUID) error {
-	return s.setDeleted(ctx, id, s.deps.Clock.Now())
+	return s.setDeleted(ctx, id, s.Clock.Now())
 }
 
 // Restored records that a volume exists again, after MarkDeleted. It is idempotent, and writes nothing in most cases.
@@ -111,13 +108,13 @@ func (s *Spellings) Restored(ctx context.Context, d dataset.Dataset) error {
 
 func (s *Spellings) setDeleted(ctx context.Context, id uuid.UUID, at time.Time) error {
 	needsChange := func(r records.Spellings) bool { return r.Deleted.IsZero() != at.IsZero() }
-	if now := s.deps.Cache.RecordedSpellings(id); !slices.ContainsFunc(slices.Collect(maps.Values(now)), needsChange) {
+	if now := s.Cache.RecordedSpellings(id); !slices.ContainsFunc(slices.Collect(maps.Values(now)), needsChange) {
 		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	changed := map[string]records.Spellings{}
-	for name, r := range s.deps.Cache.RecordedSpellings(id) {
+	for name, r := range s.Cache.RecordedSpellings(id) {
 		if needsChange(r) {
 			r.Deleted = at
 			changed[name] = r
@@ -141,12 +138,12 @@ func (s *Spellings) FollowNames(ctx context.Context, d dataset.Dataset) error {
 	if s.followsNames(d) {
 		return nil
 	}
-	r := records.Spellings{Dataset: d.ID, Used: s.Used(d), Podman: s.deps.Cache.UsedByPodman(d)}
+	r := records.Spellings{Dataset: d.ID, Used: s.Used(d), Podman: s.Cache.UsedByPodman(d)}
 	return s.replaceLocked(ctx, map[string]records.Spellings{d.Volume: r}, s.otherNames(d))
 }
 
 func (s *Spellings) followsNames(d dataset.Dataset) bool {
-	for name, r := range s.deps.Cache.RecordedSpellings(d.ID) {
+	for name, r := range s.Cache.RecordedSpellings(d.ID) {
 		isOther := func(spelling string) bool { return !records.IsSpellingOf(d, spelling) }
 		if name != d.Volume || slices.ContainsFunc(r.Used, isOther) {
 			return false
@@ -157,7 +154,7 @@ func (s *Spellings) followsNames(d dataset.Dataset) bool {
 
 // otherNames returns the names under which spellings of a dataset are recorded, except its present one.
 func (s *Spellings) otherNames(d dataset.Dataset) []string {
-	names := s.deps.Cache.RecordedSpellings(d.ID)
+	names := s.Cache.RecordedSpellings(d.ID)
 	delete(names, d.Volume)
 	return slices.Collect(maps.Keys(names))
 }
@@ -171,30 +168,30 @@ func (s *Spellings) replaceLocked(ctx context.Context, set map[string]records.Sp
 	for _, name := range removed {
 		values["spellings/"+name] = nil
 	}
-	if err := s.deps.DB.Put(context.WithoutCancel(ctx), values); err != nil {
+	if err := s.DB.Put(context.WithoutCancel(ctx), values); err != nil {
 		return err
 	}
 	for name, r := range set {
-		s.deps.Cache.SetSpellings(name, r)
+		s.Cache.SetSpellings(name, r)
 	}
 	for _, name := range removed {
-		s.deps.Cache.RemoveSpellings(name)
+		s.Cache.RemoveSpellings(name)
 	}
 	for _, r := range set {
-		s.deps.News.Changed(r.Dataset) // the aliases that the engine uses are reported
+		s.News.Changed(r.Dataset) // the aliases that the engine uses are reported
 	}
 	return nil
 }
 
 // Used returns the spellings that this engine has used for a volume.
 func (s *Spellings) Used(d dataset.Dataset) []string {
-	return s.deps.Cache.SpellingsOf(d, s.deps.NodeID)
+	return s.Cache.SpellingsOf(d, s.NodeID)
 }
 
 // isRecorded reports whether it is recorded that a tool has used a spelling of a volume, and none later.
 func (s *Spellings) isRecorded(d dataset.Dataset, spelling string, tool plugin.Tool) bool {
 	used := s.Used(d)
-	return len(used) > 0 && used[len(used)-1] == spelling && (tool != plugin.Podman || s.deps.Cache.UsedByPodman(d))
+	return len(used) > 0 && used[len(used)-1] == spelling && (tool != plugin.Podman || s.Cache.UsedByPodman(d))
 }
 
 // values returns the record that a tool has used a spelling, as keys and values for the database, and a function that
@@ -207,7 +204,7 @@ func (s *Spellings) values(
 		return nil, func() {}
 	}
 	r := records.Spellings{
-		Dataset: d.ID, Used: s.Used(d), Podman: tool == plugin.Podman || s.deps.Cache.UsedByPodman(d),
+		Dataset: d.ID, Used: s.Used(d), Podman: tool == plugin.Podman || s.Cache.UsedByPodman(d),
 	}
 	r.Used = append(slices.DeleteFunc(r.Used, func(sp string) bool { return sp == spelling }), spelling)
 	moved := s.otherNames(d) // after a rename
@@ -216,12 +213,12 @@ func (s *Spellings) values(
 		values["spellings/"+name] = nil
 	}
 	return values, func() {
-		s.deps.Cache.SetSpellings(d.Volume, r)
+		s.Cache.SetSpellings(d.Volume, r)
 		for _, name := range moved {
-			s.deps.Cache.RemoveSpellings(name)
+			s.Cache.RemoveSpellings(name)
 		}
 		if len(d.Aliases) > 0 {
-			s.deps.News.Changed(d.ID) // the aliases that the engine uses are reported
+			s.News.Changed(d.ID) // the aliases that the engine uses are reported
 		}
 	}
 }
@@ -239,10 +236,10 @@ func (s *Spellings) CheckRemovable(ctx context.Context, d dataset.Dataset, ref d
 		used = s.neededOf(ctx, d, used)
 	}
 	switch {
-	case tool == plugin.Podman && !s.deps.Cache.UsedByPodman(d):
+	case tool == plugin.Podman && !s.Cache.UsedByPodman(d):
 		return dataset.Errorf(dataset.ErrInUse,
 			"volume %s was never used by podman on node %s, and others may need it (drover volume inspect %s)",
-			d.Volume, s.deps.NodeName, d.Volume)
+			d.Volume, s.NodeName, d.Volume)
 	case len(used) > 0 && !slices.Contains(used, ref.Spelling):
 		return dataset.Errorf(dataset.ErrInUse,
 			"volume %s has the name %s in this engine, and a container may need it: docker volume rm %s",
@@ -277,6 +274,6 @@ func (s *Spellings) Remove(
 	case len(rest) == len(used):
 		return true, nil
 	}
-	r := records.Spellings{Dataset: d.ID, Used: rest, Podman: tool != plugin.Podman && s.deps.Cache.UsedByPodman(d)}
+	r := records.Spellings{Dataset: d.ID, Used: rest, Podman: tool != plugin.Podman && s.Cache.UsedByPodman(d)}
 	return true, s.replaceLocked(ctx, map[string]records.Spellings{d.Volume: r}, s.otherNames(d))
 }

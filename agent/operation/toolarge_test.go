@@ -21,7 +21,7 @@ func TestVolumeLargerThanPoolIsRefused(t *testing.T) {
 	made, next := d, d
 	made.ID, made.Profile.Size, next.Size = uuid.New(), huge, huge
 	op := dataset.Operation{Volume: "db", DatasetID: made.ID, DatasetRecord: &made, Epoch: d.Epoch}
-	_, err := r.Executor.Handler(dataset.OpCreate)(t.Context(), &host.Job{}, &op)
+	_, err := r.Handler(dataset.OpCreate)(t.Context(), &host.Job{}, &op)
 	refused := func(what string, err error) {
 		t.Helper()
 		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "less than 1048576TiB") {
@@ -30,10 +30,10 @@ func TestVolumeLargerThanPoolIsRefused(t *testing.T) {
 	}
 	refused("create", err)
 	op.DatasetID, op.DatasetRecord = d.ID, &next
-	_, err = r.Executor.Handler(dataset.OpResize)(t.Context(), &host.Job{}, &op)
+	_, err = r.Handler(dataset.OpResize)(t.Context(), &host.Job{}, &op)
 	refused("resize", err)
 	made.ID, made.Size = uuid.New(), huge
 	op = dataset.Operation{Volume: "copy", DatasetID: made.ID, DatasetRecord: &made, Epoch: d.Epoch, Source: &dataset.Source{Dataset: d.ID}}
-	_, err = r.Executor.Handler(dataset.OpCreate)(t.Context(), &host.Job{}, &op)
+	_, err = r.Handler(dataset.OpCreate)(t.Context(), &host.Job{}, &op)
 	refused("clone", err)
 }

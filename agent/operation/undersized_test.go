@@ -55,7 +55,7 @@ func TestUndersizedVolumeGrowsAtNextHome(t *testing.T) {
 	t.Parallel()
 	f, d, _ := undersizes(t)
 	f.A.WriteFile("db", "token", "later")
-	if err := f.A.Requests.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
+	if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
 		t.Fatal(err)
 	}
 	if s, err := f.Service.Snapshot(t.Context(), "db", f.Recorded("db").HeadParent.String()); err != nil || s.Size != sizeBefore {
@@ -117,7 +117,6 @@ func TestUndersizedIsRecordedUntilControlAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Cache.Remove(d.ID)
-	joined := r.Registration
 	keeps := func(when string, want bool) {
 		t.Helper()
 		r.Sizes.Retry(t.Context())
@@ -125,9 +124,9 @@ func TestUndersizedIsRecordedUntilControlAnswers(t *testing.T) {
 			t.Errorf("%s: it is kept: %t", when, kept)
 		}
 	}
-	r.Registration = controlsync.NewRegistration(controlsync.RegistrationDeps{Host: r.Host})
+	joined := r.Operations.SetMembership(controlsync.NewRegistration(controlsync.RegistrationDeps{Host: r.Host}))
 	keeps("control is away", true)
-	r.Registration = joined
+	r.Operations.SetMembership(joined)
 	r.Trust.Set("it is another one")
 	keeps("control's store is not to be believed", true)
 	r.Trust.Set("")

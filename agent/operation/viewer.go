@@ -10,41 +10,20 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/plugin"
 )
 
-// ViewerDeps is what Viewer needs of other components.
-type ViewerDeps struct {
-	*host.Host
-	Finder         *Finder
-	PoolName       func(id uuid.UUID) string
-	NameOf         func(node uuid.UUID) string
-	HasSharedMount func(id uuid.UUID) bool // whether this node has a volume of another node mounted
-	MountsOf       func(id uuid.UUID) []dataset.Mount
-	StatusOf       func(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus
-	ListOthers     bool // whether List has the volumes of all nodes
-}
-
-// Viewer shows volumes to the tools of this host. It has no state.
-type Viewer struct {
-	deps ViewerDeps
-}
-
-// NewViewer returns a Viewer.
-func NewViewer(deps ViewerDeps) *Viewer { return &Viewer{deps} }
-
 // Get returns the volume to which a tool refers. It fails with ErrNotFound for a spelling that this engine has never
 // used and that contradicts the volume: the engine then calls Create, which reports the contradiction. It also finds a
 // volume that is mounted by an alias that was dropped. If control is unreachable, it answers from the record of the
 // spellings that this engine has used.
-func (w *Viewer) Get(ctx context.Context, ref dataset.Reference) (plugin.Volume, error) {
-	d, err := w.deps.Finder.FindOrMounted(ctx, ref)
+func (o *Operations) Get(ctx context.Context, ref dataset.Reference) (plugin.Volume, error) {
+	d, err := o.FindOrMounted(ctx, ref)
 	if errors.Is(err, dataset.ErrUnavailable) {
-		if id, used := w.deps.Finder.usedAs(ref); used {
+		if id, used := o.usedAs(ref); used {
 			return plugin.Volume{Name: ref.Name, Spelling: ref.Spelling, Status: map[string]any{
 				"dataset": id, "volume": ref.Name, "problem": "its state is unknown: " + err.Error(),
 			}}, nil
@@ -55,26 +34,26 @@ func (w *Viewer) Get(ctx context.Context, ref dataset.Reference) (plugin.Volume,
 	}
 	// docker volume ls then lists the name that the engine asks for. Podman lists each volume by its name. For an
 	// unknown caller, all names that were used are listed, so others are not added.
-	if used := w.deps.Finder.deps.Spellings.Used(d); len(used) > 0 && plugin.ToolOf(ctx) != plugin.Podman &&
+	if used := o.Spellings.Used(d); len(used) > 0 && plugin.ToolOf(ctx) != plugin.Podman &&
 		plugin.Caller(ctx).IsKnown() && d.HasName(ref.Name) {
-		if err := w.deps.Finder.deps.Spellings.Record(ctx, d, ref); err != nil {
+		if err := o.Spellings.Record(ctx, d, ref); err != nil {
 			return plugin.Volume{}, err
 		}
 	}
 	v := plugin.Volume{
-		Name: d.Volume, Spelling: ref.Spelling, CreatedAt: d.Created, Status: w.statusMap(ctx, d),
+		Name: d.Volume, Spelling: ref.Spelling, CreatedAt: d.Created, Status: o.statusMap(ctx, d),
 	}
-	if d.Home == w.deps.NodeID || d.Profile.Access == dataset.AccessMany {
-		v.Mountpoint = w.deps.MountPath(d.ID)
+	if d.Home == o.NodeID || d.Profile.Access == dataset.AccessMany {
+		v.Mountpoint = o.MountPath(d.ID)
 	}
 	return v, nil
 }
 
 // statusMap returns what docker volume inspect prints as Status.
-func (w *Viewer) statusMap(ctx context.Context, d dataset.Dataset) map[string]any {
+func (o *Operations) statusMap(ctx context.Context, d dataset.Dataset) map[string]any {
 	m := map[string]any{
 		"dataset": d.ID, "volume": d.Volume, "profile": d.Profile.Name, "revision": d.Profile.Revision,
-		"node": w.deps.NodeName, "pool": w.deps.PoolName(d.Pool),
+		"node": o.NodeName, "pool": o.Pools.Name(d.Pool),
 	}
 	if d.Size > 0 {
 		m["size"] = int64(d.Size)
@@ -91,14 +70,14 @@ func (w *Viewer) statusMap(ctx context.Context, d dataset.Dataset) map[string]an
 	if len(d.Labels) > 0 {
 		m["labels"] = d.Labels
 	}
-	if d.Home != w.deps.NodeID {
-		m["node"] = w.deps.NameOf(d.Home)
-		if w.deps.HasSharedMount(d.ID) {
-			m["guest"], m["mounts"] = w.deps.NodeName, w.deps.MountsOf(d.ID)
+	if d.Home != o.NodeID {
+		m["node"] = o.Nodes.Name(d.Home)
+		if _, shared := o.SharedMounts.Get(d.ID); shared {
+			m["guest"], m["mounts"] = o.NodeName, o.Engines.MountsOf(o.Uses.Get(d.ID))
 		}
 		return m
 	}
-	st := w.deps.StatusOf(ctx, d)
+	st := o.status.Status(ctx, d)
 	m["mounted"], m["mounts"] = st.Mounted, st.Mounts
 	for key, bytes := range map[string]*dataset.Size{"used": st.Used, "in_pool": st.InPool} {
 		if bytes != nil {
@@ -109,7 +88,7 @@ func (w *Viewer) statusMap(ctx context.Context, d dataset.Dataset) map[string]an
 		m["mounts"] = []dataset.Mount{}
 	}
 	problem := st.Problem
-	if list, err := w.snapshotList(ctx, d); err != nil {
+	if list, err := o.snapshotList(ctx, d); err != nil {
 		problem = strings.TrimPrefix(problem+"; its snapshots are unknown: "+err.Error(), "; ")
 	} else {
 		m["snapshots"] = list
@@ -127,13 +106,13 @@ const snapshotsShown = 20
 // its volume, and does not need them.
 const snapshotTime = time.Second
 
-func (w *Viewer) snapshotList(ctx context.Context, d dataset.Dataset) ([]map[string]any, error) {
+func (o *Operations) snapshotList(ctx context.Context, d dataset.Dataset) ([]map[string]any, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTime,
 		dataset.Errorf(dataset.ErrUnavailable, "control did not respond within %s", snapshotTime))
 	defer cancel()
 	var newest []dataset.Snapshot
 	for page := (api.Page{}); ; {
-		list, err := w.deps.Control.Snapshots(ctx, d.ID.String(), page)
+		list, err := o.Control.Snapshots(ctx, d.ID.String(), page)
 		if err != nil {
 			return nil, err
 		}
@@ -155,37 +134,37 @@ func (w *Viewer) snapshotList(ctx context.Context, d dataset.Dataset) ([]map[str
 }
 
 // Path returns where a volume is, or will be, mounted.
-func (w *Viewer) Path(ctx context.Context, ref dataset.Reference) (string, error) {
-	d, err := w.deps.Finder.FindOrMounted(ctx, ref)
+func (o *Operations) Path(ctx context.Context, ref dataset.Reference) (string, error) {
+	d, err := o.FindOrMounted(ctx, ref)
 	if err != nil {
 		return "", err
 	}
-	return w.deps.MountPath(d.ID), nil
+	return o.MountPath(d.ID), nil
 }
 
 // List returns the volumes whose home is this node, those with a copy here, and those that the engine has used, in
 // the spellings that the engine uses. This node has records of these volumes, so List includes them even if control
 // does not answer. With ListOthers, List adds all other volumes of the cluster in the spellings of their creation, if
 // control answers.
-func (w *Viewer) List(ctx context.Context) ([]plugin.Volume, error) {
-	list := w.withoutUnneeded(ctx, w.deps.Cache.List(w.deps.NodeID))
-	if w.deps.ListOthers {
-		others, err := w.others(ctx, list)
+func (o *Operations) List(ctx context.Context) ([]plugin.Volume, error) {
+	list := o.withoutUnneeded(ctx, o.Cache.List(o.NodeID))
+	if o.ListAll {
+		others, err := o.others(ctx, list)
 		if err != nil {
-			w.deps.Log.WithError(err).Warn("docker volume ls lacks the volumes of other nodes")
+			o.Log.WithError(err).Warn("docker volume ls lacks the volumes of other nodes")
 		}
 		list = append(list, others...)
 	}
 	out := make([]plugin.Volume, len(list))
 	for i, l := range list {
-		out[i] = plugin.Volume{Name: l.Name, Spelling: l.Spelling, Mountpoint: w.deps.MountPath(l.Dataset)}
+		out[i] = plugin.Volume{Name: l.Name, Spelling: l.Spelling, Mountpoint: o.MountPath(l.Dataset)}
 	}
 	return out, nil
 }
 
 // withoutUnneeded leaves out the spellings of a volume that the engine used before the last one, and by which no
 // container may need the volume.
-func (w *Viewer) withoutUnneeded(ctx context.Context, list []records.ListEntry) []records.ListEntry {
+func (o *Operations) withoutUnneeded(ctx context.Context, list []records.ListEntry) []records.ListEntry {
 	lines := map[uuid.UUID]int{}
 	for _, l := range list {
 		lines[l.Dataset]++
@@ -193,14 +172,14 @@ func (w *Viewer) withoutUnneeded(ctx context.Context, list []records.ListEntry) 
 	if len(lines) == len(list) {
 		return list // each volume has one spelling
 	}
-	needed := w.deps.Finder.deps.Spellings.needed(ctx)
+	needed := o.Spellings.needed(ctx)
 	return slices.DeleteFunc(list, func(l records.ListEntry) bool {
-		d, known := w.deps.Cache.DatasetOrCopy(l.Dataset)
+		d, known := o.Cache.DatasetOrCopy(l.Dataset)
 		if lines[l.Dataset] == 1 || !known {
 			return false
 		}
-		used := w.deps.Finder.deps.Spellings.Used(d)
-		isMounted := slices.ContainsFunc(w.deps.MountsOf(d.ID), func(m dataset.Mount) bool {
+		used := o.Spellings.Used(d)
+		isMounted := slices.ContainsFunc(o.Engines.MountsOf(o.Uses.Get(d.ID)), func(m dataset.Mount) bool {
 			return len(m.Names) == 0 || slices.Contains(m.Names, l.Spelling)
 		})
 		return len(used) > 0 && used[len(used)-1] != l.Spelling && !isMounted && !needed(d, l.Spelling)
@@ -211,7 +190,7 @@ func (w *Viewer) withoutUnneeded(ctx context.Context, list []records.ListEntry) 
 const listTime = 20 * time.Second
 
 // others returns the volumes of other nodes.
-func (w *Viewer) others(ctx context.Context, own []records.ListEntry) (others []records.ListEntry, err error) {
+func (o *Operations) others(ctx context.Context, own []records.ListEntry) (others []records.ListEntry, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, listTime,
 		dataset.Errorf(dataset.ErrUnavailable, "control did not list the volumes within %s", listTime))
 	defer cancel()
@@ -220,7 +199,7 @@ func (w *Viewer) others(ctx context.Context, own []records.ListEntry) (others []
 		listed[l.Dataset], spellings[l.Spelling] = true, true
 	}
 	for page := (api.Page{}); ; {
-		list, err := w.deps.Control.Volumes(ctx, page)
+		list, err := o.Control.Volumes(ctx, page)
 		if err != nil {
 			return nil, err
 		}
@@ -237,13 +216,13 @@ func (w *Viewer) others(ctx context.Context, own []records.ListEntry) (others []
 }
 
 // Help is what docker volume create -o help prints.
-func (w *Viewer) Help(ctx context.Context) string {
+func (o *Operations) Help(ctx context.Context) string {
 	var b strings.Builder
 	b.WriteString("options:\n")
 	for _, o := range dataset.OptionHelp() {
 		fmt.Fprintf(&b, "  %-24s %s\n", o.Name+"="+o.Value, o.Help)
 	}
-	profiles, err := w.deps.Control.Profiles(ctx)
+	profiles, err := o.Control.Profiles(ctx)
 	if err != nil {
 		fmt.Fprintf(&b, "profiles: %v\n", err)
 		return b.String()

@@ -26,7 +26,7 @@ func (pages) Volumes(_ context.Context, p api.Page) (out api.List[api.Volume], e
 
 // A list can have more volumes than one answer of control.
 func TestListOfManyPages(t *testing.T) {
-	v := NewViewer(ViewerDeps{Host: &host.Host{Control: pages{}, Cache: records.NewCache()}, ListOthers: true})
+	v := &Operations{Host: &host.Host{Control: pages{}, Cache: records.NewCache()}, ListAll: true}
 	list, err := v.List(t.Context())
 	if err != nil || len(list) != 2 || list[0].Spelling != "a@gold" || list[1].Spelling != "b@gold" {
 		t.Errorf("%+v, %v", list, err)
@@ -54,7 +54,7 @@ func TestStatusHasTheNewest(t *testing.T) {
 			p.pages[i] = append(p.pages[i], dataset.Snapshot{ID: uuid.New()})
 		}
 	}
-	v := NewViewer(ViewerDeps{Host: &host.Host{Control: p}})
+	v := &Operations{Host: &host.Host{Control: p}}
 	list, err := v.snapshotList(t.Context(), dataset.Dataset{})
 	last := p.pages[1][len(p.pages[1])-1].ID
 	if err != nil || len(list) != snapshotsShown || list[snapshotsShown-1]["id"] != last || list[0]["id"] != p.pages[0][snapshotsShown-1].ID {

@@ -14,31 +14,19 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// VolumeCreatorDeps is what VolumeCreator needs of other components.
-type VolumeCreatorDeps struct {
-	*host.Host
-	Plan      func(ctx context.Context, req api.Request) (api.Plan, error) // asks control to plan a request
-	Requester *Requester
-	Executor  *Executor
-}
-
-// VolumeCreator creates the volumes that the tools of this host request. Control plans each request.
-// DatasetMaker.Create, on this node or on another one, executes the planned operation: it makes the dataset as
-// incoming, commits it to control, and makes it ready in its pool. VolumeCreator has no state.
-type VolumeCreator struct{ deps VolumeCreatorDeps }
-
-// NewVolumeCreator returns a VolumeCreator.
-func NewVolumeCreator(deps VolumeCreatorDeps) *VolumeCreator { return &VolumeCreator{deps} }
-
-// Create makes sure that a volume exists as requested. Any number of identical requests at the same time make one
-// dataset, and all of them succeed: there is one job for each name. A request that has joined the job of another
-// request is planned again: its plan finds the volume, or is refused.
-func (c *VolumeCreator) Create(ctx context.Context, req api.Request) (dataset.Dataset, error) {
+// ensureVolume makes sure that a volume exists as requested. Control plans the request. executeCreate, on this node or
+// on another one, executes the planned operation: it makes the dataset as incoming, commits it to control, and makes it
+// ready in its pool.
+//
+// Any number of identical requests at the same time make one dataset, and all of them succeed: there is one job for
+// each name. A request that has joined the job of another request is planned again: its plan finds the volume, or is
+// refused.
+func (o *Operations) ensureVolume(ctx context.Context, req api.Request) (dataset.Dataset, error) {
 	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Ref.Name)
 	for {
 		var made dataset.Dataset // read only if the job has ended without an error
-		joined, err := c.deps.Jobs.Do(ctx, "name/"+req.Ref.Name, what, func(ctx context.Context, jb *host.Job) error {
-			d, err := c.createOnce(ctx, jb, req)
+		joined, err := o.Jobs.Do(ctx, "name/"+req.Ref.Name, what, func(ctx context.Context, jb *host.Job) error {
+			d, err := o.createOnce(ctx, jb, req)
 			made = d
 			return err
 		})
@@ -46,7 +34,7 @@ func (c *VolumeCreator) Create(ctx context.Context, req api.Request) (dataset.Da
 		case errors.Is(err, dataset.ErrPending):
 			return dataset.Dataset{}, err
 		case joined:
-			plan, err := c.deps.Plan(ctx, req)
+			plan, err := o.membership.Plan(ctx, req)
 			if err != nil {
 				return dataset.Dataset{}, err
 			}
@@ -64,20 +52,20 @@ func (c *VolumeCreator) Create(ctx context.Context, req api.Request) (dataset.Da
 
 // createOnce has control plan a request, and executes the plan. It fails with ErrLost if another request made the
 // volume first.
-func (c *VolumeCreator) createOnce(ctx context.Context, jb *host.Job, req api.Request) (d dataset.Dataset, err error) {
+func (o *Operations) createOnce(ctx context.Context, jb *host.Job, req api.Request) (d dataset.Dataset, err error) {
 	jb.Step("planning")
 	req.ID = uuid.New()
-	plan, err := c.deps.Plan(ctx, req)
+	plan, err := o.membership.Plan(ctx, req)
 	if err != nil {
 		return d, err
 	}
 	if plan.Unchanged != nil {
 		return *plan.Unchanged, nil
 	}
-	if plan.Operation.Node != c.deps.NodeID {
-		return c.deps.Requester.MakeVolume(ctx, jb, req)
+	if plan.Operation.Node != o.NodeID {
+		return o.makeElsewhere(ctx, jb, req)
 	}
-	out, err := c.deps.Executor.Execute(ctx, jb, *plan.Operation)
+	out, err := o.Execute(ctx, jb, *plan.Operation)
 	if err != nil {
 		return d, err
 	}
@@ -87,96 +75,96 @@ func (c *VolumeCreator) createOnce(ctx context.Context, jb *host.Job, req api.Re
 	return *out.Dataset, nil
 }
 
-// Create executes a planned create or clone.
-func (m *DatasetMaker) Create(ctx context.Context, jb *host.Job, op *dataset.Operation) (api.Committed, error) {
+// executeCreate executes a planned create or clone.
+func (o *Operations) executeCreate(ctx context.Context, jb *host.Job, op *dataset.Operation) (api.Committed, error) {
 	name := "create"
 	if op.Source != nil {
 		name = "clone"
 	}
-	return m.create(ctx, jb, op, name, nil)
+	return o.create(ctx, jb, op, name, nil)
 }
 
 // create makes, commits and finishes op.DatasetRecord. If fill is not nil, create calls it to write the contents. Other
 // requests cannot find the dataset before it is committed. The removal of the pool waits while create holds the
 // dataset's lock.
-func (m *DatasetMaker) create(ctx context.Context, jb *host.Job, op *dataset.Operation, name string,
+func (o *Operations) create(ctx context.Context, jb *host.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (out api.Committed, err error) {
-	unlock, err := m.deps.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
+	unlock, err := o.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
 	if err != nil {
 		return out, err
 	}
 	defer unlock()
-	pool, err := m.deps.Pools.Get(op.DatasetRecord.Pool)
+	pool, err := o.Pools.Get(op.DatasetRecord.Pool)
 	if err != nil {
 		return out, err
 	}
-	release, err := m.reserve(ctx, pool, op)
+	release, err := o.reserve(ctx, pool, op)
 	defer release()
 	if err != nil {
 		return out, err
 	}
-	asked, err := m.makeDataset(ctx, jb, pool, op, name)
+	asked, err := o.makeDataset(ctx, jb, pool, op, name)
 	if err != nil {
 		return out, err
 	}
 	steps.At(name + ".made")
 	if fill != nil {
 		if err := fill(pool); err != nil {
-			return out, errors.Join(err, host.Discard(ctx, m.deps.Host, pool, op.DatasetID))
+			return out, errors.Join(err, host.Discard(ctx, o.Host, pool, op.DatasetID))
 		}
 	}
 	jb.Step("recording")
-	out, err = m.deps.Datasets.Commit(ctx, op)
+	out, err = o.Commit(ctx, op)
 	if host.InDoubt(err) {
 		return out, err // the next sync shows whether it is recorded
 	}
 	if err != nil || out.Duplicate {
-		return out, errors.Join(err, host.Discard(ctx, m.deps.Host, pool, op.DatasetID))
+		return out, errors.Join(err, host.Discard(ctx, o.Host, pool, op.DatasetID))
 	}
 	steps.At(name + ".recorded")
-	return out, m.finish(ctx, pool, name, asked, *out.Dataset)
+	return out, o.finish(ctx, pool, name, asked, *out.Dataset)
 }
 
 // finish makes a committed dataset ready in its pool (backends.Pool.Commit). asked is the size in the record beside the
 // data. If control has recorded another size, finish writes the record beside the data again.
-func (m *DatasetMaker) finish(ctx context.Context, pool backends.Pool, name string, asked dataset.Size,
+func (o *Operations) finish(ctx context.Context, pool backends.Pool, name string, asked dataset.Size,
 	d dataset.Dataset) error {
 	if err := pool.Commit(context.WithoutCancel(ctx), d.ID); err != nil {
 		return fmt.Errorf("volume %s: it is created and recorded, but not in its place yet: %w", d.Volume, err)
 	}
 	steps.At(name + ".committed")
 	if d.Size != asked {
-		m.deps.Records.Write(ctx, pool, d)
+		o.WriteRecord(ctx, pool, d)
 	}
 	return nil
 }
 
 // makeTemporary makes the dataset of an operation, calls fill to write and read its contents, and removes it, also if
 // fill fails. Control never records the dataset, so no other request can find it.
-func (m *DatasetMaker) makeTemporary(ctx context.Context, jb *host.Job, op *dataset.Operation, name string,
+func (o *Operations) makeTemporary(ctx context.Context, jb *host.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (err error) {
-	unlock, err := m.deps.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
+	unlock, err := o.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	pool, err := m.deps.Pools.Get(op.DatasetRecord.Pool)
+	pool, err := o.Pools.Get(op.DatasetRecord.Pool)
 	if err != nil {
 		return err
 	}
-	release, err := m.reserve(ctx, pool, op)
+	release, err := o.reserve(ctx, pool, op)
 	defer release()
 	if err != nil {
 		return err
 	}
-	if _, err := m.makeDataset(ctx, jb, pool, op, name); err != nil {
+	if _, err := o.makeDataset(ctx, jb, pool, op, name); err != nil {
 		return err
 	}
 	steps.At(name + ".made")
 	if err = fill(pool); err == nil {
 		jb.Step("removing the temporary volume")
 	}
-	err = errors.Join(err, host.Discard(ctx, m.deps.Host, pool, op.DatasetID))
+	err = errors.Join(err, host.Discard(ctx, o.Host, pool, op.DatasetID))
 	if err == nil {
 		steps.At(name + ".removed")
 	}

@@ -89,7 +89,7 @@ func TestFullPoolRefusesCreates(t *testing.T) {
 	for what, err := range map[string]error{
 		"create":   r.Create(ctx, "new", nil),
 		"clone":    r.Create(ctx, "copy", map[string]string{"from": "db"}),
-		"snapshot": r.Requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db"}),
+		"snapshot": r.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db"}),
 	} {
 		if !errors.Is(err, dataset.ErrNoSpace) {
 			t.Errorf("%s: %v", what, err)

@@ -25,7 +25,7 @@ type CleanerDeps struct {
 	Keys         *operation.Keyring
 	Moves        *move.MoveTable
 	Installer    *move.Installer
-	Datasets     *operation.Datasets
+	Datasets     *operation.Operations
 	Registration *controlsync.Registration
 }
 

@@ -24,7 +24,7 @@ type CollectorDeps struct {
 	*host.Host
 	Backends *backends.Registry
 	Pools    *pool.Pools
-	Datasets *operation.Datasets
+	Datasets *operation.Operations
 	Copies   *move.Copies
 	Verifier *mounting.Verifier
 }

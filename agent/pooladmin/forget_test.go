@@ -65,7 +65,7 @@ func TestOfflinePoolIsForgotten(t *testing.T) {
 		t.Fatalf("%+v, %v", out, err)
 	}
 	unlisted(r, "fast")
-	if known, _, err := r.Datasets.Recorded(ctx); err != nil || len(known) > 0 {
+	if known, _, err := r.Recorded(ctx); err != nil || len(known) > 0 {
 		t.Errorf("on record is %v, %v", known, err)
 	}
 	if err := os.Rename(path+".away", path); err != nil {
@@ -255,7 +255,7 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	runs := make(chan struct{})
 	imports := dataset.Operation{ID: uuid.New(), DatasetID: imported, DatasetRecord: &dataset.Dataset{ID: imported, Pool: d.Pool}}
 	go func() {
-		_ = r.Operations.Run(ctx, &host.Job{}, imports, func(ctx context.Context, _ *dataset.Operation) error {
+		_ = r.Runner.Run(ctx, &host.Job{}, imports, func(ctx context.Context, _ *dataset.Operation) error {
 			close(runs)
 			<-ctx.Done()
 			return ctx.Err()

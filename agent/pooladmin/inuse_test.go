@@ -30,7 +30,7 @@ func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
 	}
 	keeps("volume shop: drover volume rm shop --dry-run")
 	for _, with := range []string{" with 1 snapshot: ", " with 2 snapshots: "} {
-		if err := r.Requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "shop"}); err != nil {
+		if err := r.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "shop"}); err != nil {
 			t.Fatal(err)
 		}
 		keeps("volume shop" + with)

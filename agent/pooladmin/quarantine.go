@@ -17,9 +17,9 @@ type QuarantineDeps struct {
 	*host.Host
 	Pools       *pool.Pools
 	Generations *Keeper
-	RecordFiles *operation.RecordWriter
+	RecordFiles *operation.Operations
 	Copies      *move.Copies
-	Executor    *operation.Executor
+	Executor    *operation.Operations
 }
 
 // Quarantine lets an operator accept pools that are quarantined. It has no state. Its methods are safe for concurrent
@@ -73,7 +73,7 @@ func (q *Quarantine) Accept(ctx context.Context, name string, in api.AcceptPool)
 		return dataset.Pool{}, err
 	}
 	defer q.News.Soon()
-	q.RecordFiles.WriteAll()
+	q.RecordFiles.WriteAllRecords()
 	q.Copies.ReconcileAll()
 	q.Executor.PurgeAll()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)

@@ -395,6 +395,6 @@ func (r *Remover) mayUse(id, pool uuid.UUID) bool {
 	if p, comes := r.Moves.Get(id); comes {
 		in = append(in, p.Pool, p.From)
 	}
-	in = append(in, r.Operations.Pools(id)...)
+	in = append(in, r.Operations.PoolsOf(id)...)
 	return len(in) == 0 || slices.Contains(in, pool)
 }

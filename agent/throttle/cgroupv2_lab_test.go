@@ -168,7 +168,7 @@ func TestQoSOnV2(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	began = time.Now()
-	if err := f.A.Requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil && !strings.Contains(err.Error(), "block its writers for") {
+	if err := f.A.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil && !strings.Contains(err.Error(), "block its writers for") {
 		t.Errorf("snapshot with 150 MiB dirty: %v", err)
 	}
 	t.Logf("snapshot with up to 150 MiB dirty: %.2f s", time.Since(began).Seconds())

@@ -41,7 +41,7 @@ func TestStoreWithOlderClockIsRejected(t *testing.T) {
 				t.Fatalf("lacks %t: doctor says %q", lacks, got)
 			}
 			agenttest.Await(t, func() bool { return len(r.Jobs.Running()) == 0 })
-			if op, known := r.Operations.Lookup(t.Context(), out.Operation.ID); !known || op.State != dataset.OpPending {
+			if op, known := r.Runner.Lookup(t.Context(), out.Operation.ID); !known || op.State != dataset.OpPending {
 				t.Errorf("lacks %t: an operation of the older store was carried out: it is %s", lacks, op.State)
 			}
 			r.MountDataset(late, "id")

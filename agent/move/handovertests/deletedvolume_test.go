@@ -40,7 +40,7 @@ func TestVolumeDeletedWithoutHomeKeepsItsUsers(t *testing.T) {
 		t.Errorf("a new mount by an engine: %v", err)
 	}
 	// An engine that stops a container asks for the volume first, and sends no Unmount if there is none.
-	if v, err := f.A.Viewer.Get(t.Context(), dataset.ParseReference("db")); err != nil || v.Mountpoint != path {
+	if v, err := f.A.Get(t.Context(), "db"); err != nil || v.Mountpoint != path {
 		t.Errorf("the engine gets %+v, %v", v, err)
 	}
 	list, err := f.A.Doctor(t.Context())

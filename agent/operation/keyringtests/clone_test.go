@@ -116,7 +116,7 @@ func TestCloneGrowsAfterThaw(t *testing.T) {
 			made.Encryption = nil
 		}
 		op := dataset.Operation{Volume: "copy", DatasetID: made.ID, DatasetRecord: &made, Source: &dataset.Source{Dataset: src.ID}}
-		if err := k.DatasetMaker.MakeInPool(t.Context(), &host.Job{}, p, &op); !errors.Is(err, c.fails) {
+		if err := k.MakeInPool(t.Context(), &host.Job{}, p, &op); !errors.Is(err, c.fails) {
 			t.Fatal(err)
 		}
 		if !slices.Equal(p.did, c.did) || !slices.Equal(p.sizes, c.sizes) {

@@ -248,7 +248,7 @@ func (k *keyRig) rekey(name, oldKey string) error {
 	if err != nil {
 		return err
 	}
-	_, err = k.Executor.Execute(k.T.Context(), &host.Job{}, *p.Operation)
+	_, err = k.Execute(k.T.Context(), &host.Job{}, *p.Operation)
 	return err
 }
 

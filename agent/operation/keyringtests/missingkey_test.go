@@ -57,7 +57,7 @@ func (k *keyRig) resize(name, size string) error {
 	if err != nil || p.Operation == nil { // the volume has that size already
 		return err
 	}
-	_, err = k.Executor.Execute(k.T.Context(), &host.Job{}, *p.Operation)
+	_, err = k.Execute(k.T.Context(), &host.Job{}, *p.Operation)
 	return err
 }
 

@@ -122,10 +122,10 @@ func TestResumedCreateKeepsItsDataKey(t *testing.T) {
 	}
 	data := bytes.Clone(k.kind.key(made.ID))
 	k.write(t, k.gold, 3)
-	_, err = k.Executor.Execute(t.Context(), &host.Job{}, *p.Operation)
+	_, err = k.Execute(t.Context(), &host.Job{}, *p.Operation)
 	k.refused(err, made.Encryption.KeyID)
 	k.write(t, k.gold, 1)
-	if _, err := k.Executor.Execute(t.Context(), &host.Job{}, *p.Operation); err != nil {
+	if _, err := k.Execute(t.Context(), &host.Job{}, *p.Operation); err != nil {
 		t.Fatal(err)
 	}
 	if err := k.opens("db"); err != nil || len(data) == 0 || !bytes.Equal(k.kind.key(made.ID), data) {
@@ -143,7 +143,7 @@ func TestCloneIsNeverLessEncryptedThanSource(t *testing.T) {
 	}
 	op := *p.Operation
 	op.DatasetRecord.Profile.Encryption = dataset.KeySource{}
-	_, err = k.Executor.Execute(t.Context(), &host.Job{}, op)
+	_, err = k.Execute(t.Context(), &host.Job{}, op)
 	if dataset.KindOf(err) != dataset.ErrInvalid || !strings.Contains(err.Error(), "source is encrypted") {
 		t.Errorf("got %v", err)
 	}

@@ -70,7 +70,7 @@ func holds(r *agenttest.Host, d dataset.Dataset) {
 	r.Reporter.ReportAll(ctx)
 	for what, err := range map[string]error{
 		"mount": r.CallsByName(d.Volume)["mount"], "create": r.Create(ctx, "new", nil),
-		"snapshot": r.Requests.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: d.Volume}),
+		"snapshot": r.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: d.Volume}),
 	} {
 		if !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "held") || !strings.Contains(err.Error(), wayOut) || strings.Contains(err.Error(), "\n") {
 			r.T.Errorf("%s: %v", what, err)

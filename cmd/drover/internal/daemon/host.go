@@ -288,7 +288,7 @@ func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uu
 	if err != nil {
 		return nil, err
 	}
-	p.recorder.ExposeOperations(ag.Executor.Kinds())
+	p.recorder.ExposeOperations(ag.Kinds())
 	p.addCloser(ag.Close)
 	return ag, nil
 }

@@ -1,0 +1,141 @@
+// Package operation runs the operations of this node: changes to datasets that take long enough to be cancelled and,
+// where needed, to be recorded in control.
+//
+// Operations is the root. It answers the engine: it finds volumes by the spelling that the engine uses (finder.go), and
+// shows, creates and removes them (viewer.go, requests.go; volumecreator.go has the life of a create). It executes the
+// operations that control has recorded for this node (executor.go). A new kind is a method such as TakeSnapshot, and
+// an entry of the table in Connect. Methods without state are methods of Operations. The components have state: Runner
+// the running operations, Sizes the deferred resizes, which are also on disk, Remover the purges that could not be
+// executed yet, Importer the space that restores need (room), Spellings the lock of the spellings on disk, and Keyring
+// the data keys that datasets borrow. Each has a mutex. The lock of a dataset (host.Host.Locks) protects its data.
+// Whether a request is allowed is decided by control.
+package operation
+
+import (
+	"context"
+	"os"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Operations runs the operations of this node, and answers the tools of this host. Its methods are safe for concurrent
+// use.
+type Operations struct {
+	*host.Host
+	Keys     *Keyring
+	Throttle *throttle.Throttler
+	Pools    *pool.Pools
+	Space    *pool.Space
+	Prober   *pool.Prober
+	Sums     *pool.Provisioning
+
+	Leases       *lease.Table
+	Nodes        *lease.Nodes
+	Engines      *mounting.Engines
+	Uses         *mounting.UseTable
+	Holders      *mounting.Holders
+	Quiescer     Quiescer
+	LostWrites   *mounting.Watcher
+	SharedMounts *mounting.SharedMountTable
+	Reservations *mounting.Reservations
+	Verifier     *mounting.Verifier
+	Mounter      *mounting.Mounter
+
+	Runner    *Runner
+	Sizes     *Sizes
+	Spellings *Spellings
+	Remover   *Remover
+	Importer  *Importer
+
+	// ListAll makes List show the volumes of all nodes.
+	ListAll bool
+
+	// Set by Connect.
+	membership Membership
+	status     StatusReader
+	reporter   Reporter
+	backups    Backups
+	handlers   map[dataset.OpKind]Handler
+}
+
+// Quiescer blocks the writers of a dataset for a snapshot: see mounting.Quiescer.
+type Quiescer interface {
+	Prepare(ctx context.Context, pool backends.Pool, d dataset.Dataset) (
+		in context.Context, end func() (exact bool), err error)
+}
+
+// Membership is the membership of this node in the cluster.
+type Membership interface {
+	// Plan has control plan a request, once control has accepted this node.
+	Plan(ctx context.Context, req api.Request) (api.Plan, error)
+	HasJoined() bool // whether control has accepted this node since it started
+}
+
+// StatusReader reads the status of datasets.
+type StatusReader interface {
+	Status(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus
+	// StatusOfNew returns the status of the dataset that an operation has made, to be reported with the outcome. It
+	// returns nil if the next heartbeat reports it.
+	StatusOfNew(ctx context.Context, op dataset.Operation) *dataset.DatasetStatus
+	OperationEnded(op dataset.Operation, err error)
+}
+
+// Reporter reports to control.
+type Reporter interface {
+	ReportDataset(ctx context.Context, id uuid.UUID) // reports the status of a dataset at once
+}
+
+// Mover executes the operations that concern other nodes.
+type Mover interface {
+	Move(ctx context.Context, jb *host.Job, op *dataset.Operation) (api.Committed, error)
+	BoundLease(ctx context.Context, jb *host.Job, op *dataset.Operation) (api.Committed, error)
+}
+
+// Backups makes and reads backups.
+type Backups interface {
+	Create(ctx context.Context, jb *host.Job, op *dataset.Operation) (api.Committed, error)
+	// Size returns how many bytes Restore or Verify writes for a backup.
+	Size(ctx context.Context, repository, id string) (dataset.Size, error)
+	// Restore writes the content of a backup to an empty volume: m is the mount of mounting.OpenMount. If version is
+	// not nil, the backup must have that version. Restore calls measured with what Size returns, once that is known.
+	Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, m *os.File,
+		step func(string), measured func(dataset.Size)) error
+	// Verify also compares what it has written with the backup, and returns the UUID of the dataset that was backed up.
+	Verify(ctx context.Context, repository, id string, m *os.File, step func(string)) (of uuid.UUID, err error)
+	// RunCheck runs the check program of a verification on its dataset.
+	RunCheck(ctx context.Context, pool backends.Pool, op dataset.Operation) (unusable bool, err error)
+}
+
+// New returns the Operations of a host. The caller sets the other exported fields, and calls Connect.
+func New(h *host.Host, k *Keyring) *Operations {
+	o := &Operations{Host: h, Keys: k}
+	o.Runner = &Runner{Operations: o, running: map[uuid.UUID]*running{}}
+	o.Sizes = &Sizes{Operations: o, deferred: map[uuid.UUID]DeferredResize{}}
+	o.Spellings = &Spellings{Host: h}
+	o.Remover = &Remover{Operations: o, pending: newPendingPurges()}
+	o.Importer = &Importer{Operations: o, room: newRoom()}
+	return o
+}
+
+// Connect sets what executes operations and is made later. It is called before the agent starts.
+func (o *Operations) Connect(m Membership, s StatusReader, r Reporter, mover Mover, b Backups) {
+	o.membership, o.status, o.reporter, o.backups = m, s, r, b
+	o.handlers = map[dataset.OpKind]Handler{
+		dataset.OpCreate: o.executeCreate, dataset.OpClone: o.executeCreate,
+		dataset.OpImport: o.Importer.Import, dataset.OpVerify: o.Importer.Verify,
+		dataset.OpSnapshot: o.TakeSnapshot, dataset.OpSnapshotDelete: o.DeleteSnapshot,
+		dataset.OpRestore: o.Restore, dataset.OpResize: o.Resize, dataset.OpRekey: o.Rekey,
+		dataset.OpBackup: b.Create, dataset.OpPush: b.Create,
+		dataset.OpDelete: o.Remover.Delete, dataset.OpPurge: o.Remover.Purge,
+		dataset.OpMove: mover.Move, dataset.OpUpdate: mover.BoundLease,
+	}
+}
