@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -16,19 +14,17 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-const namespaceVariable = "DROVER_SCRATCH_NAMESPACE"
-
-// Main runs a package's tests in a separate mount namespace and returns the exit status, for TestMain. Tests of several
-// packages run at the same time. A container or engine that one of them starts copies all mounts that it sees. These
-// copies keep filesystems in use after the other tests have unmounted them. In separate namespaces, no package's tests
-// see the mounts of another one.
-func Main(m *testing.M) int { return inNamespace(m.Run) }
+// Main runs a package's tests in separate mount and process namespaces and returns the exit status, for TestMain. Tests
+// of several packages run at the same time. A container or engine that one of them starts copies all mounts that it
+// sees. These copies keep filesystems in use after the other tests have unmounted them. In separate namespaces, no
+// package's tests see the mounts of another one, and a search for users examines only the processes of these tests.
+func Main(m *testing.M) int { return inNamespaces(m.Run) }
 
 // MainInMemory is Main with the temporary files of the tests in memory, in a tmpfs of up to 8 GiB. Packages that mostly
 // write images then take little more than half of the time. A host with less than 16 GiB of free memory keeps the files
 // on the disk. Tests that measure writes, or that link files of the test program, need Main.
 func MainInMemory(m *testing.M) int {
-	return inNamespace(func() int {
+	return inNamespaces(func() int {
 		unmount, err := tempInMemory()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "temporary files of tests in memory:", err)
@@ -64,49 +60,13 @@ func tempInMemory() (unmount func(), err error) {
 	}, nil
 }
 
-// inNamespace runs tests in a new mount namespace.
-func inNamespace(tests func() int) int {
+// inNamespaces runs the tests of Main.
+func inNamespaces(tests func() int) int {
 	if path := os.Getenv(serverVariable); path != "" {
 		fmt.Fprintln(os.Stderr, runWithoutSync(path))
 		return 1
 	}
-	var err error
-	if os.Getenv(namespaceVariable) != "" {
-		if err = unmountOthers(); err == nil {
-			return tests()
-		}
-	} else {
-		var status int
-		if status, err = reexec(); err == nil {
-			return status
-		}
-	}
-	fmt.Fprintln(os.Stderr, "tests in a separate mount namespace (they need root):", err)
-	return 1
-}
-
-// reexec starts this program again in a new mount namespace.
-func reexec() (int, error) {
-	// The child dies with the thread that started it.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	p, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{
-		Env:   append(os.Environ(), namespaceVariable+"=1"),
-		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
-		// Go makes all mounts private in it (golang.org/issue/19661).
-		Sys: &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL},
-	})
-	if err != nil {
-		return 0, err
-	}
-	state, err := p.Wait()
-	if err != nil {
-		return 0, err
-	}
-	if status := state.ExitCode(); status >= 0 {
-		return status, nil
-	}
-	return 0, fmt.Errorf("they ended with %s", state)
+	return Isolate(unmountOthers, tests)
 }
 
 // unmountOthers unmounts the mounts of loop devices that this mount namespace has inherited. It keeps those that

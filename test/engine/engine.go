@@ -36,6 +36,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/lan"
 )
@@ -72,7 +73,7 @@ const startTimeout = 90 * time.Second
 // is printed.
 func Start(t testing.TB, opts Options) *Engine {
 	t.Helper()
-	if os.Getenv(roleVar) != roleTests {
+	if !scratch.Isolated() {
 		t.Fatal("engine.Start needs func TestMain(m *testing.M) { engine.Main(m) } in this package")
 	}
 	e, err := newEngine(t, opts)
