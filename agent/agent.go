@@ -142,7 +142,6 @@ func (a *components) create(ctx context.Context) {
 	if a.controlReplicas = a.Config.Replicas; a.controlReplicas == nil {
 		a.controlReplicas = replicas(a.Config.Control)
 	}
-	a.Keeper = lease.NewKeeper(a.Config.Clock.Steady)
 	a.Ctx, a.Cancel = context.WithCancel(context.WithoutCancel(ctx))
 	a.Jobs = host.New(a.Ctx, &a.wg)
 	a.Jobs.Abandoned = func(ctx context.Context, what string, err error) {
@@ -150,25 +149,25 @@ func (a *components) create(ctx context.Context) {
 			requestid.Log(ctx, a.Log).WithError(err).Log(failurelog.LevelOf(err), what+" failed")
 		}
 	}
-	a.makeLeases(ctx)
-	a.Throttle = throttle.New(a.Config.Cgroups, a.cgroupDeps())
+	// leaseCtx has the values of ctx, but does not end with it.
+	a.leaseCtx, a.endLeases = context.WithCancel(context.WithoutCancel(ctx))
+	a.Throttle = throttle.New(a.Host, a.Config.Cgroups)
 	a.Programs = newPrograms(a.Config)
 	a.Operations = operation.New(a.Host, operation.NewKeyring(a.Host, a.Programs))
 	a.Operations.ListAll = a.Config.ListAll
-	a.makePools()
+	a.Pools = pool.New(a.Host, a.Throttle, a.Keys, a.Config.Backends, a.Config.Pools)
+	a.Leases = lease.New(a.Host, a.Pools, a.Config.Guard, a.Config.PeerHTTP, a.controlReplicas)
 	a.Generations = pooladmin.NewGenerations(pooladmin.GenerationDeps{
-		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools, Prober: a.Prober, Uses: a.Uses,
+		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools, Prober: a.Pools, Uses: a.Uses,
 		Register: func(ctx context.Context, gone ...uuid.UUID) error { return a.Registration.Register(ctx, gone...) },
 	})
 	a.makeRegistration()
-	a.Leases = lease.NewTable(a.DB, a.Nodes.Name)
 	a.makeMounting()
 	a.makeHandover()
 	a.MoveTable = move.NewMoveTable(a.DB, func(id uuid.UUID) { a.Replicas.Stop(id) })
 	if a.Config.PeerID == nil {
 		a.Config.PeerID = move.CertifiedNode
 	}
-	a.Promises = lease.NewPromiseServer(a.promiseDeps())
 	a.makeTransfers()
 	a.makeBackups()
 	a.Access = move.NewAccess(a.Host)
@@ -200,14 +199,14 @@ func (a *Agent) Start(ctx context.Context) error {
 		return errors.Join(err, dataset.Errorf(dataset.ErrInvalid,
 			"the mount folder %s is a symbolic link (put a folder in its place)", a.MountRoot()))
 	}
-	st := a.Registrar.AwaitGuard(ctx, a.Recovered)
-	a.leaseWork.Go(func() { a.Deadlines.Run(a.leaseCtx) }) // before the rest of the start, which may take long
-	if err := a.PoolOpener.Open(ctx, a.NodeID, a.Recovered); err != nil {
+	st := a.Leases.Registrar.AwaitGuard(ctx)
+	a.leaseWork.Go(func() { a.Leases.Deadlines.Run(a.leaseCtx) }) // before the rest of the start, which may take long
+	if err := a.Pools.Open(ctx); err != nil {
 		return err
 	}
 	a.Repairer.ApplyGuard(st, 0)
-	err = a.Throttle.Load(ctx, a.Recovered) // before the first mount, which can reuse a device number
-	if err == nil && !a.Recovered {         // after a loss of the database, only control knows the mounts
+	err = a.Throttle.Load(ctx)      // before the first mount, which can reuse a device number
+	if err == nil && !a.Recovered { // after a loss of the database, only control knows the mounts
 		_, err = a.Resolver.Resolve(ctx)
 	}
 	if err != nil {
@@ -228,14 +227,14 @@ func (a *Agent) Start(ctx context.Context) error {
 		return nil
 	})
 	a.wg.Go(func() { a.Backups.RunSweeps(a.Ctx) })
-	a.leaseWork.Go(func() { a.Renewals.Run(a.leaseCtx) })
+	a.leaseWork.Go(func() { a.Leases.Deadlines.Renew(a.leaseCtx) })
 	a.wg.Go(a.Throttle.Run)
 	a.wg.Go(a.Watcher.Run)
 	a.wg.Go(func() { a.Repositories.RunProbes(a.Ctx) })
 	a.wg.Add(3)
 	go func() { defer a.wg.Done(); a.Replicas.Run() }()
 	if a.Config.Guard != nil {
-		a.wg.Go(a.Registrar.Watch)
+		a.wg.Go(a.Leases.Registrar.Watch)
 	}
 	reported := make(chan struct{})
 	go func() { defer a.wg.Done(); a.Follower.Run(s, err == nil) }()
@@ -265,7 +264,7 @@ func (a *Agent) Close() error {
 	a.leaseWork.Wait()
 	a.Registration.Leave(ctx)
 	a.LostWrites.Close()
-	return errors.Join(err, a.PoolOpener.Close())
+	return errors.Join(err, a.Pools.Close())
 }
 
 // Node returns the node's UUID.

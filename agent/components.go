@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"time"
 
 	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/controlsync"
@@ -32,25 +31,15 @@ type components struct {
 	Registration *controlsync.Registration
 	Facts        *controlsync.Facts
 
-	Pools        *pool.Pools
-	Prober       *pool.Prober
-	PoolMaker    *pool.Maker
-	PoolOpener   *pool.Opener
-	Space        *pool.Space
-	Provisioning *pool.Provisioning
+	Pools *pool.Pools
 
-	Leases    *lease.Table
-	Keeper    *lease.Keeper // the promises that this node has made to other nodes
-	Promises  *lease.PromiseServer
-	Deadlines *lease.Deadlines
-	Renewals  *lease.Renewals
-	Throttle  *throttle.Throttler
-	Engines   *mounting.Engines
-	Registrar *lease.Registrar
-	Uses      *mounting.UseTable
-	Holders   *mounting.Holders
-	Quiescer  *mounting.Quiescer
-	Disks     *mounting.Disks
+	Leases   *lease.Leases
+	Throttle *throttle.Throttler
+	Engines  *mounting.Engines
+	Uses     *mounting.UseTable
+	Holders  *mounting.Holders
+	Quiescer *mounting.Quiescer
+	Disks    *mounting.Disks
 
 	LostWrites *mounting.Watcher
 
@@ -72,7 +61,6 @@ type components struct {
 	Relinquisher *move.Relinquisher
 	Failover     *move.Failover
 
-	Nodes       *lease.Nodes
 	MoveTable   *move.MoveTable
 	Access      *move.Access
 	Retention   *move.Retention
@@ -123,23 +111,6 @@ type components struct {
 	wg     sync.WaitGroup
 }
 
-// makeLeases creates the components that decide until when datasets with failover auto may be open here. leaseCtx has
-// the values of ctx, but does not end with it.
-func (a *components) makeLeases(ctx context.Context) {
-	a.Nodes = lease.NewNodes(a.Host, func() (renewed, ttl time.Duration) { return a.Deadlines.Session() })
-	a.Deadlines = lease.NewDeadlines(lease.DeadlineDeps{
-		Host: a.Host, Guard: a.Config.Guard, HTTP: a.Config.PeerHTTP, Nodes: a.Nodes,
-		ReadHomes:  func(ctx context.Context) (api.Sync, error) { return a.Follower.Join(ctx) },
-		RepairSoon: a.repairSoon,
-	})
-	a.Renewals = lease.NewRenewals(lease.RenewalDeps{
-		Host: a.Host, Replicas: a.controlReplicas, Deadlines: a.Deadlines,
-		Register: func(ctx context.Context) error { return a.Registration.Register(ctx) },
-	})
-	a.leaseCtx, a.endLeases = context.WithCancel(context.WithoutCancel(ctx))
-	a.Registrar = lease.NewRegistrar(a.registrarDeps())
-}
-
 // makeTransfers creates the sender and the receiver of transfers. They share one rate limit.
 func (a *components) makeTransfers() {
 	var limit *move.Limiter
@@ -181,6 +152,6 @@ func (a *components) load(ctx context.Context) error {
 		a.Verifier.Load(ctx),
 		a.Copies.Load(ctx),
 		a.Leases.Load(ctx), a.SharedMountTable.Load(ctx),
-		a.MoveTable.Load(ctx), a.Sizes.Load(ctx), a.Deadlines.Load(ctx),
+		a.MoveTable.Load(ctx), a.Sizes.Load(ctx),
 	)
 }

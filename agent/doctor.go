@@ -18,14 +18,14 @@ func (a *components) makeDoctor() {
 		Host: a.Host, Keys: a.Keys, Programs: a.Programs, Pools: a.Pools, WorksSolo: a.Config.PeerHTTP == nil,
 	})
 	a.PoolChecker = doctor.NewPoolChecker(doctor.PoolCheckerDeps{
-		Host: a.Host, Backends: a.Config.Backends, Configured: a.Config.Pools, Pools: a.Pools, PoolMaker: a.PoolMaker,
-		Space: a.Space, Datasets: a.Operations,
+		Host: a.Host, Backends: a.Config.Backends, Configured: a.Config.Pools, Pools: a.Pools, PoolMaker: a.Pools,
+		Space: a.Pools, Datasets: a.Operations,
 		Uses: a.Uses, Moves: a.MoveTable, Copies: a.Copies, KeyChecker: a.KeyChecker, IsNeeded: a.Cleaner.IsNeeded,
 	})
 	a.Examiner = doctor.New(doctor.Deps{
-		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Space: a.Space, PoolChecker: a.PoolChecker,
+		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Space: a.Pools, PoolChecker: a.PoolChecker,
 		KeyChecker: a.KeyChecker, Datasets: a.Operations, Sizes: a.Sizes, Replicas: a.Replicas, Uses: a.Uses,
-		Engines: a.Engines, Disks: a.Disks, SharedMounter: a.SharedMounter, Registrar: a.Registrar,
+		Engines: a.Engines, Disks: a.Disks, SharedMounter: a.SharedMounter, Registrar: a.Leases.Registrar,
 		Failover: a.Failover,
 		Throttle: a.Throttle,
 		Holders:  a.Holders.Examine,
@@ -41,7 +41,7 @@ func (a *components) makeDoctor() {
 
 // GuardStatus calls lease.Registrar.Status.
 func (a *Agent) GuardStatus(ctx context.Context) (guard.Status, error) {
-	return a.Registrar.Status(ctx)
+	return a.Leases.Registrar.Status(ctx)
 }
 
 // WarnOfKeys is status.KeyChecker.Warn.

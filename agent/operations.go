@@ -28,7 +28,7 @@ func (a *components) makeBackups() {
 		Clone: func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) (
 			time.Time, bool, error) {
 			taken, exact, err := a.Clone(ctx, pool, d, scratch, src)
-			return taken, exact, a.Space.AddHint(ctx, d.Pool, err)
+			return taken, exact, a.Pools.AddHint(ctx, d.Pool, err)
 		},
 		HasPool:   func(id uuid.UUID) bool { return a.Pools.ByID(id) != nil },
 		BorrowKey: a.Keys.BorrowKey, Lost: a.LostWrites, OpenTree: mounting.OpenTree,

@@ -18,7 +18,10 @@ func (a *Agent) Peers() http.Handler {
 	}
 	h := http.NewServeMux()
 	h.Handle("/", a.TransferServer.Handler())
-	h.Handle(lease.Path, a.Promises)
+	h.HandleFunc(lease.Path, func(w http.ResponseWriter, r *http.Request) {
+		peer, err := a.Config.PeerID(r)
+		a.Leases.ServePromise(w, r, peer, err)
+	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The work must end with the request. The values of the request's context describe the connection of the peer,
 		// so requests to control must not get them, except the ID of the request.
@@ -46,5 +49,5 @@ func (a *components) authorizePeer(ctx context.Context, peer, ds uuid.UUID) erro
 	if err := a.Access.Check(ctx, peer, ds); err != nil {
 		return err
 	}
-	return a.Deadlines.Enrol(ctx, ds, peer)
+	return a.Leases.Deadlines.Enrol(ctx, ds, peer)
 }

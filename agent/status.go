@@ -37,7 +37,8 @@ func (a *Agent) PoolStates(ctx context.Context) []api.Pool {
 // records of this host, if they contain the answer: see package offline.
 func (a *Agent) Offline(control api.Service) api.Service {
 	return controlsync.NewOffline(control, controlsync.OfflineDeps{
-		Clock: a.Clock, Version: a.Config.Version, Records: a.Cache, NameOf: a.Nodes.Name, StatusOf: a.Status.Status,
+		Clock: a.Clock, Version: a.Config.Version, Records: a.Cache, NameOf: a.Leases.Nodes.Name,
+		StatusOf: a.Status.Status,
 		SnapshotsOf: func(ctx context.Context, d dataset.Dataset) ([]dataset.Snapshot, error) {
 			var e backends.Entry
 			var statErr error
@@ -128,7 +129,7 @@ func (a *Agent) TrashUsage(ctx context.Context) []TrashedDataset { return a.Tras
 // renewal was sent, and ttl is how long the session is valid after a renewal. ok is false if control requires no
 // session, or has not answered yet.
 func (a *Agent) Session() (age, ttl time.Duration, ok bool) {
-	renewed, ttl := a.Deadlines.Session()
+	renewed, ttl := a.Leases.Deadlines.Session()
 	return a.Clock.Steady() - renewed, ttl, ttl > 0
 }
 

@@ -13,67 +13,13 @@ import (
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/move"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/pooladmin"
-	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/run"
 )
-
-// mountTable implements throttle.DatasetMounts.
-type mountTable struct{ a *components }
-
-func (m mountTable) Root() string             { return m.a.MountRoot() }
-func (m mountTable) Path(id uuid.UUID) string { return m.a.MountPath(id) }
-func (m mountTable) IsMounted(id uuid.UUID) (bool, error) {
-	return host.IsMountPoint(m.a.MountPath(id))
-}
-func (m mountTable) InUse() []uuid.UUID { return m.a.Uses.InUse() }
-
-func (a *components) cgroupDeps() throttle.Deps {
-	return throttle.Deps{
-		Ctx: a.Ctx, Boot: a.Boot, DB: a.DB, Cache: a.Cache, Locks: &a.Locks, Jobs: a.Jobs,
-		Mounts: mountTable{a}, Fence: a.Registrar, Changed: a.News.Changed, Clock: a.Clock, Logger: a.Log,
-	}
-}
-
-func (a *components) registrarDeps() lease.RegistrarDeps {
-	return lease.RegistrarDeps{
-		Host: a.Host, Guard: a.Config.Guard, Deadlines: a.Deadlines,
-		OwnFilesystem: func(pool uuid.UUID) (own, known bool) {
-			p := a.Pools.ByID(pool)
-			if p == nil || p.Storage == nil {
-				return false, false
-			}
-			return p.Capabilities.OwnFilesystem, true
-		},
-		RepairSoon: a.repairSoon,
-		Repair:     func(st guard.Status, answer uint64) { a.Repairer.ApplyGuard(st, answer) },
-	}
-}
-
-// makePools creates the components that manage the pools of this node.
-func (a *components) makePools() {
-	deps := a.poolDeps()
-	a.Pools, a.Prober = pool.New(deps)
-	a.PoolMaker = pool.NewMaker(deps, a.Pools)
-	a.PoolOpener = pool.NewOpener(deps, a.Pools, a.PoolMaker)
-	a.Space = pool.NewSpace(deps, a.Pools)
-	a.Provisioning = pool.NewProvisioning(a.Pools)
-}
-
-func (a *components) poolDeps() pool.Deps {
-	return pool.Deps{
-		Ctx: a.Ctx, Root: a.Root, NodeName: a.NodeName, Configured: a.Config.Pools, Backends: a.Config.Backends,
-		Control: a.Control,
-		Keys:    a.Keys, Limits: a.Throttle.Kind, DB: a.DB, Cache: a.Cache, Jobs: a.Jobs, Mounts: mountTable{a},
-		News: a.News, Clock: a.Clock, Log: a.Log,
-	}
-}
 
 // newPrograms returns the runner of the programs that profiles name. They run on this host unless cfg.Runner is set.
 func newPrograms(cfg Config) *host.Programs {
@@ -85,9 +31,13 @@ func newPrograms(cfg Config) *host.Programs {
 
 // connect gives the lower components the upper ones that they call. It is called before the agent starts.
 func (a *components) connect() {
+	a.Throttle.Uses, a.Throttle.Fences = a.Uses, a.Leases.Registrar
+	a.Pools.Uses = a.Uses
+	a.Leases.Membership, a.Leases.Homes = a.Registration, a.Follower
+	a.Leases.Repairer, a.Leases.Arrivals = a.Repairer, a.MoveTable
 	o := a.Operations
-	o.Throttle, o.Pools, o.Space, o.Prober, o.Sums = a.Throttle, a.Pools, a.Space, a.Prober, a.Provisioning
-	o.Leases, o.Nodes, o.Engines, o.Uses, o.Holders = a.Leases, a.Nodes, a.Engines, a.Uses, a.Holders
+	o.Throttle, o.Pools, o.Space, o.Prober, o.Sums = a.Throttle, a.Pools, a.Pools, a.Pools, a.Pools
+	o.Leases, o.Nodes, o.Engines, o.Uses, o.Holders = a.Leases, a.Leases.Nodes, a.Engines, a.Uses, a.Holders
 	o.Quiescer, o.LostWrites, o.SharedMounts = a.Quiescer, a.LostWrites, a.SharedMountTable
 	o.Reservations, o.Verifier, o.Mounter = a.Reservations, a.Verifier, a.Mounter
 	o.Keys.Moved = a.MoveTable
@@ -119,8 +69,8 @@ func (a *components) forgetSent(ds uuid.UUID) {
 
 func (a *components) replicasDeps() move.ReplicasDeps {
 	return move.ReplicasDeps{
-		Host: a.Host, Pools: a.Pools, Space: a.Space, Moves: a.MoveTable, TransferClient: a.TransferClient,
-		Peer:      a.Nodes.Peer,
+		Host: a.Host, Pools: a.Pools, Space: a.Pools, Moves: a.MoveTable, TransferClient: a.TransferClient,
+		Peer:      a.Leases.Nodes.Peer,
 		Copies:    a.Copies,
 		WorksSolo: a.Config.PeerHTTP == nil,
 	}
@@ -130,17 +80,6 @@ func (a *components) installerDeps() move.InstallerDeps {
 	return move.InstallerDeps{
 		Host: a.Host, Pools: a.Pools, Moves: a.MoveTable, Retention: a.Retention, Copies: a.Copies,
 		DropRelinquished: a.Leases.Drop, Resize: a.Sizes.ResizeAsRecorded, WriteRecord: a.WriteRecord,
-	}
-}
-
-func (a *components) promiseDeps() lease.PromiseDeps {
-	return lease.PromiseDeps{
-		Host: a.Host, Keeper: a.Keeper, PeerID: a.Config.PeerID, NodeName: a.Nodes.Name, Session: a.Deadlines.Session,
-		IsMoving: a.MoveTable.IsActive,
-		Incoming: func(ds uuid.UUID) (epoch uint64, ok bool) {
-			m, ok := a.MoveTable.Get(ds)
-			return m.Epoch, ok
-		},
 	}
 }
 
@@ -182,15 +121,16 @@ func (a *components) makeRegistration() {
 // makeMoves creates the components that move datasets between nodes and clean up after moves.
 func (a *components) makeMoves() {
 	a.Bounder = move.NewBounder(move.BounderDeps{
-		Host: a.Host, Datasets: a.Operations, Records: a.Operations, Deadlines: a.Deadlines, Registrar: a.Registrar,
+		Host: a.Host, Datasets: a.Operations, Records: a.Operations, Deadlines: a.Leases.Deadlines,
+		Registrar:    a.Leases.Registrar,
 		EnsureUnused: a.Verifier.EnsureUnused,
 	})
 	a.Mover = move.NewMover(move.MoverDeps{
-		Host: a.Host, Pools: a.Pools, Space: a.Space, Keys: a.Keys, Nodes: a.Nodes, Keeper: a.Keeper,
+		Host: a.Host, Pools: a.Pools, Space: a.Pools, Keys: a.Keys, Nodes: a.Leases.Nodes, Keeper: a.Leases.Keeper,
 		Programs: a.Programs,
 		Moves:    a.MoveTable, Copies: a.Copies, Installer: a.Installer, Datasets: a.Operations,
 		TransferClient: a.TransferClient,
-		PeerHTTP:       a.Config.PeerHTTP, Session: a.Deadlines.Session,
+		PeerHTTP:       a.Config.PeerHTTP, Session: a.Leases.Deadlines.Session,
 	})
 	a.TransferSource = move.NewTransferSource(move.TransferSourceDeps{
 		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Leases: a.Leases, Uses: a.Uses, Quiescer: a.Quiescer,
@@ -200,7 +140,7 @@ func (a *components) makeMoves() {
 	})
 	a.TransferServer.Source = a.TransferSource
 	a.Bringer = move.NewBringer(move.BringerDeps{
-		Host: a.Host, Pools: a.Pools, Nodes: a.Nodes, Failover: a.Failover, Mover: a.Mover,
+		Host: a.Host, Pools: a.Pools, Nodes: a.Leases.Nodes, Failover: a.Failover, Mover: a.Mover,
 		TransferClient: a.TransferClient,
 		PeerHTTP:       a.Config.PeerHTTP,
 	})
@@ -219,13 +159,13 @@ func (a *components) askGenerations(ctx context.Context) error {
 // makePoolAdmin creates the components with which an operator manages the pools of this node.
 func (a *components) makePoolAdmin() {
 	a.PoolCreator = pooladmin.NewCreator(pooladmin.CreatorDeps{
-		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Opener: a.PoolOpener, Maker: a.PoolMaker,
+		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Opener: a.Pools, Maker: a.Pools,
 		Keys: a.Keys, Registration: a.Registration,
 		Generations: a.Generations, Reporter: a.Reporter, Holdings: a.Holdings,
 	})
 	a.PoolRemover = pooladmin.NewRemover(pooladmin.RemoverDeps{
-		Host: a.Host, Backends: a.Config.Backends, Configured: a.Config.Pools, Pools: a.Pools, Opener: a.PoolOpener,
-		Maker: a.PoolMaker, Keys: a.Keys,
+		Host: a.Host, Backends: a.Config.Backends, Configured: a.Config.Pools, Pools: a.Pools, Opener: a.Pools,
+		Maker: a.Pools, Keys: a.Keys,
 		Registration: a.Registration, Reporter: a.Reporter, Copies: a.Copies, Moves: a.MoveTable,
 		Operations: a.Runner, Cleaner: a.Cleaner,
 	})
@@ -249,8 +189,8 @@ func (a *components) makeControlSync() {
 	a.Trash = &controlsync.TrashReader{Host: a.Host, Pools: a.Pools}
 	a.Reporter = controlsync.NewReporter(controlsync.ReporterDeps{
 		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools,
-		FailedPools: func() []api.Pool { return a.PoolMaker.Failed },
-		Registrar:   a.Registrar, Uses: a.Uses, SharedMounter: a.SharedMounter,
+		FailedPools: func() []api.Pool { return a.Pools.Failed },
+		Registrar:   a.Leases.Registrar, Uses: a.Uses, SharedMounter: a.SharedMounter,
 		SharedMountTable: a.SharedMountTable, Status: a.Status, Facts: a.Facts, StoreClock: a.StoreClock,
 		ReplicaStatus:     a.Replicas.Status,
 		ReportGenerations: a.Generations.ReportTo,
@@ -264,7 +204,7 @@ func (a *components) makeControlSync() {
 	})
 	a.Follower = controlsync.NewFollower(controlsync.FollowerDeps{
 		Host: a.Host, Registration: a.Registration, Identity: a.Identity, StoreClock: a.StoreClock, Facts: a.Facts,
-		Keeper: a.Keeper, Nodes: a.Nodes, Leases: a.Leases, Registrar: a.Registrar, Pools: a.Pools,
+		Keeper: a.Leases.Keeper, Nodes: a.Leases.Nodes, Leases: a.Leases, Registrar: a.Leases.Registrar, Pools: a.Pools,
 		SharedMounter: a.SharedMounter,
 		Resolver:      a.Resolver, Copies: a.Copies, Retention: a.Retention, Relinquisher: a.Relinquisher,
 		Operations: a.Runner, RecordFiles: a.Operations, Holdings: a.Holdings,
@@ -281,7 +221,7 @@ func (a *components) makeMounting() {
 	a.LostWrites = mounting.New(mounting.Deps{
 		Host: a.Host, PoolName: a.Pools.Name, PoolStatus: a.Pools.ReadStatus,
 	})
-	a.Disks = mounting.NewDisks(a.Host, a.Pools, a.Prober)
+	a.Disks = mounting.NewDisks(a.Host, a.Pools, a.Pools)
 	a.Holders = mounting.NewHolders(a.Host, a.Pools, a.LostWrites)
 	a.Quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{
 		Host: a.Host, Throttle: a.Throttle, Go: a.wg.Go, Freezer: a.Config.Freezer, FlushFailed: a.flushFailed,
@@ -290,7 +230,7 @@ func (a *components) makeMounting() {
 	a.Reservations = mounting.NewReservations(a.Host)
 	a.Unmounter = mounting.NewUnmounter(mounting.UnmounterDeps{
 		Host: a.Host, Uses: a.Uses, SharedMounts: a.SharedMountTable, Holders: a.Holders, Disks: a.Disks,
-		Throttle: a.Throttle, Deadlines: a.Deadlines, Registrar: a.Registrar, Unmounted: a.unmounted,
+		Throttle: a.Throttle, Deadlines: a.Leases.Deadlines, Registrar: a.Leases.Registrar, Unmounted: a.unmounted,
 		Unmounting: func(d dataset.Dataset) { a.Status.BeforeUnmount(d) },
 	})
 	a.Verifier = mounting.NewVerifier(mounting.VerifierDeps{
@@ -298,14 +238,17 @@ func (a *components) makeMounting() {
 		Unmounter: a.Unmounter, UseEnded: func(id uuid.UUID) { a.Relinquisher.AnswerIfRecalled(id) },
 	})
 	a.SharedMounter = mounting.NewSharedMounter(mounting.SharedMounterDeps{
-		Host: a.Host, Pools: a.Pools, Nodes: a.Nodes, Uses: a.Uses, Engines: a.Engines, Verifier: a.Verifier,
+		Host: a.Host, Pools: a.Pools, Nodes: a.Leases.Nodes, Uses: a.Uses, Engines: a.Engines, Verifier: a.Verifier,
 		Table: a.SharedMountTable, Reservations: a.Reservations,
 	})
 	a.Mounter = mounting.NewMounter(mounting.MounterDeps{
-		Host: a.Host, Pools: a.Pools, Prober: a.Prober, Leases: a.Leases, Registrar: a.Registrar,
+		Host: a.Host, Pools: a.Pools, Prober: a.Pools, Leases: a.Leases, Registrar: a.Leases.Registrar,
 		Throttle: a.Throttle, Engines: a.Engines, Uses: a.Uses, SharedMounter: a.SharedMounter, Verifier: a.Verifier,
-		Unmounter: a.Unmounter, Disks: a.Disks, LostWrites: a.LostWrites, Find: a.Find, RepairSoon: a.repairSoon,
-		Bring: func(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) { return a.Bringer.Bring(ctx, d) },
+		Unmounter: a.Unmounter, Disks: a.Disks, LostWrites: a.LostWrites, Find: a.Find,
+		RepairSoon: func(id uuid.UUID) { a.Repairer.RepairSoon(id) },
+		Bring: func(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+			return a.Bringer.Bring(ctx, d)
+		},
 		InstallArrived: func(ctx context.Context, d dataset.Dataset) error {
 			p, comes := a.MoveTable.Get(d.ID)
 			if !comes || p.Epoch != d.Epoch || a.MoveTable.IsActive(d.ID) {
@@ -317,7 +260,8 @@ func (a *components) makeMounting() {
 		CheckMount:   a.Registration.CheckMember,
 	})
 	a.Resolver = mounting.NewResolver(mounting.ResolverDeps{
-		Host: a.Host, Guard: a.Config.Guard, Registrar: a.Registrar, Uses: a.Uses, SharedMounts: a.SharedMountTable,
+		Host: a.Host, Guard: a.Config.Guard,
+		Registrar: a.Leases.Registrar, Uses: a.Uses, SharedMounts: a.SharedMountTable,
 		Verifier: a.Verifier, Unmounter: a.Unmounter, Mounter: a.Mounter,
 	})
 }
@@ -325,8 +269,9 @@ func (a *components) makeMounting() {
 // makeHandover creates the components that pass datasets from one home to the next.
 func (a *components) makeHandover() {
 	a.Repairer = move.NewRepairer(move.RepairerDeps{
-		Host: a.Host, Guard: a.Config.Guard, Pools: a.Pools, Deadlines: a.Deadlines, Registrar: a.Registrar,
-		Uses: a.Uses, Verifier: a.Verifier, Unmounter: a.Unmounter,
+		Host: a.Host, Guard: a.Config.Guard, Pools: a.Pools, Deadlines: a.Leases.Deadlines,
+		Registrar: a.Leases.Registrar,
+		Uses:      a.Uses, Verifier: a.Verifier, Unmounter: a.Unmounter,
 		ReconcileCopySoon: func(id uuid.UUID) { a.Copies.ReconcileSoon(id) },
 		Recorded: func(ctx context.Context) (map[uuid.UUID]dataset.Dataset, string, error) {
 			return a.Recorded(ctx)
@@ -343,12 +288,9 @@ func (a *components) makeHandover() {
 		},
 	})
 	a.Failover = move.NewFailover(move.FailoverDeps{
-		Host: a.Host, Nodes: a.Nodes, PeerHTTP: a.Config.PeerHTTP,
+		Host: a.Host, Nodes: a.Leases.Nodes, PeerHTTP: a.Config.PeerHTTP,
 	})
 }
-
-// repairSoon calls move.Repairer.RepairSoon, for components that are created before the Repairer.
-func (a *components) repairSoon(id uuid.UUID) { a.Repairer.RepairSoon(id) }
 
 // flushFailed records that the kernel reported lost writes to a flush of a dataset.
 func (a *components) flushFailed(d dataset.Dataset, err error) { a.LostWrites.Failed(a.Ctx, d, err) }
@@ -368,7 +310,7 @@ func (a *components) unmounted(d dataset.Dataset) {
 
 // ControlSession is lease.Deadlines.Session. Unlike Session, it returns when the renewal was sent, by the steady clock.
 // Only tests use it.
-func (a *Agent) ControlSession() (renewed, ttl time.Duration) { return a.Deadlines.Session() }
+func (a *Agent) ControlSession() (renewed, ttl time.Duration) { return a.Leases.Deadlines.Session() }
 
 // replicas returns each control replica separately, or s if there is only one.
 func replicas(s api.Service) []api.Service {
@@ -386,7 +328,7 @@ func replicas(s api.Service) []api.Service {
 // DoHeartbeatWork does the work of each heartbeat other than the report. It returns true if a pool has come online
 // again.
 func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
-	if back = a.PoolOpener.Retry(ctx); back {
+	if back = a.Pools.Retry(ctx); back {
 		if err := a.Generations.AnnounceLate(ctx); err != nil {
 			a.Log.WithError(err).Warn("pool is online again, but control does not respond")
 		}
@@ -394,7 +336,7 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 		a.Follower.CompareStoreSoon() // with the records beside the data in this pool
 	}
 	a.PoolRemover.Continue()
-	a.Prober.ProbeSuspects()
+	a.Pools.ProbeSuspects()
 	a.Generations.RaiseDue()
 	a.Trimmer.TrimDue()
 	a.Unmounter.UnmountIdle()
@@ -410,7 +352,7 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 	a.Jobs.Start("pulls", func(ctx context.Context, _ *host.Job) error {
 		a.Installer.Resume(ctx)
 		a.Sizes.Retry(ctx)
-		a.Promises.AllowPromises(ctx)
+		a.Leases.AllowPromises(ctx)
 		return nil
 	})
 	return back

@@ -14,7 +14,7 @@ import (
 )
 
 // CheckFits fails if a volume is larger than its whole pool, whose present status is st. The sizes of all volumes
-// together may exceed the pool: see pool.Provisioning.
+// together may exceed the pool: see pool.Pools.Reserve.
 func CheckFits(st dataset.PoolStatus, size dataset.Size) error {
 	if st.Online && st.Size > 0 && size > st.Size {
 		return dataset.Errorf(dataset.ErrUnsupported,

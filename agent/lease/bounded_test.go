@@ -133,17 +133,17 @@ func TestPromisesExtendLeaseWithoutControl(t *testing.T) {
 	if e.State != guard.StateArmed || e.Fence != nil || len(e.Steps) > 0 || !agenttest.CanWrite(t, path, time.Minute) {
 		t.Errorf("%+v", e)
 	}
-	if err := g.A.Deadlines.Enrol(t.Context(), d.ID, uuid.New()); !errors.Is(err, dataset.ErrUnavailable) {
+	if err := g.A.Leases.Deadlines.Enrol(t.Context(), d.ID, uuid.New()); !errors.Is(err, dataset.ErrUnavailable) {
 		t.Errorf("another node gets a copy that has promised nothing: %v", err)
 	}
-	if err := g.A.Deadlines.Enrol(t.Context(), d.ID, g.B.Node()); err != nil {
+	if err := g.A.Leases.Deadlines.Enrol(t.Context(), d.ID, g.B.Node()); err != nil {
 		t.Errorf("the node that has promised gets nothing: %v", err)
 	}
 	g.Network.SetCut(true)
 	g.GuardA.AwaitFenced(d.ID)
 	g.Network.SetCut(false) // promises do not renew a lease that has lapsed
 	asks(g.A, g.B)
-	if g.A.Deadlines.Until(d) > clock.Boottime() {
+	if g.A.Leases.Deadlines.Until(d) > clock.Boottime() {
 		t.Error("promises have confirmed what had lapsed")
 	}
 	g.LinkA.Mend()

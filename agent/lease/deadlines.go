@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,8 +11,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
@@ -25,7 +22,7 @@ import (
 // mu protects the fields from controlSession to changed, except answerCount, which is atomic. No request is sent while
 // mu is held.
 type Deadlines struct {
-	DeadlineDeps
+	*Leases
 	Marks *Marks
 
 	mu             sync.Mutex
@@ -44,22 +41,9 @@ type Deadlines struct {
 	enrolling sync.Mutex
 }
 
-// DeadlineDeps is what Deadlines needs of other components.
-type DeadlineDeps struct {
-	*host.Host
-	Guard Guard             // if nil, no lease is bounded in time
-	HTTP  http.RoundTripper // reaches the agents of other nodes; nil if there are none
-	Nodes *Nodes
-	// ReadHomes reads from control which datasets this node is the home of, and applies it.
-	ReadHomes func(context.Context) (api.Sync, error)
-	// RepairSoon repairs a dataset that the guard has fenced or does not know, as a job.
-	RepairSoon func(uuid.UUID)
-}
-
-// NewDeadlines returns a Deadlines without any lease.
-func NewDeadlines(deps DeadlineDeps) *Deadlines {
+func newDeadlines(t *Leases) *Deadlines {
 	return &Deadlines{
-		DeadlineDeps: deps, Marks: newMarks(deps.Host),
+		Leases: t, Marks: newMarks(t.Host),
 		leases: map[uuid.UUID]*boundedLease{}, registered: map[uuid.UUID]uint64{},
 		keptReasons: map[uuid.UUID]string{},
 		changed:     make(chan struct{}), wake: make(chan struct{}, 1),
@@ -97,9 +81,9 @@ func (b *Deadlines) IsBounded(d dataset.Dataset) bool {
 	return d.Profile.Failover.Auto || b.Marks.Has(d.ID)
 }
 
-// Load reads the state on disk: the TTL of the last session, the addresses of the other nodes, which nodes are
+// load reads the state on disk: the TTL of the last session, the addresses of the other nodes, which nodes are
 // enrolled, and the marks.
-func (b *Deadlines) Load(ctx context.Context) error {
+func (b *Deadlines) load(ctx context.Context) error {
 	ttl, err := b.Nodes.load(ctx)
 	b.controlSession.ttl = ttl
 	return errors.Join(err, b.loadEnrolled(ctx), b.Marks.load(ctx))

@@ -26,7 +26,7 @@ import (
 func TestSpentCopiesAreNotAsked(t *testing.T) {
 	for _, spent := range []bool{false, true} {
 		self := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet(), Trust: host.NewTrust(nil)}
-		b := NewDeadlines(DeadlineDeps{Host: self, Nodes: NewNodes(self, nil)})
+		b := New(self, nil, nil, nil, nil).Deadlines
 		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: []uuid.UUID{nodeP, nodeQ}, SupersededCopies: []uuid.UUID{nodeQ}}
 		if spent {
 			d.SupersededCopies = d.Copies
@@ -64,7 +64,7 @@ func TestI1InheritsWhatIsHeld(t *testing.T) {
 		{func(e *guard.Entry) { e.Boot = "another" }, false},
 		{func(e *guard.Entry) { e.State = guard.StateFenced }, false},
 	} {
-		b := NewDeadlines(DeadlineDeps{Host: &host.Host{Cache: records.NewCache(), Boot: "this"}})
+		b := New(&host.Host{Cache: records.NewCache(), Clock: clock.System{}, Boot: "this"}, nil, nil, nil, nil).Deadlines
 		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Profile: dataset.Profile{Failover: dataset.Failover{Auto: true}}}
 		b.Cache.Apply(d, 1)
 		e := guard.Entry{Epoch: 3, Boot: "this", State: guard.StateArmed, Deadline: boundTTL}
@@ -142,7 +142,7 @@ func (g grants) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestI1PromiseOfAnother(t *testing.T) {
 	for _, who := range []uuid.UUID{nodeP, nodeQ} {
 		b, d := aloneWith(t, nodeP)
-		b.HTTP = grants{who}
+		b.Peers = grants{who}
 		was := b.Until(d)
 		all := b.askAll(t.Context(), []dataset.Dataset{d}, time.Second)
 		if own := who == nodeP; all != own || b.Until(d) > was != own {
@@ -156,7 +156,7 @@ func TestI1PromiseOfAnother(t *testing.T) {
 func aloneWith(t *testing.T, copies ...uuid.UUID) (*Deadlines, dataset.Dataset) {
 	t.Helper()
 	h := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet(), Trust: host.NewTrust(nil)}
-	b := NewDeadlines(DeadlineDeps{Host: h, Nodes: NewNodes(h, func() (renewed, ttl time.Duration) { return 0, 0 })})
+	b := New(h, nil, nil, nil, nil).Deadlines
 	d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: copies}
 	b.registered[d.ID], b.leases[d.ID] = d.Epoch, &boundedLease{epoch: d.Epoch, deadline: b.Clock.Steady() + boundTTL/10}
 	b.silent, b.controlSession.ttl = true, boundTTL

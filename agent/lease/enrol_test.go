@@ -173,7 +173,7 @@ func TestUnenrolGoesOn(t *testing.T) {
 		want bool
 	}{"in the trash": {dataset.ErrNotFound, true}, "not answered": {errAway, false}} {
 		h := &host.Host{Cache: records.NewCache(), Clock: clock.NewFake(time.Now())}
-		b := NewDeadlines(DeadlineDeps{Host: h, Guard: silentGuard{}})
+		b := New(h, nil, silentGuard{}, nil, nil).Deadlines
 		asked := 0
 		b.Control = telling{volume: func() error { asked++; return c.err }}
 		for range 3 {
@@ -221,7 +221,7 @@ func newKeeper(t *testing.T, wrap func(store.Store) store.Store) *keeper {
 		NodeID: uuid.New(), DB: records.OpenDB(state), Cache: records.NewCache(), Jobs: host.New(ctx, &wg),
 		Trust: host.NewTrust(nil), Clock: clock.System{}, Log: quiet(),
 	}
-	return &keeper{NewDeadlines(DeadlineDeps{Host: h, Guard: silentGuard{}}), state}
+	return &keeper{New(h, nil, silentGuard{}, nil, nil).Deadlines, state}
 }
 
 // kept adds a volume whose lease is bounded in time, and which control does not mention.

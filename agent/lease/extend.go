@@ -61,7 +61,7 @@ func (b *Deadlines) extendOnce(ctx context.Context) (wait time.Duration) {
 	b.Feed(ctx, list)
 	for _, d := range list {
 		if !b.IsBounded(d) {
-			b.RepairSoon(d.ID) // the guard forgets it
+			b.Repairer.RepairSoon(d.ID) // the guard forgets it
 		}
 	}
 	return wait
@@ -70,7 +70,7 @@ func (b *Deadlines) extendOnce(ctx context.Context) (wait time.Duration) {
 // readHomes reads from control which datasets this node is the home of, and records that it did so during a streak of
 // renewals (see controlSession.streak). If it fails, it logs the reason, and Run calls it again.
 func (b *Deadlines) readHomes(ctx context.Context, streak uint64) {
-	s, err := b.ReadHomes(ctx)
+	s, err := b.Homes.Join(ctx)
 	if err == nil {
 		err = errors.Join(b.Trust.Err(), b.Nodes.Refresh(ctx))
 	}
@@ -131,7 +131,7 @@ func (b *Deadlines) askAll(ctx context.Context, list []dataset.Dataset, most tim
 // logs errors and refusals.
 func (b *Deadlines) askOne(ctx context.Context, node uuid.UUID, wanted []Epoch) int {
 	address := b.Nodes.Address(node)
-	if address == "" || b.HTTP == nil {
+	if address == "" || b.Peers == nil {
 		if address == "" && b.Nodes.setMissing(node) {
 			b.Log.WithField("node", b.Nodes.Name(node)).
 				Error("control does not respond, and the address of another node is unknown, which could take " +
@@ -140,7 +140,7 @@ func (b *Deadlines) askOne(ctx context.Context, node uuid.UUID, wanted []Epoch) 
 		return 0
 	}
 	sent := b.Clock.Steady()
-	answer, err := Ask(ctx, b.HTTP, address, node, Request{Incarnation: b.Incarnation, Epochs: wanted})
+	answer, err := Ask(ctx, b.Peers, address, node, Request{Incarnation: b.Incarnation, Epochs: wanted})
 	log := b.Log.WithField("node", b.Nodes.Name(node))
 	if err != nil {
 		log.WithError(err).Warn("control does not respond, and another node refuses to promise for the open volumes")
@@ -161,7 +161,7 @@ func (b *Deadlines) askOne(ctx context.Context, node uuid.UUID, wanted []Epoch) 
 }
 
 // Feed sends all deadlines to the guard in one request. If the guard refuses one, because it has fenced the dataset or
-// does not know it, a job repairs that: see DeadlineDeps.RepairSoon.
+// does not know it, a job repairs that: see Repairer.
 func (b *Deadlines) Feed(ctx context.Context, list []dataset.Dataset) {
 	now := b.Clock.Steady()
 	var feeds []guard.Feed
@@ -188,6 +188,6 @@ func (b *Deadlines) Feed(ctx context.Context, list []dataset.Dataset) {
 		return
 	}
 	for id := range refused {
-		b.RepairSoon(id)
+		b.Repairer.RepairSoon(id)
 	}
 }

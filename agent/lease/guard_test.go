@@ -37,7 +37,7 @@ func TestDoctorReportsWhetherGuardAnswers(t *testing.T) {
 		}
 		t.Errorf("doctor says nothing %s of the guard with %q: %+v", level, text, list)
 	}
-	guarded := f.A.Registrar.IsAnswering
+	guarded := f.A.Leases.Registrar.IsAnswering
 	agenttest.Await(t, guarded)
 	doctor(host.OK, "can fence 0 datasets")
 	w.Stop()

@@ -55,7 +55,7 @@ func TestHangingPoolDoesNotDelayOtherLeases(t *testing.T) {
 	g.A.Config.Pools = append(g.A.Config.Pools, pool.Config{Name: "hangs", Backend: "dir", Path: t.TempDir()})
 	g.A.Config.Backends = backends.NewRegistry(agenttest.FusedBackend{Kind: loop.New(&run.System{}), Host: g.A}, s)
 	g.A.Restart()
-	agenttest.Await(t, func() bool { return g.A.Deadlines.Until(d) > g.A.Clock.Steady() })
+	agenttest.Await(t, func() bool { return g.A.Leases.Deadlines.Until(d) > g.A.Clock.Steady() })
 	gate := make(chan struct{})
 	<-s.gate
 	s.gate <- gate
@@ -65,7 +65,7 @@ func TestHangingPoolDoesNotDelayOtherLeases(t *testing.T) {
 		s.gate <- nil
 	})
 	g.LinkA.Cut()
-	agenttest.Await(t, func() bool { return g.A.Deadlines.Until(d) < g.A.Clock.Steady() })
+	agenttest.Await(t, func() bool { return g.A.Leases.Deadlines.Until(d) < g.A.Clock.Steady() })
 	lapsed, _ := g.A.ControlSession()
 	g.LinkA.Mend()
 	agenttest.Await(t, func() bool { renewed, _ := g.A.ControlSession(); return renewed > lapsed })

@@ -18,7 +18,7 @@ import (
 // since its start. By then all promises of the previous process have expired. Waiting is safer than a record on disk,
 // and costs no flush. Safe for concurrent use: mu protects all fields that change.
 type Keeper struct {
-	now     func() time.Duration
+	clock   steadyClock
 	started time.Duration
 
 	mu       sync.Mutex
@@ -33,9 +33,14 @@ type grantedPromise struct {
 	until time.Duration
 }
 
-// NewKeeper returns a Keeper for an agent that starts now, by its CLOCK_BOOTTIME.
-func NewKeeper(now func() time.Duration) *Keeper {
-	return &Keeper{now: now, started: now(), promises: map[uuid.UUID]grantedPromise{}, blocked: map[uuid.UUID]Epoch{}}
+// steadyClock is the part of clock.Clock that a Keeper needs.
+type steadyClock interface{ Steady() time.Duration }
+
+// NewKeeper returns a Keeper for an agent that starts now.
+func NewKeeper(c steadyClock) *Keeper {
+	return &Keeper{
+		clock: c, started: c.Steady(), promises: map[uuid.UUID]grantedPromise{}, blocked: map[uuid.UUID]Epoch{},
+	}
 }
 
 // SetReady allows promises. It is called when control has registered this process of the agent and reported its
@@ -52,7 +57,7 @@ func (k *Keeper) SetReady() {
 func (k *Keeper) Grant(holder uuid.UUID, r Request, span time.Duration, home func(Epoch) string) Answer {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now := k.now()
+	now := k.clock.Steady()
 	for id, m := range k.promises {
 		if m.until <= now {
 			delete(k.promises, id)
@@ -88,7 +93,7 @@ func (k *Keeper) refusal(e Epoch, span time.Duration, home func(Epoch) string) s
 func (k *Keeper) BlockPromises(e Epoch, span time.Duration) (holder uuid.UUID, wait time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now := k.now()
+	now := k.clock.Steady()
 	if m := k.promises[e.Dataset]; m.until > now && !steps.Off("promise") {
 		return m.to, m.until - now
 	}

@@ -133,14 +133,14 @@ func TestI1SlowFenceShortensLeaseOfOpenDataset(t *testing.T) {
 		slow.mu.Lock()
 		slow.slow = policies
 		slow.mu.Unlock()
-		answer := g.A.Deadlines.AnswerCount()
+		answer := g.A.Leases.Deadlines.AnswerCount()
 		before, err := slow.Status(t.Context()) // this status is applied late
 		if err != nil {
 			t.Fatal(err)
 		}
 		unlock, err := g.A.Locks.Lock(t.Context(), d.ID, "test")
 		if err == nil {
-			err = g.A.Registrar.Register(t.Context(), changed)
+			err = g.A.Leases.Registrar.Register(t.Context(), changed)
 			unlock()
 		}
 		if err != nil {
@@ -150,7 +150,7 @@ func TestI1SlowFenceShortensLeaseOfOpenDataset(t *testing.T) {
 			t.Errorf("slow are %v: the guard does not watch the open dataset: %+v", policies, e)
 		}
 		g.A.Repairer.ApplyGuard(before, answer)
-		fence := g.A.Deadlines.FenceTime(d.ID)
+		fence := g.A.Leases.Deadlines.FenceTime(d.ID)
 		if long := fence == time.Hour; long != (len(policies) > 1) {
 			t.Errorf("slow are %v: it counts on a fence within %v", policies, fence)
 		}
@@ -175,9 +175,9 @@ func TestI1SlowFenceShortensFirstDeadline(t *testing.T) {
 	d := g.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	g.A.MustMount("db", "user")
 	d.Profile.Failover.Auto = true
-	agenttest.Await(t, func() bool { return g.A.Deadlines.Until(d) > clock.Boottime()+agenttest.BoundSession/2 })
+	agenttest.Await(t, func() bool { return g.A.Leases.Deadlines.Until(d) > clock.Boottime()+agenttest.BoundSession/2 })
 	renewed, _ := g.A.ControlSession()
-	if err := g.A.Registrar.Register(t.Context(), d); err != nil {
+	if err := g.A.Leases.Registrar.Register(t.Context(), d); err != nil {
 		t.Error(err)
 	}
 	e, there := g.GuardA.Entry(d.ID)
@@ -185,6 +185,6 @@ func TestI1SlowFenceShortensFirstDeadline(t *testing.T) {
 	if least, most := renewed+held, g.LinkA.LastRenewed()+held; !there || e.Deadline < least || e.Deadline > most {
 		t.Errorf("%t, until %v, and not %v to %v: %+v", there, e.Deadline, least, most, e)
 	}
-	g.A.Registrar.Release(d.ID)
+	g.A.Leases.Registrar.Release(d.ID)
 	g.A.MustUnmount("db", "user")
 }

@@ -64,7 +64,7 @@ func newWorld(seed uint64, without off) *modelCluster {
 	w := &modelCluster{r: rand.New(rand.NewPCG(seed, 7)), off: without, ds: uuid.New(), epoch: 1}
 	for i := range 3 {
 		n := &node{i: i, id: uuid.New(), skew: time.Duration(w.r.IntN(1e6)), read: true}
-		n.keeper = NewKeeper(func() time.Duration { return w.t + n.skew })
+		n.keeper = NewKeeper(steady(func() time.Duration { return w.t + n.skew }))
 		n.keeper.started -= session
 		n.keeper.SetReady()
 		w.nodes = append(w.nodes, n)
@@ -191,7 +191,7 @@ func (w *modelCluster) reads(n *node, inc, session int, sent time.Duration) {
 func (w *modelCluster) restart(n *node) {
 	n.incarnation++
 	n.promoting, n.renewed, n.promised = false, 0, [3]time.Duration{}
-	n.keeper = NewKeeper(func() time.Duration { return w.t + n.skew })
+	n.keeper = NewKeeper(steady(func() time.Duration { return w.t + n.skew }))
 	if w.off.ready {
 		n.keeper.SetReady()
 	}

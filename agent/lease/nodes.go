@@ -20,8 +20,7 @@ import (
 // restarted agent can ask other nodes for promises while control is unreachable. mu protects seen, refreshed and
 // missing. No request is sent while mu is held.
 type Nodes struct {
-	*host.Host
-	session func() (renewed, ttl time.Duration) // this node's session with control, see Deadlines.Session
+	*Leases
 
 	mu        sync.Mutex
 	seen      map[uuid.UUID]dataset.Node
@@ -30,12 +29,6 @@ type Nodes struct {
 
 	saving sync.Mutex  // held while saved is compared and written
 	saved  nodesRecord // the record on disk
-}
-
-// NewNodes returns a Nodes that knows no other node. session returns this node's session with control: see
-// Deadlines.Session.
-func NewNodes(h *host.Host, session func() (renewed, ttl time.Duration)) *Nodes {
-	return &Nodes{Host: h, session: session}
 }
 
 // Name returns the name of a node, or its UUID if the name is unknown.
@@ -179,7 +172,7 @@ func (n *Nodes) load(ctx context.Context) (ttl time.Duration, err error) {
 // save writes the TTL and the addresses to disk if they have changed, which is rare. It writes nothing if this node has
 // no session.
 func (n *Nodes) save(ctx context.Context) error {
-	_, ttl := n.session()
+	_, ttl := n.Deadlines.Session()
 	if ttl == 0 {
 		return nil // no lease is bounded in time, or control has not answered yet
 	}

@@ -35,7 +35,7 @@ func TestI1Extend(t *testing.T) {
 // I1: no epoch is opened while a promise about it is valid, nor before it is known how long a promise is valid.
 func TestI1SwearAfterPromises(t *testing.T) {
 	var now time.Duration
-	k := NewKeeper(func() time.Duration { return now })
+	k := NewKeeper(steady(func() time.Duration { return now }))
 	one, other, holder := uuid.New(), uuid.New(), uuid.New()
 	grant := func(of uuid.UUID, span time.Duration, want int) {
 		t.Helper()
@@ -67,3 +67,8 @@ func TestI1SwearAfterPromises(t *testing.T) {
 		t.Errorf("of a later epoch than the one that was opened: %v", a.Refused)
 	}
 }
+
+// steady is a clock that calls a function.
+type steady func() time.Duration
+
+func (f steady) Steady() time.Duration { return f() }

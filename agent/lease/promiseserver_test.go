@@ -50,18 +50,18 @@ func TestPromisesGoOnlyToKnownHome(t *testing.T) {
 		t.Errorf("too many at once: %v", err)
 	}
 
-	if holder, wait := f.B.Keeper.BlockPromises(now, session); holder != f.A.Node() || wait <= 0 {
+	if holder, wait := f.B.Leases.Keeper.BlockPromises(now, session); holder != f.A.Node() || wait <= 0 {
 		t.Errorf("sworn off while it is promised: %v, %v", holder, wait)
 	}
 	// Several attempts: until AllowPromises below, the node's background work may withdraw the promise again.
 	agenttest.Await(t, func() bool {
-		if _, wait := f.B.Keeper.BlockPromises(now, session); wait > 0 {
+		if _, wait := f.B.Leases.Keeper.BlockPromises(now, session); wait > 0 {
 			return false
 		}
 		got := asks(f.A, f.B, now)
 		return len(got.Refused) == 1 && strings.Contains(got.Refused[0].Why, "epoch 2 is about to be opened here")
 	})
-	f.B.Promises.AllowPromises(t.Context()) // control has recorded no promotion
+	f.B.Leases.AllowPromises(t.Context()) // control has recorded no promotion
 	if got := asks(f.A, f.B, now); len(got.Granted) != 1 {
 		t.Errorf("%+v", got)
 	}

@@ -23,38 +23,19 @@ import (
 // before it is mounted, and is not used before the guard has confirmed the registration. Its methods are safe for
 // concurrent use.
 type Registrar struct {
-	RegistrarDeps
+	*Leases
 
 	mu        sync.Mutex
 	answering bool // the guard answered when it was last asked
 }
 
-// RegistrarDeps are the dependencies of Registrar.
-type RegistrarDeps struct {
-	*host.Host
-	Guard     Guard // nil if the host has no guard
-	Deadlines *Deadlines
-	// OwnFilesystem reports whether the datasets of a pool have filesystems of their own. known is false while the pool
-	// is not open.
-	OwnFilesystem func(pool uuid.UUID) (own, known bool)
-	// Repair resolves the differences between a status of the guard and the datasets. answer is the value of
-	// Deadlines.AnswerCount before the status was requested.
-	Repair func(st guard.Status, answer uint64)
-	// RepairSoon starts a job that resolves the differences for one dataset.
-	RepairSoon func(id uuid.UUID)
-}
-
-// NewRegistrar returns a Registrar.
-func NewRegistrar(deps RegistrarDeps) *Registrar { return &Registrar{RegistrarDeps: deps} }
-
 // AwaitGuard asks the guard for its records and applies them to Deadlines. The agent calls it when it starts, before it
 // mounts or unmounts anything. If the guard does not answer, AwaitGuard returns the zero value and does not try again.
 // AwaitGuard asks nothing if no known lease is bounded in time and no dataset is mounted. A dataset that is mounted may
 // be fenced even if its lease is no longer bounded: the previous process of the agent may have ended after the profile
-// of the dataset changed, and before the guard forgot the dataset. recovered is true if the agent's database was lost,
-// so that no lease is known.
-func (g *Registrar) AwaitGuard(ctx context.Context, recovered bool) (st guard.Status) {
-	if g.Guard == nil || !recovered && !g.isAnyMounted() &&
+// of the dataset changed, and before the guard forgot the dataset. If the agent's database was lost, no lease is known.
+func (g *Registrar) AwaitGuard(ctx context.Context) (st guard.Status) {
+	if g.Guard == nil || !g.Recovered && !g.isAnyMounted() &&
 		!slices.ContainsFunc(append(g.Cache.IDs(), g.Cache.CopyIDs()...), g.isBounded) {
 		return st
 	}
@@ -107,8 +88,8 @@ func (g *Registrar) Registration(d dataset.Dataset, until time.Duration) (guard.
 // ownFilesystem reports whether a dataset has a filesystem of its own. While the dataset's pool is not open,
 // ownFilesystem looks at the dataset's mount.
 func (g *Registrar) ownFilesystem(d dataset.Dataset) (bool, error) {
-	if own, known := g.OwnFilesystem(d.Pool); known {
-		return own, nil
+	if p := g.Pools.ByID(d.Pool); p != nil && p.Storage != nil {
+		return p.Capabilities.OwnFilesystem, nil
 	}
 	table, err := mount.Table()
 	if err != nil {
@@ -302,8 +283,9 @@ func (g *Registrar) Release(id uuid.UUID) {
 // releaseTime bounds a request of Release to the guard.
 const releaseTime = 15 * time.Second
 
-// Watch asks the guard for its status at each heartbeat, until the agent stops. It calls Repair with each status, or
-// with the zero value if the guard does not answer, and reports to control when the guard starts or stops answering.
+// Watch asks the guard for its status at each heartbeat, until the agent stops. It calls Repairer.ApplyGuard with each
+// status, or with the zero value if the guard does not answer, and reports to control when the guard starts or stops
+// answering.
 func (g *Registrar) Watch() {
 	for {
 		answer := g.Deadlines.AnswerCount()
@@ -315,7 +297,7 @@ func (g *Registrar) Watch() {
 		if was != (err == nil) {
 			g.News.Soon()
 		}
-		g.Repair(st, answer)
+		g.Repairer.ApplyGuard(st, answer)
 		select {
 		case <-g.Ctx.Done():
 			return
@@ -424,7 +406,7 @@ func (g *Registrar) statusForLimits() (guard.Status, error) {
 // mounting.Unmounter.ReleaseUnmounted.
 func (g *Registrar) ReleaseSoon(id uuid.UUID) {
 	if _, armed := g.Deadlines.RegisteredEpoch(id); armed && g.Guard != nil {
-		g.RepairSoon(id)
+		g.Repairer.RepairSoon(id)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // later is a guard that has fenced a dataset at a later epoch than the agent knows.
@@ -37,7 +38,7 @@ func TestI1LaterFenceIsNotThawed(t *testing.T) {
 	for epoch, thawed := range map[uint64]bool{1: true, 2: true, 3: false} {
 		g := &later{entry: guard.Entry{Epoch: epoch, State: guard.StateFenced}}
 		g.entry.Dataset = d.ID
-		r := NewRegistrar(RegistrarDeps{Guard: g, Host: &host.Host{Log: quiet()}})
+		r := New(&host.Host{Clock: clock.System{}, Log: quiet()}, nil, g, nil, nil).Registrar
 		err := r.Continue(t.Context(), d, time.Hour)
 		if errors.Is(err, dataset.ErrStale) == thawed || g.thawed.Load() != thawed {
 			t.Errorf("fenced at epoch %d: thawed %t, %v", epoch, g.thawed.Load(), err)

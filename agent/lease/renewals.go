@@ -6,36 +6,20 @@ import (
 	"sync"
 	"time"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-// Renewals renews this node's session with control. It has no state: the results are in Deadlines.
-type Renewals struct{ RenewalDeps }
-
-// RenewalDeps is what Renewals needs of other components.
-type RenewalDeps struct {
-	*host.Host
-	Replicas  []api.Service // each control replica separately; at least one
-	Deadlines *Deadlines
-	// Register makes control record this node.
-	Register func(context.Context) error
-}
-
-// NewRenewals returns a Renewals.
-func NewRenewals(deps RenewalDeps) *Renewals { return &Renewals{deps} }
-
 // renewPause is the interval of renewals while the TTL of the session is not known.
 const renewPause = 2 * time.Second
 
-// Run renews the session five times in its TTL, until ctx ends or control answers that it requires no session. After
-// ErrStale, Run has control register this node again. After any error, Run asks the next replica sooner.
-func (n *Renewals) Run(ctx context.Context) {
+// Renew renews the session five times in its TTL, until ctx ends or control answers that it requires no session. After
+// ErrStale, Renew has control register this node again. After any error, Renew asks the next replica sooner.
+func (b *Deadlines) Renew(ctx context.Context) {
 	every, logged := renewPause, false
 	for first := 0; ; {
 		wait := every
-		r := n.renewOnce(ctx, first, every)
+		r := b.renewOnce(ctx, first, every)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -43,26 +27,26 @@ func (n *Renewals) Run(ctx context.Context) {
 			return
 		case r.err == nil:
 			every, logged, first = time.Duration(r.TTL)/5, false, r.replica
-			n.Deadlines.Renewed(r.Session, r.sent, time.Duration(r.TTL), n.Clock.Steady())
+			b.Renewed(r.Session, r.sent, time.Duration(r.TTL), b.Clock.Steady())
 			wait = every
 		case errors.Is(r.err, dataset.ErrStale):
-			if r.err = n.Register(ctx); r.err == nil {
-				wait = min(every, n.Timing.Retry)
+			if r.err = b.Membership.Register(ctx); r.err == nil {
+				wait = min(every, b.Timing.Retry)
 			}
 			fallthrough
 		default:
 			first++
 			wait = min(wait, every/4) // a mount may be waiting for a renewal that is answered
-			n.Deadlines.NotRenewed()
+			b.NotRenewed()
 			if !logged && r.err != nil && ctx.Err() == nil {
 				logged = true
-				n.Log.WithError(r.err).Warn("cannot renew the session with control")
+				b.Log.WithError(r.err).Warn("cannot renew the session with control")
 			}
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-n.Clock.After(wait):
+		case <-b.Clock.After(wait):
 		}
 	}
 }
@@ -78,14 +62,14 @@ type renewal struct {
 // renewOnce asks one control replica after the other, beginning with first, until one renews the session or refuses it
 // with ErrStale. If none does, it returns the last error. It asks the next replica when one fails, or does not answer
 // within half of limit. It still accepts the answer of a slow replica. No request takes longer than limit.
-func (n *Renewals) renewOnce(ctx context.Context, first int, limit time.Duration) (last renewal) {
+func (b *Deadlines) renewOnce(ctx context.Context, first int, limit time.Duration) (last renewal) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	count := len(n.Replicas)
+	count := len(b.Replicas)
 	answers := make(chan renewal, count)
 	ask := func(i int) {
-		r := renewal{sent: n.Clock.Steady(), replica: i % count}
-		r.SessionState, r.err = n.Replicas[r.replica].Renew(ctx, n.NodeID, n.Incarnation)
+		r := renewal{sent: b.Clock.Steady(), replica: i % count}
+		r.SessionState, r.err = b.Replicas[r.replica].Renew(ctx, b.NodeID, b.Incarnation)
 		answers <- r
 	}
 	var wg sync.WaitGroup
@@ -97,7 +81,7 @@ func (n *Renewals) renewOnce(ctx context.Context, first int, limit time.Duration
 			i := first + asked
 			wg.Go(func() { ask(i) })
 			if asked++; asked < count {
-				late = n.Clock.After(limit / 2)
+				late = b.Clock.After(limit / 2)
 			}
 		}
 		select {

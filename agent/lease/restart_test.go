@@ -61,7 +61,7 @@ func TestStartWithoutControlKeepsPromisedLeases(t *testing.T) {
 	g.GuardA.AwaitFenced(d.ID)
 	g.A.Start()
 	asks(g.A, g.B)
-	if g.A.Deadlines.Until(d) > clock.Boottime() {
+	if g.A.Leases.Deadlines.Until(d) > clock.Boottime() {
 		t.Error("a start has confirmed what had lapsed")
 	}
 	g.LinkA.Mend()
@@ -71,7 +71,7 @@ func TestStartWithoutControlKeepsPromisedLeases(t *testing.T) {
 }
 
 func alone(h *agenttest.Host) bool {
-	return h.Deadlines.NeedsPromises()
+	return h.Leases.Deadlines.NeedsPromises()
 }
 
 func set(l *agenttest.Link, f func()) {
@@ -121,8 +121,8 @@ func TestPromiseOfNodeThatJoinsLater(t *testing.T) {
 // finds waits until a host knows the address of another host.
 func finds(h *agenttest.Host, other *agenttest.Host) bool {
 	until := clock.Boottime() + 4*agenttest.BoundSession
-	for h.Nodes.Address(other.Node()) == "" && clock.Boottime() < until {
+	for h.Leases.Nodes.Address(other.Node()) == "" && clock.Boottime() < until {
 		time.Sleep(10 * time.Millisecond)
 	}
-	return h.Nodes.Address(other.Node()) != ""
+	return h.Leases.Nodes.Address(other.Node()) != ""
 }

@@ -65,7 +65,7 @@ func TestI1SetProfileToAutoAndBack(t *testing.T) {
 	if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed || e.Epoch != d.Epoch || e.Filesystem.Root == "" {
 		t.Fatalf("failover auto is recorded, and the guard does not watch the mount: %t, %+v", there, e)
 	}
-	agenttest.Await(t, func() bool { return !g.A.Deadlines.Marks.Has(d.ID) })
+	agenttest.Await(t, func() bool { return !g.A.Leases.Deadlines.Marks.Has(d.ID) })
 
 	mustSetProfile(g, "db", "hand")
 	agenttest.Await(t, func() bool { // the agent feeds the guard until then
@@ -155,7 +155,7 @@ func TestI1SetProfileWhoseAnswerIsLost(t *testing.T) {
 	agenttest.Await(t, func() bool { return g.Recorded("db").Profile.Failover.Auto })
 	agenttest.Await(t, once.isCut)
 	g.A.Restart()
-	if now, _ := g.A.Cache.Dataset(d.ID); now.Profile.Failover.Auto || !g.A.Deadlines.IsBounded(now) {
+	if now, _ := g.A.Cache.Dataset(d.ID); now.Profile.Failover.Auto || !g.A.Leases.Deadlines.IsBounded(now) {
 		t.Fatalf("the lease is not bounded: %+v", now)
 	}
 	if path, err := g.A.Mount(g.Context(), "db", "user"); !errors.Is(err, dataset.ErrUnavailable) {
@@ -165,7 +165,7 @@ func TestI1SetProfileWhoseAnswerIsLost(t *testing.T) {
 	agenttest.Await(t, func() bool { _, err := g.A.Mount(g.Context(), "db", "user"); return err == nil })
 	agenttest.Await(t, func() bool {
 		now, _ := g.A.Cache.Dataset(d.ID)
-		return now.Profile.Failover.Auto && !g.A.Deadlines.Marks.Has(d.ID)
+		return now.Profile.Failover.Auto && !g.A.Leases.Deadlines.Marks.Has(d.ID)
 	})
 	if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed {
 		t.Errorf("%t, %+v", there, e)
@@ -195,7 +195,7 @@ func TestSetProfileOnHostWithSlowGuard(t *testing.T) {
 	if v := g.Recorded("db"); v.Profile.Name != "hand" || v.Profile.Failover.Auto {
 		t.Errorf("%+v", v.Profile)
 	}
-	if _, there := g.GuardA.Entry(d.ID); there || g.A.Deadlines.Marks.Has(d.ID) || !agenttest.CanWrite(t, path, time.Minute) {
+	if _, there := g.GuardA.Entry(d.ID); there || g.A.Leases.Deadlines.Marks.Has(d.ID) || !agenttest.CanWrite(t, path, time.Minute) {
 		t.Errorf("registered: %t", there)
 	}
 	g.A.MustUnmount("db", "user")
@@ -232,7 +232,7 @@ func TestI1SetProfileInterrupted(t *testing.T) {
 		if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed || !agenttest.CanWrite(t, path, time.Minute) {
 			t.Errorf("%s: %t, %+v", act, there, e)
 		}
-		agenttest.Await(t, func() bool { return !g.A.Deadlines.Marks.Has(d.ID) })
+		agenttest.Await(t, func() bool { return !g.A.Leases.Deadlines.Marks.Has(d.ID) })
 		g.A.MustUnmount(name, "user")
 		AwaitForgotten(g.GuardA, d.ID)
 	}
@@ -353,7 +353,7 @@ func TestI1SecondSetProfileKeepsTheGuard(t *testing.T) {
 	g.A.Restart()
 	path := g.A.MustMount("db", "user")
 	first := mustSubmit(g, "db", "auto")
-	agenttest.Await(t, func() bool { return g.A.Deadlines.Marks.Has(d.ID) })
+	agenttest.Await(t, func() bool { return g.A.Leases.Deadlines.Marks.Has(d.ID) })
 	second := mustSubmit(g, "db", "dog")
 	close(held.release)
 	if op := g.AwaitEnd(first); op.State != dataset.OpDone {
@@ -461,19 +461,19 @@ func TestI1MarkOfUnfinishedSetProfileStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := g.A.Deadlines.Marks.Set(t.Context(), d.ID, out.Operation.ID); err != nil { // stands for such an operation
+	if err := g.A.Leases.Deadlines.Marks.Set(t.Context(), d.ID, out.Operation.ID); err != nil { // stands for such an operation
 		t.Fatal(err)
 	}
 	if op := g.AwaitEnd(mustSubmit(g, "db", "auto")); op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrConflict.Code {
 		t.Errorf("%s, %+v", op.State, op.Problem)
 	}
-	if !g.A.Deadlines.Marks.Has(d.ID) {
+	if !g.A.Leases.Deadlines.Marks.Has(d.ID) {
 		t.Error("the mark was removed")
 	}
 	g.LinkB.Mend()
 	g.AwaitEnd(*out.Operation)
 	mustSetProfile(g, "db", "auto")
-	agenttest.Await(t, func() bool { return !g.A.Deadlines.Marks.Has(d.ID) })
+	agenttest.Await(t, func() bool { return !g.A.Leases.Deadlines.Marks.Has(d.ID) })
 }
 
 // The mark of a volume in the trash stays until the volume is restored or purged, and nothing is logged about it.
@@ -481,16 +481,16 @@ func TestMarkOfDeletedVolumeStays(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
 	d := newManual(g, "db")
-	if err := g.A.Deadlines.Marks.Set(t.Context(), d.ID, uuid.New()); err != nil {
+	if err := g.A.Leases.Deadlines.Marks.Set(t.Context(), d.ID, uuid.New()); err != nil {
 		t.Fatal(err)
 	}
 	if err := g.A.Remove(t.Context(), "db@hand"); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.A.Deadlines.Marks.Settle(t.Context()); err != nil {
+	if err := g.A.Leases.Deadlines.Marks.Settle(t.Context()); err != nil {
 		t.Errorf("the mark of a deleted volume: %v", err)
 	}
-	if _, home := g.A.Cache.Dataset(d.ID); home && !g.A.Deadlines.Marks.Has(d.ID) {
+	if _, home := g.A.Cache.Dataset(d.ID); home && !g.A.Leases.Deadlines.Marks.Has(d.ID) {
 		t.Error("the mark was removed, and the volume may be restored")
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store/bolt"
@@ -26,9 +27,9 @@ func TestTableRefusesRecalledAndRelinquishedDatasets(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	table := NewTable(records.OpenDB(st), uuid.UUID.String)
+	table := New(&host.Host{DB: records.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Epoch: 3, Move: uuid.New()}
-	expect := func(when string, table *Table, mayChange, mayOpen bool) {
+	expect := func(when string, table *Leases, mayChange, mayOpen bool) {
 		t.Helper()
 		for name, c := range map[string]struct {
 			err  error
@@ -54,7 +55,7 @@ func TestTableRefusesRecalledAndRelinquishedDatasets(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("relinquished", table, false, false)
-	again := NewTable(records.OpenDB(st), uuid.UUID.String)
+	again := New(&host.Host{DB: records.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
 	if err := again.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +91,7 @@ func TestToldAfterTheMoveEnded(t *testing.T) {
 		"the move has ended":    {true, Relinquished{}, false},
 		"another move has come": {false, Relinquished{Epoch: 4, Move: uuid.New()}, false},
 	} {
-		table := NewTable(records.OpenDB(st), uuid.UUID.String)
+		table := New(&host.Host{DB: records.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
 		if err := table.Relinquish(t.Context(), id, r); err != nil {
 			t.Fatal(err)
 		}
@@ -102,11 +103,11 @@ func TestToldAfterTheMoveEnded(t *testing.T) {
 		if err := errors.Join(err, table.SetReported(t.Context(), id, r)); err != nil {
 			t.Fatal(err)
 		}
-		again := NewTable(records.OpenDB(st), uuid.UUID.String)
+		again := New(&host.Host{DB: records.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
 		if err := again.Load(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		for where, table := range map[string]*Table{"in memory": table, "on disk": again} {
+		for where, table := range map[string]*Leases{"in memory": table, "on disk": again} {
 			got, there := table.Relinquished(id)
 			if there == c.dropped || got.Reported != c.told || got.Move != c.now.Move {
 				t.Errorf("%s, %s: the record is there: %t, %+v", name, where, there, got)
@@ -125,7 +126,7 @@ func TestI1EpochIsNotRelinquishedIfTheDiskRefuses(t *testing.T) {
 	if err := st.Close(); err != nil { // each write fails from now on
 		t.Fatal(err)
 	}
-	table, id := NewTable(records.OpenDB(st), uuid.UUID.String), uuid.New()
+	table, id := New(&host.Host{DB: records.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil), uuid.New()
 	if err := table.Relinquish(t.Context(), id, Relinquished{Epoch: 3, Move: uuid.New()}); err == nil {
 		t.Error("an epoch that is not on disk was relinquished")
 	}

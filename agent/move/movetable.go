@@ -98,6 +98,13 @@ func (t *MoveTable) Get(id uuid.UUID) (MoveRecord, bool) {
 	return p, known
 }
 
+// IncomingEpoch returns the epoch at which a move will open a dataset here. comes is false if no move brings the
+// dataset to this node.
+func (t *MoveTable) IncomingEpoch(id uuid.UUID) (epoch uint64, comes bool) {
+	p, comes := t.Get(id)
+	return p.Epoch, comes
+}
+
 // Begin marks a dataset as being moved here until done is called. It ends a running refresh of the dataset. A refresh
 // holds the dataset's lock for as long as the home sends, and the home may be lost.
 func (t *MoveTable) Begin(id uuid.UUID) (done func()) {

@@ -67,8 +67,8 @@ func (p *askedTogether) Status(context.Context) dataset.PoolStatus {
 // newImporter returns the Importer of a host without pools.
 func newImporter() *Importer {
 	o := New(&host.Host{}, nil)
-	o.Pools, _ = pool.New(pool.Deps{})
-	o.Space = pool.NewSpace(pool.Deps{}, o.Pools)
+	o.Pools = pool.New(o.Host, nil, nil, nil, nil)
+	o.Space = o.Pools
 	return o.Importer
 }
 

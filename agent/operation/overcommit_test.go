@@ -92,14 +92,14 @@ func TestOvercommitPolicy(t *testing.T) {
 	agenttest.Await(t, func() bool { return r.Cache.Provisioned(p.ID) == 1300*dataset.MiB })
 	// Two concurrent creates do not exceed the policy together.
 	st, _ := r.Pools.ReadStatus(t.Context(), p.ID)
-	release, err := r.Provisioning.Reserve(p.ID, st, uuid.New(), 100*dataset.MiB)
+	release, err := r.Pools.Reserve(p.ID, st, uuid.New(), 100*dataset.MiB)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = r.Provisioning.Reserve(p.ID, st, uuid.New(), 100*dataset.MiB)
+	_, err = r.Pools.Reserve(p.ID, st, uuid.New(), 100*dataset.MiB)
 	refused("a second create", err)
 	release()
-	if release, err = r.Provisioning.Reserve(p.ID, st, uuid.New(), 100*dataset.MiB); err != nil {
+	if release, err = r.Pools.Reserve(p.ID, st, uuid.New(), 100*dataset.MiB); err != nil {
 		t.Error(err)
 	}
 	release()

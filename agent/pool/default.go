@@ -15,8 +15,8 @@ import (
 // makeDefault makes the default pool. It is called if drover.yaml names no pool. If the root is on a filesystem with
 // reflinks, the pool is a folder with an image file for each dataset. Otherwise the pool is an image file with half
 // of the free space. If such an image cannot be made, the pool has a plain folder for each dataset.
-func (m *Maker) makeDefault(ctx context.Context) error {
-	dir := filepath.Join(m.Root, "pools")
+func (t *Pools) makeDefault(ctx context.Context) error {
+	dir := filepath.Join(t.Root, "pools")
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("create the folder of pools: %w", err)
 	}
@@ -30,7 +30,7 @@ func (m *Maker) makeDefault(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	image := Record{Backend: "loop", Path: path, Image: half, Mount: m.ImageMount("default"), Default: true}
+	image := Record{Backend: "loop", Path: path, Image: half, Mount: t.ImageMount("default"), Default: true}
 	for _, rec := range []Record{
 		{Backend: "loop", Path: filepath.Join(dir, "default"), Default: true},
 		image,
@@ -40,15 +40,15 @@ func (m *Maker) makeDefault(ctx context.Context) error {
 			tried = append(tried, dataset.Errorf(dataset.ErrNoSpace, "less than 2GiB free at %s", dir))
 			continue
 		}
-		_, err := m.Make(ctx, "default", rec)
+		_, err := t.Make(ctx, "default", rec)
 		if err == nil {
 			if rec.Backend == "dir" {
-				m.Log.WithField("pool", "default").
+				t.Log.WithField("pool", "default").
 					Warnf("the default pool can neither enforce sizes nor snapshot without copying: %v",
 						errors.Join(tried...))
 			}
 			if rec.Image > 0 {
-				m.Log.WithField("pool", "default").
+				t.Log.WithField("pool", "default").
 					Infof("preallocated %s, half of the free space of %s (drover pool create creates other pools)",
 						rec.Image.Human(), dir)
 			}

@@ -12,7 +12,7 @@ import (
 )
 
 // CheckDevices refuses devices that cannot become a pool.
-func (m *Maker) CheckDevices(ctx context.Context, name string, rec Record, kind backends.Kind) error {
+func (t *Pools) CheckDevices(ctx context.Context, name string, rec Record, kind backends.Kind) error {
 	if len(rec.Devices) == 0 {
 		return nil
 	}
@@ -20,7 +20,7 @@ func (m *Maker) CheckDevices(ctx context.Context, name string, rec Record, kind 
 		return checkDistinct(name, rec.Devices)
 	}
 	var can []string
-	for _, k := range m.Backends.Kinds() {
+	for _, k := range t.Backends.Kinds() {
 		if _, ok := k.(backends.BlockDeviceKind); ok && k.Available(ctx) == nil {
 			can = append(can, k.Name())
 		}
@@ -58,15 +58,15 @@ func deviceNumber(path string) (uint64, bool) {
 }
 
 // checkNotInOtherPool refuses devices that belong to another pool of this node, by the UUID on them.
-func (m *Maker) checkNotInOtherPool(rec Record) error {
+func (t *Pools) checkNotInOtherPool(rec Record) error {
 	for _, path := range rec.Devices {
 		if _, ok := deviceNumber(path); !ok {
 			continue // the backend reports its content
 		}
 		on := disk.PoolOn(path)
-		m.pools.mu.RLock()
-		o := m.pools.byID[on]
-		m.pools.mu.RUnlock()
+		t.mu.RLock()
+		o := t.byID[on]
+		t.mu.RUnlock()
 		if o != nil && !o.Gone {
 			return deviceInUse(dataset.ErrExists, path, o.Name)
 		}
@@ -77,14 +77,14 @@ func (m *Maker) checkNotInOtherPool(rec Record) error {
 // withDeviceOwner returns err, or an error that names the pool which uses one of the devices. It compares the devices
 // with those that each pool was made of. It cannot compare UUIDs, because some devices, such as those of a volume
 // group, have none.
-func (m *Maker) withDeviceOwner(rec Record, err error) error {
+func (t *Pools) withDeviceOwner(rec Record, err error) error {
 	kind := dataset.KindOf(err)
 	if kind != dataset.ErrInUse && kind != dataset.ErrExists {
 		return err
 	}
 	for _, path := range rec.Devices {
 		number, block := deviceNumber(path)
-		for _, o := range m.pools.All() {
+		for _, o := range t.All() {
 			same := func(had string) bool {
 				is, ok := deviceNumber(had)
 				return ok && is == number

@@ -271,7 +271,7 @@ func TestProbeKeepsTheGeneration(t *testing.T) {
 	for range 20 {
 		r.Pools.MarkChanged(p.ID, true)
 		r.DoHeartbeatWork(t.Context())
-		<-r.Prober.Suspect(p.ID, unix.EIO).Ended()
+		<-r.Pools.Suspect(p.ID, unix.EIO).Ended()
 	}
 	agenttest.Await(t, func() bool { return !r.Pools.ByID(p.ID).Raising })
 	now := r.Pools.ByID(p.ID)
@@ -295,7 +295,7 @@ func TestProbeOfShareWritesLaterGeneration(t *testing.T) {
 	}
 	agenttest.Await(t, func() bool { return at() > 0 && !f.A.Pools.ByID(p.ID).RaiseSoon && !f.A.Pools.ByID(p.ID).Raising })
 	before := at()
-	<-f.A.Prober.Suspect(p.ID, unix.EIO).Ended()
+	<-f.A.Pools.Suspect(p.ID, unix.EIO).Ended()
 	if now := at(); now <= before {
 		t.Errorf("generation %d after %d", now, before)
 	}
@@ -310,7 +310,7 @@ func TestProbeOfShareWritesLaterGeneration(t *testing.T) {
 func TestProbeOfHangingDiskEnds(t *testing.T) {
 	r, h, _, _ := hungRig(t)
 	h.Hang("raise")
-	probe := r.Prober.Suspect(other(r).ID, unix.EIO)
+	probe := r.Pools.Suspect(other(r).ID, unix.EIO)
 	agenttest.Await(t, func() bool { return h.Calls() > 0 })
 	agenttest.Await(t, func() bool {
 		r.FakeClock.Advance(pool.AskPatience / pool.AskTurns)

@@ -14,21 +14,21 @@ import (
 const RaiseEvery = 10 * time.Minute
 
 // MarkUsed records that something in the pool is in use or has changed.
-func (t *table) MarkUsed(id uuid.UUID) {
+func (t *Pools) MarkUsed(id uuid.UUID) {
 	t.Change(id, func(p *Pool) { p.UsedSinceRaise = true })
 }
 
 // MarkChanged is like MarkUsed. It is for changes that are rare or that write to control's store anyway, so that the
 // raised generation is stored too. home is true if the pool became the home of a dataset: its generation must then be
 // raised soon.
-func (t *table) MarkChanged(id uuid.UUID, home bool) {
+func (t *Pools) MarkChanged(id uuid.UUID, home bool) {
 	t.Change(id, func(p *Pool) {
 		p.UsedSinceRaise, p.changedSinceRaise, p.RaiseSoon = true, true, p.RaiseSoon || home
 	})
 }
 
 // RecordGeneration records the highest generation that control or a peer reported for a pool.
-func (t *table) RecordGeneration(ctx context.Context, id uuid.UUID, generation uint64) error {
+func (t *Pools) RecordGeneration(ctx context.Context, id uuid.UUID, generation uint64) error {
 	p := t.ByID(id)
 	if p == nil || p.Record.Generation >= generation {
 		return nil
@@ -39,7 +39,7 @@ func (t *table) RecordGeneration(ctx context.Context, id uuid.UUID, generation u
 // Raise gives a pool a later generation, first in the pool itself. Once the pool has it, the generation is recorded
 // even if ctx has ended. If it were not recorded, and the disk were replaced by a copy from before the raise while the
 // agent is stopped, the next start would not notice that.
-func (t *table) Raise(ctx context.Context, p *Pool, to uint64) error {
+func (t *Pools) Raise(ctx context.Context, p *Pool, to uint64) error {
 	var was Pool // a change during the raise counts for the next raise
 	t.Change(p.ID, func(p *Pool) {
 		was, p.RaiseSoon, p.UsedSinceRaise, p.changedSinceRaise = *p, false, false, false
@@ -65,7 +65,7 @@ func (t *table) Raise(ctx context.Context, p *Pool, to uint64) error {
 }
 
 // Generations returns the generations of the pools that are not offline.
-func (t *table) Generations() map[uuid.UUID]uint64 {
+func (t *Pools) Generations() map[uuid.UUID]uint64 {
 	out := map[uuid.UUID]uint64{}
 	for _, p := range t.All() {
 		if p.Storage != nil {
@@ -76,6 +76,6 @@ func (t *table) Generations() map[uuid.UUID]uint64 {
 }
 
 // GenerationsKnown reports whether control has reported a generation for every open pool.
-func (t *table) GenerationsKnown() bool {
+func (t *Pools) GenerationsKnown() bool {
 	return !slices.ContainsFunc(t.All(), func(p *Pool) bool { return p.Storage != nil && !p.GenerationKnown })
 }

@@ -29,12 +29,12 @@ func TestSpaceHintsOfHangingPool(t *testing.T) {
 			for range 10 {
 				hints.Go(func() {
 					full := dataset.Errorf(dataset.ErrNoSpace, "full")
-					if err := r.Space.AddHint(t.Context(), there.Pool, full); !strings.HasPrefix(err.Error(), "full") {
+					if err := r.Pools.AddHint(t.Context(), there.Pool, full); !strings.HasPrefix(err.Error(), "full") {
 						t.Errorf("hint: %v", err)
 					}
 				})
 				hints.Go(func() {
-					if hint := r.Space.RootHint(t.Context()); !strings.Contains(hint, "df -h "+r.Root) {
+					if hint := r.Pools.RootHint(t.Context()); !strings.Contains(hint, "df -h "+r.Root) {
 						t.Errorf("hint of the root: %q", hint)
 					}
 				})

@@ -121,7 +121,7 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 				isHung(r, there, 3)
 				gone, cancel := context.WithCancel(t.Context())
 				cancel()
-				if r.PoolOpener.Retry(gone) || h.Calls() != 1 { // a pool that is being asked is not asked again
+				if r.Pools.Retry(gone) || h.Calls() != 1 { // a pool that is being asked is not asked again
 					t.Errorf("it is open, or was asked %d times", h.WaitingCalls)
 				}
 			}

@@ -12,19 +12,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Maker makes pools, and refuses places and devices that cannot become one. Safe for concurrent use once Opener.Open
-// has returned.
-type Maker struct {
-	Deps
-	pools *Pools
-
-	PoolLocks Locks      // keep other drover processes on this host from opening the pools
-	Failed    []api.Pool // pools of drover.yaml that could not be made, without a UUID; set by Opener.Open
-}
-
-// NewMaker returns a Maker for the pools of a node.
-func NewMaker(deps Deps, pools *Pools) *Maker { return &Maker{Deps: deps, pools: pools} }
-
 // PendingPrefix is the key prefix for the records of pools that are being made on request. Such a record is written
 // before the backend changes anything, and removed when the pool itself is recorded.
 const PendingPrefix = "making/"
@@ -32,69 +19,69 @@ const PendingPrefix = "making/"
 // Make makes a pool and records it. If the record has no UUID, a pool that already exists at the path is used: an
 // earlier first start may have been interrupted, or this node may have lost its record of the pool. If the record has
 // a UUID, the pool is new: see recordIntent.
-func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error) {
-	kind, err := m.Backends.Kind(rec.Backend)
+func (t *Pools) Make(ctx context.Context, name string, rec Record) (*Pool, error) {
+	kind, err := t.Backends.Kind(rec.Backend)
 	if err != nil {
 		return nil, err
 	}
 	if err := kind.Available(ctx); err != nil {
 		return nil, WithPoolName(name, err)
 	}
-	if err := m.CheckDevices(ctx, name, rec, kind); err != nil {
+	if err := t.CheckDevices(ctx, name, rec, kind); err != nil {
 		return nil, err
 	}
-	if err := m.checkNotInOtherPool(rec); err != nil {
+	if err := t.checkNotInOtherPool(rec); err != nil {
 		return nil, WithPoolName(name, err)
 	}
-	if err := m.checkDisjoint(name, rec); err != nil {
+	if err := t.checkDisjoint(name, rec); err != nil {
 		return nil, err
 	}
-	if err := m.checkPlace(name, rec); err != nil {
+	if err := t.checkPlace(name, rec); err != nil {
 		return nil, err
 	}
 	if rec.ID != uuid.Nil {
-		if err := m.recordIntent(ctx, name, &rec); err != nil {
+		if err := t.recordIntent(ctx, name, &rec); err != nil {
 			return nil, err
 		}
 	}
-	cfg := rec.Config(name, m.Keys, m.Mounts.Root())
+	cfg := rec.Config(name, t.Keys, t.MountRoot())
 	cfg.Make = true
 	b, err := kind.Open(ctx, cfg)
 	if err != nil {
-		return nil, WithPoolName(name, m.withDeviceOwner(rec, err))
+		return nil, WithPoolName(name, t.withDeviceOwner(rec, err))
 	}
 	found := rec.ID == uuid.Nil
 	rec.ID, rec.Share, rec.Unexamined = b.ID(), b.Info().Share, found
 	rec.OvercommitUnknown = found && rec.Overcommit == 0
 	if len(rec.Devices) > 0 {
-		rec.Trimmed = m.Clock.Now() // mkfs has discarded the free blocks
+		rec.Trimmed = t.Clock.Now() // mkfs has discarded the free blocks
 	}
 	// checkUnique must come before Lock. If this pool is a copy of an open one, both have the same ID, and the Unlock
 	// after an error would release the lock of the open one.
-	if err := m.checkUnique(rec.ID, name); err != nil {
+	if err := t.checkUnique(rec.ID, name); err != nil {
 		return nil, errors.Join(WithPoolName(name, err), b.Close())
 	}
-	whyUnlocked, err := m.PoolLocks.Lock(ctx, b)
+	whyUnlocked, err := t.PoolLocks.Lock(ctx, b)
 	if err != nil {
 		return nil, errors.Join(WithPoolName(name, err), b.Close())
 	}
 	generation, err := b.Generation()
 	if err == nil {
-		err = m.DB.Put(ctx, map[string]any{"pools/" + name: rec, PendingPrefix + name: nil})
+		err = t.DB.Put(ctx, map[string]any{"pools/" + name: rec, PendingPrefix + name: nil})
 	}
 	if err != nil {
-		return nil, errors.Join(WithPoolName(name, err), b.Close(), m.PoolLocks.Unlock(rec.ID))
+		return nil, errors.Join(WithPoolName(name, err), b.Close(), t.PoolLocks.Unlock(rec.ID))
 	}
-	m.warnNotLocked(name, whyUnlocked)
-	p := &Pool{Record: rec, nodeName: m.NodeName, Storage: b, LockProblem: whyUnlocked, Generation: generation,
-		RaiseSoon: true, RaisedAt: m.Clock.Steady(), Pool: dataset.Pool{
+	t.warnNotLocked(name, whyUnlocked)
+	p := &Pool{Record: rec, nodeName: t.NodeName, Storage: b, LockProblem: whyUnlocked, Generation: generation,
+		RaiseSoon: true, RaisedAt: t.Clock.Steady(), Pool: dataset.Pool{
 			ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Devices: rec.Devices,
 			Reach: dataset.ReachNode, Default: rec.Default,
 		}}
-	p.setInfo(m.capabilities(b), b.Info())
-	m.pools.Add(p)
-	m.pools.SyncPolicy(ctx, rec.ID)
-	m.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "path": rec.Path}).
+	p.setInfo(t.capabilities(b), b.Info())
+	t.Add(p)
+	t.SyncPolicy(ctx, rec.ID)
+	t.Log.WithFields(map[string]any{"pool": name, "backend": rec.Backend, "path": rec.Path}).
 		Info("pool is ready: " + p.Note)
 	return p, nil
 }
@@ -102,9 +89,9 @@ func (m *Maker) Make(ctx context.Context, name string, rec Record) (*Pool, error
 // recordIntent records that a pool is about to be made. If an earlier attempt to make the same pool under the same
 // name was interrupted, recordIntent sets rec.ID to the UUID of that attempt. The disks may have that UUID already,
 // and the backend would refuse to make a pool with another UUID on them.
-func (m *Maker) recordIntent(ctx context.Context, name string, rec *Record) error {
+func (t *Pools) recordIntent(ctx context.Context, name string, rec *Record) error {
 	var begun Record
-	if _, err := m.DB.Get(ctx, PendingPrefix+name, &begun); err != nil {
+	if _, err := t.DB.Get(ctx, PendingPrefix+name, &begun); err != nil {
 		return err
 	}
 	want := *rec
@@ -116,14 +103,14 @@ func (m *Maker) recordIntent(ctx context.Context, name string, rec *Record) erro
 		rec.ID = begun.ID
 		return nil
 	}
-	return m.DB.Put(ctx, map[string]any{PendingPrefix + name: rec})
+	return t.DB.Put(ctx, map[string]any{PendingPrefix + name: rec})
 }
 
 // checkUnique fails with dataset.ErrExists if this node already has the pool, or a copy of it, under another name.
-func (m *Maker) checkUnique(id uuid.UUID, name string) error {
-	m.pools.mu.RLock()
-	defer m.pools.mu.RUnlock()
-	if o := m.pools.byID[id]; o != nil && !o.Gone && o.Name != name {
+func (t *Pools) checkUnique(id uuid.UUID, name string) error {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if o := t.byID[id]; o != nil && !o.Gone && o.Name != name {
 		return dataset.Errorf(dataset.ErrExists, "this is pool %s (at %s), or a copy of it", o.Name,
 			o.Record.Path)
 	}
@@ -131,11 +118,11 @@ func (m *Maker) checkUnique(id uuid.UUID, name string) error {
 }
 
 // checkDisjoint fails if the pool is inside the path of another pool, or contains it, or if its name is used.
-func (m *Maker) checkDisjoint(name string, rec Record) error {
-	if err := m.checkUnclaimed(name); err != nil {
+func (t *Pools) checkDisjoint(name string, rec Record) error {
+	if err := t.checkUnclaimed(name); err != nil {
 		return err
 	}
-	all := m.pools.All()
+	all := t.All()
 	for _, o := range all {
 		if o.Name == name {
 			return dataset.Errorf(dataset.ErrExists, "pool %s exists (backend %s at %s)", name, o.Record.Backend,
@@ -155,15 +142,15 @@ func (m *Maker) checkDisjoint(name string, rec Record) error {
 // addFailed records that a pool of drover.yaml could be neither found nor made. The pool is shown as offline, and the
 // other pools are served. Drover tries again only at its next start, because the operator may still be repairing the
 // disk.
-func (m *Maker) addFailed(node uuid.UUID, c Config, why error) {
-	m.Log.WithFields(map[string]any{"pool": c.Name, "backend": c.Backend, "error": why}).
+func (t *Pools) addFailed(c Config, why error) {
+	t.Log.WithFields(map[string]any{"pool": c.Name, "backend": c.Backend, "error": why}).
 		Error("pool of drover.yaml is offline: creating it failed")
-	m.Failed = append(m.Failed, api.Pool{
+	t.Failed = append(t.Failed, api.Pool{
 		Pool: dataset.Pool{
 			Name:    c.Name,
-			Node:    node,
+			Node:    t.NodeID,
 			Backend: c.Backend,
-			Path:    m.newRecord(c).Path,
+			Path:    t.newRecord(c).Path,
 			Devices: c.Devices,
 			Reach:   dataset.ReachNode,
 		},
@@ -174,8 +161,8 @@ func (m *Maker) addFailed(node uuid.UUID, c Config, why error) {
 }
 
 // checkUnclaimed fails if drover.yaml defines a pool with this name that could not be made.
-func (m *Maker) checkUnclaimed(name string) error {
-	for _, u := range m.Failed {
+func (t *Pools) checkUnclaimed(name string) error {
+	for _, u := range t.Failed {
 		if u.Name == name {
 			return dataset.Errorf(dataset.ErrExists, "pool %s of drover.yaml is offline: %s", name,
 				u.Status.Reason)
@@ -185,8 +172,8 @@ func (m *Maker) checkUnclaimed(name string) error {
 }
 
 // newRecord returns the record of a pool of drover.yaml that this node has not recorded yet.
-func (m *Maker) newRecord(c Config) Record {
+func (t *Pools) newRecord(c Config) Record {
 	rec := Record{Backend: c.Backend, Path: c.Path, Image: c.Image, Devices: c.Devices}.withOvercommit(c.Overcommit)
-	m.SetPlace(c.Name, &rec)
+	t.SetPlace(c.Name, &rec)
 	return rec
 }

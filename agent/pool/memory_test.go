@@ -35,7 +35,7 @@ func TestPoolInMemoryIsReported(t *testing.T) {
 		{Name: "folders", Backend: "dir", Path: filepath.Join(tmpfs, "folders")},
 		{Name: "images", Backend: "loop", Path: filepath.Join(tmpfs, "images.img"), Image: "600MiB"},
 	} {
-		if err := os.MkdirAll(filepath.Dir(r.PoolMaker.ImageMount(n.Name)), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Dir(r.Pools.ImageMount(n.Name)), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		made, err := r.CreatePool(t.Context(), n)

@@ -19,7 +19,7 @@ import (
 func TestPoolNameTakenByUnprivilegedUser(t *testing.T) {
 	r := agenttest.New(t)
 	r.NewVolume("db")
-	names := slices.Collect(maps.Keys(r.PoolMaker.PoolLocks.Sockets))
+	names := slices.Collect(maps.Keys(r.Pools.PoolLocks.Sockets))
 	if len(names) != 1 {
 		t.Fatalf("holds %q", names)
 	}

@@ -14,27 +14,12 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Opener opens the pools of this node when the agent starts, opens them again while they are offline, and closes them.
-// Safe for concurrent use once Open has returned.
-type Opener struct {
-	Deps
-	pools *Pools
-	maker *Maker
-	node  uuid.UUID // this node; set by Open
-}
-
-// NewOpener returns an Opener for the pools of a node.
-func NewOpener(deps Deps, pools *Pools, maker *Maker) *Opener {
-	return &Opener{Deps: deps, pools: pools, maker: maker}
-}
-
 // Open opens the configured pools, those that were made or adopted before, and the default pool if there is no
-// other. node is this node; recovered says that the agent's database was lost.
-func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error {
-	x.node = node
+// other.
+func (t *Pools) Open(ctx context.Context) error {
 	known := map[string]Record{}
 	var names []string
-	err := x.DB.Each(ctx, "pools/", func(name string, v []byte) error {
+	err := t.DB.Each(ctx, "pools/", func(name string, v []byte) error {
 		var r Record
 		if err := dataset.DecodeRecord(v, &r); err != nil {
 			return err
@@ -46,23 +31,23 @@ func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error
 	if err != nil {
 		return err
 	}
-	if len(names) == 0 && recovered {
-		if names, err = x.addRecordedPools(ctx, known); err != nil {
+	if len(names) == 0 && t.Recovered {
+		if names, err = t.addRecordedPools(ctx, known); err != nil {
 			return err
 		}
 	}
-	if err := x.recordPolicies(ctx, known); err != nil {
+	if err := t.recordPolicies(ctx, known); err != nil {
 		return err
 	}
 	var opened []*Pool
 	var unknown []Config
 	configured := map[string]bool{}
-	for _, c := range x.Configured {
-		if err := x.cancelRemoval(ctx, c.Name, known); err != nil {
+	for _, c := range t.Configured {
+		if err := t.cancelRemoval(ctx, c.Name, known); err != nil {
 			return err
 		}
 		configured[c.Name] = true
-		rec, known := x.maker.newRecord(c), known[c.Name]
+		rec, known := t.newRecord(c), known[c.Name]
 		if known.ID == uuid.Nil {
 			unknown = append(unknown, c)
 			continue
@@ -75,33 +60,33 @@ func (x *Opener) Open(ctx context.Context, node uuid.UUID, recovered bool) error
 			known.Unexamined, known.Doubtful, known.Generation, known.Trimmed
 		rec.Overcommit, rec.OvercommitConfigured, rec.OvercommitUnknown = known.Overcommit, known.OvercommitConfigured,
 			known.OvercommitUnknown
-		opened = append(opened, x.UnopenedPool(c.Name, rec))
+		opened = append(opened, t.UnopenedPool(c.Name, rec))
 	}
 	for _, name := range names {
 		if !configured[name] {
-			opened = append(opened, x.UnopenedPool(name, known[name]))
+			opened = append(opened, t.UnopenedPool(name, known[name]))
 		}
 	}
-	x.OpenAll(ctx, false, opened...)
+	t.OpenAll(ctx, false, opened...)
 	for _, c := range unknown {
-		rec := x.maker.newRecord(c)
-		if err := PathAnswers(ctx, x.Clock, rec.Path); err != nil {
-			x.maker.addFailed(node, c, err)
-		} else if _, err := x.maker.Make(ctx, c.Name, rec); err != nil {
-			x.maker.addFailed(node, c, err)
+		rec := t.newRecord(c)
+		if err := PathAnswers(ctx, t.Clock, rec.Path); err != nil {
+			t.addFailed(c, err)
+		} else if _, err := t.Make(ctx, c.Name, rec); err != nil {
+			t.addFailed(c, err)
 		}
 	}
-	if len(x.pools.Order) == 0 && len(x.maker.Failed) == 0 {
-		return x.maker.makeDefault(ctx)
+	if len(t.Order) == 0 && len(t.Failed) == 0 {
+		return t.makeDefault(ctx)
 	}
 	return ctx.Err()
 }
 
 // recordPolicies applies the policies for overcommit that drover.yaml defines to the records of known pools. It writes
 // a changed record at once, because the next start must know where the policy is from.
-func (x *Opener) recordPolicies(ctx context.Context, known map[string]Record) error {
+func (t *Pools) recordPolicies(ctx context.Context, known map[string]Record) error {
 	configured := map[string]float64{}
-	for _, c := range x.Configured {
+	for _, c := range t.Configured {
 		configured[c.Name] = c.Overcommit
 	}
 	changed := map[string]any{}
@@ -114,14 +99,14 @@ func (x *Opener) recordPolicies(ctx context.Context, known map[string]Record) er
 	if len(changed) == 0 {
 		return nil
 	}
-	return x.DB.Put(ctx, changed)
+	return t.DB.Put(ctx, changed)
 }
 
 // UnopenedPool returns a pool that was seen before and is not open yet.
-func (x *Opener) UnopenedPool(name string, rec Record) *Pool {
+func (t *Pools) UnopenedPool(name string, rec Record) *Pool {
 	return &Pool{
 		Record:   rec,
-		nodeName: x.NodeName,
+		nodeName: t.NodeName,
 		Pool: dataset.Pool{
 			ID:      rec.ID,
 			Name:    name,
@@ -136,17 +121,17 @@ func (x *Opener) UnopenedPool(name string, rec Record) *Pool {
 
 // OpenAll opens known pools. Pools that cannot be opened are offline. If late is true, other pools are served already:
 // see applyOpened.
-func (x *Opener) OpenAll(ctx context.Context, late bool, list ...*Pool) {
+func (t *Pools) OpenAll(ctx context.Context, late bool, list ...*Pool) {
 	for _, p := range list {
-		x.startOpening(p)
-		x.pools.Add(p)
+		t.startOpening(p)
+		t.Add(p)
 	}
-	for _, p := range x.applyOpened(ctx, StartPatience, late, list) {
-		x.pools.SyncPolicy(ctx, p.ID)
+	for _, p := range t.applyOpened(ctx, StartPatience, late, list) {
+		t.SyncPolicy(ctx, p.ID)
 	}
 	for _, p := range list {
-		if now, there := x.pools.ByName(p.Name); there && now.Storage == nil {
-			x.Log.WithFields(map[string]any{
+		if now, there := t.ByName(p.Name); there && now.Storage == nil {
+			t.Log.WithFields(map[string]any{
 				"pool":    p.Name,
 				"backend": p.Record.Backend,
 				"error":   now.OfflineReason,
@@ -155,19 +140,19 @@ func (x *Opener) OpenAll(ctx context.Context, late bool, list ...*Pool) {
 	}
 }
 
-func (x *Opener) attach(ctx context.Context, p *Pool) error {
-	kind, err := x.Backends.Kind(p.Record.Backend)
+func (t *Pools) attach(ctx context.Context, p *Pool) error {
+	kind, err := t.Backends.Kind(p.Record.Backend)
 	if err != nil {
 		return err
 	}
 	if err := backends.CheckOpen(ctx, kind); err != nil {
 		return err
 	}
-	b, err := kind.Open(ctx, p.Record.Config(p.Name, x.Keys, x.Mounts.Root()))
+	b, err := kind.Open(ctx, p.Record.Config(p.Name, t.Keys, t.MountRoot()))
 	if err != nil {
 		return err
 	}
-	whyUnlocked, err := x.maker.PoolLocks.Lock(ctx, b)
+	whyUnlocked, err := t.PoolLocks.Lock(ctx, b)
 	if err == nil {
 		err = p.checkShare(b.Info())
 	}
@@ -180,31 +165,31 @@ func (x *Opener) attach(ctx context.Context, p *Pool) error {
 	if err != nil {
 		return errors.Join(err, b.Close())
 	}
-	x.warnNotLocked(p.Name, whyUnlocked)
+	t.warnNotLocked(p.Name, whyUnlocked)
 	p.disk = diskHealth{}
-	p.Storage, p.OfflineReason, p.LockProblem, p.RaiseSoon, p.RaisedAt = b, "", whyUnlocked, true, x.Clock.Steady()
+	p.Storage, p.OfflineReason, p.LockProblem, p.RaiseSoon, p.RaisedAt = b, "", whyUnlocked, true, t.Clock.Steady()
 	if why := p.QuarantineReason(); why != "" {
-		x.Log.WithField("pool", p.Name).Error("pool is held: " + why)
+		t.Log.WithField("pool", p.Name).Error("pool is held: " + why)
 	}
-	p.setInfo(x.capabilities(b), b.Info())
+	p.setInfo(t.capabilities(b), b.Info())
 	return nil
 }
 
 // addRecordedPools adds the pools that control has recorded for this node, and returns their names. It is called after
 // the agent's database was lost. If control is unreachable, addRecordedPools adds no pool, and only the pools of
 // drover.yaml are found, at their paths.
-func (x *Opener) addRecordedPools(ctx context.Context, known map[string]Record) (names []string, err error) {
-	list, err := x.Control.Pools(ctx)
+func (t *Pools) addRecordedPools(ctx context.Context, known map[string]Record) (names []string, err error) {
+	list, err := t.Control.Pools(ctx)
 	if err != nil {
-		x.Log.WithError(err).Warn("cannot get the list of this node's pools from control")
+		t.Log.WithError(err).Warn("cannot get the list of this node's pools from control")
 		return nil, nil
 	}
 	values := map[string]any{}
 	for _, o := range list {
-		if o.Node != x.node || o.ID == uuid.Nil {
+		if o.Node != t.NodeID || o.ID == uuid.Nil {
 			continue
 		}
-		if err := PathAnswers(ctx, x.Clock, o.Path); err != nil { // a pool whose path hangs cannot be identified
+		if err := PathAnswers(ctx, t.Clock, o.Path); err != nil { // a pool whose path hangs cannot be identified
 			return nil, fmt.Errorf("pool %s, whose record on this node was lost: %w", o.Name, err)
 		}
 		rec := Record{
@@ -214,95 +199,110 @@ func (x *Opener) addRecordedPools(ctx context.Context, known map[string]Record) 
 		if st, err := os.Lstat(o.Path); err == nil && st.Mode().IsRegular() {
 			rec.Image = dataset.Size(st.Size())
 		}
-		x.maker.SetPlace(o.Name, &rec)
+		t.SetPlace(o.Name, &rec)
 		known[o.Name], values["pools/"+o.Name] = rec, rec
 		names = append(names, o.Name)
 	}
-	return names, x.DB.Put(ctx, values)
+	return names, t.DB.Put(ctx, values)
 }
 
 // cancelRemoval keeps a pool that was being removed and that drover.yaml names again. If its path may already be
 // cleared in part, the pool cannot be kept. A pool is cleared only after it was found empty, so cancelRemoval drops its
 // record, and the pool is made again as a new one.
-func (x *Opener) cancelRemoval(ctx context.Context, name string, known map[string]Record) error {
+func (t *Pools) cancelRemoval(ctx context.Context, name string, known map[string]Record) error {
 	rec := known[name]
-	log := x.Log.WithField("pool", name)
+	log := t.Log.WithField("pool", name)
 	switch {
 	case rec.Leaving == NotLeaving:
 		return nil
 	case rec.Unrecorded && rec.Leaving == LeavingRemoved:
 		log.Warn("pool was being removed and is in drover.yaml again: it was empty, and is recreated")
 		delete(known, name)
-		return x.DB.Put(ctx, map[string]any{"pools/" + name: nil})
+		return t.DB.Put(ctx, map[string]any{"pools/" + name: nil})
 	}
 	log.Warn("pool was being removed and is in drover.yaml again: it is kept as it is")
 	rec.Leaving, rec.Unrecorded = NotLeaving, false
 	known[name] = rec
-	return x.DB.Put(ctx, map[string]any{"pools/" + name: rec})
+	return t.DB.Put(ctx, map[string]any{"pools/" + name: rec})
 }
 
 // Release closes a pool that is being removed, and releases its lock. The pool stays in the table, and its path stays
 // as it is.
-func (x *Opener) Release(id uuid.UUID) (err error) {
-	p := x.pools.ByID(id)
+func (t *Pools) Release(id uuid.UUID) (err error) {
+	p := t.ByID(id)
 	if p.Storage != nil {
-		err = x.pools.closePool(id)
+		err = t.closePool(id)
 	}
-	x.pools.mu.Lock()
+	t.mu.Lock()
 	err = errors.Join(err, p.Opening.discard())
-	x.pools.mu.Unlock()
-	x.pools.Change(id, func(p *Pool) { p.Storage, p.Opening, p.OfflineReason = nil, nil, "it is being removed" })
-	return errors.Join(err, x.maker.PoolLocks.Unlock(id))
+	t.mu.Unlock()
+	t.Change(id, func(p *Pool) { p.Storage, p.Opening, p.OfflineReason = nil, nil, "it is being removed" })
+	return errors.Join(err, t.PoolLocks.Unlock(id))
 }
 
 // Drop removes a pool from this node's records. Callers that still use its UUID see that the pool is gone.
-func (x *Opener) Drop(ctx context.Context, id uuid.UUID) error {
-	x.pools.recording.Lock()
-	defer x.pools.recording.Unlock()
-	p := x.pools.ByID(id)
-	if err := x.DB.Put(ctx, map[string]any{"pools/" + p.Name: nil}); err != nil {
+func (t *Pools) Drop(ctx context.Context, id uuid.UUID) error {
+	t.recording.Lock()
+	defer t.recording.Unlock()
+	p := t.ByID(id)
+	if err := t.DB.Put(ctx, map[string]any{"pools/" + p.Name: nil}); err != nil {
 		return fmt.Errorf("pool %s: %w", p.Name, err)
 	}
-	x.pools.Change(id, func(p *Pool) {
+	t.Change(id, func(p *Pool) {
 		p.Gone, p.Storage, p.Opening, p.HangReason, p.OfflineReason, p.Record.Leaving = true, nil, nil, "",
 			"it was removed from this node", NotLeaving
 	})
-	x.pools.mu.Lock()
-	x.pools.Order = slices.DeleteFunc(x.pools.Order, func(o uuid.UUID) bool { return o == id })
-	x.pools.mu.Unlock()
-	x.maker.RemoveMountPoint(p.Name)
+	t.mu.Lock()
+	t.Order = slices.DeleteFunc(t.Order, func(o uuid.UUID) bool { return o == id })
+	t.mu.Unlock()
+	t.RemoveMountPoint(p.Name)
 	return nil
 }
 
 // Close closes all pools. It waits at most ClosePatience for the pools that are being asked or opened.
-func (x *Opener) Close() error {
-	x.awaitIdle(ClosePatience)
+func (t *Pools) Close() error {
+	t.awaitIdle(ClosePatience)
 	var errs []error
-	for _, p := range x.pools.All() {
+	for _, p := range t.All() {
 		if p.Storage != nil {
-			errs = append(errs, x.pools.closePool(p.ID))
+			errs = append(errs, t.closePool(p.ID))
 		}
-		x.pools.mu.Lock()
+		t.mu.Lock()
 		errs = append(errs, p.Opening.discard())
-		x.pools.mu.Unlock()
+		t.mu.Unlock()
 	}
-	return errors.Join(append(errs, x.maker.PoolLocks.close())...)
+	return errors.Join(append(errs, t.PoolLocks.close())...)
 }
 
 // awaitIdle waits until no pool is being asked or opened, for patience at most. It does not wait for a pool that is
 // known to hang, or that has been opening for AgainPatience or longer. It measures real time, because a stop must end
 // even if the clock of a test does not move.
-func (x *Opener) awaitIdle(patience time.Duration) {
+func (t *Pools) awaitIdle(patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var done []<-chan struct{}
-	for _, p := range x.pools.All() {
+	for _, p := range t.All() {
 		if p.Question != nil && p.HangReason == "" {
 			done = append(done, p.Question.Done)
 		}
-		if p.Opening != nil && x.Clock.Now().Sub(p.Opening.since) < AgainPatience {
+		if p.Opening != nil && t.Clock.Now().Sub(p.Opening.since) < AgainPatience {
 			done = append(done, p.Opening.Done)
 		}
 	}
-	WaitFor(ctx, x.Clock, patience, done)
+	WaitFor(ctx, t.Clock, patience, done)
+}
+
+// capabilities returns the capabilities of a pool on this host.
+func (t *Pools) capabilities(b backends.Pool) dataset.Capabilities {
+	c := b.Info().Capabilities
+	if c.OwnDevice {
+		c.Limits = t.Throttle.Kind()
+	}
+	return c
+}
+
+func (t *Pools) warnNotLocked(name, whyUnlocked string) {
+	if whyUnlocked != "" {
+		t.Log.WithField("pool", name).Warnf("pool is not locked against another drover: %s", whyUnlocked)
+	}
 }

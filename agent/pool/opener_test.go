@@ -61,7 +61,7 @@ func TestOfflinePoolReturns(t *testing.T) {
 		t.Errorf("rebuild of the other pools: %+v, %v", list, err)
 	}
 	f.Offline.Store(false)
-	if !r.PoolOpener.Retry(ctx) || r.PoolOpener.Retry(ctx) {
+	if !r.Pools.Retry(ctx) || r.Pools.Retry(ctx) {
 		t.Error("it did not come back, once")
 	}
 	if err := r.Generations.AnnounceLate(ctx); err != nil {
@@ -189,7 +189,7 @@ func TestPoolMadeButNotRecorded(t *testing.T) {
 	agenttest.Await(t, func() bool { // the marker may be written meanwhile
 		return errors.Join(os.RemoveAll(copied), os.CopyFS(copied, os.DirFS(filepath.Join(r.Root, "pool")))) == nil
 	})
-	_, err := r.PoolMaker.Make(t.Context(), "copy", pool.Record{Backend: "dir", Path: copied})
+	_, err := r.Pools.Make(t.Context(), "copy", pool.Record{Backend: "dir", Path: copied})
 	if !errors.Is(err, dataset.ErrExists) || !strings.Contains(err.Error(), "pool default") {
 		t.Errorf("a copy of the pool: %v", err)
 	}

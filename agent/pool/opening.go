@@ -26,19 +26,19 @@ type opening struct {
 
 	result    Pool  // the result; read it once Done is closed
 	err       error // the error; read it once Done is closed
-	discarded bool  // the result must be discarded; protected by table.mu
+	discarded bool  // the result must be discarded; protected by Pools.mu
 }
 
 // startOpening opens a pool in a new goroutine. When startOpening is called, no other goroutine may use p.
-func (x *Opener) startOpening(p *Pool) {
-	o := &opening{since: x.Clock.Now(), Done: make(chan struct{}), result: *p}
+func (t *Pools) startOpening(p *Pool) {
+	o := &opening{since: t.Clock.Now(), Done: make(chan struct{}), result: *p}
 	p.Opening, p.OfflineReason = o, "it is being opened"
 	go func() {
-		o.err = failingDisk(o.result.Name, x.attach(x.Ctx, &o.result))
-		x.pools.mu.Lock()
+		o.err = failingDisk(o.result.Name, t.attach(t.Ctx, &o.result))
+		t.mu.Lock()
 		over := o.discarded
 		close(o.Done)
-		x.pools.mu.Unlock()
+		t.mu.Unlock()
 		if over {
 			_ = o.close()
 		}
@@ -46,7 +46,7 @@ func (x *Opener) startOpening(p *Pool) {
 }
 
 // discard discards the result of an opening. If the opening has not ended, its goroutine closes the pool later. The
-// caller holds table.mu.
+// caller holds Pools.mu.
 func (o *opening) discard() error {
 	if o == nil {
 		return nil
@@ -71,16 +71,16 @@ func (o *opening) close() error {
 // applyOpened waits for openings, for patience at most, applies their results, and returns the pools that are open now.
 // late is false at a start, when no pool is served yet. If late is true, other pools are served already, and each
 // opened pool is served only after pooladmin.Keeper has asked control for its generation.
-func (x *Opener) applyOpened(ctx context.Context, patience time.Duration, late bool, list []*Pool) (back []*Pool) {
+func (t *Pools) applyOpened(ctx context.Context, patience time.Duration, late bool, list []*Pool) (back []*Pool) {
 	done := make([]<-chan struct{}, 0, len(list))
 	for _, p := range list {
 		done = append(done, p.Opening.Done)
 	}
-	WaitFor(ctx, x.Clock, patience, done)
-	x.pools.mu.Lock()
-	defer x.pools.mu.Unlock()
+	WaitFor(ctx, t.Clock, patience, done)
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, p := range list {
-		now, o := x.pools.byID[p.ID], p.Opening
+		now, o := t.byID[p.ID], p.Opening
 		if now == nil || now.Opening != o {
 			continue // the pool was replaced meanwhile
 		}
@@ -98,24 +98,24 @@ func (x *Opener) applyOpened(ctx context.Context, patience time.Duration, late b
 		default:
 			next.OfflineReason = NoAnswerReason(o.since)
 		}
-		x.pools.byID[p.ID] = &next
+		t.byID[p.ID] = &next
 	}
 	return back
 }
 
 // Retry opens the offline pools, and reports whether at least one pool is online again. It waits only for pools that
 // this call began to open, so that later calls do not wait again for a pool that did not answer.
-func (x *Opener) Retry(ctx context.Context) (again bool) {
+func (t *Pools) Retry(ctx context.Context) (again bool) {
 	var asked []*Pool
 	patience := time.Duration(0)
-	x.pools.mu.Lock()
-	for _, id := range x.pools.Order {
-		p := x.pools.byID[id]
+	t.mu.Lock()
+	for _, id := range t.Order {
+		p := t.byID[id]
 		if p.Storage != nil {
 			if p.recovered {
 				next := *p
 				next.recovered, again = false, true
-				x.pools.byID[id] = &next
+				t.byID[id] = &next
 			}
 			continue
 		}
@@ -124,17 +124,17 @@ func (x *Opener) Retry(ctx context.Context) (again bool) {
 				continue
 			}
 			next := *p
-			x.startOpening(&next)
+			t.startOpening(&next)
 			next.OfflineReason = p.OfflineReason // until there is a newer reason
-			x.pools.byID[id], p, patience = &next, &next, AgainPatience
+			t.byID[id], p, patience = &next, &next, AgainPatience
 		}
 		asked = append(asked, p)
 	}
-	x.pools.mu.Unlock()
-	back := x.applyOpened(ctx, patience, true, asked)
+	t.mu.Unlock()
+	back := t.applyOpened(ctx, patience, true, asked)
 	for _, p := range back {
-		x.Log.WithField("pool", p.Name).Info("pool is online again")
-		x.pools.SyncPolicy(ctx, p.ID)
+		t.Log.WithField("pool", p.Name).Info("pool is online again")
+		t.SyncPolicy(ctx, p.ID)
 	}
 	return again || len(back) > 0
 }

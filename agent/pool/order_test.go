@@ -5,7 +5,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
 )
@@ -19,7 +21,7 @@ func TestPoolsHaveOneOrder(t *testing.T) {
 		{"ant", "default", "hdd", "ssd", "zoo"},
 		{"zoo", "ssd", "ant", "hdd", "default"},
 	} {
-		p, _ := pool.New(pool.Deps{Configured: configured})
+		p := pool.New(&host.Host{Log: logrus.New()}, nil, nil, nil, configured)
 		for _, name := range met {
 			p.Add(&pool.Pool{Pool: dataset.Pool{ID: uuid.New(), Name: name, Default: name == "default"}})
 		}

@@ -17,7 +17,7 @@ import (
 )
 
 // RequestedRecord returns the record of a requested pool, without a UUID.
-func (m *Maker) RequestedRecord(n api.NewPool) (Record, error) {
+func (t *Pools) RequestedRecord(n api.NewPool) (Record, error) {
 	rec := Record{Backend: n.Backend, Path: n.Path, Devices: n.Devices, Overcommit: n.Overcommit}
 	if err := dataset.CheckOvercommit(n.Overcommit); err != nil {
 		return rec, fmt.Errorf("pool %s: %w", n.Name, err)
@@ -42,20 +42,20 @@ func (m *Maker) RequestedRecord(n api.NewPool) (Record, error) {
 		}
 		rec.Image = size
 	}
-	m.SetPlace(n.Name, &rec)
+	t.SetPlace(n.Name, &rec)
 	return rec, nil
 }
 
 // SetPlace fills in the path and the mount point of a pool, if the operator named none.
-func (m *Maker) SetPlace(name string, rec *Record) {
+func (t *Pools) SetPlace(name string, rec *Record) {
 	// A path below /dev is a device or volume group and not a directory, so the backend mounts a filesystem.
 	if rec.Image > 0 || len(rec.Devices) > 0 || IsWithin(rec.Path, "/dev") {
-		rec.Mount = m.ImageMount(name)
+		rec.Mount = t.ImageMount(name)
 	}
 	if rec.Path != "" || len(rec.Devices) == 0 {
 		return
 	}
-	kind, err := m.Backends.Kind(rec.Backend)
+	kind, err := t.Backends.Kind(rec.Backend)
 	if former, ok := kind.(backends.BlockDeviceKind); ok && err == nil {
 		rec.Path = former.PathOf(name, rec.Mount)
 	}
@@ -64,13 +64,13 @@ func (m *Maker) SetPlace(name string, rec *Record) {
 // checkPlace fails if something other than the backend could remove or move a new pool at its path. That is so if the
 // path is below another pool (also through a bind mount), below the data root of a container engine, or below the
 // agent's folder of mount points. The backend checks the folder itself. checkPlace changes nothing.
-func (m *Maker) checkPlace(name string, rec Record) error {
+func (t *Pools) checkPlace(name string, rec Record) error {
 	ways, err := pathAliases(rec.Path)
 	if err != nil {
 		return nil // the backend reports a part of the path that does not exist
 	}
 	for _, path := range ways {
-		if why := m.reservedBy(path); why != "" {
+		if why := t.reservedBy(path); why != "" {
 			if path != ways[0] {
 				why += ", which is seen at " + rec.Path + " as well"
 			}
@@ -83,9 +83,9 @@ func (m *Maker) checkPlace(name string, rec Record) error {
 
 // RemoveMountPoint removes the empty mount point of a pool that could not be made, or that already exists at another
 // path.
-func (m *Maker) RemoveMountPoint(name string) {
-	if _, there := m.pools.ByName(name); !there {
-		_ = os.Remove(m.ImageMount(name)) // a folder that stays does no harm
+func (t *Pools) RemoveMountPoint(name string) {
+	if _, there := t.ByName(name); !there {
+		_ = os.Remove(t.ImageMount(name)) // a folder that stays does no harm
 	}
 }
 
@@ -112,8 +112,8 @@ func pathAliases(path string) ([]string, error) {
 }
 
 // reservedBy returns the owner of a path at which no pool may be made, or "" if a pool may be made there.
-func (m *Maker) reservedBy(path string) string {
-	if mounts := m.Mounts.Root(); IsWithin(path, mounts) {
+func (t *Pools) reservedBy(path string) string {
+	if mounts := t.MountRoot(); IsWithin(path, mounts) {
 		return mounts + ", where volumes are mounted"
 	}
 	for at := path; ; at = filepath.Dir(at) {
@@ -160,8 +160,8 @@ func isEngineRoot(dir string) bool {
 
 // ImageMount returns the path at which a pool's image is mounted, with symbolic links resolved as in the kernel's mount
 // table.
-func (m *Maker) ImageMount(name string) string {
-	dir := filepath.Join(m.Root, "pools")
+func (t *Pools) ImageMount(name string) string {
+	dir := filepath.Join(t.Root, "pools")
 	if there, err := filepath.EvalSymlinks(dir); err == nil {
 		dir = there
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Pool is the state of one pool of this node at a moment. A Pool in the table is not modified: table.Change and the
+// Pool is the state of one pool of this node at a moment. A Pool in the table is not modified: Pools.Change and the
 // other methods of the table replace it by a modified copy. So a *Pool can be read without a lock, but does not show
 // later changes.
 type Pool struct {

@@ -1,25 +1,16 @@
 // Package pool keeps the storage pools of this node: it makes and opens them, watches whether they answer and whether
 // their disks fail, and reports how full they are.
 //
-// Pools has all pools, by UUID, and asks them for their status. Opener opens the pools when the agent starts, and again
-// while they are offline. Maker makes new pools. Prober finds out whether a disk fails. Space compares free space with
-// the space that new data needs, and adds a hint on how to free space to the error of a full pool.
+// Pools has all pools, by UUID. It opens them when the agent starts, and again while they are offline, makes new pools,
+// finds out whether a disk fails, and adds a hint on how to free space to the error of a full pool. The daemon passes
+// the pools of drover.yaml (Config). Package controlsync reports the pools with each heartbeat, and package pooladmin
+// makes and removes pools as an operator asks, and finds pools whose disk was restored from an older backup.
 //
-// Package agent makes these types. Operations, moves and mounts get a pool from Pools, and packages cleanup, handover,
-// doctor and registration read its table. Prober is called after a disk error, by packages mounting and generation and
-// through a function by operation.Runner, and at each heartbeat. Packages operation, move, replication and doctor ask
-// Space, and operation reserves sizes in Provisioning. Packages backup, lostwrites, offline and volume ask Pools
-// through functions or an interface. The daemon passes the pools of drover.yaml (Config). Package controlsync reports
-// the pools with each heartbeat, pooladmin makes and removes pools as an operator asks, and generation finds pools
-// whose disk was restored from an older backup.
-//
-// The package owns the table of pools in memory (see table and Pool), and the keys pools/ and making/ of the agent's
-// database; pooladmin.Creator also writes the record of an adopted pool to pools/. The mutex of the table protects the
-// pools in memory, table.recording protects their records on disk, and table.identities serializes the writes of a
-// pool's identity. No backend is called while the mutex is held, because a disk may hang. Calls that must survive a
-// hanging disk go through Ask. Locks keeps other drover processes on this host away from the pools, and Provisioning
-// has the sizes that running operations have reserved; each has its own mutex. Maker.Failed has the pools of
-// drover.yaml that could not be made; it does not change after Opener.Open.
+// The package owns the table of pools in memory, and the keys pools/ and making/ of the agent's database;
+// pooladmin.Creator also writes the record of an adopted pool to pools/. Pools.mu protects the pools in memory,
+// recording protects their records on disk, and identities serializes the writes of a pool's identity. No backend is
+// called while mu is held, because a disk may hang. Calls that must survive a hanging disk go through Ask. Locks keeps
+// other drover processes on this host away from the pools. Failed does not change after Open.
 //
 // Where to change what: which places a new pool may have is in paths.go and devices.go. When a pool counts as offline
 // is in questions.go (it hangs), prober.go (its disk fails) and Pool.CheckServed. The remedy for a full pool is in
@@ -35,22 +26,49 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-// Pools are the pools of this node, open or not. Safe for concurrent use.
+// Pools are the pools of this node, open or not, by their UUID. A pool that this node has seen once stays in the table.
+// If the pool is absent, or if another pool is at its path, it is offline. Safe for concurrent use once Open has
+// returned.
+//
+// mu protects byID, Order and readings. No backend is called while mu is held. To change a Pool, a method replaces it
+// by a modified copy, so that readers need no lock once they have a *Pool.
 type Pools struct {
-	*table
-	prober *Prober
+	*host.Host
+	Throttle   *throttle.Throttler
+	Keys       backends.Keys
+	Backends   *backends.Registry
+	Configured []Config // from drover.yaml
+	// Uses is set before the agent starts.
+	Uses throttle.Uses
+
+	PoolLocks Locks      // keep other drover processes on this host from opening the pools
+	Failed    []api.Pool // pools of drover.yaml that could not be made, without a UUID; set by Open
+
+	mu    sync.RWMutex
+	Order []uuid.UUID
+	byID  map[uuid.UUID]*Pool
+	// readings has the readings of a status that have not begun, by pool; protected by mu
+	readings map[uuid.UUID]*statusReading
+
+	recording    sync.Mutex // held while the record of a pool is changed
+	identities   host.Set   // held while the identity of a pool is written
+	reservations reservations
 }
 
-// New returns the pools of a node, and the Prober that probes their disks. There are no pools until Opener.Open is
-// called.
-func New(deps Deps) (*Pools, *Prober) {
-	t := &table{Deps: deps, byID: map[uuid.UUID]*Pool{}, readings: map[uuid.UUID]*statusReading{}}
-	prober := &Prober{Deps: deps, pools: t}
-	return &Pools{table: t, prober: prober}, prober
+// New returns the pools of a node. There are none until Open is called.
+func New(h *host.Host, t *throttle.Throttler, keys backends.Keys, b *backends.Registry, configured []Config) *Pools {
+	return &Pools{
+		Host: h, Throttle: t, Keys: keys, Backends: b, Configured: configured,
+		byID: map[uuid.UUID]*Pool{}, readings: map[uuid.UUID]*statusReading{},
+		reservations: reservations{byPool: map[uuid.UUID]map[uuid.UUID]dataset.Size{}},
+	}
 }
 
 // ReadStatus asks an open pool for its status, and reads its generation again, because its disk may have been restored
@@ -59,13 +77,13 @@ func New(deps Deps) (*Pools, *Prober) {
 //
 // All callers that wait for an earlier question to the pool share one reading, which begins when that question has
 // ended. Each caller waits only until its ctx ends. The reading continues for the others.
-func (p *Pools) ReadStatus(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, error) {
-	r := p.joinReading(id)
+func (t *Pools) ReadStatus(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, error) {
+	r := t.joinReading(id)
 	select {
 	case <-r.done:
-		if r.err != nil && p.Ctx.Err() != nil {
+		if r.err != nil && t.Ctx.Err() != nil {
 			// The reading ended because the agent stops. That says nothing about the pool.
-			return p.readStatus(ctx, id, func() {})
+			return t.readStatus(ctx, id, func() {})
 		}
 		return r.status, r.err
 	case <-ctx.Done():
@@ -74,8 +92,8 @@ func (p *Pools) ReadStatus(ctx context.Context, id uuid.UUID) (dataset.PoolStatu
 }
 
 // hangReason returns why a pool counts as hanging, or "" if it does not, or was removed.
-func (p *Pools) hangReason(id uuid.UUID) string {
-	if now := p.ByID(id); now != nil {
+func (t *Pools) hangReason(id uuid.UUID) string {
+	if now := t.ByID(id); now != nil {
 		return now.HangReason
 	}
 	return ""
@@ -90,23 +108,23 @@ type statusReading struct {
 
 // joinReading returns a reading of the status of a pool that begins after this call. It starts one unless there is one
 // that waits for an earlier question.
-func (p *Pools) joinReading(id uuid.UUID) *statusReading {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if r := p.readings[id]; r != nil {
+func (t *Pools) joinReading(id uuid.UUID) *statusReading {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r := t.readings[id]; r != nil {
 		return r
 	}
 	r := &statusReading{done: make(chan struct{})}
-	p.readings[id] = r
+	t.readings[id] = r
 	begin := func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.readings[id] == r {
-			delete(p.readings, id)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.readings[id] == r {
+			delete(t.readings, id)
 		}
 	}
 	go func() {
-		r.status, r.err = p.readStatus(p.Ctx, id, begin)
+		r.status, r.err = t.readStatus(t.Ctx, id, begin)
 		begin() // the pool was not asked
 		close(r.done)
 	}()
@@ -114,26 +132,26 @@ func (p *Pools) joinReading(id uuid.UUID) *statusReading {
 }
 
 // readStatus does the work of ReadStatus for all who joined a reading. It calls begin when it asks the pool.
-func (p *Pools) readStatus(ctx context.Context, id uuid.UUID, begin func()) (dataset.PoolStatus, error) {
+func (t *Pools) readStatus(ctx context.Context, id uuid.UUID, begin func()) (dataset.PoolStatus, error) {
 	var is dataset.PoolStatus
 	var g uint64
 	var gerr error
 	var warned []string
-	was := p.ByID(id)
-	err := p.Ask(ctx, id, func(b backends.Pool) {
+	was := t.ByID(id)
+	err := t.Ask(ctx, id, func(b backends.Pool) {
 		begin()
 		is, warned = b.Status(ctx), Warnings(b)
 		g, gerr = b.Generation()
 	})
 	if err != nil {
-		return dataset.PoolStatus{ID: id, Reason: cmp.Or(p.hangReason(id), err.Error())}, err
+		return dataset.PoolStatus{ID: id, Reason: cmp.Or(t.hangReason(id), err.Error())}, err
 	}
 	is.ID = id
-	is.Provisioned, is.Overcommit = p.Cache.Provisioned(id), p.ByID(id).Record.Overcommit
+	is.Provisioned, is.Overcommit = t.Cache.Provisioned(id), t.ByID(id).Record.Overcommit
 	if was.Storage != nil {
 		is.DefaultSize = backends.DefaultSize(was.Storage.Info(), is)
 	}
-	switch why := p.ByID(id).disk.failing; {
+	switch why := t.ByID(id).disk.failing; {
 	case why != "":
 		is.Online, is.Reason = false, why
 	case !is.Online && IsDiskError(errors.New(is.Reason)):
@@ -141,13 +159,13 @@ func (p *Pools) readStatus(ctx context.Context, id uuid.UUID, begin func()) (dat
 		// probe.
 		is.Reason = diskProblem(was.Name, errors.New(is.Reason))
 	}
-	p.warn(id, warned)
+	t.warn(id, warned)
 	if gerr != nil {
-		p.prober.Suspect(id, gerr)
+		t.Suspect(id, gerr)
 		return is, WithPoolName(was.Name, gerr)
 	}
 	if g != was.Generation {
-		p.Change(id, func(now *Pool) {
+		t.Change(id, func(now *Pool) {
 			if now.Generation == was.Generation { // otherwise it was raised while the pool was asked
 				now.Generation = g
 			}
@@ -157,19 +175,19 @@ func (p *Pools) readStatus(ctx context.Context, id uuid.UUID, begin func()) (dat
 }
 
 // Status returns the status of each pool. All pools are asked at the same time.
-func (p *Pools) Status(ctx context.Context) []dataset.PoolStatus {
-	all := p.All()
+func (t *Pools) Status(ctx context.Context) []dataset.PoolStatus {
+	all := t.All()
 	out := make([]dataset.PoolStatus, len(all))
 	var wg sync.WaitGroup
 	for i, pl := range all {
 		out[i] = dataset.PoolStatus{ID: pl.ID, Reason: pl.OfflineReason}
 		if pl.Storage != nil {
-			wg.Go(func() { out[i], _ = p.ReadStatus(ctx, pl.ID) }) // the status has the error
+			wg.Go(func() { out[i], _ = t.ReadStatus(ctx, pl.ID) }) // the status has the error
 		}
 	}
 	wg.Wait()
 	for i := range out {
-		pl, st := p.ByID(all[i].ID), &out[i]
+		pl, st := t.ByID(all[i].ID), &out[i]
 		if st.Online && pl.QuarantineReason() != "" {
 			st.Online, st.Quarantined, st.Reason = false, true, pl.QuarantineReason()
 		}
@@ -180,30 +198,30 @@ func (p *Pools) Status(ctx context.Context) []dataset.PoolStatus {
 
 // Online is like Get. Unlike Get, it also fails if the pool is not at its path now, or if its disk was restored from
 // an older backup since the last heartbeat.
-func (p *Pools) Online(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
-	b, err := p.Get(id)
+func (t *Pools) Online(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
+	b, err := t.Get(id)
 	if err != nil {
 		return nil, err
 	}
-	st, err := p.ReadStatus(ctx, id)
+	st, err := t.ReadStatus(ctx, id)
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case !st.Online:
-		return nil, OfflineError(p.Name(id), st.Reason)
+		return nil, OfflineError(t.Name(id), st.Reason)
 	case err != nil:
 		return nil, err
 	}
-	return b, p.ByID(id).CheckServed()
+	return b, t.ByID(id).CheckServed()
 }
 
 // warn logs the warnings of a pool that are new since the pool was last asked.
-func (p *Pools) warn(id uuid.UUID, now []string) {
+func (t *Pools) warn(id uuid.UUID, now []string) {
 	var before []string
-	p.Change(id, func(pl *Pool) { before, pl.warned = pl.warned, now })
+	t.Change(id, func(pl *Pool) { before, pl.warned = pl.warned, now })
 	for _, line := range now {
 		if !slices.Contains(before, line) {
-			p.Log.WithField("pool", p.Name(id)).Warn("pool: " + line)
+			t.Log.WithField("pool", t.Name(id)).Warn("pool: " + line)
 		}
 	}
 }
@@ -215,3 +233,12 @@ func Warnings(b backends.Pool) []string {
 	}
 	return nil
 }
+
+// Prober, Maker, Opener, Space and Provisioning are names of Pools in packages that do not use it yet.
+type (
+	Prober       = Pools
+	Maker        = Pools
+	Opener       = Pools
+	Space        = Pools
+	Provisioning = Pools
+)

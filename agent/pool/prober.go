@@ -68,36 +68,29 @@ func diskProblem(pool string, err error) string {
 	return fmt.Sprintf(`its disk fails: %s (see dmesg; what to do: docs/operations.md, "A disk fails")`, text)
 }
 
-// Prober finds out whether the disk of a pool fails, after an operation in the pool failed with a disk error. It has no
-// state: the results are in the table of pools. Safe for concurrent use.
-type Prober struct {
-	Deps
-	pools *table
-}
-
 // Suspect starts a probe of a pool if err may come from its disk. If it starts none, the job is nil.
-func (p *Prober) Suspect(id uuid.UUID, err error) *host.Job {
+func (t *Pools) Suspect(id uuid.UUID, err error) *host.Job {
 	if !IsDiskError(err) {
 		return nil
 	}
 	open := false
-	p.pools.Change(id, func(pl *Pool) { pl.disk.suspect, open = true, pl.Storage != nil })
+	t.Change(id, func(pl *Pool) { pl.disk.suspect, open = true, pl.Storage != nil })
 	if !open {
 		return nil
 	}
-	return p.startProbe(id)
+	return t.startProbe(id)
 }
 
 // Explain returns the error to report for an operation in a pool that failed with err. If err may come from the pool's
 // disk, Explain waits for a probe, for AskPatience at most. If the probe fails, the returned error says only that the
 // disk fails.
-func (p *Prober) Explain(ctx context.Context, id uuid.UUID, err error) error {
-	probe := p.Suspect(id, err)
+func (t *Pools) Explain(ctx context.Context, id uuid.UUID, err error) error {
+	probe := t.Suspect(id, err)
 	if probe == nil {
 		return err
 	}
-	WaitFor(ctx, p.Clock, AskPatience, []<-chan struct{}{probe.Ended()})
-	pl := p.pools.ByID(id)
+	WaitFor(ctx, t.Clock, AskPatience, []<-chan struct{}{probe.Ended()})
+	pl := t.ByID(id)
 	if why := pl.DiskFailure(); why != "" {
 		return OfflineError(pl.Name, why)
 	}
@@ -105,59 +98,59 @@ func (p *Prober) Explain(ctx context.Context, id uuid.UUID, err error) error {
 }
 
 // ExplainOperation is Explain for the pool in which an operation was executed.
-func (p *Prober) ExplainOperation(ctx context.Context, op dataset.Operation, err error) error {
+func (t *Pools) ExplainOperation(ctx context.Context, op dataset.Operation, err error) error {
 	if !IsDiskError(err) || errors.Is(err, dataset.ErrUnavailable) { // an error of control
 		return err
 	}
 	id := uuid.Nil
-	if d, known := p.Cache.Dataset(op.DatasetID); known {
+	if d, known := t.Cache.Dataset(op.DatasetID); known {
 		id = d.Pool
 	}
 	if op.DatasetRecord != nil {
 		id = op.DatasetRecord.Pool
 	}
-	if p.pools.ByID(id) == nil {
+	if t.ByID(id) == nil {
 		return err
 	}
-	if cause := p.Explain(ctx, id, err); cause.Error() != err.Error() {
+	if cause := t.Explain(ctx, id, err); cause.Error() != err.Error() {
 		return fmt.Errorf("volume %s: %w", op.Volume, cause)
 	}
 	return err
 }
 
 // ProbeSuspects probes the pools that are suspected, and those whose last probe failed.
-func (p *Prober) ProbeSuspects() {
-	for _, pl := range p.pools.All() {
+func (t *Pools) ProbeSuspects() {
+	for _, pl := range t.All() {
 		if pl.Storage != nil && (pl.disk.suspect || pl.disk.failing != "") {
-			p.startProbe(pl.ID)
+			t.startProbe(pl.ID)
 		}
 	}
 }
 
-func (p *Prober) startProbe(id uuid.UUID) *host.Job {
-	return p.Jobs.Start("probe/"+id.String(), func(ctx context.Context, _ *host.Job) error {
-		p.probe(ctx, id)
+func (t *Pools) startProbe(id uuid.UUID) *host.Job {
+	return t.Jobs.Start("probe/"+id.String(), func(ctx context.Context, _ *host.Job) error {
+		t.probe(ctx, id)
 		return nil
 	})
 }
 
 // probe writes the identity of a pool again and records whether the disk accepted it. It does not write to a
 // quarantined pool. If the disk hangs, probe stops waiting, and the pool is offline because it hangs.
-func (p *Prober) probe(ctx context.Context, id uuid.UUID) {
+func (t *Pools) probe(ctx context.Context, id uuid.UUID) {
 	written := false
 	var failed error
-	err := p.pools.Ask(ctx, id, func(b backends.Pool) {
+	err := t.Ask(ctx, id, func(b backends.Pool) {
 		// Wait while this host raises the generation: the probe writes the identity, and could undo the raise.
-		unlock, err := p.pools.identities.Lock(ctx, id, "probe of pool "+p.pools.Name(id))
+		unlock, err := t.identities.Lock(ctx, id, "probe of pool "+t.Name(id))
 		if err != nil {
 			return // the agent is stopping
 		}
 		defer unlock()
-		if written = p.pools.ByID(id).QuarantineReason() == ""; !written {
+		if written = t.ByID(id).QuarantineReason() == ""; !written {
 			return
 		}
 		g, err := b.Generation()
-		if p.pools.ByID(id).Record.Share != uuid.Nil {
+		if t.ByID(id).Record.Share != uuid.Nil {
 			g++ // another host of the share may raise it meanwhile: write a value that does not undo that raise
 		}
 		if err == nil {
@@ -166,14 +159,14 @@ func (p *Prober) probe(ctx context.Context, id uuid.UUID) {
 		failed = err
 	})
 	if err == nil && written {
-		p.recordProbe(ctx, id, failed)
+		t.recordProbe(ctx, id, failed)
 	}
 }
 
 // recordProbe records the outcome of a probe, and logs when the pool goes offline or is online again.
-func (p *Prober) recordProbe(ctx context.Context, id uuid.UUID, err error) {
-	before, now, name := "", "", p.pools.Name(id)
-	p.pools.Change(id, func(pl *Pool) {
+func (t *Pools) recordProbe(ctx context.Context, id uuid.UUID, err error) {
+	before, now, name := "", "", t.Name(id)
+	t.Change(id, func(pl *Pool) {
 		before = pl.disk.failing
 		switch {
 		case IsDiskError(err):
@@ -184,7 +177,7 @@ func (p *Prober) recordProbe(ctx context.Context, id uuid.UUID, err error) {
 		pl.disk.failing, pl.disk.suspect = now, false
 		pl.recovered = pl.recovered || before != "" && now == ""
 	})
-	log := p.Log.WithField("pool", name)
+	log := t.Log.WithField("pool", name)
 	switch {
 	case now != "" && before == "":
 		log.Error("pool is offline: " + now)
@@ -192,10 +185,10 @@ func (p *Prober) recordProbe(ctx context.Context, id uuid.UUID, err error) {
 		log.Info("pool is online again: its disk works")
 	}
 	if (now == "") != (before == "") {
-		p.News.Soon()
+		t.News.Soon()
 	}
 	if now != "" {
-		p.reopen(ctx, id, now)
+		t.reopen(ctx, id, now)
 	}
 }
 
@@ -203,21 +196,21 @@ func (p *Prober) recordProbe(ctx context.Context, id uuid.UUID, err error) {
 // writes works again only after a new mount. reopen acts only if Drover mounts the pool's filesystem (an image,
 // devices) and no volume of the pool is mounted. If the operator mounted the filesystem, the operator must mount it
 // again.
-func (p *Prober) reopen(ctx context.Context, id uuid.UUID, why string) {
-	if !p.pools.ByID(id).Record.hasOwnMount() {
+func (t *Pools) reopen(ctx context.Context, id uuid.UUID, why string) {
+	if !t.ByID(id).Record.hasOwnMount() {
 		return
 	}
-	for _, ds := range p.Mounts.InUse() {
-		if d, known := p.Cache.Dataset(ds); !known || d.Pool == id {
+	for _, ds := range t.Uses.InUse() {
+		if d, known := t.Cache.Dataset(ds); !known || d.Pool == id {
 			return
 		}
 	}
-	b, err := p.pools.Detach(ctx, id, why)
+	b, err := t.Detach(ctx, id, why)
 	if err != nil {
 		return // it hangs, or was closed meanwhile; both are already logged
 	}
-	p.pools.Change(id, func(pl *Pool) { pl.disk = diskHealth{closed: true} })
+	t.Change(id, func(pl *Pool) { pl.disk = diskHealth{closed: true} })
 	if err := b.Close(); err != nil {
-		p.Log.WithError(err).WithField("pool", p.pools.Name(id)).Warn("pool with a failing disk was not closed cleanly")
+		t.Log.WithError(err).WithField("pool", t.Name(id)).Warn("pool with a failing disk was not closed cleanly")
 	}
 }

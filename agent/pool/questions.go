@@ -29,13 +29,13 @@ type question struct {
 	Since     time.Time
 	Done      chan struct{}
 	Hung      chan struct{} // closed when the pool is marked as hanging
-	discarded bool          // the goroutine of the question closes the pool when it ends; protected by table.mu
+	discarded bool          // the goroutine of the question closes the pool when it ends; protected by Pools.mu
 }
 
-// closeHung closes Hung, unless it is closed. The caller holds table.mu.
+// closeHung closes Hung, unless it is closed. The caller holds Pools.mu.
 func (q *question) closeHung() {
 	select {
-	case <-q.Hung: // closed before, and Opener.Drop has cleared HangReason since
+	case <-q.Hung: // closed before, and Pools.Drop has cleared HangReason since
 	default:
 		close(q.Hung)
 	}
@@ -44,7 +44,7 @@ func (q *question) closeHung() {
 // Ask runs f on an open pool. Such a run is called a question. It begins after all earlier questions to the pool have
 // ended. It fails with dataset.ErrOffline if the pool does not answer in time, or as soon as another caller has waited
 // that long for the same question. f may then still be running, so use the values that f writes only if Ask succeeds.
-func (t *table) Ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) error {
+func (t *Pools) Ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) error {
 	for {
 		q, mine, err := t.startQuestion(id, f)
 		if err != nil {
@@ -58,7 +58,7 @@ func (t *table) Ask(ctx context.Context, id uuid.UUID, f func(b backends.Pool)) 
 
 // awaitAnswer waits for the end of a question. If the pool does not answer in time, awaitAnswer marks it as hanging, so
 // that all callers that wait for the question fail at once.
-func (t *table) awaitAnswer(ctx context.Context, id uuid.UUID, q *question) error {
+func (t *Pools) awaitAnswer(ctx context.Context, id uuid.UUID, q *question) error {
 	for range AskTurns {
 		turn := t.Clock.After(AskPatience / AskTurns)
 		select {
@@ -83,7 +83,7 @@ func (t *table) awaitAnswer(ctx context.Context, id uuid.UUID, q *question) erro
 }
 
 // startQuestion starts f, or returns the question that is already running. mine is true if it started f.
-func (t *table) startQuestion(id uuid.UUID, f func(b backends.Pool)) (q *question, mine bool, err error) {
+func (t *Pools) startQuestion(id uuid.UUID, f func(b backends.Pool)) (q *question, mine bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.byID[id]
@@ -108,7 +108,7 @@ func (t *table) startQuestion(id uuid.UUID, f func(b backends.Pool)) (q *questio
 }
 
 // markHung marks a pool that did not answer in time as offline, unless it has answered in the meantime.
-func (t *table) markHung(id uuid.UUID, q *question) error {
+func (t *Pools) markHung(id uuid.UUID, q *question) error {
 	first := false
 	t.Change(id, func(p *Pool) {
 		if first = p.Question == q && p.HangReason == ""; first {
@@ -123,7 +123,7 @@ func (t *table) markHung(id uuid.UUID, q *question) error {
 }
 
 // endQuestion records that a question has ended.
-func (t *table) endQuestion(id uuid.UUID, q *question, b backends.Pool) {
+func (t *Pools) endQuestion(id uuid.UUID, q *question, b backends.Pool) {
 	t.mu.Lock()
 	back := false
 	if p := t.byID[id]; p != nil && p.Question == q { // otherwise the pool was replaced meanwhile
@@ -145,7 +145,7 @@ func (t *table) endQuestion(id uuid.UUID, q *question, b backends.Pool) {
 }
 
 // closePool closes an open pool: now, or when its running question ends.
-func (t *table) closePool(id uuid.UUID) error {
+func (t *Pools) closePool(id uuid.UUID) error {
 	t.mu.Lock()
 	p := t.byID[id]
 	if q := p.Question; q != nil {
@@ -159,7 +159,7 @@ func (t *table) closePool(id uuid.UUID) error {
 
 // Detach marks an open pool as offline for the reason why, and returns its storage, which the caller closes. It waits
 // until no question is running. It fails with dataset.ErrOffline if the pool is not open or does not answer.
-func (t *table) Detach(ctx context.Context, id uuid.UUID, why string) (b backends.Pool, err error) {
+func (t *Pools) Detach(ctx context.Context, id uuid.UUID, why string) (b backends.Pool, err error) {
 	for b == nil {
 		if err := t.Ask(ctx, id, func(backends.Pool) {}); err != nil {
 			return nil, err

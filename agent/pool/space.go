@@ -18,46 +18,39 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// Space compares the free space of the pools, and of the disk with the root, with the space that new data needs. Its
-// hints tell the operator how to free some. It asks a pool through table.Ask, so that any number of hints about a pool
-// whose disk hangs occupy only one goroutine. Safe for concurrent use.
-type Space struct {
-	Deps
-	pools *Pools
-}
-
-// NewSpace returns a Space for the pools of a node.
-func NewSpace(deps Deps, pools *Pools) *Space { return &Space{Deps: deps, pools: pools} }
+// This file compares the free space of the pools, and of the disk with the root, with the space that new data needs.
+// The hints tell the operator how to free some. They ask a pool through Ask, so that any number of hints about a pool
+// whose disk hangs occupy only one goroutine.
 
 // RootSpace returns the free bytes and the size of the disk with the root. least is how many bytes must be free before
 // new data is accepted.
-func (s *Space) RootSpace() (free, size, least dataset.Size, err error) {
-	bytes, all, err := fsctl.Space(s.Root)
+func (t *Pools) RootSpace() (free, size, least dataset.Size, err error) {
+	bytes, all, err := fsctl.Space(t.Root)
 	free, size = dataset.Size(bytes), dataset.Size(all)
 	return free, size, min(size/100, 256*dataset.MiB), err
 }
 
 // CheckRootSpace fails while the disk with the root is nearly full. Each pool checks its own disk itself.
-func (s *Space) CheckRootSpace(ctx context.Context) error {
-	free, size, least, err := s.RootSpace()
+func (t *Pools) CheckRootSpace(ctx context.Context) error {
+	free, size, least, err := t.RootSpace()
 	if err != nil || free >= least {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrNoSpace, "the disk of %s is nearly full: %s free of %s (%s)", s.Root,
-		free.Human(), size.Human(), s.RootHint(ctx))
+	return dataset.Errorf(dataset.ErrNoSpace, "the disk of %s is nearly full: %s free of %s (%s)", t.Root,
+		free.Human(), size.Human(), t.RootHint(ctx))
 }
 
 // RootHint returns a hint on how to free bytes on the disk with the root. Removing data in a pool that is an image on
 // this disk frees no bytes of the disk, because the image keeps its blocks.
-func (s *Space) RootHint(ctx context.Context) string {
+func (t *Pools) RootHint(ctx context.Context) string {
 	var on []uuid.UUID
-	for _, p := range s.pools.All() {
-		if !p.Record.hasOwnMount() && s.isOnRootDisk(ctx, p) {
+	for _, p := range t.All() {
+		if !p.Record.hasOwnMount() && t.isOnRootDisk(ctx, p) {
 			on = append(on, p.ID)
 		}
 	}
-	hints := []string{"free space on that disk: df -h " + s.Root}
-	if h := s.measure(ctx, on); h.trashed > 0 {
+	hints := []string{"free space on that disk: df -h " + t.Root}
+	if h := t.measure(ctx, on); h.trashed > 0 {
 		hints = append(hints, h.trashHint())
 	}
 	return strings.Join(hints, "; ")
@@ -65,16 +58,16 @@ func (s *Space) RootHint(ctx context.Context) string {
 
 // SharesRootDisk reports whether the datasets of a pool are on the disk with the root, whose free space Drover itself
 // needs.
-func (s *Space) SharesRootDisk(ctx context.Context, id uuid.UUID) bool {
-	p := s.pools.ByID(id)
-	return p != nil && !p.Record.hasOwnMount() && s.isOnRootDisk(ctx, p)
+func (t *Pools) SharesRootDisk(ctx context.Context, id uuid.UUID) bool {
+	p := t.ByID(id)
+	return p != nil && !p.Record.hasOwnMount() && t.isOnRootDisk(ctx, p)
 }
 
 // isOnRootDisk reports whether a pool is on the disk with the root. It is false if the pool is offline: no data in it
 // can be removed.
-func (s *Space) isOnRootDisk(ctx context.Context, p *Pool) bool {
+func (t *Pools) isOnRootDisk(ctx context.Context, p *Pool) bool {
 	var is bool
-	err := s.pools.Ask(ctx, p.ID, func(backends.Pool) { is = sameDisk(p.Record.Path, s.Root) })
+	err := t.Ask(ctx, p.ID, func(backends.Pool) { is = sameDisk(p.Record.Path, t.Root) })
 	return err == nil && is
 }
 
@@ -84,19 +77,19 @@ func sameDisk(x, y string) bool {
 }
 
 // AddHint adds a hint on how to free space to an error that was caused by a lack of space.
-func (s *Space) AddHint(ctx context.Context, id uuid.UUID, err error) error {
+func (t *Pools) AddHint(ctx context.Context, id uuid.UUID, err error) error {
 	if !errors.Is(err, dataset.ErrNoSpace) {
 		return err
 	}
-	for _, p := range s.pools.All() {
+	for _, p := range t.All() {
 		if p.ID != id || p.Storage == nil {
 			continue
 		}
-		st, failed := s.pools.ReadStatus(ctx, p.ID)
+		st, failed := t.ReadStatus(ctx, p.ID)
 		if failed != nil {
 			continue
 		}
-		if hint := s.Hint(ctx, p, st, 0); hint != "" {
+		if hint := t.Hint(ctx, p, st, 0); hint != "" {
 			return fmt.Errorf("%w (%s)", err, hint)
 		}
 	}
@@ -105,12 +98,12 @@ func (s *Space) AddHint(ctx context.Context, id uuid.UUID, err error) error {
 
 // Hint describes how the operator can raise the free bytes of a pool to want, or to the minimum for new data. It
 // returns "" for a pool with a filesystem of its own that has these bytes free already: it lacks something else.
-func (s *Space) Hint(ctx context.Context, p *Pool, st dataset.PoolStatus, want dataset.Size) string {
+func (t *Pools) Hint(ctx context.Context, p *Pool, st dataset.PoolStatus, want dataset.Size) string {
 	reserve := backends.Reserve(st.Size)
 	if p.Record.hasOwnMount() && st.Free >= max(want, reserve) {
 		return "" // it lacks something else, such as blocks for its image, and the error names the remedy
 	}
-	h := s.measure(ctx, []uuid.UUID{p.ID})
+	h := t.measure(ctx, []uuid.UUID{p.ID})
 	var hints []string
 	if h.trashed > 0 {
 		hints = append(hints, h.trashHint())
@@ -145,19 +138,19 @@ const measureTime = 2 * time.Second
 
 // measure asks for the size of each dataset of some pools. If a pool must walk through all files for the sizes, its
 // datasets are only counted.
-func (s *Space) measure(ctx context.Context, ids []uuid.UUID) usage {
+func (t *Pools) measure(ctx context.Context, ids []uuid.UUID) usage {
 	w := usage{measured: true}
 	ctx, cancel := context.WithTimeout(ctx, measureTime)
 	defer cancel()
-	for _, id := range s.Cache.IDs() {
-		d, ok := s.Cache.Dataset(id)
+	for _, id := range t.Cache.IDs() {
+		d, ok := t.Cache.Dataset(id)
 		if !ok || d.State == dataset.StatePurging {
 			continue
 		}
 		if !slices.Contains(ids, d.Pool) {
 			continue
 		}
-		used, known := s.used(ctx, d)
+		used, known := t.used(ctx, d)
 		w.measured = w.measured && known
 		if d.State == dataset.StateTrashed {
 			w.trashed++
@@ -166,7 +159,7 @@ func (s *Space) measure(ctx context.Context, ids []uuid.UUID) usage {
 		}
 		w.largest = append(w.largest, namedSize{d.Volume, used})
 		if known {
-			w.largest = append(w.largest, s.snapshots(ctx, d)...)
+			w.largest = append(w.largest, t.snapshots(ctx, d)...)
 		}
 	}
 	slices.SortFunc(w.largest, func(x, y namedSize) int {
@@ -176,8 +169,8 @@ func (s *Space) measure(ctx context.Context, ids []uuid.UUID) usage {
 }
 
 // snapshots returns how many bytes the deletion of each snapshot of a volume frees, as far as they are known.
-func (s *Space) snapshots(ctx context.Context, d dataset.Dataset) (list []namedSize) {
-	_ = s.pools.Ask(ctx, d.Pool, func(b backends.Pool) {
+func (t *Pools) snapshots(ctx context.Context, d dataset.Dataset) (list []namedSize) {
+	_ = t.Ask(ctx, d.Pool, func(b backends.Pool) {
 		m, can := b.(backends.SnapshotMeasurer)
 		if !can {
 			return
@@ -193,8 +186,8 @@ func (s *Space) snapshots(ctx context.Context, d dataset.Dataset) (list []namedS
 }
 
 // used asks for the size of a dataset. known is false if the pool does not answer, or must walk through all files.
-func (s *Space) used(ctx context.Context, d dataset.Dataset) (used dataset.Size, known bool) {
-	pool, err := s.pools.Get(d.Pool)
+func (t *Pools) used(ctx context.Context, d dataset.Dataset) (used dataset.Size, known bool) {
+	pool, err := t.Get(d.Pool)
 	if err != nil {
 		return 0, false
 	}
@@ -203,7 +196,7 @@ func (s *Space) used(ctx context.Context, d dataset.Dataset) (used dataset.Size,
 	}
 	var size dataset.Size
 	var failed error
-	if err := s.pools.Ask(ctx, d.Pool, func(b backends.Pool) { size, failed = b.Used(ctx, d.ID) }); err != nil {
+	if err := t.Ask(ctx, d.Pool, func(b backends.Pool) { size, failed = b.Used(ctx, d.ID) }); err != nil {
 		return 0, false
 	}
 	return size, failed == nil

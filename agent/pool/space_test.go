@@ -185,7 +185,7 @@ func TestRemedyForFullPool(t *testing.T) {
 			if f := r.Finding("pool default"); f.Level != host.Error || f.Fix != c.want {
 				t.Errorf("doctor: %+v, want %q", f, c.want)
 			}
-			err := r.Space.AddHint(t.Context(), pl.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))
+			err := r.Pools.AddHint(t.Context(), pl.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))
 			want := "full"
 			if c.want != "" {
 				want += " (" + c.want + ")"

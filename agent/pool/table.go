@@ -5,35 +5,16 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
 
-// table has the pools of this node by their UUID. A pool that this node has seen once stays in the table. If the pool
-// is absent, or if another pool is at its path, it is offline.
-//
-// mu protects byID, Order and readings. No backend is called while mu is held. To change a Pool, a method replaces it
-// by a modified copy, so that readers need no lock once they have a *Pool.
-type table struct {
-	Deps
-	mu    sync.RWMutex
-	Order []uuid.UUID
-	byID  map[uuid.UUID]*Pool
-	// readings has the readings of a status that have not begun, by pool; protected by mu
-	readings map[uuid.UUID]*statusReading
-
-	recording  sync.Mutex // held while the record of a pool is changed
-	identities host.Set   // held while the identity of a pool is written
-}
-
 // All returns the pools, open or not: those of drover.yaml in its order, then the default pool, then the others by
 // name.
-func (t *table) All() []*Pool {
+func (t *Pools) All() []*Pool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	out := make([]*Pool, 0, len(t.Order))
@@ -44,14 +25,14 @@ func (t *table) All() []*Pool {
 }
 
 // ByID returns a pool, open or not, or nil if this node has no pool with this UUID.
-func (t *table) ByID(id uuid.UUID) *Pool {
+func (t *Pools) ByID(id uuid.UUID) *Pool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.byID[id]
 }
 
 // ByName returns the pool with a name, open or not.
-func (t *table) ByName(name string) (*Pool, bool) {
+func (t *Pools) ByName(name string) (*Pool, bool) {
 	list := t.All()
 	i := slices.IndexFunc(list, func(o *Pool) bool { return o.Name == name })
 	if i < 0 {
@@ -61,7 +42,7 @@ func (t *table) ByName(name string) (*Pool, bool) {
 }
 
 // Name returns the name of a pool, or its UUID if this node has no such pool.
-func (t *table) Name(id uuid.UUID) string {
+func (t *Pools) Name(id uuid.UUID) string {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if p := t.byID[id]; p != nil {
@@ -71,7 +52,7 @@ func (t *table) Name(id uuid.UUID) string {
 }
 
 // Records returns the pools to report to control, in their order, without those that are being removed.
-func (t *table) Records() []dataset.Pool {
+func (t *Pools) Records() []dataset.Pool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	out := make([]dataset.Pool, 0, len(t.Order))
@@ -85,7 +66,7 @@ func (t *table) Records() []dataset.Pool {
 
 // Get returns a pool that is served. Otherwise it fails with dataset.ErrOffline, and the error gives the reason: see
 // Pool.CheckServed.
-func (t *table) Get(id uuid.UUID) (backends.Pool, error) {
+func (t *Pools) Get(id uuid.UUID) (backends.Pool, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	p := t.byID[id]
@@ -99,7 +80,7 @@ func (t *table) Get(id uuid.UUID) (backends.Pool, error) {
 }
 
 // CheckQuarantine fails with dataset.ErrOffline while a pool is quarantined.
-func (t *table) CheckQuarantine(id uuid.UUID) error {
+func (t *Pools) CheckQuarantine(id uuid.UUID) error {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if p := t.byID[id]; p != nil {
@@ -110,7 +91,7 @@ func (t *table) CheckQuarantine(id uuid.UUID) error {
 
 // Change replaces a pool by a copy that f has modified, and logs when the pool becomes quarantined or leaves
 // quarantine. f runs with mu locked and must not call methods of the table.
-func (t *table) Change(id uuid.UUID, f func(p *Pool)) {
+func (t *Pools) Change(id uuid.UUID, f func(p *Pool)) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.byID[id]
@@ -130,7 +111,7 @@ func (t *table) Change(id uuid.UUID, f func(p *Pool)) {
 }
 
 // UpdateRecord changes the record of a pool, first on disk and then in memory.
-func (t *table) UpdateRecord(ctx context.Context, id uuid.UUID, f func(rec *Record)) error {
+func (t *Pools) UpdateRecord(ctx context.Context, id uuid.UUID, f func(rec *Record)) error {
 	t.recording.Lock()
 	defer t.recording.Unlock()
 	p := t.ByID(id)
@@ -148,7 +129,7 @@ func (t *table) UpdateRecord(ctx context.Context, id uuid.UUID, f func(rec *Reco
 
 // Add adds a pool to the table, at its position in the order. The order must be the same after a restart, because
 // control puts a dataset on the first pool that fits.
-func (t *table) Add(p *Pool) {
+func (t *Pools) Add(p *Pool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if was := t.byID[p.ID]; was == nil || was.Gone {
@@ -163,7 +144,7 @@ func (t *table) Add(p *Pool) {
 }
 
 // compare orders pools: those of drover.yaml first, in its order, then the default pool, then the others by name.
-func (t *table) compare(x, y *Pool) int {
+func (t *Pools) compare(x, y *Pool) int {
 	place := func(o *Pool) int {
 		i := slices.IndexFunc(t.Configured, func(c Config) bool { return c.Name == o.Name })
 		switch {
@@ -178,7 +159,7 @@ func (t *table) compare(x, y *Pool) int {
 }
 
 // IsDoubtful reports whether an incoming dataset of a pool may have been acknowledged to the user who requested it.
-func (t *table) IsDoubtful(pool, id uuid.UUID) bool {
+func (t *Pools) IsDoubtful(pool, id uuid.UUID) bool {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	p := t.byID[pool]
@@ -186,11 +167,11 @@ func (t *table) IsDoubtful(pool, id uuid.UUID) bool {
 }
 
 // MarkAllDoubtful marks all incoming datasets of a pool as doubtful.
-func (t *table) MarkAllDoubtful(ctx context.Context, pool uuid.UUID) error {
+func (t *Pools) MarkAllDoubtful(ctx context.Context, pool uuid.UUID) error {
 	return t.MarkDoubtful(ctx, pool, true, nil)
 }
 
 // MarkDoubtful records which incoming datasets of a pool may have been acknowledged: those in ids, or all of them.
-func (t *table) MarkDoubtful(ctx context.Context, pool uuid.UUID, all bool, ids []uuid.UUID) error {
+func (t *Pools) MarkDoubtful(ctx context.Context, pool uuid.UUID, all bool, ids []uuid.UUID) error {
 	return t.UpdateRecord(ctx, pool, func(rec *Record) { rec.Unexamined, rec.Doubtful = all, ids })
 }

@@ -59,7 +59,7 @@ func TestPoolBeingClearedIsNotReopened(t *testing.T) {
 	k := &clearing{Kind: dir.Backend{}}
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(k) })
 	newPool(r, "plain")
-	k.before = func() { r.PoolOpener.Retry(t.Context()) }
+	k.before = func() { r.Pools.Retry(t.Context()) }
 	was := k.opened.Load()
 	if _, err := r.RemovePool(t.Context(), "plain", api.PoolRemoval{}); err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func TestPoolTakenByAnotherDroverIsNotCleared(t *testing.T) {
 	if err := r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingRemoved }); err != nil {
 		t.Fatal(err)
 	}
-	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.PoolMaker.PoolLocks.Sockets)), func(n string) bool { return !strings.HasPrefix(n, pool.LockName(p.ID)) })
+	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.Pools.PoolLocks.Sockets)), func(n string) bool { return !strings.HasPrefix(n, pool.LockName(p.ID)) })
 	cfg := r.Config
 	r.Stop()
 	other, err := socket.AcquireName(ctx, names[0])

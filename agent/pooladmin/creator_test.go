@@ -85,12 +85,12 @@ func TestRefusedCopyOfPoolKeepsNoLock(t *testing.T) {
 	if err := os.CopyFS(twin, os.DirFS(path)); err != nil {
 		t.Fatal(err)
 	}
-	before := len(r.PoolMaker.PoolLocks.Sockets)
-	_, err := r.PoolMaker.Make(t.Context(), "twin", pool.Record{Backend: "dir", Path: twin})
+	before := len(r.Pools.PoolLocks.Sockets)
+	_, err := r.Pools.Make(t.Context(), "twin", pool.Record{Backend: "dir", Path: twin})
 	if !errors.Is(err, dataset.ErrExists) {
 		t.Fatalf("got %v, want an error that the pool exists", err)
 	}
-	if after := len(r.PoolMaker.PoolLocks.Sockets); after != before {
+	if after := len(r.Pools.PoolLocks.Sockets); after != before {
 		t.Errorf("%d pools are locked, and %d were before", after, before)
 	}
 }

@@ -53,7 +53,7 @@ func TestPoolOnDevices(t *testing.T) {
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(plain{dir.Backend{}}, f) })
 	ctx := t.Context()
 	devices := []string{"/dev/a", "/dev/b"}
-	mount := r.PoolMaker.ImageMount("disk")
+	mount := r.Pools.ImageMount("disk")
 	if err := os.MkdirAll(filepath.Dir(mount), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestInterruptedCreateIsResumedBySameCommand(t *testing.T) {
 	h := &halting{dies: true}
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(dir.Backend{}, h) })
 	ctx := t.Context()
-	if err := os.MkdirAll(filepath.Dir(r.PoolMaker.ImageMount("disk")), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(r.Pools.ImageMount("disk")), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	disk := api.NewPool{Name: "disk", Backend: "former", Devices: []string{"/dev/a", "/dev/b"}}
@@ -159,7 +159,7 @@ func TestDeviceOfOtherPoolIsRefused(t *testing.T) {
 		}
 		return path
 	}
-	if err := os.MkdirAll(filepath.Dir(r.PoolMaker.ImageMount("x")), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(r.Pools.ImageMount("x")), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for _, kind := range []string{"dir", "loop", "btrfs"} {
@@ -178,7 +178,7 @@ func TestDeviceOfOtherPoolIsRefused(t *testing.T) {
 			t.Errorf("%s: an empty disk was adopted: %v", kind, err)
 		}
 		for _, device := range []string{a, b} {
-			left := r.PoolMaker.ImageMount(filepath.Base(device))
+			left := r.Pools.ImageMount(filepath.Base(device))
 			if _, err := os.Lstat(left); err == nil {
 				t.Errorf("%s is left", left)
 			}

@@ -94,7 +94,7 @@ func TestForgottenPoolKeepsItsContent(t *testing.T) {
 	if _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{Forget: true}); err != nil {
 		t.Fatal(err)
 	}
-	for name := range r.PoolMaker.PoolLocks.Sockets {
+	for name := range r.Pools.PoolLocks.Sockets {
 		if strings.Contains(name, p.ID.String()) {
 			t.Errorf("another drover cannot have it: %s is held", name)
 		}

@@ -97,7 +97,7 @@ func TestI3UnreadableIncomingIsKeptByRebuild(t *testing.T) {
 func TestI3IncomingOfAdoptedPoolSurvivesCrash(t *testing.T) {
 	r := agenttest.New(t)
 	rec := pool.Record{ID: uuid.New(), Backend: "dir", Path: filepath.Join(r.Root, "second")}
-	if _, err := r.PoolMaker.Make(t.Context(), "second", rec); err != nil {
+	if _, err := r.Pools.Make(t.Context(), "second", rec); err != nil {
 		t.Fatal(err)
 	}
 	p, _ := r.Pools.ByName("second")

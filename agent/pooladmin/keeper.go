@@ -188,7 +188,7 @@ func (g *Keeper) storeRaised(ctx context.Context) error {
 // pools are served, even if control did not answer: losing control must not stop a container.
 //
 // A pool is opened late if its disk did not answer in time. A request to a hanging disk may wait for ever, so
-// pool.Opener opens each pool in a goroutine. Until the disk answers, the pool is offline, like one whose disk is
+// pool.Pools opens each pool in a goroutine. Until the disk answers, the pool is offline, like one whose disk is
 // absent.
 func (g *Keeper) AnnounceLate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*askTime)

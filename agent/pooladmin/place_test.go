@@ -80,7 +80,7 @@ func TestPoolThroughBindMount(t *testing.T) {
 func TestAdoptImageOfOpenPool(t *testing.T) {
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{})) })
 	image := filepath.Join(r.Root, "images.img")
-	if err := os.MkdirAll(filepath.Dir(r.PoolMaker.ImageMount("images")), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(r.Pools.ImageMount("images")), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "images", Backend: "loop", Path: image, Image: "600MiB"}); err != nil {
@@ -95,7 +95,7 @@ func TestAdoptImageOfOpenPool(t *testing.T) {
 			t.Errorf("%s: %+v, %v", path, p, err)
 		}
 	}
-	_, _, err := r.AdoptPool(t.Context(), r.PoolMaker.ImageMount("images"), false)
+	_, _, err := r.AdoptPool(t.Context(), r.Pools.ImageMount("images"), false)
 	if !errors.Is(err, dataset.ErrExists) || !strings.HasPrefix(err.Error(), "it is already pool images of this node, at "+image) {
 		t.Error(err)
 	}

@@ -129,7 +129,7 @@ func TestEmptyPoolIsRemoved(t *testing.T) {
 						t.Errorf("left at its place: %v, %v", left, err)
 					}
 				}
-				if _, err := os.Lstat(r.PoolMaker.ImageMount(what)); !errors.Is(err, os.ErrNotExist) {
+				if _, err := os.Lstat(r.Pools.ImageMount(what)); !errors.Is(err, os.ErrNotExist) {
 					t.Errorf("where it was mounted: %v", err)
 				}
 				unlisted(r, what)

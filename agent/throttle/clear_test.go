@@ -8,6 +8,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/internal/clock"
@@ -39,8 +40,8 @@ func TestClearKeepsRulesThatWereAddedMeanwhile(t *testing.T) {
 		return list
 	}
 	l := &Leftovers{
-		boot: "boot", db: db, logger: logrus.New(), controller: &Controller{},
-		byDevice: map[iolimit.Device]LimitRecord{},
+		throttler: &Throttler{Host: &host.Host{Boot: "boot", DB: db, Log: logrus.New()}, Controller: &Controller{}},
+		byDevice:  map[iolimit.Device]LimitRecord{},
 	}
 	record := func(rec LimitRecord) {
 		if err := l.Record(t.Context(), rec); err != nil {
@@ -48,15 +49,14 @@ func TestClearKeepsRulesThatWereAddedMeanwhile(t *testing.T) {
 		}
 	}
 	record(first)
-	l.limited = func() []*Limited { // it is called while the rules are removed
-		record(second)
-		return nil
+	removed := l.List()[0]
+	record(second)
+	if err := l.forget(t.Context(), removed); err != nil {
+		t.Fatal(err)
 	}
-	l.Clear(t.Context())
 	if got, want := recorded(), l.List(); len(want) != 1 || !reflect.DeepEqual(got, want) {
 		t.Fatalf("in the database %+v, in memory %+v", got, want)
 	}
-	l.limited = func() []*Limited { return nil }
 	l.Clear(t.Context())
 	if got, want := recorded(), l.List(); len(got) != 0 || len(want) != 0 {
 		t.Errorf("after the next attempt: in the database %+v, in memory %+v", got, want)

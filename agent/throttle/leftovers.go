@@ -10,22 +10,15 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/google/uuid"
-	"github.com/sirupsen/logrus"
-
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/google/uuid"
 )
 
 // Leftovers removes the rules of devices that no longer belong to a limited dataset. Otherwise the next dataset with
 // the same device number would inherit the rules. Rules that could not be removed are recorded, and removed by a
 // later attempt.
 type Leftovers struct {
-	boot       string // the UUID of this boot of the kernel
-	db         records.DB
-	logger     logrus.FieldLogger
-	controller *Controller
-	limited    func() []*Limited // returns the limits of all mounted datasets
+	throttler *Throttler
 
 	// writing is held from a change of byDevice until the change is in the database, so that both get the changes in
 	// the same order. It is locked before mu.
@@ -36,7 +29,7 @@ type Leftovers struct {
 
 // load reads the recorded leftovers from the database.
 func (l *Leftovers) load(ctx context.Context) error {
-	return l.db.Each(ctx, "left/", func(_ string, v []byte) error {
+	return l.throttler.DB.Each(ctx, "left/", func(_ string, v []byte) error {
 		var rec LimitRecord
 		err := json.Unmarshal(v, &rec)
 		l.mu.Lock()
@@ -66,14 +59,14 @@ func (l *Leftovers) Remove(ctx context.Context, id uuid.UUID, rec LimitRecord) e
 	if errors.Is(err, errUnavailable) {
 		err = nil
 	}
-	return errors.Join(err, l.db.Put(ctx, values))
+	return errors.Join(err, l.throttler.DB.Put(ctx, values))
 }
 
 // Record adds rules to those that are recorded for a device.
 func (l *Leftovers) Record(ctx context.Context, rec LimitRecord) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	return l.db.Put(ctx, map[string]any{"left/" + rec.Device.String(): l.add(rec)})
+	return l.throttler.DB.Put(ctx, map[string]any{"left/" + rec.Device.String(): l.add(rec)})
 }
 
 // add is Record in memory only. It returns all rules that are left on the device. The caller holds l.writing.
@@ -97,7 +90,7 @@ func (l *Leftovers) Clear(ctx context.Context) {
 			err = l.forget(ctx, rec)
 		}
 		if err != nil && !errors.Is(err, errUnavailable) {
-			l.logger.WithError(err).WithField("device",
+			l.throttler.Log.WithError(err).WithField("device",
 				rec.Device).Error("cannot remove the limit of a volume that no longer exists")
 		}
 	}
@@ -116,7 +109,7 @@ func (l *Leftovers) forget(ctx context.Context, rec LimitRecord) error {
 	if !unchanged {
 		return nil
 	}
-	return l.db.Put(ctx, map[string]any{"left/" + rec.Device.String(): nil})
+	return l.throttler.DB.Put(ctx, map[string]any{"left/" + rec.Device.String(): nil})
 }
 
 // List returns the rules of former devices that could not be removed yet.
@@ -136,14 +129,14 @@ var errUnavailable = errors.New("no limit could be removed since this start")
 // may have set them for the present user of the device number. If another volume has the device number now, the rules
 // of that volume's groups stay.
 func (l *Leftovers) removeRules(rec LimitRecord) error {
-	if rec.Boot != l.boot {
+	if rec.Boot != l.throttler.Boot {
 		return nil
 	}
-	if l.controller.HierarchyProblem != nil {
+	if l.throttler.HierarchyProblem != nil {
 		return errUnavailable
 	}
 	groups := rec.Groups
-	for _, e := range l.limited() {
+	for _, e := range l.throttler.All() {
 		if e.device() == rec.Device {
 			e.Mu.Lock() // so that its groups do not change
 			defer e.Mu.Unlock()
@@ -154,9 +147,9 @@ func (l *Leftovers) removeRules(rec LimitRecord) error {
 	}
 	var errs []error
 	for _, g := range groups {
-		has, err := l.controller.Hierarchy.Get(g, rec.Device)
+		has, err := l.throttler.Hierarchy.Get(g, rec.Device)
 		if rest := has.Without(append(rec.Earlier, rec.Limits)...); err == nil && rest != has {
-			err = l.controller.Hierarchy.Set(g, rec.Device, rest)
+			err = l.throttler.Hierarchy.Set(g, rec.Device, rest)
 		}
 		errs = append(errs, err)
 	}
@@ -168,12 +161,12 @@ func (l *Leftovers) removeRules(rec LimitRecord) error {
 // such a rule. Other devices need no check: only loop devices reuse their numbers, and a rule of another device
 // disappears with the device.
 func (l *Leftovers) removeOrphanedRules() error {
-	if l.controller.HierarchyProblem != nil {
+	if l.throttler.HierarchyProblem != nil {
 		return nil
 	}
 	var errs []error
-	for _, g := range l.controller.baseGroups() {
-		rules, err := l.controller.Hierarchy.Rules(g)
+	for _, g := range l.throttler.baseGroups() {
+		rules, err := l.throttler.Hierarchy.Rules(g)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -181,9 +174,9 @@ func (l *Leftovers) removeOrphanedRules() error {
 			if dev.Major != LoopMajor || has == (iolimit.Limits{}) || mayBeAttached(dev) {
 				continue
 			}
-			l.logger.WithField("group", g).WithField("device",
+			l.throttler.Log.WithField("group", g).WithField("device",
 				dev).Warn("removed a limit from a loop device without a file")
-			errs = append(errs, l.controller.Hierarchy.Clear(g, dev))
+			errs = append(errs, l.throttler.Hierarchy.Clear(g, dev))
 		}
 	}
 	return errors.Join(errs...)

@@ -284,7 +284,7 @@ func TestLimitIsNotSetDuringFence(t *testing.T) {
 	f, says := toldFlock(t)
 	d, held := guarded(f, "db")
 	dev := device(f.A, d)
-	f.A.Deadlines.SetRegistered(d.ID, d.Epoch)
+	f.A.Leases.Deadlines.SetRegistered(d.ID, d.Epoch)
 	look := func() error { (&throttle.GroupScanner{Throttler: f.A.Throttle}).Scan(0, false); return nil }
 	// The first: because of the deadline that the agent knows.
 	for _, state := range []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, ""} {
@@ -294,7 +294,7 @@ func TestLimitIsNotSetDuringFence(t *testing.T) {
 		says.say(d.ID, state)
 		for what, act := range map[string]func() error{
 			"a look":    look,
-			"a start":   func() error { return f.A.Throttle.Load(t.Context(), f.A.Recovered) },
+			"a start":   func() error { return f.A.Throttle.Load(t.Context()) },
 			"a profile": func() error { return f.A.Throttle.Limit(t.Context(), held) },
 			"the end of a snapshot": func() error {
 				up, err := f.A.Throttle.Suspend(held, time.Hour)
@@ -320,12 +320,12 @@ func TestLimitIsNotSetDuringFence(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantTold(f.A, dev, slowly, "thawed")
-	f.A.Deadlines.ClearRegistered(d.ID)
+	f.A.Leases.Deadlines.ClearRegistered(d.ID)
 	f.A.Cache.Apply(d, 0)
 	f.A.MustUnmount("db", "one")
 	f.A.Cache.Apply(held, 0)
 	f.A.Stop() // a stopping agent sets the limits again that it has lifted
-	if fencing, err := f.A.Registrar.FencingCheck()(d.ID); fencing || err != nil {
+	if fencing, err := f.A.Leases.Registrar.FencingCheck()(d.ID); fencing || err != nil {
 		t.Errorf("of an agent that has stopped: %t, %v", fencing, err)
 	}
 }
@@ -361,9 +361,9 @@ func guarded(f *agenttest.Cluster, name string) (d, held dataset.Dataset) {
 
 // heldUntil lets a dataset be open at host a until a deadline, as if its agent had restarted and the guard had it.
 func heldUntil(f *agenttest.Cluster, d dataset.Dataset, deadline time.Duration) {
-	e := guard.Entry{State: guard.StateArmed, Boot: f.A.Boot, Bound: f.A.Deadlines.FenceTime(d.ID)}
+	e := guard.Entry{State: guard.StateArmed, Boot: f.A.Boot, Bound: f.A.Leases.Deadlines.FenceTime(d.ID)}
 	e.Dataset, e.Epoch, e.Deadline = d.ID, d.Epoch, deadline
-	f.A.Deadlines.Inherit(guard.Status{Datasets: []guard.Entry{e}})
+	f.A.Leases.Deadlines.Inherit(guard.Status{Datasets: []guard.Entry{e}})
 }
 
 // say sets the state that the guard reports. If it is empty the guard does not answer.

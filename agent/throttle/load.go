@@ -16,9 +16,9 @@ import (
 
 // Load reads the rules that were set before this start. It removes a rule whose device is gone or now belongs to
 // something else, because the next user of the device number would inherit the rule. A dataset that is still mounted
-// keeps its limits. If a crash left them suspended, they are set again. If recovered is true, the agent's database was
-// lost, and Load also calls removeOrphanedRules, because the records of the rules are lost.
-func (l *Throttler) Load(ctx context.Context, recovered bool) error {
+// keeps its limits. If a crash left them suspended, they are set again. If the host is Recovered, the agent's database
+// was lost, and Load also calls removeOrphanedRules, because the records of the rules are lost.
+func (l *Throttler) Load(ctx context.Context) error {
 	table, err := mount.Table()
 	if err != nil {
 		return err
@@ -35,7 +35,7 @@ func (l *Throttler) Load(ctx context.Context, recovered bool) error {
 			if err := json.Unmarshal(v, &e.Record); err != nil {
 				return err
 			}
-			m := table.At(l.Mounts.Path(e.id))
+			m := table.At(l.MountPath(e.id))
 			if e.Record.Boot == l.Boot && m != nil &&
 				e.Record.Device == (iolimit.Device{Major: uint32(m.Major), Minor: uint32(m.Minor)}) {
 				l.put(e)
@@ -52,16 +52,16 @@ func (l *Throttler) Load(ctx context.Context, recovered bool) error {
 		errs = append(errs, l.Leftovers.Remove(ctx, e.id, e.Record))
 	}
 	l.Leftovers.Clear(ctx)
-	if recovered {
+	if l.Recovered {
 		errs = append(errs, l.Leftovers.removeOrphanedRules())
 	}
 	if l.HierarchyProblem == nil {
 		errs = append(errs, l.applyAll(ctx))
 	}
 	if err := errors.Join(errs...); err != nil {
-		l.Logger.WithError(err).Error("cannot restore the throttling limits of an earlier start")
+		l.Log.WithError(err).Error("cannot restore the throttling limits of an earlier start")
 	}
-	for _, m := range table.Under(l.Mounts.Root()) {
+	for _, m := range table.Under(l.MountRoot()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
 		if d, known := l.Cache.Dataset(id); err == nil && known && d.Profile.QoS.Limited() {
 			l.applyProfile(d)
@@ -81,7 +81,7 @@ func (l *Throttler) applyAll(ctx context.Context) error {
 	if err := l.DB.Put(ctx, values); err != nil {
 		return err
 	}
-	fencing := l.Fence.FencingCheck()
+	fencing := l.Fences.FencingCheck()
 	var errs []error
 	for _, e := range all {
 		errs = append(errs, l.apply(e, fencing))
@@ -119,7 +119,7 @@ func (l *Throttler) removeRules(ctx context.Context, e *Limited) error {
 // RemoveInherited removes rules that already exist for the device of a dataset that was just mounted. They were set for
 // an earlier user of the device number, for example by an agent on this host whose records are lost.
 func (l *Throttler) RemoveInherited(ctx context.Context, d dataset.Dataset) {
-	dev, own, err := iolimit.DeviceOf(l.Mounts.Path(d.ID))
+	dev, own, err := iolimit.DeviceOf(l.MountPath(d.ID))
 	if err != nil || !own || l.HierarchyProblem != nil {
 		return
 	}

@@ -35,10 +35,7 @@ func TestLeftoverLimitOnReusedDeviceNumber(t *testing.T) {
 		t.Fatal(err)
 	}
 	rec := throttle.LimitRecord{Boot: f.A.Boot, Device: dev, Limits: old, Groups: []string{iolimit.Root, "/before"}}
-	blind := throttle.New(throttle.Cgroups{Hierarchy: h}, throttle.Deps{
-		Ctx: f.A.Ctx, Boot: f.A.Boot, DB: f.A.DB, Cache: f.A.Cache, Locks: &f.A.Locks, Jobs: f.A.Jobs,
-		Fence: f.A.Registrar, Changed: f.A.News.Changed, Clock: f.A.Clock, Logger: f.A.Log,
-	})
+	blind := throttle.New(f.A.Host, throttle.Cgroups{Hierarchy: h})
 	blind.HierarchyProblem = iolimit.ErrNone
 	if err := blind.Leftovers.Remove(t.Context(), d.ID, rec); err != nil {
 		t.Error(err)
@@ -127,7 +124,7 @@ func TestLeftoverLimitsAreRemovedAfterLostDatabase(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.A.Recovered = lost
-		if err := f.A.Throttle.Load(t.Context(), f.A.Recovered); err != nil {
+		if err := f.A.Throttle.Load(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		want := slowly
@@ -217,7 +214,7 @@ func TestLimitIsNotRemovedDuringFence(t *testing.T) {
 	d, held := guarded(f, "db")
 	dev, free := device(f.A, d), held
 	free.Profile.QoS = dataset.QoS{}
-	f.A.Deadlines.SetRegistered(d.ID, d.Epoch)
+	f.A.Leases.Deadlines.SetRegistered(d.ID, d.Epoch)
 	heldUntil(f, held, f.A.Clock.Steady()+time.Hour)
 	// Otherwise the keeper sets the limit of the recorded profile.
 	unlock, err := f.A.Locks.Lock(t.Context(), d.ID, "limit")
@@ -236,7 +233,7 @@ func TestLimitIsNotRemovedDuringFence(t *testing.T) {
 	}
 	wantTold(f.A, dev, iolimit.Limits{}, "thawed")
 	unlock()
-	f.A.Deadlines.ClearRegistered(d.ID)
+	f.A.Leases.Deadlines.ClearRegistered(d.ID)
 	f.A.Cache.Apply(d, 0)
 	f.A.MustUnmount("db", "one")
 }
@@ -267,7 +264,7 @@ func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
 	}
 	says.say(uuid.New(), "")
 	asked()
-	if err := f.A.Throttle.Load(t.Context(), f.A.Recovered); err != nil {
+	if err := f.A.Throttle.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	// Other parts of the agent ask the guard less often.

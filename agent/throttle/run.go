@@ -99,7 +99,7 @@ func (l *Throttler) NoteUse(id uuid.UUID, now time.Duration) {
 func (l *Throttler) EndSuspensions() {
 	for _, e := range l.All() {
 		if err := l.endSuspension(l.Ctx, e, false); err != nil {
-			l.Logger.WithError(err).WithField("dataset", e.id).Error("cannot restore throttling")
+			l.Log.WithError(err).WithField("dataset", e.id).Error("cannot restore throttling")
 		}
 	}
 }
@@ -111,7 +111,7 @@ func (l *Throttler) Renew() {
 			l.applyProfile(d)
 		}
 	}
-	for _, id := range l.Mounts.InUse() {
+	for _, id := range l.Uses.InUse() {
 		if d, known := l.Cache.Dataset(id); known && d.Profile.QoS.Limited() && l.Get(id) == nil {
 			l.applyProfile(d)
 		}
@@ -170,14 +170,14 @@ func (l *Throttler) applyProfile(d dataset.Dataset) {
 		}
 		defer unlock()
 		d, known := l.Cache.Dataset(d.ID)
-		if mounted, err := l.Mounts.IsMounted(d.ID); err != nil || !mounted || !known {
+		if mounted, err := host.IsMountPoint(l.MountPath(d.ID)); err != nil || !mounted || !known {
 			l.setFailure(d.ID, err)
 			return err
 		}
 		err = l.Limit(ctx, d)
 		was := l.Failure(d.ID)
 		l.setFailure(d.ID, err)
-		l.Changed(d.ID)
+		l.News.Changed(d.ID)
 		switch {
 		case err == nil:
 			l.log(d).WithField("limits", d.Profile.QoS.String()).Info("throttled as the profile requires")
@@ -202,17 +202,17 @@ type GroupScanner struct {
 // only processes that are new since the last Scan.
 func (k *GroupScanner) Scan(now time.Duration, all bool) {
 	if err := k.users.Update(now, all); err != nil {
-		k.Logger.WithError(err).Warn("cannot find the users of throttled volumes")
+		k.Log.WithError(err).Warn("cannot find the users of throttled volumes")
 		return
 	}
 	base, err := k.enableBaseGroups()
 	if k.setUnavailable(err) {
-		k.Logger.WithError(err).Error("volumes are not throttled")
+		k.Log.WithError(err).Error("volumes are not throttled")
 	}
 	k.rules = map[string]map[iolimit.Device]iolimit.Limits{}
 	for _, e := range k.All() {
 		if err := k.enforce(k.Ctx, e, base); err != nil {
-			k.Logger.WithError(err).WithField("dataset", e.id).Error("cannot throttle volume")
+			k.Log.WithError(err).WithField("dataset", e.id).Error("cannot throttle volume")
 		}
 	}
 }
@@ -257,7 +257,7 @@ func (k *GroupScanner) enforce(ctx context.Context, e *Limited, base []string) e
 	if len(astray) == 0 && known {
 		return nil
 	}
-	if fencing, err := k.Fence.FencingCheck()(e.id); err != nil || fencing {
+	if fencing, err := k.Fences.FencingCheck()(e.id); err != nil || fencing {
 		return err
 	}
 	d, _ := k.Cache.DatasetOrCopy(e.id)
@@ -266,7 +266,7 @@ func (k *GroupScanner) enforce(ctx context.Context, e *Limited, base []string) e
 			Warn("its limits were missing in some control groups, because they were changed or recreated: restored")
 		return k.set(e.Record, astray)
 	}
-	defer k.Changed(e.id)
+	defer k.News.Changed(e.id)
 	rec := e.Record
 	rec.Groups = groups
 	return k.SetRules(ctx, e, rec)
@@ -277,7 +277,7 @@ func (k *GroupScanner) enforce(ctx context.Context, e *Limited, base []string) e
 // decides whether the controller io is enabled for the group. The caller holds e.Mu.
 func (k *GroupScanner) usedIn(e *Limited, limited []string) (groups []string, err error) {
 	var bare []string
-	for _, pid := range k.users.Of(int(e.Record.Device.Major), int(e.Record.Device.Minor), k.Mounts.Path(e.id)) {
+	for _, pid := range k.users.Of(int(e.Record.Device.Major), int(e.Record.Device.Minor), k.MountPath(e.id)) {
 		g, ok := k.Hierarchy.GroupOf(pid)
 		if !ok || k.Covers(limited, g) {
 			continue
@@ -299,7 +299,7 @@ func (k *GroupScanner) usedIn(e *Limited, limited []string) (groups []string, er
 				Error("it is not throttled in control groups without the controller io")
 		}
 		e.withoutLimit = bare
-		defer k.Changed(e.id)
+		defer k.News.Changed(e.id)
 	}
 	return groups, nil
 }

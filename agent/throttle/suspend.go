@@ -52,7 +52,7 @@ func (l *Throttler) Suspend(d dataset.Dataset, bound time.Duration) (up Suspensi
 	steps.At("limit.lifted")
 	if err := l.clear(rec); err != nil {
 		e.SuspendedUntil = 0
-		return up, errors.Join(err, l.apply(e, l.Fence.FencingCheck()))
+		return up, errors.Join(err, l.apply(e, l.Fences.FencingCheck()))
 	}
 	l.log(d).Debug("throttling is suspended for a flush")
 	return Suspension{l, e, d}, nil
@@ -76,8 +76,8 @@ func (l *Throttler) endSuspension(ctx context.Context, e *Limited, now bool) err
 	if e.ended || e.SuspendedUntil == 0 || !now && l.Clock.Steady() < e.SuspendedUntil {
 		return nil
 	}
-	e.SuspendedUntil = 0                                       // if apply fails, Run sets the rules
-	if err := l.apply(e, l.Fence.FencingCheck()); err != nil { // first, because the next steps can fail or take long
+	e.SuspendedUntil = 0                                        // if apply fails, Run sets the rules
+	if err := l.apply(e, l.Fences.FencingCheck()); err != nil { // first, because the next steps can fail or take long
 		return err
 	}
 	rec := e.Record

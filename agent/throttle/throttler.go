@@ -9,8 +9,8 @@
 // Package mounting calls RemoveInherited and Limit after a mount, NoteUse for a new use, End after an unmount, and
 // Suspend for a flush. Package operation calls Suspend for an export, and ProfileChanged. Package agent calls Load at
 // its start, and then starts Run. The daemon passes Cgroups, the control groups of drover.yaml. Packages doctor and
-// controlsync read the problems. Package lease answers whether the guard fences a dataset (Deps.Fence), and package
-// pool reads which limits this host can enforce (Controller.Kind).
+// controlsync read the problems. Package lease answers whether the guard fences a dataset (Throttler.Fences), and
+// package pool reads which limits this host can enforce (Controller.Kind).
 //
 // Throttler.mu protects the set of limited datasets, the reasons why limits are missing, and the time of the last
 // mount. Limited.Mu protects the rules of one dataset, and Leftovers.mu the rules that could not be removed. The order
@@ -34,9 +34,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
@@ -53,9 +51,13 @@ type Cgroups struct {
 // it is set, and removed after the unmount. If a rule cannot be removed, it stays recorded under left/<device> until it
 // is.
 type Throttler struct {
-	Deps
+	*host.Host
 	*Controller
 	Leftovers *Leftovers
+
+	// Uses and Fences are set before the agent starts.
+	Uses   Uses
+	Fences Fences
 
 	wake        chan struct{}
 	mu          sync.Mutex
@@ -100,52 +102,27 @@ func LimitsOf(q dataset.QoS) iolimit.Limits {
 	}
 }
 
-// datasetRecords has the records of datasets. *records.Cache implements it.
-type datasetRecords interface {
-	Dataset(id uuid.UUID) (dataset.Dataset, bool)               // finds datasets whose home is this node
-	DatasetOrCopy(id uuid.UUID) (d dataset.Dataset, known bool) // also finds datasets of which this node keeps a copy
-}
-
-// DatasetMounts knows where datasets are mounted.
-type DatasetMounts interface {
-	Root() string             // the folder of all mount points
-	Path(id uuid.UUID) string // the mount point of a dataset
-	IsMounted(id uuid.UUID) (bool, error)
+// Uses knows which datasets are in use on this node.
+type Uses interface {
 	InUse() []uuid.UUID // the datasets that have mount IDs
 }
 
-// fences knows which datasets the guard fences.
-type fences interface {
+// Fences knows which datasets the guard fences.
+type Fences interface {
 	// FencingCheck returns a function that reports whether the guard fences a dataset or is about to. The function asks
 	// the guard at most once.
 	FencingCheck() (isFencing func(id uuid.UUID) (bool, error))
 }
 
-// Deps is what Throttler needs of other components.
-type Deps struct {
-	Ctx     context.Context // ends when the agent stops
-	Boot    string          // the UUID of this boot of the kernel
-	DB      records.DB
-	Cache   datasetRecords
-	Locks   *host.Set
-	Jobs    *host.Runner
-	Mounts  DatasetMounts
-	Fence   fences
-	Changed func(id uuid.UUID) // reports that the status of a dataset changed
-	Clock   clock.Clock
-	Logger  logrus.FieldLogger
-}
-
 func (l *Throttler) log(d dataset.Dataset) *logrus.Entry {
-	return l.Logger.WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
+	return l.Log.WithFields(logrus.Fields{"volume": d.Volume, "dataset": d.ID})
 }
 
 // New returns a Throttler without any limit. It finds out which limits this host can set.
-func New(cfg Cgroups, deps Deps) *Throttler {
-	l := &Throttler{Deps: deps, Controller: newController(cfg), wake: make(chan struct{}, 1),
+func New(h *host.Host, cfg Cgroups) *Throttler {
+	l := &Throttler{Host: h, Controller: newController(cfg), wake: make(chan struct{}, 1),
 		Limited: map[uuid.UUID]*Limited{}, failures: map[uuid.UUID]error{}}
-	l.Leftovers = &Leftovers{boot: deps.Boot, db: deps.DB, logger: deps.Logger,
-		controller: l.Controller, limited: l.All, byDevice: map[iolimit.Device]LimitRecord{}}
+	l.Leftovers = &Leftovers{throttler: l, byDevice: map[iolimit.Device]LimitRecord{}}
 	return l
 }
 
@@ -189,7 +166,7 @@ func (l *Throttler) Limit(ctx context.Context, d dataset.Dataset) error {
 			"its profile has qos strict, and this host has control groups of version 1: %s (boot it with version "+
 				"2, or drover volume set-profile)", noteV1)
 	}
-	dev, own, err := iolimit.DeviceOf(l.Mounts.Path(d.ID))
+	dev, own, err := iolimit.DeviceOf(l.MountPath(d.ID))
 	if err != nil {
 		return err
 	}
@@ -243,7 +220,7 @@ func (l *Throttler) SetRules(ctx context.Context, e *Limited, rec LimitRecord) e
 	if e.SuspendedUntil != 0 {
 		return nil
 	}
-	return l.apply(e, l.Fence.FencingCheck())
+	return l.apply(e, l.Fences.FencingCheck())
 }
 
 // apply sets the recorded rules in their groups. If the dataset is fenced, apply sets nothing, and Run sets the rules
@@ -262,7 +239,7 @@ func (l *Throttler) apply(e *Limited, isFencing func(uuid.UUID) (bool, error)) e
 // removeLimit removes the limits of a mounted dataset. It fails if the dataset is fenced, because the guard has
 // suspended the rules and would restore them later.
 func (l *Throttler) removeLimit(ctx context.Context, e *Limited) error {
-	if fencing, err := l.Fence.FencingCheck()(e.id); err != nil || fencing {
+	if fencing, err := l.Fences.FencingCheck()(e.id); err != nil || fencing {
 		return errors.Join(err, dataset.Errorf(dataset.ErrPending,
 			"its limit is removed once it is no longer fenced"))
 	}

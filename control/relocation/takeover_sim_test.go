@@ -52,7 +52,7 @@ func TestTakeoversDoNotOverlap(t *testing.T) {
 			w := &takeovers{LostHome: controltest.NewLostHome(t, 1), r: rand.New(rand.NewPCG(seed, 3)), r2: rand.New(rand.NewPCG(seed, 4))}
 			for i, a := range []*controltest.Agent{w.Alpha, w.Beta, w.Gamma} {
 				n := &taker{Agent: a, name: []string{"alpha", "beta", "gamma"}[i], session: true, sent: w.now(), vows: map[*taker]time.Duration{}}
-				n.keeper = lease.NewKeeper(w.now)
+				n.keeper = lease.NewKeeper(w.Clock)
 				n.keeper.SetReady()
 				n.sentry = w.sentry(n, t.TempDir())
 				w.all = append(w.all, n)

@@ -26,7 +26,7 @@ func auto(f *agenttest.Cluster, spec, text string) dataset.Dataset {
 	f.Helper()
 	name, _, _ := strings.Cut(spec, "@")
 	for _, h := range []*agenttest.Host{f.A, f.B} {
-		agenttest.Await(f.T, h.Registrar.IsAnswering)
+		agenttest.Await(f.T, h.Leases.Registrar.IsAnswering)
 	}
 	var d dataset.Dataset
 	agenttest.Await(f.T, func() bool { // control knows the guards
@@ -67,8 +67,8 @@ func TestMountOnOtherNodeFailsOver(t *testing.T) {
 	if v.Home != f.B.Node() || v.Epoch != d.Epoch+1 || v.Move != uuid.Nil {
 		t.Errorf("%+v", v.Dataset)
 	}
-	f.B.Promises.AllowPromises(t.Context())
-	if left := f.B.Keeper.Blocked(); len(left) != 0 {
+	f.B.Leases.AllowPromises(t.Context())
+	if left := f.B.Leases.Keeper.Blocked(); len(left) != 0 {
 		t.Errorf("sworn off for ever: %v", left)
 	}
 }
@@ -87,7 +87,7 @@ func TestI1NoFailoverWhilePromiseLasts(t *testing.T) {
 	go func() { // the holder continues
 		for {
 			_, span := f.B.ControlSession()
-			got := f.B.Keeper.Grant(d.Home, lease.Request{Epochs: []lease.Epoch{e}}, span, func(e lease.Epoch) string { return f.B.Promises.WhyNotHome(d.Home, e) })
+			got := f.B.Leases.Keeper.Grant(d.Home, lease.Request{Epochs: []lease.Epoch{e}}, span, func(e lease.Epoch) string { return f.B.Leases.WhyNotHome(d.Home, e) })
 			at := f.B.Clock.Steady()
 			select {
 			case <-stop:

@@ -1,21 +1,23 @@
-// Package lease decides whether this node may open datasets whose home it is. Table has the moves that recall datasets
+// Package lease decides whether this node may open datasets whose home it is. Leases has the moves that recall datasets
 // from this node, and the epochs that this node has relinquished.
 //
-// Leases that are bounded in time have further parts. Renewals renews this node's session with control. Deadlines has
-// the time until which each dataset may be open here, extends it, and sends it to the guard. Marks has the datasets
-// whose lease is bounded although their record does not say so yet. Registrar registers datasets with the guard before
-// they are mounted. Nodes has the addresses of the other nodes, which are asked for promises (Keeper, Client) while
-// control is unreachable. PromiseServer answers other nodes that ask this node to open no later epoch of a dataset.
+// Leases that are bounded in time have further parts. Deadlines renews this node's session with control. It has the
+// time until which each dataset may be open here, extends it, and sends it to the guard. Marks has the datasets whose
+// lease is bounded although their record does not say so yet. Registrar registers datasets with the guard before they
+// are mounted. Nodes has the addresses of the other nodes, which are asked for promises (Ask) while control is
+// unreachable. Keeper has the promises to other nodes to open no later epoch of a dataset.
 //
 // The package owns the keys yields/, enrolled/, bounded/ and standing of the agent's database, and keeps their values
 // in memory too. Each type with state has a mutex for its fields. The lock of a dataset serializes Registrar's changes
 // to it. How a deadline is computed is in boundedlease.go, which is pure, when promises are requested in extend.go, and
-// why a dataset must not be opened in Table (MayOpen, MayChange).
+// why a dataset must not be opened in leases.go (MayOpen, MayChange).
 package lease
 
 import (
 	"context"
+	"errors"
 	"maps"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -23,17 +25,32 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
 )
 
-// Table knows which datasets of this node must not be opened here, and why: a move recalls the dataset, according to
+// Leases knows which datasets of this node must not be opened here, and why: a move recalls the dataset, according to
 // the last report of control, or this node has relinquished the epoch. Relinquished epochs are also recorded on disk.
-// They stay relinquished even if control's records say otherwise. The methods of Table are safe for concurrent use.
-type Table struct {
-	db       records.DB
-	nodeName func(uuid.UUID) string
+// They stay relinquished even if control's records say otherwise. The methods of Leases are safe for concurrent use.
+type Leases struct {
+	*host.Host
+	Pools    *pool.Pools
+	Guard    Guard             // nil if the host has no guard; then no lease is bounded in time
+	Peers    http.RoundTripper // reaches the agents of other nodes; nil if there are none
+	Replicas []api.Service     // each control replica separately; at least one
+
+	Keeper    *Keeper // the promises that this node has made to other nodes
+	Nodes     *Nodes
+	Deadlines *Deadlines
+	Registrar *Registrar
+
+	// These are set before the agent starts.
+	Membership Membership
+	Homes      Homes
+	Repairer   Repairer
+	Arrivals   Arrivals
 
 	mu           sync.Mutex
 	recalled     map[uuid.UUID]Recall       // by dataset
@@ -74,19 +91,55 @@ type Relinquished struct {
 	Reported bool `json:"told,omitempty"`
 }
 
-// NewTable returns an empty table. nodeName returns the name of a node, for error messages.
-func NewTable(db records.DB, nodeName func(uuid.UUID) string) *Table {
-	return &Table{
-		db: db, nodeName: nodeName,
+// Membership has control record this node.
+type Membership interface {
+	Register(ctx context.Context, gone ...uuid.UUID) error
+}
+
+// Homes reads from control which datasets this node is the home of, and applies it.
+type Homes interface {
+	Join(ctx context.Context) (api.Sync, error)
+}
+
+// Repairer resolves the differences between the records of the guard and the datasets of this node.
+type Repairer interface {
+	// RepairSoon starts a job for one dataset.
+	RepairSoon(id uuid.UUID)
+	// ApplyGuard applies a status of the guard. answer is the value of Deadlines.AnswerCount before the status was
+	// requested.
+	ApplyGuard(st guard.Status, answer uint64)
+}
+
+// Arrivals knows the moves that bring datasets to this node.
+type Arrivals interface {
+	// IncomingEpoch returns the epoch at which a move will open a dataset here. comes is false if there is no move.
+	IncomingEpoch(ds uuid.UUID) (epoch uint64, comes bool)
+	// IsActive reports whether a move that brings a dataset here runs now.
+	IsActive(ds uuid.UUID) bool
+}
+
+// New returns the leases of a node, without any lease. g is nil if the host has no guard, and peers is nil if there are
+// no other nodes.
+func New(h *host.Host, pools *pool.Pools, g Guard, peers http.RoundTripper, replicas []api.Service) *Leases {
+	t := &Leases{
+		Host: h, Pools: pools, Guard: g, Peers: peers, Replicas: replicas, Keeper: NewKeeper(h.Clock),
 		recalled: map[uuid.UUID]Recall{}, relinquished: map[uuid.UUID]Relinquished{}, kept: map[uuid.UUID]kept{},
 	}
+	t.Nodes = &Nodes{Leases: t}
+	t.Deadlines = newDeadlines(t)
+	t.Registrar = &Registrar{Leases: t}
+	return t
 }
 
 func relinquishedKey(id uuid.UUID) string { return "yields/" + id.String() }
 
-// Load reads the relinquished epochs from disk.
-func (t *Table) Load(ctx context.Context) error {
-	return t.db.Each(ctx, "yields/", func(rest string, v []byte) error {
+// Load reads the state on disk.
+func (t *Leases) Load(ctx context.Context) error {
+	return errors.Join(t.loadRelinquished(ctx), t.Deadlines.load(ctx))
+}
+
+func (t *Leases) loadRelinquished(ctx context.Context) error {
+	return t.DB.Each(ctx, "yields/", func(rest string, v []byte) error {
 		id, err := uuid.Parse(rest)
 		if err != nil {
 			return err
@@ -102,7 +155,7 @@ func (t *Table) Load(ctx context.Context) error {
 
 // Apply applies control's record of a dataset whose home is here. It reports whether control may wait for an answer of
 // this node.
-func (t *Table) Apply(d api.IndexedDataset) (pending bool) {
+func (t *Leases) Apply(d api.IndexedDataset) (pending bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if d.Lease == nil || d.Lease.State == dataset.LeaseHeld {
@@ -116,14 +169,14 @@ func (t *Table) Apply(d api.IndexedDataset) (pending bool) {
 }
 
 // EndRecall forgets the recall of a dataset whose home is another node now.
-func (t *Table) EndRecall(id uuid.UUID) {
+func (t *Leases) EndRecall(id uuid.UUID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.recalled, id)
 }
 
 // Recall returns the move that recalls a dataset, if there is one.
-func (t *Table) Recall(id uuid.UUID) (Recall, bool) {
+func (t *Leases) Recall(id uuid.UUID) (Recall, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r, ok := t.recalled[id]
@@ -131,7 +184,7 @@ func (t *Table) Recall(id uuid.UUID) (Recall, bool) {
 }
 
 // Relinquished returns the epoch of a dataset that this node has relinquished, if there is one.
-func (t *Table) Relinquished(id uuid.UUID) (Relinquished, bool) {
+func (t *Leases) Relinquished(id uuid.UUID) (Relinquished, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r, ok := t.relinquished[id]
@@ -139,7 +192,7 @@ func (t *Table) Relinquished(id uuid.UUID) (Relinquished, bool) {
 }
 
 // AllRelinquished returns the relinquished epochs, sorted by dataset.
-func (t *Table) AllRelinquished() []api.RelinquishedEpoch {
+func (t *Leases) AllRelinquished() []api.RelinquishedEpoch {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := []api.RelinquishedEpoch{}
@@ -152,17 +205,17 @@ func (t *Table) AllRelinquished() []api.RelinquishedEpoch {
 }
 
 // ReportedEpochs returns the relinquished epochs that are marked as reported, by dataset.
-func (t *Table) ReportedEpochs() map[uuid.UUID]uint64 {
+func (t *Leases) ReportedEpochs() map[uuid.UUID]uint64 {
 	return t.epochs(func(r Relinquished) bool { return r.Reported })
 }
 
 // AnsweredEpochs returns the epochs of ReportedEpochs, and those whose manifest is on disk, so that control may have
 // recorded them.
-func (t *Table) AnsweredEpochs() map[uuid.UUID]uint64 {
+func (t *Leases) AnsweredEpochs() map[uuid.UUID]uint64 {
 	return t.epochs(func(r Relinquished) bool { return r.Reported || r.Manifest != nil })
 }
 
-func (t *Table) epochs(of func(Relinquished) bool) map[uuid.UUID]uint64 {
+func (t *Leases) epochs(of func(Relinquished) bool) map[uuid.UUID]uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	at := map[uuid.UUID]uint64{}
@@ -178,7 +231,7 @@ func (t *Table) epochs(of func(Relinquished) bool) map[uuid.UUID]uint64 {
 // relinquished. After a move has failed, control gives this node a later epoch. So such a record is from a store that
 // was restored from a backup, or from before the relinquishment. Control reads the lease after the record: a lease of
 // another epoch is from after the end of the move, and shows nothing. A condemned dataset is not opened.
-func (t *Table) IsReturned(d api.IndexedDataset) bool {
+func (t *Leases) IsReturned(d api.IndexedDataset) bool {
 	r, relinquished := t.Relinquished(d.ID)
 	if !relinquished || !r.Reported || d.Epoch > r.Epoch || d.State == dataset.StatePurging {
 		return false
@@ -187,7 +240,7 @@ func (t *Table) IsReturned(d api.IndexedDataset) bool {
 }
 
 // Unanswered returns the datasets for which control may wait for an answer of this node.
-func (t *Table) Unanswered() []uuid.UUID {
+func (t *Leases) Unanswered() []uuid.UUID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ids := make([]uuid.UUID, 0, len(t.recalled)+len(t.relinquished))
@@ -203,8 +256,8 @@ func (t *Table) Unanswered() []uuid.UUID {
 }
 
 // Relinquish records that this node relinquishes an epoch, first on disk and then in memory.
-func (t *Table) Relinquish(ctx context.Context, id uuid.UUID, r Relinquished) error {
-	if err := t.db.Put(ctx, map[string]any{relinquishedKey(id): r}); err != nil {
+func (t *Leases) Relinquish(ctx context.Context, id uuid.UUID, r Relinquished) error {
+	if err := t.DB.Put(ctx, map[string]any{relinquishedKey(id): r}); err != nil {
 		return err
 	}
 	t.mu.Lock()
@@ -217,7 +270,7 @@ func (t *Table) Relinquish(ctx context.Context, id uuid.UUID, r Relinquished) er
 // SetReported records that control has recorded which epoch this node relinquished, first on disk and then in memory.
 // If the move has ended and its record was removed meanwhile, SetReported does nothing: writing the record again would
 // keep the final snapshot for ever. The caller holds the dataset's lock, under which records are removed.
-func (t *Table) SetReported(ctx context.Context, id uuid.UUID, r Relinquished) error {
+func (t *Leases) SetReported(ctx context.Context, id uuid.UUID, r Relinquished) error {
 	if now, relinquished := t.Relinquished(id); !relinquished || now.Move != r.Move || now.Epoch != r.Epoch {
 		return nil
 	}
@@ -227,11 +280,11 @@ func (t *Table) SetReported(ctx context.Context, id uuid.UUID, r Relinquished) e
 
 // Drop removes the record of a relinquished epoch, first on disk and then in memory. Idempotent: if there is no
 // record, Drop returns nil.
-func (t *Table) Drop(ctx context.Context, id uuid.UUID) error {
+func (t *Leases) Drop(ctx context.Context, id uuid.UUID) error {
 	if _, relinquished := t.Relinquished(id); !relinquished {
 		return nil
 	}
-	if err := t.db.Put(ctx, map[string]any{relinquishedKey(id): nil}); err != nil {
+	if err := t.DB.Put(ctx, map[string]any{relinquishedKey(id): nil}); err != nil {
 		return err
 	}
 	t.mu.Lock()
@@ -243,7 +296,7 @@ func (t *Table) Drop(ctx context.Context, id uuid.UUID) error {
 
 // TargetSeen returns for how long this node has seen the target of a move reachable without interruption. The caller
 // asked control for the target at the time asked, and got it at the time answered.
-func (t *Table) TargetSeen(id uuid.UUID, target api.Node, asked, answered time.Time) time.Duration {
+func (t *Leases) TargetSeen(id uuid.UUID, target api.Node, asked, answered time.Time) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	k := t.kept[id]
@@ -262,7 +315,7 @@ func (t *Table) TargetSeen(id uuid.UUID, target api.Node, asked, answered time.T
 
 // SetKept records until Drop why a dataset stays relinquished although control does not know its move. MayChange says
 // so. changed is false if the reason was recorded before.
-func (t *Table) SetKept(id uuid.UUID, why string) (changed bool) {
+func (t *Leases) SetKept(id uuid.UUID, why string) (changed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	k := t.kept[id]
@@ -274,7 +327,7 @@ func (t *Table) SetKept(id uuid.UUID, why string) (changed bool) {
 
 // MayChange fails with ErrInUse if this node has relinquished the present epoch of a dataset. The dataset must then be
 // neither opened nor changed here. The argument what is a verb for the error message.
-func (t *Table) MayChange(d dataset.Dataset, what string) error {
+func (t *Leases) MayChange(d dataset.Dataset, what string) error {
 	if r, relinquished := t.Relinquished(d.ID); relinquished && d.Epoch <= r.Epoch {
 		return t.movingError(d, what, r.Move, r.To)
 	}
@@ -283,7 +336,7 @@ func (t *Table) MayChange(d dataset.Dataset, what string) error {
 
 // MayOpen fails as MayChange does, and also while a move recalls a dataset: present users of the dataset may continue,
 // but no new user may begin.
-func (t *Table) MayOpen(d dataset.Dataset, what string) error {
+func (t *Leases) MayOpen(d dataset.Dataset, what string) error {
 	if err := t.MayChange(d, what); err != nil {
 		return err
 	}
@@ -293,8 +346,8 @@ func (t *Table) MayOpen(d dataset.Dataset, what string) error {
 	return nil
 }
 
-func (t *Table) movingError(d dataset.Dataset, what string, move, to uuid.UUID) error {
-	op, node := move.String()[:8], t.nodeName(to)
+func (t *Leases) movingError(d dataset.Dataset, what string, move, to uuid.UUID) error {
+	op, node := move.String()[:8], t.Nodes.Name(to)
 	t.mu.Lock()
 	why := t.kept[d.ID].why
 	t.mu.Unlock()
@@ -308,7 +361,7 @@ func (t *Table) movingError(d dataset.Dataset, what string, move, to uuid.UUID) 
 
 // RelinquishedSnapshots returns the snapshots of a relinquished dataset that the target of its move needs. If this node
 // has not relinquished the dataset, it returns none.
-func (t *Table) RelinquishedSnapshots(ds uuid.UUID) []uuid.UUID {
+func (t *Leases) RelinquishedSnapshots(ds uuid.UUID) []uuid.UUID {
 	r, relinquished := t.Relinquished(ds)
 	if !relinquished {
 		return nil
@@ -319,3 +372,6 @@ func (t *Table) RelinquishedSnapshots(ds uuid.UUID) []uuid.UUID {
 	}
 	return ids
 }
+
+// Table is a name of Leases in packages that do not use it yet.
+type Table = Leases
