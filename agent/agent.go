@@ -137,8 +137,6 @@ func (a *components) create(ctx context.Context) {
 	a.StoreClock = controlsync.NewStoreClock(a.DB, a.Config.PeerHTTP == nil)
 	a.Trust = host.NewTrust(a.StoreClock.RepairCommand)
 	a.Identity = controlsync.NewIdentity(a.Host, a.Config.Identity)
-	a.Engines = mounting.NewEngines(a.DB, a.Boot)
-	a.Uses = mounting.NewUseTable(a.Host)
 	if a.controlReplicas = a.Config.Replicas; a.controlReplicas == nil {
 		a.controlReplicas = replicas(a.Config.Control)
 	}
@@ -153,16 +151,16 @@ func (a *components) create(ctx context.Context) {
 	a.leaseCtx, a.endLeases = context.WithCancel(context.WithoutCancel(ctx))
 	a.Throttle = throttle.New(a.Host, a.Config.Cgroups)
 	a.Programs = newPrograms(a.Config)
-	a.Operations = operation.New(a.Host, operation.NewKeyring(a.Host, a.Programs))
-	a.Operations.ListAll = a.Config.ListAll
-	a.Pools = pool.New(a.Host, a.Throttle, a.Keys, a.Config.Backends, a.Config.Pools)
+	keys := operation.NewKeyring(a.Host, a.Programs)
+	a.Pools = pool.New(a.Host, a.Throttle, keys, a.Config.Backends, a.Config.Pools)
 	a.Leases = lease.New(a.Host, a.Pools, a.Config.Guard, a.Config.PeerHTTP, a.controlReplicas)
+	a.Operations = operation.New(mounting.New(a.Host, a.Pools, a.Leases, a.Throttle, a.Config.Freezer), keys)
+	a.Operations.ListAll = a.Config.ListAll
 	a.Generations = pooladmin.NewGenerations(pooladmin.GenerationDeps{
 		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools, Prober: a.Pools, Uses: a.Uses,
 		Register: func(ctx context.Context, gone ...uuid.UUID) error { return a.Registration.Register(ctx, gone...) },
 	})
 	a.makeRegistration()
-	a.makeMounting()
 	a.makeHandover()
 	a.MoveTable = move.NewMoveTable(a.DB, func(id uuid.UUID) { a.Replicas.Stop(id) })
 	if a.Config.PeerID == nil {

@@ -10,7 +10,6 @@ import (
 	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
@@ -35,21 +34,6 @@ type components struct {
 
 	Leases   *lease.Leases
 	Throttle *throttle.Throttler
-	Engines  *mounting.Engines
-	Uses     *mounting.UseTable
-	Holders  *mounting.Holders
-	Quiescer *mounting.Quiescer
-	Disks    *mounting.Disks
-
-	LostWrites *mounting.Watcher
-
-	SharedMountTable *mounting.SharedMountTable
-	Reservations     *mounting.Reservations
-	SharedMounter    *mounting.SharedMounter
-	Unmounter        *mounting.Unmounter
-	Verifier         *mounting.Verifier
-	Mounter          *mounting.Mounter
-	Resolver         *mounting.Resolver
 
 	Status   *controlsync.StatusReader
 	Trash    *controlsync.TrashReader
@@ -129,9 +113,6 @@ func (a *components) load(ctx context.Context) error {
 	if err := a.Registration.Load(ctx); err != nil {
 		return err
 	}
-	if err := a.Engines.Load(ctx); err != nil {
-		return err
-	}
 	if err := a.StoreClock.Load(ctx); err != nil {
 		return err
 	}
@@ -148,10 +129,10 @@ func (a *components) load(ctx context.Context) error {
 			return err
 		}),
 		a.Spellings.Load(ctx),
-		a.Status.LoadUsages(ctx), a.LostWrites.Load(ctx), a.Reporter.LoadAnswer(ctx),
-		a.Verifier.Load(ctx),
+		a.Status.LoadUsages(ctx), a.Reporter.LoadAnswer(ctx),
+		a.Mounts.Load(ctx),
 		a.Copies.Load(ctx),
-		a.Leases.Load(ctx), a.SharedMountTable.Load(ctx),
+		a.Leases.Load(ctx),
 		a.MoveTable.Load(ctx), a.Sizes.Load(ctx),
 	)
 }

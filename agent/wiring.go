@@ -35,11 +35,12 @@ func (a *components) connect() {
 	a.Pools.Uses = a.Uses
 	a.Leases.Membership, a.Leases.Homes = a.Registration, a.Follower
 	a.Leases.Repairer, a.Leases.Arrivals = a.Repairer, a.MoveTable
+	a.Mounts.Connect(a.Operations, a.Spellings, struct {
+		*move.Bringer
+		*move.Installer
+		*move.Relinquisher
+	}{a.Bringer, a.Installer, a.Relinquisher}, a.Copies, a.Registration, a.Status)
 	o := a.Operations
-	o.Throttle, o.Pools, o.Space, o.Prober, o.Sums = a.Throttle, a.Pools, a.Pools, a.Pools, a.Pools
-	o.Leases, o.Nodes, o.Engines, o.Uses, o.Holders = a.Leases, a.Leases.Nodes, a.Engines, a.Uses, a.Holders
-	o.Quiescer, o.LostWrites, o.SharedMounts = a.Quiescer, a.LostWrites, a.SharedMountTable
-	o.Reservations, o.Verifier, o.Mounter = a.Reservations, a.Verifier, a.Mounter
 	o.Keys.Moved = a.MoveTable
 	o.Runner.Ended = a.Config.OperationEnded
 	o.Connect(a.Registration, a.Status, a.Reporter, struct {
@@ -133,7 +134,7 @@ func (a *components) makeMoves() {
 		PeerHTTP:       a.Config.PeerHTTP, Session: a.Leases.Deadlines.Session,
 	})
 	a.TransferSource = move.NewTransferSource(move.TransferSourceDeps{
-		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Leases: a.Leases, Uses: a.Uses, Quiescer: a.Quiescer,
+		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Leases: a.Leases, Uses: a.Uses, Quiescer: a.Mounts.Quiescer,
 		Sizes: a.Sizes, Snapshotter: a.Operations, Retention: a.Retention,
 		AskGenerations: a.askGenerations,
 		TransferServer: func() *move.Server { return a.TransferServer },
@@ -191,7 +192,7 @@ func (a *components) makeControlSync() {
 		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools,
 		FailedPools: func() []api.Pool { return a.Pools.Failed },
 		Registrar:   a.Leases.Registrar, Uses: a.Uses, SharedMounter: a.SharedMounter,
-		SharedMountTable: a.SharedMountTable, Status: a.Status, Facts: a.Facts, StoreClock: a.StoreClock,
+		SharedMountTable: a.SharedMounts, Status: a.Status, Facts: a.Facts, StoreClock: a.StoreClock,
 		ReplicaStatus:     a.Replicas.Status,
 		ReportGenerations: a.Generations.ReportTo,
 		Executor:          a.Operations, DoHeartbeatWork: a.DoHeartbeatWork,
@@ -213,56 +214,6 @@ func (a *components) makeControlSync() {
 		FollowNames:          a.Spellings.FollowNames,
 		ReportEverythingSoon: a.Reporter.ReportEverythingSoon,
 		Executor:             a.Operations, CleanUp: a.Cleaner.CleanUp, WarnOfKeys: func() { a.KeyChecker.Warn() },
-	})
-}
-
-// makeMounting creates the components that mount datasets and record who uses them.
-func (a *components) makeMounting() {
-	a.LostWrites = mounting.New(mounting.Deps{
-		Host: a.Host, PoolName: a.Pools.Name, PoolStatus: a.Pools.ReadStatus,
-	})
-	a.Disks = mounting.NewDisks(a.Host, a.Pools, a.Pools)
-	a.Holders = mounting.NewHolders(a.Host, a.Pools, a.LostWrites)
-	a.Quiescer = mounting.NewQuiescer(mounting.QuiescerDeps{
-		Host: a.Host, Throttle: a.Throttle, Go: a.wg.Go, Freezer: a.Config.Freezer, FlushFailed: a.flushFailed,
-	})
-	a.SharedMountTable = mounting.NewSharedMountTable(a.Host)
-	a.Reservations = mounting.NewReservations(a.Host)
-	a.Unmounter = mounting.NewUnmounter(mounting.UnmounterDeps{
-		Host: a.Host, Uses: a.Uses, SharedMounts: a.SharedMountTable, Holders: a.Holders, Disks: a.Disks,
-		Throttle: a.Throttle, Deadlines: a.Leases.Deadlines, Registrar: a.Leases.Registrar, Unmounted: a.unmounted,
-		Unmounting: func(d dataset.Dataset) { a.Status.BeforeUnmount(d) },
-	})
-	a.Verifier = mounting.NewVerifier(mounting.VerifierDeps{
-		Host: a.Host, Engines: a.Engines, Uses: a.Uses, SharedMounts: a.SharedMountTable, Holders: a.Holders,
-		Unmounter: a.Unmounter, UseEnded: func(id uuid.UUID) { a.Relinquisher.AnswerIfRecalled(id) },
-	})
-	a.SharedMounter = mounting.NewSharedMounter(mounting.SharedMounterDeps{
-		Host: a.Host, Pools: a.Pools, Nodes: a.Leases.Nodes, Uses: a.Uses, Engines: a.Engines, Verifier: a.Verifier,
-		Table: a.SharedMountTable, Reservations: a.Reservations,
-	})
-	a.Mounter = mounting.NewMounter(mounting.MounterDeps{
-		Host: a.Host, Pools: a.Pools, Prober: a.Pools, Leases: a.Leases, Registrar: a.Leases.Registrar,
-		Throttle: a.Throttle, Engines: a.Engines, Uses: a.Uses, SharedMounter: a.SharedMounter, Verifier: a.Verifier,
-		Unmounter: a.Unmounter, Disks: a.Disks, LostWrites: a.LostWrites, Find: a.Find,
-		RepairSoon: func(id uuid.UUID) { a.Repairer.RepairSoon(id) },
-		Bring: func(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
-			return a.Bringer.Bring(ctx, d)
-		},
-		InstallArrived: func(ctx context.Context, d dataset.Dataset) error {
-			p, comes := a.MoveTable.Get(d.ID)
-			if !comes || p.Epoch != d.Epoch || a.MoveTable.IsActive(d.ID) {
-				return nil
-			}
-			return a.Installer.Install(ctx, d, p)
-		},
-		SaveSpelling: a.Spellings.Save,
-		CheckMount:   a.Registration.CheckMember,
-	})
-	a.Resolver = mounting.NewResolver(mounting.ResolverDeps{
-		Host: a.Host, Guard: a.Config.Guard,
-		Registrar: a.Leases.Registrar, Uses: a.Uses, SharedMounts: a.SharedMountTable,
-		Verifier: a.Verifier, Unmounter: a.Unmounter, Mounter: a.Mounter,
 	})
 }
 
@@ -290,22 +241,6 @@ func (a *components) makeHandover() {
 	a.Failover = move.NewFailover(move.FailoverDeps{
 		Host: a.Host, Nodes: a.Leases.Nodes, PeerHTTP: a.Config.PeerHTTP,
 	})
-}
-
-// flushFailed records that the kernel reported lost writes to a flush of a dataset.
-func (a *components) flushFailed(d dataset.Dataset, err error) { a.LostWrites.Failed(a.Ctx, d, err) }
-
-// unmounted starts the work that had to wait until a dataset was unmounted.
-func (a *components) unmounted(d dataset.Dataset) {
-	id := d.ID
-	a.LostWrites.Unmounted(a.Ctx, d)
-	a.Relinquisher.AnswerIfRecalled(id)
-	if _, left := a.Cache.Copy(id); left {
-		a.Copies.ReconcileSoon(id)
-	}
-	if _, shared := a.SharedMountTable.Get(id); shared {
-		a.SharedMounter.ReconcileSoon(id, uuid.Nil)
-	}
 }
 
 // ControlSession is lease.Deadlines.Session. Unlike Session, it returns when the renewal was sent, by the steady clock.

@@ -98,6 +98,9 @@ func (j *Runner) Close(stop func()) {
 	stop()
 }
 
+// Go starts a goroutine, which a stop of the agent awaits.
+func (j *Runner) Go(f func()) { j.wg.Go(f) }
+
 // run runs a job with a context that ends with j.ctx.
 func (j *Runner) run(ctx context.Context, jb *Job, fn func(context.Context, *Job) error) {
 	defer j.wg.Done()

@@ -11,7 +11,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -25,20 +24,12 @@ import (
 // Disks finds out which mounted volumes accept no more writes after a disk error. Its methods are safe for concurrent
 // use.
 type Disks struct {
-	*host.Host
-	pools  *pool.Pools
-	prober *pool.Prober
+	*Mounts
 
 	mu     sync.Mutex
 	failed map[uuid.UUID]bool // volumes with a disk error at the last look
 	table  mount.Mounts       // the last mount table; used until the steady clock reaches until
 	until  time.Duration
-}
-
-// NewDisks returns a Disks. Its method Check asks the pool before it examines a volume, because Examine hangs as long
-// as the disk does.
-func NewDisks(h *host.Host, pools *pool.Pools, prober *pool.Prober) *Disks {
-	return &Disks{Host: h, pools: pools, prober: prober}
 }
 
 // tableAge is how long a mount table is used for, so that a look at many volumes reads it once.
@@ -120,14 +111,14 @@ func (v *Disks) setFailed(id uuid.UUID, failed bool) (changed bool) {
 	return true
 }
 
-// Check is like Examine for a volume whose pool answers, and records the outcome as Record does. If the pool is
-// offline, it returns nil: the pool itself is reported.
+// Check is like Examine for a volume whose pool answers, because Examine hangs as long as the disk does. It records the
+// outcome as Record does. If the pool is offline, it returns nil: the pool itself is reported.
 func (v *Disks) Check(ctx context.Context, d dataset.Dataset, path string) error {
-	if _, err := v.pools.Get(d.Pool); err != nil {
+	if _, err := v.Pools.Get(d.Pool); err != nil {
 		return nil
 	}
 	var found error
-	if err := v.pools.Ask(ctx, d.Pool, func(backends.Pool) {
+	if err := v.Pools.Ask(ctx, d.Pool, func(backends.Pool) {
 		found = v.Examine(d, path)
 	}); err != nil {
 		return nil
@@ -152,5 +143,5 @@ func (v *Disks) Record(d dataset.Dataset, err error) {
 		return
 	}
 	v.LogOf(v.Ctx, d).Error("volume has a disk error: " + err.Error())
-	v.prober.Suspect(d.Pool, err)
+	v.Pools.Suspect(d.Pool, err)
 }

@@ -88,8 +88,8 @@ func TestGuestOfSameShareIsNotBehind(t *testing.T) {
 	}
 	well := func(when string) {
 		t.Helper()
-		if err := f.B.SharedMounter.Reconcile(t.Context(), d.ID, uuid.Nil); err != nil || f.B.SharedMountTable.Refusal(d.ID) != "" {
-			t.Errorf("%s: %v, %q", when, err, f.B.SharedMountTable.Refusal(d.ID))
+		if err := f.B.SharedMounter.Reconcile(t.Context(), d.ID, uuid.Nil); err != nil || f.B.SharedMounts.Refusal(d.ID) != "" {
+			t.Errorf("%s: %v, %q", when, err, f.B.SharedMounts.Refusal(d.ID))
 		}
 	}
 	if err := unix.Unmount(path, 0); err != nil {

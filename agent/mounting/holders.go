@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -20,21 +19,12 @@ import (
 // Holders finds out who on this host holds a dataset besides its mount point: mounts in all mount namespaces, and
 // processes with open files. Its methods are safe for concurrent use.
 type Holders struct {
-	*host.Host
-	pools *pool.Pools
-	lost  *Watcher
+	*Mounts
 	scans scans
 
 	// ReadForeign and Files look at the host: mount.ReadForeign and inuse.FindOpenFiles. Tests replace them.
 	ReadForeign func() (*mount.Foreign, error)
 	Files       func(context.Context, []mount.Filesystem) (*inuse.Files, error)
-}
-
-// NewHolders returns a Holders.
-func NewHolders(h *host.Host, pools *pool.Pools, lost *Watcher) *Holders {
-	return &Holders{
-		Host: h, pools: pools, lost: lost, ReadForeign: mount.ReadForeign, Files: inuse.FindOpenFiles,
-	}
 }
 
 // Scan contains the mounts of this host at one moment, in all mount namespaces.
@@ -162,7 +152,7 @@ func (l *Holders) DescribeTree(look Scan, d dataset.Dataset, tree mount.Filesyst
 // furtherMounts returns the mounts of a dataset in the host's namespace besides its mount point and its staging mount.
 func (l *Holders) furtherMounts(look Scan, d dataset.Dataset, tree mount.Filesystem) (list []*mount.Entry) {
 	path, staged := l.MountPath(d.ID), ""
-	if pool, err := l.pools.Get(d.Pool); err == nil {
+	if pool, err := l.Pools.Get(d.Pool); err == nil {
 		if s, stages := pool.(backends.Stager); stages {
 			staged = s.StagingPath(d.ID)
 		}
@@ -195,7 +185,7 @@ func (l *Holders) openers(look Scan, d dataset.Dataset, tree mount.Filesystem) [
 // records. Two such processes can mount the same dataset only if it is on a share. Their mounts then differ only in
 // their paths.
 func (l *Holders) isOfAnotherDrover(d dataset.Dataset, e *mount.Entry) bool {
-	pool := l.pools.ByID(d.Pool)
+	pool := l.Pools.ByID(d.Pool)
 	shared := pool == nil || pool.Record.Share != uuid.Nil // nothing is known here about a pool of another node
 	return shared && strings.HasSuffix(e.Mountpoint, strings.TrimPrefix(l.MountPath(d.ID), l.Root))
 }
@@ -203,16 +193,16 @@ func (l *Holders) isOfAnotherDrover(d dataset.Dataset, e *mount.Entry) bool {
 // CheckPool asks the pool whether a process on this host uses a dataset that is not mounted. It fails if a process
 // uses the dataset, if the pool is offline, and if the pool cannot tell.
 func (l *Holders) CheckPool(ctx context.Context, d dataset.Dataset) error {
-	pool, err := l.pools.Online(ctx, d.Pool)
+	pool, err := l.Pools.Online(ctx, d.Pool)
 	if err != nil {
 		return fmt.Errorf("cannot check whether a process still has it mounted: %w", err)
 	}
 	checker, can := pool.(backends.IdleChecker)
 	if !can {
 		return dataset.Errorf(dataset.ErrUnsupported,
-			"cannot check whether a process still has it mounted: pool %s does not support that", l.pools.Name(d.Pool))
+			"cannot check whether a process still has it mounted: pool %s does not support that", l.Pools.Name(d.Pool))
 	}
-	l.lost.NotMounted(ctx, d)
+	l.LostWrites.NotMounted(ctx, d)
 	err = checker.CheckIdle(ctx, d.ID)
 	if errors.Is(err, dataset.ErrNotFound) { // a dataset that does not exist has no holder
 		return nil
@@ -223,11 +213,11 @@ func (l *Holders) CheckPool(ctx context.Context, d dataset.Dataset) error {
 // releaseInPool makes the pool of a dataset that is not mounted shut down what copies of the mount keep alive: see
 // backends.Releaser. It does nothing while the pool is offline: no operation changes the dataset then.
 func (l *Holders) releaseInPool(ctx context.Context, d dataset.Dataset) error {
-	pool, err := l.pools.Online(ctx, d.Pool)
+	pool, err := l.Pools.Online(ctx, d.Pool)
 	if err != nil {
 		return nil //nolint:nilerr // the operation reports it, if it needs the pool
 	}
-	l.lost.NotMounted(ctx, d)
+	l.LostWrites.NotMounted(ctx, d)
 	if r, can := pool.(backends.Releaser); can {
 		if err := r.Release(ctx, d.ID); !errors.Is(err, dataset.ErrNotFound) { // a copy has no head
 			return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"testing"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/agenttest"
@@ -44,9 +43,7 @@ func TestLossIsRecordedLater(t *testing.T) {
 		Boot: r.Boot, DB: records.OpenDB(disk), Cache: r.Cache, Clock: r.Clock, Log: r.Log, News: r.News,
 	}
 	watcher := func() *mounting.Watcher {
-		w := mounting.New(mounting.Deps{
-			Host: h, PoolName: func(uuid.UUID) string { return "default" },
-		})
+		w := mounting.New(h, r.Pools, nil, nil, nil).LostWrites
 		if err := w.Load(t.Context()); err != nil {
 			t.Fatal(err)
 		}

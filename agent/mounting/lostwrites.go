@@ -57,17 +57,9 @@ func (l Loss) text() string {
 
 func utc(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// Deps is what Watcher needs of other components.
-type Deps struct {
-	*host.Host
-	PoolName func(id uuid.UUID) string
-	// PoolStatus asks a pool for its status. It fails if the pool is offline or does not answer in time.
-	PoolStatus func(ctx context.Context, id uuid.UUID) (dataset.PoolStatus, error)
-}
-
 // Watcher finds the volumes that may have lost writes. Its methods are safe for concurrent use.
 type Watcher struct {
-	Deps
+	*Mounts
 
 	flushing chan struct{} // has an element for each flush that Look started
 	saving   sync.Mutex    // held while a loss is written to disk, so that the last value is written last
@@ -94,10 +86,9 @@ type poolSpace struct {
 	wasFull bool          // full is set
 }
 
-// New returns a Watcher.
-func New(deps Deps) *Watcher {
+func newWatcher(m *Mounts) *Watcher {
 	return &Watcher{
-		Deps:     deps,
+		Mounts:   m,
 		flushing: make(chan struct{}, maxLossFlushes),
 		losses:   map[uuid.UUID]Loss{},
 		pools:    map[uuid.UUID]poolSpace{},
@@ -316,7 +307,7 @@ func (w *Watcher) Failed(ctx context.Context, d dataset.Dataset, err error) {
 	switch {
 	case errors.Is(err, unix.ENOSPC):
 	case errors.Is(err, unix.EIO):
-		st, serr := w.PoolStatus(ctx, d.Pool)
+		st, serr := w.Pools.ReadStatus(ctx, d.Pool)
 		if serr != nil {
 			return // the pool is offline, and is reported
 		}
@@ -334,7 +325,7 @@ func (w *Watcher) Failed(ctx context.Context, d dataset.Dataset, err error) {
 	}
 	var errno unix.Errno
 	errors.As(err, &errno)
-	loss.Until, loss.Pool, loss.Reason = now, w.PoolName(d.Pool), errno.Error()
+	loss.Until, loss.Pool, loss.Reason = now, w.Pools.Name(d.Pool), errno.Error()
 	loss.Boot, loss.Unmounted = w.Boot, false
 	w.losses[d.ID] = loss
 	w.mu.Unlock()

@@ -30,7 +30,7 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 			dataset.Clip(ref.Spelling), len(id), dataset.MaxMountID)
 	}
 	asked := m.Cache.Moment()
-	d, err := m.Find(ctx, ref)
+	d, err := m.finder.Find(ctx, ref)
 	if errors.Is(err, dataset.ErrNotFound) {
 		now, mounted := m.MountedAs(ref.Spelling)
 		switch {
@@ -48,7 +48,7 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 	if err != nil {
 		return "", err
 	}
-	if err := m.CheckMount(); err != nil {
+	if err := m.membership.CheckMember(); err != nil {
 		return "", err
 	}
 	if d, err = m.getLease(ctx, d); err != nil {
@@ -71,10 +71,10 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 // getLease makes sure that this node may mount a dataset, and returns the record. If this node is not the home
 // and cannot get a shared mount, getLease moves the dataset here.
 func (m *Mounter) getLease(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
-	if d.Home == m.NodeID || m.SharedMounter.Table.NeedsSharedMount(d) {
+	if d.Home == m.NodeID || m.SharedMounts.NeedsSharedMount(d) {
 		return d, nil
 	}
-	return m.Bring(ctx, d)
+	return m.moves.Bring(ctx, d)
 }
 
 // mountInJob mounts a dataset in a job. Concurrent mounts of the same dataset share the job. The job continues if the
@@ -118,7 +118,7 @@ func (m *Mounter) AddUse(ctx context.Context, d dataset.Dataset, asked uint64, r
 func (m *Mounter) checkMounted(ctx context.Context, d dataset.Dataset, asked uint64, r Record, id string) (
 	dataset.Dataset, error) {
 	if err := m.Disks.Check(ctx, d, m.MountPath(d.ID)); err != nil {
-		err = dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w", d.Volume, m.Prober.Explain(ctx, d.Pool, err))
+		err = dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w", d.Volume, m.Pools.Explain(ctx, d.Pool, err))
 		if len(r.IDs) == 0 {
 			err = errors.Join(err, m.Unmounter.Unmount(ctx, d))
 		}
@@ -131,11 +131,11 @@ func (m *Mounter) checkMounted(ctx context.Context, d dataset.Dataset, asked uin
 		}
 		d = now
 	}
-	if err := m.Registrar.Check(ctx, d); err != nil {
+	if err := m.Leases.Registrar.Check(ctx, d); err != nil {
 		if len(r.IDs) == 0 {
 			err = errors.Join(err, m.Unmounter.Unmount(ctx, d))
 		}
-		m.RepairSoon(d.ID)
+		m.Leases.Repairer.RepairSoon(d.ID)
 		return d, fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	return d, nil
@@ -164,7 +164,7 @@ func (m *Mounter) recordUse(ctx context.Context, d dataset.Dataset, asked uint64
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := m.SaveSpelling(d, ref, plugin.ToolOf(ctx), func(more map[string]any) error {
+	if err := m.spellings.Save(d, ref, plugin.ToolOf(ctx), func(more map[string]any) error {
 		return m.Uses.Save(ctx, d, asked, r, more)
 	}); err != nil {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
@@ -190,7 +190,7 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset, asked ui
 	if mounted, err := host.IsMountPoint(path); err != nil || mounted {
 		return err
 	}
-	if m.SharedMounter.Table.NeedsSharedMount(d) {
+	if m.SharedMounts.NeedsSharedMount(d) {
 		if err := m.SharedMounter.Mount(ctx, d, path); err != nil {
 			return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 		}
@@ -203,21 +203,21 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset, asked ui
 	if err != nil {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	if err := m.InstallArrived(ctx, d); err != nil {
+	if err := m.moves.InstallArrived(ctx, d); err != nil {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	if err := MakeMountPoint(path); err != nil {
 		return err
 	}
 	m.Uses.MarkIdle(d.ID)
-	if err := m.Registrar.Register(ctx, d); err != nil {
+	if err := m.Leases.Registrar.Register(ctx, d); err != nil {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	steps.At("mount.begin")
 	if err := m.MountDataset(ctx, pool, d, path); err != nil {
-		m.Registrar.ReleaseSoon(d.ID)
+		m.Leases.Registrar.ReleaseSoon(d.ID)
 		err = host.WithRemedy(ctx, pool, d, err)
-		return fmt.Errorf("mount of volume %s: %w", d.Volume, m.Prober.Explain(ctx, d.Pool, err))
+		return fmt.Errorf("mount of volume %s: %w", d.Volume, m.Pools.Explain(ctx, d.Pool, err))
 	}
 	m.LostWrites.Mounted(ctx, pool, d, path)
 	if pool.Info().Capabilities.OwnDevice {
@@ -288,8 +288,8 @@ func (m *Mounter) MayMount(d dataset.Dataset, asked uint64) (dataset.Dataset, er
 	now, known := records.Newer(m.Cache, d, asked)
 	if known {
 		d = now
-	} else if g, shared := m.SharedMounter.Table.Get(d.ID); shared && g.State == dataset.StateReady {
-		return g.Dataset, m.SharedMounter.Table.MayOpen(g.Dataset)
+	} else if g, shared := m.SharedMounts.Get(d.ID); shared && g.State == dataset.StateReady {
+		return g.Dataset, m.SharedMounts.MayOpen(g.Dataset)
 	}
 	switch _, left := m.Cache.Copy(d.ID); {
 	case left || d.Home != m.NodeID:
@@ -300,7 +300,7 @@ func (m *Mounter) MayMount(d dataset.Dataset, asked uint64) (dataset.Dataset, er
 	if err := m.Pools.CheckQuarantine(d.Pool); err != nil {
 		return d, fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	if err := m.CheckMount(); err != nil {
+	if err := m.membership.CheckMember(); err != nil {
 		return d, err
 	}
 	return d, m.Leases.MayOpen(d, "mount")

@@ -5,55 +5,13 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/plugin"
 )
-
-// MounterDeps are the dependencies of Mounter.
-type MounterDeps struct {
-	*host.Host
-	Pools         *pool.Pools
-	Prober        *pool.Prober
-	Leases        *lease.Table
-	Registrar     *lease.Registrar
-	Throttle      *throttle.Throttler
-	Engines       *Engines
-	Uses          *UseTable
-	SharedMounter *SharedMounter
-	Verifier      *Verifier
-	Unmounter     *Unmounter
-	Disks         *Disks
-	LostWrites    *Watcher
-
-	// Find returns the volume that an engine refers to.
-	Find func(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error)
-	// Bring makes this node the home of a dataset.
-	Bring func(context.Context, dataset.Dataset) (dataset.Dataset, error)
-	// InstallArrived installs the data that a move has brought here, if it is not installed yet: the agent may have
-	// been killed before. Idempotent. The dataset's lock is held.
-	InstallArrived func(context.Context, dataset.Dataset) error
-	// SaveSpelling records the spelling by which a tool refers to a volume. SaveSpelling makes the record, and calls
-	// save to write it to disk.
-	SaveSpelling func(
-		d dataset.Dataset, ref dataset.Reference, tool plugin.Tool, save func(more map[string]any) error) error
-	// CheckMount fails if this node was removed from the cluster.
-	CheckMount func() error
-	// RepairSoon starts a job that repairs the guard's record of a dataset.
-	RepairSoon func(dataset uuid.UUID)
-}
 
 // Mounter mounts volumes for containers, and unmounts them after their last use. It has no state. Its methods are safe
 // for concurrent use.
-type Mounter struct{ MounterDeps }
-
-// NewMounter returns a Mounter.
-func NewMounter(deps MounterDeps) *Mounter { return &Mounter{deps} }
+type Mounter struct{ *Mounts }
 
 // Unmount ends one use of a volume, and unmounts the volume if that was the last one. It succeeds for a volume or an ID
 // that is not known here: the engine requires only that the volume is not mounted for it.
@@ -103,7 +61,7 @@ func (m *Mounter) findMounted(ref dataset.Reference, id string) (dataset.Dataset
 	for _, other := range m.Uses.InUse() {
 		// The ID alone is not sufficient: it may be used for several volumes.
 		if use, ok := m.Uses.Get(other).IDs[id]; ok && slices.Contains(use.Spellings(), ref.Spelling) {
-			if renamed, known := m.SharedMounter.Table.RecordOf(other); known {
+			if renamed, known := m.SharedMounts.RecordOf(other); known {
 				return renamed, true
 			}
 			return dataset.Dataset{ID: other, Volume: ref.Name}, true
@@ -123,7 +81,7 @@ func (m *Mounter) MountedAs(spelling string) (found dataset.Dataset, ok bool) {
 			if ok && !use.Since.After(last) || !slices.Contains(use.Spellings(), spelling) {
 				continue
 			}
-			if d, known := m.SharedMounter.Table.RecordOf(id); known && d.State != dataset.StatePurging {
+			if d, known := m.SharedMounts.RecordOf(id); known && d.State != dataset.StatePurging {
 				found, ok, last = d, true, use.Since
 			}
 		}

@@ -23,20 +23,7 @@ import (
 
 // Quiescer flushes a mounted dataset to disk before a snapshot, and freezes its filesystem while the snapshot is taken.
 // It has no state. Its methods are safe for concurrent use.
-type Quiescer struct{ QuiescerDeps }
-
-// QuiescerDeps are the dependencies of Quiescer.
-type QuiescerDeps struct {
-	*host.Host
-	Throttle *throttle.Throttler
-	Go       func(func()) // starts a goroutine; a stop of the agent waits for it
-	Freezer  []string     // command line of a program that runs freezer.Serve; if empty, nothing is frozen
-	// FlushFailed is called if a flush of a dataset fails: the kernel reports lost writes only once.
-	FlushFailed func(d dataset.Dataset, err error)
-}
-
-// NewQuiescer returns a Quiescer.
-func NewQuiescer(deps QuiescerDeps) *Quiescer { return &Quiescer{deps} }
+type Quiescer struct{ *Mounts }
 
 // Prepare prepares a snapshot or clone of the head of a dataset, which the caller then takes with the returned context.
 // A dataset that is mounted is flushed to disk, and its filesystem is frozen while the pool copies the head. If that is
@@ -205,7 +192,7 @@ func (q *Quiescer) WriteOut(path string, within time.Duration) (done bool, err e
 		return false, err
 	}
 	ended := make(chan error, 1)
-	q.Go(func() {
+	q.Jobs.Go(func() {
 		err := fsctl.Sync(root)
 		if err != nil {
 			q.reportFailure(path, err)
@@ -227,7 +214,7 @@ func (q *Quiescer) reportFailure(path string, err error) {
 		return // a test flushes another filesystem
 	}
 	if d, known := q.Cache.Dataset(id); known {
-		q.FlushFailed(d, err)
+		q.LostWrites.Failed(q.Ctx, d, err)
 	}
 }
 

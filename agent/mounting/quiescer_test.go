@@ -101,13 +101,13 @@ func TestVolumeThatCannotBeFrozenIsCopied(t *testing.T) {
 			t.Errorf("copied %v, %v", copied, err)
 		}
 	}
-	deps := r.Quiescer.QuiescerDeps
-	deps.Freezer = []string{"/nowhere"}
-	copied(mounting.NewQuiescer(deps))
+	without := *r.Mounts
+	without.Freezer = []string{"/nowhere"}
+	copied(&mounting.Quiescer{Mounts: &without})
 	if err := fsctl.Freeze(root); err != nil {
 		t.Fatal(err)
 	}
-	copied(r.Quiescer)
+	copied(r.Mounts.Quiescer)
 	if err := fsctl.Thaw(root); err != nil {
 		t.Errorf("the freeze of another program is gone: %v", err)
 	}

@@ -9,36 +9,20 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// ResolverDeps are the dependencies of Resolver.
-type ResolverDeps struct {
-	*host.Host
-	Guard        lease.Guard // nil if the host has no guard
-	Registrar    *lease.Registrar
-	Uses         *UseTable
-	SharedMounts *SharedMountTable
-	Verifier     *Verifier
-	Unmounter    *Unmounter
-	Mounter      *Mounter
-}
-
 // Resolver makes the mounts agree with the recorded uses after a start of the agent. Its methods are safe for
 // concurrent use.
 type Resolver struct {
-	ResolverDeps
+	*Mounts
 
 	mu   sync.Mutex // held by FindLostUses
 	done bool       // true once the uses were found again after a loss of the agent's database
 }
-
-// NewResolver returns a Resolver.
-func NewResolver(deps ResolverDeps) *Resolver { return &Resolver{ResolverDeps: deps} }
 
 // Resolve makes the mounts agree with the recorded uses after a start. Uses of an earlier boot do not count. A mount
 // without a use is unmounted. A dataset with uses is mounted again if it is not mounted. A filesystem that a snapshot
@@ -66,11 +50,11 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 			return nil
 		})
 		// a bounded lease needs control first, and Resolve does not wait for control
-		if !r.Registrar.Deadlines.IsBounded(d) {
+		if !r.Leases.Deadlines.IsBounded(d) {
 			work = append(work, again)
 		}
 	}
-	asked := sync.OnceValues(func() (guard.Status, error) { return r.Guard.Status(ctx) })
+	asked := sync.OnceValues(func() (guard.Status, error) { return r.Leases.Guard.Status(ctx) })
 	for _, m := range table.Under(r.MountRoot()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
 		if err != nil || m.Mountpoint != r.MountPath(id) {
@@ -79,7 +63,7 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 		if _, is := r.Cache.InspectedCopy(id); is {
 			continue
 		}
-		fenced, err := r.Registrar.IsDatasetFenced(id, asked)
+		fenced, err := r.Leases.Registrar.IsDatasetFenced(id, asked)
 		if err != nil {
 			r.Log.WithError(err).WithField("dataset", id).Error("filesystem may be frozen")
 		}
@@ -117,7 +101,7 @@ func (r *Resolver) resolveOne(ctx context.Context, id uuid.UUID, fenced, unsure 
 	if r.Recovered {
 		return r.assumeUse(ctx, d, ok)
 	}
-	if fenced || unsure && r.Registrar.MayBeFenced(id) {
+	if fenced || unsure && r.Leases.Registrar.MayBeFenced(id) {
 		return nil // it is examined again when it is thawed
 	}
 	if err := r.Unmounter.IfUnused(ctx, d, r.Unmounter.UnmountUnused); err != nil {

@@ -11,8 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -31,24 +29,9 @@ import (
 // operator confirms that this host is fenced although the dataset is still mounted here, control ends the record of
 // the mount. This node then reports the mount again.
 
-// SharedMounterDeps is what SharedMounter needs.
-type SharedMounterDeps struct {
-	*host.Host
-	Pools        *pool.Pools
-	Nodes        *lease.Nodes
-	Uses         *UseTable
-	Engines      *Engines
-	Verifier     *Verifier
-	Table        *SharedMountTable
-	Reservations *Reservations
-}
-
 // SharedMounter mounts datasets whose home is another node, and keeps control's records of shared mounts in agreement
 // with the mounts. Its methods are safe for concurrent use.
-type SharedMounter struct{ SharedMounterDeps }
-
-// NewSharedMounter returns a SharedMounter.
-func NewSharedMounter(deps SharedMounterDeps) *SharedMounter { return &SharedMounter{deps} }
+type SharedMounter struct{ *Mounts }
 
 // Mount mounts a dataset whose home is another node, and which is not mounted. If the obstacle is temporary, such as
 // a move to another node of the share or a snapshot at the home, Mount retries for Timing.InUseWait. The caller holds
@@ -59,7 +42,7 @@ func (m *SharedMounter) Mount(ctx context.Context, d dataset.Dataset, path strin
 		if err == nil {
 			return nil
 		}
-		if _, shared := m.Table.Get(d.ID); shared {
+		if _, shared := m.SharedMounts.Get(d.ID); shared {
 			m.ReconcileSoon(d.ID, uuid.Nil)
 		}
 		passes := errors.Is(err, dataset.ErrPending) || errors.Is(err, errMoved)
@@ -87,15 +70,15 @@ func (m *SharedMounter) mountOnce(ctx context.Context, d dataset.Dataset, path s
 	}
 	steps.At("guest.recorded")
 	// Write the record before the mount, so that a start without control knows which datasets are mounted.
-	if err := m.Table.Set(ctx, r); err != nil {
+	if err := m.SharedMounts.Set(ctx, r); err != nil {
 		return errors.Join(err, endSharedMount(ctx, m.Host, d.ID, r.MountID))
 	}
 	steps.At("guest.kept")
 	if r.Home == m.NodeID {
 		return dataset.Errorf(dataset.ErrConflict, "volume %s moved here meanwhile: try again", d.Volume)
 	}
-	if !m.Nodes.Knows(r.Home) { // findings show the name of the home
-		m.Jobs.Start("nodes", func(ctx context.Context, _ *host.Job) error { return m.Nodes.Refresh(ctx) })
+	if !m.Leases.Nodes.Knows(r.Home) { // findings show the name of the home
+		m.Jobs.Start("nodes", func(ctx context.Context, _ *host.Job) error { return m.Leases.Nodes.Refresh(ctx) })
 	}
 	if err := MakeMountPoint(path); err != nil {
 		return err
@@ -109,7 +92,7 @@ func (m *SharedMounter) mountOnce(ctx context.Context, d dataset.Dataset, path s
 	if err := MountAttached(att, path); err != nil {
 		return err
 	}
-	m.Table.Refuse(d.ID, nil)
+	m.SharedMounts.Refuse(d.ID, nil)
 	m.LogOf(ctx, r.Dataset).WithField("path", path).Info("mounted beside its home")
 	return nil
 }
@@ -161,7 +144,7 @@ func (m *SharedMounter) ReconcileSoon(id, recorded uuid.UUID) {
 
 // ReconcileUnmounted retries to report the end of shared mounts whose datasets are not mounted.
 func (m *SharedMounter) ReconcileUnmounted() {
-	for _, id := range m.Table.IDs() {
+	for _, id := range m.SharedMounts.IDs() {
 		if mounted, err := host.IsMountPoint(m.MountPath(id)); err == nil && !mounted {
 			m.ReconcileSoon(id, uuid.Nil)
 		}
@@ -189,7 +172,7 @@ func (m *SharedMounter) Reconcile(ctx context.Context, id, recorded uuid.UUID) e
 		return err
 	}
 	defer unlock()
-	is, still := m.Table.Get(id)
+	is, still := m.SharedMounts.Get(id)
 	mounted, err := host.IsMountPoint(m.MountPath(id))
 	switch {
 	case err != nil:
@@ -215,14 +198,14 @@ func (m *SharedMounter) endUnmounted(ctx context.Context, id, recorded uuid.UUID
 		return g, false, false, nil
 	}
 	if _, home := m.Cache.Dataset(id); home {
-		return g, false, false, m.Table.Drop(ctx, id) // the home needs no shared mount
+		return g, false, false, m.SharedMounts.Drop(ctx, id) // the home needs no shared mount
 	}
-	g, known = m.Table.Get(id)
+	g, known = m.SharedMounts.Get(id)
 	mounted, err := host.IsMountPoint(m.MountPath(id))
 	if err != nil || mounted || len(m.Uses.Get(id).IDs) > 0 {
 		return g, known, err == nil, err
 	}
-	m.Table.Refuse(id, nil)
+	m.SharedMounts.Refuse(id, nil)
 	for _, mountID := range []uuid.UUID{recorded, g.MountID} {
 		if mountID != uuid.Nil {
 			if err := endSharedMount(ctx, m.Host, id, mountID); err != nil {
@@ -231,7 +214,7 @@ func (m *SharedMounter) endUnmounted(ctx context.Context, id, recorded uuid.UUID
 		}
 	}
 	steps.At("guest.ended")
-	return g, known, false, m.Table.Drop(ctx, id)
+	return g, known, false, m.SharedMounts.Drop(ctx, id)
 }
 
 // applyAnswer applies control's answer about a dataset that is mounted here. Control may have decided meanwhile that
@@ -241,7 +224,7 @@ func (m *SharedMounter) applyAnswer(ctx context.Context, id uuid.UUID, g SharedM
 	err error) error {
 	switch {
 	case errors.Is(err, dataset.ErrNotFound), errors.Is(err, dataset.ErrUnsupported):
-		if err = fmt.Errorf("control has no record of this mount: %w", err); m.Table.Refuse(id, err) && known {
+		if err = fmt.Errorf("control has no record of this mount: %w", err); m.SharedMounts.Refuse(id, err) && known {
 			m.LogOf(ctx, g.Dataset).WithError(err).Error("it is mounted here beside its home: stop its containers here")
 		}
 		return nil
@@ -249,7 +232,7 @@ func (m *SharedMounter) applyAnswer(ctx context.Context, id uuid.UUID, g SharedM
 		return err
 	}
 	why := m.checkContentCurrent(ctx, now.Dataset)
-	if m.Table.Refuse(id, why) {
+	if m.SharedMounts.Refuse(id, why) {
 		m.LogOf(ctx, now.Dataset).WithError(why).Error("it is mounted here beside its home: stop its containers here")
 		m.News.Changed(id)
 	}
@@ -262,7 +245,7 @@ func (m *SharedMounter) applyAnswer(ctx context.Context, id uuid.UUID, g SharedM
 	if err != nil {
 		return err
 	}
-	return m.Table.Set(ctx, SharedMount{now, g.MountID})
+	return m.SharedMounts.Set(ctx, SharedMount{now, g.MountID})
 }
 
 // Apply applies the shared mounts that control has recorded for this node, and ends the recorded reservations that an
@@ -275,12 +258,12 @@ func (m *SharedMounter) Apply(ctx context.Context, s api.Sync, inconsistent bool
 	for _, d := range s.SharedMounts {
 		named[d.ID] = true
 		on, _ := d.SharedMountOf(m.NodeID)
-		g, known := m.Table.Get(d.ID)
+		g, known := m.SharedMounts.Get(d.ID)
 		switch {
 		case !known || g.MountID != on.ID:
 			m.ReconcileSoon(d.ID, on.ID)
 		case d.Index > g.Index:
-			if err := m.Table.Set(ctx, SharedMount{d, g.MountID}); err != nil {
+			if err := m.SharedMounts.Set(ctx, SharedMount{d, g.MountID}); err != nil {
 				return err
 			}
 			m.ReconcileSoon(d.ID, uuid.Nil)
@@ -288,7 +271,7 @@ func (m *SharedMounter) Apply(ctx context.Context, s api.Sync, inconsistent bool
 			m.ReconcileSoon(d.ID, uuid.Nil)
 		}
 	}
-	for _, id := range m.Table.IDs() {
+	for _, id := range m.SharedMounts.IDs() {
 		if !named[id] && (s.Full || slices.Contains(s.RemovedDatasets, id) ||
 			slices.ContainsFunc(s.Datasets, func(d api.IndexedDataset) bool { return d.ID == id })) {
 			m.ReconcileSoon(id, uuid.Nil)
@@ -304,7 +287,7 @@ func (m *SharedMounter) Apply(ctx context.Context, s api.Sync, inconsistent bool
 
 // ReportUnmounted ends the shared mount of a dataset that was unmounted. A failure is retried later.
 func (m *SharedMounter) ReportUnmounted(ctx context.Context, id uuid.UUID) {
-	if _, shared := m.Table.Get(id); !shared {
+	if _, shared := m.SharedMounts.Get(id); !shared {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -351,7 +334,7 @@ func (m *SharedMounter) Status(g SharedMount) dataset.DatasetStatus {
 	}
 	if err != nil {
 		st.Problem = dataset.Cut(err.Error())
-	} else if why := m.Table.Refusal(g.ID); why != "" {
+	} else if why := m.SharedMounts.Refusal(g.ID); why != "" {
 		st.Problem = dataset.Cut(why)
 	}
 	if len(st.Mounts) == 0 {
@@ -362,9 +345,9 @@ func (m *SharedMounter) Status(g SharedMount) dataset.DatasetStatus {
 
 // Check adds findings on the datasets with a shared mount on this node.
 func (m *SharedMounter) Check(r *host.List) {
-	for _, id := range m.Table.IDs() {
-		g, _ := m.Table.Get(id)
-		if why := m.Table.Refusal(id); why != "" {
+	for _, id := range m.SharedMounts.IDs() {
+		g, _ := m.SharedMounts.Get(id)
+		if why := m.SharedMounts.Refusal(id); why != "" {
 			r.Add(host.Error, "volume "+g.Volume, "stop its containers here",
 				"is mounted here beside its home, and %s", why)
 		}

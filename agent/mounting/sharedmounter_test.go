@@ -68,7 +68,7 @@ func TestGuestFindsRenamedVolume(t *testing.T) {
 	f, _ := many(t)
 	there := f.B.MustMount("db", "before")
 	f.SetNames("db", "new", "db")
-	agenttest.Await(t, func() bool { d, _ := f.B.SharedMountTable.Named("new"); return d.Volume == "new" })
+	agenttest.Await(t, func() bool { d, _ := f.B.SharedMounts.Named("new"); return d.Volume == "new" })
 	f.B.Config.Control = agenttest.UnreachableControl{Service: f.Client}
 	f.B.Restart()
 	for _, name := range []string{"new", "db"} {
@@ -251,7 +251,7 @@ func TestGuestBecomesHome(t *testing.T) {
 func TestForgottenGuestReportsAgain(t *testing.T) {
 	f, d := many(t)
 	f.B.MustMount("db", "user")
-	g, _ := f.B.SharedMountTable.Get(d.ID)
+	g, _ := f.B.SharedMounts.Get(d.ID)
 	f.B.Stop()
 	forget := func(d dataset.Dataset) {
 		t.Helper()

@@ -8,35 +8,16 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/steps"
+	"github.com/google/uuid"
 )
-
-// UnmounterDeps are the dependencies of Unmounter.
-type UnmounterDeps struct {
-	*host.Host
-	Uses         *UseTable
-	SharedMounts *SharedMountTable
-	Holders      *Holders
-	Disks        *Disks
-	Throttle     *throttle.Throttler
-	Deadlines    *lease.Deadlines
-	Registrar    *lease.Registrar
-	// Unmounting is called before a dataset is unmounted, while its filesystem can still be read.
-	Unmounting func(d dataset.Dataset)
-	// Unmounted is called after a dataset was unmounted. It starts work that was waiting. The dataset's lock is held.
-	Unmounted func(d dataset.Dataset)
-}
 
 // Unmounter unmounts unused datasets, and then removes them from the guard. It has no state. Its methods are safe for
 // concurrent use.
-type Unmounter struct{ UnmounterDeps }
-
-// NewUnmounter returns an Unmounter.
-func NewUnmounter(deps UnmounterDeps) *Unmounter { return &Unmounter{deps} }
+type Unmounter struct{ *Mounts }
 
 // IfUnused locks a dataset and calls unmount if the dataset has no recorded use.
 func (u *Unmounter) IfUnused(ctx context.Context, d dataset.Dataset,
@@ -58,7 +39,7 @@ func (u *Unmounter) Unmount(ctx context.Context, d dataset.Dataset) error {
 	if err := u.unmount(ctx, d); err != nil {
 		return err
 	}
-	u.Registrar.ReleaseSoon(d.ID)
+	u.Leases.Registrar.ReleaseSoon(d.ID)
 	return nil
 }
 
@@ -72,14 +53,14 @@ func (u *Unmounter) UnmountUnused(ctx context.Context, d dataset.Dataset) error 
 	if err := u.unmount(ctx, d); err != nil {
 		return err
 	}
-	u.Registrar.Release(d.ID)
+	u.Leases.Registrar.Release(d.ID)
 	return nil
 }
 
 // unmount unmounts a dataset. The guard keeps the dataset registered. The dataset's lock is held.
 func (u *Unmounter) unmount(ctx context.Context, d dataset.Dataset) error {
 	path := u.MountPath(d.ID)
-	if err := u.Registrar.CheckUnmount(d); err != nil {
+	if err := u.Leases.Registrar.CheckUnmount(d); err != nil {
 		u.Uses.MarkIdle(d.ID)
 		return err
 	}
@@ -87,7 +68,7 @@ func (u *Unmounter) unmount(ctx context.Context, d dataset.Dataset) error {
 	if err != nil {
 		u.LogOf(ctx, d).WithError(err).Warn("throttled: flushing the remaining data is slow")
 	}
-	u.Unmounting(d)
+	u.usages.BeforeUnmount(d)
 	err = mount.Unmount(path)
 	u.Disks.DropTable()
 	if err == nil || errors.Is(err, mount.ErrNotMounted) {
@@ -109,8 +90,20 @@ func (u *Unmounter) unmount(ctx context.Context, d dataset.Dataset) error {
 	u.Uses.ClearIdle(d.ID)
 	u.News.Changed(d.ID)
 	steps.At("unmount.unmounted")
-	u.Unmounted(d)
+	u.unmounted(d)
 	return nil
+}
+
+// unmounted starts the work that had to wait until a dataset was unmounted. The dataset's lock is held.
+func (u *Unmounter) unmounted(d dataset.Dataset) {
+	u.LostWrites.Unmounted(u.Ctx, d)
+	u.moves.AnswerIfRecalled(d.ID)
+	if _, left := u.Cache.Copy(d.ID); left {
+		u.copies.ReconcileSoon(d.ID)
+	}
+	if _, shared := u.SharedMounts.Get(d.ID); shared {
+		u.SharedMounter.ReconcileSoon(d.ID, uuid.Nil)
+	}
 }
 
 // UnmountAndRelease unmounts a dataset without a recorded use if it is mounted, and makes the guard forget it. If
@@ -137,24 +130,24 @@ func (u *Unmounter) UnmountAndRelease(ctx context.Context, d dataset.Dataset) er
 // open nevertheless, the guard keeps it and ReleaseUnmounted fails with ErrInUse. If the guard does not watch the
 // dataset, ReleaseUnmounted does nothing. The dataset's lock is held.
 func (u *Unmounter) ReleaseUnmounted(ctx context.Context, d dataset.Dataset) error {
-	if _, armed := u.Deadlines.RegisteredEpoch(d.ID); !armed || u.Registrar.Guard == nil {
+	if _, armed := u.Leases.Deadlines.RegisteredEpoch(d.ID); !armed || u.Leases.Guard == nil {
 		return nil
 	}
 	if err := u.checkNoHolders(ctx, d); err != nil {
-		if u.Deadlines.SetKeptReason(d.ID, err.Error()) {
+		if u.Leases.Deadlines.SetKeptReason(d.ID, err.Error()) {
 			const watches = "the guard keeps watching the unmounted volume, because a process may still write to it"
 			u.LogOf(ctx, d).WithError(err).Warn(watches)
 		}
 		return err
 	}
-	u.Registrar.Release(d.ID)
+	u.Leases.Registrar.Release(d.ID)
 	return nil
 }
 
 // checkNoHolders is like Holders.Check for a dataset that is not mounted. It uses the filesystem that
 // the guard has recorded for the dataset.
 func (u *Unmounter) checkNoHolders(ctx context.Context, d dataset.Dataset) error {
-	e, there, err := u.Registrar.Entry(ctx, d.ID)
+	e, there, err := u.Leases.Registrar.Entry(ctx, d.ID)
 	if err == nil && (!there || e.Filesystem == mount.Filesystem{}) { // it was never mounted
 		return nil
 	}
@@ -197,17 +190,17 @@ func (u *Unmounter) UnmountIdle() {
 // kills every process on the host that holds the dataset, then the uses end. It does nothing if the guard does not have
 // the dataset. The caller holds the dataset's lock.
 func (u *Unmounter) Supersede(ctx context.Context, d dataset.Dataset) error {
-	epoch, armed := u.Deadlines.RegisteredEpoch(d.ID)
-	if !armed || u.Registrar.Guard == nil {
+	epoch, armed := u.Leases.Deadlines.RegisteredEpoch(d.ID)
+	if !armed || u.Leases.Guard == nil {
 		return nil
 	}
 	mounted, err := host.IsMountPoint(u.MountPath(d.ID))
 	if err != nil {
 		return err
 	}
-	_, err = u.Registrar.Guard.Supersede(ctx, d.ID, epoch)
+	_, err = u.Leases.Guard.Supersede(ctx, d.ID, epoch)
 	if errors.Is(err, dataset.ErrNotFound) {
-		u.Deadlines.ClearRegistered(d.ID)
+		u.Leases.Deadlines.ClearRegistered(d.ID)
 		return nil
 	}
 	if err != nil {
@@ -224,7 +217,7 @@ func (u *Unmounter) Supersede(ctx context.Context, d dataset.Dataset) error {
 		}
 	}
 	if !mounted { // the unmount of a mounted dataset releases it after another look at the host
-		u.Registrar.Release(d.ID)
+		u.Leases.Registrar.Release(d.ID)
 	}
 	return nil
 }

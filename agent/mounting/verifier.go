@@ -14,28 +14,15 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/plugin"
 )
 
-// VerifierDeps are the dependencies of Verifier.
-type VerifierDeps struct {
-	*host.Host
-	Engines      *Engines
-	Uses         *UseTable
-	SharedMounts *SharedMountTable
-	Holders      *Holders
-	Unmounter    *Unmounter
-	// UseEnded is called after a use of a dataset ended. A move may be waiting for it. The dataset's lock is held.
-	UseEnded func(dataset uuid.UUID)
-}
-
 // Verifier ends uses of datasets when the engine unmounts them, and finds out whether recorded uses have ended without
 // an Unmount. Its methods are safe for concurrent use.
 type Verifier struct {
-	VerifierDeps
+	*Mounts
 	started       time.Time     // the start of the agent by the clock of the host
 	startedSteady time.Duration // the start of the agent by the steady clock
 
@@ -45,11 +32,6 @@ type Verifier struct {
 	verifyAt time.Duration
 	// restartUntil is the time until which an engine that has just started may mount its containers' volumes again.
 	restartUntil time.Duration
-}
-
-// NewVerifier returns a Verifier without anything to check.
-func NewVerifier(deps VerifierDeps) *Verifier {
-	return &Verifier{VerifierDeps: deps, started: deps.Clock.Now(), startedSteady: deps.Clock.Steady()}
 }
 
 // EndUse ends one use of an ID, durably, and reports whether it was the dataset's last one. An unknown ID changes
@@ -74,7 +56,7 @@ func (v *Verifier) EndUse(ctx context.Context, d dataset.Dataset, id string) (la
 	}
 	steps.At("unmount.recorded")
 	v.News.Changed(d.ID)
-	v.UseEnded(d.ID)
+	v.moves.AnswerIfRecalled(d.ID)
 	return len(r.IDs) == 0, nil
 }
 

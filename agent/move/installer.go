@@ -52,6 +52,15 @@ type Installer struct{ deps InstallerDeps }
 // NewInstaller returns an Installer.
 func NewInstaller(deps InstallerDeps) *Installer { return &Installer{deps: deps} }
 
+// InstallArrived implements mounting.Moves.
+func (i *Installer) InstallArrived(ctx context.Context, d dataset.Dataset) error {
+	p, comes := i.deps.Moves.Get(d.ID)
+	if !comes || p.Epoch != d.Epoch || i.deps.Moves.IsActive(d.ID) {
+		return nil
+	}
+	return i.Install(ctx, d, p)
+}
+
 // Resume finishes the moves that a crash interrupted. If this node has become the home, Resume makes the head unless
 // there is one, and installs the dataset (see Install). The data of a failed move is destroyed: see discard.
 func (i *Installer) Resume(ctx context.Context) {

@@ -24,7 +24,7 @@ func (o *Operations) reserve(ctx context.Context, pool backends.Pool, op *datase
 	}
 	release = func() {}
 	if err == nil {
-		release, err = o.Sums.Reserve(d.Pool, st, d.ID, d.Size)
+		release, err = o.Pools.Reserve(d.Pool, st, d.ID, d.Size)
 	}
 	if err != nil {
 		return release, fmt.Errorf("volume %s: %w", op.Volume, err)
@@ -36,7 +36,7 @@ func (o *Operations) reserve(ctx context.Context, pool backends.Pool, op *datase
 // that was requested of the backend, which may have rounded it.
 func (o *Operations) makeDataset(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
 	name string) (asked dataset.Size, err error) {
-	if err := o.Space.CheckRootSpace(ctx); err != nil {
+	if err := o.Pools.CheckRootSpace(ctx); err != nil {
 		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	steps.At(name + ".begin")
@@ -46,7 +46,7 @@ func (o *Operations) makeDataset(ctx context.Context, jb *host.Job, pool backend
 		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	if err := o.MakeInPool(withKey, jb, pool, op); err != nil {
-		return 0, fmt.Errorf("volume %s: %w", op.Volume, o.Space.AddHint(ctx, op.DatasetRecord.Pool, err))
+		return 0, fmt.Errorf("volume %s: %w", op.Volume, o.Pools.AddHint(ctx, op.DatasetRecord.Pool, err))
 	}
 	return asked, nil
 }

@@ -42,7 +42,7 @@ func (o *Operations) LockForOperation(ctx context.Context, op dataset.Operation,
 	}
 	if d.Home != o.NodeID && d.Home != uuid.Nil {
 		return d, nil, unlock, dataset.Errorf(dataset.ErrStale, "volume %s: its home is now node %s", op.Volume,
-			o.Nodes.Name(d.Home))
+			o.Leases.Nodes.Name(d.Home))
 	}
 	if d.Epoch != op.Epoch {
 		return d, nil, unlock, dataset.Errorf(dataset.ErrStale,

@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -49,7 +50,7 @@ func TestTimeOfCloneIsReadAfterFlush(t *testing.T) {
 	now := clock.NewFake(time.Unix(1e9, 0))
 	refused := errors.New("refused")
 	var err error
-	o := operation.New(&host.Host{Root: r.Root, Clock: now}, nil)
+	o := operation.New(&mounting.Mounts{Host: &host.Host{Root: r.Root, Clock: now}}, nil)
 	o.Quiescer = prepare(func(ctx context.Context) (context.Context, func() bool, error) {
 		now.Advance(time.Minute)
 		return ctx, func() bool { now.Advance(time.Hour); return true }, err

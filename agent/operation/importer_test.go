@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -66,10 +67,8 @@ func (p *askedTogether) Status(context.Context) dataset.PoolStatus {
 
 // newImporter returns the Importer of a host without pools.
 func newImporter() *Importer {
-	o := New(&host.Host{}, nil)
-	o.Pools = pool.New(o.Host, nil, nil, nil, nil)
-	o.Space = o.Pools
-	return o.Importer
+	h := &host.Host{}
+	return New(&mounting.Mounts{Host: h, Pools: pool.New(h, nil, nil, nil, nil)}, nil).Importer
 }
 
 // If two restores that begin together do not both fit, one of them is done. A restore that is refused, or has ended,

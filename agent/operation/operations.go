@@ -18,10 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -30,25 +27,9 @@ import (
 // Operations runs the operations of this node, and answers the tools of this host. Its methods are safe for concurrent
 // use.
 type Operations struct {
-	*host.Host
+	*mounting.Mounts
 	Keys     *Keyring
-	Throttle *throttle.Throttler
-	Pools    *pool.Pools
-	Space    *pool.Space
-	Prober   *pool.Prober
-	Sums     *pool.Provisioning
-
-	Leases       *lease.Table
-	Nodes        *lease.Nodes
-	Engines      *mounting.Engines
-	Uses         *mounting.UseTable
-	Holders      *mounting.Holders
-	Quiescer     Quiescer
-	LostWrites   *mounting.Watcher
-	SharedMounts *mounting.SharedMountTable
-	Reservations *mounting.Reservations
-	Verifier     *mounting.Verifier
-	Mounter      *mounting.Mounter
+	Quiescer Quiescer // that of Mounts, unless a test replaces it
 
 	Runner    *Runner
 	Sizes     *Sizes
@@ -115,12 +96,12 @@ type Backups interface {
 	RunCheck(ctx context.Context, pool backends.Pool, op dataset.Operation) (unusable bool, err error)
 }
 
-// New returns the Operations of a host. The caller sets the other exported fields, and calls Connect.
-func New(h *host.Host, k *Keyring) *Operations {
-	o := &Operations{Host: h, Keys: k}
+// New returns the Operations of a host. The caller calls Connect.
+func New(m *mounting.Mounts, k *Keyring) *Operations {
+	o := &Operations{Mounts: m, Keys: k, Quiescer: m.Quiescer}
 	o.Runner = &Runner{Operations: o, running: map[uuid.UUID]*running{}}
 	o.Sizes = &Sizes{Operations: o, deferred: map[uuid.UUID]DeferredResize{}}
-	o.Spellings = &Spellings{Host: h}
+	o.Spellings = &Spellings{Host: m.Host}
 	o.Remover = &Remover{Operations: o, pending: newPendingPurges()}
 	o.Importer = &Importer{Operations: o, room: newRoom()}
 	return o

@@ -25,7 +25,7 @@ func (o *Operations) Resize(ctx context.Context, jb *host.Job, op *dataset.Opera
 		err := host.CheckFits(st, size)
 		if err == nil {
 			var release func()
-			release, err = o.Sums.Reserve(d.Pool, st, d.ID, size)
+			release, err = o.Pools.Reserve(d.Pool, st, d.ID, size)
 			defer release()
 		}
 		if err != nil {

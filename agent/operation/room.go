@@ -211,7 +211,7 @@ func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, kind datas
 
 // isUnused reports whether a pool has nothing that its reserve protects: no dataset, and not Drover's own files.
 func (i *Importer) isUnused(ctx context.Context, pool backends.Pool) bool {
-	if i.Space.SharesRootDisk(ctx, pool.ID()) {
+	if i.Pools.SharesRootDisk(ctx, pool.ID()) {
 		return false
 	}
 	entries, err := pool.List(ctx)

@@ -86,7 +86,7 @@ func (r *Runner) run(
 	began := r.Clock.Steady()
 	err := do(ctx, &op)
 	now.endRecording()
-	err = r.addHolders(ctx, op, r.Prober.ExplainOperation(ctx, op, err))
+	err = r.addHolders(ctx, op, r.Pools.ExplainOperation(ctx, op, err))
 	r.status.OperationEnded(op, err)
 	if r.Ended != nil {
 		r.Ended(op, err, r.Clock.Steady()-began)

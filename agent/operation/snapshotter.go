@@ -52,7 +52,7 @@ func (o *Operations) TakeSnapshot(ctx context.Context, jb *host.Job, op *dataset
 	err = pool.Snapshot(in, *op.Snapshot, jb.SetProgress)
 	op.Snapshot.Exact = end()
 	if err != nil {
-		err = fmt.Errorf("snapshot of volume %s: %w", d.Volume, o.Space.AddHint(ctx, d.Pool, err))
+		err = fmt.Errorf("snapshot of volume %s: %w", d.Volume, o.Pools.AddHint(ctx, d.Pool, err))
 		return out, errors.Join(err, host.DiscardSnapshot(ctx, pool, *op.Snapshot))
 	}
 	steps.At("snapshot.made")
@@ -69,7 +69,7 @@ func (o *Operations) TakeSnapshot(ctx context.Context, jb *host.Job, op *dataset
 // checkSnapshotSpace refuses a snapshot for which there is not enough space.
 func (o *Operations) checkSnapshotSpace(ctx context.Context, pool backends.Pool, d dataset.Dataset,
 	s dataset.Snapshot) error {
-	err := o.Space.CheckRootSpace(ctx)
+	err := o.Pools.CheckRootSpace(ctx)
 	if err == nil && s.Kind == dataset.SnapshotScheduled {
 		err = host.CheckTight(ctx, pool, d)
 	}
@@ -156,7 +156,7 @@ func (o *Operations) Restore(ctx context.Context, jb *host.Job, op *dataset.Oper
 		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
 	}
 	if err := o.restoreData(ctx, jb, pool, d, op); err != nil {
-		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, o.Space.AddHint(ctx, d.Pool, err))
+		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, o.Pools.AddHint(ctx, d.Pool, err))
 	}
 	steps.At("restore.made")
 	if out, err = o.Commit(context.WithoutCancel(ctx), op); err == nil {

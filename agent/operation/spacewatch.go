@@ -164,7 +164,7 @@ func (w *spaceWatch) fullError(reserve dataset.Size) error {
 
 // isAlone reports whether the reserve of the pool protects nothing except the dataset that is restored.
 func (w *spaceWatch) isAlone(ctx context.Context) bool {
-	if w.Space.SharesRootDisk(ctx, w.pool.ID()) {
+	if w.Pools.SharesRootDisk(ctx, w.pool.ID()) {
 		return false
 	}
 	entries, err := w.pool.List(ctx)

@@ -71,7 +71,7 @@ func (o *Operations) statusMap(ctx context.Context, d dataset.Dataset) map[strin
 		m["labels"] = d.Labels
 	}
 	if d.Home != o.NodeID {
-		m["node"] = o.Nodes.Name(d.Home)
+		m["node"] = o.Leases.Nodes.Name(d.Home)
 		if _, shared := o.SharedMounts.Get(d.ID); shared {
 			m["guest"], m["mounts"] = o.NodeName, o.Engines.MountsOf(o.Uses.Get(d.ID))
 		}

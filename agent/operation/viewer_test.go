@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -26,7 +27,7 @@ func (pages) Volumes(_ context.Context, p api.Page) (out api.List[api.Volume], e
 
 // A list can have more volumes than one answer of control.
 func TestListOfManyPages(t *testing.T) {
-	v := &Operations{Host: &host.Host{Control: pages{}, Cache: records.NewCache()}, ListAll: true}
+	v := &Operations{Mounts: &mounting.Mounts{Host: &host.Host{Control: pages{}, Cache: records.NewCache()}}, ListAll: true}
 	list, err := v.List(t.Context())
 	if err != nil || len(list) != 2 || list[0].Spelling != "a@gold" || list[1].Spelling != "b@gold" {
 		t.Errorf("%+v, %v", list, err)
@@ -54,7 +55,7 @@ func TestStatusHasTheNewest(t *testing.T) {
 			p.pages[i] = append(p.pages[i], dataset.Snapshot{ID: uuid.New()})
 		}
 	}
-	v := &Operations{Host: &host.Host{Control: p}}
+	v := &Operations{Mounts: &mounting.Mounts{Host: &host.Host{Control: p}}}
 	list, err := v.snapshotList(t.Context(), dataset.Dataset{})
 	last := p.pages[1][len(p.pages[1])-1].ID
 	if err != nil || len(list) != snapshotsShown || list[snapshotsShown-1]["id"] != last || list[0]["id"] != p.pages[0][snapshotsShown-1].ID {

@@ -261,9 +261,9 @@ func TestLimitIsLiftedOnlyDuringFlush(t *testing.T) {
 	f.A.MustMount("db", "one")
 	dev := device(f.A, d)
 	var now time.Duration
-	deps := f.A.Quiescer.QuiescerDeps
-	deps.Host = &host.Host{Root: f.A.Root, Clock: hurried{now: &now}, Cache: f.A.Cache, Log: f.A.Log}
-	in, end, err := mounting.NewQuiescer(deps).Prepare(t.Context(), f.A.Pool(), d)
+	m := *f.A.Mounts
+	m.Host = &host.Host{Root: f.A.Root, Clock: hurried{now: &now}, Cache: f.A.Cache, Log: f.A.Log, Jobs: f.A.Jobs}
+	in, end, err := (&mounting.Quiescer{Mounts: &m}).Prepare(t.Context(), f.A.Pool(), d)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,117 @@
+package mounting
+
+import (
+	"context"
+	"errors"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/plugin"
+)
+
+// Mounts mounts the volumes of this host. Its methods are safe for concurrent use.
+type Mounts struct {
+	*host.Host
+	Pools    *pool.Pools
+	Leases   *lease.Leases
+	Throttle *throttle.Throttler
+	Freezer  []string // command line of a program that runs freezer.Serve; if empty, nothing is frozen
+
+	Engines       *Engines
+	Uses          *UseTable
+	Holders       *Holders
+	LostWrites    *Watcher
+	Disks         *Disks
+	Quiescer      *Quiescer
+	SharedMounts  *SharedMountTable
+	Reservations  *Reservations
+	SharedMounter *SharedMounter
+	Unmounter     *Unmounter
+	Verifier      *Verifier
+	Mounter       *Mounter
+	Resolver      *Resolver
+
+	// Set by Connect.
+	finder     Finder
+	spellings  Spellings
+	moves      Moves
+	copies     Copies
+	membership Membership
+	usages     Usages
+}
+
+// Finder finds the volume that an engine refers to.
+type Finder interface {
+	Find(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error)
+}
+
+// Spellings has the spellings by which tools refer to volumes.
+type Spellings interface {
+	// Save makes the record of a spelling, and calls save to write it to disk.
+	Save(d dataset.Dataset, ref dataset.Reference, tool plugin.Tool, save func(more map[string]any) error) error
+}
+
+// Moves moves datasets between nodes.
+type Moves interface {
+	// Bring makes this node the home of a dataset.
+	Bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error)
+	// InstallArrived installs the data that a move has brought here, if it is not installed yet: the agent may have
+	// been killed before. Idempotent. The dataset's lock is held.
+	InstallArrived(ctx context.Context, d dataset.Dataset) error
+	// AnswerIfRecalled is called after a use of a dataset has ended. A move may be waiting for it. The dataset's lock
+	// is held.
+	AnswerIfRecalled(id uuid.UUID)
+}
+
+// Copies are the copies of datasets on this node.
+type Copies interface {
+	ReconcileSoon(id uuid.UUID) // applies a decision about a copy that had to wait until the dataset was unmounted
+}
+
+// Membership is the membership of this node in the cluster.
+type Membership interface {
+	CheckMember() error // fails if this node was removed from the cluster
+}
+
+// Usages records how full datasets are.
+type Usages interface {
+	// BeforeUnmount is called before a dataset is unmounted, while its filesystem can still be read.
+	BeforeUnmount(d dataset.Dataset)
+}
+
+// New returns the Mounts of a host. freezer is the command line of a program that runs freezer.Serve; if it is empty,
+// nothing is frozen. The caller calls Connect.
+func New(h *host.Host, p *pool.Pools, l *lease.Leases, t *throttle.Throttler, freezer []string) *Mounts {
+	m := &Mounts{Host: h, Pools: p, Leases: l, Throttle: t, Freezer: freezer}
+	m.Engines = NewEngines(h.DB, h.Boot)
+	m.Uses = NewUseTable(h)
+	m.Holders = &Holders{Mounts: m, ReadForeign: mount.ReadForeign, Files: inuse.FindOpenFiles}
+	m.LostWrites = newWatcher(m)
+	m.Disks = &Disks{Mounts: m}
+	m.Quiescer = &Quiescer{m}
+	m.SharedMounts = NewSharedMountTable(h)
+	m.Reservations = NewReservations(h)
+	m.SharedMounter = &SharedMounter{m}
+	m.Unmounter = &Unmounter{m}
+	m.Verifier = &Verifier{Mounts: m, started: h.Clock.Now(), startedSteady: h.Clock.Steady()}
+	m.Mounter = &Mounter{m}
+	m.Resolver = &Resolver{Mounts: m}
+	return m
+}
+
+// Connect sets the components that are made later. It is called before the agent starts.
+func (m *Mounts) Connect(f Finder, s Spellings, mv Moves, c Copies, member Membership, u Usages) {
+	m.finder, m.spellings, m.moves, m.copies, m.membership, m.usages = f, s, mv, c, member, u
+}
+
+// Load reads the state on disk. The cache must be loaded.
+func (m *Mounts) Load(ctx context.Context) error {
+	return errors.Join(m.Engines.Load(ctx), m.LostWrites.Load(ctx), m.Verifier.Load(ctx), m.SharedMounts.Load(ctx))
+}
