@@ -5,41 +5,25 @@
 // every key that the decision depends on. Control never connects to a node: agents send requests and reports, and wait
 // for changes.
 //
-// Service implements the API. The handlers in control/api/server call it for agents and people. An agent in the same
-// process calls it without HTTP, through server.Audited. The daemon in cmd/drover makes the Service with New, and
-// cmd/drover/internal/daemon passes the Profiles. Service routes each request to the package that decides:
+// Service implements the API, and routes each request to the package that decides:
 //
 //	planning      create, clone, import, snapshot, back up, restore, resize, update, rename, rekey
 //	relocation    moves and failovers
-//	deletion      deletes, the trash, purges, superseded copies
-//	noderemoval   removal of nodes
-//	membership    joining, certificates, registration, sessions, unreachable nodes
+//	deletion      deletes, the trash, purges, superseded copies, removal of nodes
+//	membership    joining, certificates, registration, sessions, unreachable nodes, generations of pools
 //	recovery      a store that was restored from a backup, or lost
-//	replica       which copies nodes keep
+//	placement     the choice of a pool, and which copies nodes keep
 //	housekeeping  background work, by one service of a cluster
-//	generation    generations of pools
-//	agentsync     what agents must know
-//	view          what users see
+//	view          what users see, and what agents must know
 //	health        the state of the cluster: nodes, control replicas, the store
-//	repositories  the places for backups
-//	exports       stores exports of the records in repositories, by one service of a cluster
-//
-// These packages use:
-//
-//	placer, placement  the choice of a pool
-//	vetting            the check of profiles that come from nodes
-//	reports            the last reports of agents
-//	uptime             how long services have run on the store, in total
-//	ledger             commits decisions, and notifies the callers that wait for changes
-//	notify             wakes the callers that wait
-//	record             keys, types and transactions
+//	repositories  the places for backups, and exports of the records in them
+//	reports       the last reports of agents, and the check of profiles that come from nodes
+//	record        keys, types and transactions; wakes the callers that wait for changes
 //
 // Package control itself decides who may request what (authorization.go). It records operations: plan.go has the steps
 // that the plans of all kinds share, operations.go the requests, and commit.go the results. It also records the recalls
 // of leases (lease.go) and shared mounts (sharedmounts.go). An endpoint that needs several of these packages belongs
-// here. A new kind of operation needs a case in decide (plan.go), and in checkReport and apply (commit.go). Package
-// control does not use package audit: control/api/server reports each change to the daemon, which writes it to the
-// audit log.
+// here. A new kind of operation needs a row in kinds.go.
 //
 // All lasting state is in the store, and its transactions protect it. Service keeps no state in memory. Some of its
 // components do: see their package comments.
@@ -82,8 +66,8 @@
 //	cluster/recovery              the last recovery, in which agents reported their datasets
 //	house/ran                     how long services have run, in total; the count stops while no record depends on
 //	                              it: see record.RunMark
-//	rev/<replica>/<lane>          the last changes by a service, for the other services: see notify.LaneValue
-//	rev/dropped                   the sum of the counts of removed lanes: see ledger.StoreClockOf
+//	rev/<replica>/<lane>          the last changes by a service, for the other services: see record.LaneValue
+//	rev/dropped                   the sum of the counts of removed lanes: see record.StoreClockOf
 //	live/nodes/<node>             record.Alive: the agent of the node is alive; deleted with its session
 //	live/control/<replica>        membership.Replica: the service is alive; deleted with its session
 //	live/house                    which service does the background work; deleted with its session

@@ -11,7 +11,6 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/deletion"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
@@ -274,7 +273,7 @@ func (s *Service) Operation(ctx context.Context, ref string, wait time.Duration)
 			leave()
 			return op, err
 		}
-		signaled, err := ledger.Await(ctx, s.quit, changed, timeout)
+		signaled, err := record.Await(ctx, s.quit, changed, timeout)
 		leave()
 		if err != nil || !signaled {
 			return op, err

@@ -7,28 +7,19 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/control/agentsync"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/deletion"
-	"github.com/droverhq/drover/control/exports"
-	"github.com/droverhq/drover/control/generation"
 	"github.com/droverhq/drover/control/health"
 	"github.com/droverhq/drover/control/housekeeping"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
-	"github.com/droverhq/drover/control/noderemoval"
-	"github.com/droverhq/drover/control/notify"
-	"github.com/droverhq/drover/control/placer"
+	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/recovery"
 	"github.com/droverhq/drover/control/relocation"
-	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/repositories"
 	"github.com/droverhq/drover/control/store"
-	"github.com/droverhq/drover/control/uptime"
-	"github.com/droverhq/drover/control/vetting"
 	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -67,7 +58,7 @@ type Deps struct {
 	// Findings returns the findings about the host of this service. If nil, there are none.
 	Findings func() []api.Finding
 	// ExportTo stores exports of the records in repositories. If nil, none are stored.
-	ExportTo exports.Repositories
+	ExportTo repositories.Repositories
 }
 
 // Service is the control service. It implements api.Service. All methods are safe for concurrent use. Its exported
@@ -77,26 +68,26 @@ type Service struct {
 	*membership.Admission
 	*membership.Members
 	*recovery.Recovery
-	*generation.Recorder
+	*membership.GenerationRecorder
 	*view.Views
 	*health.Reader
 	*repositories.Registry
-	*agentsync.Syncer
-	Feed        *notify.Feed
-	EventLog    *notify.EventLog
+	*view.Syncer
+	Feed        *record.Feed
+	EventLog    *record.EventLog
 	Reports     *reports.Latest
-	Ledger      *ledger.Ledger
-	Uptime      *uptime.Counter
-	CopyKeeper  *replica.Keeper
+	Ledger      *record.Ledger
+	Uptime      *record.Uptime
+	CopyKeeper  *placement.CopyKeeper
 	Relocator   *relocation.Relocator
 	Housekeeper *housekeeping.Housekeeper
-	Exports     *exports.Exporter
+	Exports     *repositories.Exporter
 
-	vetted      *vetting.Profiles
-	placer      *placer.Placer
+	vetted      *reports.Profiles
+	placer      *placement.Placer
 	volumes     *planning.Planner
 	deleter     *deletion.Deleter
-	nodeRemover *noderemoval.NodeRemover
+	nodeRemover *deletion.NodeRemover
 
 	started time.Time
 	stop    context.CancelFunc
@@ -135,29 +126,29 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 	d.Timing, d.Store = d.Timing.OrDefault(), record.WithFormat(d.Store)
 	ctx, stop := context.WithCancel(context.Background())
 	s = &Service{Deps: d, started: d.Clock.Now(), Reports: reports.New(), stop: stop, quit: ctx.Done()}
-	s.Ledger = ledger.New(d.Store, d.Clock, d.Shared, d.Failed)
+	s.Ledger = record.NewLedger(d.Store, d.Clock, d.Shared, d.Failed)
 	s.Feed, s.EventLog = s.Ledger.Feed, s.Ledger.Events
-	s.Uptime = uptime.New(s.Ledger)
+	s.Uptime = record.NewUptime(s.Ledger)
 	s.Ledger.Restored = s.Uptime.Forget
-	s.vetted = vetting.New(func(name string) (dataset.Profile, error) { return d.Profiles().Get(name) })
-	s.Recorder = generation.New(s.Ledger)
+	s.vetted = reports.NewProfiles(func(name string) (dataset.Profile, error) { return d.Profiles().Get(name) })
+	s.GenerationRecorder = membership.NewGenerationRecorder(s.Ledger)
 	s.Admission = membership.NewAdmission(s.Ledger, d.Authority)
 	s.Members = membership.NewMembers(s.Uptime, s.Reports, membership.Config{
 		Timing: d.Timing, Replica: d.Replica, Version: d.Version, Catalog: d.Catalog, PublishFacts: d.PublishFacts,
 		Incompatible: d.Incompatible,
 	})
-	s.placer = placer.New(s.Members)
-	s.CopyKeeper = replica.New(s.placer, s.Uptime)
+	s.placer = placement.New(s.Members)
+	s.CopyKeeper = placement.NewKeeper(s.placer, s.Uptime)
 	s.Housekeeper = housekeeping.New(s.CopyKeeper, ownRequests{s})
 	s.Views = view.New(s.CopyKeeper, s.Housekeeper)
 	s.Registry = repositories.New(s.Ledger)
-	s.Exports = exports.New(s.Ledger, d.StoreName, d.ExportTo, s.Housekeeper)
+	s.Exports = repositories.NewExporter(s.Ledger, d.StoreName, d.ExportTo, s.Housekeeper)
 	s.Reader = health.New(s.Members, plain, d.StoreName, d.Findings, s.Exports.Findings, s.Housekeeper.LateBackups)
-	s.Syncer = agentsync.New(s.Ledger, s.Reports, s.quit)
+	s.Syncer = view.NewSyncer(s.Ledger, s.Reports, s.quit)
 	s.Relocator = relocation.New(s.CopyKeeper, s.Views, s.vetted, s.endOperation)
 	s.volumes = planning.New(s.Relocator, d.Profiles)
 	s.deleter = deletion.New(s.Views, s.Uptime, s.endOperation)
-	s.nodeRemover = noderemoval.New(s.Admission, s.Views, s.CopyKeeper, s.endOperation)
+	s.nodeRemover = deletion.NewNodeRemover(s.Admission, s.Views, s.CopyKeeper, s.endOperation)
 	s.Recovery = recovery.NewRecovery(s.Members, s.vetted, s.quit, s.finish)
 	return s, ctx
 }
@@ -174,7 +165,7 @@ func (r ownRequests) CancelOperation(ctx context.Context, ref string) (dataset.O
 }
 
 // Register records a node and its pools, and removes what is left of a removed node with the same pools: see
-// membership.Members and noderemoval.NodeRemover.
+// membership.Members and deletion.NodeRemover.
 func (s *Service) Register(ctx context.Context, r api.Registration) error {
 	if err := s.Members.Register(ctx, r); err != nil {
 		return err
@@ -208,7 +199,7 @@ func (s *Service) Profile(_ context.Context, name string) (dataset.Profile, erro
 	return p, nil
 }
 
-// ReportCopy is replica.Keeper.ReportCopy.
+// ReportCopy is placement.CopyKeeper.ReportCopy.
 func (s *Service) ReportCopy(ctx context.Context, node uuid.UUID, c api.CopyReport) error {
 	return s.CopyKeeper.ReportCopy(ctx, node, c)
 }

@@ -10,7 +10,7 @@ import (
 type EventType string
 
 // The types of events. To add a type, add a constant here, and publish the event where the change is made: with
-// record.Tx.Event, or in the Events of a notify.Notice. Then run go generate ./control/api/openapi.
+// record.Tx.Event, or in the Events of a record.Notice. Then run go generate ./control/api/openapi.
 const (
 	EventVolumeCreate      EventType = "volume.create"       // a volume was created
 	EventVolumeClone       EventType = "volume.clone"        // a volume was created as a clone

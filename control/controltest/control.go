@@ -18,7 +18,6 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
-	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
@@ -242,7 +241,7 @@ func (e *Control) AdvanceClock(d time.Duration) {
 	e.Helper()
 	for d > 0 {
 		_ = e.Uptime.Mark(e.Ctx, true)
-		step := min(d, uptime.MarkInterval)
+		step := min(d, record.MarkInterval)
 		e.Clock.Advance(step)
 		d -= step
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -45,7 +45,7 @@ func NewLastCopy(t *testing.T) *LastCopy {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	l.Wait(2 * replica.LeftCopyRetention)
+	l.Wait(2 * placement.LeftCopyRetention)
 	return l
 }
 

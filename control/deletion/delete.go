@@ -1,15 +1,17 @@
-// Package deletion decides on deletes, the trash, purges, and superseded copies of datasets.
+// Package deletion decides on deletes, the trash, purges, superseded copies of datasets, and the removal of nodes.
 //
-// Package control calls a Plan function for a request. The matching Commit function records the result that the agent
-// reports. A decision that needs no agent is recorded by a Settle function instead. Package housekeeping calls Condemn
-// for expired trash, and CheckNoSupersededCopy before that. Package noderemoval removes records with ClearHome and
-// DeleteSnapshots.
+// A Plan function decides on a request. The matching Commit function records the result that the agent reports, or, for
+// a decision that needs no agent, a Settle function. NodeRemover removes a node, with the records that concern only it.
 //
-// Deleter keeps no state. Each decision reads and writes one record.Tx, whose commit checks every record that Get has
-// read. Only ForgetSnapshots takes several transactions. Whether a delete is allowed, and whether and for how long the
-// data goes to the trash, is decided in delete.go. A dataset in the trash keeps its replicas until Condemn. Restoring
-// from the trash, with the names of restored volumes, and purging are in trash.go, and superseded copies in discard.go
-// and show.go.
+// The package keeps no state. Each decision reads and writes one record.Tx, whose commit checks every record that Get
+// has read. ForgetSnapshots and the removal of a node take several transactions, and continue after the last committed
+// one when they are called again.
+//
+// Whether a delete is allowed, and whether and for how long the data goes to the trash, is decided in delete.go. A
+// dataset in the trash keeps its replicas until Condemn. Restoring from the trash and purging are in trash.go, and
+// superseded copies in discard.go and show.go. When a node may be removed is decided in remove.go (checkRemovable) and,
+// for the only copy of some data, in package placement. A new kind of record about a node must be removed in clearNode,
+// or belongs in record.NodeKeys.
 package deletion
 
 import (
@@ -20,11 +22,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/relocation"
-	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -34,14 +34,14 @@ import (
 // for concurrent use.
 type Deleter struct {
 	Views  *view.Views
-	Ledger *ledger.Ledger
-	Uptime *uptime.Counter
+	Ledger *record.Ledger
+	Uptime *record.Uptime
 	Clock  clock.Clock
 	end    func(*record.Tx, dataset.Operation) error
 }
 
 // New returns a Deleter. end records the end of an operation.
-func New(v *view.Views, u *uptime.Counter, end func(*record.Tx, dataset.Operation) error) *Deleter {
+func New(v *view.Views, u *record.Uptime, end func(*record.Tx, dataset.Operation) error) *Deleter {
 	return &Deleter{v, v.Ledger, u, v.Ledger.Clock, end}
 }
 

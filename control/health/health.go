@@ -20,7 +20,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
@@ -253,7 +252,7 @@ func (r *Reader) replicas(ctx context.Context) ([]api.ControlReplica, error) {
 	if err != nil {
 		return nil, err
 	}
-	var keeper ledger.HousekeeperLock
+	var keeper record.HousekeeperLock
 	if _, err := t.Get(record.HousekeeperKey, &keeper); err != nil {
 		return nil, err
 	}

@@ -2,20 +2,15 @@
 // are due, removes the snapshots that retention does not keep, empties the trash, maintains the number of copies,
 // updates the records of unreachable members, and removes old records of operations.
 //
-// Package control starts Housekeeper.Run in each service. It also passes NextSnapshot and AddBackups to package view,
-// LateBackups to package health, and IsActive to package exports. The metrics of cmd/drover show Schedules and
-// BackupSchedules.
-//
 // Only the service that holds the lock under record.HousekeeperKey does the work, and each of its transactions checks
 // the lock. Run keeps a Memory between rounds, which only its goroutine uses. Three other states in memory can be read
 // by all goroutines, and have a mutex each: schedules (of snapshots), backupStates (the scheduled backups, as Run has
 // seen them) and backupRecords (the same, as LateBackups has read it from the store, because Run of this service has
 // not seen all volumes). An atomic flag says whether this service does the work. All other state is in the store.
 //
-// To add a periodic task, call it in Round. Schedules of snapshots are in schedule.go and schedules.go, those of
-// backups in backups.go, verifications.go and latebackups.go. The trash is in trash.go, the removal of old operations
-// in forget.go, and the search for missing replicas in shortage.go. Which snapshots retention keeps is in retention.go.
-// Which snapshots are subject to it, and the requests to remove the others, are in schedule.go (prune).
+// To add a periodic task, call it in Round. Schedules of snapshots are in schedule.go, those of backups in backups.go,
+// verifications.go and latebackups.go. The trash is in trash.go, the removal of old operations in forget.go, and the
+// search for missing replicas in shortage.go. Which snapshots retention keeps is in schedule.go (expired).
 package housekeeping
 
 import (
@@ -29,22 +24,18 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
-	"github.com/droverhq/drover/control/notify"
-	"github.com/droverhq/drover/control/placer"
+	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
-	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 )
 
 const (
 	// FullInterval is the time between two rounds that examine everything. Other services change records too, and their
 	// notices can be missed.
-	FullInterval = ledger.LanesKept
+	FullInterval = record.LanesKept
 	// ReportInterval is the time between two reports of the same failure.
 	ReportInterval = time.Hour
 )
@@ -82,11 +73,11 @@ type Requests interface {
 // operations. Between two rounds, Run keeps a Memory, which only its goroutine uses. Other goroutines may call only
 // IsActive, Schedules, BackupSchedules and LateBackups.
 type Housekeeper struct {
-	Ledger        *ledger.Ledger
+	Ledger        *record.Ledger
 	Reported      *reports.Latest
-	Uptime        *uptime.Counter
-	CopyKeeper    *replica.Keeper
-	Placer        *placer.Placer
+	Uptime        *record.Uptime
+	CopyKeeper    *placement.CopyKeeper
+	Placer        *placement.Placer
 	Members       *membership.Members
 	requests      Requests
 	schedules     schedules
@@ -96,7 +87,7 @@ type Housekeeper struct {
 }
 
 // New returns a Housekeeper that has done no round.
-func New(k *replica.Keeper, r Requests) *Housekeeper {
+func New(k *placement.CopyKeeper, r Requests) *Housekeeper {
 	return &Housekeeper{
 		Ledger: k.Ledger, Reported: k.Reports, Uptime: k.Uptime, CopyKeeper: k, Placer: k.Placer,
 		Members: k.Placer.Members, requests: r,
@@ -160,7 +151,7 @@ func (k *Housekeeper) Run(ctx context.Context) {
 		case h == nil:
 			h = k.NewMemory()
 		}
-		k.Round(ledger.AsHousekeeper(ctx), h, k.Ledger.Clock.Now())
+		k.Round(record.AsHousekeeper(ctx), h, k.Ledger.Clock.Now())
 	}
 }
 
@@ -341,7 +332,7 @@ func (k *Housekeeper) updateMembers(ctx context.Context, h *Memory, everything b
 
 // ForgetServices removes the lanes of services that no longer exist. It removes a lane only if the lane has not changed
 // since the last full round, so that the other services had the time to read it. A lane is a key through which a
-// service notifies the others: see package ledger.
+// service notifies the others: see record.Ledger.
 func (k *Housekeeper) ForgetServices(ctx context.Context, h *Memory) error {
 	lanes, err := k.Ledger.Store.List(ctx, record.RevPrefix, "", 0)
 	if err != nil {
@@ -376,12 +367,12 @@ const dropBatch = 50
 
 // dropUnusedLanes removes unused lanes, and keeps their counts.
 func dropUnusedLanes(t *record.Tx, keys []string) error {
-	var dropped notify.LaneValue
+	var dropped record.LaneValue
 	if _, err := t.Get(record.RemovedLanesKey, &dropped); err != nil {
 		return err
 	}
 	for _, key := range keys {
-		var last notify.LaneValue
+		var last record.LaneValue
 		if there, err := t.Get(key, &last); err != nil {
 			return err
 		} else if there {

@@ -16,7 +16,6 @@ import (
 	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
-	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -247,8 +246,8 @@ func TestKeepHouse(t *testing.T) {
 		Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
 	})
 	trashTime := func() {
-		for range 72 * time.Hour / uptime.MarkInterval {
-			e.Clock.Advance(uptime.MarkInterval)
+		for range 72 * time.Hour / record.MarkInterval {
+			e.Clock.Advance(record.MarkInterval)
 			<-c.Waiting
 		}
 	}

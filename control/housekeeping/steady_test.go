@@ -9,8 +9,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/housekeeping"
-	"github.com/droverhq/drover/control/ledger"
-	"github.com/droverhq/drover/control/uptime"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -34,7 +33,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 				if mine, err := s.Members.AcquireHousekeeping(t.Context()); err != nil {
 					t.Fatal(err)
 				} else if mine {
-					s.Housekeeper.Round(ledger.AsHousekeeper(t.Context()), houses[i], now)
+					s.Housekeeper.Round(record.AsHousekeeper(t.Context()), houses[i], now)
 				}
 				tells := func(g *controltest.Agent, h api.Heartbeat) {
 					h.Incarnation = g.Incarnation
@@ -54,7 +53,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 	steps(3)
 	b.ReportCopyTaken(d, x.Clock.Now())
 	steps(3)
-	steps(int((housekeeping.OperationRetention + housekeeping.ForgetInterval + uptime.MarkInterval) / (5 * time.Second)))
+	steps(int((housekeeping.OperationRetention + housekeeping.ForgetInterval + record.MarkInterval) / (5 * time.Second)))
 	onRecord := func() map[string]uint64 {
 		out := map[string]uint64{}
 		for _, e := range x.Save() {

@@ -8,7 +8,6 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/deletion"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -86,7 +85,7 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 }
 
 // clockJump returns by how much the clock jumped forward. It adds two jumps: one while no service ran, and one since
-// the last round of this service, compared with the steady clock. If the sum is less than uptime.MaxUnseen, as after a
+// the last round of this service, compared with the steady clock. If the sum is less than record.MaxUnseen, as after a
 // usual correction of the clock, it returns 0. Each jump is returned once.
 func (k *Housekeeper) clockJump(h *Memory) time.Duration {
 	steady, over := k.Ledger.Clock.Steady(), k.Uptime.TakeUnseen()
@@ -94,7 +93,7 @@ func (k *Housekeeper) clockJump(h *Memory) time.Duration {
 		over += h.Now.Sub(h.wall) - (steady - h.steady)
 	}
 	h.wall, h.steady = h.Now, steady
-	if over < uptime.MaxUnseen {
+	if over < record.MaxUnseen {
 		return 0
 	}
 	return over

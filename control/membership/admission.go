@@ -5,23 +5,18 @@
 // automatic failover when many nodes are lost at once. It lists all members in the catalog.
 //
 // Admission handles certificates. It makes join tokens, admits hosts, issues certificates, and answers whether a
-// certificate is revoked.
-//
-// Package control embeds both in its Service, so the API calls them directly. The background work in package
-// housekeeping calls the checks of Members in each round. The other packages below control call functions such as
-// FreshNode and LivingSession, which read a node in the transaction of the caller: for a decision, or in packages view
-// and health for an answer. Package noderemoval revokes certificates with Admission. Packages placer and recovery
-// (through a function) read the living agents from Members. Packages relocation and housekeeping read for how long a
-// node has been unreachable. The daemon in cmd/drover sets Timing and Replica, calls CheckCompatible when it starts,
-// and refuses peers whose certificate is revoked (Admission.Revoked).
+// certificate is revoked. GenerationRecorder compares the generations of pools, to find a pool whose disk was restored
+// from a backup.
 //
 // All lasting state is in the store. Members keeps in memory the sessions that agents renew here, the session of this
-// service, for how long it has seen each node as unreachable, and when it last checked for lost nodes. Admission
-// keeps the known revocations in memory, because every request needs them. A mutex protects each of these.
+// service, for how long it has seen each node as unreachable, and when it last checked for lost nodes. Admission keeps
+// the known revocations in memory, because every request needs them, and GenerationRecorder the generations that agents
+// raise too often to write them to the store. A mutex protects each of these.
 //
 // Where to change what: how long a session lasts, and how often the background work runs, is in replica.go (Timing).
-// When a node counts as unreachable is in live.go, when automatic failover stops in massloss.go, and what an agent
-// may register in nodes.go and pools.go. Who may join is in admission.go.
+// When a node counts as unreachable is in live.go, when automatic failover stops in massloss.go, and what an agent may
+// register in nodes.go and pools.go. Who may join is in admission.go, and which generations are written to the store in
+// generation.go.
 package membership
 
 import (
@@ -34,7 +29,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
@@ -53,7 +47,7 @@ const (
 // Admission decides who may connect: it makes join tokens, admits the hosts that have one, issues certificates, and
 // revokes them. It keeps the revocations in memory, because every request checks them. Safe for concurrent use.
 type Admission struct {
-	Ledger *ledger.Ledger
+	Ledger *record.Ledger
 	// Authority returns the authority of the cluster; nil if there is no cluster. It may read the authority again
 	// each time.
 	Authority func() (*pki.Authority, error)
@@ -61,7 +55,7 @@ type Admission struct {
 }
 
 // NewAdmission returns an Admission that has read nothing yet.
-func NewAdmission(l *ledger.Ledger, authority func() (*pki.Authority, error)) *Admission {
+func NewAdmission(l *record.Ledger, authority func() (*pki.Authority, error)) *Admission {
 	a := &Admission{Ledger: l, Authority: authority}
 	a.revoked.readEnded.L = &a.revoked.mu
 	return a

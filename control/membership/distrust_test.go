@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/control/controltest"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 )
 
@@ -35,7 +34,7 @@ func TestTrustIsReadFromTheRecord(t *testing.T) {
 	e.Service = b
 	n.ReportDistrust("it is older")
 	e.Service = a
-	x.Clock.Advance(ledger.NodeCacheTTL)
+	x.Clock.Advance(record.NodeCacheTTL)
 	before := x.Txns()
 	n.ReportDistrust("")
 	if x.Txns() == before {
@@ -44,7 +43,7 @@ func TestTrustIsReadFromTheRecord(t *testing.T) {
 	if there, err := record.NewTx(t.Context(), x.Store).Peek(record.HaltedKey, &record.Halt{}); err != nil || there {
 		t.Error("it is halted yet:", err)
 	}
-	x.Clock.Advance(ledger.NodeCacheTTL)
+	x.Clock.Advance(record.NodeCacheTTL)
 	before = x.Txns()
 	n.ReportDistrust("")
 	if got := x.Txns(); got != before {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
 )
@@ -35,7 +34,7 @@ func vanishedTogether(all int, lostAt map[uuid.UUID]time.Duration, before []uuid
 	for _, from := range lostAt {
 		var some []uuid.UUID
 		for id, at := range lostAt {
-			if at >= from && at-from <= uptime.MassLossWindow {
+			if at >= from && at-from <= record.MassLossWindow {
 				some = append(some, id)
 			}
 		}
@@ -191,5 +190,5 @@ func FailoverSuspended(t *record.Tx) (string, error) {
 func haltReason(all int, names []string) string {
 	return fmt.Sprintf("%d nodes vanished within %s (%s), so failover is halted for the whole cluster: fix the "+
 		"connection to them, or confirm for each that it is off for good: drover node fence NODE",
-		all, uptime.MassLossWindow, listNames(all, names))
+		all, record.MassLossWindow, listNames(all, names))
 }

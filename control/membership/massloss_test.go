@@ -13,7 +13,6 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/uptime"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -53,7 +52,7 @@ func TestMassLoss(t *testing.T) {
 	l.Ledger.Failed = func(what string, err error) { loud = append(loud, what+": "+err.Error()) }
 	op := l.MustFailOver()
 	for i, a := range others {
-		l.Wait(uptime.MassLossWindow/3, append([]*controltest.Agent{l.Beta, l.Gamma}, others[i:]...)...)
+		l.Wait(record.MassLossWindow/3, append([]*controltest.Agent{l.Beta, l.Gamma}, others[i:]...)...)
 		l.Replicas.EndSession(a)
 		if i == 0 { // the last one is noticed by the service that records the promotion
 			if err := l.RecordUnreachable(l.Ctx); err != nil {

@@ -5,11 +5,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
-	"github.com/droverhq/drover/control/uptime"
 )
 
 // Config is how this service takes part in a cluster.
@@ -32,9 +30,9 @@ type Config struct {
 // many nodes are lost at once. Safe for concurrent use.
 type Members struct {
 	Config
-	Ledger         *ledger.Ledger
+	Ledger         *record.Ledger
 	Reports        *reports.Latest
-	Uptime         *uptime.Counter
+	Uptime         *record.Uptime
 	started        time.Time
 	replicaSession replicaSession
 	sessions       sessions // of agents
@@ -43,7 +41,7 @@ type Members struct {
 }
 
 // NewMembers returns a Members that has no reports yet. The service starts now.
-func NewMembers(u *uptime.Counter, r *reports.Latest, c Config) *Members {
+func NewMembers(u *record.Uptime, r *reports.Latest, c Config) *Members {
 	return &Members{Config: c, Ledger: u.Ledger, Reports: r, Uptime: u, started: u.Ledger.Clock.Now()}
 }
 

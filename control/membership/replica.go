@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -170,13 +169,13 @@ func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
 	}
 	mine := false
 	_, err := m.Ledger.Update(ctx, func(t *record.Tx) error {
-		var h ledger.HousekeeperLock
+		var h record.HousekeeperLock
 		taken, err := t.Get(record.HousekeeperKey, &h)
 		mine = err == nil && (!taken || h.Replica == m.Ledger.Replica())
 		if err != nil || taken {
 			return err
 		}
-		return t.PutWithSession(record.HousekeeperKey, ledger.HousekeeperLock{
+		return t.PutWithSession(record.HousekeeperKey, record.HousekeeperLock{
 			Replica: m.Ledger.Replica(),
 			Since:   m.Ledger.Clock.Now(),
 		}, session)

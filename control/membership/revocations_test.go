@@ -9,7 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -40,7 +39,7 @@ func TestRevokedDuringALook(t *testing.T) {
 		cert := &x509.Certificate{NotBefore: began}
 		clk := clock.NewFake(began)
 		st := answeredLists{asked: make(chan struct{}), answer: make(chan []store.Entry)}
-		s := NewAdmission(ledger.New(st, clk, false, nil), nil)
+		s := NewAdmission(record.NewLedger(st, clk, false, nil), nil)
 		asks := func() <-chan error {
 			answer := make(chan error, 1)
 			go func() { answer <- s.Revoked(bob, cert) }()

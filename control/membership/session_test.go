@@ -10,7 +10,6 @@ import (
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
@@ -118,7 +117,7 @@ func TestHouseIsKeptOnce(t *testing.T) {
 		t.Fatal("not the first, and it alone")
 	}
 	work := func(s *control.Service) error {
-		_, err := s.Ledger.Update(ledger.AsHousekeeper(t.Context()), func(x *record.Tx) error { return x.Put("house/test", 1) })
+		_, err := s.Ledger.Update(record.AsHousekeeper(t.Context()), func(x *record.Tx) error { return x.Put("house/test", 1) })
 		return err
 	}
 	if err := work(a); err != nil {

@@ -1,14 +1,17 @@
-// Package placement decides on which pool a dataset is put. Its functions are pure: they depend only on their
-// arguments, read nothing and keep nothing.
+// Package placement decides on which pools datasets and their copies are put.
 //
-// A Site is a node with its pools, a Candidate is a pool with its status, and a Requirement lists the needs of the
-// dataset. Package placer reads the candidates from the store and calls FirstFit and Spread for a new dataset. Package
-// relocation calls Choose for a move, and FirstFit and Spread if the request names no node. Package replica chooses
-// pools for replicas, package planning checks the pool of a resize, package housekeeping asks whether a pool is
-// offline, and cmd/drover checks profiles with WhyKindUnsuitable. Another reason why a pool cannot keep a profile
-// belongs in Candidate.shortcomings. Another state of a node in which its pools get nothing, such as cordoned, gets a
-// field of Candidate, and a case in WhyOffline. Another rule for the choice of a node belongs in site.go. Each Site is
-// judged by itself: rules about where the other copies of a dataset are belong in packages replica and relocation.
+// A Site is a node with its pools, a Candidate is a pool with its status, and a Requirement lists the needs of a
+// dataset. The rules for them are pure functions. Placer reads the sites in the transaction of a decision, and applies
+// the rules. CopyKeeper decides which copies nodes keep: replicas that are kept fresh, copies that moves left, and
+// superseded ones.
+//
+// The package keeps no state. It reads the store, reports.Latest and membership.Members.
+//
+// Another reason why a pool cannot keep a profile belongs in Candidate.shortcomings. Another state of a node in which
+// its pools get nothing, such as cordoned, gets a field of Candidate, and a case in WhyOffline. Another rule for the
+// choice of a node belongs in site.go, where each Site is judged by itself. Which records a choice reads, and on which
+// of them the decision depends, is in placer.go. Which node gets a replica, and which copies are surplus, is decided in
+// keeper.go, and when a copy may be destroyed in copies.go.
 package placement
 
 import (

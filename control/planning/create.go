@@ -1,16 +1,16 @@
-// Package planning decides on the requests that create, clone, import, change, rename, snapshot, back up, restore,
-// and rekey volumes, or verify their backups, and records the results. The filesystem and the encryption of a dataset
-// never change: another profile is refused if it requires others, with the commands that copy the volume.
+// Package planning decides on the requests that create, clone, import, change, rename, snapshot, back up, restore, and
+// rekey volumes, or verify their backups, and records the results. The filesystem and the encryption of a dataset never
+// change: another profile is refused if it requires others, with the commands that copy the volume.
 //
-// Package control calls a Plan function for a request. When the agent of the home has reported success, package control
-// calls the Commit function of the same kind. A change that needs no agent has a Settle function instead of a Commit
-// function. Planner keeps no state: each of these functions reads and writes one record.Tx, whose commit checks every
-// record that Get has read. Some also read the valid profiles and the last reports of agents, which are in memory.
+// A Plan function decides on a request. The Commit function of the same kind records the success that the agent of the
+// home reports, or, for a change that needs no agent, a Settle function. Planner keeps no state: each of these
+// functions reads and writes one record.Tx, whose commit checks every record that Get has read. Some also read the
+// valid profiles and the last reports of agents, which are in memory.
 //
 // To add an option of a volume, begin in ParseCreate and PlanCreate. A stricter rule for the names of new volumes
-// belongs in create.go, and so does the place of a clone (planSource); othernode.go and otherpool.go refuse requests
-// for other places. A change of an existing volume belongs in update.go, a change of the names in rename.go, a
-// rule about snapshots in snapshot.go, and a rule about backups and pushes in backup.go.
+// belongs in create.go, and so does the place of a clone (planSource); otherplace.go refuses requests for other places.
+// A change of an existing volume belongs in update.go, a change of the names in rename.go, a rule about snapshots in
+// snapshot.go, and a rule about backups and pushes in backup.go.
 package planning
 
 import (
@@ -23,12 +23,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/placement"
-	"github.com/droverhq/drover/control/placer"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/relocation"
-	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -48,9 +45,9 @@ type Profiles interface {
 // use.
 type Planner struct {
 	Profiles   func() Profiles
-	CopyKeeper *replica.Keeper
-	Ledger     *ledger.Ledger
-	Placer     *placer.Placer
+	CopyKeeper *placement.CopyKeeper
+	Ledger     *record.Ledger
+	Placer     *placement.Placer
 	Relocator  *relocation.Relocator
 	Reported   *reports.Latest
 	Clock      clock.Clock

@@ -1,18 +1,25 @@
-// Package record is how control reads and writes its store. It has the key of each record, the types that exist only in
-// the store, the check that a value belongs to its key, and Tx, the transaction in which every decision is made.
+// Package record is how control reads and writes its store, and how everyone who waits learns of a change.
 //
-// Every package below control that decides uses it, and the daemon in cmd/drover checks the format of a store with
-// it. Package ledger makes the Tx of a decision and commits it. Code that only reads makes a Tx with NewTx and does
-// not commit it. A decision reads with Get, finds objects by the references that users type (Volume, Snapshot,
-// FindNode), and writes with Put and Delete. The commit checks that no key that Get read has changed: this protects
-// all records. The other functions read or write one kind of object. The rules of a decision are in the packages that
-// call them.
+// It has the key of each record, the types that exist only in the store, the check that a value belongs to its key, and
+// Tx, the transaction in which every decision is made. A decision is a function that reads with Get, finds objects by
+// the references that users type (Volume, Snapshot, FindNode), and writes with Put and Delete. Ledger.Update calls it,
+// commits its transaction, and calls it again if a record that Get read has changed: this protects all records.
+// Ledger.View does the same for a function that writes nothing.
 //
-// A Tx keeps its state in memory until the commit, and belongs to one goroutine. The store that WithFormat returns
-// keeps the known format in memory under a mutex.
+// A commit wakes the callers that wait at this service: Feed has the changes of datasets by node, and EventLog the
+// newest events. It wakes those at other services through lanes, keys that carry the latest notices (lanes.go,
+// follow.go). Each lane counts the values that were written to it, and the sum of these counts is the store clock: a
+// lower one than before shows that the store was restored from a backup (clock.go). The store of a single host has
+// neither lanes nor a clock. Data is destroyed after a time that Uptime counts, the running time of all services, and
+// not after one that a clock shows (counter.go).
+//
+// A Tx belongs to one goroutine. The rest of the state in memory has a mutex each, and none is held during access to
+// the store: the feed, the event log, the lanes of this service, the highest store clock that it has seen, the last
+// count of running time, node records, which save most reads of nodes (NodeCache), and the known format.
 //
 // To add a key, add its name here, its type in types.go, a case in checkBelongs (decode.go), a line in the package
-// comment of control, and a case in CheckInvariants of package controltest, which fails for unknown keys.
+// comment of control, and a case in CheckInvariants of package controltest, which fails for unknown keys. A record that
+// expires by the running time is listed in isAwaited, so that the count runs while it exists.
 package record
 
 import (
@@ -182,7 +189,7 @@ func StoppedKey(node uuid.UUID) string { return StoppedPrefix + node.String() }
 func ReturnedKey(node uuid.UUID) string { return returnedPrefix + node.String() }
 
 // NodeKeys returns the keys of the records about a node that are deleted when the node is removed. The records about
-// its datasets, copies and operations are removed one by one before that: see package noderemoval. A key that names a
+// its datasets, copies and operations are removed one by one before that: see deletion.NodeRemover. A key that names a
 // node belongs in this list, or in the exceptions of TestNodeKeysAreComplete.
 func NodeKeys(node uuid.UUID) []string {
 	return []string{

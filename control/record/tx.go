@@ -13,7 +13,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
@@ -29,7 +28,7 @@ type Tx struct {
 	Recovering    bool // the decision belongs to a recovery, which may end moves in a halted store
 
 	// Notice is sent to the callers that wait for the changes, after the transaction is committed.
-	Notice notify.Notice
+	Notice Notice
 
 	// By is who requested the change, for its events: see dataset.Operation. NewTx takes it from the context.
 	By string
@@ -316,7 +315,7 @@ func (t *Tx) Commit() (uint64, error) {
 // still contradict each other, the store is damaged, and the error that wraps ErrChanged describes the damage.
 var ErrChanged = errors.New("the record changed while it was read")
 
-// ErrBusy is an ErrChanged whose text is meant for users. A commit that was refused returns it. Package ledger repeats
+// ErrBusy is an ErrChanged whose text is meant for users. A commit that was refused returns it. Ledger.Update repeats
 // the decision, so a user gets ErrBusy only if the records still change after many attempts.
 var ErrBusy = dataset.Errorf(dataset.ErrConflict, "too many changes at once to the same object: %w (try again)",
 	ErrChanged)

@@ -154,7 +154,7 @@ type Export struct {
 	Repository string    `json:"repository"`
 	URL        string    `json:"url"`               // of the repository: another one with the same name has no exports
 	Last       time.Time `json:"last,omitzero"`     // when the records of the last stored export were read
-	Digest     string    `json:"digest,omitempty"`  // of these records: see exports.Exporter
+	Digest     string    `json:"digest,omitempty"`  // of these records: see repositories.Exporter
 	Failed     time.Time `json:"failed,omitzero"`   // the first failure since the last success
 	Problem    string    `json:"problem,omitempty"` // why the last attempt failed
 }

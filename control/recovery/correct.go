@@ -7,9 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
-	"github.com/droverhq/drover/control/notify"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -319,11 +317,11 @@ func raiseClock(t *record.Tx, earlier uint64) error {
 	if err != nil {
 		return err
 	}
-	clock, err := ledger.StoreClockOf(entries, nil)
+	clock, err := record.StoreClockOf(entries, nil)
 	if err != nil || clock > earlier {
 		return err
 	}
-	var dropped notify.LaneValue
+	var dropped record.LaneValue
 	if _, err := t.Get(record.RemovedLanesKey, &dropped); err != nil {
 		return err
 	}

@@ -205,7 +205,7 @@ func (a *Evidence) reportedCopies(is dataset.Dataset) map[uuid.UUID]dataset.Copy
 }
 
 // sameCopies reports whether the store knows all nodes that have copies. If the store has more copies than nodes
-// reported, package replica and the nodes correct the difference later.
+// reported, placement.CopyKeeper and the nodes correct the difference later.
 func (a *Evidence) sameCopies(want map[uuid.UUID]dataset.Copy) bool {
 	for node := range want {
 		if !slices.Contains(a.stored.Copies, node) {

@@ -14,7 +14,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
@@ -221,7 +220,7 @@ func (rc *Recovery) collectReports(ctx context.Context) error {
 		case <-timeout:
 			return nil
 		case <-rc.quit:
-			return ledger.Stopping()
+			return record.Stopping()
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -2,12 +2,7 @@
 //
 // Recover asks all agents for their datasets, compares them with the store, and corrects the differences once an
 // operator has confirmed them. Rebuild restores the records of the datasets that a node found in its pools. The pure
-// functions in evidence.go make the // decision about each dataset.
-//
-// Package control embeds Recovery in its Service, so the API calls Recover, Rebuild and ReportHoldings
-// directly. Package membership calls Expire, through a function in its dependencies, before each renewal of the session
-// of this service. Package agentsync reads the state of a recovery with StateFor. Package control/api/server calls
-// CheckCollecting, which cmd/drover passes to it, before it reads the report of a node.
+// functions in evidence.go make the decision about each dataset.
 //
 // The reports for a recovery in progress are kept in memory, under the mutex of reportCollection. All other state is in
 // the store, and transactions protect it. While the store is halted, package control plans nothing, and records no
@@ -21,21 +16,19 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
-	"github.com/droverhq/drover/control/vetting"
 	"github.com/droverhq/drover/dataset"
 )
 
 // Recovery corrects a store that was restored from an older backup, and rebuilds one that was lost. It uses the reports
 // of agents and the datasets that they find in their pools. Safe for concurrent use.
 type Recovery struct {
-	Ledger     *ledger.Ledger
+	Ledger     *record.Ledger
 	Reports    *reports.Latest
 	members    *membership.Members
-	vetted     *vetting.Profiles
+	vetted     *reports.Profiles
 	quit       <-chan struct{} // closed when the service stops
 	finish     func(*record.Tx, dataset.Operation) error
 	collection reportCollection
@@ -43,7 +36,7 @@ type Recovery struct {
 
 // NewRecovery returns a Recovery. No recovery is in progress.
 // finish records the end of an operation. quit is closed when the service stops.
-func NewRecovery(m *membership.Members, v *vetting.Profiles, quit <-chan struct{},
+func NewRecovery(m *membership.Members, v *reports.Profiles, quit <-chan struct{},
 	finish func(*record.Tx, dataset.Operation) error) *Recovery {
 	return &Recovery{Ledger: m.Ledger, Reports: m.Reports, members: m, vetted: v, quit: quit, finish: finish}
 }

@@ -6,7 +6,7 @@ import (
 
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/controltest"
-	"github.com/droverhq/drover/control/ledger"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -19,7 +19,7 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 			return err
 		},
 		"it had heard of it": func(x *controltest.Replicas, n *controltest.Agent) error {
-			var h ledger.LanePositions
+			var h record.LanePositions
 			if err := x.Services[1].Ledger.ReadNotices(x.Context(), &h); err != nil {
 				return err
 			}
@@ -40,7 +40,7 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 			n.MustCreate("before")
 			saved := x.Save()
 			n.MustCreate("since")
-			var h ledger.LanePositions
+			var h record.LanePositions
 			if err := x.Services[1].Ledger.ReadNotices(t.Context(), &h); err != nil {
 				t.Fatal(err)
 			}

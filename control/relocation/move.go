@@ -7,10 +7,6 @@
 //     automatic failover (failover.go). The volume continues from a copy.
 //   - A move on a share (share.go), with or without the home: the target uses the data that is on the share already.
 //
-// Package control calls Relocator. It calls Plan, Join, Begin and AnnounceLoss when a move is requested, ReadMove when
-// the lease of the home is recalled, and Commit when the target reports that it has the data. It also finds the pool
-// for a shared mount with PoolOnShare. Packages planning and deletion use some of the checks.
-//
 // The package keeps no state. The operation, the lease and the dataset in the store record the progress of a move. The
 // transaction of each decision protects these records. When a copy may take over automatically is decided in
 // failover.go. The target of a move is chosen in target.go (node) and move.go (pool).
@@ -26,12 +22,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/placement"
-	"github.com/droverhq/drover/control/placer"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/control/reports"
-	"github.com/droverhq/drover/control/uptime"
-	"github.com/droverhq/drover/control/vetting"
 	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -41,20 +33,20 @@ import (
 // use.
 type Relocator struct {
 	Members *membership.Members
-	Copies  *replica.Keeper
-	Placer  *placer.Placer
+	Copies  *placement.CopyKeeper
+	Placer  *placement.Placer
 	Reports *reports.Latest
 	Views   *view.Views
-	Vetted  *vetting.Profiles
-	Uptime  *uptime.Counter
+	Vetted  *reports.Profiles
+	Uptime  *record.Uptime
 	Timing  membership.Timing
 	Clock   clock.Clock
 	end     func(*record.Tx, dataset.Operation) error
 }
 
 // New returns a Relocator. end records the end of an operation.
-func New(k *replica.Keeper, views *view.Views, vetted *vetting.Profiles, end func(*record.Tx, dataset.Operation) error,
-) *Relocator {
+func New(k *placement.CopyKeeper, views *view.Views, vetted *reports.Profiles,
+	end func(*record.Tx, dataset.Operation) error) *Relocator {
 	m := k.Placer.Members
 	return &Relocator{m, k, k.Placer, k.Reports, views, vetted, k.Uptime, m.Timing, k.Ledger.Clock, end}
 }
@@ -381,7 +373,7 @@ func (r *Relocator) Commit(t *record.Tx, op dataset.Operation, out *api.Committe
 	if rec.Loss != nil && !rec.SameShare {
 		loss := *op.Loss
 		loss.EndedEpoch, loss.SnapshotsForgotten, rec.Loss = d.Epoch, false, &loss
-		if err := replica.AddLoss(t, &next, loss); err != nil {
+		if err := placement.AddLoss(t, &next, loss); err != nil {
 			return err
 		}
 	}
@@ -418,7 +410,7 @@ func (r *Relocator) recordLeftCopy(t *record.Tx, d dataset.Dataset, op dataset.O
 	}
 	c.Kind, c.Snapshot = dataset.CopyLeft, op.Manifest.Snapshot
 	c.Taken, c.OrderTime = op.Manifest.Taken, op.Manifest.OrderTime
-	c.Expires, c.RunTime = r.Clock.Now().Add(replica.LeftCopyRetention), dataset.Duration(ran)
+	c.Expires, c.RunTime = r.Clock.Now().Add(placement.LeftCopyRetention), dataset.Duration(ran)
 	return record.PutCopyIn(t, next, c)
 }
 

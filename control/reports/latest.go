@@ -1,13 +1,13 @@
-// Package reports keeps the last reports of agents, and checks that a report is no larger than allowed.
+// Package reports keeps the last reports of agents, and checks what a report may contain.
 //
 // Latest has the heartbeats of all nodes in memory, under its own mutex. It is not stored: after a restart the agents
-// report everything again. Decisions in the packages below control read Latest, and so do packages view and health,
-// which show the reports. Package membership (heartbeats), package replica (reports of copies) and package control
-// (datasets that were just made or moved) write it. Packages control, agentsync, noderemoval and view drop the reports
-// about datasets that no longer exist. Packages noderemoval and membership drop the reports of removed nodes. The
-// functions named Check limit the size of a report, because the certificate of a node may be stolen. A new kind of
-// report gets a map in Latest, a line in forgetNode and a limit in bounds.go. Events about pools are made in pools.go
-// (poolEvent).
+// report everything again. The functions named Check limit the size of a report, because the certificate of a node may
+// be stolen. For the same reason Profiles decides whether control may record a profile that a node reports: it compares
+// the profile with profiles.yaml and with the records, and keeps no state.
+//
+// A new kind of report gets a field in nodeReport and a limit in bounds.go. Events about pools are made in pools.go
+// (poolEvent). If another setting of a profile becomes dangerous on other nodes, add it to Check and WithKnownSettings
+// (vetting.go).
 package reports
 
 import (

@@ -1,16 +1,16 @@
-// Package repositories keeps the records of the repositories for backups.
+// Package repositories keeps the records of the repositories for backups, and stores exports of the records of control
+// in them, so that the records survive the loss of the store and of all hosts.
 //
-// Package control embeds Registry in its Service, so the API calls it directly. Control neither reads nor writes
-// backups of volumes: a node does, with a password and credentials that only the node can read. A record names their
-// files.
+// Control neither reads nor writes backups of volumes: a node does, with a password and credentials that only the node
+// can read. A record names their files. The daemon implements Repositories, which opens a repository for an export.
 //
-// All state is in the store, under repositories/<name>. The transactions of package ledger protect the state.
+// The repositories are in the store under repositories/<name>, and the outcome of their exports under exports/<name>.
+// In memory, Exporter has the times at which the repositories are due again, which only the goroutine of Run uses, and
+// an atomic flag that says whether this service stores the exports: only one service of a cluster does.
 //
-// Package exports stores the records of control in repositories. It keeps its state under exports/<name>, which
-// RemoveRepository removes, too. Package planning reads a record with record.GetRepository when it decides on a backup,
-// or on the import of one. A rule for the URL or the password of a repository belongs in package dataset, a rule about
-// which backups are possible in package planning, and a rule for the set of repositories here, such as their maximum
-// number.
+// A rule for the set of repositories, such as their maximum number, belongs in registry.go, and a rule for the URL or
+// the password of one in package dataset. When an export is due is in exporter.go, and what is reported in findings.go.
+// Package dump defines the format of an export.
 package repositories
 
 import (
@@ -18,7 +18,6 @@ import (
 	"context"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
@@ -27,10 +26,10 @@ import (
 const maxRepositories = 1000
 
 // Registry adds, lists and removes the records of repositories. Safe for concurrent use.
-type Registry struct{ ledger *ledger.Ledger }
+type Registry struct{ ledger *record.Ledger }
 
 // New returns a Registry on the store of a ledger.
-func New(l *ledger.Ledger) *Registry { return &Registry{l} }
+func New(l *record.Ledger) *Registry { return &Registry{l} }
 
 // Repositories lists the repositories by name.
 func (r *Registry) Repositories(ctx context.Context) ([]dataset.Repository, error) {

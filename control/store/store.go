@@ -1,12 +1,8 @@
 // Package store defines the interface of the store in which the control service keeps its state: a small, strictly
 // ordered key-value store, whose transactions check that the entries on which a decision was based have not changed.
 // Package bolt implements it with one file on one host, and package consul with a Consul cluster. Package storetest
-// checks every implementation against this text. Packages record and ledger use a store for control, package membership
-// also uses its sessions and catalog, package health the state of its servers, and package records of the agent uses
-// one for the agent's state. Packages control and agent pass a store on, and other packages of control use only Entry
-// and the limits. The daemon opens the stores, and cmd/drover/internal/daemon wraps them to time their requests.
-// Package dump copies one store to another. This package has no state. A new rule of the contract belongs here, with a
-// test in storetest.
+// checks every implementation against this text. The agent keeps its state in a store, too. This package has no state.
+// A new rule of the contract belongs here, with a test in storetest.
 //
 // # Keys and values
 //

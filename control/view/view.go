@@ -1,12 +1,12 @@
-// Package view shows the records of a cluster to its users: volumes, snapshots and pools, with the last reports of
-// nodes.
+// Package view shows the records of a cluster: to its users volumes, snapshots and pools, with the last reports of
+// nodes, and to each agent the changes of the datasets, copies and operations of its node.
 //
-// Package control embeds Views in its Service, so the API and the metrics of cmd/drover call it directly. Package
-// control also presents volumes in other answers with Present. Packages control and noderemoval make it forget
-// datasets, and package housekeeping sorts snapshots with Older. Package view changes nothing in the store. SeenVolumes
-// drops reports (reports.Latest) about datasets that no longer exist. In memory it keeps only the numbers of snapshots
-// (counts) and the decoded summaries of records (summaries), each under a mutex. A new field of api.Volume is filled in
-// by presenter, and a new field of a node by package membership.
+// Package view changes nothing in the store. SeenVolumes and Sync drop reports (reports.Latest) about datasets that no
+// longer exist, or that the node no longer has. In memory it keeps only the numbers of snapshots (counts) and the
+// decoded summaries of records (summaries), each under a mutex.
+//
+// A new field of api.Volume is filled in by presenter, and a new field of a node by package membership. A new kind of
+// record for agents gets a field of api.Sync: a record of one dataset is read in syncOne, any other in syncRead.
 package view
 
 import (
@@ -21,10 +21,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/ledger"
 	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/replica"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -32,9 +31,9 @@ import (
 
 // Views lists and shows records. Its methods are safe for concurrent use.
 type Views struct {
-	Ledger    *ledger.Ledger
+	Ledger    *record.Ledger
 	Reports   *reports.Latest
-	Copies    *replica.Keeper
+	Copies    *placement.CopyKeeper
 	schedules Schedules
 	counts    counts
 	summaries summaries
@@ -49,7 +48,7 @@ type Schedules interface {
 }
 
 // New returns Views.
-func New(k *replica.Keeper, s Schedules) *Views {
+func New(k *placement.CopyKeeper, s Schedules) *Views {
 	return &Views{Ledger: k.Ledger, Reports: k.Reports, Copies: k, schedules: s}
 }
 

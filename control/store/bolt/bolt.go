@@ -1,8 +1,5 @@
 // Package bolt keeps the control service's state in one file on one host, with go.etcd.io/bbolt. The daemon opens one
-// file for a single control service, and another one as the database of the agent. It also calls ReleasePages when the
-// daemon becomes quiet. All others use a file through store.Store, except that control/api/server
-// calls Backup through api.Backup, package dump calls Raise through store.Raiser, and the metrics of cmd/drover read
-// Stats.
+// file for a single control service, and another one as the database of the agent.
 //
 // bbolt is a B+ tree. A commit writes new pages, flushes them, then writes and flushes one of two meta pages. So a
 // crash leaves either the old or the new state.

@@ -11,11 +11,8 @@
 // index that is not below any index of the store. The last line has the checksum of all lines before it. Except in
 // Read, no more than a page of entries is in memory at once.
 //
-// The commands drover store export, import and fetch (cmd/drover/internal/stores) call Save, Check, PreviewLoad and
-// Load. The daemon (cmd/drover/internal/daemon) calls CheckComplete before it uses a store, and package exports reads a
-// store in use with Read (running.go), which needs memory for all records. The package keeps no state. A store is in
-// use if it has a key under store.LivePrefix. While Load runs, a mark in the store prevents other uses. A change of the
-// format belongs in dump.go and read.go, with a new version.
+// The package keeps no state. A store is in use if it has a key under store.LivePrefix. While Load runs, a mark in the
+// store prevents other uses. A change of the format belongs in dump.go and read.go, with a new version.
 package dump
 
 import (

@@ -16,8 +16,8 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/control/exports"
 	"github.com/droverhq/drover/control/housekeeping"
+	"github.com/droverhq/drover/control/repositories"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 )
@@ -39,7 +39,7 @@ type MetricsOptions struct {
 	// Recorder has the durations of operations and requests.
 	Recorder *Recorder
 	// Exports returns what became of the exports of the records to repositories. It is nil without control.
-	Exports func(context.Context) ([]exports.State, error)
+	Exports func(context.Context) ([]repositories.State, error)
 }
 
 // Source returns the present state of pools and volumes. Control implements it, and so does the view of an agent in

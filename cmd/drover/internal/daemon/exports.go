@@ -6,7 +6,7 @@ import (
 
 	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/control/exports"
+	"github.com/droverhq/drover/control/repositories"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/run"
@@ -14,11 +14,11 @@ import (
 
 // exportStorer stores exports of the records in repositories, from the process of control: only control may read all
 // records. It reads passwords and runs their programs by the same rules as an agent. It implements
-// exports.Repositories.
+// repositories.Repositories.
 type exportStorer struct{ *process }
 
-// Store implements exports.Repositories.
-func (s exportStorer) Store(ctx context.Context, r dataset.Repository, e exports.Export) error {
+// Store implements repositories.Repositories.
+func (s exportStorer) Store(ctx context.Context, r dataset.Repository, e repositories.Export) error {
 	opened, err := OpenRepository(ctx, s.Options, filepath.Join(s.Root, "export-cache"), r)
 	if err != nil {
 		return err

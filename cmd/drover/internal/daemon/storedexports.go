@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/control/exports"
+	"github.com/droverhq/drover/control/repositories"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
 )
@@ -47,7 +47,7 @@ type Stored struct {
 // Store stores an export in a repository. If removeAtOnce exports of the same cluster are not kept, it removes them.
 // dir is a private folder for the file of the export, which Store makes and removes. Only one Store may use it at a
 // time. removal is the failure of the removal: for example, another process uses the repository.
-func Store(ctx context.Context, r *restic.Repository, dir string, e exports.Export) (removal, err error) {
+func Store(ctx context.Context, r *restic.Repository, dir string, e repositories.Export) (removal, err error) {
 	if err := write(dir, e); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -65,7 +65,7 @@ func Store(ctx context.Context, r *restic.Repository, dir string, e exports.Expo
 }
 
 // write writes an export to a file in dir. An earlier Store may have been interrupted.
-func write(dir string, e exports.Export) error {
+func write(dir string, e repositories.Export) error {
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o700)); err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/control/exports"
+	"github.com/droverhq/drover/control/repositories"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/restic/restictest"
@@ -35,7 +35,7 @@ func TestStore(t *testing.T) {
 	cluster, folder := uuid.New(), filepath.Join(top, "export")
 	taken := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for i := range 2 {
-		removal, err := Store(t.Context(), r, folder, exports.Export{
+		removal, err := Store(t.Context(), r, folder, repositories.Export{
 			Cluster: cluster, Volumes: i, Taken: taken.Add(time.Duration(i) * time.Hour),
 			Write: func(w io.Writer) error { _, err := fmt.Fprintf(w, "records %d", i); return err },
 		})

@@ -1,0 +1,197 @@
+package record
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/internal/clock"
+)
+
+func storeInFile(t *testing.T) store.Store {
+	t.Helper()
+	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return st
+}
+
+// onStore returns the ledger of one of several services that share a store.
+func onStore(st store.Store) *Ledger {
+	return NewLedger(st, clock.System{}, true, func(string, error) {})
+}
+
+// Whatever the order in which a service's transactions end, and whatever is known of their outcome, another service
+// reports each committed one, or reports that everything must be read.
+func TestNothingIsMissed(t *testing.T) {
+	st := storeInFile(t)
+	rapid.Check(t, func(r *rapid.T) {
+		talks := onStore(st)
+		hears := onStore(st)
+		x := &talk{T: r, st: st, talks: talks, hears: hears, node: uuid.New(), of: map[uuid.UUID]bool{}}
+		x.hear()
+		x.rev = hears.Feed.Since(x.node, 0).Rev
+		r.Repeat(map[string]func(*rapid.T){
+			"begin":  func(*rapid.T) { x.begin() },
+			"end":    func(r *rapid.T) { x.end(r) },
+			"late":   func(*rapid.T) { x.late() },
+			"burst":  func(*rapid.T) { x.burst() },
+			"listen": func(*rapid.T) { x.hear() },
+		})
+		x.hear()
+	})
+}
+
+type talk struct {
+	*rapid.T
+	st           store.Store
+	talks, hears *Ledger
+	h            LanePositions
+	node         uuid.UUID
+	rev          uint64
+	open         []talking
+	delayed      []talking          // their outcome is unknown, and they were committed
+	of           map[uuid.UUID]bool // committed since the last read
+}
+
+type talking struct {
+	lane  *lane
+	w     store.Write
+	ds    uuid.UUID
+	index uint64
+}
+
+func (x *talk) begin() {
+	if len(x.open) == maxLanes {
+		return
+	}
+	ds := uuid.New()
+	l, w, err := x.talks.lanes.acquire(context.Background(), Notice{Nodes: []uuid.UUID{x.node}, Datasets: []uuid.UUID{ds}})
+	if err != nil {
+		x.Fatal(err)
+	}
+	x.open = append(x.open, talking{l, w, ds, 0})
+}
+
+func (x *talk) end(r *rapid.T) {
+	if len(x.open) == 0 {
+		return
+	}
+	i := rapid.IntRange(0, len(x.open)-1).Draw(r, "which")
+	t := x.open[i]
+	x.open = slices.Delete(x.open, i, i+1)
+	switch rapid.SampledFrom([]string{"committed", "committed", "refused", "unknown", "never"}).Draw(r, "outcome") {
+	case "committed":
+		t.index = x.commit(t)
+		x.talks.lanes.release(t.lane, t.index, true)
+	case "refused":
+		x.talks.lanes.release(t.lane, 0, true)
+	case "unknown":
+		x.talks.lanes.release(t.lane, 0, false)
+		x.delayed = append(x.delayed, t)
+	case "never":
+		x.talks.lanes.release(t.lane, 0, false)
+	}
+}
+
+func (x *talk) commit(t talking) uint64 {
+	index, err := x.st.Txn(context.Background(), nil, []store.Write{t.w})
+	if err != nil {
+		x.Fatal(err)
+	}
+	x.of[t.ds] = true
+	return index
+}
+
+func (x *talk) late() {
+	if len(x.delayed) > 0 {
+		x.commit(x.delayed[0])
+		x.delayed = x.delayed[1:]
+	}
+}
+
+// burst is more changes than one value holds.
+func (x *talk) burst() {
+	for range maxRecent + 1 {
+		n := len(x.open)
+		if x.begin(); len(x.open) == n {
+			return
+		}
+		t := x.open[n]
+		x.open = x.open[:n]
+		t.index = x.commit(t)
+		x.talks.lanes.release(t.lane, t.index, true)
+	}
+}
+
+func (x *talk) hear() {
+	if err := x.hears.ReadNotices(context.Background(), &x.h); err != nil {
+		x.Fatal(err)
+	}
+	n := x.hears.Feed.Since(x.node, x.rev)
+	x.rev = n.Rev
+	if !n.Full {
+		for ds := range x.of {
+			if !slices.Contains(n.Datasets, ds) {
+				x.Fatalf("dataset %s changed, and no service reported it", ds)
+			}
+		}
+	}
+	clear(x.of)
+}
+
+// What a replica missed does not make it read everything as long as the missed changes are still stored.
+func TestWhatLiesThereIsEnough(t *testing.T) {
+	st := storeInFile(t)
+	talks := onStore(st)
+	hears := onStore(st)
+	node := uuid.New()
+	var h LanePositions
+	hear := func() ChangeSet {
+		t.Helper()
+		rev := hears.Feed.Since(node, 0).Rev
+		if err := hears.ReadNotices(t.Context(), &h); err != nil {
+			t.Fatal(err)
+		}
+		return hears.Feed.Since(node, rev)
+	}
+	say := func(n int) {
+		for range n {
+			if _, err := talks.Update(t.Context(), func(x *Tx) error {
+				x.NotifyDataset(uuid.New(), node)
+				return x.Put("names/"+uuid.NewString(), Claim{ID: uuid.New()})
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := hear(); !n.Full {
+		t.Error("what was before is not known to be the same")
+	}
+	for _, tc := range []struct {
+		said int
+		full bool
+	}{{1, false}, {maxRecent, false}, {0, false}, {maxRecent + 1, true}, {3, false}} {
+		say(tc.said)
+		if n := hear(); n.Full != tc.full || !tc.full && len(n.Datasets) != tc.said {
+			t.Errorf("%d changes: full %v, %d datasets", tc.said, n.Full, len(n.Datasets))
+		}
+	}
+	// One lane is used if one transaction runs at a time.
+	if list, err := st.List(t.Context(), RevPrefix, "", 0); err != nil || len(list) != 1 {
+		t.Errorf("%d lanes, %v", len(list), err)
+	}
+}
