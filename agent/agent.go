@@ -129,14 +129,14 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	return &Agent{a}, nil
 }
 
-// create creates the components and connects them. The order matters: a component whose pointer or method value is
-// passed to another one must be created first. A component that is created later is reached through a function literal,
-// which reads the field when it is called.
+// create creates the components, the lower ones first, and connects them: see connect.
 func (a *components) create(ctx context.Context) {
 	a.Locks.Clock = a.Config.Clock
-	a.StoreClock = controlsync.NewStoreClock(a.DB, a.Config.PeerHTTP == nil)
-	a.Trust = host.NewTrust(a.StoreClock.RepairCommand)
-	a.Identity = controlsync.NewIdentity(a.Host, a.Config.Identity)
+	solo := a.Config.PeerHTTP == nil
+	a.Trust = host.NewTrust("drover store recover")
+	if solo {
+		a.Trust = host.NewTrust("drover store rebuild")
+	}
 	if a.controlReplicas = a.Config.Replicas; a.controlReplicas == nil {
 		a.controlReplicas = replicas(a.Config.Control)
 	}
@@ -156,11 +156,15 @@ func (a *components) create(ctx context.Context) {
 	a.Leases = lease.New(a.Host, a.Pools, a.Config.Guard, a.Config.PeerHTTP, a.controlReplicas)
 	a.Operations = operation.New(mounting.New(a.Host, a.Pools, a.Leases, a.Throttle, a.Config.Freezer), keys)
 	a.Operations.ListAll = a.Config.ListAll
+	a.Sync = controlsync.New(a.Operations, controlsync.Config{
+		Node: a.Config.Identity, Address: a.Config.Address, Version: a.Config.Version, Labels: a.Config.Labels,
+		Replicas: a.controlReplicas, Solo: solo, Backends: a.Config.Backends,
+		Source: a.Config.Host, Engine: a.Config.Engine,
+	})
 	a.Generations = pooladmin.NewGenerations(pooladmin.GenerationDeps{
 		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools, Prober: a.Pools, Uses: a.Uses,
 		Register: func(ctx context.Context, gone ...uuid.UUID) error { return a.Registration.Register(ctx, gone...) },
 	})
-	a.makeRegistration()
 	a.makeHandover()
 	a.MoveTable = move.NewMoveTable(a.DB, func(id uuid.UUID) { a.Replicas.Stop(id) })
 	if a.Config.PeerID == nil {
@@ -175,7 +179,6 @@ func (a *components) create(ctx context.Context) {
 	a.Replicas = move.NewReplicas(a.replicasDeps())
 	a.Installer = move.NewInstaller(a.installerDeps())
 	a.makeMoves()
-	a.makeControlSync()
 	a.makePoolAdmin()
 	a.makeDoctor()
 	a.connect()

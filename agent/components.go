@@ -25,21 +25,12 @@ type components struct {
 	Config          Config
 	controlReplicas []api.Service // each control replica separately
 
-	Identity     *controlsync.Identity
-	StoreClock   *controlsync.StoreClock
-	Registration *controlsync.Registration
-	Facts        *controlsync.Facts
-
 	Pools *pool.Pools
 
 	Leases   *lease.Leases
 	Throttle *throttle.Throttler
 
-	Status   *controlsync.StatusReader
-	Trash    *controlsync.TrashReader
-	Reporter *controlsync.Reporter
-	Holdings *controlsync.Holdings
-	Follower *controlsync.Follower
+	*controlsync.Sync
 
 	Repairer     *move.Repairer
 	Relinquisher *move.Relinquisher

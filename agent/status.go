@@ -6,79 +6,13 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/diskstats"
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
-
-// PoolStates returns the present state of the pools of this node.
-func (a *Agent) PoolStates(ctx context.Context) []api.Pool {
-	names := map[string]api.Pool{}
-	for _, p := range a.Pools.All() {
-		names[p.ID.String()] = api.Pool{Pool: p.Pool, NodeName: a.NodeName}
-	}
-	var out []api.Pool
-	for _, st := range a.Pools.Status(ctx) {
-		if p, ok := names[st.ID.String()]; ok {
-			p.Status = &st
-			out = append(out, p)
-		}
-	}
-	return out
-}
-
-// Offline returns the API of control for the users of this host. While control is unreachable, it answers from the
-// records of this host, if they contain the answer: see package offline.
-func (a *Agent) Offline(control api.Service) api.Service {
-	return controlsync.NewOffline(control, controlsync.OfflineDeps{
-		Clock: a.Clock, Version: a.Config.Version, Records: a.Cache, NameOf: a.Leases.Nodes.Name,
-		StatusOf: a.Status.Status,
-		SnapshotsOf: func(ctx context.Context, d dataset.Dataset) ([]dataset.Snapshot, error) {
-			var e backends.Entry
-			var statErr error
-			// A disk that hangs must not block the answers about all other pools.
-			err := a.Pools.Ask(ctx, d.Pool, func(b backends.Pool) { e, statErr = b.Stat(ctx, d.ID) })
-			if err != nil {
-				return nil, err
-			}
-			return e.Snapshots, statErr
-		},
-		Pools: a.PoolStates,
-		Pool: func(id uuid.UUID) (dataset.Pool, bool) {
-			p := a.Pools.ByID(id)
-			if p == nil {
-				return dataset.Pool{}, false
-			}
-			return p.Pool, true
-		},
-		LastAnswer: a.Reporter.LastAnswer,
-	})
-}
-
-// LiveState returns the API of control with the present uses of this host's volumes, and the present space of its
-// pools: see package livestate.
-func (a *Agent) LiveState(control api.Service) api.Service {
-	return controlsync.NewLive(control, controlsync.LiveDeps{
-		NodeName: a.NodeName,
-		InUse:    a.Uses.InUse,
-		MountsOf: func(id uuid.UUID) []dataset.Mount { return a.Engines.MountsOf(a.Uses.Get(id)) },
-		MountPath: func(id uuid.UUID) (string, error) {
-			path := a.MountPath(id)
-			mounted, err := host.IsMountPoint(path)
-			if !mounted {
-				path = ""
-			}
-			return path, err
-		},
-		PoolStatus: a.Pools.Status,
-	})
-}
 
 // SeenVolumes returns the present state of the volumes that are in use on this node. It does not fail.
 func (a *Agent) SeenVolumes(ctx context.Context) ([]api.VolumeSummary, error) {

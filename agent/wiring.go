@@ -40,6 +40,10 @@ func (a *components) connect() {
 		*move.Installer
 		*move.Relinquisher
 	}{a.Bringer, a.Installer, a.Relinquisher}, a.Copies, a.Registration, a.Status)
+	a.Sync.Moves = controlsync.Moves{
+		Copies: a.Copies, Retention: a.Retention, Access: a.Access, Replicas: a.Replicas, Relinquisher: a.Relinquisher,
+	}
+	a.Sync.Connect(a.Generations, a.Cleaner, a.KeyChecker, a.Watcher, a)
 	o := a.Operations
 	o.Keys.Moved = a.MoveTable
 	o.Runner.Ended = a.Config.OperationEnded
@@ -59,13 +63,6 @@ func (a *components) retentionDeps() move.RetentionDeps {
 		RelinquishedSnapshots: a.Leases.RelinquishedSnapshots,
 		WorksSolo:             a.Config.PeerHTTP == nil,
 	}
-}
-
-// forgetSent forgets which data of a dataset was sent to other nodes. It is called when this node is no longer the
-// home.
-func (a *components) forgetSent(ds uuid.UUID) {
-	a.Retention.Forget(ds)
-	a.Access.Forget(ds)
 }
 
 func (a *components) replicasDeps() move.ReplicasDeps {
@@ -105,18 +102,7 @@ func (a *components) copiesDeps() move.CopiesDeps {
 // forgetHome drops the state that only the home of a dataset needs. It is called when this node is no longer the home.
 func (a *components) forgetHome(ds uuid.UUID) {
 	a.Leases.EndRecall(ds)
-	a.forgetSent(ds)
-}
-
-// makeRegistration creates the components that report this node to control.
-func (a *components) makeRegistration() {
-	a.Registration = controlsync.NewRegistration(controlsync.RegistrationDeps{
-		Host: a.Host, Address: a.Config.Address, Version: a.Config.Version, Labels: a.Config.Labels, Pools: a.Pools,
-		StoreGenerations: a.Generations.Store,
-	})
-	a.Facts = controlsync.NewFacts(controlsync.FactsDeps{
-		Host: a.Host, Source: a.Config.Host, Engine: a.Config.Engine, Backends: a.Config.Backends, Pools: a.Pools,
-	})
+	a.Sync.ForgetSent(ds)
 }
 
 // makeMoves creates the components that move datasets between nodes and clean up after moves.
@@ -179,42 +165,6 @@ func (a *components) makePoolAdmin() {
 		Verifier: a.Verifier,
 	})
 	a.Trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.Pools, Configured: a.Config.Pools}
-}
-
-// makeControlSync creates the components that keep this node and control in agreement.
-func (a *components) makeControlSync() {
-	a.Status = &controlsync.StatusReader{
-		Host: a.Host, Pools: a.Pools, Uses: a.Uses, Engines: a.Engines, Disks: a.Disks, Sizes: a.Sizes,
-		Throttle: a.Throttle, Lost: a.LostWrites,
-	}
-	a.Trash = &controlsync.TrashReader{Host: a.Host, Pools: a.Pools}
-	a.Reporter = controlsync.NewReporter(controlsync.ReporterDeps{
-		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools,
-		FailedPools: func() []api.Pool { return a.Pools.Failed },
-		Registrar:   a.Leases.Registrar, Uses: a.Uses, SharedMounter: a.SharedMounter,
-		SharedMountTable: a.SharedMounts, Status: a.Status, Facts: a.Facts, StoreClock: a.StoreClock,
-		ReplicaStatus:     a.Replicas.Status,
-		ReportGenerations: a.Generations.ReportTo,
-		Executor:          a.Operations, DoHeartbeatWork: a.DoHeartbeatWork,
-		Found: func() *api.NodeFindings { return a.Watcher.Last() },
-	})
-	a.Holdings = controlsync.NewHoldings(controlsync.HoldingsDeps{
-		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools, Leases: a.Leases, StoreClock: a.StoreClock,
-		WorksSolo: a.Config.PeerHTTP == nil,
-		IsNeeded:  a.Cleaner.IsNeeded, Accept: func(ctx context.Context) error { return a.Follower.Accept(ctx) },
-	})
-	a.Follower = controlsync.NewFollower(controlsync.FollowerDeps{
-		Host: a.Host, Registration: a.Registration, Identity: a.Identity, StoreClock: a.StoreClock, Facts: a.Facts,
-		Keeper: a.Leases.Keeper, Nodes: a.Leases.Nodes, Leases: a.Leases, Registrar: a.Leases.Registrar, Pools: a.Pools,
-		SharedMounter: a.SharedMounter,
-		Resolver:      a.Resolver, Copies: a.Copies, Retention: a.Retention, Relinquisher: a.Relinquisher,
-		Operations: a.Runner, RecordFiles: a.Operations, Holdings: a.Holdings,
-		ForgetSent:           a.forgetSent,
-		AskGenerations:       a.askGenerations,
-		FollowNames:          a.Spellings.FollowNames,
-		ReportEverythingSoon: a.Reporter.ReportEverythingSoon,
-		Executor:             a.Operations, CleanUp: a.Cleaner.CleanUp, WarnOfKeys: func() { a.KeyChecker.Warn() },
-	})
 }
 
 // makeHandover creates the components that pass datasets from one home to the next.

@@ -16,7 +16,7 @@ import (
 // the first two was restored from a backup, only the pools show it. A pool that does not answer in time is left out.
 func (r *Holdings) revisionsBeside(ctx context.Context) map[uuid.UUID]records.Revision {
 	out := map[uuid.UUID]records.Revision{}
-	if !r.WorksSolo {
+	if !r.Solo {
 		return out
 	}
 	for _, p := range r.Pools.All() {

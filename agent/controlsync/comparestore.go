@@ -52,7 +52,7 @@ func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew KnownState
 	case why != before:
 		f.Trust.Set(why)
 		f.Log.Errorf("control's store is inconsistent: %s; changes suspended (%s restores the volumes)", why,
-			f.StoreClock.RepairCommand())
+			f.Trust.Remedy())
 		if err := f.Identity.SetCluster(ctx, was, why); err != nil {
 			f.Log.WithError(err).Error("cannot record on disk that control's store is inconsistent")
 		}
@@ -65,11 +65,11 @@ func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew KnownState
 // incremental reports after it. A control that has just restarted would never get the statuses that did not change
 // since, so the Reporter reports all of them again.
 func (f *Follower) reportTrust(ctx context.Context, problem string) error {
-	defer f.ReportEverythingSoon()
+	defer f.Reporter.ReportEverythingSoon()
 	return f.Control.Heartbeat(ctx, f.NodeID, api.Heartbeat{
 		Incarnation:  f.Incarnation,
 		StoreDoubt:   problem,
-		GuardRunning: f.Registrar.IsAnswering(),
+		GuardRunning: f.Leases.Registrar.IsAnswering(),
 	})
 }
 

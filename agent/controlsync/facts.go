@@ -7,27 +7,15 @@ import (
 	"sync"
 	"time"
 
-	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/facts"
 )
 
-// FactsDeps are the dependencies of Facts.
-type FactsDeps struct {
-	*host.Host
-	Source   facts.Host    // where facts are read from; the zero value is this host
-	Engine   func() Engine // returns what is known of the engine without asking it; nil if nothing is known
-	Backends *backends.Registry
-	Pools    *pool.Pools
-}
-
 // Facts reports the properties of this host to control: memory, load, engine, backends and pools. Report is called by
 // one goroutine at a time; ReportAgain is safe for concurrent use.
 type Facts struct {
-	FactsDeps
+	*Sync
 	fixed   *dataset.Facts // the facts that do not change; nil until they are read
 	load    facts.Average
 	problem string // why the last look failed, so that each reason is logged once
@@ -38,12 +26,11 @@ type Facts struct {
 	resets   int           // how often ReportAgain was called
 }
 
-// NewFacts returns a Facts that has reported nothing.
-func NewFacts(deps FactsDeps) *Facts {
-	if deps.Source.FS == nil {
-		deps.Source = facts.Host{FS: os.DirFS("/"), Machine: facts.Machine}
+func newFacts(s *Sync) *Facts {
+	if s.Source.FS == nil {
+		s.Source = facts.Host{FS: os.DirFS("/"), Machine: facts.Machine}
 	}
-	return &Facts{FactsDeps: deps}
+	return &Facts{Sync: s}
 }
 
 // factsEvery is the minimum time between two reports of changed facts to control.

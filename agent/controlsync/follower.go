@@ -9,65 +9,19 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/move"
-	"github.com/droverhq/drover/agent/operation"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-// FollowerDeps are the dependencies of Follower.
-type FollowerDeps struct {
-	*host.Host
-	Registration  *Registration
-	Identity      *Identity
-	StoreClock    *StoreClock
-	Facts         *Facts
-	Keeper        *lease.Keeper
-	Nodes         *lease.Nodes
-	Leases        *lease.Table
-	Registrar     *lease.Registrar
-	Pools         *pool.Pools
-	SharedMounter *mounting.SharedMounter
-	Resolver      *mounting.Resolver
-	Copies        *move.Copies
-	Retention     *move.Retention
-	Relinquisher  *move.Relinquisher
-	Operations    *operation.Runner
-	Executor      *operation.Operations
-	RecordFiles   *operation.Operations
-	Holdings      *Holdings
-
-	// ForgetSent drops the records of the snapshots that this node sent of a dataset. It is called when this node is no
-	// longer the home of the dataset.
-	ForgetSent func(ds uuid.UUID)
-	// AskGenerations asks every control replica for the generations of this node's pools.
-	AskGenerations func(context.Context) error
-	// CleanUp completes or undoes what a crash interrupted in the pools. The argument lost has the datasets that were
-	// recorded when this agent last read control's records, and that are not recorded now.
-	CleanUp func(ctx context.Context, lost map[uuid.UUID]bool)
-	// FollowNames records what a change of a volume means for its spellings: a new name, a deletion, or a restore.
-	FollowNames func(ctx context.Context, d dataset.Dataset) error
-	// ReportEverythingSoon makes the Reporter report the status of every dataset again.
-	ReportEverythingSoon func()
-	// WarnOfKeys logs the problems of keys and fence programs.
-	WarnOfKeys func()
-}
-
 // Follower applies what control decides for this node. Its methods are safe for concurrent use.
 type Follower struct {
-	FollowerDeps
+	*Sync
 	applying sync.Mutex  // held while an answer of control is applied
 	compare  atomic.Bool // Run must request all records next
 
 	mu       sync.Mutex
 	recovery uuid.UUID // the last recovery of control's store that was applied
 }
-
-// NewFollower returns a Follower that is not loaded.
-func NewFollower(deps FollowerDeps) *Follower { return &Follower{FollowerDeps: deps} }
 
 // recoveryKey is the key of the last recovery of control's store that this node has applied.
 const recoveryKey = "recovery"
@@ -160,8 +114,8 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error 
 		if len(old.Copies) > len(d.Copies) || old.Move != uuid.Nil && d.Move == uuid.Nil {
 			f.Retention.PruneSoon(d.ID)
 		}
-		if d.Lease != nil && !f.Nodes.Knows(d.Lease.WantedBy) {
-			if err := f.Nodes.Refresh(ctx); err != nil { // error texts show the name of the node
+		if d.Lease != nil && !f.Leases.Nodes.Knows(d.Lease.WantedBy) {
+			if err := f.Leases.Nodes.Refresh(ctx); err != nil { // error texts show the name of the node
 				return err
 			}
 		}
@@ -170,7 +124,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error 
 		}
 	}
 	if s.Full && !inconsistent {
-		f.CleanUp(ctx, lost)
+		f.cleaner.CleanUp(ctx, lost)
 	}
 	for _, d := range changed {
 		f.converge(ctx, d)
@@ -180,8 +134,8 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error 
 			f.News.Changed(d.ID) // control may have restarted and lost the status
 		}
 		if !inconsistent {
-			f.WarnOfKeys()
-			f.RecordFiles.WriteAllRecords()
+			f.keys.Warn()
+			f.Operations.WriteAllRecords()
 		}
 	}
 	if inconsistent {
@@ -281,18 +235,19 @@ func (f *Follower) converge(ctx context.Context, d api.IndexedDataset) {
 	f.News.Changed(d.ID)
 	f.followNames(ctx, d.Dataset)
 	if d.State == dataset.StatePurging {
-		f.Executor.PurgeLater(d.Dataset)
+		f.Operations.PurgeLater(d.Dataset)
 		return
 	}
-	if f.Operations.IsRunning(d.Request) {
+	if f.Runner.IsRunning(d.Request) {
 		return // the operation writes the record itself
 	}
-	f.RecordFiles.WriteRecordLater(d)
+	f.Operations.WriteRecordLater(d)
 }
 
-// followNames calls FollowNames. If that fails, docker volume ls lists the former state of the volume.
+// followNames calls operation.Spellings.FollowNames. If that fails, docker volume ls lists the former state of the
+// volume.
 func (f *Follower) followNames(ctx context.Context, d dataset.Dataset) {
-	if err := f.FollowNames(ctx, d); err != nil {
+	if err := f.Spellings.FollowNames(ctx, d); err != nil {
 		f.LogOf(ctx, d).WithError(err).Warn("cannot record the volume's names for the engine")
 	}
 }
@@ -301,7 +256,7 @@ func (f *Follower) followNames(ctx context.Context, d dataset.Dataset) {
 // read, so resume first reads its record again: an import that is executed twice would discard the data that was
 // written in between.
 func (f *Follower) resume(ctx context.Context, op dataset.Operation) error {
-	if f.Operations.MarkRecorded(op.ID) {
+	if f.Runner.MarkRecorded(op.ID) {
 		return nil
 	}
 	now, err := f.Control.Operation(ctx, op.ID.String(), 0)
@@ -312,7 +267,7 @@ func (f *Follower) resume(ctx context.Context, op dataset.Operation) error {
 		return err
 	}
 	now.State = dataset.OpRunning
-	f.Executor.ExecuteSoon("op/"+op.ID.String(), now)
+	f.Operations.ExecuteSoon("op/"+op.ID.String(), now)
 	return nil
 }
 
@@ -323,15 +278,15 @@ func (f *Follower) stopCancelled(ctx context.Context, open []dataset.Operation) 
 	for _, op := range open {
 		still[op.ID] = true
 	}
-	for _, id := range f.Operations.Recorded() {
+	for _, id := range f.Runner.Recorded() {
 		if still[id] {
 			continue
 		}
-		op, known := f.Operations.Lookup(ctx, id)
+		op, known := f.Runner.Lookup(ctx, id)
 		if !known || op.State != dataset.OpCancelled {
 			continue // it ended by itself
 		}
-		f.Operations.Cancel(id)
+		f.Runner.Cancel(id)
 	}
 }
 
@@ -344,7 +299,7 @@ func (f *Follower) Join(ctx context.Context) (s api.Sync, err error) {
 		return s, err
 	}
 	if !f.Pools.GenerationsKnown() { // before anything is done in the pools
-		if err := f.AskGenerations(ctx); err != nil {
+		if _, err := f.generations.Ask(ctx); err != nil {
 			return s, err
 		}
 	}
@@ -359,7 +314,7 @@ func (f *Follower) Join(ctx context.Context) (s api.Sync, err error) {
 		return s, err
 	}
 	f.Facts.ReportAgain()
-	f.Keeper.SetReady()
+	f.Leases.Keeper.SetReady()
 	f.Registration.SetJoined()
 	return s, nil
 }

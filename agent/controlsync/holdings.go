@@ -9,33 +9,15 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-// HoldingsDeps are the dependencies of Holdings.
-type HoldingsDeps struct {
-	*host.Host
-	Replicas   []api.Service // each control replica separately
-	Pools      *pool.Pools
-	Leases     *lease.Table
-	StoreClock *StoreClock
-	WorksSolo  bool // control's store belongs to this host only
-	// IsNeeded reports whether a dataset is needed although it has no record: running work makes or reads it.
-	IsNeeded func(ds uuid.UUID) bool
-	// Accept records that control's store is consistent, after it was rebuilt from this node's pools.
-	Accept func(context.Context) error
-}
-
 // Holdings reports the content of this node's pools to control, so that a lost store can be updated. It has no state.
 // Its methods are safe for concurrent use.
-type Holdings struct{ HoldingsDeps }
-
-// NewHoldings returns a Holdings.
-func NewHoldings(deps HoldingsDeps) *Holdings { return &Holdings{deps} }
+type Holdings struct{ *Sync }
 
 // MaxSendAttempts is the maximum number of attempts of Send while a replica does not answer.
 const MaxSendAttempts = 30
@@ -53,7 +35,7 @@ func (r *Holdings) SendSoon(recovery uuid.UUID) {
 		}
 		h.Recovery = recovery
 		var all sync.WaitGroup
-		for _, to := range r.Replicas {
+		for _, to := range r.Config.Replicas {
 			all.Go(func() {
 				if err := r.Send(ctx, to, h); err != nil && ctx.Err() == nil {
 					r.Log.WithError(err).Warn("cannot report the holdings of this node to a control replica; " +
@@ -199,7 +181,7 @@ func (r *Holdings) FoundDataset(e backends.Entry, doubtful bool) (f api.FoundDat
 	switch {
 	case e.State == backends.EntryReady, e.State == backends.EntryIncoming && known:
 		return f, true
-	case e.State == backends.EntryIncoming && doubtful && !r.IsNeeded(e.ID):
+	case e.State == backends.EntryIncoming && doubtful && !r.cleaner.IsNeeded(e.ID):
 		f.Dataset.State = dataset.StateTrashed
 		return f, true
 	}

@@ -196,8 +196,7 @@ func TestDatasetThatGoesMeanwhileIsNotReported(t *testing.T) {
 	}
 	r.Cache.Remove(purged.ID)
 	r.Trust.Set("it is older than what this node has seen")
-	needed := r.Holdings.IsNeeded
-	r.Holdings.IsNeeded = func(id uuid.UUID) bool {
+	controlsync.SetCleaner(r.Sync, asking{r.Cleaner, func(id uuid.UUID) {
 		if id == discarded.ID { // the list of the pool has been read
 			for _, gone := range []uuid.UUID{discarded.ID, purged.ID} {
 				if err := r.Pool().Delete(t.Context(), gone); err != nil {
@@ -205,8 +204,7 @@ func TestDatasetThatGoesMeanwhileIsNotReported(t *testing.T) {
 				}
 			}
 		}
-		return needed(id)
-	}
+	}})
 	h, err := r.Holdings.List(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -218,4 +216,15 @@ func TestDatasetThatGoesMeanwhileIsNotReported(t *testing.T) {
 	if slices.Contains(names, "discarded") || slices.Contains(names, "purged") || !slices.Contains(names, stays.Volume) {
 		t.Errorf("the holdings name %q", names)
 	}
+}
+
+// asking is a Cleaner that calls a function before it answers whether a dataset is needed.
+type asking struct {
+	controlsync.Cleaner
+	before func(id uuid.UUID)
+}
+
+func (a asking) IsNeeded(id uuid.UUID) bool {
+	a.before(id)
+	return a.Cleaner.IsNeeded(id)
 }

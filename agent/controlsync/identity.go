@@ -20,16 +20,10 @@ import (
 // agent's database and in IdentityFile. Its methods are safe for concurrent use.
 type Identity struct {
 	*host.Host
-	configured uuid.UUID
+	configured uuid.UUID // see Config.Node
 
 	mu      sync.Mutex
 	cluster uuid.UUID // of the control that this node worked with last
-}
-
-// NewIdentity returns an Identity that is not loaded. configured is the UUID of this node if its database has none yet.
-// If it is uuid.Nil, Load makes a new one.
-func NewIdentity(h *host.Host, configured uuid.UUID) *Identity {
-	return &Identity{Host: h, configured: configured}
 }
 
 // IdentityFile is the name of a file in the root with a copy of the identity. If the agent's database is lost, a node

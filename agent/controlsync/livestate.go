@@ -7,21 +7,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
-
-// LiveDeps is what Reader needs of other components.
-type LiveDeps struct {
-	NodeName string // of this node
-	// InUse returns the datasets that have uses on this node, and MountsOf the uses of one of them.
-	InUse    func() []uuid.UUID
-	MountsOf func(id uuid.UUID) []dataset.Mount
-	// MountPath returns where a dataset is mounted on this node, or "" if it is not mounted.
-	MountPath func(id uuid.UUID) (string, error)
-	// PoolStatus reads the present status of the pools of this node.
-	PoolStatus func(ctx context.Context) []dataset.PoolStatus
-}
 
 // poolTime is how long a request waits for the status of the pools. After that, the reported figures are shown.
 const poolTime = time.Second
@@ -30,11 +19,12 @@ const poolTime = time.Second
 // space of the pools of this node, and otherwise answers as control does. Its methods are safe for concurrent use.
 type LiveReader struct {
 	api.Service
-	deps LiveDeps
+	sync *Sync
 }
 
-// NewLive returns a Reader in front of control.
-func NewLive(control api.Service, deps LiveDeps) *LiveReader { return &LiveReader{control, deps} }
+// LiveState returns the API of control with the present uses of this host's volumes, and the present space of its
+// pools.
+func (s *Sync) LiveState(control api.Service) api.Service { return &LiveReader{control, s} }
 
 // Volume implements api.Users.
 func (r *LiveReader) Volume(ctx context.Context, ref string) (api.Volume, error) {
@@ -75,7 +65,7 @@ func (r *LiveReader) Pools(ctx context.Context) ([]api.Pool, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, poolTime)
 	defer cancel()
-	for _, now := range r.deps.PoolStatus(ctx) {
+	for _, now := range r.sync.Pools.Status(ctx) {
 		i := slices.IndexFunc(list, func(p api.Pool) bool { return p.ID == now.ID })
 		if i >= 0 && r.isOnline(list[i]) && now.Online && now.Size > 0 {
 			st := *list[i].Status
@@ -88,7 +78,7 @@ func (r *LiveReader) Pools(ctx context.Context) ([]api.Pool, error) {
 
 // isOnline reports whether a pool belongs to this node and was reported as online.
 func (r *LiveReader) isOnline(p api.Pool) bool {
-	return p.NodeName == r.deps.NodeName && p.Status != nil && p.Status.Online
+	return p.NodeName == r.sync.NodeName && p.Status != nil && p.Status.Online
 }
 
 // look is the set of datasets that are in use on this node at one moment.
@@ -99,7 +89,7 @@ type look struct {
 
 func (r *LiveReader) look() look {
 	l := look{r, map[uuid.UUID]bool{}}
-	for _, id := range r.deps.InUse() {
+	for _, id := range r.sync.Uses.InUse() {
 		l.inUse[id] = true
 	}
 	return l
@@ -109,17 +99,21 @@ func (r *LiveReader) look() look {
 // change the status that st points to, which control may keep. It leaves a missing status: the use alone would look
 // like an empty volume.
 func (l look) correct(id uuid.UUID, node string, st **dataset.DatasetStatus) {
-	if *st == nil || node != l.deps.NodeName || !l.inUse[id] && len((*st).Mounts) == 0 {
+	if *st == nil || node != l.sync.NodeName || !l.inUse[id] && len((*st).Mounts) == 0 {
 		return
 	}
 	now := **st
 	now.Mounts = nil
 	if l.inUse[id] {
-		now.Mounts = l.deps.MountsOf(id)
+		now.Mounts = l.sync.Engines.MountsOf(l.sync.Uses.Get(id))
 	}
 	if (len(now.Mounts) > 0) != now.Mounted { // the reported mount point is older than the uses
-		if path, err := l.deps.MountPath(id); err == nil {
-			now.Mounted, now.MountPath = path != "", path
+		path := l.sync.MountPath(id)
+		if mounted, err := host.IsMountPoint(path); err == nil {
+			if !mounted {
+				path = ""
+			}
+			now.Mounted, now.MountPath = mounted, path
 		}
 	}
 	*st = &now

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -23,22 +24,43 @@ type Records interface {
 	Copy(id uuid.UUID) (api.AssignedCopy, bool)
 }
 
-// OfflineDeps is what Reader needs of other components.
-type OfflineDeps struct {
-	Clock   clock.Clock
-	Records Records
-	Version string // of this program
-	// NameOf returns the name of a node, or its UUID if the name is not known.
-	NameOf func(node uuid.UUID) string
-	// StatusOf returns the present status of a dataset whose home is this node.
-	StatusOf func(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus
+// localPools are the pools of this node. *Sync implements it.
+type localPools interface {
+	PoolStates(ctx context.Context) []api.Pool // with their present status
+	PoolOf(id uuid.UUID) (dataset.Pool, bool)  // without its status
 	// SnapshotsOf returns the snapshots of a dataset whose home is this node, as they are in its pool.
-	SnapshotsOf func(ctx context.Context, d dataset.Dataset) ([]dataset.Snapshot, error)
-	// Pools returns the pools of this node with their present status, and Pool returns one without its status.
-	Pools func(ctx context.Context) []api.Pool
-	Pool  func(id uuid.UUID) (dataset.Pool, bool)
-	// LastAnswer returns when control last answered, or the zero time if it has never answered.
-	LastAnswer func() time.Time
+	SnapshotsOf(ctx context.Context, d dataset.Dataset) ([]dataset.Snapshot, error)
+}
+
+// PoolStates implements localPools.
+func (s *Sync) PoolStates(ctx context.Context) []api.Pool {
+	var out []api.Pool
+	for _, st := range s.Pools.Status(ctx) {
+		if p := s.Pools.ByID(st.ID); p != nil {
+			out = append(out, api.Pool{Pool: p.Pool, NodeName: s.NodeName, Status: &st})
+		}
+	}
+	return out
+}
+
+// PoolOf implements localPools.
+func (s *Sync) PoolOf(id uuid.UUID) (dataset.Pool, bool) {
+	p := s.Pools.ByID(id)
+	if p == nil {
+		return dataset.Pool{}, false
+	}
+	return p.Pool, true
+}
+
+// SnapshotsOf implements localPools. A disk that hangs does not block the answers about all other pools.
+func (s *Sync) SnapshotsOf(ctx context.Context, d dataset.Dataset) ([]dataset.Snapshot, error) {
+	var e backends.Entry
+	var statErr error
+	err := s.Pools.Ask(ctx, d.Pool, func(b backends.Pool) { e, statErr = b.Stat(ctx, d.ID) })
+	if err != nil {
+		return nil, err
+	}
+	return e.Snapshots, statErr
 }
 
 // OfflineReader is the API of control, as an agent serves it to the users of its host. It passes each request to
@@ -47,13 +69,25 @@ type OfflineDeps struct {
 // concurrent use.
 type OfflineReader struct {
 	api.Service
-	deps    OfflineDeps
+	records Records
+	pools   localPools
+	nodes   interface{ Name(id uuid.UUID) string }
+	status  interface {
+		Status(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus
+	}
+	answers interface{ LastAnswer() time.Time }
+	clock   clock.Clock
+	version string // of this program
 	started time.Time
 }
 
-// NewOffline returns a Reader in front of control.
-func NewOffline(control api.Service, deps OfflineDeps) *OfflineReader {
-	return &OfflineReader{Service: control, deps: deps, started: deps.Clock.Now()}
+// Offline returns the API of control for the users of this host. While control is unreachable, it answers from the
+// records of this host, if they contain the answer.
+func (s *Sync) Offline(control api.Service) api.Service {
+	return &OfflineReader{
+		Service: control, records: s.Cache, pools: s, nodes: s.Leases.Nodes, status: s.Status, answers: s.Reporter,
+		clock: s.Clock, version: s.Version, started: s.Clock.Now(),
+	}
 }
 
 const (
@@ -67,7 +101,7 @@ const (
 // knownAt returns when control last answered. If it has never answered, knownAt returns the time of the start, because
 // the records are not newer than that.
 func (r *OfflineReader) knownAt() time.Time {
-	if at := r.deps.LastAnswer(); !at.IsZero() {
+	if at := r.answers.LastAnswer(); !at.IsZero() {
 		return at
 	}
 	return r.started
@@ -78,7 +112,7 @@ func (r *OfflineReader) knownAt() time.Time {
 func ask[T any](ctx context.Context, r *OfflineReader, control func(context.Context) (T, error),
 	local func() (T, bool, error)) (T, error) {
 	asking, cancel := ctx, context.CancelFunc(func() {})
-	if r.deps.Clock.Now().Sub(r.knownAt()) > silentAfter {
+	if r.clock.Now().Sub(r.knownAt()) > silentAfter {
 		asking, cancel = context.WithTimeoutCause(ctx, controlTime,
 			dataset.Errorf(dataset.ErrUnavailable, "control did not respond within %s", controlTime))
 	}
@@ -199,21 +233,21 @@ func (r *OfflineReader) Snapshot(ctx context.Context, ref, snapshot string) (dat
 func (r *OfflineReader) snapshots(ctx context.Context, ref string) (all []dataset.Snapshot, known bool, err error) {
 	var of []dataset.Dataset
 	if ref == "" {
-		for _, id := range r.deps.Records.IDs() {
-			if d, ok := r.deps.Records.Dataset(id); ok && d.State == dataset.StateReady {
+		for _, id := range r.records.IDs() {
+			if d, ok := r.records.Dataset(id); ok && d.State == dataset.StateReady {
 				of = append(of, d)
 			}
 		}
 	} else {
 		d, ok := r.find(ref)
-		if _, home := r.deps.Records.Dataset(d.ID); !ok || !home { // a copy can lack snapshots of its home
+		if _, home := r.records.Dataset(d.ID); !ok || !home { // a copy can lack snapshots of its home
 			return nil, false, nil
 		}
 		of = []dataset.Dataset{d}
 	}
 	slices.SortFunc(of, func(a, b dataset.Dataset) int { return cmp.Compare(a.Volume, b.Volume) })
 	for _, d := range of {
-		list, err := r.deps.SnapshotsOf(ctx, d)
+		list, err := r.pools.SnapshotsOf(ctx, d)
 		if err != nil {
 			return nil, false, err
 		}
@@ -225,24 +259,24 @@ func (r *OfflineReader) snapshots(ctx context.Context, ref string) (all []datase
 // Version implements api.Users. Without control, the kind of its store is not known.
 func (r *OfflineReader) Version(ctx context.Context) (api.Version, error) {
 	return ask(ctx, r, r.Service.Version, func() (api.Version, bool, error) {
-		return api.Version{Version: r.deps.Version, API: "v1", Started: r.started}, true, nil
+		return api.Version{Version: r.version, API: "v1", Started: r.started}, true, nil
 	})
 }
 
 // Pools implements api.Users.
 func (r *OfflineReader) Pools(ctx context.Context) ([]api.Pool, error) {
-	return ask(ctx, r, r.Service.Pools, func() ([]api.Pool, bool, error) { return r.deps.Pools(ctx), true, nil })
+	return ask(ctx, r, r.Service.Pools, func() ([]api.Pool, bool, error) { return r.pools.PoolStates(ctx), true, nil })
 }
 
 // datasets returns the records of the datasets whose home is this node, and of those of which it keeps a copy.
 func (r *OfflineReader) datasets() (all []dataset.Dataset) {
-	for _, id := range r.deps.Records.IDs() {
-		if d, ok := r.deps.Records.Dataset(id); ok {
+	for _, id := range r.records.IDs() {
+		if d, ok := r.records.Dataset(id); ok {
 			all = append(all, d)
 		}
 	}
-	for _, id := range r.deps.Records.CopyIDs() {
-		if k, ok := r.deps.Records.Copy(id); ok && k.Record != nil {
+	for _, id := range r.records.CopyIDs() {
+		if k, ok := r.records.Copy(id); ok && k.Record != nil {
 			all = append(all, *k.Record)
 		}
 	}
@@ -276,14 +310,14 @@ func isPrefix(ref string, id uuid.UUID) bool {
 
 // volume returns a volume as control would.
 func (r *OfflineReader) volume(ctx context.Context, d dataset.Dataset) api.Volume {
-	v := api.Volume{Dataset: d, Node: r.deps.NameOf(d.Home)}
-	if p, ok := r.deps.Pool(d.Pool); ok {
+	v := api.Volume{Dataset: d, Node: r.nodes.Name(d.Home)}
+	if p, ok := r.pools.PoolOf(d.Pool); ok {
 		v.PoolName, v.Backend = p.Name, p.Backend
 	}
-	if _, home := r.deps.Records.Dataset(d.ID); home {
-		st := r.deps.StatusOf(ctx, d)
+	if _, home := r.records.Dataset(d.ID); home {
+		st := r.status.Status(ctx, d)
 		v.Status = &st
-		if list, err := r.deps.SnapshotsOf(ctx, d); err == nil {
+		if list, err := r.pools.SnapshotsOf(ctx, d); err == nil {
 			v.Snapshots = len(list)
 		}
 	}

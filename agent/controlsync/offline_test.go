@@ -114,24 +114,35 @@ func newHarness() *harness {
 		}
 		h.records.home[id] = d
 	}
-	h.OfflineReader = NewOffline(h.control, OfflineDeps{
-		Clock: h.clock, Records: h.records,
-		NameOf: func(node uuid.UUID) string { return map[uuid.UUID]string{here: "alpha", there: "beta"}[node] },
-		StatusOf: func(_ context.Context, d dataset.Dataset) dataset.DatasetStatus {
-			return dataset.DatasetStatus{ID: d.ID, Used: new(dataset.GiB)}
-		},
-		SnapshotsOf: func(_ context.Context, d dataset.Dataset) ([]dataset.Snapshot, error) {
-			if d.Volume == "cache" {
-				return nil, dataset.Errorf(dataset.ErrUnavailable, "pool default is offline")
-			}
-			return []dataset.Snapshot{{ID: uuid.UUID{0: 0xee}, Dataset: d.ID, Name: "first"}, {ID: uuid.UUID{0: 0xff}, Dataset: d.ID}}, nil
-		},
-		Pools:      func(context.Context) []api.Pool { return []api.Pool{{NodeName: "alpha"}} },
-		Pool:       func(uuid.UUID) (dataset.Pool, bool) { return dataset.Pool{Name: "default", Backend: "loop"}, true },
-		LastAnswer: func() time.Time { return h.heard },
-	})
+	h.OfflineReader = &OfflineReader{
+		Service: h.control, records: h.records, pools: h, nodes: h, status: h, answers: h, clock: h.clock,
+		started: h.clock.Now(),
+	}
 	return h
 }
+
+func (h *harness) Name(node uuid.UUID) string {
+	return map[uuid.UUID]string{here: "alpha", there: "beta"}[node]
+}
+
+func (h *harness) Status(_ context.Context, d dataset.Dataset) dataset.DatasetStatus {
+	return dataset.DatasetStatus{ID: d.ID, Used: new(dataset.GiB)}
+}
+
+func (h *harness) SnapshotsOf(_ context.Context, d dataset.Dataset) ([]dataset.Snapshot, error) {
+	if d.Volume == "cache" {
+		return nil, dataset.Errorf(dataset.ErrUnavailable, "pool default is offline")
+	}
+	return []dataset.Snapshot{{ID: uuid.UUID{0: 0xee}, Dataset: d.ID, Name: "first"}, {ID: uuid.UUID{0: 0xff}, Dataset: d.ID}}, nil
+}
+
+func (h *harness) PoolStates(context.Context) []api.Pool { return []api.Pool{{NodeName: "alpha"}} }
+
+func (h *harness) PoolOf(uuid.UUID) (dataset.Pool, bool) {
+	return dataset.Pool{Name: "default", Backend: "loop"}, true
+}
+
+func (h *harness) LastAnswer() time.Time { return h.heard }
 
 // TestVolumesWithoutControl: the volumes of this host are listed by name, page by page, with the time of control's last
 // answer.

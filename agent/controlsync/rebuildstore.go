@@ -18,7 +18,7 @@ import (
 // have a later epoch of a dataset. It fails with ErrOffline while a pool is offline, unless in.SkipOffline is set. With
 // in.DryRun it changes nothing, and returns the result that the rebuild would have.
 func (r *Holdings) RebuildStore(ctx context.Context, in api.RebuildStore) ([]api.Rebuilt, error) {
-	if !r.WorksSolo {
+	if !r.Solo {
 		return nil, dataset.Errorf(dataset.ErrUnsupported,
 			"store rebuild: another node of the cluster may have later data than this one (drover store recover asks "+
 				"all nodes; drover pool adopt PATH restores the records of a pool that the store does not know)")
@@ -32,7 +32,7 @@ func (r *Holdings) RebuildStore(ctx context.Context, in api.RebuildStore) ([]api
 	if err != nil || in.DryRun {
 		return out, err
 	}
-	return out, r.Accept(ctx)
+	return out, r.Follower.Accept(ctx)
 }
 
 // findAll lists the datasets in all pools of this node. Names are only assigned once all datasets are known, so control

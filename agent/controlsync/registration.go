@@ -10,26 +10,13 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-// RegistrationDeps are the dependencies of Registration.
-type RegistrationDeps struct {
-	*host.Host
-	Address string // HOST:PORT where other nodes reach this one, or "" if they cannot
-	Version string
-	Labels  map[string]string
-	Pools   *pool.Pools
-	// StoreGenerations has control record the generations of the pools.
-	StoreGenerations func(context.Context) error
-}
-
 // Registration has control record this node and its pools. Its methods are safe for concurrent use.
 type Registration struct {
-	RegistrationDeps
+	*Sync
 	registrations atomic.Uint64 // how often this agent has registered
 	joined        chan struct{} // closed by SetJoined
 	once          sync.Once
@@ -38,11 +25,6 @@ type Registration struct {
 	previous []uuid.UUID // earlier incarnations of this agent, until control has registered this one
 	refusal  string      // why control does not register this node, or did not answer last; "" if it is registered
 	removed  string      // why control refuses this node, if it was removed from the cluster; also on disk
-}
-
-// NewRegistration returns a Registration that is not loaded.
-func NewRegistration(deps RegistrationDeps) *Registration {
-	return &Registration{RegistrationDeps: deps, joined: make(chan struct{})}
 }
 
 // SetJoined records that control has registered this agent, and that its answer is applied. Idempotent.
@@ -167,7 +149,7 @@ func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 	if err := cmp.Or(r.setRemoved(ctx, ""), r.recordRegistered(ctx)); err != nil {
 		return err
 	}
-	return r.StoreGenerations(ctx)
+	return r.generations.Store(ctx)
 }
 
 // SetRefusal records why control does not register this node, and logs each reason once. A nil error means that the

@@ -26,7 +26,7 @@ func TestSilentReplicaIsNamed(t *testing.T) {
 		"the only one":      {1, []error{gone}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := NewReporter(ReporterDeps{Replicas: make([]api.Service, c.replicas)})
+			r := &Reporter{Sync: &Sync{Config: Config{Replicas: make([]api.Service, c.replicas)}}}
 			for _, err := range c.answers {
 				r.replicaErrors.set(c.replicas-1, time.Time{}, err)
 			}

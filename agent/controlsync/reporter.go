@@ -13,49 +13,15 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 
-	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/operation"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 )
 
-// ReporterDeps are the dependencies of Reporter.
-type ReporterDeps struct {
-	*host.Host
-	Replicas         []api.Service // each control replica separately
-	Pools            *pool.Pools
-	FailedPools      func() []api.Pool // the pools of drover.yaml that could not be made
-	Registrar        *lease.Registrar
-	Uses             *mounting.UseTable
-	SharedMounter    *mounting.SharedMounter
-	SharedMountTable *mounting.SharedMountTable
-	Status           *StatusReader
-	Facts            *Facts
-	Executor         *operation.Operations
-	StoreClock       *StoreClock
-
-	// ReplicaStatus returns the status of a replica on this node.
-	ReplicaStatus func(ds uuid.UUID) (dataset.Copy, bool)
-	// ReportGenerations reports the generations of pools to a control replica.
-	ReportGenerations func(ctx context.Context, to api.Service, generations map[uuid.UUID]uint64) error
-	// DoHeartbeatWork does the work of each heartbeat besides the report. It returns true if a pool has come online
-	// again.
-	DoHeartbeatWork func(context.Context) (back bool)
-	// Found returns the findings of the last examination of this host, or nil before the first examination.
-	Found func() *api.NodeFindings
-}
-
 // Reporter reports the datasets, pools and facts of this node to control. Its methods are safe for concurrent use.
 type Reporter struct {
-	ReporterDeps
+	*Sync
 	replicaErrors replicaErrors
 	everything    atomic.Bool // the next report has the status of every dataset, for every replica
 }
-
-// NewReporter returns a Reporter.
-func NewReporter(deps ReporterDeps) *Reporter { return &Reporter{ReporterDeps: deps} }
 
 // PurgeEvery is the interval at which the destruction of datasets is repeated: a dataset may have been in use, or
 // its pool offline.
@@ -67,7 +33,7 @@ const PurgeEvery = 10 * time.Minute
 
 // replicaReporter is one control replica that gets reports.
 type replicaReporter struct {
-	index int // in ReporterDeps.Replicas
+	index int // in Config.Replicas
 	to    api.Service
 	// reported has the last reported status of the datasets that were reported as mounted or with a problem.
 	reported map[uuid.UUID]dataset.DatasetStatus
@@ -171,7 +137,7 @@ func (r *Reporter) report(ctx context.Context, all replicaReporters, ids []uuid.
 	for _, t := range new {
 		t.failed = false
 	}
-	r.reportInParts(ctx, new, slices.Concat(r.Cache.IDs(), r.Cache.CopyIDs(), r.SharedMountTable.IDs()))
+	r.reportInParts(ctx, new, slices.Concat(r.Cache.IDs(), r.Cache.CopyIDs(), r.SharedMounts.IDs()))
 	for _, t := range new {
 		t.complete = !t.failed
 	}
@@ -189,7 +155,7 @@ func (r *Reporter) ReportEverythingSoon() {
 func (r *Reporter) ReportPools(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, reportAtOnceTime)
 	defer cancel()
-	all := newReplicaReporters(r.Replicas)
+	all := newReplicaReporters(r.Config.Replicas)
 	for _, t := range all {
 		t.complete = true // the report has no datasets, so mark it as incremental
 	}
@@ -201,7 +167,7 @@ func (r *Reporter) ReportPools(ctx context.Context) {
 func (r *Reporter) ReportDataset(ctx context.Context, id uuid.UUID) {
 	ctx, cancel := context.WithTimeout(ctx, reportAtOnceTime)
 	defer cancel()
-	all := newReplicaReporters(r.Replicas)
+	all := newReplicaReporters(r.Config.Replicas)
 	for _, t := range all {
 		t.complete = true // the report has only one dataset, so mark it as incremental
 	}
@@ -225,23 +191,23 @@ func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []u
 	h := api.Heartbeat{
 		Incarnation:  r.Incarnation,
 		Pools:        r.Pools.Status(ctx),
-		FailedPools:  r.FailedPools(),
+		FailedPools:  r.Pools.Failed,
 		Operations:   r.Jobs.Running(),
-		GuardRunning: r.Registrar.IsAnswering(),
+		GuardRunning: r.Leases.Registrar.IsAnswering(),
 	}
-	h.StoreDoubt, h.NodeTime, h.Found = r.Trust.Why(), r.Clock.Now(), r.Found()
+	h.StoreDoubt, h.NodeTime, h.Found = r.Trust.Why(), r.Clock.Now(), r.findings.Last()
 	var seen []dataset.DatasetStatus
 	for _, id := range ids {
 		d, ok := r.Cache.Dataset(id)
-		if c, replica := r.ReplicaStatus(id); replica && !ok {
+		if c, replica := r.Moves.Replicas.Status(id); replica && !ok {
 			h.Copies = append(h.Copies, c)
 		}
-		if g, shared := r.SharedMountTable.Get(id); shared && !ok {
+		if g, shared := r.SharedMounts.Get(id); shared && !ok {
 			seen = append(seen, r.SharedMounter.Status(g))
 			continue
 		}
 		if !ok {
-			r.Status.Lost.Forget(ctx, id)
+			r.LostWrites.Forget(ctx, id)
 			for _, t := range all {
 				delete(t.reported, id)
 			}
@@ -252,7 +218,7 @@ func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []u
 	if ctx.Err() != nil {
 		return // a pool that did not answer before the stop is not offline
 	}
-	if len(r.Replicas) == 1 {
+	if len(r.Config.Replicas) == 1 {
 		r.reportOne(ctx, all[0], h, seen)
 		return
 	}
@@ -286,7 +252,7 @@ func (r *Reporter) reportOne(ctx context.Context, t *replicaReporter, h api.Hear
 		t.complete = false
 		clear(t.reported)
 		t.generations = nil
-		t.unreachable = len(r.Replicas) > 1 && !errors.Is(err, dataset.ErrConflict)
+		t.unreachable = len(r.Config.Replicas) > 1 && !errors.Is(err, dataset.ErrConflict)
 		t.failed = true
 		return
 	}
@@ -300,7 +266,7 @@ func (r *Reporter) reportOne(ctx context.Context, t *replicaReporter, h api.Hear
 	if maps.Equal(t.generations, is) {
 		return
 	}
-	if r.ReportGenerations(ctx, t.to, is) == nil {
+	if r.generations.ReportTo(ctx, t.to, is) == nil {
 		t.generations = is
 	}
 }
@@ -317,7 +283,7 @@ const SettleTime = 50 * time.Millisecond
 // Each heartbeat also repeats work that earlier requests could not finish, and writes the records that changed in
 // memory to disk.
 func (r *Reporter) Run(begun func()) {
-	all := newReplicaReporters(r.Replicas)
+	all := newReplicaReporters(r.Config.Replicas)
 	r.report(r.Ctx, all, r.News.Take())
 	r.Facts.Report(r.Ctx)
 	begun()
@@ -330,9 +296,9 @@ func (r *Reporter) Run(begun func()) {
 			return
 		case <-round:
 			round = r.Clock.After(r.Timing.Heartbeat)
-			back := r.DoHeartbeatWork(r.Ctx)
+			back := r.worker.DoHeartbeatWork(r.Ctx)
 			if now := r.Clock.Steady(); back || now >= purgeAt {
-				r.Executor.PurgeAll()
+				r.Operations.PurgeAll()
 				purgeAt = now + PurgeEvery
 			}
 			all.retryUnreachable()
@@ -372,5 +338,5 @@ func sameMount(x, y dataset.Mount) bool {
 
 // ReportAll reports everything to every control replica, as if nothing had been reported before. Only tests use it.
 func (r *Reporter) ReportAll(ctx context.Context) {
-	r.report(ctx, newReplicaReporters(r.Replicas), nil)
+	r.report(ctx, newReplicaReporters(r.Config.Replicas), nil)
 }

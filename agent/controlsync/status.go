@@ -7,11 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/operation"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/records"
-	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -21,14 +17,7 @@ import (
 // StatusReader reads the present status of datasets on this node. It remembers how full each dataset was when it was
 // last read, in memory and on disk (usage/). Its methods are safe for concurrent use.
 type StatusReader struct {
-	*host.Host
-	Pools    *pool.Pools
-	Uses     *mounting.UseTable
-	Engines  *mounting.Engines
-	Disks    *mounting.Disks
-	Sizes    *operation.Sizes
-	Throttle *throttle.Throttler
-	Lost     *mounting.Watcher
+	*Sync
 
 	usages usages
 }
@@ -64,7 +53,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 	if err = s.Pools.Ask(ctx, d.Pool, func(b backends.Pool) {
 		if mounted {
 			stopped = s.Disks.Examine(d, path)
-			s.Lost.Look(ctx, b, d, path)
+			s.LostWrites.Look(ctx, b, d, path)
 		}
 		switch {
 		case stopped != nil || walks && mounted:
@@ -98,7 +87,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 		st.Problem = err.Error()
 	case walks && mounted:
 	default:
-		st.Problem = cmp.Or(s.Sizes.Problem(d), s.Throttle.Problems(d), s.Lost.Problem(d.ID))
+		st.Problem = cmp.Or(s.Sizes.Problem(d), s.Throttle.Problems(d), s.LostWrites.Problem(d.ID))
 	}
 	return st
 }
@@ -172,7 +161,7 @@ func (s *StatusReader) BeforeUnmount(d dataset.Dataset) {
 	if mount.ID(path) == 0 {
 		return // nothing is mounted, so path shows the filesystem of the root
 	}
-	s.Lost.BeforeUnmount(s.Ctx, b, d, path)
+	s.LostWrites.BeforeUnmount(s.Ctx, b, d, path)
 	// The recorded usage must not count blocks that are about to be freed. The unmount would free them in any case.
 	if err := fsctl.FreeRemoved(path); err != nil {
 		s.LogOf(s.Ctx, d).WithError(err).
@@ -201,7 +190,7 @@ func (s *StatusReader) OperationEnded(op dataset.Operation, err error) {
 // forget drops what is known about a dataset that is no longer on this node, or whose data was replaced.
 func (s *StatusReader) forget(ctx context.Context, id uuid.UUID) {
 	s.usages.forget(id)
-	s.Lost.Forget(ctx, id)
+	s.LostWrites.Forget(ctx, id)
 }
 
 // ForgetRemoved drops the recorded usage and the lost writes of datasets whose home is no longer this node. It is

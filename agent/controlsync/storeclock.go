@@ -15,17 +15,11 @@ const ClockKey = "clock"
 // StoreClock is the highest clock of control's store that this node has received. Its methods are safe for concurrent
 // use.
 type StoreClock struct {
-	db        records.DB
-	worksSolo bool // the store belongs to this host only
+	db records.DB
 
 	mu     sync.Mutex
 	now    uint64
 	onDisk uint64
-}
-
-// NewStoreClock returns a clock that is not loaded. worksSolo says that there are no other hosts.
-func NewStoreClock(db records.DB, worksSolo bool) *StoreClock {
-	return &StoreClock{db: db, worksSolo: worksSolo}
 }
 
 // Load reads the clock from disk.
@@ -66,12 +60,4 @@ func (c *StoreClock) Save(ctx context.Context) error {
 	defer c.mu.Unlock()
 	c.onDisk = n
 	return nil
-}
-
-// RepairCommand returns the command that brings an inconsistent store up to date.
-func (c *StoreClock) RepairCommand() string {
-	if c.worksSolo {
-		return "drover store rebuild"
-	}
-	return "drover store recover"
 }

@@ -6,8 +6,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -22,8 +20,7 @@ type TrashedDataset struct {
 // TrashReader reads how much the trash of this node uses. Nothing is written to a deleted dataset, so each one is
 // measured once. Its methods are safe for concurrent use.
 type TrashReader struct {
-	*host.Host
-	Pools *pool.Pools
+	*Sync
 
 	mu   sync.Mutex
 	used map[measured]dataset.Size

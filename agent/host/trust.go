@@ -13,12 +13,12 @@ import (
 type Trust struct {
 	mu     sync.Mutex
 	why    string
-	remedy func() string
+	remedy string
 }
 
-// NewTrust returns a Trust that trusts the store. remedy names the command that brings an inconsistent store up to
+// NewTrust returns a Trust that trusts the store. remedy is the command that brings an inconsistent store up to
 // date.
-func NewTrust(remedy func() string) *Trust { return &Trust{remedy: remedy} }
+func NewTrust(remedy string) *Trust { return &Trust{remedy: remedy} }
 
 // Set records why the store is inconsistent. An empty string means that it is consistent.
 func (t *Trust) Set(why string) {
@@ -35,7 +35,7 @@ func (t *Trust) Why() string {
 }
 
 // Remedy returns the command that brings an inconsistent store up to date.
-func (t *Trust) Remedy() string { return t.remedy() }
+func (t *Trust) Remedy() string { return t.remedy }
 
 // Err returns ErrConflict while the store is inconsistent, and nil otherwise.
 func (t *Trust) Err() error {
@@ -44,5 +44,5 @@ func (t *Trust) Err() error {
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrConflict,
-		"store inconsistent; changes suspended: %s (%s)", why, t.remedy())
+		"store inconsistent; changes suspended: %s (%s)", why, t.remedy)
 }

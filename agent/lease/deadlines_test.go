@@ -25,7 +25,7 @@ import (
 // given is dropped: no volume continues from that copy.
 func TestSpentCopiesAreNotAsked(t *testing.T) {
 	for _, spent := range []bool{false, true} {
-		self := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet(), Trust: host.NewTrust(nil)}
+		self := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet(), Trust: host.NewTrust("")}
 		b := New(self, nil, nil, nil, nil).Deadlines
 		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: []uuid.UUID{nodeP, nodeQ}, SupersededCopies: []uuid.UUID{nodeQ}}
 		if spent {
@@ -155,7 +155,7 @@ func TestI1PromiseOfAnother(t *testing.T) {
 // aloneWith returns an agent that control does not answer, and an open dataset of which the given nodes have copies.
 func aloneWith(t *testing.T, copies ...uuid.UUID) (*Deadlines, dataset.Dataset) {
 	t.Helper()
-	h := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet(), Trust: host.NewTrust(nil)}
+	h := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet(), Trust: host.NewTrust("")}
 	b := New(h, nil, nil, nil, nil).Deadlines
 	d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: copies}
 	b.registered[d.ID], b.leases[d.ID] = d.Epoch, &boundedLease{epoch: d.Epoch, deadline: b.Clock.Steady() + boundTTL/10}

@@ -219,7 +219,7 @@ func newKeeper(t *testing.T, wrap func(store.Store) store.Store) *keeper {
 	})
 	h := &host.Host{
 		NodeID: uuid.New(), DB: records.OpenDB(state), Cache: records.NewCache(), Jobs: host.New(ctx, &wg),
-		Trust: host.NewTrust(nil), Clock: clock.System{}, Log: quiet(),
+		Trust: host.NewTrust(""), Clock: clock.System{}, Log: quiet(),
 	}
 	return &keeper{New(h, nil, silentGuard{}, nil, nil).Deadlines, state}
 }

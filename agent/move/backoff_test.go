@@ -96,7 +96,7 @@ func newRefreshes(t *testing.T) *refreshes {
 	log.SetOutput(io.Discard)
 	h := &host.Host{
 		NodeID: uuid.New(), Cache: records.NewCache(), Jobs: host.New(ctx, &wg), News: host.NewNews(),
-		Trust: host.NewTrust(nil), Clock: r.clock, Log: log, Timing: host.Timing{}.OrDefault(), Ctx: ctx,
+		Trust: host.NewTrust(""), Clock: r.clock, Log: log, Timing: host.Timing{}.OrDefault(), Ctx: ctx,
 	}
 	r.Replicas = NewReplicas(ReplicasDeps{
 		Host: h, Moves: NewMoveTable(records.DB{}, nil), Pools: emptyPools{}, Space: emptyPools{}, Copies: noCopies{},

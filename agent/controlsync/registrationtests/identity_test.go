@@ -26,8 +26,8 @@ func TestB16IdentityOfALaterFormat(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = st.Close() })
 	h := &host.Host{Root: t.TempDir(), DB: records.OpenDB(st), Log: logrus.New()}
-	h.Trust = host.NewTrust(func() string { return "" })
-	id := controlsync.NewIdentity(h, uuid.Nil)
+	h.Trust = host.NewTrust("")
+	id := controlsync.Identity{Host: h}
 	file := filepath.Join(h.Root, controlsync.IdentityFile)
 	put := func(text string) {
 		t.Helper()
