@@ -126,13 +126,14 @@ func checkPush(h dataset.History, op dataset.Operation, refs []dataset.VersionRe
 
 // latest returns the latest of the versions on which a volume is based: one that no other of them continues.
 func latest(h dataset.History, bases []dataset.PushedVersion) uuid.UUID {
-	for i := len(bases) - 1; i >= 0; i-- {
-		id := bases[i].ID
-		continued := slices.ContainsFunc(bases, func(v dataset.PushedVersion) bool {
-			return v.ID != id && h.Ancestors(v.Parent)[id]
-		})
-		if !continued {
-			return id
+	parents := make([]uuid.UUID, len(bases))
+	for i, v := range bases {
+		parents[i] = v.Parent
+	}
+	continued := h.Ancestors(parents...)
+	for _, v := range slices.Backward(bases) {
+		if !continued[v.ID] {
+			return v.ID
 		}
 	}
 	return uuid.Nil

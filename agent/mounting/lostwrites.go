@@ -307,13 +307,11 @@ func (w *Watcher) Failed(ctx context.Context, d dataset.Dataset, err error) {
 	switch {
 	case errors.Is(err, unix.ENOSPC):
 	case errors.Is(err, unix.EIO):
-		st, serr := w.Pools.ReadStatus(ctx, d.Pool)
-		if serr != nil {
-			return // the pool is offline, and is reported
-		}
-		if _, suspect := w.notePool(d.Pool, st); !suspect {
-			return
-		}
+		if st, serr := w.Pools.ReadStatus(ctx, d.Pool); serr == nil {
+			if _, suspect := w.notePool(d.Pool, st); !suspect {
+				return
+			}
+		} // otherwise nobody knows whether the pool was full
 	default:
 		return
 	}

@@ -7,11 +7,18 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/droverhq/drover/agent"
+	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // An import that does not fit in an overcommitted pool ends before it fills the pool, because the writers of other
@@ -60,6 +67,33 @@ func TestImportDoesNotFillPool(t *testing.T) {
 	}
 	if _, there := r.Cache.Volume("db"); there {
 		t.Error("the volume exists")
+	}
+}
+
+// An import of many files without bytes leaves the other volumes of a pool inodes for theirs.
+func TestImportLeavesInodes(t *testing.T) {
+	const inodes = 2048
+	disk := scratch.Image(t, "ext4", 64<<20)
+	scratch.Run(t, "mkfs.ext4", "-q", "-F", "-b", "4096", "-N", strconv.Itoa(inodes), disk)
+	at := scratch.MountImage(t, "ext4", disk)
+	r := agenttest.New(t, func(c *agent.Config) {
+		c.Backends = backends.NewRegistry(dir.Backend{})
+		c.Pools = []pool.Config{{Name: "default", Backend: "dir", Path: filepath.Join(at, "pool")}}
+	})
+	r.NewVolume("other")
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	for i := range inodes {
+		if err := w.WriteHeader(&tar.Header{Name: strconv.Itoa(i), Typeflag: tar.TypeReg, Mode: 0o600}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := r.Import(t.Context(), api.Request{Volume: "db"}, &archive)
+	if !errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), "has hardly any inodes left") {
+		t.Errorf("import: %v", err)
 	}
 }
 

@@ -63,7 +63,7 @@ func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.U
 	var full error
 	wrote := func() {
 		used, known := w.usedBytes()
-		if full != nil || known && used-w.checked < backends.Reserve(w.size)/8 {
+		if full != nil || known && used-w.checked < backends.Reserve(w.size)/8 && !w.fewInodes() {
 			return
 		}
 		if w.checked, full = used, w.check(ctx); full != nil {
@@ -140,10 +140,24 @@ func (w *spaceWatch) check(ctx context.Context) error {
 			w.begin(st)
 		}
 	}
-	if !st.Online || st.Free >= reserve || w.isAlone(ctx) {
+	few := w.fewInodes()
+	switch {
+	case !st.Online, st.Free >= reserve && !few, w.isAlone(ctx):
 		return nil
+	case st.Free >= reserve:
+		return dataset.Errorf(dataset.ErrNoSpace, "it was ended, because the filesystem of its pool has hardly any "+
+			"inodes left, and the existing volumes need them to make files (remove files, or use another pool: "+
+			"-o pool=NAME)")
 	}
 	return w.fullError(reserve)
+}
+
+// fewInodes reports whether the volumes of the pool share a filesystem, such as ext4, with a fixed number of inodes,
+// and less than a hundredth of these is free.
+func (w *spaceWatch) fewInodes() bool {
+	var st unix.Statfs_t
+	return !w.pool.Info().Capabilities.OwnFilesystem && unix.Fstatfs(int(w.root.Fd()), &st) == nil &&
+		st.Ffree < st.Files/100
 }
 
 func (w *spaceWatch) fullError(reserve dataset.Size) error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -35,6 +36,35 @@ func TestBackupsOfAllRepositoriesAreListedTogether(t *testing.T) {
 	}
 	if code := c.run(t, "backup", "ls", "-q"); code != 0 {
 		t.Errorf("exit %d: %s", code, c.err.String())
+	}
+}
+
+// TestNameMeansBackupsOfOneRepository: who knows the password of another repository can store backups of any name there,
+// so the name of a volume means the backups in the repository of its profile or in the only one.
+func TestNameMeansBackupsOfOneRepository(t *testing.T) {
+	for name, tc := range map[string]struct{ profile, words, want, err string }{
+		"of the profile": {profile: "offsite", words: "db new@gold", want: strings.Repeat("1", 64)},
+		"unknown":        {words: "db new", err: "no profile says which one has the backups of volume db (use --repository: offsite, team)"},
+		"given":          {words: "db new@gold --repository team", want: strings.Repeat("2", 64)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := theWorld()
+			w.repositories = append(w.repositories, dataset.Repository{Name: "team"})
+			for i := range w.volumes {
+				w.volumes[i].Profile.Backup.To = tc.profile
+			}
+			ours := w.backups[0]
+			ours.ID, ours.Operation = strings.Repeat("1", 64), uuid.Nil
+			planted := ours
+			planted.ID, planted.Repository, planted.Taken = strings.Repeat("2", 64), "team", ours.Taken.Add(time.Minute)
+			w.backups = []api.VolumeBackup{ours, planted}
+			c := newConsole(w)
+			_ = c.run(t, append([]string{"backup", "restore"}, strings.Fields(tc.words)...)...) // the fake restores nothing
+			asked := strings.Join(c.fake.asked, "\n")
+			if !strings.Contains(asked, tc.want) || tc.want == "" && asked != "" || !strings.Contains(c.err.String(), tc.err) {
+				t.Errorf("asked %s, want backup %s\n%s", asked, tc.want, c.err.String())
+			}
+		})
 	}
 }
 

@@ -91,6 +91,9 @@ func noteFuture(a *cli.App, b api.VolumeBackup) {
 // ofVolume returns the backups that the name of a volume means, oldest first: those of its dataset or, if no volume has
 // the name, those that this cluster made of the only volume that had it. Backups of other clusters, and of other
 // volumes that had the name, are only taken by their IDs. If a part of the backups cannot be read, incomplete says why.
+//
+// ofVolume reads one repository: see repositoryOf. Everybody with the password of a repository can store backups there
+// that claim to be of any volume, so one that is shared must not add to the backups of another one.
 func ofVolume(ctx context.Context, c cli.Remote, repository, volume string) (list []api.VolumeBackup,
 	incomplete, err error) {
 	v, err := c.Volume(ctx, volume)
@@ -100,6 +103,11 @@ func ofVolume(ctx context.Context, c cli.Remote, repository, volume string) (lis
 	exists, named := err == nil && v.HasName(volume), volume
 	if exists {
 		named = "" // the volume may have had another name
+	}
+	if repository == "" {
+		if repository, err = repositoryOf(ctx, c, volume, v.Profile.Backup.To); err != nil {
+			return nil, nil, err
+		}
 	}
 	all, incomplete, err := fetch(ctx, c, repository, named)
 	if err != nil {
@@ -130,6 +138,27 @@ func ofVolume(ctx context.Context, c cli.Remote, repository, volume string) (lis
 			"other volumes of this name: %d (give the ID of one: drover backup ls %[1]s)", volume, others)
 	}
 	return list, incomplete, nil
+}
+
+// repositoryOf returns the repository in which the backups of a volume are searched: the one that its profile names or,
+// if it names none, the only recorded one. The result is empty if none is recorded.
+func repositoryOf(ctx context.Context, c cli.Remote, volume, ofProfile string) (string, error) {
+	if ofProfile != "" {
+		return ofProfile, nil
+	}
+	recorded, err := c.Repositories(ctx)
+	if err != nil || len(recorded) == 0 {
+		return "", err
+	}
+	if len(recorded) == 1 {
+		return recorded[0].Name, nil
+	}
+	names := make([]string, len(recorded))
+	for i, r := range recorded {
+		names[i] = r.Name
+	}
+	return "", dataset.Errorf(dataset.ErrAmbiguous, "several repositories are recorded, and no profile says which one "+
+		"has the backups of volume %s (use --repository: %s)", volume, dataset.FormatChoices(names))
 }
 
 // minDigits is how many digits of an ID an argument must have. With fewer, a typing error could name a backup.

@@ -51,13 +51,10 @@ func Store(ctx context.Context, r *restic.Repository, dir string, e repositories
 	if err := write(dir, e); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	made, _, err := r.Backup(ctx, restic.Request{
+	_, _, err = r.Backup(ctx, restic.Request{
 		Dir: dir, Names: []string{fileName}, Time: e.Taken,
 		Tags: []string{tagRecords, tagCluster + "=" + e.Cluster.String(), tagVolumes + "=" + strconv.Itoa(e.Volumes)},
 	})
-	if err != nil && made.ID != "" {
-		err = errors.Join(err, r.Remove(context.WithoutCancel(ctx), made.ID)) // it may be incomplete
-	}
 	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
 		return nil, err
 	}
