@@ -34,7 +34,6 @@ import (
 //	pools/<name>           pool.Record
 //	making/<name>          pool.Record of a pool that is being made on request: see pool.PendingPrefix
 //	limits/<dataset>       throttle.LimitRecord
-//	left/<device>          throttle.LimitRecord of limits that could not be removed
 //	guests/<dataset>       mounting.SharedMount of a dataset whose home is another node
 //	usage/<dataset>        how full a dataset was when its filesystem was last read: see controlsync.StatusReader
 //	lost/<dataset>         mounting.Loss: what a volume may have lost because its pool was full

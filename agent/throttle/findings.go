@@ -42,11 +42,6 @@ func (l *Throttler) Check(r *host.List) {
 		r.Add(host.Error, "volume "+d.Volume, "",
 			"cannot throttle it as its profile requires: %v; retrying every %s", err, RetryEvery)
 	}
-	for _, rec := range l.Leftovers.List() {
-		r.Add(host.Warning, "device "+rec.Device.String(), "",
-			"still has the limit of a volume that no longer exists; retrying to remove it every %s",
-			RetryEvery)
-	}
 }
 
 // unavailableReason returns why no control group can be limited at present. It returns "" if groups can be limited, or

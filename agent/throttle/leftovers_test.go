@@ -49,8 +49,7 @@ func immutable(t *testing.T, path ...string) (undo func()) {
 
 const v1Write = "blkio.throttle.write_bps_device"
 
-// A limit that cannot be removed together with the device is not set again. Doctor and the next agent know it, and it
-// is removed as soon as possible.
+// A limit that cannot be removed together with the device is not set again, and the next start removes it.
 func TestLeftoverLimitIsRemovedLater(t *testing.T) {
 	f := limitedBy(t, files(t, iolimit.V1, "/"))
 	h := f.A.Throttle.Hierarchy
@@ -64,24 +63,11 @@ func TestLeftoverLimitIsRemovedLater(t *testing.T) {
 		if n := len(f.A.Throttle.All()); n > 0 {
 			t.Errorf("%s: %d datasets are limited that are not mounted", what, n)
 		}
-		if !hasFinding(f.A, "has the limit of a volume that no longer exists; retrying") {
-			t.Errorf("%s: doctor does not say so", what)
-		}
-		if f.A.Throttle.Pause(f.A.Clock.Steady()) == 0 {
-			t.Errorf("%s: nobody tries again", what)
-		}
 		f.A.Restart()
 	}
 	undo()
-	f.A.Throttle.Leftovers.Clear(t.Context())
-	wantTold(f.A, dev, iolimit.Limits{}, "tried again")
-	if hasFinding(f.A, "has the limit of a volume that no longer exists; retrying") {
-		t.Error("doctor says still that it is left")
-	}
 	f.A.Restart()
-	if n := len(f.A.Throttle.Leftovers.List()); n > 0 {
-		t.Errorf("%d are left on record", n)
-	}
+	wantTold(f.A, dev, iolimit.Limits{}, "tried again")
 }
 
 // If a mount fails after a part of the limit was set, that part is removed as well.

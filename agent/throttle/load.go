@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,8 +17,7 @@ import (
 
 // Load reads the rules that were set before this start. It removes a rule whose device is gone or now belongs to
 // something else, because the next user of the device number would inherit the rule. A dataset that is still mounted
-// keeps its limits. If a crash left them suspended, they are set again. If the host is Recovered, the agent's database
-// was lost, and Load also calls removeOrphanedRules, because the records of the rules are lost.
+// keeps its limits. If a crash left them suspended, they are set again.
 func (l *Throttler) Load(ctx context.Context) error {
 	table, err := mount.Table()
 	if err != nil {
@@ -25,35 +25,29 @@ func (l *Throttler) Load(ctx context.Context) error {
 	}
 	var errs []error
 	var gone []*Limited
-	err = errors.Join(
-		l.DB.Each(ctx, "limits/", func(rest string, v []byte) error {
-			e := &Limited{}
-			var err error
-			if e.id, err = uuid.Parse(rest); err != nil {
-				return err
-			}
-			if err := json.Unmarshal(v, &e.Record); err != nil {
-				return err
-			}
-			m := table.At(l.MountPath(e.id))
-			if e.Record.Boot == l.Boot && m != nil &&
-				e.Record.Device == (iolimit.Device{Major: uint32(m.Major), Minor: uint32(m.Minor)}) {
-				l.put(e)
-			} else {
-				gone = append(gone, e)
-			}
-			return nil
-		}),
-		l.Leftovers.load(ctx))
+	err = l.DB.Each(ctx, "limits/", func(rest string, v []byte) error {
+		e := &Limited{}
+		var err error
+		if e.id, err = uuid.Parse(rest); err != nil {
+			return err
+		}
+		if err := json.Unmarshal(v, &e.Record); err != nil {
+			return err
+		}
+		m := table.At(l.MountPath(e.id))
+		if e.Record.Boot == l.Boot && m != nil &&
+			e.Record.Device == (iolimit.Device{Major: uint32(m.Major), Minor: uint32(m.Minor)}) {
+			l.put(e)
+		} else {
+			gone = append(gone, e)
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
 	for _, e := range gone {
-		errs = append(errs, l.Leftovers.Remove(ctx, e.id, e.Record))
-	}
-	l.Leftovers.Clear(ctx)
-	if l.Recovered {
-		errs = append(errs, l.Leftovers.removeOrphanedRules())
+		errs = append(errs, l.forget(ctx, e.id, e.Record))
 	}
 	if l.HierarchyProblem == nil {
 		errs = append(errs, l.applyAll(ctx))
@@ -113,7 +107,46 @@ func (l *Throttler) removeRules(ctx context.Context, e *Limited) error {
 	l.mu.Lock()
 	delete(l.Limited, e.id)
 	l.mu.Unlock()
-	return l.Leftovers.Remove(ctx, e.id, rec)
+	return l.forget(ctx, e.id, rec)
+}
+
+// forget removes the rules of a device that no longer belongs to the dataset. A rule that cannot be removed stays
+// recorded, and the next start tries again.
+func (l *Throttler) forget(ctx context.Context, id uuid.UUID, rec LimitRecord) error {
+	if rec.Boot == l.Boot {
+		if l.HierarchyProblem != nil {
+			return nil // this host has no usable hierarchy since it started
+		}
+		if err := l.subtractRules(rec); err != nil {
+			return err
+		}
+	}
+	return l.DB.Put(ctx, map[string]any{"limits/" + id.String(): nil})
+}
+
+// subtractRules removes the values in the record from the rules of its device. Other values stay, because another
+// program may have set them for the present user of the device number. If another volume has the device number now, the
+// rules of that volume's groups stay.
+func (l *Throttler) subtractRules(rec LimitRecord) error {
+	groups := rec.Groups
+	for _, e := range l.All() {
+		if e.device() == rec.Device {
+			e.Mu.Lock() // so that its groups do not change
+			defer e.Mu.Unlock()
+			groups = slices.DeleteFunc(slices.Clone(groups),
+				func(g string) bool { return slices.Contains(e.Record.Groups, g) })
+			break
+		}
+	}
+	var errs []error
+	for _, g := range groups {
+		has, err := l.Hierarchy.Get(g, rec.Device)
+		if rest := has.Without(append(rec.Earlier, rec.Limits)...); err == nil && rest != has {
+			err = l.Hierarchy.Set(g, rec.Device, rest)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // RemoveInherited removes rules that already exist for the device of a dataset that was just mounted. They were set for
@@ -140,10 +173,5 @@ func (l *Throttler) RemoveInherited(ctx context.Context, d dataset.Dataset) {
 			continue
 		}
 		log.WithError(err).Error("its device number may have a foreign limit")
-		rec := LimitRecord{Boot: l.Boot, Device: dev, Limits: has, Groups: []string{g}}
-		if err := l.Leftovers.Record(ctx, rec); err != nil {
-			log.WithError(err).Error("cannot record its throttling limits")
-		}
 	}
-	l.wakeRun()
 }

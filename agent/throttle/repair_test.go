@@ -23,8 +23,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
-// A limit was left on a device number that now belongs to another limited volume. It is removed from the groups that
-// the new limit does not name. If nothing can be removed, it stays recorded.
+// A limit was left on a device number that now belongs to another limited volume. The next start removes it from the
+// groups that the new limit does not name.
 func TestLeftoverLimitOnReusedDeviceNumber(t *testing.T) {
 	f := limitedBy(t, files(t, iolimit.V1, "/", "/before"))
 	h := f.A.Throttle.Hierarchy
@@ -34,26 +34,18 @@ func TestLeftoverLimitOnReusedDeviceNumber(t *testing.T) {
 	if err := h.Set("/before", dev, old); err != nil {
 		t.Fatal(err)
 	}
+	key := "limits/" + uuid.NewString()
 	rec := throttle.LimitRecord{Boot: f.A.Boot, Device: dev, Limits: old, Groups: []string{iolimit.Root, "/before"}}
-	blind := throttle.New(f.A.Host, throttle.Cgroups{Hierarchy: h})
-	blind.HierarchyProblem = iolimit.ErrNone
-	if err := blind.Leftovers.Remove(t.Context(), d.ID, rec); err != nil {
-		t.Error(err)
-	}
-	blind.Leftovers.Clear(t.Context())
-	if n := len(blind.Leftovers.List()); n != 1 {
-		t.Errorf("%d are on record where nothing can be taken away", n)
-	}
-	if err := f.A.Throttle.Leftovers.Record(t.Context(), rec); err != nil {
+	if err := f.A.DB.Put(t.Context(), map[string]any{key: rec}); err != nil {
 		t.Fatal(err)
 	}
-	f.A.Throttle.Leftovers.Clear(t.Context())
+	f.A.Restart()
 	if got, err := h.Get("/before", dev); err != nil || got != (iolimit.Limits{}) {
 		t.Errorf("a group that it does not name: %+v, %v", got, err)
 	}
 	wantTold(f.A, dev, slowly, "one that it names")
-	if n := len(f.A.Throttle.Leftovers.List()); n != 0 {
-		t.Errorf("%d are left", n)
+	if left, err := f.A.DB.Get(t.Context(), key, &rec); left || err != nil {
+		t.Errorf("its record is left: %t, %v", left, err)
 	}
 	f.A.MustUnmount("db", "one")
 }
@@ -99,45 +91,6 @@ func TestLimitIsLiftedAfterWaitingForPool(t *testing.T) {
 		t.Error(err, order)
 	}
 	wantTold(f.A, dev, slowly, "it got no turn")
-	f.A.MustUnmount("db", "one")
-}
-
-// An agent that has lost its database removes the limits of loop devices that nobody has attached. The limits of
-// attached devices stay.
-func TestLeftoverLimitsAreRemovedAfterLostDatabase(t *testing.T) {
-	f := limitFlock(t)
-	h := f.A.Throttle.Hierarchy
-	d := f.A.NewVolume("db@free", nil)
-	f.A.MustMount("db", "one")
-	dev, nobodys := device(f.A, d), iolimit.Device{Major: throttle.LoopMajor, Minor: 1000 + uint32(os.Getpid()%1000)}
-	control, err := os.Open("/dev/loop-control")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer control.Close()
-	if err := unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_ADD, int(nobodys.Minor)); err != nil {
-		t.Fatal(err)
-	}
-	defer unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_REMOVE, int(nobodys.Minor)) //nolint:errcheck // a free device may stay
-	for _, lost := range []bool{false, true} {
-		if err := errors.Join(h.Set(iolimit.Root, dev, slowly), h.Set(iolimit.Root, nobodys, slowly)); err != nil {
-			t.Fatal(err)
-		}
-		f.A.Recovered = lost
-		if err := f.A.Throttle.Load(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		want := slowly
-		if lost {
-			want = iolimit.Limits{}
-		}
-		wantTold(f.A, nobodys, want, "the number of nobody's device")
-		wantTold(f.A, dev, slowly, "what somebody uses")
-	}
-	f.A.Recovered = false
-	if err := h.Clear(iolimit.Root, dev); err != nil {
-		t.Fatal(err)
-	}
 	f.A.MustUnmount("db", "one")
 }
 

@@ -50,7 +50,6 @@ func (l *Throttler) Run() {
 		all := now-full >= RetryEvery
 		if all {
 			full = now
-			l.Leftovers.Clear(l.Ctx)
 		}
 		if woken || all {
 			l.Renew()
@@ -67,7 +66,7 @@ func (l *Throttler) Pause(now time.Duration) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case len(l.Limited) == 0 && len(l.failures) == 0 && l.Leftovers.isEmpty():
+	case len(l.Limited) == 0 && len(l.failures) == 0:
 		return 0
 	case len(l.Limited) == 0:
 		return RetryEvery

@@ -3,8 +3,7 @@
 //
 // Throttler owns the rules: it sets a rule when a dataset is mounted, extends it to the control groups of new
 // containers, suspends it while the agent flushes the dataset, and removes it after the unmount. A rule outlives both
-// the volume and its device, so each rule is recorded on disk before it is set: under limits/ and, if it could not be
-// removed, under left/ in the agent's database.
+// the volume and its device, so each rule is recorded on disk before it is set: under limits/ in the agent's database.
 //
 // Package mounting calls RemoveInherited and Limit after a mount, NoteUse for a new use, End after an unmount, and
 // Suspend for a flush. Package operation calls Suspend for an export, and ProfileChanged. Package agent calls Load at
@@ -13,9 +12,8 @@
 // package pool reads which limits this host can enforce (Controller.Kind).
 //
 // Throttler.mu protects the set of limited datasets, the reasons why limits are missing, and the time of the last
-// mount. Limited.Mu protects the rules of one dataset, and Leftovers.mu the rules that could not be removed. The order
-// is Limited.Mu, then Throttler.mu, then Leftovers.mu. GroupScanner belongs to the goroutine of Run. The caller of
-// Limit, Suspend and End holds the dataset's lock.
+// mount. Limited.Mu protects the rules of one dataset. The order is Limited.Mu, then Throttler.mu. GroupScanner belongs
+// to the goroutine of Run. The caller of Limit, Suspend and End holds the dataset's lock.
 //
 // Where to change what: which control groups get a rule is in controller.go and run.go, and when a limit is suspended
 // in suspend.go. How a rule is written to the kernel is in package internal/linux/iolimit, and which limits a profile
@@ -48,12 +46,11 @@ type Cgroups struct {
 
 // Throttler sets the speed limits of the mounted volumes. The kernel keeps a rule for a control group and a device
 // number even after the volume and its device were removed. Each rule is therefore recorded (limits/<dataset>) before
-// it is set, and removed after the unmount. If a rule cannot be removed, it stays recorded under left/<device> until it
-// is.
+// it is set, and removed after the unmount. If a rule cannot be removed, it stays recorded, and the next start tries
+// again.
 type Throttler struct {
 	*host.Host
 	*Controller
-	Leftovers *Leftovers
 
 	// Uses and Fences are set before the agent starts.
 	Uses   Uses
@@ -120,10 +117,10 @@ func (l *Throttler) log(d dataset.Dataset) *logrus.Entry {
 
 // New returns a Throttler without any limit. It finds out which limits this host can set.
 func New(h *host.Host, cfg Cgroups) *Throttler {
-	l := &Throttler{Host: h, Controller: newController(cfg), wake: make(chan struct{}, 1),
-		Limited: map[uuid.UUID]*Limited{}, failures: map[uuid.UUID]error{}}
-	l.Leftovers = &Leftovers{throttler: l, byDevice: map[iolimit.Device]LimitRecord{}}
-	return l
+	return &Throttler{
+		Host: h, Controller: newController(cfg), wake: make(chan struct{}, 1),
+		Limited: map[uuid.UUID]*Limited{}, failures: map[uuid.UUID]error{},
+	}
 }
 
 // Get returns the limit of a mounted dataset, or nil if it has none.
