@@ -8,21 +8,26 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 )
 
 // enrolledKey is the key of the record that a node was given a part of a dataset. Such a node is enrolled.
 func enrolledKey(id, node uuid.UUID) string { return "enrolled/" + id.String() + "/" + node.String() }
 
-// loadEnrolled reads from disk which nodes are enrolled.
+// loadEnrolled reads from disk which nodes are enrolled, and removes the records of datasets that have left this node.
+// The cache must be loaded.
 func (b *Deadlines) loadEnrolled(ctx context.Context) error {
-	return b.DB.Each(ctx, "enrolled/", func(rest string, _ []byte) error {
+	left := map[string]any{}
+	err := b.DB.Each(ctx, "enrolled/", func(rest string, _ []byte) error {
 		ds, who, _ := strings.Cut(rest, "/")
 		id, err1 := uuid.Parse(ds)
 		node, err2 := uuid.Parse(who)
 		if err := errors.Join(err1, err2); err != nil {
 			return err
+		}
+		if _, home := b.Cache.Dataset(id); !home {
+			left[enrolledKey(id, node)] = nil
+			return nil
 		}
 		h := b.leases[id]
 		if h == nil {
@@ -32,6 +37,7 @@ func (b *Deadlines) loadEnrolled(ctx context.Context) error {
 		h.enrolled[node] = enrolment{onDisk: true}
 		return nil
 	})
+	return errors.Join(err, b.DB.PutAll(ctx, left))
 }
 
 // Enrol records on disk, before a node is given any part of a dataset, that the node could continue from that part. It
@@ -122,82 +128,17 @@ func (b *Deadlines) dropUnneeded(ctx context.Context, d dataset.Dataset, read ti
 	return b.DB.Put(ctx, drop)
 }
 
-// forgetLeases drops the state of datasets whose home is another node now. A job removes the records on disk, so that
-// a slow disk does not delay feeding the guard.
+// forgetLeases drops the deadlines of datasets whose home is another node now. Their enrolled nodes stay until the next
+// start, so that a dataset that returns before asks them for promises too: see DropUnneededNodes.
 func (b *Deadlines) forgetLeases() {
-	var left []uuid.UUID
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	for id, h := range b.leases {
 		if _, known := b.Cache.Dataset(id); known {
 			continue
 		}
 		if h.setEpoch(0); len(h.enrolled) == 0 {
 			delete(b.leases, id)
-			continue
-		}
-		left = append(left, id)
-	}
-	b.mu.Unlock()
-	if len(left) == 0 {
-		return
-	}
-	b.Jobs.Start("left", func(ctx context.Context, _ *host.Job) error {
-		if err := b.dropEnrolledOf(ctx, left); err != nil && ctx.Err() == nil {
-			b.Log.WithError(err).Warn("cannot forget which nodes had copies of volumes that have left; " +
-				"retrying")
-		}
-		return nil
-	})
-}
-
-// dropEnrolledOf removes the enrolled nodes of datasets that have left this node. If a dataset returns while its
-// records are removed, dropEnrolledOf writes them again. It holds enrolling, so that no node is enrolled at the same
-// time: an interruption could lose the record of such a node.
-func (b *Deadlines) dropEnrolledOf(ctx context.Context, left []uuid.UUID) error {
-	b.enrolling.Lock()
-	defer b.enrolling.Unlock()
-	each := func(f func(h *boundedLease, id, node uuid.UUID)) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		for _, id := range left {
-			if h := b.leases[id]; h != nil {
-				for node := range h.enrolled {
-					f(h, id, node)
-				}
-			}
 		}
 	}
-	drop, again := map[string]any{}, map[string]any{}
-	each(func(h *boundedLease, id, node uuid.UUID) {
-		if _, back := b.Cache.Dataset(id); !back {
-			h.enrolled[node] = enrolment{false, h.enrolled[node].lastRequest}
-			drop[enrolledKey(id, node)] = nil
-		}
-	})
-	if err := b.DB.Put(ctx, drop); err != nil {
-		return err
-	}
-	each(func(h *boundedLease, id, node uuid.UUID) {
-		key := enrolledKey(id, node)
-		if _, dropped := drop[key]; !dropped {
-			return
-		}
-		if _, back := b.Cache.Dataset(id); back {
-			again[key] = struct{}{}
-		} else {
-			delete(h.enrolled, node)
-		}
-	})
-	if len(again) == 0 {
-		return nil
-	}
-	if err := b.DB.Put(ctx, again); err != nil {
-		return err
-	}
-	each(func(h *boundedLease, id, node uuid.UUID) {
-		if _, noted := again[enrolledKey(id, node)]; noted {
-			h.enrolled[node] = enrolment{true, h.enrolled[node].lastRequest}
-		}
-	})
-	return nil
 }

@@ -40,26 +40,6 @@ func (s slowStore) Txn(ctx context.Context, checks []store.Precondition, writes 
 	return s.Store.Txn(ctx, checks, writes)
 }
 
-// A disk that takes long to forget which nodes had copies of a dataset that has left does not delay the feeds of the
-// guard. Once the disk has answered, the copies are forgotten.
-func TestForgettingHoldsKeepsNobodyWaiting(t *testing.T) {
-	s := slowStore{asked: make(chan struct{}, 9), on: make(chan struct{})}
-	r := newKeeper(t, func(st store.Store) store.Store { s.Store = st; return s })
-	left := uuid.New()
-	r.mu.Lock()
-	r.leases[left] = &boundedLease{enrolled: map[uuid.UUID]enrolment{nodeP: {onDisk: true}}}
-	r.mu.Unlock()
-	r.forgetLeases()
-	<-s.asked
-	close(s.on)
-	eventually(t, func() bool {
-		r.forgetLeases()
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		return len(r.leases) == 0
-	})
-}
-
 // failStore is a disk on which recording that a node has a copy fails a given number of times.
 type failStore struct {
 	store.Store
@@ -120,48 +100,21 @@ func TestEnrolledWhileForgotten(t *testing.T) {
 	}
 }
 
-// A volume returns and a node is given data of it while the earlier enrolment of the node is being removed. The node
-// is enrolled on disk before it is given the data, and stays enrolled if the removal is cut short.
-func TestEnrolledOnceItIsBack(t *testing.T) {
-	s := slowStore{asked: make(chan struct{}, 9), on: make(chan struct{})}
-	r := newKeeper(t, func(st store.Store) store.Store { s.Store = st; return s })
-	d := r.kept()
-	if err := errors.Join(r.Enrol(t.Context(), d.ID, nodeP), r.Enrol(t.Context(), d.ID, nodeQ)); err != nil {
+// A start forgets which nodes were given data of a dataset that has left this node.
+func TestEnrolmentsOfLeftDatasetEndAtStart(t *testing.T) {
+	r := newKeeper(t, func(st store.Store) store.Store { return st })
+	stays, left := r.kept(), r.kept()
+	if err := errors.Join(r.Enrol(t.Context(), stays.ID, nodeP), r.Enrol(t.Context(), left.ID, nodeP)); err != nil {
 		t.Fatal(err)
 	}
-	dropped, done := make(chan error, 1), make(chan error, 1)
-	drops := func() { dropped <- r.dropEnrolledOf(t.Context(), []uuid.UUID{d.ID}) }
-	go drops()
-	select {
-	case err := <-dropped:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-s.asked:
-		close(s.on)
-		t.Fatal("it is back already, and is dropped on disk")
-	}
-	r.Cache.Remove(d.ID)
-	go drops()
-	<-s.asked
-	d.Epoch++
-	r.Cache.Apply(d, 2)
-	go func() { done <- r.Enrol(t.Context(), d.ID, nodeP) }()
-	select {
-	case err := <-done:
-		t.Errorf("it is given something, and on disk perhaps no more: %v", err)
-		done <- err
-	case <-time.After(100 * time.Millisecond):
-	}
-	close(s.on)
-	if err := errors.Join(<-dropped, <-done); err != nil {
+	r.Cache.Remove(left.ID)
+	next := &keeper{New(r.Host, nil, silentGuard{}, nil, nil).Deadlines, r.state}
+	if err := next.loadEnrolled(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	list, err := r.state.List(t.Context(), "enrolled/"+d.ID.String(), "", 0)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if is := r.lease(d).enrolled; err != nil || len(list) != 2 || !is[nodeP].onDisk || !is[nodeQ].onDisk {
-		t.Errorf("on disk: %v, %v; in memory: %v", list, err, is)
+	list, err := r.state.List(t.Context(), "enrolled/", "", 0)
+	if err != nil || len(list) != 1 || len(next.enrolled(stays)) != 1 || len(next.enrolled(left)) != 0 {
+		t.Errorf("on disk: %v, %v", list, err)
 	}
 }
 
@@ -244,15 +197,4 @@ func quiet() *logrus.Logger {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	return log
-}
-
-// eventually waits until a condition is true, for at most ten seconds.
-func eventually(t *testing.T, what func() bool) {
-	t.Helper()
-	for until := time.Now().Add(10 * time.Second); !what(); {
-		if time.Now().After(until) {
-			t.Fatal("it has not become true within ten seconds")
-		}
-		time.Sleep(time.Millisecond)
-	}
 }
