@@ -135,7 +135,7 @@ func (a *components) create(ctx context.Context) {
 	solo := a.Config.PeerHTTP == nil
 	a.Trust = host.NewTrust("drover store recover")
 	if solo {
-		a.Trust = host.NewTrust("drover store rebuild")
+		a.Trust = host.NewTrust("drover store recover --from-pools")
 	}
 	if a.controlReplicas = a.Config.Replicas; a.controlReplicas == nil {
 		a.controlReplicas = replicas(a.Config.Control)

@@ -26,9 +26,9 @@ func TestDistrustedStoreIsNotChanged(t *testing.T) {
 		{Kind: dataset.OpRestore, Volume: "db", Snapshot: "one"},
 	} {
 		_, err := e.Submit(e.Ctx, req)
-		controltest.Refused(t, err, dataset.ErrConflict, "it is older", "drover store rebuild")
+		controltest.Refused(t, err, dataset.ErrConflict, "it is older", "drover store recover --from-pools")
 		if !control.Alone(req.Kind) {
-			a.MustRefusePlan(req, dataset.ErrConflict, "drover store rebuild")
+			a.MustRefusePlan(req, dataset.ErrConflict, "drover store recover --from-pools")
 		}
 	}
 	if out := e.MustSubmit(controltest.Create("db")); out.Volume == nil {

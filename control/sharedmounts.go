@@ -96,7 +96,7 @@ func (s *Service) checkSharedMount(t *record.Tx, d dataset.Dataset, n dataset.No
 	}
 	if d.Move != uuid.Nil {
 		return dataset.PendingOn(d.Move,
-			"%s: it is being moved (drover operation watch %s shows the progress)", what, d.Move.String()[:8])
+			"%s: it is being moved (drover operation inspect --wait %s shows the progress)", what, d.Move.String()[:8])
 	}
 	if _, alone := d.SharedMountOf(d.Home); alone {
 		home, err := t.NodeName(d.Home)

@@ -58,7 +58,7 @@ func (c Copy) PoolContent(volume, node string) PoolContent {
 		return PoolContent{"a replica of volume " + volume, "delete the volume, or run drover node drain " + node}
 	case CopySuperseded:
 		return PoolContent{"a superseded copy of volume " + volume,
-			fmt.Sprintf("drover volume superseded mount %s %s shows it", c.Dataset, node)}
+			fmt.Sprintf("drover copy mount %s %s shows it", c.Dataset, node)}
 	case CopyLeft:
 		return PoolContent{"a copy of volume " + volume + " from before a move",
 			"removed automatically some time after the move"}

@@ -20,7 +20,7 @@ func TestPoolNotEmpty(t *testing.T) {
 		"volume shop (in the trash, e1bd1e04): drover trash purge e1bd1e04 --dry-run":                                                        {volume(StateTrashed)},
 		"the remaining data of volume shop (purged, e1bd1e04): removed automatically, try again soon":                                        {volume(StatePurging)},
 		"a replica of volume shop: delete the volume, or run drover node drain host-a":                                                       {kept(CopyReplica)},
-		"a superseded copy of volume shop: drover volume superseded mount " + id.String() + " host-a shows it":                               {kept(CopySuperseded)},
+		"a superseded copy of volume shop: drover copy mount " + id.String() + " host-a shows it":                               {kept(CopySuperseded)},
 		"a copy of volume shop from before a move: removed automatically some time after the move":                                           {kept(CopyLeft)},
 		"the remaining data of a copy of volume shop: removed automatically, try again soon":                                                 {kept(CopyCondemned)},
 		"/srv/stray, which is not drover's: remove it yourself; /srv/stray, which is not drover's: remove it yourself":                       {stray, stray},

@@ -68,7 +68,7 @@ func TestUnknownOrOlderStoreDestroysNothing(t *testing.T) {
 					Snapshot: &dataset.Snapshot{ID: uuid.New(), Dataset: db.ID}, Source: &dataset.Source{Dataset: db.ID, Snapshot: uuid.New()},
 				}
 				_, err := r.Execute(ctx, &host.Job{}, op)
-				if !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
+				if !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store recover --from-pools") {
 					t.Errorf("%s: %v", kind, err)
 				}
 			}
@@ -130,7 +130,7 @@ func TestRestoredStoreWithoutNewVolumeKeepsIt(t *testing.T) {
 		if got := r.StoreFinding(); !strings.Contains(got, "older") || !strings.Contains(got, "late") {
 			t.Fatalf("index %d: doctor says %q", index, got)
 		}
-		if err := r.Create(ctx, "new", nil); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
+		if err := r.Create(ctx, "new", nil); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store recover --from-pools") {
 			t.Errorf("create: %v", err)
 		}
 		r.MountDataset(late, "id")

@@ -20,8 +20,9 @@ import (
 func (r *Holdings) RebuildStore(ctx context.Context, in api.RebuildStore) ([]api.Rebuilt, error) {
 	if !r.Solo {
 		return nil, dataset.Errorf(dataset.ErrUnsupported,
-			"store rebuild: another node of the cluster may have later data than this one (drover store recover asks "+
-				"all nodes; drover pool adopt PATH restores the records of a pool that the store does not know)")
+			"store recover --from-pools: another node of the cluster may have later data than this one "+
+				"(drover store recover asks all nodes; drover pool adopt PATH restores the records of a pool that the "+
+				"store does not know)")
 	}
 	found, err := r.findAll(ctx, in)
 	if err != nil {

@@ -300,7 +300,7 @@ func (x *Doctor) holders(ctx context.Context, r *Report) func(id uuid.UUID) stri
 func (x *Doctor) checkInspection(r *Report, id uuid.UUID, path string) bool {
 	k, is := x.deps.Cache.InspectedCopy(id)
 	if is {
-		r.Add(host.Info, "mount "+path, "drover volume superseded mount "+k.Dataset.String()+" "+x.deps.NodeName+
+		r.Add(host.Info, "mount "+path, "drover copy mount "+k.Dataset.String()+" "+x.deps.NodeName+
 			" --off", "shows the superseded copy of volume %s, read-only, as requested",
 			k.Record.Volume)
 	}

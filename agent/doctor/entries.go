@@ -218,7 +218,7 @@ func (c *PoolChecker) checkCopy(r *Report, p *pool.Pool, e backends.Entry) {
 			"continued on another node (epoch %d ended here), but is in use here by %d: their writes are kept as "+
 				"a superseded snapshot once they stop", k.Epoch, len(c.deps.Uses.Get(e.ID).IDs))
 	case k.Kind == dataset.CopySuperseded:
-		r.Add(host.Warning, subject, "drover volume superseded ls",
+		r.Add(host.Warning, subject, "drover copy ls",
 			"the copy of epoch %d is superseded, and is kept in pool %s", k.Epoch, p.Name)
 	}
 }

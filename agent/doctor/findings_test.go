@@ -186,7 +186,7 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 		return text, found[0]
 	}
 	text, first := all()
-	if first.Subject != "store" || first.Level != host.Error || first.Fix != "drover store rebuild" || !strings.Contains(first.Text, "3 datasets in the pools are not in it") {
+	if first.Subject != "store" || first.Level != host.Error || first.Fix != "drover store recover --from-pools" || !strings.Contains(first.Text, "3 datasets in the pools are not in it") {
 		t.Errorf("the first line: %+v", first)
 	}
 	for _, no := range []string{"--gc", "purge", " rm ", "quarantined", db.ID.String(), waste.ID.String()} {
@@ -194,7 +194,7 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 			t.Errorf("%q is in\n%s", no, text)
 		}
 	}
-	if _, err := r.Collect(ctx, db.ID, false); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store rebuild") {
+	if _, err := r.Collect(ctx, db.ID, false); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store recover --from-pools") {
 		t.Errorf("collect: %v", err)
 	}
 	if _, err := r.RebuildStore(ctx, api.RebuildStore{}); err != nil {

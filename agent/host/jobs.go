@@ -221,8 +221,8 @@ func Pending(what string, op uuid.UUID, progress dataset.Progress) error {
 		return dataset.Errorf(dataset.ErrPending, "%s takes long and continues (%s): try again", what, at)
 	}
 	return dataset.PendingOn(op,
-		"%s continues as operation %s (%s): try again, or drover operation watch %s", what, op.String()[:8], at,
-		op.String()[:8])
+		"%s continues as operation %s (%s): try again, or drover operation inspect --wait %s", what, op.String()[:8],
+		at, op.String()[:8])
 }
 
 // Count returns how many jobs are in progress.

@@ -98,7 +98,7 @@ func TestJobsPending(t *testing.T) {
 			jb.SetOperation(dataset.Operation{ID: id, Kind: dataset.OpImport})
 			jb.Step("copying")
 			jb.SetProgress(1<<30, 2<<30)
-		}, []string{"continues as operation " + id.String()[:8], "copying, 1GiB of 2GiB", "drover operation watch " + id.String()[:8]}},
+		}, []string{"continues as operation " + id.String()[:8], "copying, 1GiB of 2GiB", "drover operation inspect --wait " + id.String()[:8]}},
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		_, err := j.Do(ctx, c.key, "snapshot of db", func(_ context.Context, jb *Job) error {

@@ -116,7 +116,7 @@ func Discard(ctx context.Context, h *Host, pool backends.Pool, id uuid.UUID) err
 	switch kind := dataset.KindOf(err); {
 	case e.State == backends.EntryReady:
 		return dataset.Errorf(dataset.ErrConflict, "dataset %s was recorded once, and may be the only data of a "+
-			"volume: it stays (drover store rebuild records it again)", id)
+			"volume: it stays (drover store recover --from-pools records it again)", id)
 	case err != nil && kind != dataset.ErrNotFound && kind != dataset.ErrCorrupt:
 		return err
 	}

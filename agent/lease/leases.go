@@ -356,7 +356,7 @@ func (t *Leases) movingError(d dataset.Dataset, what string, move, to uuid.UUID)
 			"%s: %s", what, d.Volume, op, node, why)
 	}
 	return dataset.Errorf(dataset.ErrInUse, "cannot %s volume %s here: it is being moved to node %s by operation "+
-		"%s (drover operation watch %s shows the progress)", what, d.Volume, node, op, op)
+		"%s (drover operation inspect --wait %s shows the progress)", what, d.Volume, node, op, op)
 }
 
 // RelinquishedSnapshots returns the snapshots of a relinquished dataset that the target of its move needs. If this node

@@ -231,7 +231,7 @@ func (c *Copies) removeHead(ctx context.Context, pool backends.Pool,
 	}
 	steps.At("leave.superseded")
 	log := c.deps.Log.WithFields(map[string]any{"dataset": k.Dataset, "snapshot": superseded.ID})
-	log.Warn("superseded data is kept as a snapshot (drover volume superseded ls)")
+	log.Warn("superseded data is kept as a snapshot (drover copy ls)")
 	return superseded, nil
 }
 

@@ -148,7 +148,7 @@ func (v *Mover) CheckSuperseded(ctx context.Context, pool backends.Pool, op *dat
 	}
 	if superseded {
 		return dataset.Errorf(dataset.ErrConflict,
-			"move of volume %s: node %s has a superseded copy of it (drover volume superseded ls; discard it "+
+			"move of volume %s: node %s has a superseded copy of it (drover copy ls; discard it "+
 				"first)", op.Volume, v.NodeName)
 	}
 	return nil

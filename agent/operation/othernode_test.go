@@ -79,7 +79,7 @@ func TestRepeatedCreateResumesOnOtherNode(t *testing.T) {
 		awaitRunning(a, asked)
 		cancel()
 		err := <-asked
-		if !errors.Is(err, dataset.ErrPending) || !strings.Contains(err.Error(), "waits for node "+b.NodeID.String()[:8]) || !strings.Contains(err.Error(), "operation watch") {
+		if !errors.Is(err, dataset.ErrPending) || !strings.Contains(err.Error(), "waits for node "+b.NodeID.String()[:8]) || !strings.Contains(err.Error(), "operation inspect --wait") {
 			t.Fatal(err)
 		}
 	}

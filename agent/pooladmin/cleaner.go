@@ -140,8 +140,8 @@ func (c *Cleaner) wasLost(id uuid.UUID) bool {
 // recordDoubtful records on disk which incoming datasets of a pool are doubtful. A dataset is made ready without a
 // flush, so after a power cut an acknowledged one may be incoming again. A record of the dataset shows that it was
 // acknowledged. But if this node found the pool without a record of the pool, or if the store was lost, the record may
-// be missing. Such a dataset is doubtful: it stays until it is recorded again (drover store rebuild) or an operator has
-// it destroyed.
+// be missing. Such a dataset is doubtful: it stays until it is recorded again (drover store recover --from-pools) or an
+// operator has it destroyed.
 func (c *Cleaner) recordDoubtful(ctx context.Context, p *pool.Pool) error {
 	if !p.Record.Unexamined && len(p.Record.Doubtful) == 0 {
 		return nil

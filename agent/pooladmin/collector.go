@@ -153,7 +153,7 @@ func (c *Collector) checkCollectable(ctx context.Context, id uuid.UUID) error {
 	if c.Copies.IsRecorded(id) {
 		return dataset.Errorf(dataset.ErrExists,
 			"dataset %s is a recorded copy of a dataset whose home is another node (for a superseded copy: "+
-				"drover volume superseded mount shows it)", id)
+				"drover copy mount shows it)", id)
 	}
 	return nil
 }

@@ -48,7 +48,7 @@ func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
 	keeps("the remaining data of volume shop (purged, " + short + ") with 2 snapshots: removed automatically")
 	r.Cache.Remove(d.ID)
 	r.Cache.SetCopy(d.ID, &api.AssignedCopy{Copy: dataset.Copy{Dataset: d.ID, Pool: p.ID, Kind: dataset.CopySuperseded}})
-	keeps("a superseded copy of volume shop with 2 snapshots: drover volume superseded mount " + d.ID.String() + " " + r.NodeName)
+	keeps("a superseded copy of volume shop with 2 snapshots: drover copy mount " + d.ID.String() + " " + r.NodeName)
 	r.Cache.SetCopy(d.ID, nil)
 	keeps("volume shop (" + short + ", not recorded here) with 2 snapshots: drover doctor says what it is")
 	if err := p.Storage.Delete(ctx, d.ID); err != nil {

@@ -10,8 +10,9 @@ import (
 func newCompletionCmd(a *cli.App) *cobra.Command {
 	shells := []string{"bash", "fish", "zsh"}
 	return &cobra.Command{
-		Use:   "completion SHELL",
-		Short: "Print a completion script for bash, fish or zsh",
+		Use:    "completion SHELL",
+		Short:  "Print a completion script for bash, fish or zsh",
+		Hidden: true, // make install writes the scripts
 		Long: `Print a completion script for bash, fish or zsh. The scripts ask drover for the
 words, so they also complete the names of volumes, nodes and pools. make install
 installs them. The script for bash needs the package bash-completion.`,

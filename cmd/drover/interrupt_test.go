@@ -42,10 +42,10 @@ func TestInterruptSaysThatTheWorkGoesOn(t *testing.T) {
 		nth    int
 		says   []string
 	}{
-		"before the server": {[]string{"volume", "create", "db"}, "Submit", 1, []string{"may continue", "drover operation watch " + idReq.String()}},
-		"while waiting":     {[]string{"volume", "create", "db"}, "Operation", 4, []string{"continues", "drover operation watch " + idOp.String(), "drover operation cancel " + idOp.String()}},
+		"before the server": {[]string{"volume", "create", "db"}, "Submit", 1, []string{"may continue", "drover operation inspect --wait " + idReq.String()}},
+		"while waiting":     {[]string{"volume", "create", "db"}, "Operation", 4, []string{"continues", "drover operation inspect --wait " + idOp.String(), "drover operation cancel " + idOp.String()}},
 		"while it is away":  {[]string{"snapshot", "restore", "db", "51"}, "Operation", 2, []string{"continues", idOp.String()}},
-		"while watching":    {[]string{"operation", "watch", "0b00"}, "Operation", 3, []string{"continues", idOp.String()}},
+		"while watching":    {[]string{"operation", "inspect", "--wait", "0b00"}, "Operation", 3, []string{"continues", idOp.String()}},
 		"while sending":     {[]string{"volume", "import", "db", "--from", "-"}, "Import", 1, []string{"was cancelled"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -298,7 +298,7 @@ func TestBadAddressFailsEveryCommand(t *testing.T) {
 		{"volume", "import", "x", "--from", "-"}, {"volume", "export", "x"}, {"snapshot", "ls"}, {"snapshot", "inspect", "x"}, {"snapshot", "diff", "x"},
 		{"trash", "ls"}, {"trash", "purge", "x", "--yes"}, {"profile", "ls"}, {"profile", "show", "x"}, {"pool", "ls"}, {"pool", "inspect", "x"},
 		{"pool", "create", "x", "--backend", "dir", "--path", "/x"}, {"pool", "adopt", "/x"}, {"pool", "accept", "x", "--yes"}, {"pool", "rm", "x"}, {"node", "ls"}, {"node", "inspect", "x"},
-		{"store", "backup", "x"}, {"store", "rebuild"}, {"operation", "ls"}, {"operation", "watch", "x"}, {"operation", "cancel", "x"},
+		{"store", "backup", "x"}, {"store", "recover", "--from-pools"}, {"operation", "ls"}, {"operation", "inspect", "--wait", "x"}, {"operation", "cancel", "x"},
 		{"events"}, {"doctor"}, {"version"}, {"volume", "stats"},
 		{"repository", "add", "x", "/x", "--password", "file:/x"}, {"repository", "check", "x"}, {"repository", "rm", "x"},
 	} {
@@ -322,7 +322,7 @@ func TestErrorsOfTheServerFailEveryCommand(t *testing.T) {
 		"AddRepository": {"repository", "add", "x", "/x", "--password", "file:/x"}, "CheckRepository": {"repository", "check", "offsite"},
 		"VolumeBackups": {"backup", "ls"}, "VolumeBackup": {"backup", "inspect", "1c09aa5f"}, "RemoveBackup": {"backup", "rm", "1c09aa5f", "--yes"}, "PruneRepository": {"backup", "prune"},
 		"SetPool":  {"pool", "set", "x", "--overcommit", "1.5"},
-		"NodeList": {"node", "inspect", "x"}, "RebuildStore": {"store", "rebuild"}, "Operations": {"operation", "ls"}, "Operation": {"operation", "watch", "x"},
+		"NodeList": {"node", "inspect", "x"}, "RebuildStore": {"store", "recover", "--from-pools"}, "Operations": {"operation", "ls"}, "Operation": {"operation", "inspect", "--wait", "x"},
 		"CancelOperation": {"operation", "cancel", "x"}, "Events": {"events"}, "Doctor": {"doctor"}, "VolumeIO": {"volume", "stats"}, "Collect": {"doctor", "--gc", idGone.String(), "--yes"}, "PreviewCollect": {"doctor", "--gc", idGone.String()},
 	} {
 		c := newConsole(theWorld())

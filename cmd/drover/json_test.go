@@ -3,14 +3,12 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/profiles"
 )
 
 // TestJSONIsTheAPIsObjects checks that -o json prints the complete objects of the server.
@@ -21,14 +19,6 @@ func TestJSONIsTheAPIsObjects(t *testing.T) {
 	pending.State = "pending"
 	v := done.DatasetRecord
 	pending.DatasetRecord = v
-	src, err := os.ReadFile("testdata/profiles/good.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	checked, err := profiles.Parse("good.yaml", src)
-	if err != nil {
-		t.Fatal(err)
-	}
 	tests := []struct {
 		scenario string
 		args     []string
@@ -54,20 +44,18 @@ func TestJSONIsTheAPIsObjects(t *testing.T) {
 		{"empty", []string{"trash", "purge", "--all", "--yes"}, []string{}},
 		{"", []string{"profile", "ls"}, api.ListedProfiles(w.profiles, "gold")},
 		{"", []string{"profile", "show", "gold"}, gold()},
-		{"", []string{"profile", "check", "testdata/profiles/good.yaml"}, api.ListedProfiles(checked.All(), checked.Default())},
 		{"", []string{"pool", "ls"}, w.pools},
 		{"", []string{"pool", "inspect", "default"}, w.pools[0]},
 		{"", []string{"pool", "create", "default", "--backend", "loop", "--path", "/x"}, w.pool},
 		{"", []string{"pool", "rm", "default", "--yes"}, api.RemovedPool{Pool: w.pool, Notes: []string{"profile gold requires pool fast: its volumes need another pool of that name"}}},
 		{"empty", []string{"pool", "adopt", "/x"}, api.Adopted{Rebuilt: []api.Rebuilt{}}},
 		{"", []string{"repository", "ls"}, w.repositories},
-		{"", []string{"repository", "inspect", "offsite"}, w.repositories[0]},
 		{"", []string{"repository", "rm", "offsite", "--yes"}, w.repositories[0]},
 		{"", []string{"node", "ls"}, w.nodes},
 		{"", []string{"node", "inspect", "host-a"}, w.nodes[0]},
-		{"", []string{"store", "rebuild"}, w.rebuilt},
+		{"", []string{"store", "recover", "--from-pools"}, w.rebuilt},
 		{"", []string{"operation", "ls"}, w.operations},
-		{"works", []string{"operation", "watch", "0b00"}, done},
+		{"works", []string{"operation", "inspect", "--wait", "0b00"}, done},
 		{"", []string{"version"}, versions{Client: "1.2.3", Server: &w.version}},
 	}
 	for _, tc := range tests {

@@ -74,11 +74,11 @@ func TestListsNameALostStore(t *testing.T) {
 		if cmd.Name() != "ls" {
 			continue
 		}
-		c := newConsole(&fake{health: api.ClusterHealth{Store: api.StoreHealth{Halted: "store inconsistent; changes suspended: it was lost (drover store rebuild)"}}})
+		c := newConsole(&fake{health: api.ClusterHealth{Store: api.StoreHealth{Halted: "store inconsistent; changes suspended: it was lost (drover store recover --from-pools)"}}})
 		if code := c.run(t, strings.Fields(strings.TrimPrefix(cmd.CommandPath(), "drover "))...); code != 0 {
 			t.Errorf("%s: %d %s", cmd.CommandPath(), code, c.err.String())
 		}
-		want := "drover: this list may lack items: store inconsistent; changes suspended: it was lost (drover store rebuild)\n"
+		want := "drover: this list may lack items: store inconsistent; changes suspended: it was lost (drover store recover --from-pools)\n"
 		if slices.Contains(local, cmd.CommandPath()) {
 			want = ""
 		}

@@ -37,7 +37,7 @@ func TestDrain(t *testing.T) {
 	if status := c.run(t, "node", "drain", f.nodes[0].Name); status != 1 {
 		t.Errorf("status %d", status)
 	}
-	want := `node host-a is cordoned: nothing new is placed on it (drover node uncordon host-a ends that)
+	want := `node host-a is cordoned: nothing new is placed on it (drover node cordon --off host-a ends that)
 volume gone stays: no such volume
 volume a is on node host-z
 volume b is on node host-z

@@ -11,7 +11,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// TestProfileCheckShowsBackups: profile check shows the scheduled backups of each profile that has some.
+// TestProfileCheckShowsBackups: config check shows the scheduled backups of each profile that has some.
 func TestProfileCheckShowsBackups(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "profiles.yaml")
 	src := "default: plain\nprofiles:\n  plain: {}\n  saved:\n" +
@@ -20,7 +20,7 @@ func TestProfileCheckShowsBackups(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := newConsole(&fake{})
-	code := c.run(t, "profile", "check", file)
+	code := c.run(t, "config", "check", "--profiles", file)
 	want := "\nprofile saved makes backups to offsite, at @daily, kept: the last 7\n"
 	if out := c.out.String(); code != 0 || !strings.Contains(out, want) || strings.Count(out, "makes backups") != 1 {
 		t.Errorf("exit %d: %s%s", code, out, c.err.String())
@@ -68,7 +68,7 @@ func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := newConsole(&fake{})
-		code := c.run(t, "profile", "check", file)
+		code := c.run(t, "config", "check", "--profiles", file)
 		if _, err := settings.LoadProfiles(file); (err == nil) != (want == "") || (code == 0) != (want == "") || !strings.Contains(c.err.String(), want) {
 			t.Errorf("%s: exit %d: %s, and a server has %v, want %q", profile, code, c.err.String(), err, want)
 		}
@@ -88,7 +88,7 @@ func TestProfileCheckTellsOfWhatIsNotThere(t *testing.T) {
 		t.Helper()
 		c := newConsole(f)
 		c.App.CheckKey = settings.CheckKey
-		code := c.run(t, "profile", "check", file)
+		code := c.run(t, "config", "check", "--profiles", file)
 		for _, part := range append(parts, "profile c cannot create volumes on this host yet: key file "+dir+"/key not found (restore it") {
 			if !strings.Contains(c.out.String(), part) || code != 0 {
 				t.Errorf("exit %d: %s%s, want %q", code, c.out.String(), c.err.String(), part)

@@ -45,12 +45,12 @@ that needs attention, 2 wrong usage. See drover.yaml(5) and profiles.yaml(5).`,
 	addGroup(root, groupBackups, "Backups:",
 		backups.Command(a), backups.RepositoryCommand(a), backups.RecoverCommand(a))
 	addGroup(root, groupHost, "Host:",
-		daemon.ServeCommand(a), daemon.ConfigCommand(a), pools.Command(a), pools.DFCommand(a), verification.Command(a),
+		daemon.ServeCommand(a), daemon.ConfigCommand(a), pools.Command(a), verification.Command(a),
 		status.Command(a), status.DoctorCommand(a), status.OperationCommand(a), newEventsCmd(a),
 		status.BundleCommand(a, runIn(a), status.ThisHost(a.EngineVersion)),
 		nodes.StoreCommand(a), newVersionCmd(a), newCompletionCmd(a), newManCmd(a), newFreezerCmd())
 	addGroup(root, groupCluster, "Cluster:",
-		nodes.Command(a), nodes.CertificateCommand(a), volumes.ReplicaCommand(a),
+		nodes.Command(a), nodes.CertificateCommand(a), volumes.CopyCommand(a),
 		daemon.ControlCommand(a), daemon.AgentCommand(a), nodes.GuardCommand(a))
 	root.SetHelpFunc(helpFunc(a, root))
 	root.RunE = func(cmd *cobra.Command, args []string) error {
@@ -107,8 +107,8 @@ func helpFunc(a *cli.App, root *cobra.Command) func(*cobra.Command, []string) {
 // singleHostWithin bounds how long the help waits for the server.
 const singleHostWithin = time.Second
 
-// isSingleHost reports whether the server answers and keeps its store in a file, as drover serve does. A cluster has its
-// store in Consul.
+// isSingleHost reports whether the server answers and keeps its store in a file, as drover serve does. A cluster has
+// its store in Consul.
 func isSingleHost(ctx context.Context, a *cli.App) bool {
 	ctx, cancel := context.WithTimeout(ctx, singleHostWithin)
 	defer cancel()

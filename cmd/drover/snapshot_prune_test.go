@@ -69,7 +69,7 @@ func TestPruneChooses(t *testing.T) {
 	} {
 		f := pruneWorld()
 		c := newConsole(f)
-		args := append([]string{"snapshot", "prune", "db", "--yes"}, strings.Fields(flags)...)
+		args := append([]string{"snapshot", "rm", "db", "--yes"}, strings.Fields(flags)...)
 		if code := c.run(t, args...); code != 0 || pruned(f) != want {
 			t.Errorf("%s: exit %d, deleted %q, want %q: %s%s", flags, code, pruned(f), want, c.out.String(), c.err.String())
 		}
@@ -78,8 +78,7 @@ func TestPruneChooses(t *testing.T) {
 
 func TestPruneRefuses(t *testing.T) {
 	for flags, want := range map[string]string{
-		"db":                                       "missing flag: --older-than AGE, such as --older-than 30d, or --keep N",
-		"db --keep 0":                              "missing flag: --older-than AGE",
+		"db --keep 0":                              "missing flag: --older-than AGE, such as --older-than 30d, or --keep N",
 		"db --keep 1":                              "this requires confirmation",
 		"db --older-than soon":                     "bad duration",
 		"db --older-than 3d --kind superseded":     "unknown kind",
@@ -89,12 +88,12 @@ func TestPruneRefuses(t *testing.T) {
 		"nope --older-than 3d --yes":               "no such volume",
 		"db nope --older-than 3d --yes":            "no such volume",
 		"db --older-than 3d":                       "this requires confirmation",
-		"--older-than 3d":                          "missing argument: VOLUME",
+		"--older-than 3d":                          "missing argument: [VOLUME]",
 		"db --older-than 3d --kind schedule --yes": "did you mean scheduled?",
 	} {
 		f := pruneWorld()
 		c := newConsole(f)
-		code := c.run(t, append([]string{"snapshot", "prune"}, strings.Fields(flags)...)...)
+		code := c.run(t, append([]string{"snapshot", "rm"}, strings.Fields(flags)...)...)
 		if code == 0 || !strings.Contains(c.err.String(), want) || slices.ContainsFunc(f.asked, func(line string) bool {
 			return !onlyAsks(line)
 		}) {
@@ -111,7 +110,7 @@ func TestPruneAsks(t *testing.T) {
 		screen := ptytest.Open(t)
 		screen.Type(t, typed+"\n")
 		c.In = screen.File
-		code := c.run(t, "snapshot", "prune", "db", "--older-than", "10d")
+		code := c.run(t, "snapshot", "rm", "db", "--older-than", "10d")
 		if (code == 0) != (want != "") || pruned(f) != want {
 			t.Errorf("typed %q: exit %d, deleted %q, want %q", typed, code, pruned(f), want)
 		}

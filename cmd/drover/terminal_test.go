@@ -133,9 +133,9 @@ func TestDestructiveCommandsAsk(t *testing.T) {
 		"not the volume":     {[]string{"volume", "rm", "db", "db-test"}, "dB", "", "Type db to continue"},
 		"fewer replicas":     {[]string{"volume", "set-profile", "db", "gold"}, "db", `"profile":"gold"`, "destroys its replica on host-c"},
 		"not fewer replicas": {[]string{"volume", "set-profile", "db", "gold"}, "gold", "", "its data is then only on node host-a"},
-		"discard":            {[]string{"volume", "superseded", "discard", "db"}, "db", `"kind":"discard"`, "destroys the data of epoch"},
-		"discard by alias":   {[]string{"volume", "superseded", "discard", "former"}, "db", `"kind":"discard"`, "destroys the data of epoch 4 on node host-b"},
-		"not discard":        {[]string{"volume", "superseded", "discard", "db"}, "no", "", "no other node has"},
+		"discard":            {[]string{"copy", "discard", "db"}, "db", `"kind":"discard"`, "destroys the data of epoch"},
+		"discard by alias":   {[]string{"copy", "discard", "former"}, "db", `"kind":"discard"`, "destroys the data of epoch 4 on node host-b"},
+		"not discard":        {[]string{"copy", "discard", "db"}, "no", "", "no other node has"},
 		"pool":               {[]string{"pool", "rm", "default"}, "default", "RemovePool", "removes everything that Drover created"},
 		"not the pool":       {[]string{"pool", "rm", "default"}, "fast", "", "Type default"},
 		"forget":             {[]string{"pool", "rm", "default", "--forget"}, "default", "RemovePool", "removes the record"},
@@ -193,8 +193,8 @@ func TestConfirmedObjectIsSentByItsUUID(t *testing.T) {
 		{[]string{"volume", "rm", "db"}, "db", []string{`"kind":"delete"`, volume}},
 		{[]string{"volume", "rm", "db", "--detach"}, "db", []string{`"kind":"delete"`, volume}},
 		{[]string{"volume", "set-profile", "db", "gold"}, "db", []string{`"kind":"update"`, volume, `"profile":"gold"`}},
-		{[]string{"volume", "superseded", "discard", "db"}, "db", []string{`"kind":"discard"`, volume, `"node":"` + idGone.String() + `"`}},
-		{[]string{"volume", "superseded", "discard", "db", "host-b"}, "db", []string{`"kind":"discard"`, volume, `"node":"` + idGone.String() + `"`}},
+		{[]string{"copy", "discard", "db"}, "db", []string{`"kind":"discard"`, volume, `"node":"` + idGone.String() + `"`}},
+		{[]string{"copy", "discard", "db", "host-b"}, "db", []string{`"kind":"discard"`, volume, `"node":"` + idGone.String() + `"`}},
 		{[]string{"node", "rm", "alive"}, "alive", []string{"RemoveNode", nodeID("alive").String()}},
 	} {
 		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {

@@ -194,7 +194,7 @@ func protected(d dataset.Dataset) error {
 	if !d.Protected {
 		return nil
 	}
-	return dataset.Errorf(dataset.ErrProtected, "volume %s is protected (drover volume unprotect %s)", d.Volume,
+	return dataset.Errorf(dataset.ErrProtected, "volume %s is protected (drover volume protect --off %s)", d.Volume,
 		d.Volume)
 }
 

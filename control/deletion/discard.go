@@ -20,7 +20,7 @@ func PlanDiscard(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Da
 		name, err := t.NodeName(c.Node)
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrInUse,
-				"volume %s: the superseded copy on node %s is mounted there (run drover volume superseded mount "+
+				"volume %s: the superseded copy on node %s is mounted there (run drover copy mount "+
 					"%s %s --off, then discard it)", d.Volume, name, record.RefTo(d), name)
 		}
 		return nil, nil, err
@@ -58,7 +58,7 @@ func supersededCopy(t *record.Tx, req api.Request) (d dataset.Dataset, c dataset
 	switch found {
 	case 0:
 		return d, c, dataset.Errorf(dataset.ErrNotFound,
-			"volume %s: it has no superseded copy there (drover volume superseded ls lists them)",
+			"volume %s: it has no superseded copy there (drover copy ls lists them)",
 			d.Volume)
 	case 1:
 		return d, c, nil
@@ -82,7 +82,7 @@ func CheckNoSupersededCopy(t *record.Tx, d dataset.Dataset) error {
 		name, err := t.NodeName(node)
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrConflict,
-				"dataset %s stays in the trash: node %s has a superseded copy of it (drover volume superseded "+
+				"dataset %s stays in the trash: node %s has a superseded copy of it (drover copy "+
 					"mount %s %s shows it)", d.ID, name, d.ID, name)
 		}
 		return err

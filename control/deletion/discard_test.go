@@ -110,7 +110,7 @@ func TestI3TrashKeepsWhatWasOvertaken(t *testing.T) {
 	if len(e.Failures) != 1 {
 		t.Fatalf("%v", e.Failures)
 	}
-	controltest.Refused(t, e.Failures[0], dataset.ErrConflict, "node beta has a superseded copy", "superseded mount "+d.ID.String()+" beta")
+	controltest.Refused(t, e.Failures[0], dataset.ErrConflict, "node beta has a superseded copy", "copy mount "+d.ID.String()+" beta")
 	e.MustSubmit(api.Request{Kind: dataset.OpDiscard, Volume: d.ID.String()})
 	c := b.MustSync(0).Copies[0].Copy
 	if err := b.ReportCopy(b.Ctx, b.ID, api.CopyReport{Incarnation: b.Incarnation, Copy: c, Removed: true}); err != nil {

@@ -44,7 +44,7 @@ func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 			l.EndHome()
 			l.EndSession(l.Left)
 		}, nil},
-		"it has a head that was overtaken": {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, kind(dataset.CopySuperseded, "")) }, []string{"the superseded head of db on node gamma", "drover volume superseded mount db gamma"}},
+		"it has a head that was overtaken": {func(l *controltest.LastCopy) { l.EditCopy(l.Replica, kind(dataset.CopySuperseded, "")) }, []string{"the superseded head of db on node gamma", "drover copy mount db gamma"}},
 		"such a head, and it was discarded": {func(l *controltest.LastCopy) {
 			l.EditCopy(l.Replica, kind(dataset.CopyCondemned, dataset.CopySuperseded))
 		}, nil},

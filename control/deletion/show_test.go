@@ -68,10 +68,10 @@ func TestShow(t *testing.T) {
 	}
 
 	_, err = e.Submit(e.Ctx, look(dataset.OpDiscard, "db", ""))
-	controltest.Refused(t, err, dataset.ErrInUse, "node beta", "drover volume superseded mount db beta --off")
+	controltest.Refused(t, err, dataset.ErrInUse, "node beta", "drover copy mount db beta --off")
 	a.MustDelete("db")
 	_, err = e.Submit(e.Ctx, look(dataset.OpDiscard, d.ID.String(), ""))
-	controltest.Refused(t, err, dataset.ErrInUse, "drover volume superseded mount "+d.ID.String()+" beta --off")
+	controltest.Refused(t, err, dataset.ErrInUse, "drover copy mount "+d.ID.String()+" beta --off")
 	shown := hears()
 	e.MustSubmit(look(dataset.OpHide, d.ID.String(), ""))
 	if c := says(shown, "/elsewhere", ""); c.MountReadOnly || c.Path != "/there" {

@@ -175,7 +175,7 @@ func TestProtection(t *testing.T) {
 	e := controltest.New(t)
 	a := e.NewAgent("alpha")
 	a.MustCreate("db", "protect=true")
-	a.MustRefusePlan(api.Request{Kind: dataset.OpDelete, Volume: "db"}, dataset.ErrProtected, "volume unprotect db")
+	a.MustRefusePlan(api.Request{Kind: dataset.OpDelete, Volume: "db"}, dataset.ErrProtected, "volume protect --off db")
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.No()})
 	if out := e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.No()}); out.Operation != nil || out.Volume == nil {
 		t.Errorf("again: %+v", out)

@@ -344,9 +344,9 @@ func whyNoReplica(t *record.Tx, d dataset.Dataset, id uuid.UUID) (string, error)
 	case err != nil || !there:
 		return "", err
 	case c.Kind == dataset.CopySuperseded:
-		return fmt.Sprintf("node %s keeps a superseded copy (drover volume superseded ls)", n.Name), nil
+		return fmt.Sprintf("node %s keeps a superseded copy (drover copy ls)", n.Name), nil
 	case c.Kind == dataset.CopyLeft && n.Cordoned:
-		return fmt.Sprintf("node %s is cordoned (drover node uncordon %s)", n.Name, n.Name), nil
+		return fmt.Sprintf("node %s is cordoned (drover node cordon --off %s)", n.Name, n.Name), nil
 	}
 	return "", nil
 }

@@ -35,7 +35,7 @@ func (s *CopyKeeper) FindOnlyCopy(t *record.Tx, node, id uuid.UUID) (o OnlyCopy,
 	}
 	if c.Kind == dataset.CopySuperseded {
 		return OnlyCopy{d, "the superseded head of " + d.Volume + " on node " + name,
-			"drover volume superseded mount " + record.RefTo(d) + " " + name + " shows it"}, nil
+			"drover copy mount " + record.RefTo(d) + " " + name + " shows it"}, nil
 	}
 	if c.SupersededForGood() || c.Snapshot == uuid.Nil || d.Home == uuid.Nil {
 		return o, nil

@@ -113,7 +113,7 @@ func TestChosenNode(t *testing.T) {
 	if _, err := e.Cordon(e.Ctx, b.ID, api.Cordoned{Cordoned: true}); err != nil {
 		t.Fatal(err)
 	}
-	a.MustRefusePlan(controltest.Create("db@gold", "node=beta"), dataset.ErrOffline, "node beta", "its node is cordoned", "uncordon")
+	a.MustRefusePlan(controltest.Create("db@gold", "node=beta"), dataset.ErrOffline, "node beta", "its node is cordoned", "cordon --off")
 }
 
 // TestAnImportStaysWhereItsFilesAre, although another node would fit.

@@ -205,7 +205,7 @@ func (st Site) uncordonHint(kind *dataset.Kind) string {
 	if kind != dataset.ErrOffline || len(st.Pools) == 0 || !st.Pools[0].Cordoned {
 		return ""
 	}
-	return " (drover node uncordon " + cmp.Or(st.Name, "NODE") + " ends that)"
+	return " (drover node cordon --off " + cmp.Or(st.Name, "NODE") + " ends that)"
 }
 
 // whyNone returns why no pool of a site meets a requirement, each reason once. If named is true, the text must be

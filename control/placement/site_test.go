@@ -36,7 +36,7 @@ func TestChoose(t *testing.T) {
 		{"none", nil, "", dataset.ErrOffline, []string{"volume db: there is no pool", "pool create"}},
 		{"none fits", []placement.Candidate{pool("a", dirCan, on), pool("b", dirCan, off)}, "", dataset.ErrUnsupported, []string{"no pool can satisfy profile gold", ": pools a, b: it cannot enforce a size"}},
 		{"one would fit", []placement.Candidate{pool("a", dirCan, on), pool("b", loopCan, off)}, "", dataset.ErrOffline, []string{"pool a: it cannot enforce", "pool b: it is offline: its disk is absent"}},
-		{"cordoned", []placement.Candidate{cordoned}, "", dataset.ErrOffline, []string{"its node is cordoned (drover node uncordon"}},
+		{"cordoned", []placement.Candidate{cordoned}, "", dataset.ErrOffline, []string{"its node is cordoned (drover node cordon --off"}},
 	} {
 		got, err := placement.Choose(c.cands, placement.Requirement{Subject: "volume db", Profile: gold})
 		if got.Name != c.want || dataset.KindOf(err) != c.kind {

@@ -115,11 +115,11 @@ func TestSetProfileWithTooFewNodes(t *testing.T) {
 		"node destroys its copy":     {prepare: []prepare{put(dataset.CopyCondemned)}},
 		"cordoned":                   {[]prepare{cordon}, []string{"pool fast of node beta: its node is cordoned"}},
 		"cordoned, with what a move left": {
-			[]prepare{put(dataset.CopyLeft), cordon}, []string{"node beta is cordoned (drover node uncordon beta)"},
+			[]prepare{put(dataset.CopyLeft), cordon}, []string{"node beta is cordoned (drover node cordon --off beta)"},
 		},
 		"superseded copy": {
 			[]prepare{put(dataset.CopySuperseded)},
-			[]string{"node beta keeps a superseded copy (drover volume superseded ls)"},
+			[]string{"node beta keeps a superseded copy (drover copy ls)"},
 		},
 		"pool offline": {
 			[]prepare{func(_ *controltest.Control, b *controltest.Agent, _ dataset.Dataset) { b.ReportOnline(false) }},

@@ -43,5 +43,5 @@ func (h Halt) remedy() string {
 	if h.Shared {
 		return "drover store recover"
 	}
-	return "drover store rebuild"
+	return "drover store recover --from-pools"
 }

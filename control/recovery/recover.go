@@ -145,7 +145,7 @@ const (
 func (rc *Recovery) Recover(ctx context.Context, r api.Recover) (out api.Recovery, err error) {
 	if !rc.Ledger.Shared {
 		return out, dataset.Errorf(dataset.ErrUnsupported,
-			"the store belongs to this host only (drover store rebuild updates it)")
+			"the store belongs to this host only (drover store recover --from-pools updates it)")
 	}
 	var h record.Halt
 	if there, err := record.NewTx(ctx, rc.Ledger.Store).Peek(record.HaltedKey, &h); err != nil || !there {

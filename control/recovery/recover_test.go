@@ -413,5 +413,5 @@ func TestRecoverOnlyWhatWasSeen(t *testing.T) {
 	_, err = m.Recover(t.Context(), api.Recover{Digest: r.Digest})
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	_, err = controltest.New(t).Recover(t.Context(), api.Recover{})
-	controltest.Refused(t, err, dataset.ErrUnsupported, "drover store rebuild")
+	controltest.Refused(t, err, dataset.ErrUnsupported, "drover store recover --from-pools")
 }

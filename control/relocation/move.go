@@ -75,7 +75,7 @@ func (r *Relocator) Plan(t *record.Tx, req api.Request) (*dataset.Operation, *da
 	}
 	if target.Cordoned {
 		return nil, nil, dataset.Errorf(dataset.ErrOffline,
-			"move of volume %s: node %s is cordoned (choose another, or drover node uncordon %s)", d.Volume,
+			"move of volume %s: node %s is cordoned (choose another, or drover node cordon --off %s)", d.Volume,
 			target.Name, target.Name)
 	}
 	if err := r.checkReachable(t, d, target, req.Force); err != nil {

@@ -66,7 +66,7 @@ func (r *Relocator) homeUnreachable(t *record.Tx, d dataset.Dataset, target data
 	}
 	remedy := "wait for it: no other node has a complete copy"
 	if isCordoned {
-		remedy = fmt.Sprintf("wait for it: node %s has a complete copy and is cordoned: drover node uncordon %s",
+		remedy = fmt.Sprintf("wait for it: node %s has a complete copy and is cordoned: drover node cordon --off %s",
 			cordoned.Name, cordoned.Name)
 	}
 	if from, err := t.Pool(d); err == nil && from.Share != uuid.Nil {
@@ -170,7 +170,7 @@ func (r *Relocator) checkNoFresher(t *record.Tx, d dataset.Dataset, target datas
 		}
 		first := "move it there first"
 		if n.Cordoned {
-			first += fmt.Sprintf(" (node %s is cordoned: drover node uncordon %s)", name, name)
+			first += fmt.Sprintf(" (node %s is cordoned: drover node cordon --off %s)", name, name)
 		}
 		return dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: the copy on node %s is of %s, newer than that of node %s of %s: %s", d.Volume, name,

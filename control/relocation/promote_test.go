@@ -48,7 +48,7 @@ func TestMoveFromAHomeThatIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = e.Submit(e.Ctx, controltest.ForcedMove("db", "", "beta"))
-	controltest.Refused(t, err, dataset.ErrConflict, "node alpha has the newest complete copy and is cordoned (drover node uncordon alpha")
+	controltest.Refused(t, err, dataset.ErrConflict, "node alpha has the newest complete copy and is cordoned (drover node cordon --off alpha")
 	_, err = e.Submit(e.Ctx, controltest.Move("db", "gamma"))
 	controltest.Refused(t, err, dataset.ErrOffline, "node gamma is unreachable")
 	if _, err := e.Cordon(e.Ctx, a.ID, api.Cordoned{}); err != nil {

@@ -27,8 +27,8 @@ func (r *Relocator) moveTarget(t *record.Tx, d dataset.Dataset, req api.Request)
 		return n, err
 	case found:
 		return n, dataset.Errorf(dataset.ErrConflict,
-			"move of volume %s: node %s has the newest complete copy and is cordoned (drover node uncordon %s ends "+
-				"that)", d.Volume, cordoned.Name, cordoned.Name)
+			"move of volume %s: node %s has the newest complete copy and is cordoned (drover node cordon --off %s "+
+				"ends that)", d.Volume, cordoned.Name, cordoned.Name)
 	}
 	return n, dataset.Errorf(dataset.ErrNotFound, "move of volume %s: no other node has a complete copy of it",
 		d.Volume)

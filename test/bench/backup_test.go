@@ -180,7 +180,7 @@ func (s *backups) byDrover() (ms, mib float64) {
 	var id string
 	ms = timed(func() {
 		id = s.host.Must(s, "backup", "create", benched, "--to", s.repository(), "--detach")
-		s.host.Must(s, "operation", "watch", id)
+		s.host.Must(s, "operation", "inspect", "--wait", id)
 	})
 	var op dataset.Operation
 	s.ok(json.Unmarshal([]byte(s.host.Must(s, "operation", "inspect", id, "-o", "json")), &op))
@@ -296,7 +296,7 @@ func (s *backups) beside() (rates [parts]float64) {
 	part(before, wait)
 	part(backedUp, func() {
 		id := s.host.Must(s, "backup", "create", benched, "--to", s.repository(), "--detach")
-		s.host.Must(s, "operation", "watch", id)
+		s.host.Must(s, "operation", "inspect", "--wait", id)
 	})
 	s.host.Must(s, "snapshot", "create", benched, "--name", "after")
 	part(after, wait)

@@ -62,7 +62,7 @@ func (w *sweeper) remove(t testing.TB) (err error) {
 	for _, v := range all {
 		for _, c := range v.CopyDetails {
 			if c.Kind == dataset.CopySuperseded {
-				does("volume", "superseded", "discard", v.Volume, c.NodeName, "--yes")
+				does("copy", "discard", v.Volume, c.NodeName, "--yes")
 			}
 		}
 		does("volume", "rm", v.Volume, "--force", "--yes")

@@ -54,7 +54,7 @@ func TestDrain(t *testing.T) {
 	if left := homes(t, a); len(left) > 0 {
 		t.Errorf("host-a is the home of %v", left)
 	}
-	control.Must(t, "node", "uncordon", b.Name)
+	control.Must(t, "node", "cordon", "--off", b.Name)
 	w.start(t, b, volume)
 	w.wantRows(t, b, 1)
 	if got := once(t, b, "two", "cat /data/file"); got != "kept" {
@@ -101,7 +101,7 @@ func (w *drained) leave(t *testing.T, h *cluster.Host, busy *cluster.Writer) {
 // lost: the host to which the database was moved is lost with everything that runs there.
 func (w *drained) lost(t *testing.T, gone, next *cluster.Host) {
 	control := w.Controls[0]
-	control.Must(t, "node", "uncordon", next.Name)
+	control.Must(t, "node", "cordon", "--off", next.Name)
 	if err := gone.Plug(t).Create("alone", nil); err != nil {
 		t.Fatal(err)
 	}

@@ -69,7 +69,7 @@ func testA6(t *testing.T, w *world) {
 	aside := lookedAt(t, w.Controls[0], b, "fallen", first.Entries(t))
 	first.Stop(t)
 	next.Stop(t)
-	w.Controls[0].Must(t, "volume", "superseded", "discard", "fallen", b.Name, "--yes")
+	w.Controls[0].Must(t, "copy", "discard", "fallen", b.Name, "--yes")
 	head := w.Head(t, a, auto)
 	more := 0
 	for token := range aside.Tokens {
@@ -88,7 +88,7 @@ func testA6(t *testing.T, w *world) {
 // and leaves nothing behind.
 func lookedAt(t *testing.T, control *cluster.Control, h *cluster.Host, volume string, wrote []witness.Entry) (c witness.Copy) {
 	t.Helper()
-	look := []string{"volume", "superseded", "mount", volume, h.Name}
+	look := []string{"copy", "mount", volume, h.Name}
 	var shown, off api.CopyDetail
 	control.JSON(t, &shown, look...)
 	c, err := witness.ReadFile(shown.Dataset.String(), volume+" kept aside on "+h.Name, h.File(filepath.Join(shown.Path, cluster.Tokens)))
@@ -101,7 +101,7 @@ func lookedAt(t *testing.T, control *cluster.Control, h *cluster.Host, volume st
 		}
 	}
 	t.Logf("%d tokens are kept aside of %d writes", len(c.Tokens), len(wrote))
-	if r := control.Exec(t, "volume", "superseded", "discard", volume, h.Name, "--yes"); r.Exit == 0 || !strings.Contains(r.Err, "--off") {
+	if r := control.Exec(t, "copy", "discard", volume, h.Name, "--yes"); r.Exit == 0 || !strings.Contains(r.Err, "--off") {
 		t.Errorf("discarded while somebody looks: %+v", r)
 	}
 	control.JSON(t, &off, append(look, "--off")...)

@@ -86,5 +86,5 @@ func TestA9(t *testing.T) {
 		return nil
 	})
 	b.StartAgent(t)
-	c.Controls[0].Must(t, "node", "uncordon", a.Name)
+	c.Controls[0].Must(t, "node", "cordon", "--off", a.Name)
 }

@@ -348,7 +348,7 @@ func (p *promoted) check(t *testing.T, cut promotion, before []witness.Entry) {
 	bad := witness.Check(p.entries, copies, p.losses)
 	if at == p.target {
 		p.asides = append(p.asides, lookedAt(t, p.Controls[0], p.home, p.name, before))
-		p.Controls[0].Must(t, "volume", "superseded", "discard", p.name, p.home.Name, "--yes")
+		p.Controls[0].Must(t, "copy", "discard", p.name, p.home.Name, "--yes")
 	}
 	bad = append(bad, witness.Check(p.entries, append(copies, p.asides...), nil)...)
 	if len(bad) > 0 {
@@ -361,7 +361,7 @@ func (p *promoted) check(t *testing.T, cut promotion, before []witness.Entry) {
 func (p *promoted) listed(t *testing.T) error {
 	t.Helper()
 	var list []api.CopyDetail
-	p.Controls[0].JSON(t, &list, "volume", "superseded", "ls")
+	p.Controls[0].JSON(t, &list, "copy", "ls")
 	for _, k := range list {
 		if k.Dataset == p.id && k.NodeName == p.home.Name && k.Kind == dataset.CopySuperseded && k.Snapshot != uuid.Nil {
 			return nil

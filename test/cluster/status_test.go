@@ -142,8 +142,8 @@ func TestClusterStatus(t *testing.T) {
 		},
 		{
 			"node is cordoned", here, func(t *testing.T) { w.Controls[1].Must(t, "node", "cordon", other.Name) },
-			finding{"info", "node " + other.Name, "cordoned", "drover node uncordon " + other.Name},
-			func(t *testing.T) { w.Controls[1].Must(t, "node", "uncordon", other.Name) },
+			finding{"info", "node " + other.Name, "cordoned", "drover node cordon --off " + other.Name},
+			func(t *testing.T) { w.Controls[1].Must(t, "node", "cordon", "--off", other.Name) },
 		},
 		{
 			"pool of another node is nearly full", here, func(t *testing.T) { ok(t, fillTo(filler, 90)) },

@@ -52,7 +52,7 @@ func (m manual) check(words []string) error {
 		words = words[2:]
 	}
 	name := words[0]
-	for _, word := range words[1:min(3, len(words))] { // the longest: volume superseded ls
+	for _, word := range words[1:min(2, len(words))] {
 		if m.flags[name] == nil || m.flags[name+" "+word] != nil { // drover guard runs, and has commands
 			name += " " + word
 		}

@@ -62,7 +62,7 @@ func hostConditions(near string, far *disk) []condition {
 		},
 		{
 			name: "snapshot late", level: "warning", subject: "volume there", text: "a snapshot is late",
-			fix: "drover operation watch ",
+			fix: "drover operation inspect --wait ",
 			cause: func(t *testing.T, w *world) {
 				far.freeze(t)
 				frozen = w.begin(t, api.Request{Kind: dataset.OpSnapshot, Volume: "there", Name: "late"})
@@ -72,7 +72,7 @@ func hostConditions(near string, far *disk) []condition {
 		},
 		{
 			name: "scheduled snapshot failed", level: "warning", subject: "operation ", text: "snapshot of nightly failed",
-			fix: "drover df",
+			fix: "drover volume ls --sort -in_pool",
 			cause: func(t *testing.T, w *world) {
 				w.reload(t, profiles+`  nightly: {snapshots: {schedule: "* * * * *", keep: {last: 1}}, on_delete: purge}`)
 				host.Await(t, "the volume is created", func() error {
@@ -91,7 +91,7 @@ func hostConditions(near string, far *disk) []condition {
 		},
 		{
 			name: "operation takes long", level: "warning", subject: "operation ", text: "clone of ",
-			fix: "drover operation watch ",
+			fix: "drover operation inspect --wait ",
 			cause: func(t *testing.T, w *world) {
 				far.freeze(t)
 				frozen = w.begin(t, api.Request{Kind: dataset.OpClone, Volume: "slow", Options: map[string]string{"from": "there"}})
@@ -118,14 +118,14 @@ func hostConditions(near string, far *disk) []condition {
 		},
 		{
 			name: "store damaged", level: "error", subject: "store", text: "changes are suspended",
-			fix: "drover store rebuild",
+			fix: "drover store recover --from-pools",
 			cause: func(t *testing.T, w *world) {
 				w.h.Stop(t)
 				w.ok(t, os.WriteFile(filepath.Join(w.h.Root, "store.db"), []byte("damaged"), 0o600))
 				w.h.Up(t)
 			},
 			mend: func(t *testing.T, w *world) {
-				w.h.Must(t, "store", "rebuild")
+				w.h.Must(t, "store", "recover", "--from-pools")
 				aside, err := filepath.Glob(filepath.Join(w.h.Root, "store.db.damaged-*"))
 				if err != nil || len(aside) != 1 {
 					t.Fatal(aside, err)
@@ -174,7 +174,7 @@ func (w *world) begin(t *testing.T, req api.Request) api.Outcome {
 func (w *world) thaw(t *testing.T, d *disk, out api.Outcome) {
 	t.Helper()
 	d.thaw(t)
-	w.h.Must(t, "operation", "watch", out.Operation.ID.String())
+	w.h.Must(t, "operation", "inspect", "--wait", out.Operation.ID.String())
 	w.h.SetClock(t, 0)
 }
 

@@ -330,7 +330,7 @@ func TestI1OldEpoch(t *testing.T) {
 	w.ok(t, os.Remove(w.held()))
 	w.ok(t, os.Remove(filepath.Join(w.h.Root, "store.db")))
 	w.h.Up(t)
-	w.h.Must(t, "store", "rebuild")
+	w.h.Must(t, "store", "recover", "--from-pools")
 	after := w.volume(t, "base")
 	if after.Epoch <= before.Epoch || after.ID != before.ID {
 		t.Errorf("epoch %d, then %d", before.Epoch, after.Epoch)
@@ -354,7 +354,7 @@ func TestI1OldEpoch(t *testing.T) {
 		t.Errorf("a restore that an older store names is %s before that is believed", got)
 	}
 	w.holds(t, "base", "later")
-	w.h.Must(t, "store", "rebuild")
+	w.h.Must(t, "store", "recover", "--from-pools")
 	w.settled(t)
 	if got := restored(); got != dataset.OpFailed {
 		t.Errorf("the restore is %s, want failed", got)

@@ -92,7 +92,7 @@ func TestPurgeWhilePoolIsOffline(t *testing.T) {
 				far.plugIn(t)
 				w.h.Up(t)
 				var rebuilt []api.Rebuilt
-				w.h.JSON(t, &rebuilt, "store", "rebuild")
+				w.h.JSON(t, &rebuilt, "store", "recover", "--from-pools")
 				for _, r := range rebuilt {
 					if r.Dataset == id && r.Action != "purging" {
 						t.Errorf("the rebuild: %+v", r)

@@ -78,10 +78,10 @@ func TestI4StoreLost(t *testing.T) {
 			}
 			w.writable(t, "used")
 			if d.lost {
-				if r := w.h.Exec(t, "doctor"); r.Exit == 0 || !strings.Contains(r.Out, "drover store rebuild") {
+				if r := w.h.Exec(t, "doctor"); r.Exit == 0 || !strings.Contains(r.Out, "drover store recover --from-pools") {
 					t.Errorf("doctor: exit %d\n%s", r.Exit, r.Out)
 				}
-				w.h.Must(t, "store", "rebuild")
+				w.h.Must(t, "store", "recover", "--from-pools")
 			}
 			if diff := cmp.Diff(before, w.records(t), asRebuilt()); diff != "" {
 				t.Errorf("records (-before +after):\n%s", diff)
@@ -249,11 +249,11 @@ func TestI3OlderBackup(t *testing.T) {
 	if diff := cmp.Diff(pooled, w.inPool(t)); diff != "" {
 		t.Fatalf("in the pool (-before +after):\n%s", diff)
 	}
-	if r := w.h.Exec(t, "doctor"); r.Exit == 0 || !strings.Contains(r.Out, "drover store rebuild") {
+	if r := w.h.Exec(t, "doctor"); r.Exit == 0 || !strings.Contains(r.Out, "drover store recover --from-pools") {
 		t.Errorf("doctor: exit %d\n%s", r.Exit, r.Out)
 	}
 	w.writable(t, "late")
-	w.h.Must(t, "store", "rebuild")
+	w.h.Must(t, "store", "recover", "--from-pools")
 	if diff := cmp.Diff(before, w.records(t), asRebuilt()); diff != "" {
 		t.Errorf("records (-before +after):\n%s", diff)
 	}

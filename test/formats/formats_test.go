@@ -77,7 +77,7 @@ func TestB16Rebuild(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := start(t, false)
-	h.Must(t, "store", "rebuild")
+	h.Must(t, "store", "recover", "--from-pools")
 	checkFixture(t, h)
 }
 

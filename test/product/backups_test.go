@@ -51,7 +51,7 @@ func TestBackups(t *testing.T) {
 	first, _, _ := strings.Cut(h.Must(t, "backup", "ls", "db", "-q"), "\n")
 	put(t, filepath.Join(roots["db"], "small"), []byte("second"))
 	op := h.Must(t, "backup", "create", "db", "--to", "offsite", "--detach")
-	h.Must(t, "operation", "watch", op)
+	h.Must(t, "operation", "inspect", "--wait", op)
 	var done []dataset.Operation
 	if err := json.Unmarshal([]byte("["+h.Must(t, "operation", "inspect", op, "-o", "json")+"]"), &done); err != nil {
 		t.Fatal(err)

@@ -274,7 +274,7 @@ func TestBackupServerFails(t *testing.T) {
 		op := r.Must(t, "backup", "create", "db", "--detach")
 		<-reached
 		r.Must(t, "operation", "cancel", op)
-		r.fails(t, "operation watch "+op, "drover: ", "cancel")
+		r.fails(t, "operation inspect --wait "+op, "drover: ", "cancel")
 		check(t)
 	})
 	t.Run("Away", func(t *testing.T) {

@@ -71,7 +71,7 @@ func TestA9(t *testing.T) {
 	w.drover(t, "node", "cordon", "host-a")
 	w.refused(t, "its node is cordoned", "volume", "create", "-d", w.h.Driver, "late")
 	w.once(t, "db@here", "echo still > /data/x") // existing volumes work
-	w.drover(t, "node", "uncordon", "host-a")
+	w.drover(t, "node", "cordon", "--off", "host-a")
 	w.docker(t, "volume", "create", "-d", w.h.Driver, "late")
 }
 

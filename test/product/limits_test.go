@@ -32,7 +32,7 @@ func TestI8(t *testing.T) {
 
 	release := again("create.made")
 	r := w.e.Docker(t, "volume", "create", "-d", w.h.Driver, "slow@gold")
-	named := regexp.MustCompile(`drover: create of volume slow continues as operation ([0-9a-f]{8}) \(making\): try again, or drover operation watch [0-9a-f]{8}\n$`).FindStringSubmatch(r.Stderr)
+	named := regexp.MustCompile(`drover: create of volume slow continues as operation ([0-9a-f]{8}) \(making\): try again, or drover operation inspect --wait [0-9a-f]{8}\n$`).FindStringSubmatch(r.Stderr)
 	if r.Exit == 0 || named == nil {
 		t.Fatalf("a create that hangs: exit %d, %s", r.Exit, r.Stderr)
 	}

@@ -117,7 +117,7 @@ func TestRecordsInRepository(t *testing.T) {
 	h.Must(t, "repository", "add", "offsite", at, "--password", "file:"+secret, "--store-records")
 	h.Must(t, "volume", "create", "db", "-o", "label.team=sea")
 	h.Restart(t) // the first export is stored soon after a start
-	fetch := []string{"store", "fetch", "--root", h.Root, "--from", at, "--password", "file:" + secret}
+	fetch := []string{"store", "export", "--root", h.Root, "--from", at, "--password", "file:" + secret}
 	awaitLong(t, "the first export", func() error {
 		if r := h.Exec(t, fetch...); r.Exit != 0 || strings.Count(r.Out, "\n") < 2 { // a heading, and a line
 			return fmt.Errorf("%+v", r)
@@ -143,7 +143,7 @@ func TestRecordsInRepository(t *testing.T) {
 	}
 	h.Must(t, "store", "import", "--root", h.Root, file)
 	h.Up(t)
-	if r := h.Exec(t, "store", "rebuild"); r.Exit != 0 {
+	if r := h.Exec(t, "store", "recover", "--from-pools"); r.Exit != 0 {
 		t.Fatalf("%+v", r)
 	}
 	if got := h.Volumes(t); !slices.Equal(got, []string{"db", "late"}) {

@@ -40,10 +40,10 @@ func TestRepositories(t *testing.T) {
 	wantError(t, add("third", other), "drover: repository "+at+": the password is wrong (correct the password file or program)")
 	wantError(t, add("offsite", other), "drover: repository offsite exists, at "+at+
 		", with another URL, password or credentials (use another name)")
-	var r dataset.Repository
-	h.JSON(t, &r, "repository", "inspect", "offsite")
-	if r.URL != at || r.Password.File != secret || r.By == "" || r.Created.IsZero() {
-		t.Errorf("the record is %+v", r)
+	var list []dataset.Repository
+	h.JSON(t, &list, "repository", "ls")
+	if r := list[0]; r.URL != at || r.Password.File != secret || r.By == "" || r.Created.IsZero() {
+		t.Errorf("the record is %+v", list)
 	}
 
 	pack := backup(t, at, secret)

@@ -228,12 +228,12 @@ func InUse(t *testing.T, w World) {
 func protected(t *testing.T, w World) {
 	w.create(t, "dear", "-o", "protect=true")
 	w.docker(t, "volume", "prune", "-f")
-	const want = "volume dear is protected (drover volume unprotect dear)"
+	const want = "volume dear is protected (drover volume protect --off dear)"
 	w.refused(t, want, "volume", "rm", "dear")
 	if err := w.Host.Plug(t).Remove("dear"); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("Remove: %v", err)
 	}
-	w.Admin.Must(t, "volume", "unprotect", "dear")
+	w.Admin.Must(t, "volume", "protect", "--off", "dear")
 	w.docker(t, "volume", "rm", "dear")
 }
 

@@ -97,7 +97,7 @@ func TestSupersededCopyCanBeInspected(t *testing.T) {
 		t.Errorf("a write: %v", err)
 	}
 	_, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpDiscard, Volume: "db"})
-	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "drover volume superseded mount db host-b --off") {
+	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "drover copy mount db host-b --off") {
 		t.Errorf("discarded while somebody looks: %v", err)
 	}
 	said := 0

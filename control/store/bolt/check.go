@@ -53,7 +53,7 @@ func (s *Store) check(ctx context.Context, f *os.File) (contents, error) {
 	case errors.Is(err, dataset.ErrCorrupt):
 		err = dataset.Errorf(dataset.ErrCorrupt,
 			"store %s is damaged or foreign: %w (put back a backup, or move the file away and run drover "+
-				"store rebuild)", s.path, err)
+				"store recover --from-pools)", s.path, err)
 	case err == nil && c.schema > schema:
 		err = dataset.Errorf(dataset.ErrUnsupported,
 			"store %s was written by a newer drover (schema %d, this one reads up to %d): run that version, "+

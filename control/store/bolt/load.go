@@ -257,8 +257,8 @@ func (s *Store) recoverPanics(fn func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = dataset.Errorf(dataset.ErrCorrupt,
-				"store %s cannot be read: %v (stop drover, then put back a backup or run drover store rebuild)",
-				s.path, p)
+				"store %s cannot be read: %v (stop drover, then put back a backup or run drover store recover "+
+					"--from-pools)", s.path, p)
 		}
 	}()
 	return fn()

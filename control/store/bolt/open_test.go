@@ -89,7 +89,7 @@ func TestWhatIsNoStore(t *testing.T) {
 	}{
 		"text": {func(_ *testing.T, p string) error {
 			return os.WriteFile(p, bytes.Repeat([]byte("no store\n"), 9000), 0o600)
-		}, dataset.ErrCorrupt, "drover store rebuild"},
+		}, dataset.ErrCorrupt, "drover store recover --from-pools"},
 		"short": {func(_ *testing.T, p string) error { return os.WriteFile(p, []byte("x"), 0o600) }, dataset.ErrCorrupt, "it ends after 1 bytes"},
 		"zeros": {func(_ *testing.T, p string) error { return os.WriteFile(p, make([]byte, 1<<20), 0o600) }, dataset.ErrCorrupt, "invalid database"},
 		"another's buckets": {func(t *testing.T, p string) error {

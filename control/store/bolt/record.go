@@ -52,7 +52,8 @@ func parseRecord(key string, r []byte) (record, error) {
 	if len(r) < recordHead || r[0] != recordForm || recordHead+int(r[13]) > len(r) ||
 		binary.BigEndian.Uint32(r[1:]) != checksum(key, r) {
 		return record{}, dataset.Errorf(dataset.ErrCorrupt,
-			"store: value of %q is damaged: write it again, or stop drover and run drover store rebuild", key)
+			"store: value of %q is damaged: write it again, or stop drover and run drover store recover "+
+				"--from-pools", key)
 	}
 	end := recordHead + int(r[13])
 	return record{binary.BigEndian.Uint64(r[5:]), string(r[recordHead:end]), r[end:]}, nil

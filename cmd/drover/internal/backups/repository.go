@@ -19,7 +19,7 @@ func RepositoryCommand(a *cli.App) *cobra.Command {
 		SuggestFor: []string{"remote", "remotes"},
 		Short:      "Manage repositories for backups and pushed versions",
 	},
-		newAddCmd(a), newRepositoryLsCmd(a), newRepositoryInspectCmd(a), newVersionsCmd(a), newSetCmd(a),
+		newAddCmd(a), newRepositoryLsCmd(a), newVersionsCmd(a), newSetCmd(a),
 		newCheckCmd(a), newRepositoryRmCmd(a),
 	)
 }
@@ -48,28 +48,6 @@ func newRepositoryLsCmd(a *cli.App) *cobra.Command {
 		},
 		Compare: cli.By(func(r dataset.Repository) string { return r.Name }),
 	})
-}
-
-func newRepositoryInspectCmd(a *cli.App) *cobra.Command {
-	return cli.Inspect(a, "inspect NAME [NAME...]", "Show repositories in detail", cli.RepositoryWords,
-		cli.Inspected[dataset.Repository]{
-			Get: func(ctx context.Context, c cli.Remote, name string) (dataset.Repository, error) {
-				return c.Repository(ctx, name)
-			},
-			Form: func(_ context.Context, _ cli.Remote, r dataset.Repository) *cli.Form {
-				f := &cli.Form{}
-				f.Add("Repository", r.Name)
-				f.Add("URL", r.URL)
-				f.Add("Password", r.Password.String())
-				f.Add("Credentials", r.CredentialsFile)
-				f.Add("Max upload", uploadLimit(r))
-				f.Add("Max read", readLimit(r))
-				f.Add("Stores records", recordsSetting(r))
-				f.Add("Created", cli.When(a.Now(), r.Created))
-				f.Add("By", r.By)
-				return f
-			},
-		})
 }
 
 // repositoryDigits is how many characters of the ID of a repository are printed. restic prints as many.

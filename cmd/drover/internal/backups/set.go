@@ -108,7 +108,7 @@ hour and a half. A backup reads at most 64MiB in a second unless --max-read
 changes it, so that it leaves the disk and the CPU to others.
 
 With --store-records, control stores its records in the repository each hour if
-they have changed: see drover store fetch. The control hosts then need restic
+they have changed: see drover store export. The control hosts then need restic
 and the password. Everyone who has the password can read the records. Without
 the setting, only a single host stores its records.`,
 		Example: `  drover repository set offsite --max-upload 20MiB

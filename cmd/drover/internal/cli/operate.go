@@ -63,7 +63,8 @@ func (a *App) Submit(ctx context.Context, c Remote, o *Output, req api.Request) 
 	out, err := c.Submit(ctx, req)
 	if ctx.Err() != nil && err != nil {
 		return out, dataset.Errorf(dataset.ErrCancelled,
-			"interrupted before the server answered: the operation may continue (drover operation watch %s)", req.ID)
+			"interrupted before the server answered: the operation may continue (drover operation inspect --wait %s)",
+			req.ID)
 	}
 	if err != nil || o.Detach || o.DryRun || out.Operation == nil {
 		return out, withHolders(ctx, c, req, err)
@@ -120,7 +121,7 @@ func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m Meter)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return op, dataset.Errorf(dataset.ErrCancelled,
-				"interrupted: operation %s continues (drover operation watch %s shows it, drover operation "+
+				"interrupted: operation %s continues (drover operation inspect --wait %s shows it, drover operation "+
 					"cancel %s cancels it)", op.ID, op.ID, op.ID)
 		case errors.Is(err, dataset.ErrUnavailable) && failures < MaxOffline:
 			failures++

@@ -144,7 +144,7 @@ func TestBadInput(t *testing.T) {
 		"certificate: another node's": {l.ends(Agent, known), []string{"the certificate is for node", "create a token with"}},
 		"ACL lacks a right":           {l.ends(Control, lame), []string{"the token lacks session:write on drover-sessions", `session "drover-sessions" { policy = "write" }`}},
 		"target: unknown":             {move("nowhere"), []string{`"nowhere"`, "n1, n2"}},
-		"target: cordoned":            {move("n2"), []string{"volume db", "node n2 is cordoned", "drover node uncordon n2"}},
+		"target: cordoned":            {move("n2"), []string{"volume db", "node n2 is cordoned", "drover node cordon --off n2"}},
 		"target: lacks the backend":   {submit(admin, droverapi.Request{Kind: dataset.OpCreate, Volume: "big@gold"}), []string{"big", "gold", "it cannot take snapshots without copying"}},
 	} {
 		switch {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"slices"
@@ -28,8 +29,11 @@ func newConfigCheckCmd(a *cli.App) *cobra.Command {
 		Short: "Check drover.yaml and profiles.yaml before a start",
 		Long: `Check drover.yaml and profiles.yaml as drover serve reads them, and start
 nothing. FILE is /etc/drover/drover.yaml if it is left out; control.yaml has the
-same keys. All mistakes are listed with file, line and column. Disks, addresses
-and certificates are not tried. drover profile check also shows the profiles.`,
+same keys. All mistakes are listed with file, line and column, including
+settings of a profile that no backend can satisfy. Disks, addresses and
+certificates are not tried. If a server responds, pools that no node has are
+listed, and for root also the key files that are missing on this host. Whether
+the existing pools satisfy a profile is checked when a volume is created.`,
 		Example: `  drover config check
   drover config check drover.yaml --profiles profiles.yaml`,
 		Args: cli.Args(0),
@@ -46,14 +50,17 @@ and certificates are not tried. drover profile check also shows the profiles.`,
 			}
 			file = args[0]
 		}
-		checks := []checkedFile{
-			checkFile(file, settings.DefaultConfig, settings.LoadConfig),
-			checkFile(*profiles, settings.DefaultProfiles, settings.LoadProfiles),
-		}
+		_, config := checkFile(file, settings.DefaultConfig, settings.LoadConfig)
+		set, ofProfiles := checkFile(*profiles, settings.DefaultProfiles, settings.LoadProfiles)
+		checks := []checkedFile{config, ofProfiles}
 		if o.JSON() {
 			return errors.Join(cli.JSONList(a.Out, checks), lastProblem(checks))
 		}
-		return printChecks(a, checks)
+		failed := printChecks(a, checks)
+		if len(ofProfiles.mistakes) == 0 {
+			return cmp.Or(settings.PrintNotes(cmd.Context(), a, set.All()), failed)
+		}
+		return failed
 	}
 	return cmd
 }
@@ -66,19 +73,20 @@ type checkedFile struct {
 	mistakes []error
 }
 
-// checkFile reads a file as a process of Drover does.
-func checkFile[T any](path, defaultPath string, read func(string) (T, error)) checkedFile {
+// checkFile reads a file as a process of Drover does. It returns the content of a valid file.
+func checkFile[T any](path, defaultPath string, read func(string) (T, error)) (T, checkedFile) {
 	c := checkedFile{File: path, Exists: true, Mistakes: []string{}}
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) && path == defaultPath {
 		c.Exists = false
 	}
-	if _, err := read(path); err != nil {
+	out, err := read(path)
+	if err != nil {
 		c.mistakes = strictyaml.All(err)
 	}
 	for _, m := range c.mistakes {
 		c.Mistakes = append(c.Mistakes, m.Error())
 	}
-	return c
+	return out, c
 }
 
 // lastProblem returns an error about the last file with a mistake, or nil if there is none.

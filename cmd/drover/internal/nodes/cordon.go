@@ -9,36 +9,23 @@ import (
 
 func newNodeCordonCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "cordon NODE",
-		Short: "Place nothing new on a node; its volumes stay and work",
+		Use:        "cordon NODE",
+		SuggestFor: []string{"uncordon"},
+		Short:      "Place nothing new on a node, or end that",
 		Long: `Place nothing new on a node: no new volumes, no replicas, and no volumes that
 move from other nodes. A volume that a container of the node requests is made on
 another node, and cannot be mounted here. What the node has stays and works.
 
-The node stays cordoned, also across restarts, until drover node uncordon. It
-need not be reachable. If the node is being drained, the drain ends, and the
-replicas that are left on the node stay.`,
-		Example: "  drover node cordon host-a",
-		Args:    cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.NodeWords),
+The node stays cordoned, also across restarts, until --off ends it. --off also
+ends a drain. The node need not be reachable. Without --off, a drain ends, too,
+but the node stays cordoned. The replicas that are left on the node stay.`,
+		Example: `  drover node cordon host-a
+  drover node cordon host-a --off`,
+		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.NodeWords),
 	}
 	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return setCordon(cmd, a, o, args[0], true)
-	}
-	return cmd
-}
-
-func newNodeUncordonCmd(a *cli.App) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "uncordon NODE",
-		Short:   "End a cordon or a drain: new volumes may be placed on the node",
-		Example: "  drover node uncordon host-a",
-		Args:    cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.NodeWords),
-	}
-	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return setCordon(cmd, a, o, args[0], false)
-	}
+	off := cmd.Flags().Bool("off", false, "allow new volumes on the node again; this also ends a drain")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return setCordon(cmd, a, o, args[0], !*off) }
 	return cmd
 }
 
@@ -64,5 +51,5 @@ func setCordon(cmd *cobra.Command, a *cli.App, o *cli.Output, ref string, cordon
 	case n.Cordoned:
 		return a.PrintLine("node %s is already cordoned", set.Name)
 	}
-	return a.PrintLine("node %s is cordoned (drover node uncordon %s ends that)", set.Name, set.Name)
+	return a.PrintLine("node %s is cordoned (drover node cordon --off %s ends that)", set.Name, set.Name)
 }

@@ -26,7 +26,7 @@ func newNodeDrainCmd(a *cli.App) *cobra.Command {
 allows, preferably to one with a replica. Replicas of the node are removed once
 other nodes have replaced them; the last line names the volumes whose only
 replica is still there. Nothing new is placed on the node until
-drover node uncordon.
+drover node cordon --off.
 
 A volume that is in use stays, and an error names its users. Stop them, and run
 drain again: it continues with the volumes that are left.
@@ -76,7 +76,7 @@ typed to confirm it, unless --yes is given.`,
 		if _, err := c.Cordon(ctx, n.ID, api.Cordoned{Cordoned: true, Draining: true}); err != nil {
 			return err
 		}
-		if err := d.print("node %s is cordoned: nothing new is placed on it (drover node uncordon %s ends that)",
+		if err := d.print("node %s is cordoned: nothing new is placed on it (drover node cordon --off %s ends that)",
 			n.Name, n.Name); err != nil {
 			return err
 		}

@@ -16,24 +16,48 @@ import (
 
 func newStoreExportCmd(a *cli.App) *cobra.Command {
 	var f daemon.Flags
+	stored := fetching{app: a, flags: &f}
 	cmd := &cobra.Command{
-		Use:   "export FILE",
-		Short: "Export the records of a stopped store",
+		Use:        "export [FILE]",
+		SuggestFor: []string{"fetch"},
+		Short:      "Export the records of a stopped store, or those in a repository",
 		Long: `Export all records of the store that drover.yaml names, or of the one in the
 state folder, to a new file on this host, or to standard output for -. The file
 can be imported into another kind of store. The command reads the store
 directly, so stop every drover that uses it: later changes would be missing. To
 copy a running store, use drover store backup.
 
-The file contains no data of volumes. It is complete only if the exit code is 0.`,
+With --from, the command exports the newest records that control has stored in a
+repository for backups. Without FILE, it lists them. --from is the URL of the
+repository, as for drover repository add, with --password. Then no drover needs
+to run: root of any host that has restic and the password can use it. --from can
+also be the name of a repository that is recorded by the drover of this host.
+--at uses the newest records that are not later than a time. If several clusters
+have stored records in the repository, choose one with --cluster. If the pools
+still exist, drover store recover --from-pools knows newer records.
+
+The file contains no data of volumes. Each line is a record, in JSON. It is
+complete only if the exit code is 0. drover store import imports it.`,
 		Example: `  drover store export /var/backups/drover.jsonl
-  drover store export - | gzip > drover.jsonl.gz`,
-		Args: cli.Args(1),
+  drover store export - | gzip > drover.jsonl.gz
+  drover store export --from offsite --at 2d records.jsonl`,
+		Args: cli.Args(0),
 	}
 	f.OfStore(cmd.Flags())
+	stored.add(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
+		if stored.from != "" {
+			err := stored.run(ctx, args)
+			if err != nil && ctx.Err() != nil {
+				return dataset.Errorf(dataset.ErrCancelled, "interrupted: no file was written")
+			}
+			return err
+		}
+		if len(args) == 0 {
+			return cli.UsageError(cmd, "missing argument: FILE")
+		}
 		sum, err := exportStore(ctx, a, f, args[0])
 		if err != nil && ctx.Err() != nil {
 			return dataset.Errorf(dataset.ErrCancelled, "interrupted: no export was written")

@@ -21,10 +21,10 @@ import (
 	"github.com/droverhq/drover/internal/restic"
 )
 
-// fetching has the flags of drover store fetch.
+// fetching has the flags of drover store export with --from.
 type fetching struct {
 	app         *cli.App
-	flags       daemon.Flags
+	flags       *daemon.Flags
 	out         *cli.Output
 	from        string // URL or name of the repository
 	password    string
@@ -33,53 +33,17 @@ type fetching struct {
 	cluster     string // UUID, or its first digits
 }
 
-func newStoreFetchCmd(a *cli.App) *cobra.Command {
-	f := &fetching{app: a}
-	cmd := &cobra.Command{
-		Use:   "fetch [FILE]",
-		Short: "Fetch the records that control has stored in a repository",
-		Long: `Fetch the newest records that control has stored in a repository for backups,
-and write them to a new file on this host. Without FILE, the command lists the
-stored records. drover store import imports the file into an empty store.
-
---from is the URL of the repository, as for drover repository add, with
---password. Then no drover needs to run: root of any host that has restic and
-the password can use it. --from can also be the name of a repository that is
-recorded by the drover of this host.
-
---at uses the newest records that are not later than a time. If several clusters
-have stored records in the repository, choose one with --cluster.
-
-The file contains no data of volumes. Each line is a record, in JSON. If the
-pools still exist, drover store rebuild knows newer records than the file.`,
-		Example: `  drover store fetch --from /mnt/nas/backups \
-    --password file:/etc/drover/offsite.pass
-  drover store fetch --from offsite --at 2d records.jsonl`,
-		Args: cobra.MaximumNArgs(1),
-	}
-	f.flags.OfStore(cmd.Flags())
+// add adds the flags to the command.
+func (f *fetching) add(cmd *cobra.Command) {
 	f.out = cli.OutputFlags(cmd, false)
 	fl := cmd.Flags()
-	fl.StringVar(&f.from, "from", "", "URL or name of the `REPOSITORY`")
+	fl.StringVar(&f.from, "from", "", "URL or name of the `REPOSITORY` with stored records")
 	fl.StringVar(&f.password, "password", "", "`SOURCE` of the password: file:PATH or exec:PATH")
 	fl.StringVar(&f.credentials, "credentials-file", "", "`FILE` with S3 keys or a token")
-	fl.StringVar(&f.at, "at", "", "use no records later than `TIME`, or than so long ago, such as 2d")
+	fl.StringVar(&f.at, "at", "", "use no stored records later than `TIME`, or than so long ago, such as 2d")
 	fl.StringVar(&f.cluster, "cluster", "", "`UUID` of the cluster, or its first digits")
 	cobra.CheckErr(cmd.RegisterFlagCompletionFunc("password", cobra.FixedCompletions(
 		[]string{"file:", "exec:"}, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace)))
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if f.from == "" {
-			return cli.UsageError(cmd, "missing flag: --from URL or --from NAME")
-		}
-		ctx, stop := a.Signals(cmd.Context())
-		defer stop()
-		err := f.run(ctx, args)
-		if err != nil && ctx.Err() != nil {
-			return dataset.Errorf(dataset.ErrCancelled, "interrupted: no file was written")
-		}
-		return err
-	}
-	return cmd
 }
 
 func (f *fetching) run(ctx context.Context, args []string) (err error) {

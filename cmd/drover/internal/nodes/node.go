@@ -17,7 +17,7 @@ func Command(a *cli.App) *cobra.Command {
 		SuggestFor: []string{"host"},
 		Short:      "Manage nodes",
 	},
-		newNodeLsCmd(a), newNodeInspectCmd(a), newNodeCordonCmd(a), newNodeUncordonCmd(a), newNodeLabelCmd(a),
+		newNodeLsCmd(a), newNodeInspectCmd(a), newNodeCordonCmd(a), newNodeLabelCmd(a),
 		newNodeDrainCmd(a),
 		newNodeFenceCmd(a), newNodeTokenCmd(a), newNodeRmCmd(a),
 	)

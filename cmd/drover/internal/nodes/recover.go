@@ -14,31 +14,51 @@ import (
 func newStoreRecoverCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "recover",
-		Short: "Update a cluster's store that was restored from a backup",
-		Long: `Update a cluster's store that was restored from a backup, such as a snapshot of
-Consul, with what the agents know. The command asks every agent for its records,
-prints the differences to the store, and names the nodes that did not respond.
-After a confirmation (type recover, or use --yes) it writes the newer records
-into the store, and resumes decisions. If it is interrupted, run it again.
-A dry run asks no agent: it uses the records that were collected within the last
-hour, by a run that was not confirmed. With -o json, the command never asks:
-without --yes it prints the differences, writes nothing and fails.
+		Short: "Update a store that lost records or was restored from a backup",
+		Long: `With --from-pools, restore the records that the store lost from the pools of the
+server's host. Every dataset has a copy of its record beside its data. Existing
+records are not changed, unless the record beside the data is newer, and a name
+that is taken stays with its volume. What is in the trash gets its whole time
+again. --dry-run shows the outcome for each dataset.
+
+Without it, update a cluster's store that was restored from a backup, such as a
+snapshot of Consul, with what the agents know. The command asks every agent for
+its records, prints the differences to the store, and names the nodes that did
+not respond. After a confirmation (type recover, or use --yes) it writes the
+newer records into the store, and resumes decisions. If it is interrupted, run
+it again. A dry run asks no agent: it uses the records that were collected
+within the last hour, by a run that was not confirmed. With -o json, the command
+never asks: without --yes it prints the differences, writes nothing and fails.
 
 If two nodes claim the same volume, an operator must decide: --fenced NODE
 confirms that a node, which must not be alive, writes no more. Its claims end.
 If other nodes know that a volume was there, it can continue from a copy: drover
 volume move --force --fenced.`,
-		Example:           "  drover store recover\n  drover store recover --yes --fenced host-c",
+		Example: "  drover store recover --from-pools --dry-run\n  drover store recover\n" +
+			"  drover store recover --yes --fenced host-c",
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	o := cli.OutputFlags(cmd, false)
+	o := cli.OutputFlags(cmd, true)
 	yes := cli.AddFlag(cmd)
 	var in api.Recover
+	var fromPools bool
+	var rebuild api.RebuildStore
+	cmd.Flags().BoolVar(&fromPools, "from-pools", false, "restore lost records from the pools of the server's host")
+	cmd.Flags().BoolVar(&rebuild.SkipOffline, "skip-offline", false,
+		"with --from-pools: ignore offline pools; the names of their volumes can then be taken by others")
 	cmd.Flags().StringArrayVar(&in.FencedNodes, "fenced", nil, "confirm that this `NODE` is fenced and writes no more")
 	cli.DryRunFlag(cmd, o)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
-		in.DryRun = o.DryRun
+		in.DryRun, rebuild.DryRun = o.DryRun, o.DryRun
+		switch {
+		case fromPools && len(in.FencedNodes) > 0:
+			return cli.UsageError(cmd, "--fenced is for a recovery without --from-pools")
+		case fromPools:
+			return rebuildStore(cmd.Context(), a, c, o, rebuild)
+		case rebuild.SkipOffline:
+			return cli.UsageError(cmd, "--skip-offline requires --from-pools")
+		}
 		return recoverStore(cmd.Context(), a, c, o, in, yes)
 	})
 	return cmd

@@ -12,7 +12,6 @@ func StoreCommand(a *cli.App) *cobra.Command {
 		Use:   "store",
 		Short: "Manage the store of the control service",
 	},
-		newStoreBackupCmd(a), newStoreExportCmd(a), newStoreImportCmd(a), newStoreRebuildCmd(a), newStoreRecoverCmd(a),
-		newStoreFetchCmd(a),
+		newStoreBackupCmd(a), newStoreExportCmd(a), newStoreImportCmd(a), newStoreRecoverCmd(a),
 	)
 }

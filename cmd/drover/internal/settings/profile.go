@@ -12,6 +12,6 @@ func Command(a *cli.App) *cobra.Command {
 		Use:   "profile",
 		Short: "Manage profiles",
 	},
-		newProfileLsCmd(a), newProfileShowCmd(a), newProfileCheckCmd(a),
+		newProfileLsCmd(a), newProfileShowCmd(a),
 	)
 }

@@ -13,7 +13,7 @@ func ReferencePages() []reference.Page {
 			File:   "profiles.yaml",
 			Schema: profiles.Schema,
 			About: "`/etc/drover/profiles.yaml` defines the profiles that volumes can have. Without the " +
-				"file, Drover uses the built-in profiles bronze, silver and gold. `drover profile check " +
+				"file, Drover uses the built-in profiles bronze, silver and gold. `drover config check " +
 				"FILE` checks a file.",
 			Notes: []string{
 				"Drover reads the file at its start and at `systemctl reload drover`. A file with a " +

@@ -175,7 +175,7 @@ func (f *collector) nodes(c Cluster, now time.Time) {
 			case n.Draining:
 				word = "draining"
 			}
-			f.add(cli.Info, "node "+n.Name, "drover node uncordon "+n.Name,
+			f.add(cli.Info, "node "+n.Name, "drover node cordon --off "+n.Name,
 				"%s: nothing new is placed on it", word)
 		}
 		if n.Live {
@@ -295,7 +295,7 @@ func (f *collector) volume(v *api.VolumeSummary, in api.Pool, now time.Time) {
 	for _, k := range v.CopyDetails {
 		switch {
 		case k.Kind == dataset.CopySuperseded:
-			f.add(cli.Warning, subject, "drover volume superseded ls",
+			f.add(cli.Warning, subject, "drover copy ls",
 				"node %s keeps a superseded copy, with data that the volume does not have", k.NodeName)
 		case volumes.IsWholeReplica(k):
 			complete++
@@ -349,7 +349,7 @@ func (f *collector) operations(c Cluster, now time.Time) {
 		if op.Kind == dataset.OpPurge {
 			k.purged = op.DatasetID
 		}
-		watch := "drover operation watch " + op.ID.String()
+		watch := "drover operation inspect --wait " + op.ID.String()
 		switch age := now.Sub(op.Created); {
 		case op.State.Final():
 		case op.Kind == dataset.OpSnapshot && age > LateSnapshot:
@@ -409,7 +409,7 @@ func remedy(op dataset.Operation) string {
 		}
 		return again
 	case op.Kind == dataset.OpSnapshot && is == dataset.ErrNoSpace:
-		return "drover df"
+		return "drover volume ls --sort -in_pool"
 	case op.Kind == dataset.OpSnapshot:
 		return "drover snapshot create " + volume
 	}

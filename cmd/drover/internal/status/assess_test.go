@@ -107,7 +107,7 @@ func TestAssess(t *testing.T) {
 		},
 		"cordoned": {
 			func(c *Cluster) { c.Nodes[1].Cordoned = true },
-			[]api.Finding{find("info", "node beta", "cordoned: nothing new is placed on it", "drover node uncordon beta")},
+			[]api.Finding{find("info", "node beta", "cordoned: nothing new is placed on it", "drover node cordon --off beta")},
 		},
 		"draining and unreachable": {
 			func(c *Cluster) {
@@ -115,7 +115,7 @@ func TestAssess(t *testing.T) {
 			},
 			[]api.Finding{
 				find("warning", "node beta", "unreachable; no volume has its home there", "drover node inspect beta"),
-				find("info", "node beta", "draining: nothing new is placed on it", "drover node uncordon beta"),
+				find("info", "node beta", "draining: nothing new is placed on it", "drover node cordon --off beta"),
 			},
 		},
 		"a removed node has another version": {
@@ -283,7 +283,7 @@ func TestAssess(t *testing.T) {
 				c.Volumes[0].CopyDetails = append(c.Volumes[0].CopyDetails, k)
 			},
 			[]api.Finding{find("warning", "volume db", "node gamma keeps a superseded copy, with data that the volume does not have",
-				"drover volume superseded ls")},
+				"drover copy ls")},
 		},
 		"operation failed": {
 			func(c *Cluster) { c.Operations = []dataset.Operation{failed(op1, time.Hour, dataset.OpFailed)} },
@@ -338,7 +338,7 @@ func TestAssess(t *testing.T) {
 				scheduled.Problem.Code, manual.Problem.Code = dataset.ErrNoSpace.Code, dataset.ErrNoSpace.Code
 				c.Operations = []dataset.Operation{scheduled, manual}
 			},
-			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "drover df")},
+			[]api.Finding{find("warning", "operation "+op1.String(), "snapshot of db failed about an hour ago: pool default is full", "drover volume ls --sort -in_pool")},
 		},
 		"manual snapshot failed": {
 			func(c *Cluster) {
@@ -389,7 +389,7 @@ func TestAssess(t *testing.T) {
 			func(c *Cluster) {
 				c.Operations = []dataset.Operation{{ID: op1, Kind: dataset.OpMove, Volume: "db", State: dataset.OpRunning, Created: now.Add(-2 * time.Hour)}}
 			},
-			[]api.Finding{find("warning", "operation "+op1.String(), "move of db started 2 hours ago and still runs", "drover operation watch "+op1.String())},
+			[]api.Finding{find("warning", "operation "+op1.String(), "move of db started 2 hours ago and still runs", "drover operation inspect --wait "+op1.String())},
 		},
 		"scheduled snapshot is late": {
 			func(c *Cluster) {
@@ -398,7 +398,7 @@ func TestAssess(t *testing.T) {
 					{ID: op2, Kind: dataset.OpSnapshot, Volume: "db", State: dataset.OpPending, Created: now.Add(-9 * time.Minute)},
 				}
 			},
-			[]api.Finding{find("warning", "volume db", "a snapshot is late: it was due 11 minutes ago", "drover operation watch "+op1.String())},
+			[]api.Finding{find("warning", "volume db", "a snapshot is late: it was due 11 minutes ago", "drover operation inspect --wait "+op1.String())},
 		},
 		"another node has more findings than it reports": {
 			func(c *Cluster) {

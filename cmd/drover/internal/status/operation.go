@@ -14,6 +14,6 @@ func OperationCommand(a *cli.App) *cobra.Command {
 		SuggestFor: []string{"jobs", "tasks"},
 		Short:      "Manage operations",
 	},
-		newOperationLsCmd(a), newOperationInspectCmd(a), newOperationWatchCmd(a), newOperationCancelCmd(a),
+		newOperationLsCmd(a), newOperationInspectCmd(a), newOperationCancelCmd(a),
 	)
 }

@@ -14,7 +14,7 @@ import (
 func CloneCommand(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:        "clone SOURCE NEW",
-		SuggestFor: []string{"cp", "copy", "fork"},
+		SuggestFor: []string{"cp", "fork"},
 		Short:      "Create a volume as a copy of another, or of a snapshot",
 		Long: `Create a volume as a copy of another volume or of a snapshot, and share its
 blocks. If the pool can do that, it takes the same time for any size. SOURCE is

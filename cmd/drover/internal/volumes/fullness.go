@@ -6,10 +6,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// UsedSize returns how much space the files of a volume use, as df shows it in the volume, or "" if that is not known.
+// usedSize returns how much space the files of a volume use, as df shows it in the volume, or "" if that is not known.
 // st is the status of the volume; nil if it is not reported. The result is at most the size of the volume, if it has
 // one: the filesystem is larger than that by its metadata.
-func UsedSize(st *dataset.DatasetStatus, size dataset.Size) string {
+func usedSize(st *dataset.DatasetStatus, size dataset.Size) string {
 	if st == nil || st.Used == nil {
 		return ""
 	}
@@ -20,18 +20,18 @@ func UsedSize(st *dataset.DatasetStatus, size dataset.Size) string {
 	return used.Human()
 }
 
-// SizeInPool returns the space that a volume occupies in its pool, or "" if that is not known. st is the status of the
+// sizeInPool returns the space that a volume occupies in its pool, or "" if that is not known. st is the status of the
 // volume; nil if it is not reported.
-func SizeInPool(st *dataset.DatasetStatus) string {
+func sizeInPool(st *dataset.DatasetStatus) string {
 	if st == nil || st.InPool == nil {
 		return ""
 	}
 	return st.InPool.Human()
 }
 
-// PercentUsed returns how many percent of a volume are used, as df shows them. It returns "" if that is not known, or
+// percentUsed returns how many percent of a volume are used, as df shows them. It returns "" if that is not known, or
 // if the volume has no limit. st is the status of the volume; nil if it is not reported.
-func PercentUsed(st *dataset.DatasetStatus) string {
+func percentUsed(st *dataset.DatasetStatus) string {
 	if st == nil || st.Usage == nil {
 		return ""
 	}

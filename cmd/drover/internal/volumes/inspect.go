@@ -252,13 +252,13 @@ func copyLines(a *cli.App, v api.Volume) []string {
 
 func sizeLine(v api.Volume) string {
 	line := cli.ExactSize(v.Size)
-	if used := UsedSize(v.Status, v.Size); used != "" {
+	if used := usedSize(v.Status, v.Size); used != "" {
 		line += ", " + used + " used"
 	}
 	if v.Status != nil && v.Status.Usage != nil {
 		line += fmt.Sprintf(" (%d%%), %s available", v.Status.Usage.Percent(), v.Status.Usage.Available.Human())
 	}
-	if inPool := SizeInPool(v.Status); inPool != "" {
+	if inPool := sizeInPool(v.Status); inPool != "" {
 		line += ", " + inPool + " in the pool"
 	}
 	return line

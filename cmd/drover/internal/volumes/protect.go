@@ -12,18 +12,17 @@ import (
 )
 
 func newVolumeProtectCmd(a *cli.App) *cobra.Command {
-	return protectCmd(a, true, &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "protect NAME",
-		Short: "Protect a volume from deletion",
-	})
-}
-
-// protectCmd makes cmd turn a volume's protection on or off.
-func protectCmd(a *cli.App, protect bool, cmd *cobra.Command) *cobra.Command {
-	cmd.Args = cli.Args(1)
-	cmd.ValidArgsFunction = cli.Complete(a, cli.VolumeWords)
+		Short: "Protect a volume from deletion, or end that",
+		Example: `  drover volume protect db
+  drover volume protect db --off`,
+		Args: cli.Args(1), ValidArgsFunction: cli.Complete(a, cli.VolumeWords),
+	}
 	o := cli.OutputFlags(cmd, false)
+	off := cmd.Flags().Bool("off", false, "allow the deletion again")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		protect := !*off
 		req := api.Request{Kind: dataset.OpUpdate, Volume: args[0], Protect: &protect}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
@@ -32,11 +31,4 @@ func protectCmd(a *cli.App, protect bool, cmd *cobra.Command) *cobra.Command {
 		})
 	}
 	return cmd
-}
-
-func newVolumeUnprotectCmd(a *cli.App) *cobra.Command {
-	return protectCmd(a, false, &cobra.Command{
-		Use:   "unprotect NAME",
-		Short: "Allow the deletion of a volume again",
-	})
 }

@@ -27,56 +27,43 @@ type pruneRules struct {
 	keep   int       // how many of the newest snapshots of this kind stay in each volume
 }
 
-func newSnapshotPruneCmd(a *cli.App) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "prune VOLUME [VOLUME...]",
-		Short: "Delete old snapshots of volumes",
-		Long: `Delete the snapshots of volumes that are older than AGE. Only snapshots of one
-kind are deleted: without --kind those that a person took (manual). Snapshots
-that a schedule took (scheduled) are deleted by the retention of the profile,
-and those that a restore made (restore) have the replaced data: both are only
-deleted if --kind names them. --keep N keeps the newest N snapshots of the kind
-in each volume, whatever their age. --keep N without --older-than deletes all
-others of the kind. One of the two flags is required.
+// pruneFlags are the flags of drover snapshot rm that choose snapshots by a rule.
+type pruneFlags struct {
+	age, kind string
+	keep      uint
+}
 
-The command lists the snapshots, and the word prune must be typed to confirm it,
-unless --yes is given. A volume or snapshot that cannot be deleted stays, and
-the others are deleted.`,
-		Example: `  drover snapshot prune db --older-than 30d --dry-run
-  drover snapshot prune db --keep 2 --dry-run
-  drover snapshot prune db --older-than 7d --kind restore --keep 1`,
-		Args:              cli.Args(1),
-		ValidArgsFunction: cli.CompleteEach(a, cli.VolumeWords),
-	}
-	o := cli.WorkFlags(cmd, false)
-	cli.DryRunFlag(cmd, o)
-	yes := cli.AddFlag(cmd)
-	var age, kind string
-	var keep uint
+func (p *pruneFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&age, "older-than", "", "delete only what was taken more than `AGE` ago, such as 3d")
-	f.StringVar(&kind, "kind", string(dataset.SnapshotManual), "the `KIND` to delete: "+strings.Join(prunable, ", "))
-	f.UintVar(&keep, "keep", 0, "keep the newest `N` of the kind in each volume")
+	f.StringVar(&p.age, "older-than", "", "delete what was taken more than `AGE` ago, such as 3d")
+	f.StringVar(&p.kind, "kind", string(dataset.SnapshotManual),
+		"with a rule, the `KIND` to delete: "+strings.Join(prunable, ", "))
+	f.UintVar(&p.keep, "keep", 0, "delete all but the newest `N` of the kind in each volume")
 	cli.CompleteFlag(cmd, "kind", prunable...)
-	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, volumes []string) error {
-		var before time.Time
-		switch {
-		case age != "":
-			d, err := cli.ParseAge(cmd, "older-than", age)
-			if err != nil {
-				return err
-			}
-			before = a.Now().Add(-d)
-		case keep == 0:
-			return cli.UsageError(cmd, "missing flag: --older-than AGE, such as --older-than 30d, or --keep N")
+}
+
+// given reports whether the command has one of the flags, so that its arguments are volumes.
+func (p *pruneFlags) given(cmd *cobra.Command) bool {
+	f := cmd.Flags()
+	return f.Changed("older-than") || f.Changed("keep") || f.Changed("kind")
+}
+
+func (p *pruneFlags) rules(cmd *cobra.Command, now time.Time) (rules pruneRules, err error) {
+	switch {
+	case p.age != "":
+		d, err := cli.ParseAge(cmd, "older-than", p.age)
+		if err != nil {
+			return rules, err
 		}
-		if !slices.Contains(prunable, kind) {
-			return cli.UnknownWord(cmd, "kind", "--kind", kind, prunable)
-		}
-		rules := pruneRules{kind: dataset.SnapshotKind(kind), before: before, keep: int(min(keep, maxKept))}
-		return prune(cmd, a, c, o, yes, volumes, rules)
-	})
-	return cmd
+		rules.before = now.Add(-d)
+	case p.keep == 0:
+		return rules, cli.UsageError(cmd, "missing flag: --older-than AGE, such as --older-than 30d, or --keep N")
+	}
+	if !slices.Contains(prunable, p.kind) {
+		return rules, cli.UnknownWord(cmd, "kind", "--kind", p.kind, prunable)
+	}
+	rules.kind, rules.keep = dataset.SnapshotKind(p.kind), int(min(p.keep, maxKept))
+	return rules, nil
 }
 
 // maxKept bounds --keep, so that it fits in an int. No volume has so many snapshots.

@@ -14,6 +14,6 @@ func SnapshotCommand(a *cli.App) *cobra.Command {
 		Short:   "Manage snapshots",
 	},
 		newSnapshotCreateCmd(a), newSnapshotLsCmd(a), newSnapshotInspectCmd(a), newSnapshotRmCmd(a),
-		newSnapshotRestoreCmd(a), newSnapshotDiffCmd(a), newSnapshotPruneCmd(a),
+		newSnapshotRestoreCmd(a), newSnapshotDiffCmd(a),
 	)
 }

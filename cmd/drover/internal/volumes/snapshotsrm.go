@@ -18,21 +18,41 @@ func newSnapshotRmCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:        "rm [VOLUME] SNAPSHOT [SNAPSHOT...]",
 		Aliases:    []string{"remove", "delete"},
-		SuggestFor: []string{"destroy", "forget"},
+		SuggestFor: []string{"destroy", "forget", "prune"},
 		Short:      "Delete snapshots",
 		Long: `Delete snapshots. SNAPSHOT is a unique prefix of its UUID, VOLUME@NAME or, after
 the volume, its name. If some of several snapshots cannot be deleted, the others
-are, and -o json prints a list.`,
+are, and -o json prints a list.
+
+With --older-than, --keep or both, the arguments are volumes, and their old
+snapshots are deleted. --keep N keeps the newest N in each volume, whatever
+their age. Only snapshots of one kind are deleted: without --kind those that a
+person took (manual). Snapshots that a schedule took (scheduled) are deleted by
+the retention of the profile, and those that a restore made (restore) have the
+replaced data: both are only deleted if --kind names them. The command lists the
+snapshots, and the word prune must be typed to confirm it, unless --yes is
+given.`,
 		Example: `  drover snapshot rm db before-upgrade
   drover snapshot rm db monday tuesday
-  drover snapshot rm db@monday web@monday`,
+  drover snapshot rm db@monday web@monday
+  drover snapshot rm db web --older-than 30d --keep 2 --dry-run`,
 		Args:              cli.Args(1),
 		ValidArgsFunction: completeRm(a),
 	}
 	o := cli.WorkFlags(cmd, false)
 	cli.DryRunFlag(cmd, o)
 	volume := volumeFlag(cmd)
+	var byRule pruneFlags
+	byRule.add(cmd)
+	yes := cli.AddFlag(cmd)
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
+		if byRule.given(cmd) {
+			rules, err := byRule.rules(cmd, a.Now())
+			if err != nil {
+				return err
+			}
+			return prune(cmd, a, c, o, yes, args, rules)
+		}
 		refs, err := snapshotRefs(cmd.Context(), cmd, c, *volume, args)
 		if err != nil {
 			return err

@@ -47,7 +47,7 @@ func trashColumns(a *cli.App, trashed []api.Volume) []cli.Column[api.Volume] {
 		{Header: "PROFILE", Cell: func(v api.Volume) string { return v.Profile.Name }},
 		{Header: "SIZE", Cell: func(v api.Volume) string { return cli.SizeOr(v.Size, "no limit") },
 			Compare: cli.By(func(v api.Volume) dataset.Size { return cli.Limit(v.Size) })},
-		{Header: "IN POOL", Cell: func(v api.Volume) string { return SizeInPool(v.Status) },
+		{Header: "IN POOL", Cell: func(v api.Volume) string { return sizeInPool(v.Status) },
 			Compare: cli.By(func(v api.Volume) dataset.Size { return *v.Status.InPool })},
 		{Header: "POOL", Cell: func(v api.Volume) string { return v.PoolName }},
 		{Header: "SNAPSHOTS", Cell: func(v api.Volume) string { return strconv.Itoa(v.Snapshots) },

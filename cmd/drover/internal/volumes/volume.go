@@ -16,8 +16,7 @@ func Command(a *cli.App) *cobra.Command {
 	},
 		newVolumeCreateCmd(a), newVolumeLsCmd(a), newVolumeInspectCmd(a), newVolumeRmCmd(a),
 		newVolumeResizeCmd(a), newVolumeImportCmd(a), newVolumeExportCmd(a), newVolumeSetProfileCmd(a),
-		newVolumeProtectCmd(a), newVolumeUnprotectCmd(a), cli.ClusterOnly(newVolumeMoveCmd(a)),
-		cli.ClusterOnly(newVolumeSupersededCmd(a)),
+		newVolumeProtectCmd(a), cli.ClusterOnly(newVolumeMoveCmd(a)),
 		newVolumeRekeyCmd(a), newVolumeLabelCmd(a), newVolumeRenameCmd(a),
 		newVolumeStatsCmd(a),
 	)

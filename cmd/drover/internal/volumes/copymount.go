@@ -13,7 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-func newVolumeSupersededMountCmd(a *cli.App) *cobra.Command {
+func newCopyMountCmd(a *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "mount NAME [NODE]",
 		Short: "Mount a superseded copy read-only",
@@ -23,8 +23,8 @@ clone is mounted, so the superseded copy itself does not change.
 
 It stays mounted, also after a restart of the host, until --off unmounts it. It
 cannot be discarded before.`,
-		Example: `  drover volume superseded mount db host-a
-  drover volume superseded mount db host-a --off`,
+		Example: `  drover copy mount db host-a
+  drover copy mount db host-a --off`,
 		Args:              cli.Args(1),
 		ValidArgsFunction: cli.Complete(a, cli.VolumeWords, cli.NodeWords),
 	}
@@ -79,9 +79,9 @@ const (
 )
 
 // awaitMount waits until the node of an operation has mounted or unmounted the superseded copy as requested.
-func awaitMount(ctx context.Context, a *cli.App, c cli.Remote, op dataset.Operation) (k supersededCopy, err error) {
+func awaitMount(ctx context.Context, a *cli.App, c cli.Remote, op dataset.Operation) (k volumeCopy, err error) {
 	for range maxPolls {
-		k, err = findSuperseded(ctx, c, op.DatasetID, op.OtherNode)
+		k, err = findSuperseded(ctx, c, a.Now(), op.DatasetID, op.OtherNode)
 		switch {
 		case errors.Is(err, dataset.ErrUnavailable): // a server that restarts is unreachable for a moment
 		case err != nil && ctx.Err() == nil:
@@ -89,7 +89,7 @@ func awaitMount(ctx context.Context, a *cli.App, c cli.Remote, op dataset.Operat
 		case err != nil:
 		case k.MountReadOnly != (op.Kind == dataset.OpShow):
 			return k, dataset.Errorf(dataset.ErrConflict,
-				"volume %s: a concurrent request changed the superseded copy (drover volume superseded ls shows "+
+				"volume %s: a concurrent request changed the superseded copy (drover copy ls shows "+
 					"its state)", k.Volume)
 		case k.Problem != "":
 			return k, dataset.Errorf(dataset.ErrConflict, "node %s: %s (the node retries)", k.NodeName, k.Problem)
@@ -98,19 +98,19 @@ func awaitMount(ctx context.Context, a *cli.App, c cli.Remote, op dataset.Operat
 		}
 		if err := a.Sleep(ctx, pollPause); err != nil {
 			return k, dataset.Errorf(dataset.ErrCancelled,
-				"interrupted: the node continues (drover volume superseded ls shows the state)")
+				"interrupted: the node continues (drover copy ls shows the state)")
 		}
 	}
 	if err != nil {
 		return k, err
 	}
 	return k, dataset.Errorf(dataset.ErrPending,
-		"node %s has not confirmed the change: it applies it when it is reachable (drover node ls, drover volume "+
-			"superseded ls)", k.NodeName)
+		"node %s has not confirmed the change: it applies it when it is reachable (drover node ls, drover copy "+
+			"ls)", k.NodeName)
 }
 
 // findSuperseded returns the superseded copy of a dataset that a node keeps. The dataset may be in the trash.
-func findSuperseded(ctx context.Context, c cli.Remote, id, node uuid.UUID) (k supersededCopy, err error) {
+func findSuperseded(ctx context.Context, c cli.Remote, now time.Time, id, node uuid.UUID) (k volumeCopy, err error) {
 	v, err := c.Volume(ctx, id.String())
 	list := []api.Volume{v}
 	if errors.Is(err, dataset.ErrNotFound) {
@@ -119,8 +119,8 @@ func findSuperseded(ctx context.Context, c cli.Remote, id, node uuid.UUID) (k su
 	if err != nil {
 		return k, err
 	}
-	for _, k := range supersededCopies(list) {
-		if k.Dataset == id && k.Node == node {
+	for _, k := range copiesOf(list, now) {
+		if k.Kind == dataset.CopySuperseded && k.Dataset == id && k.Node == node {
 			return k, nil
 		}
 	}

@@ -30,7 +30,7 @@ func TestStateOfReplica(t *testing.T) {
 			now.Add(-31 * time.Minute),
 		},
 	} {
-		r := newReplica(v, api.CopyDetail{Copy: c.copy}, now)
+		r := newVolumeCopy(v, api.CopyDetail{Copy: c.copy}, now)
 		if r.State != c.state || !r.Verified.Equal(c.verified) {
 			t.Errorf("%s: %s, verified %s; want %s, %s", name, r.State, r.Verified, c.state, c.verified)
 		}
