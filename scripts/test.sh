@@ -99,7 +99,7 @@ unit_tests() {
 		grep -vE '/backends/(loop|btrfs|zfs)$|/control/store/consul$')
 	gotest -p 1 "$@" ./internal/linux/mount ./guard
 	# Most of them use a processor for less than half of their time: four at once.
-	gotest -timeout 30m -p 4 "$@" ./backends/{zfs,loop,btrfs,dir} ./agent/{backup,move} \
+	gotest -timeout 30m -p 4 -parallel 4 "$@" ./backends/{zfs,loop,btrfs,dir} ./agent/{backup,move} \
 		./control/store/{consul,bolt} ./agent/{mounting,operation,lease,pooladmin} "${packages[@]}"
 }
 

@@ -49,6 +49,7 @@ func newAppendOnly(t *testing.T, f *agenttest.Cluster) (r *restic.Repository, re
 // not repeated until the agent starts again. Backups and pushes go on. Requests to remove and to prune say why they are
 // refused.
 func TestAppendOnlyRepository(t *testing.T) {
+	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	r, removals := newAppendOnly(t, f)
 	wantReport := func(want int, tried int32) {

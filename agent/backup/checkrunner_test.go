@@ -153,6 +153,7 @@ func checkProcesses(t *testing.T) (found []string) {
 
 // Only a program that exits with 1 to 125 says that the backup is not usable.
 func TestCheckProgramFails(t *testing.T) {
+	t.Parallel()
 	f, made := verifiable(t, "loop")
 	for _, c := range []struct {
 		name, script string

@@ -118,6 +118,7 @@ func restored(t *testing.T, r *restic.Repository, id string) (dir string, rec ba
 // A backup of a volume in use has its content, and its record and tags describe it. A second backup reads and adds only
 // what has changed. A backup of a snapshot has the content of the snapshot, and no parent. Nothing is left on the host.
 func TestBackup(t *testing.T) {
+	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	r := newRepository(t, f)
 	d := f.A.NewVolume("db@free")
@@ -257,6 +258,7 @@ func TestBackupsWait(t *testing.T) {
 // A small volume for which restic would read or store very much is refused: it would occupy the repository for days, or
 // fill it. Nothing is stored, and other volumes are backed up.
 func TestBackupOfAmplifiedVolumeIsRefused(t *testing.T) {
+	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "dir")
 	r := newRepository(t, f)
 	for volume, c := range map[string]struct {

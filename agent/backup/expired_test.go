@@ -64,6 +64,7 @@ func wantBackups(t *testing.T, r *restic.Repository, want ...string) {
 // Scheduled backups that expired are removed, and nothing else: no manual backup, none of another dataset, and none that
 // another cluster made, also if its tags name the same volume and dataset.
 func TestExpiredBackupsAreRemoved(t *testing.T) {
+	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	r := newRepository(t, f)
 	d := f.A.NewVolume("db@backed")
@@ -89,6 +90,7 @@ func TestExpiredBackupsAreRemoved(t *testing.T) {
 // While something else uses the repository, such as a restore, nothing is removed. It is removed after a later backup of
 // the volume, when control names it again.
 func TestExpiredBackupIsRemovedLater(t *testing.T) {
+	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	r := newRepository(t, f)
 	f.A.NewVolume("db@backed")
@@ -106,6 +108,7 @@ func TestExpiredBackupIsRemovedLater(t *testing.T) {
 // A backup that could not be removed stays if its profile does not make it expire any more, also after a restart of the
 // agent.
 func TestRemovalEndsWithRetention(t *testing.T) {
+	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	r := newRepository(t, f)
 	f.A.NewVolume("db@backed")
@@ -212,6 +215,7 @@ exec %s "$@"
 
 // If the backups that control retains were removed by hand, the newest expired ones stay in their place.
 func TestBackupStaysInPlaceOfRemovedOne(t *testing.T) {
+	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	r := newRepository(t, f)
 	f.A.NewVolume("db@backed") // keeps two
@@ -256,6 +260,7 @@ exec %s "$@"
 
 // The log says when Drover no longer tries to remove an expired backup.
 func TestLastAttemptToRemoveIsLogged(t *testing.T) {
+	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	r := newRepository(t, f)
 	d := f.A.NewVolume("db@backed")

@@ -183,6 +183,7 @@ func TestHeldClone(t *testing.T) {
 // A repository that accepts connections and says nothing does not delay backups to another one. Its backups end with an
 // error, and doctor names it.
 func TestSilentRepository(t *testing.T) {
+	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	f.A.Stop()
 	f.A.Config.StallLimit = 5 * time.Second

@@ -101,6 +101,7 @@ func share(from, to *agenttest.Cluster) {
 // Two clusters push and pull a volume by one repository. Each version names the one that it continues. Once both sides
 // have changed, a push is refused with both histories, and stores nothing.
 func TestPushAndPull(t *testing.T) {
+	t.Parallel()
 	f := newCluster(t, "db", "first")
 	r := newRepository(t, f)
 	g := newCluster(t, "", "")
@@ -155,6 +156,7 @@ func TestPushAndPull(t *testing.T) {
 
 // A volume that has nothing to do with the versions of a name is not pushed to it.
 func TestPushOfAnotherVolume(t *testing.T) {
+	t.Parallel()
 	f := newCluster(t, "db", "ours")
 	newRepository(t, f)
 	g := newCluster(t, "db", "theirs")
@@ -166,6 +168,7 @@ func TestPushOfAnotherVolume(t *testing.T) {
 
 // Of two pushes to one name at the same time, at most one succeeds. The other withdraws its version.
 func TestPushesAtOnce(t *testing.T) {
+	t.Parallel()
 	f := newCluster(t, "db", "ours")
 	r := newRepository(t, f)
 	g := newCluster(t, "db", "theirs")
@@ -223,6 +226,7 @@ func entry(replaced ...string) []string {
 // removed, and does not prevent a push. An entry that cannot be read prevents it, and the error names the entry, because
 // it could be a version that the volume lacks.
 func TestPushToWrongRemote(t *testing.T) {
+	t.Parallel()
 	f := newCluster(t, "db", "first")
 	r := newRepository(t, f)
 	enterVersion(t, r, entry("by=evil%1B%5B31m%2Cperson", "node=%zz")...)
@@ -247,6 +251,7 @@ func TestPushToWrongRemote(t *testing.T) {
 }
 
 func TestBadEntriesAreRefused(t *testing.T) {
+	t.Parallel()
 	r, _ := folderRepository(t)
 	c := backup.NewCatalog(r, here)
 	for _, bad := range []string{
@@ -348,6 +353,7 @@ func wantNewest(f *agenttest.Cluster, name string, ops ...dataset.Operation) {
 // A version that was withdrawn, but could not be removed yet, is not continued by the next push of the host. Other
 // volumes of the host do not diverge from it.
 func TestPushAfterWithdrawnVersion(t *testing.T) {
+	t.Parallel()
 	f := newCluster(t, "db", "first")
 	r := newRepository(t, f)
 	first := pushed(f, "db", "")
@@ -374,6 +380,7 @@ func TestPushAfterWithdrawnVersion(t *testing.T) {
 // A version that was withdrawn stays if another one continues it: otherwise, the history would have a hole, and earlier
 // versions would become the newest again.
 func TestContinuedVersionStays(t *testing.T) {
+	t.Parallel()
 	f := newCluster(t, "db", "first")
 	r := newRepository(t, f)
 	g := newCluster(t, "", "")
@@ -397,6 +404,7 @@ func TestContinuedVersionStays(t *testing.T) {
 // A run of a push that was interrupted after its entry was written has succeeded, although another cluster has pulled
 // and continued the version since.
 func TestRepeatedPushAfterAnother(t *testing.T) {
+	t.Parallel()
 	f := newCluster(t, "db", "first")
 	newRepository(t, f)
 	g := newCluster(t, "", "")

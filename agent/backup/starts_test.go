@@ -152,6 +152,7 @@ func TestStartsOfRestic(t *testing.T) {
 // A backup has a parent only if the volume stayed mounted, or stayed unmounted, since the parent was made. In between,
 // its filesystem can have lost its journal.
 func TestParentIsOfOneSession(t *testing.T) {
+	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	newRepository(t, f)
 	d := f.A.NewVolume("db@free")

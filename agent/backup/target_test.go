@@ -101,6 +101,7 @@ func TestRemovalHoldsNoOtherRepository(t *testing.T) {
 
 // After a removal from a repository that did not answer, the next attempt begins ten minutes later.
 func TestRemovalPausesAfterSilence(t *testing.T) {
+	t.Parallel()
 	f, connections, at := withSilent(t, 2*time.Second)
 	for _, c := range []struct {
 		after time.Duration

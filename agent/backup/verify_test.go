@@ -28,6 +28,7 @@ import (
 // A verification restores a backup into a dataset that nobody sees, and removes it, whether it succeeds or fails. The
 // volume that was backed up need not exist any more.
 func TestVerify(t *testing.T) {
+	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	newRepository(t, f)
 	f.A.NewVolume("db@free")
@@ -71,6 +72,7 @@ func TestVerify(t *testing.T) {
 // A scheduled verification is carried out on the home, with the profile of the volume. Like one by hand, it is recorded
 // with the volume. A backup of an earlier volume with the same name is not.
 func TestVerificationIsRecorded(t *testing.T) {
+	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	newRepository(t, f)
 	former := f.A.NewVolume("db@free")
@@ -190,6 +192,7 @@ func (compressing) Compresses() bool { return true }
 // than the size of the files, so the size does not prevent an import. It prevents a verification, and an import into a
 // pool with volumes.
 func TestRestoreNeedsNoReserve(t *testing.T) {
+	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	newRepository(t, f)
 	f.A.NewVolume("db@free")
