@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"io"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -192,10 +191,6 @@ func (a *components) makeHandover() {
 		Host: a.Host, Nodes: a.Leases.Nodes, PeerHTTP: a.Config.PeerHTTP,
 	})
 }
-
-// ControlSession is lease.Deadlines.Session. Unlike Session, it returns when the renewal was sent, by the steady clock.
-// Only tests use it.
-func (a *Agent) ControlSession() (renewed, ttl time.Duration) { return a.Leases.Deadlines.Session() }
 
 // replicas returns each control replica separately, or s if there is only one.
 func replicas(s api.Service) []api.Service {

@@ -94,7 +94,7 @@ func TestI1HostCutOffIsFencedAndThawed(t *testing.T) {
 	path := g.A.MustMount("db@auto", "user")
 	g.LinkA.Cut()
 	g.Network.SetCut(true)
-	renewed, _ := g.A.ControlSession()
+	renewed, _ := g.A.Leases.Deadlines.Session()
 	e := g.GuardA.AwaitFenced(d.ID)
 	if at := e.Fence.At; at > renewed+agenttest.BoundSession*9/10 {
 		t.Errorf("fenced %v after the last renewal was sent, of %v", at-renewed, agenttest.BoundSession)
@@ -127,7 +127,7 @@ func TestPromisesExtendLeaseWithoutControl(t *testing.T) {
 	path := g.A.MustMount("db@auto", "user")
 	g.LinkA.Cut()
 	g.LinkB.Cut()
-	renewed, ttl := g.A.ControlSession()
+	renewed, ttl := g.A.Leases.Deadlines.Session()
 	agenttest.Await(t, func() bool { return clock.Boottime() > renewed+2*ttl })
 	e, _ := g.GuardA.Entry(d.ID)
 	if e.State != guard.StateArmed || e.Fence != nil || len(e.Steps) > 0 || !agenttest.CanWrite(t, path, time.Minute) {
@@ -209,7 +209,7 @@ func TestI1NewSessionReadsHomesFirst(t *testing.T) {
 	g.LinkA.SetSyncFails(true)
 	before := g.LinkA.LastRenewed()
 	g.LinkA.Mend()
-	agenttest.Await(t, func() bool { renewed, _ := g.A.ControlSession(); return renewed > before })
+	agenttest.Await(t, func() bool { renewed, _ := g.A.Leases.Deadlines.Session(); return renewed > before })
 	long := clock.Boottime() + agenttest.BoundSession
 	agenttest.Await(t, func() bool { return clock.Boottime() > long })
 	if e, _ := g.GuardA.Entry(d.ID); e.State != guard.StateArmed || e.Fence != nil {
@@ -217,7 +217,7 @@ func TestI1NewSessionReadsHomesFirst(t *testing.T) {
 	}
 	g.Network.SetCut(true)
 	g.GuardA.AwaitFenced(d.ID)
-	if renewed, _ := g.A.ControlSession(); renewed <= before {
+	if renewed, _ := g.A.Leases.Deadlines.Session(); renewed <= before {
 		t.Error("it does not renew")
 	}
 	g.LinkA.SetSyncFails(false)

@@ -66,9 +66,9 @@ func TestHangingPoolDoesNotDelayOtherLeases(t *testing.T) {
 	})
 	g.LinkA.Cut()
 	agenttest.Await(t, func() bool { return g.A.Leases.Deadlines.Until(d) < g.A.Clock.Steady() })
-	lapsed, _ := g.A.ControlSession()
+	lapsed, _ := g.A.Leases.Deadlines.Session()
 	g.LinkA.Mend()
-	agenttest.Await(t, func() bool { renewed, _ := g.A.ControlSession(); return renewed > lapsed })
+	agenttest.Await(t, func() bool { renewed, _ := g.A.Leases.Deadlines.Session(); return renewed > lapsed })
 	<-s.entered
 	g.A.MustMount("db@auto", "user")
 	g.A.MustUnmount("db@auto", "user")

@@ -176,7 +176,7 @@ func TestI1SlowFenceShortensFirstDeadline(t *testing.T) {
 	g.A.MustMount("db", "user")
 	d.Profile.Failover.Auto = true
 	agenttest.Await(t, func() bool { return g.A.Leases.Deadlines.Until(d) > clock.Boottime()+agenttest.BoundSession/2 })
-	renewed, _ := g.A.ControlSession()
+	renewed, _ := g.A.Leases.Deadlines.Session()
 	if err := g.A.Leases.Registrar.Register(t.Context(), d); err != nil {
 		t.Error(err)
 	}

@@ -30,7 +30,7 @@ func TestPromisesGoOnlyToKnownHome(t *testing.T) {
 	f := agenttest.NewBoundedCluster(t, session)
 	d := f.A.NewVolume("db@safe", nil)
 	agenttest.Await(t, func() bool { _, kept := f.B.Replicas.Copy(d.ID); return kept })
-	agenttest.Await(t, func() bool { _, ttl := f.B.ControlSession(); return ttl > 0 })
+	agenttest.Await(t, func() bool { _, ttl := f.B.Leases.Deadlines.Session(); return ttl > 0 })
 	now := lease.Epoch{Dataset: d.ID, Epoch: d.Epoch}
 	over, none := lease.Epoch{Dataset: d.ID, Epoch: d.Epoch - 1}, lease.Epoch{Dataset: uuid.New(), Epoch: 1}
 

@@ -15,9 +15,9 @@ import (
 // Its keys, and the types of their values, are:
 //
 //	format                 the format of the records: see Format
-//	identity               registration.nodeIdentity
+//	identity               controlsync.nodeIdentity
 //	recovered              the database was lost, and control has not yet reported what is mounted
-//	incarnations           registration.incarnations
+//	incarnations           controlsync.incarnations
 //	engine                 mounting.engineRecord
 //	recovery               the last recovery of control's store that this node has applied
 //	standing               lease.nodesRecord

@@ -86,7 +86,7 @@ func TestI1NoFailoverWhilePromiseLasts(t *testing.T) {
 	stop := make(chan struct{})
 	go func() { // the holder continues
 		for {
-			_, span := f.B.ControlSession()
+			_, span := f.B.Leases.Deadlines.Session()
 			got := f.B.Leases.Keeper.Grant(d.Home, lease.Request{Epochs: []lease.Epoch{e}}, span, func(e lease.Epoch) string { return f.B.Leases.WhyNotHome(d.Home, e) })
 			at := f.B.Clock.Steady()
 			select {
