@@ -35,8 +35,8 @@ func BundleCommand(a *cli.App, run RunCommand, host Host) *cobra.Command {
 		SuggestFor: []string{"report", "support"},
 		Short:      "Collect status, lists, events, settings and log in one file",
 		Long: `Collect what somebody needs who looks into a problem, in a new tar archive: the
-output of version, status, doctor --cluster, volume ls, operation ls and
-events, drover.yaml and profiles.yaml without their comments, the end of the
+output of version, status, doctor, volume ls, operation ls and events,
+drover.yaml and profiles.yaml without their comments, the end of the
 log, and the versions of the kernel and the engine. Run it as root on the host
 that has the problem.
 
@@ -103,7 +103,7 @@ type commandPart struct {
 var commandParts = []commandPart{
 	{"version.json", []string{"version", "-o", "json"}},
 	{"status.txt", []string{"status", "--verbose"}},
-	{"doctor.txt", []string{"doctor", "--cluster", "--verbose"}},
+	{"doctor.txt", []string{"doctor", "--verbose"}},
 	{"volumes.json", []string{"volume", "ls", "-o", "json"}},
 	{"operations.json", []string{"operation", "ls", "-o", "json"}},
 	{"events.json", []string{"events", "-o", "json"}},

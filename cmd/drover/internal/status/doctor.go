@@ -2,9 +2,6 @@ package status
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -23,37 +20,30 @@ func DoctorCommand(a *cli.App) *cobra.Command {
 		Long: `Check the server's host: what does not work, why, and how to fix it. The report
 also lists quarantined data: objects in the pools that the store does not know.
 Quarantined data is removed only by --gc with its full UUID, after a
-confirmation: type the UUID again, or use --yes. With --cluster, the
-report is about every node, the control replicas and the servers of the store.
-With --verbose, it includes what works. The exit code is 1 if a finding is a
-warning or an error, as that of drover status.`,
+confirmation: type the UUID again, or use --yes. drover status is about all
+nodes, the control replicas and the store. With --verbose, the report includes
+what works. The exit code is 1 if a finding is a warning or an error, as that of
+drover status.`,
 		Args:              cli.Args(0),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := cli.OutputFlags(cmd, false)
 	var gc string
-	var cluster, verbose bool
+	var verbose bool
 	cmd.Flags().StringVar(&gc, "gc", "", "destroy the quarantined object with this `UUID`")
 	cli.CompleteFlag(cmd, "gc")
 	yes := cli.AddFlag(cmd)
 	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "with --gc: show what would be destroyed, and change nothing")
-	cmd.Flags().BoolVar(&cluster, "cluster", false, "check every node, the control replicas and the store")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "list what works, too")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, _ []string) error {
-		if cluster && cmd.Flags().Changed("gc") {
-			return cli.UsageError(cmd, "--gc removes an object of the server's host and cannot be used with --cluster")
-		}
 		if cmd.Flags().Changed("gc") {
 			return collectGarbage(cmd.Context(), a, c, o, yes, gc)
 		}
 		if o.DryRun {
 			return cli.UsageError(cmd, "--dry-run requires --gc")
 		}
-		examine := ofHost
-		if cluster {
-			examine = ofCluster
-		}
-		list, err := examine(cmd.Context(), a, c)
+		list, err := c.Doctor(cmd.Context())
+		list = distinct(list)
 		own := a.CertificateFindings()
 		if err != nil && !a.IsExpiry(err) {
 			return err
@@ -67,97 +57,6 @@ warning or an error, as that of drover status.`,
 		return cli.Verdict(list)
 	})
 	return cmd
-}
-
-// ofHost returns the findings of the server's host.
-func ofHost(ctx context.Context, _ *cli.App, c cli.Remote) ([]api.Finding, error) {
-	list, err := c.Doctor(ctx)
-	return distinct(list), err
-}
-
-// ofCluster returns the findings of every node, of the control replicas and of the store. The host of the server is
-// examined now; other nodes examine themselves every ten seconds.
-func ofCluster(ctx context.Context, a *cli.App, c cli.Remote) ([]api.Finding, error) {
-	health, err := c.ClusterHealth(ctx)
-	if err != nil {
-		return nil, err
-	}
-	version, err := c.Version(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var ownFindings []api.Finding
-	if version.Node != "" {
-		if ownFindings, err = c.Doctor(ctx); err != nil && !errors.Is(err, dataset.ErrUnsupported) {
-			return nil, err
-		}
-	}
-	return doctorOfCluster(health, version.Node, ownFindings, a.Now()), nil
-}
-
-// Cluster returns the findings about a cluster, sorted. local is the name of the node that answers, and ownFindings are
-// its findings. If a control replica answers, local is empty. Cluster is a pure function. Only drover doctor --cluster
-// calls it.
-func doctorOfCluster(h api.ClusterHealth, local string, ownFindings []api.Finding, now time.Time) []api.Finding {
-	list := append([]api.Finding{}, h.Findings...)
-	list = append(list, h.Store.Findings...)
-	if h.Store.Leader != "" && len(h.Store.Findings) == 0 {
-		text := "leader is " + h.Store.Leader
-		if n := len(h.Store.Servers); n > 0 {
-			text += fmt.Sprintf("; %d servers are healthy", n)
-		}
-		list = append(list, api.Finding{Level: cli.OK, Subject: "store", Text: text})
-	}
-	for _, r := range h.Replicas {
-		text := fmt.Sprintf("at %s, version %s, alive since %s", r.Address, r.Version, cli.When(now, r.Since))
-		if r.Housekeeper {
-			text += "; does the background work"
-		}
-		list = append(list, api.Finding{Level: cli.OK, Subject: "control replica " + r.Name, Text: text})
-	}
-	var ofNodes []cli.OfNode
-	for _, n := range h.Nodes {
-		ofNodes = append(ofNodes, ofNode(n, local, ownFindings, now)...)
-	}
-	list = append(list, cli.Merge(ofNodes, "")...)
-	cli.Sort(list)
-	return distinct(list)
-}
-
-// ofNode returns the findings about one node.
-func ofNode(n api.NodeHealth, local string, ownFindings []api.Finding, now time.Time) []cli.OfNode {
-	var out []cli.OfNode
-	add := func(f api.Finding) { out = append(out, cli.OfNode{Node: n.Name, Finding: f}) }
-	if n.Name == local && local != "" {
-		for _, f := range ownFindings {
-			add(f)
-		}
-		return out
-	}
-	agent := api.Finding{Subject: "agent"}
-	switch {
-	case !n.Live:
-		agent.Level, agent.Text, agent.Fix = cli.Error, "does not answer", "drover node inspect "+n.Name
-		if !n.Reported.IsZero() {
-			agent.Text += ": last report " + cli.Ago(now, n.Reported)
-		}
-	case n.Found == nil:
-		agent.Level = cli.Warning
-		agent.Text = "has not reported what it found: it started a moment ago"
-		agent.Fix = "run drover doctor on that host"
-	case n.Found.Examined.IsZero():
-		agent.Level, agent.Text = cli.Info, "has not examined its host yet"
-	default:
-		agent.Level, agent.Text = cli.OK, "examined its host "+cli.Ago(now, n.Found.Examined)
-	}
-	add(agent)
-	if n.Found == nil || !n.Live { // its earlier findings may be outdated
-		return out
-	}
-	for _, f := range cli.Reported(*n.Found) {
-		add(f)
-	}
-	return out
 }
 
 // distinct returns the findings without repeated ones, in their order.

@@ -39,7 +39,12 @@ func Fine(c Cluster, list []api.Finding, now time.Time) []api.Finding {
 	}
 	if h := c.Health; h != nil {
 		for _, r := range h.Replicas {
-			add("control "+r.Name, "running since %s, version %s", cli.When(now, r.Since), r.Version)
+			work := ""
+			if r.Housekeeper {
+				work = "; does the background work"
+			}
+			add("control "+r.Name, "at %s, running since %s, version %s%s", r.Address, cli.When(now, r.Since),
+				r.Version, work)
 		}
 		if h.Store.Leader != "" {
 			add("store", "%s, its leader is %s", h.Store.Kind, h.Store.Leader)
