@@ -1,10 +1,20 @@
+// Package cli has the shared parts of the commands of drover: the App that each command works with, flags and their
+// errors, lists with filters and orders, tables and other output, questions before data is destroyed, progress, waiting
+// for operations, completion, and the words with which values are shown. Each run of a command line has one App. The
+// fields of the App do not change after the flags were parsed, so they need no lock. The exception is an atomic flag
+// that says whether the server answered without control. The package has no other state. Errors for wrong commands,
+// flags and completion are in usage.go, the formats of output in output.go and format.go, lists in list.go, and
+// requests that change something in operate.go. Other names of a command, and the words for which it is suggested, are
+// with the command (Aliases and SuggestFor of cobra).
 package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -15,8 +25,10 @@ import (
 
 	"github.com/droverhq/drover/backends/verify"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 )
 
@@ -212,4 +224,161 @@ type Fencer interface {
 	Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error)
 	Dismiss(ctx context.Context, id uuid.UUID, epoch uint64) error
 	Close() error
+}
+
+// OpenClient returns a client of the server at an address. For https, the client presents a certificate.
+func (a *App) OpenClient(endpoint string) (Remote, error) {
+	c, err := a.open(endpoint)
+	if err != nil {
+		return nil, err
+	}
+	c.SetVersion(a.Version)
+	c.OnKnownAt(a.noteKnownAt)
+	return c, nil
+}
+
+func (a *App) open(endpoint string) (*client.Client, error) {
+	if !strings.Contains(endpoint, "https://") {
+		return client.New(endpoint)
+	}
+	var missing []string
+	said := func(flag, value, env string) string {
+		if value == "" {
+			value = a.Getenv(env)
+		}
+		if value == "" {
+			missing = append(missing, "--"+flag+" or "+env)
+		}
+		return value
+	}
+	files := pki.Files{
+		Cert: said("cert", a.Files.Cert, "DROVER_CERT"), Key: said("key", a.Files.Key, "DROVER_KEY"),
+		CA: said("ca", a.Files.CA, "DROVER_CA"),
+	}
+	if len(missing) > 0 {
+		return nil, dataset.Errorf(dataset.ErrInvalid,
+			"%s requires a certificate of the cluster: set %s (drover ca issue creates one on a control host)",
+			dataset.Clip(endpoint), strings.Join(missing, ", "))
+	}
+	pair, err := pki.LoadPair(files)
+	if err != nil {
+		return nil, err
+	}
+	a.pair.Store(pair)
+	return client.NewTLS(endpoint, pki.NewCredentials(pair, clock.System{}, nil).Client(pki.Control))
+}
+
+// CertificateFindings returns a finding if the certificate of the operator who runs the command expires soon or has
+// expired. Servers do not know the certificates of operators before they are used.
+func (a *App) CertificateFindings() []api.Finding {
+	pair := a.pair.Load()
+	if pair == nil || pair.Identity.Kind != pki.Operator { // the agent reports the certificate of its host
+		return nil
+	}
+	leaf, now, id := pair.Chain[0], a.Now(), pair.Identity
+	found := api.Finding{
+		Level: "warning", Subject: "certificate",
+		Text: fmt.Sprintf("your certificate, of %s, expires %s", id, When(now, leaf.NotAfter)),
+		Fix: fmt.Sprintf("drover ca issue %s --role %s --out DIR on a control host, then use its files for "+
+			"DROVER_CERT, DROVER_KEY and DROVER_CA", id.Name, id.Role),
+	}
+	switch {
+	case now.After(leaf.NotAfter):
+		found.Level = "error"
+		found.Text = fmt.Sprintf("your certificate, of %s, expired %s: servers refuse it", id,
+			When(now, leaf.NotAfter))
+	case !now.After(pki.ReportAt(leaf)):
+		return nil
+	}
+	return []api.Finding{found}
+}
+
+// IsExpiry reports whether an error follows from the finding that the certificate of the operator has expired.
+func (a *App) IsExpiry(err error) bool {
+	pair := a.pair.Load()
+	return errors.Is(err, dataset.ErrForbidden) && pair != nil && len(a.CertificateFindings()) > 0 &&
+		a.Now().After(pair.Chain[0].NotAfter)
+}
+
+// onHost is a client that has the agent of this host open repositories if the server is a control replica, which
+// cannot. In a cluster, only an operator or root of a control host may record a repository, and only an agent can open
+// it: so a command that adds a repository needs both servers.
+type onHost struct {
+	Remote
+	agent func() (Remote, error) // connects to the agent of this host
+}
+
+// withAgent returns a client that asks the agent of this host where server cannot answer. The agent's address is
+// DROVER_API if --api names another server, and otherwise DefaultEndpoint.
+func (a *App) withAgent(server Remote) Remote {
+	address := DefaultEndpoint
+	if other := a.Getenv("DROVER_API"); a.Endpoint != "" && other != "" {
+		address = other
+	}
+	if address == a.Address() {
+		return server
+	}
+	return onHost{server, func() (Remote, error) { return a.Dial(address) }}
+}
+
+// askAgent returns the answer of the agent of this host if the server has refused a request because it is control. If
+// the agent cannot be reached, or belongs to another cluster, it returns the answer of the server: the repositories of
+// two clusters can have the same name.
+func askAgent[T any](ctx context.Context, o onHost, answer T, err error, ask func(Remote) (T, error)) (T, error) {
+	if err == nil || !strings.Contains(err.Error(), api.OnlyOnHost) {
+		return answer, err
+	}
+	agent, dialErr := o.agent()
+	if dialErr != nil || !isSameCluster(ctx, o.Remote, agent) {
+		return answer, err
+	}
+	return ask(agent)
+}
+
+// isSameCluster reports whether two servers know a node in common. It returns false if one of them does not answer.
+func isSameCluster(ctx context.Context, a, b Remote) bool {
+	known, err := a.NodeList(ctx, "")
+	if err != nil {
+		return false
+	}
+	also, err := b.NodeList(ctx, "")
+	return err == nil && slices.ContainsFunc(also, func(n api.Node) bool {
+		return slices.ContainsFunc(known, func(o api.Node) bool { return o.ID == n.ID })
+	})
+}
+
+func (o onHost) CheckRepository(ctx context.Context, c api.RepositoryCheck) (api.RepositoryState, error) {
+	state, err := o.Remote.CheckRepository(ctx, c)
+	return askAgent(ctx, o, state, err, func(r Remote) (api.RepositoryState, error) {
+		return r.CheckRepository(ctx, c)
+	})
+}
+
+func (o onHost) VolumeBackups(ctx context.Context, repository, volume string) (api.BackupList, error) {
+	list, err := o.Remote.VolumeBackups(ctx, repository, volume)
+	return askAgent(ctx, o, list, err, func(r Remote) (api.BackupList, error) {
+		return r.VolumeBackups(ctx, repository, volume)
+	})
+}
+
+func (o onHost) VolumeBackup(ctx context.Context, repository, id string) (api.VolumeBackup, error) {
+	b, err := o.Remote.VolumeBackup(ctx, repository, id)
+	return askAgent(ctx, o, b, err, func(r Remote) (api.VolumeBackup, error) {
+		return r.VolumeBackup(ctx, repository, id)
+	})
+}
+
+func (o onHost) RemoveBackup(ctx context.Context, repository, id string) error {
+	failed := o.Remote.RemoveBackup(ctx, repository, id)
+	_, err := askAgent(ctx, o, struct{}{}, failed, func(r Remote) (struct{}, error) {
+		return struct{}{}, r.RemoveBackup(ctx, repository, id)
+	})
+	return err
+}
+
+func (o onHost) PruneRepository(ctx context.Context, repository string) error {
+	_, err := askAgent(ctx, o, struct{}{}, o.Remote.PruneRepository(ctx, repository), func(r Remote) (struct{}, error) {
+		return struct{}{}, r.PruneRepository(ctx, repository)
+	})
+	return err
 }

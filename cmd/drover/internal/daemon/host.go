@@ -7,8 +7,8 @@
 // most one process with an agent (Serve or Agent) and at most one control replica use the root at a time (lockRoot).
 // The only other state is the number of closed connections that were not logged yet (closedLog), which a mutex
 // protects. OpenUnserved opens the store for commands that run without a server (package stores). Where to change what:
-// Options and Serve are in host.go, Control is in replica.go, Agent in node.go, and the checks of Options in check.go.
-// The stores are opened in stores.go, and the sockets in sockets.go and network.go.
+// Options and Serve are in host.go, Control is in replica.go, Agent in node.go, and the checks of Options in config.go.
+// The stores are opened in stores.go, and the sockets in sockets.go.
 package daemon
 
 import (

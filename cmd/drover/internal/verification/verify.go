@@ -1,16 +1,27 @@
+// Package verification has the commands of drover backend, which test a backend on a pool of this host, and runs the
+// suite of package backends/backendtest. Each run has a folder in the pool, a sandbox, which package trialdir locks.
+// The package keeps no state in memory.
 package verification
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
@@ -25,6 +36,139 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
+
+// Command makes drover backend with its subcommands.
+func Command(a *cli.App) *cobra.Command {
+	return cli.Group(&cobra.Command{
+		Use:   "backend",
+		Short: "Test storage backends",
+	},
+		newBackendVerifyCmd(a),
+	)
+}
+
+// Start runs this program with args, which must call Inside for the folder at path. It calls hear with each event until
+// the process has ended. When ctx ends, it kills the process and fails with dataset.ErrCancelled. It fails with the
+// error of hear, and with a problem that the process reports. The process never outlives the caller.
+func Start(ctx context.Context, args []string, path string, hear func(verify.Event) error) error {
+	// Pdeathsig kills the process when the thread that started it ends.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", args...)
+	cmd.Stderr = &stderr
+	cmd.Cancel = func() error { return kill(cmd.Process, path) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		// Go makes all mounts in the new namespace private (golang.org/issue/19661).
+		Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL,
+		Setpgid: true, // a Ctrl-C for the command must not reach it
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		return fmt.Errorf("start the suite: %w", err)
+	}
+	heard := follow(out, hear)
+	err = cmd.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return dataset.Errorf(dataset.ErrCancelled, "interrupted: nothing was verified")
+	case heard != nil:
+		return heard
+	case err != nil:
+		text := stderr.String()
+		return fmt.Errorf("the suite ended early: %w: %s", err, text[:min(len(text), 2<<10)])
+	}
+	return nil
+}
+
+// kill kills a process. The process does not end while one of its threads waits for a filesystem that it has frozen, so
+// kill thaws the filesystems.
+func kill(p *os.Process, path string) error {
+	err := p.Kill()
+	for p.Signal(syscall.Signal(0)) == nil {
+		err = errors.Join(err, trialdir.Thaw(path))
+		time.Sleep(50 * time.Millisecond)
+	}
+	return err
+}
+
+// follow passes events to hear until there are no more. After an error it reads and discards the rest, so that the
+// writer never waits.
+func follow(r io.Reader, hear func(verify.Event) error) error {
+	defer func() { _, _ = io.Copy(io.Discard, r) }()
+	dec := json.NewDecoder(r)
+	for {
+		var e verify.Event
+		if err := dec.Decode(&e); err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				return nil
+			}
+			return fmt.Errorf("read the report of the suite: %w", err)
+		}
+		if e.Problem != "" {
+			return errors.New(e.Problem)
+		}
+		if err := hear(e); err != nil {
+			return err
+		}
+	}
+}
+
+// Inside runs in the separate process. It runs the suite in the folder at path and writes the events to w, as lines of
+// JSON. An error becomes an event with a Problem. Inside fails only if it cannot write.
+func Inside(ctx context.Context, kind backends.Kind, path string, w io.Writer) error {
+	enc := json.NewEncoder(w)
+	tell := func(e verify.Event) error { return enc.Encode(e) }
+	err := unmountOthers(path)
+	if err == nil {
+		err = verify.Suite(ctx, kind, path, tell)
+	}
+	if err != nil {
+		return tell(verify.Event{Problem: err.Error()})
+	}
+	return nil
+}
+
+// unmountOthers unmounts all mounts of this namespace except those that the suite and its commands need. Otherwise
+// these mounts would keep filesystems in use that were unmounted elsewhere.
+func unmountOthers(path string) error {
+	table, err := mount.Table()
+	if err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(table) {
+		if isNeeded(m.Mountpoint, path) {
+			continue
+		}
+		// EINVAL means that the mount was removed together with the one above it.
+		err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("release %s: %w", m.Mountpoint, err)
+		}
+	}
+	return nil
+}
+
+// isNeeded reports whether the mount at point may be needed: by the suite, whose folder is at path, or by a command
+// that the suite runs.
+func isNeeded(point, path string) bool {
+	if rel, err := filepath.Rel(point, path); err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+		return true
+	}
+	top, hasChild, _ := strings.Cut(strings.TrimPrefix(point, "/"), "/")
+	switch {
+	case slices.Contains([]string{"proc", "sys", "dev", "usr", "bin", "sbin", "etc"}, top),
+		strings.HasPrefix(top, "lib"):
+		return true
+	}
+	if point == "/run/lock" { // LVM's commands lock each other out with files there
+		return true
+	}
+	return hasChild == "" && slices.Contains([]string{"run", "tmp", "var"}, top)
+}
 
 // The maximum space that the suite uses, in addition to a pool's reserve. spaceUnsized is for a pool that enforces no
 // sizes, in which the suite fills no volume.
