@@ -223,7 +223,7 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 	a.Verifier.CheckIfDue(ctx)
 	a.Relinquisher.AnswerAll()
 	a.Copies.ReconcileAll()
-	a.SharedMounter.ReconcileUnmounted()
+	a.SharedMounts.ReconcileUnmounted()
 	a.Repairer.RepairAll()
 	a.Jobs.Start("pending purges", func(ctx context.Context, _ *host.Job) error {
 		a.Remover.RetryPending(ctx)

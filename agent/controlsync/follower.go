@@ -99,7 +99,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error 
 	if err := f.applyCopies(ctx, s, inconsistent, was.Moment); err != nil {
 		return err
 	}
-	if err := f.SharedMounter.Apply(ctx, s, inconsistent); err != nil {
+	if err := f.SharedMounts.Apply(ctx, s, inconsistent); err != nil {
 		return err
 	}
 	var changed []api.IndexedDataset

@@ -203,7 +203,7 @@ func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []u
 			h.Copies = append(h.Copies, c)
 		}
 		if g, shared := r.SharedMounts.Get(id); shared && !ok {
-			seen = append(seen, r.SharedMounter.Status(g))
+			seen = append(seen, r.SharedMounts.Status(g))
 			continue
 		}
 		if !ok {

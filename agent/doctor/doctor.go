@@ -54,7 +54,7 @@ type Deps struct {
 	Uses          *mounting.UseTable
 	Engines       *mounting.Engines
 	Disks         *mounting.Disks
-	SharedMounter *mounting.SharedMounter
+	SharedMounter *mounting.SharedMounts
 	Registrar     *lease.Registrar
 	Failover      *move.Failover
 	Throttle      *throttle.Throttler

@@ -1,6 +1,6 @@
 // Package mounting mounts volumes for containers, knows who uses them, and finds out what they lost.
 //
-// Mounter mounts a volume for a use, and ends the use at the Unmount of the engine. SharedMounter does the same for
+// Mounter mounts a volume for a use, and ends the use at the Unmount of the engine. SharedMounts does the same for
 // datasets whose home is another node. UseTable has the uses of each dataset, Engines the engine processes, and
 // Verifier finds out whether uses have ended without an Unmount. Unmounter unmounts datasets without a use, and
 // Resolver makes mounts and uses agree after a start. Holders examines who else holds a dataset. Quiescer freezes a

@@ -78,7 +78,7 @@ func TestFencedGuestThatStillWrites(t *testing.T) {
 func TestGuestOfSameShareIsNotBehind(t *testing.T) {
 	f, d := many(t)
 	path := f.B.MustMount("db", "user")
-	att, err := f.B.SharedMounter.Attach(t.Context(), d)
+	att, err := f.B.SharedMounts.Attach(t.Context(), d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +88,7 @@ func TestGuestOfSameShareIsNotBehind(t *testing.T) {
 	}
 	well := func(when string) {
 		t.Helper()
-		if err := f.B.SharedMounter.Reconcile(t.Context(), d.ID, uuid.Nil); err != nil || f.B.SharedMounts.Refusal(d.ID) != "" {
+		if err := f.B.SharedMounts.Reconcile(t.Context(), d.ID, uuid.Nil); err != nil || f.B.SharedMounts.Refusal(d.ID) != "" {
 			t.Errorf("%s: %v, %q", when, err, f.B.SharedMounts.Refusal(d.ID))
 		}
 	}

@@ -191,7 +191,7 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset, asked ui
 		return err
 	}
 	if m.SharedMounts.NeedsSharedMount(d) {
-		if err := m.SharedMounter.Mount(ctx, d, path); err != nil {
+		if err := m.SharedMounts.Mount(ctx, d, path); err != nil {
 			return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 		}
 		return nil

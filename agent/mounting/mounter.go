@@ -43,7 +43,7 @@ func (m *Mounter) unmountUnused(d dataset.Dataset) func(context.Context, *host.J
 		if err := m.Unmounter.IfUnused(ctx, d, m.Unmounter.Unmount); err != nil {
 			return err
 		}
-		m.SharedMounter.ReportUnmounted(ctx, d.ID)
+		m.SharedMounts.ReportUnmounted(ctx, d.ID)
 		return nil
 	}
 }

@@ -24,19 +24,18 @@ type Mounts struct {
 	Throttle *throttle.Throttler
 	Freezer  []string // command line of a program that runs freezer.Serve; if empty, nothing is frozen
 
-	Engines       *Engines
-	Uses          *UseTable
-	Holders       *Holders
-	LostWrites    *Watcher
-	Disks         *Disks
-	Quiescer      *Quiescer
-	SharedMounts  *SharedMountTable
-	Reservations  *Reservations
-	SharedMounter *SharedMounter
-	Unmounter     *Unmounter
-	Verifier      *Verifier
-	Mounter       *Mounter
-	Resolver      *Resolver
+	Engines      *Engines
+	Uses         *UseTable
+	Holders      *Holders
+	LostWrites   *Watcher
+	Disks        *Disks
+	Quiescer     *Quiescer
+	SharedMounts *SharedMounts
+	Reservations *Reservations
+	Unmounter    *Unmounter
+	Verifier     *Verifier
+	Mounter      *Mounter
+	Resolver     *Resolver
 
 	// Set by Connect.
 	finder     Finder
@@ -96,9 +95,8 @@ func New(h *host.Host, p *pool.Pools, l *lease.Leases, t *throttle.Throttler, fr
 	m.LostWrites = newWatcher(m)
 	m.Disks = &Disks{Mounts: m}
 	m.Quiescer = &Quiescer{m}
-	m.SharedMounts = NewSharedMountTable(h)
+	m.SharedMounts = &SharedMounts{Mounts: m, mounts: map[uuid.UUID]SharedMount{}, refused: map[uuid.UUID]string{}}
 	m.Reservations = NewReservations(h)
-	m.SharedMounter = &SharedMounter{m}
 	m.Unmounter = &Unmounter{m}
 	m.Verifier = &Verifier{Mounts: m, started: h.Clock.Now(), startedSteady: h.Clock.Steady()}
 	m.Mounter = &Mounter{m}

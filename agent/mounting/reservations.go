@@ -50,7 +50,7 @@ func (r *Reservations) Reserve(ctx context.Context, d dataset.Dataset) (end func
 		return func() { r.leave(d.ID) }, nil
 	}
 	mountID := uuid.New()
-	r.count(d.ID, mountID, 1) // before control answers: see SharedMounter.Apply
+	r.count(d.ID, mountID, 1) // before control answers: see SharedMounts.Apply
 	if _, err := r.Control.ReportSharedMount(ctx, r.NodeID,
 		api.SharedMountReport{Incarnation: r.Incarnation, Dataset: d.ID, ID: mountID}); err != nil {
 		r.count(d.ID, mountID, -1)

@@ -51,7 +51,7 @@ func TestGuestMountsWhileControlAnswers(t *testing.T) {
 		f.B.MustMount("db", "one")
 		slow.arm <- c.answer
 		done := make(chan error, 1)
-		go func() { done <- f.B.SharedMounter.Reconcile(t.Context(), d.ID, uuid.Nil) }()
+		go func() { done <- f.B.SharedMounts.Reconcile(t.Context(), d.ID, uuid.Nil) }()
 		<-slow.asked
 		soon, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		if _, err := f.B.Mount(soon, "db", "two"); err != nil {

@@ -102,7 +102,7 @@ func (u *Unmounter) unmounted(d dataset.Dataset) {
 		u.copies.ReconcileSoon(d.ID)
 	}
 	if _, shared := u.SharedMounts.Get(d.ID); shared {
-		u.SharedMounter.ReconcileSoon(d.ID, uuid.Nil)
+		u.SharedMounts.ReconcileSoon(d.ID, uuid.Nil)
 	}
 }
 

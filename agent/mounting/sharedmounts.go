@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -29,20 +30,35 @@ import (
 // operator confirms that this host is fenced although the dataset is still mounted here, control ends the record of
 // the mount. This node then reports the mount again.
 
-// SharedMounter mounts datasets whose home is another node, and keeps control's records of shared mounts in agreement
-// with the mounts. Its methods are safe for concurrent use.
-type SharedMounter struct{ *Mounts }
+// SharedMount is the record of a dataset of access many that this node mounts although its home is another node.
+// Control has the same record as a dataset.SharedMount.
+type SharedMount struct {
+	api.IndexedDataset
+	// MountID is the ID of this shared mount, so that a late report does not apply to the next one.
+	MountID uuid.UUID `json:"stay"`
+}
+
+// SharedMounts mounts datasets whose home is another node, and keeps control's records of shared mounts in agreement
+// with the mounts. It has the shared mounts of this node, in memory and on disk, and the mounted datasets that must not
+// get further users here: see Refuse. Its methods are safe for concurrent use.
+type SharedMounts struct {
+	*Mounts
+
+	mu      sync.Mutex
+	mounts  map[uuid.UUID]SharedMount
+	refused map[uuid.UUID]string // mounted datasets that must not get further users here, and why
+}
 
 // Mount mounts a dataset whose home is another node, and which is not mounted. If the obstacle is temporary, such as
 // a move to another node of the share or a snapshot at the home, Mount retries for Timing.InUseWait. The caller holds
 // the dataset's lock.
-func (m *SharedMounter) Mount(ctx context.Context, d dataset.Dataset, path string) error {
+func (m *SharedMounts) Mount(ctx context.Context, d dataset.Dataset, path string) error {
 	for until := m.Clock.Steady() + m.Timing.InUseWait; ; {
 		err := m.mountOnce(ctx, d, path)
 		if err == nil {
 			return nil
 		}
-		if _, shared := m.SharedMounts.Get(d.ID); shared {
+		if _, shared := m.Get(d.ID); shared {
 			m.ReconcileSoon(d.ID, uuid.Nil)
 		}
 		passes := errors.Is(err, dataset.ErrPending) || errors.Is(err, errMoved)
@@ -61,7 +77,7 @@ func (m *SharedMounter) Mount(ctx context.Context, d dataset.Dataset, path strin
 var errMoved = errors.New("it was just moved to another pool of its share (try again)")
 
 // mountOnce is one attempt of Mount.
-func (m *SharedMounter) mountOnce(ctx context.Context, d dataset.Dataset, path string) error {
+func (m *SharedMounts) mountOnce(ctx context.Context, d dataset.Dataset, path string) error {
 	r := SharedMount{MountID: uuid.New()}
 	var err error
 	if r.IndexedDataset, err = m.Control.ReportSharedMount(ctx, m.NodeID,
@@ -70,7 +86,7 @@ func (m *SharedMounter) mountOnce(ctx context.Context, d dataset.Dataset, path s
 	}
 	steps.At("guest.recorded")
 	// Write the record before the mount, so that a start without control knows which datasets are mounted.
-	if err := m.SharedMounts.Set(ctx, r); err != nil {
+	if err := m.Set(ctx, r); err != nil {
 		return errors.Join(err, endSharedMount(ctx, m.Host, d.ID, r.MountID))
 	}
 	steps.At("guest.kept")
@@ -92,13 +108,13 @@ func (m *SharedMounter) mountOnce(ctx context.Context, d dataset.Dataset, path s
 	if err := MountAttached(att, path); err != nil {
 		return err
 	}
-	m.SharedMounts.Refuse(d.ID, nil)
+	m.Refuse(d.ID, nil)
 	m.LogOf(ctx, r.Dataset).WithField("path", path).Info("mounted beside its home")
 	return nil
 }
 
 // Attach attaches a dataset whose home is another node, through a pool of this node on the same share.
-func (m *SharedMounter) Attach(ctx context.Context, d dataset.Dataset) (att backends.Attachment, err error) {
+func (m *SharedMounts) Attach(ctx context.Context, d dataset.Dataset) (att backends.Attachment, err error) {
 	err = errMoved
 	for _, p := range m.Pools.All() {
 		if p.Share == uuid.Nil {
@@ -132,7 +148,7 @@ func endSharedMount(ctx context.Context, h *host.Host, id, mountID uuid.UUID) er
 
 // ReconcileSoon starts a job that makes control's record and the mount of a dataset agree: see Reconcile. recorded is
 // the ID of the shared mount in control's record, or uuid.Nil if that is not known.
-func (m *SharedMounter) ReconcileSoon(id, recorded uuid.UUID) {
+func (m *SharedMounts) ReconcileSoon(id, recorded uuid.UUID) {
 	m.Jobs.StartAgain("guest/"+id.String()+"/"+recorded.String(), func(ctx context.Context, _ *host.Job) error {
 		if err := m.Reconcile(ctx, id, recorded); err != nil && ctx.Err() == nil {
 			m.Log.WithError(err).WithField("dataset",
@@ -143,8 +159,8 @@ func (m *SharedMounter) ReconcileSoon(id, recorded uuid.UUID) {
 }
 
 // ReconcileUnmounted retries to report the end of shared mounts whose datasets are not mounted.
-func (m *SharedMounter) ReconcileUnmounted() {
-	for _, id := range m.SharedMounts.IDs() {
+func (m *SharedMounts) ReconcileUnmounted() {
+	for _, id := range m.IDs() {
 		if mounted, err := host.IsMountPoint(m.MountPath(id)); err == nil && !mounted {
 			m.ReconcileSoon(id, uuid.Nil)
 		}
@@ -152,7 +168,7 @@ func (m *SharedMounter) ReconcileUnmounted() {
 }
 
 // Reconcile ends a record of a shared mount without a mount, and reports a mount without a record. Idempotent.
-func (m *SharedMounter) Reconcile(ctx context.Context, id, recorded uuid.UUID) error {
+func (m *SharedMounts) Reconcile(ctx context.Context, id, recorded uuid.UUID) error {
 	g, known, inUse, err := m.endUnmounted(ctx, id, recorded)
 	if err != nil || !inUse {
 		return err
@@ -172,7 +188,7 @@ func (m *SharedMounter) Reconcile(ctx context.Context, id, recorded uuid.UUID) e
 		return err
 	}
 	defer unlock()
-	is, still := m.SharedMounts.Get(id)
+	is, still := m.Get(id)
 	mounted, err := host.IsMountPoint(m.MountPath(id))
 	switch {
 	case err != nil:
@@ -186,7 +202,7 @@ func (m *SharedMounter) Reconcile(ctx context.Context, id, recorded uuid.UUID) e
 // endUnmounted ends the shared mount of a dataset that is not mounted and has no use. If the dataset is mounted or has
 // a use, inUse is true, and endUnmounted ends nothing. It does nothing while control's store is inconsistent. If this
 // node is the home by now, it only removes this node's record. g is that record, if known is true.
-func (m *SharedMounter) endUnmounted(ctx context.Context, id, recorded uuid.UUID) (
+func (m *SharedMounts) endUnmounted(ctx context.Context, id, recorded uuid.UUID) (
 	g SharedMount, known, inUse bool, err error,
 ) {
 	unlock, err := m.Locks.Lock(ctx, id, "check of dataset "+id.String())
@@ -198,14 +214,14 @@ func (m *SharedMounter) endUnmounted(ctx context.Context, id, recorded uuid.UUID
 		return g, false, false, nil
 	}
 	if _, home := m.Cache.Dataset(id); home {
-		return g, false, false, m.SharedMounts.Drop(ctx, id) // the home needs no shared mount
+		return g, false, false, m.Drop(ctx, id) // the home needs no shared mount
 	}
-	g, known = m.SharedMounts.Get(id)
+	g, known = m.Get(id)
 	mounted, err := host.IsMountPoint(m.MountPath(id))
 	if err != nil || mounted || len(m.Uses.Get(id).IDs) > 0 {
 		return g, known, err == nil, err
 	}
-	m.SharedMounts.Refuse(id, nil)
+	m.Refuse(id, nil)
 	for _, mountID := range []uuid.UUID{recorded, g.MountID} {
 		if mountID != uuid.Nil {
 			if err := endSharedMount(ctx, m.Host, id, mountID); err != nil {
@@ -214,17 +230,17 @@ func (m *SharedMounter) endUnmounted(ctx context.Context, id, recorded uuid.UUID
 		}
 	}
 	steps.At("guest.ended")
-	return g, known, false, m.SharedMounts.Drop(ctx, id)
+	return g, known, false, m.Drop(ctx, id)
 }
 
 // applyAnswer applies control's answer about a dataset that is mounted here. Control may have decided meanwhile that
 // this node must not use the dataset.
-func (m *SharedMounter) applyAnswer(ctx context.Context, id uuid.UUID, g SharedMount, known bool,
+func (m *SharedMounts) applyAnswer(ctx context.Context, id uuid.UUID, g SharedMount, known bool,
 	now api.IndexedDataset,
 	err error) error {
 	switch {
 	case errors.Is(err, dataset.ErrNotFound), errors.Is(err, dataset.ErrUnsupported):
-		if err = fmt.Errorf("control has no record of this mount: %w", err); m.SharedMounts.Refuse(id, err) && known {
+		if err = fmt.Errorf("control has no record of this mount: %w", err); m.Refuse(id, err) && known {
 			m.LogOf(ctx, g.Dataset).WithError(err).Error("it is mounted here beside its home: stop its containers here")
 		}
 		return nil
@@ -232,7 +248,7 @@ func (m *SharedMounter) applyAnswer(ctx context.Context, id uuid.UUID, g SharedM
 		return err
 	}
 	why := m.checkContentCurrent(ctx, now.Dataset)
-	if m.SharedMounts.Refuse(id, why) {
+	if m.Refuse(id, why) {
 		m.LogOf(ctx, now.Dataset).WithError(why).Error("it is mounted here beside its home: stop its containers here")
 		m.News.Changed(id)
 	}
@@ -245,12 +261,12 @@ func (m *SharedMounter) applyAnswer(ctx context.Context, id uuid.UUID, g SharedM
 	if err != nil {
 		return err
 	}
-	return m.SharedMounts.Set(ctx, SharedMount{now, g.MountID})
+	return m.Set(ctx, SharedMount{now, g.MountID})
 }
 
 // Apply applies the shared mounts that control has recorded for this node, and ends the recorded reservations that an
 // earlier process of this agent has made. It does nothing if control's store is inconsistent.
-func (m *SharedMounter) Apply(ctx context.Context, s api.Sync, inconsistent bool) error {
+func (m *SharedMounts) Apply(ctx context.Context, s api.Sync, inconsistent bool) error {
 	if inconsistent {
 		return nil
 	}
@@ -258,12 +274,12 @@ func (m *SharedMounter) Apply(ctx context.Context, s api.Sync, inconsistent bool
 	for _, d := range s.SharedMounts {
 		named[d.ID] = true
 		on, _ := d.SharedMountOf(m.NodeID)
-		g, known := m.SharedMounts.Get(d.ID)
+		g, known := m.Get(d.ID)
 		switch {
 		case !known || g.MountID != on.ID:
 			m.ReconcileSoon(d.ID, on.ID)
 		case d.Index > g.Index:
-			if err := m.SharedMounts.Set(ctx, SharedMount{d, g.MountID}); err != nil {
+			if err := m.Set(ctx, SharedMount{d, g.MountID}); err != nil {
 				return err
 			}
 			m.ReconcileSoon(d.ID, uuid.Nil)
@@ -271,7 +287,7 @@ func (m *SharedMounter) Apply(ctx context.Context, s api.Sync, inconsistent bool
 			m.ReconcileSoon(d.ID, uuid.Nil)
 		}
 	}
-	for _, id := range m.SharedMounts.IDs() {
+	for _, id := range m.IDs() {
 		if !named[id] && (s.Full || slices.Contains(s.RemovedDatasets, id) ||
 			slices.ContainsFunc(s.Datasets, func(d api.IndexedDataset) bool { return d.ID == id })) {
 			m.ReconcileSoon(id, uuid.Nil)
@@ -286,8 +302,8 @@ func (m *SharedMounter) Apply(ctx context.Context, s api.Sync, inconsistent bool
 }
 
 // ReportUnmounted ends the shared mount of a dataset that was unmounted. A failure is retried later.
-func (m *SharedMounter) ReportUnmounted(ctx context.Context, id uuid.UUID) {
-	if _, shared := m.SharedMounts.Get(id); !shared {
+func (m *SharedMounts) ReportUnmounted(ctx context.Context, id uuid.UUID) {
+	if _, shared := m.Get(id); !shared {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -301,7 +317,7 @@ func (m *SharedMounter) ReportUnmounted(ctx context.Context, id uuid.UUID) {
 // returns nil if they do not differ, or if that is unknown. The two can differ if an operator confirmed that this host
 // is fenced although it was not. After that, the home no longer considers the dataset in use here. It may have restored
 // the dataset and removed the former content, although a process here still has that content open.
-func (m *SharedMounter) checkContentCurrent(ctx context.Context, d dataset.Dataset) error {
+func (m *SharedMounts) checkContentCurrent(ctx context.Context, d dataset.Dataset) error {
 	if mounted, err := host.IsMountPoint(m.MountPath(d.ID)); err != nil || !mounted {
 		return nil
 	}
@@ -325,7 +341,7 @@ func (m *SharedMounter) checkContentCurrent(ctx context.Context, d dataset.Datas
 }
 
 // Status is this node's report of a dataset with a shared mount.
-func (m *SharedMounter) Status(g SharedMount) dataset.DatasetStatus {
+func (m *SharedMounts) Status(g SharedMount) dataset.DatasetStatus {
 	mounted, err := host.IsMountPoint(m.MountPath(g.ID))
 	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: m.Engines.MountsOf(m.Uses.Get(g.ID)),
 		EngineAliases: records.AliasSpellings(m.Cache, g.Dataset, m.NodeID)}
@@ -334,7 +350,7 @@ func (m *SharedMounter) Status(g SharedMount) dataset.DatasetStatus {
 	}
 	if err != nil {
 		st.Problem = dataset.Cut(err.Error())
-	} else if why := m.SharedMounts.Refusal(g.ID); why != "" {
+	} else if why := m.Refusal(g.ID); why != "" {
 		st.Problem = dataset.Cut(why)
 	}
 	if len(st.Mounts) == 0 {
@@ -344,10 +360,10 @@ func (m *SharedMounter) Status(g SharedMount) dataset.DatasetStatus {
 }
 
 // Check adds findings on the datasets with a shared mount on this node.
-func (m *SharedMounter) Check(r *host.List) {
-	for _, id := range m.SharedMounts.IDs() {
-		g, _ := m.SharedMounts.Get(id)
-		if why := m.SharedMounts.Refusal(id); why != "" {
+func (m *SharedMounts) Check(r *host.List) {
+	for _, id := range m.IDs() {
+		g, _ := m.Get(id)
+		if why := m.Refusal(id); why != "" {
 			r.Add(host.Error, "volume "+g.Volume, "stop its containers here",
 				"is mounted here beside its home, and %s", why)
 		}
