@@ -20,33 +20,29 @@ type reportedCopy struct {
 func (s *Latest) RecordCopy(c dataset.Copy, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mergeCopies(c.Node, []dataset.Copy{c}, now)
+	s.edit(c.Node).mergeCopy(c, now)
 }
 
-// mergeCopies merges a node's reports on copies with those that are remembered. A report without a snapshot does not
-// replace the remembered state of the copy: the node has just started, and reports only why it cannot refresh the copy.
-func (s *Latest) mergeCopies(node uuid.UUID, list []dataset.Copy, now time.Duration) {
-	heard := make([]reportedCopy, 0, len(list))
-	for _, c := range list {
-		at := now
-		was, known := s.copies[node][c.Dataset]
-		if known && c.Snapshot == uuid.Nil {
-			c.Snapshot, c.Taken, c.OrderTime, c.Epoch = was.Snapshot, was.Taken, was.OrderTime, was.Epoch
-			c.VerifiedAt, c.VerifiedAtHome = was.VerifiedAt, was.VerifiedAtHome
-		}
-		if known && was.VerifiedAtHome.Equal(c.VerifiedAtHome) {
-			at = was.at
-		}
-		heard = append(heard, reportedCopy{c, at})
+// mergeCopy merges a report on a copy with the one that is remembered. A report without a snapshot does not replace the
+// remembered state of the copy: the node has just started, and reports only why it cannot refresh the copy.
+func (r *nodeReport) mergeCopy(c dataset.Copy, now time.Duration) {
+	at := now
+	was, known := r.copies[c.Dataset]
+	if known && c.Snapshot == uuid.Nil {
+		c.Snapshot, c.Taken, c.OrderTime, c.Epoch = was.Snapshot, was.Taken, was.OrderTime, was.Epoch
+		c.VerifiedAt, c.VerifiedAtHome = was.VerifiedAt, was.VerifiedAtHome
 	}
-	merge(s.copies, node, heard, func(c reportedCopy) uuid.UUID { return c.Dataset })
+	if known && was.VerifiedAtHome.Equal(c.VerifiedAtHome) {
+		at = was.at
+	}
+	r.copies[c.Dataset] = reportedCopy{c, at}
 }
 
 // Copy returns a node's last report on its copy of a dataset.
 func (s *Latest) Copy(node, id uuid.UUID) (dataset.Copy, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c, ok := s.copies[node][id]
+	c, ok := s.of(node).copies[id]
 	return c.Copy, ok
 }
 
@@ -71,7 +67,7 @@ func (s *Latest) CurrentCopy(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, 
 func (s *Latest) CopyAhead(home ReportedClock, c dataset.Copy, now time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if last := s.copies[c.Node][c.Dataset]; last.VerifiedAtHome.Equal(c.VerifiedAtHome) {
+	if last := s.of(c.Node).copies[c.Dataset]; last.VerifiedAtHome.Equal(c.VerifiedAtHome) {
 		now = last.at
 	}
 	return c.VerifiedAtHome.Sub(home.Add(now - home.At))
@@ -81,5 +77,5 @@ func (s *Latest) CopyAhead(home ReportedClock, c dataset.Copy, now time.Duration
 func (s *Latest) ForgetCopy(node, id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.copies[node], id)
+	delete(s.of(node).copies, id)
 }

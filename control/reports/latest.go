@@ -26,22 +26,32 @@ import (
 
 // Latest is what agents reported with their last heartbeats. None of it is stored. Safe for concurrent use.
 type Latest struct {
-	mu          sync.Mutex
-	datasets    map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus // by node, then by dataset
-	moved       map[uuid.UUID]movedDataset                        // by dataset; until the new home reports it
-	copies      map[uuid.UUID]map[uuid.UUID]reportedCopy          // by node, then by dataset
-	pools       map[uuid.UUID]dataset.PoolStatus
-	reporters   map[uuid.UUID]uuid.UUID                      // by pool: the node that reported it last
-	failedPools map[uuid.UUID][]api.Pool                     // by node; without UUIDs
-	Progress    map[uuid.UUID]map[uuid.UUID]dataset.Progress // by node, then by operation
-	distrust    map[uuid.UUID]string                         // why nodes do not trust the store, "" if they do
-	guards      map[uuid.UUID]bool                           // nodes whose guard answers
-	clocks      map[uuid.UUID]ReportedClock                  // the clocks of nodes at their last heartbeats
-	lastReport  map[uuid.UUID]time.Duration                  // when nodes sent the last heartbeat, by the steady clock
-	found       map[uuid.UUID]*api.NodeFindings              // what agents found on their hosts; never changed
-	fullness    map[uuid.UUID]dataset.Fullness               // datasets with little space left
-	// poolFullness has how full pools are, with a margin: see dataset.PoolStatus.FullnessAfter.
-	poolFullness map[uuid.UUID]dataset.Fullness
+	mu       sync.Mutex
+	nodes    map[uuid.UUID]*nodeReport
+	pools    map[uuid.UUID]poolReport
+	moved    map[uuid.UUID]movedDataset     // by dataset; until the new home reports it
+	fullness map[uuid.UUID]dataset.Fullness // datasets with little space left
+}
+
+// nodeReport is what a node reported. Except for datasets and copies, it is from the last heartbeat.
+type nodeReport struct {
+	heard       bool // it has sent a heartbeat
+	datasets    map[uuid.UUID]dataset.DatasetStatus
+	copies      map[uuid.UUID]reportedCopy     // by dataset
+	failedPools []api.Pool                     // without UUIDs
+	progress    map[uuid.UUID]dataset.Progress // by operation
+	distrust    string                         // why it does not trust the store, "" if it does
+	guard       bool                           // its guard answers
+	clock       ReportedClock                  // its clock
+	at          time.Duration                  // when it was sent, by the steady clock
+	found       *api.NodeFindings              // what its agent found on the host; never changed
+}
+
+// poolReport is the last report on a pool.
+type poolReport struct {
+	dataset.PoolStatus
+	by       uuid.UUID        // the node that reported it
+	fullness dataset.Fullness // with a margin: see dataset.PoolStatus.FullnessAfter
 }
 
 // movedDataset is what the previous home of a dataset reported of its data.
@@ -59,32 +69,27 @@ type ReportedClock struct {
 // New returns a Latest without reports.
 func New() *Latest {
 	return &Latest{
-		datasets:    map[uuid.UUID]map[uuid.UUID]dataset.DatasetStatus{},
-		moved:       map[uuid.UUID]movedDataset{},
-		copies:      map[uuid.UUID]map[uuid.UUID]reportedCopy{},
-		pools:       map[uuid.UUID]dataset.PoolStatus{},
-		reporters:   map[uuid.UUID]uuid.UUID{},
-		failedPools: map[uuid.UUID][]api.Pool{},
-		Progress:    map[uuid.UUID]map[uuid.UUID]dataset.Progress{},
-		distrust:    map[uuid.UUID]string{},
-		guards:      map[uuid.UUID]bool{},
-		clocks:      map[uuid.UUID]ReportedClock{},
-		lastReport:  map[uuid.UUID]time.Duration{},
-		found:       map[uuid.UUID]*api.NodeFindings{},
-		fullness:    map[uuid.UUID]dataset.Fullness{},
-
-		poolFullness: map[uuid.UUID]dataset.Fullness{},
+		nodes: map[uuid.UUID]*nodeReport{}, pools: map[uuid.UUID]poolReport{}, moved: map[uuid.UUID]movedDataset{},
+		fullness: map[uuid.UUID]dataset.Fullness{},
 	}
 }
 
-// merge merges entries of a node with those that are remembered.
-func merge[T any](all map[uuid.UUID]map[uuid.UUID]T, node uuid.UUID, list []T, of func(T) uuid.UUID) {
-	if all[node] == nil {
-		all[node] = make(map[uuid.UUID]T, len(list))
+// of returns the report of a node to read; an empty one if there is none.
+func (s *Latest) of(node uuid.UUID) nodeReport {
+	if r := s.nodes[node]; r != nil {
+		return *r
 	}
-	for _, v := range list {
-		all[node][of(v)] = v
+	return nodeReport{}
+}
+
+// edit returns the report of a node to change.
+func (s *Latest) edit(node uuid.UUID) *nodeReport {
+	if s.nodes[node] == nil {
+		s.nodes[node] = &nodeReport{
+			datasets: map[uuid.UUID]dataset.DatasetStatus{}, copies: map[uuid.UUID]reportedCopy{},
+		}
 	}
+	return s.nodes[node]
 }
 
 // Changes are the differences between a heartbeat and the earlier ones.
@@ -103,12 +108,12 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out Changes
-	who := "node " + node.Name
-	err := cmp.Or(CheckCount(who, len(s.datasets[node.ID])+len(h.Datasets), MaxRemembered, "datasets to remember"),
-		CheckCount(who, len(s.copies[node.ID])+len(h.Copies), MaxRemembered, "copies to remember"))
+	who, is := "node "+node.Name, s.edit(node.ID)
+	err := cmp.Or(CheckCount(who, len(is.datasets)+len(h.Datasets), MaxRemembered, "datasets to remember"),
+		CheckCount(who, len(is.copies)+len(h.Copies), MaxRemembered, "copies to remember"))
 	if err != nil {
-		delete(s.datasets, node.ID)
-		delete(s.copies, node.ID)
+		clear(is.datasets)
+		clear(is.copies)
 		if h.Incremental {
 			err = dataset.Errorf(dataset.ErrConflict, "%w: a full report is needed", err)
 		}
@@ -118,44 +123,45 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 		if !slices.Contains(node.Pools, p.ID) {
 			continue // the pool belongs to another node, or is not registered yet
 		}
-		full := s.poolFullness[p.ID]
-		if ev, warn := poolEvent(s.pools[p.ID], p, full); warn {
+		was := s.pools[p.ID]
+		if ev, warn := poolEvent(was.PoolStatus, p, was.fullness); warn {
 			ev.Node = node.Name
 			out.Events = append(out.Events, ev)
 		}
-		s.poolFullness[p.ID] = p.FullnessAfter(full)
-		s.pools[p.ID], s.reporters[p.ID] = p, node.ID
+		s.pools[p.ID] = poolReport{p, node.ID, p.FullnessAfter(was.fullness)}
 	}
 	out.Fullness = s.recordFullness(h.Datasets)
-	merge(s.datasets, node.ID, h.Datasets, func(d dataset.DatasetStatus) uuid.UUID { return d.ID })
 	for _, d := range h.Datasets {
+		is.datasets[d.ID] = d
 		if m, ok := s.moved[d.ID]; ok && m.to == node.ID {
 			delete(s.moved, d.ID)
 		}
 	}
-	h.Copies = slices.DeleteFunc(h.Copies, func(c dataset.Copy) bool { return c.Node != node.ID })
-	s.mergeCopies(node.ID, h.Copies, now)
-	s.failedPools[node.ID] = nil
+	for _, c := range h.Copies {
+		if c.Node == node.ID {
+			is.mergeCopy(c, now)
+		}
+	}
+	is.failedPools = nil
 	for _, p := range h.FailedPools {
 		p.ID, p.Node, p.NodeName = uuid.Nil, node.ID, node.Name
-		s.failedPools[node.ID] = append(s.failedPools[node.ID], p)
+		is.failedPools = append(is.failedPools, p)
 	}
-	s.distrust[node.ID] = h.StoreDoubt
-	s.guards[node.ID], s.lastReport[node.ID] = h.GuardRunning, now
+	is.heard, is.distrust, is.guard, is.at = true, h.StoreDoubt, h.GuardRunning, now
 	if h.Found != nil {
-		s.found[node.ID] = h.Found
+		is.found = h.Found
 	}
 	if !h.NodeTime.IsZero() {
-		s.clocks[node.ID] = ReportedClock{h.NodeTime, now}
+		is.clock = ReportedClock{h.NodeTime, now}
 	}
-	was, is := s.Progress[node.ID], make(map[uuid.UUID]dataset.Progress, len(h.Operations))
+	was := is.progress
+	is.progress = make(map[uuid.UUID]dataset.Progress, len(h.Operations))
 	for _, op := range h.Operations {
-		is[op.ID] = op.Progress
+		is.progress[op.ID] = op.Progress
 		if was[op.ID] != op.Progress {
 			out.Advanced = append(out.Advanced, op.ID)
 		}
 	}
-	s.Progress[node.ID] = is
 	return out, nil
 }
 
@@ -166,8 +172,9 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 func (s *Latest) RecordDataset(node uuid.UUID, st dataset.DatasetStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, reported := s.datasets[node][st.ID]; !reported && len(s.datasets[node]) < MaxRemembered {
-		merge(s.datasets, node, []dataset.DatasetStatus{st}, func(d dataset.DatasetStatus) uuid.UUID { return d.ID })
+	is := s.edit(node)
+	if _, reported := is.datasets[st.ID]; !reported && len(is.datasets) < MaxRemembered {
+		is.datasets[st.ID] = st
 	}
 }
 
@@ -176,7 +183,7 @@ func (s *Latest) RecordDataset(node uuid.UUID, st dataset.DatasetStatus) {
 func (s *Latest) RecordMoved(id, from, to uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st, known := s.datasets[from][id]
+	st, known := s.of(from).datasets[id]
 	if m := s.moved[id]; !known && m.to == from {
 		st, known = m.DatasetStatus, true // it moved twice in a moment
 	}
@@ -224,30 +231,29 @@ func (s *Latest) recordFullness(list []dataset.DatasetStatus) (changed []dataset
 func (s *Latest) Trusts(node uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	why, heard := s.distrust[node]
-	return heard && why == ""
+	r := s.of(node)
+	return r.heard && r.distrust == ""
 }
 
 // HasGuard reports whether a node's guard answered at the node's last heartbeat.
 func (s *Latest) HasGuard(node uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.guards[node]
+	return s.of(node).guard
 }
 
 // Clock returns a node's own clock at its last heartbeat. Without a heartbeat, it returns zero.
 func (s *Latest) Clock(node uuid.UUID) ReportedClock {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.clocks[node]
+	return s.of(node).clock
 }
 
 // HasReported reports whether a node has reported since this service started.
 func (s *Latest) HasReported(node uuid.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, heard := s.distrust[node]
-	return heard
+	return s.of(node).heard
 }
 
 // Found returns the findings of a node's agent about its host, or nil if the agent has not reported them. The caller
@@ -255,7 +261,7 @@ func (s *Latest) HasReported(node uuid.UUID) bool {
 func (s *Latest) Found(node uuid.UUID) *api.NodeFindings {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.found[node]
+	return s.of(node).found
 }
 
 // Silence returns how long ago a node sent its last heartbeat. The result has no meaning for a node that has sent none:
@@ -263,7 +269,7 @@ func (s *Latest) Found(node uuid.UUID) *api.NodeFindings {
 func (s *Latest) Silence(node uuid.UUID, now time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return now - s.lastReport[node]
+	return now - s.of(node).at
 }
 
 // MaxSilence is how old the last report of a node may be. Agents report every ten seconds, and a report can be late by
@@ -282,9 +288,9 @@ func (s *Latest) CheckTrust() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var h record.Halt
-	for node, why := range s.distrust {
-		if why != "" {
-			h.Nodes = map[uuid.UUID]string{node: why}
+	for node, r := range s.nodes {
+		if r.distrust != "" {
+			h.Nodes = map[uuid.UUID]string{node: r.distrust}
 			return h.Err()
 		}
 	}
@@ -295,15 +301,15 @@ func (s *Latest) CheckTrust() error {
 func (s *Latest) Distrust(node uuid.UUID) (why string, heard bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	why, heard = s.distrust[node]
-	return why, heard
+	r := s.of(node)
+	return r.distrust, r.heard
 }
 
 // Dataset returns the status of a dataset that its home has reported. Reports of other nodes do not count.
 func (s *Latest) Dataset(id, home uuid.UUID) *dataset.DatasetStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if st, ok := s.datasets[home][id]; ok {
+	if st, ok := s.of(home).datasets[id]; ok {
 		return &st
 	}
 	return nil
@@ -314,8 +320,8 @@ func (s *Latest) Datasets() []uuid.UUID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := map[uuid.UUID]bool{}
-	for _, of := range s.datasets {
-		for id := range of {
+	for _, r := range s.nodes {
+		for id := range r.datasets {
 			all[id] = true
 		}
 	}
@@ -326,8 +332,8 @@ func (s *Latest) Datasets() []uuid.UUID {
 func (s *Latest) ForgetDataset(id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, of := range s.datasets {
-		delete(of, id)
+	for _, r := range s.nodes {
+		delete(r.datasets, id)
 	}
 	delete(s.fullness, id)
 	delete(s.moved, id)
@@ -337,7 +343,7 @@ func (s *Latest) ForgetDataset(id uuid.UUID) {
 func (s *Latest) ForgetDatasetOf(node, id uuid.UUID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.datasets[node], id)
+	delete(s.of(node).datasets, id)
 }
 
 // ForgetNode drops all reports of a node that was removed.
@@ -357,10 +363,8 @@ func (s *Latest) RetainNodes(nodes []uuid.UUID, before time.Duration) {
 	for _, id := range nodes {
 		recorded[id] = true
 	}
-	reported := slices.Concat(slices.Collect(maps.Keys(s.lastReport)), slices.Collect(maps.Keys(s.datasets)),
-		slices.Collect(maps.Keys(s.copies)))
-	for _, id := range reported {
-		if !recorded[id] && s.lastReport[id] < before {
+	for id, r := range s.nodes {
+		if !recorded[id] && r.at < before {
 			s.forgetNode(id)
 		}
 	}
@@ -368,25 +372,15 @@ func (s *Latest) RetainNodes(nodes []uuid.UUID, before time.Duration) {
 
 // forgetNode does the work of ForgetNode while mu is held. A pool that another node has reported since stays.
 func (s *Latest) forgetNode(node uuid.UUID) {
-	delete(s.datasets, node)
-	delete(s.copies, node)
-	delete(s.failedPools, node)
-	delete(s.Progress, node)
-	delete(s.distrust, node)
-	delete(s.guards, node)
-	delete(s.clocks, node)
-	delete(s.lastReport, node)
-	delete(s.found, node)
+	delete(s.nodes, node)
 	for id, m := range s.moved {
 		if m.to == node {
 			delete(s.moved, id)
 		}
 	}
-	for pool, by := range s.reporters {
-		if by == node {
-			delete(s.reporters, pool)
+	for pool, r := range s.pools {
+		if r.by == node {
 			delete(s.pools, pool)
-			delete(s.poolFullness, pool)
 		}
 	}
 }
@@ -395,7 +389,7 @@ func (s *Latest) forgetNode(node uuid.UUID) {
 func (s *Latest) WithProgress(op dataset.Operation) dataset.Operation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p, ok := s.Progress[op.Node][op.ID]; ok && !op.State.Final() {
+	if p, ok := s.of(op.Node).progress[op.ID]; ok && !op.State.Final() {
 		op.Progress = p
 	}
 	return op

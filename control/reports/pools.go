@@ -14,8 +14,8 @@ import (
 func (s *Latest) Pool(id uuid.UUID) *dataset.PoolStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if st, ok := s.pools[id]; ok {
-		return &st
+	if r, ok := s.pools[id]; ok {
+		return &r.PoolStatus
 	}
 	return nil
 }
@@ -24,8 +24,8 @@ func (s *Latest) Pool(id uuid.UUID) *dataset.PoolStatus {
 func (s *Latest) FailedPools() (all []api.Pool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, list := range s.failedPools {
-		all = append(all, list...)
+	for _, r := range s.nodes {
+		all = append(all, r.failedPools...)
 	}
 	slices.SortFunc(all, func(x, y api.Pool) int {
 		return cmp.Or(cmp.Compare(x.NodeName, y.NodeName), cmp.Compare(x.Name, y.Name))
