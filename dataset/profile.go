@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // Profile is a named set of choices. All its keys have a value, because defaults are already applied. A dataset keeps
@@ -276,4 +279,104 @@ func (p Profile) Clone() Profile {
 		p.Owner = &o
 	}
 	return p
+}
+
+// QoS limits the speed of a volume. A value of 0 is no limit.
+type QoS struct {
+	ReadIOPS  int64 `json:"read_iops,omitempty"`  // reads per second, at most; 0: not limited
+	WriteIOPS int64 `json:"write_iops,omitempty"` // writes per second, at most; 0: not limited
+	ReadBPS   Size  `json:"read_bps,omitempty"`   // bytes read per second, at most; 0: not limited
+	WriteBPS  Size  `json:"write_bps,omitempty"`  // bytes written per second, at most; 0: not limited
+	// Strict requires that the limit applies to all users of the volume together, from the first moment. A node that
+	// cannot enforce this is not used.
+	Strict bool `json:"strict,omitempty"`
+}
+
+// Limited reports whether there is any limit.
+func (q QoS) Limited() bool {
+	q.Strict = false
+	return q != QoS{}
+}
+
+// String formats the limits in a few words. It returns "" if there are none.
+func (q QoS) String() string {
+	if !q.Limited() {
+		return ""
+	}
+	var parts []string
+	for _, d := range []struct {
+		what string
+		iops int64
+		bps  Size
+	}{{"read", q.ReadIOPS, q.ReadBPS}, {"write", q.WriteIOPS, q.WriteBPS}} {
+		var limits []string
+		if d.iops > 0 {
+			limits = append(limits, fmt.Sprintf("%d IOPS", d.iops))
+		}
+		if d.bps > 0 {
+			limits = append(limits, d.bps.String()+"/s")
+		}
+		if len(limits) > 0 {
+			parts = append(parts, d.what+" "+strings.Join(limits, " and "))
+		}
+	}
+	if q.Strict {
+		parts = append(parts, "strict")
+	}
+	return strings.Join(parts, ", ")
+}
+
+// LimitEnforcement says which limits a node can enforce for volumes with separate block devices.
+type LimitEnforcement string
+
+// The limits that nodes can enforce; empty: none.
+const (
+	// LimitsContainer limits each container separately, from about a second after its start. The kernel's own writes
+	// are limited separately too.
+	LimitsContainer LimitEnforcement = "container"
+	// LimitsStrict limits all users of the volume together, from the first moment.
+	LimitsStrict LimitEnforcement = "strict"
+)
+
+// KeySource says where the operator's key for the datasets of a profile is: in a file on each host, or in the output of
+// a program. The zero value means that the datasets are not encrypted.
+type KeySource struct {
+	KeyFile string `json:"key_file,omitempty"` // absolute path of the file with the key
+	// Exec is the absolute path of a program that prints the key, with its arguments.
+	Exec    []string `json:"exec,omitempty"`
+	Timeout Duration `json:"timeout,omitempty"` // how long one run of the program may take
+}
+
+const (
+	// DefaultKeyTimeout is how long one run of a key program may take if the profile sets no timeout.
+	DefaultKeyTimeout = Duration(10 * time.Second)
+	// MaxKeyTimeout is the longest time that a profile may allow: a mount that waits for the program has two
+	// minutes.
+	MaxKeyTimeout = Duration(time.Minute)
+)
+
+// Wanted reports whether the key source names a key, so that the datasets must be encrypted.
+func (k KeySource) Wanted() bool { return k.KeyFile != "" || len(k.Exec) > 0 }
+
+// Equal reports whether two key sources are the same.
+func (k KeySource) Equal(o KeySource) bool {
+	return k.KeyFile == o.KeyFile && k.Timeout == o.Timeout && slices.Equal(k.Exec, o.Exec)
+}
+
+// String names the key source.
+func (k KeySource) String() string {
+	if k.KeyFile != "" {
+		return k.KeyFile
+	}
+	return strings.Join(k.Exec, " ")
+}
+
+// Encryption is the wrapped data key of an encrypted dataset: the data key, encrypted with a key of the operator. The
+// dataset cannot be read without the operator's key. It is a part of the dataset's record.
+type Encryption struct {
+	// ID is the UUID of the data key and of the LUKS container that it opens. Snapshots, clones and copies have
+	// the container's ID, and the same data key.
+	ID      uuid.UUID `json:"id"`
+	KeyID   string    `json:"key_id"`  // 8 hexadecimal digits that distinguish keys of the operator
+	Wrapped []byte    `json:"wrapped"` // the data key, encrypted with the operator's key
 }

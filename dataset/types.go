@@ -488,3 +488,71 @@ const LostWrites = "may have lost data that was written "
 func (st DatasetStatus) IsUnusable() bool {
 	return st.Problem != "" && !strings.HasPrefix(st.Problem, LostWrites)
 }
+
+// Access says on how many hosts a volume may be mounted at once. The zero value means only on one host, its home.
+type Access string
+
+// AccessMany lets every host that sees the data of a volume mount it, at the same time. The applications must
+// coordinate who writes what.
+const AccessMany Access = "many"
+
+// SharedMount is the permission of a node to mount a dataset of access many whose home is another node. It is recorded
+// before the node mounts the dataset, and removed after the node has unmounted it. The home can mount the dataset
+// without a shared mount. If the home has one, it uses the dataset exclusively: no other node may mount the dataset
+// meanwhile.
+type SharedMount struct {
+	Node  uuid.UUID `json:"node"`  // UUID of the node that may mount the dataset
+	ID    uuid.UUID `json:"id"`    // UUID of this shared mount, so that a report on an earlier one does not apply to it
+	Since time.Time `json:"since"` // when the shared mount was recorded
+}
+
+// SharedMountOf returns the shared mount of a node in the record of a dataset. ok is false if there is none.
+func (d Dataset) SharedMountOf(node uuid.UUID) (g SharedMount, ok bool) {
+	i := slices.IndexFunc(d.SharedMounts, func(g SharedMount) bool { return g.Node == node })
+	if i < 0 {
+		return g, false
+	}
+	return d.SharedMounts[i], true
+}
+
+// Summary is the part of the record of a dataset that a list of volumes shows. Decoding a Summary takes less time than
+// decoding the whole Dataset, and a list decodes thousands of records. The keys are those of Dataset and Profile.
+type Summary struct {
+	ID           uuid.UUID         `json:"id"`
+	Volume       string            `json:"volume"`
+	Aliases      []string          `json:"aliases,omitempty"`
+	State        State             `json:"state"`
+	Profile      ProfileSummary    `json:"profile"`
+	Size         Size              `json:"size,omitempty"`
+	Labels       map[string]string `json:"labels,omitempty"`
+	Protected    bool              `json:"protected,omitempty"`
+	Home         uuid.UUID         `json:"home"`
+	Pool         uuid.UUID         `json:"pool"`
+	Epoch        uint64            `json:"epoch"`
+	Copies       []uuid.UUID       `json:"copies,omitempty"`
+	SharedMounts []SharedMount     `json:"shared_mounts,omitempty"`
+	Created      time.Time         `json:"created"`
+	Trash        *Trash            `json:"trash,omitempty"`
+}
+
+// ProfileSummary is the part of a profile that a list of volumes shows.
+type ProfileSummary struct {
+	Name       string     `json:"name"`
+	Size       Size       `json:"size,omitempty"`
+	Filesystem Filesystem `json:"filesystem"`
+	Access     Access     `json:"access,omitempty"`
+	Replicas   Replicas   `json:"replicas,omitzero"`
+}
+
+// Dataset returns a record that has only the fields of the summary.
+func (s Summary) Dataset() Dataset {
+	return Dataset{
+		ID: s.ID, Volume: s.Volume, Aliases: s.Aliases, State: s.State,
+		Profile: Profile{
+			Name: s.Profile.Name, Size: s.Profile.Size, Filesystem: s.Profile.Filesystem, Access: s.Profile.Access,
+			Replicas: s.Profile.Replicas,
+		},
+		Size: s.Size, Labels: s.Labels, Protected: s.Protected, Home: s.Home, Pool: s.Pool, Epoch: s.Epoch,
+		Copies: s.Copies, SharedMounts: s.SharedMounts, Created: s.Created, Trash: s.Trash,
+	}
+}

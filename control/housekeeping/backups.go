@@ -65,9 +65,7 @@ func (k *Housekeeper) requestDueBackups(ctx context.Context, h *Memory) {
 		}
 		// After a damaged value, the records are read one by one, and the others are examined nevertheless.
 		if err := t.Prefetch(keys); err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
-			if ctx.Err() == nil {
-				h.reportFailure("read the records of scheduled backups", err)
-			}
+			h.check(ctx, "read the records of scheduled backups", err)
 			return // the next round tries again
 		}
 		for _, id := range some {

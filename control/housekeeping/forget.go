@@ -82,30 +82,24 @@ func (k *Housekeeper) ForgetOperations(ctx context.Context) error {
 
 // endedRecords reads the operations that have ended.
 func (k *Housekeeper) endedRecords(ctx context.Context) (list []endedRecord, err error) {
-	for after := ""; ; {
-		entries, err := record.NewTx(ctx, k.Ledger.Store).List(record.OperationsPrefix, after, forgetBatch)
+	for e, err := range record.Entries(record.NewTx(ctx, k.Ledger.Store), record.OperationsPrefix, forgetBatch) {
 		if err != nil {
 			return nil, err
 		}
-		for _, e := range entries {
-			after = e.Key
-			var op record.EndedOperation
-			if err := record.Decode(e.Key, e.Value, &op); err != nil {
-				return nil, err
-			}
-			if op.State.Final() {
-				list = append(list, endedRecord{
-					key: e.Key, bytes: len(e.Value), runTime: time.Duration(op.RunTime), ended: op.Ended,
-					kept: operationRetention(op.Operation),
-					keptLast: op.State == dataset.OpCancelled ||
-						op.State == dataset.OpFailed && op.Kind == dataset.OpMove,
-				})
-			}
+		var op record.EndedOperation
+		if err := record.Decode(e.Key, e.Value, &op); err != nil {
+			return nil, err
 		}
-		if len(entries) < forgetBatch {
-			return list, nil
+		if op.State.Final() {
+			list = append(list, endedRecord{
+				key: e.Key, bytes: len(e.Value), runTime: time.Duration(op.RunTime), ended: op.Ended,
+				kept: operationRetention(op.Operation),
+				keptLast: op.State == dataset.OpCancelled ||
+					op.State == dataset.OpFailed && op.Kind == dataset.OpMove,
+			})
 		}
 	}
+	return list, nil
 }
 
 // surplus returns the records beyond a number and a size: the oldest ones. The records that are kept last are included

@@ -122,6 +122,13 @@ func (h *Memory) reportFailure(what string, err error) {
 	h.failed(what, err)
 }
 
+// check reports the failure of a part of the background work, unless the work is ending.
+func (h *Memory) check(ctx context.Context, what string, err error) {
+	if err != nil && ctx.Err() == nil {
+		h.reportFailure(what, err)
+	}
+}
+
 // Run does the background work until ctx ends. While this service holds the lock, it calls Round once in each interval.
 // It waits for one interval before the first round, so that agents can report before anything is removed: an agent may
 // know that the store was restored from a backup.
@@ -167,9 +174,7 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	h.Now = now
 	changes := k.Ledger.Feed.Since(uuid.Nil, h.rev)
 	everything := changes.Full || !now.Before(h.FullDue)
-	if err := k.Uptime.Mark(ctx, changes.Any || everything); err != nil && ctx.Err() == nil {
-		h.reportFailure("count the time that drover runs", err)
-	}
+	h.check(ctx, "count the time that drover runs", k.Uptime.Mark(ctx, changes.Any || everything))
 	if over := k.clockJump(h); over > 0 {
 		h.FullDue = time.Time{}
 		h.clockAdvance += over
@@ -179,17 +184,16 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 		k.ExpireTrash(ctx, h)
 	}
 	short, err := k.due(ctx, &h.shortage)
-	if err != nil && ctx.Err() == nil {
-		h.reportFailure("find nodes that can take a replica", err)
-	}
+	h.check(ctx, "find nodes that can take a replica", err)
 	examined := k.examineChanges(ctx, h, slices.Concat(changes.Datasets, short), everything)
 	if examined == nil {
 		h.rev = changes.Rev
 		if everything {
 			h.FullDue = now.Add(FullInterval)
 		}
-	} else if h.shortage.nodes = ""; ctx.Err() == nil {
-		h.reportFailure("examine the datasets that changed", examined)
+	} else {
+		h.shortage.nodes = ""
+		h.check(ctx, "examine the datasets that changed", examined)
 	}
 	k.requestDueSnapshots(ctx, h, now)
 	k.requestDueBackups(ctx, h)
@@ -207,9 +211,7 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 				continue
 			}
 			h.ForgetDue = time.Time{} // the next round calls both functions again
-			if ctx.Err() == nil {
-				h.reportFailure("forget old operations and copies", err)
-			}
+			h.check(ctx, "forget old operations and copies", err)
 		}
 	}
 }
@@ -227,23 +229,16 @@ func (k *Housekeeper) examineChanges(ctx context.Context, h *Memory, changed []u
 	}
 	t := record.NewTx(ctx, k.Ledger.Store)
 	live := map[uuid.UUID]bool{}
-	for after := ""; ; {
-		entries, err := t.List(record.DatasetsPrefix, after, api.MaxPage)
+	for e, err := range record.Entries(t, record.DatasetsPrefix, api.MaxPage) {
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			after = e.Key
-			var d dataset.Dataset
-			err := record.Decode(e.Key, e.Value, &d)
-			if err := k.examineDataset(ctx, h, e.Key, d, e.Index, err); err != nil {
-				return err
-			}
-			live[d.ID] = true
+		var d dataset.Dataset
+		err = record.Decode(e.Key, e.Value, &d)
+		if err := k.examineDataset(ctx, h, e.Key, d, e.Index, err); err != nil {
+			return err
 		}
-		if len(entries) < api.MaxPage {
-			break
-		}
+		live[d.ID] = true
 	}
 	for id := range h.Plans {
 		if !live[id] {
@@ -310,23 +305,12 @@ func (k *Housekeeper) examineDataset(ctx context.Context, h *Memory, what string
 
 // updateMembers updates the records of nodes and services that are unreachable or no longer exist.
 func (k *Housekeeper) updateMembers(ctx context.Context, h *Memory, everything bool) {
-	if err := k.Members.RecordUnreachable(ctx); err != nil && ctx.Err() == nil {
-		h.reportFailure("record which nodes are unreachable", err)
-	}
-	if err := k.Members.CheckMassLoss(ctx); err != nil && ctx.Err() == nil {
-		h.reportFailure("check whether too many nodes are unreachable", err)
-	}
-	if err := k.EndLostMoves(ctx); err != nil && ctx.Err() == nil {
-		h.reportFailure("return the leases that moves to lost nodes have recalled", err)
-	}
-	if err := k.Members.PublishMembers(ctx, &h.catalogDenied, everything); err != nil && ctx.Err() == nil {
-		h.reportFailure("show replicas and agents in the catalog", err)
-	}
-	if !everything {
-		return
-	}
-	if err := k.ForgetServices(ctx, h); err != nil && ctx.Err() == nil {
-		h.reportFailure("delete the records of services that have ended", err)
+	h.check(ctx, "record which nodes are unreachable", k.Members.RecordUnreachable(ctx))
+	h.check(ctx, "check whether too many nodes are unreachable", k.Members.CheckMassLoss(ctx))
+	h.check(ctx, "return the leases that moves to lost nodes have recalled", k.EndLostMoves(ctx))
+	h.check(ctx, "show replicas and agents in the catalog", k.Members.PublishMembers(ctx, &h.catalogDenied, everything))
+	if everything {
+		h.check(ctx, "delete the records of services that have ended", k.ForgetServices(ctx, h))
 	}
 }
 

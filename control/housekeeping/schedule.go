@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/adhocore/gronx"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -132,9 +134,7 @@ func (k *Housekeeper) requestDueSnapshots(ctx context.Context, h *Memory, now ti
 			continue
 		}
 		if err := k.requestSnapshot(ctx, id, plan, waiting); err != nil {
-			if ctx.Err() == nil {
-				h.reportFailure("scheduled snapshot of dataset "+id.String(), err)
-			}
+			h.check(ctx, "scheduled snapshot of dataset "+id.String(), err)
 			continue // still due: the next round tries again
 		}
 		next, err := nextTick(plan.schedule, now.In(time.Local))
@@ -212,4 +212,84 @@ func nextTick(expr string, t time.Time) (time.Time, error) {
 // sameWallTime returns the moment with the same date and clock time as t, but in loc.
 func sameWallTime(t time.Time, loc *time.Location) time.Time {
 	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), loc)
+}
+
+// Schedule is the state of the scheduled snapshots of a volume.
+type Schedule struct {
+	Volume string
+	// Age is the time since the newest scheduled snapshot, or since the volume was created if it has none.
+	Age time.Duration
+	// Overdue is the time since the next scheduled snapshot became due. It is 0 if the snapshot is not due yet.
+	Overdue time.Duration
+}
+
+// schedules remembers, for each volume with a schedule, when the last scheduled snapshot was taken and when the next
+// one is due. Housekeeper.Run writes it. It is safe for concurrent use.
+type schedules struct {
+	mu sync.Mutex
+	of map[uuid.UUID]plannedSnapshot
+}
+
+// plannedSnapshot is when the last scheduled snapshot of a volume was taken, and when the next one is due.
+type plannedSnapshot struct {
+	volume     string
+	last, next time.Time // next is zero if the schedule is not valid
+}
+
+func (s *schedules) set(id uuid.UUID, is plannedSnapshot) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of == nil {
+		s.of = map[uuid.UUID]plannedSnapshot{}
+	}
+	s.of[id] = is
+}
+
+func (s *schedules) remove(id uuid.UUID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.of, id)
+}
+
+// clear forgets all volumes: another control replica does the background work now.
+func (s *schedules) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.of = nil
+}
+
+// Schedules returns the state of the volumes whose profile has a schedule, by name. It is empty while another control
+// replica does the background work.
+func (k *Housekeeper) Schedules() []Schedule {
+	k.schedules.mu.Lock()
+	defer k.schedules.mu.Unlock()
+	now := k.Ledger.Clock.Now()
+	out := make([]Schedule, 0, len(k.schedules.of))
+	for _, is := range k.schedules.of {
+		s := Schedule{Volume: is.volume, Age: max(0, now.Sub(is.last))}
+		if !is.next.IsZero() {
+			s.Overdue = max(0, now.Sub(is.next))
+		}
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b Schedule) int { return cmp.Compare(a.Volume, b.Volume) })
+	return out
+}
+
+// expired returns the snapshots that the retention policy does not retain, newest first. keep is the policy: see
+// dataset.Keep.Retained. expired is a pure function.
+func expired(snaps []dataset.Snapshot, keep dataset.Keep, loc *time.Location) []dataset.Snapshot {
+	newest := slices.Clone(snaps)
+	slices.SortFunc(newest, func(a, b dataset.Snapshot) int { // not only by time: the clocks of two homes differ
+		return cmp.Or(b.At().Compare(a.At()), view.Older(b, a))
+	})
+	taken := make([]time.Time, len(newest))
+	for i, s := range newest {
+		taken[i] = s.Created
+	}
+	kept := map[uuid.UUID]bool{}
+	for i, is := range keep.Retained(taken, loc) {
+		kept[newest[i].ID] = is
+	}
+	return slices.DeleteFunc(newest, func(s dataset.Snapshot) bool { return kept[s.ID] })
 }

@@ -15,9 +15,7 @@ import (
 func (k *Housekeeper) ExpireTrash(ctx context.Context, h *Memory) {
 	entries, err := record.NewTx(ctx, k.Ledger.Store).List(record.TrashPrefix, "", 0)
 	if err != nil {
-		if ctx.Err() == nil {
-			h.reportFailure("expire trash", err)
-		}
+		h.check(ctx, "expire trash", err)
 		return
 	}
 	h.trashDue = time.Time{}

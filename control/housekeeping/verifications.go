@@ -48,9 +48,7 @@ func (k *Housekeeper) requestDueVerifications(ctx context.Context, h *Memory) {
 		}
 		next, err := k.requestDueVerification(ctx, id, h.Now, busy)
 		if err != nil {
-			if ctx.Err() == nil {
-				h.reportFailure("scheduled verification of a backup of dataset "+id.String(), err)
-			}
+			h.check(ctx, "scheduled verification of a backup of dataset "+id.String(), err)
 			next = h.Now.Add(backupCheck)
 		}
 		if next.IsZero() {

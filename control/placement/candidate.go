@@ -16,8 +16,11 @@ package placement
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
 )
@@ -156,4 +159,88 @@ func Choose(cands []Candidate, o Requirement) (Candidate, error) {
 		return c, nil
 	}
 	return Candidate{}, NoPoolError(sites, o)
+}
+
+// IsUnopened reports whether the pool has not been opened since its node started. Its capabilities are not known
+// then. An error must say that such a pool is offline, and not that it lacks every capability.
+func (c Candidate) IsUnopened() bool {
+	return c.Status != nil && !c.Status.Online && reflect.ValueOf(c.Capabilities).IsZero()
+}
+
+// IsRequested reports whether the pool has the name and the backend that the profile asks for, if it asks for any.
+func IsRequested(c Candidate, p dataset.Profile) bool {
+	return (p.Pool == "" || p.Pool == c.Name) && (p.Backend == "" || p.Backend == c.Backend)
+}
+
+// FilterByName removes all pools but the one with the given name from the sites. An error about the sites then gives
+// the reasons only for that pool. If no site has such a pool, the function returns all sites. head is the beginning of
+// the error.
+func FilterByName(sites []Site, name string) (head string, of []Site) {
+	for _, st := range sites {
+		its := st
+		its.Pools = slices.DeleteFunc(slices.Clone(st.Pools), func(c Candidate) bool { return c.Name != name })
+		if len(its.Pools) > 0 {
+			of = append(of, its)
+		}
+	}
+	if len(of) == 0 { // the error gives the reason of each pool
+		return "no pool", sites
+	}
+	return "no pool " + name, of
+}
+
+// QualifiedName returns the name of the pool with that of its node, for errors about several nodes.
+func (c Candidate) QualifiedName(node string) string { return c.Name + " of node " + node }
+
+// The weights of the properties in which two pools can be alike. With LikeKind, one pool can receive snapshots of the
+// other.
+const (
+	likeName = 1
+	LikeKind = 2
+)
+
+// Likeness returns how similar two pools are, as a sum of weights. If it is at least LikeKind, a dataset moves with its
+// filesystem and snapshots.
+func Likeness(from, to dataset.Pool) (n int) {
+	if from.Backend == to.Backend && from.Capabilities.Delta && to.Capabilities.Delta {
+		n += LikeKind
+	}
+	if from.Name == to.Name {
+		n += likeName
+	}
+	return n
+}
+
+// ReceivingFrom returns the candidate with WithFilesystem or FileCopy set according to how it would receive data from
+// another pool.
+func (c Candidate) ReceivingFrom(from dataset.Pool) Candidate {
+	c.WithFilesystem = Likeness(from, c.Pool) >= LikeKind
+	c.FileCopy = !c.WithFilesystem && !OnSameShare(from, c.Pool)
+	return c
+}
+
+// OnSameShare reports whether two pools are on the same share, so that each sees the data of the other.
+func OnSameShare(x, y dataset.Pool) bool { return x.Share != uuid.Nil && x.Share == y.Share }
+
+// OtherPools returns the candidates without the pool that holds the data. If the target node has adopted that pool, a
+// copy into the pool would overwrite the source of the copy. If no candidate remains, why says so.
+func OtherPools(cands []Candidate, from dataset.Pool, target dataset.Node) (others []Candidate, why string) {
+	others = slices.DeleteFunc(slices.Clone(cands), func(c Candidate) bool { return c.ID == from.ID })
+	could := func(c Candidate) bool { return from.Share == uuid.Nil || OnSameShare(from, c.Pool) }
+	if len(others) < len(cands) && !slices.ContainsFunc(others, could) {
+		why = "pool " + from.Name + ", which node " + target.Name +
+			" now has, is the pool that already has the data (drover pool adopt PATH there makes it its home)"
+	}
+	return others, why
+}
+
+// WhyFenceUnsuitable returns why a dataset with failover auto cannot be on a share with the fence of its profile; ""
+// if it can. The fence must be a fence command, because only the storage server or a power switch can stop another
+// host from writing to a share.
+func WhyFenceUnsuitable(c Candidate, p dataset.Profile) string {
+	if p.Failover.Auto && c.Share != uuid.Nil && p.Failover.Fence.Kind != dataset.FenceExec {
+		return "it is on a share, where failover auto requires a fence command that excludes the last home " +
+			"(fence: {exec: [PROGRAM]})"
+	}
+	return ""
 }

@@ -3,6 +3,8 @@ package placement
 import (
 	"cmp"
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -128,28 +130,22 @@ func (s *CopyKeeper) confirmDestruction(t *record.Tx, c dataset.Copy) (stays, er
 
 // Expire condemns the copies that moves left behind, once their time has passed: see ExpireOne.
 func (s *CopyKeeper) Expire(ctx context.Context) error {
-	for after := ""; ; {
-		entries, err := record.NewTx(ctx, s.Ledger.Store).List(record.CopiesPrefix, after, readSize)
+	for e, err := range record.Entries(record.NewTx(ctx, s.Ledger.Store), record.CopiesPrefix, readSize) {
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			after = e.Key
-			var c dataset.Copy
-			if err := record.Decode(e.Key, e.Value, &c); err != nil {
-				return err
-			}
-			if c.Kind != dataset.CopyLeft || s.Uptime.LastRunTime()-time.Duration(c.RunTime) < LeftCopyRetention {
-				continue
-			}
-			if _, err := s.Ledger.Update(ctx, func(t *record.Tx) error { return s.ExpireOne(t, c) }); err != nil {
-				return err
-			}
+		var c dataset.Copy
+		if err := record.Decode(e.Key, e.Value, &c); err != nil {
+			return err
 		}
-		if len(entries) < readSize {
-			return nil
+		if c.Kind != dataset.CopyLeft || s.Uptime.LastRunTime()-time.Duration(c.RunTime) < LeftCopyRetention {
+			continue
+		}
+		if _, err := s.Ledger.Update(ctx, func(t *record.Tx) error { return s.ExpireOne(t, c) }); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // moveDestination returns the target node of a dataset's move; uuid.Nil if none is in progress.
@@ -232,4 +228,162 @@ func recordShown(t *record.Tx, rec, now dataset.Copy) error {
 	rec.Path, rec.Problem = now.Path, now.Problem
 	t.NotifyDataset(rec.Dataset, rec.Node)
 	return t.Put(record.CopyKey(rec.Node, rec.Dataset), rec)
+}
+
+// AddLoss records a loss in a dataset, and sets HeadParent to the newest snapshot that is not lost. It drops an
+// earlier loss if no recorded copy can be older than that loss.
+func AddLoss(t *record.Tx, next *dataset.Dataset, loss dataset.Loss) error {
+	behind := loss.EndedEpoch
+	for _, node := range next.Copies {
+		var c dataset.Copy
+		if _, err := t.Get(record.CopyKey(node, next.ID), &c); err != nil {
+			return err
+		}
+		behind = min(behind, c.Epoch)
+	}
+	next.Losses = slices.DeleteFunc(slices.Clone(next.Losses),
+		func(l dataset.Loss) bool { return l.SnapshotsForgotten && l.EndedEpoch < behind })
+	next.Losses = append(next.Losses, loss)
+	var newest dataset.Snapshot
+	err := record.EachSnapshot(t, next.ID, func(s dataset.Snapshot) {
+		if !next.Lost(s) && s.At().Compare(newest.At()) > 0 {
+			newest = s
+		}
+	})
+	next.HeadParent = newest.ID
+	return err
+}
+
+// ForgetLost removes the records of the snapshots that were lost when a dataset continued without its home. It works
+// in several transactions. The data of these snapshots stays on the superseded home. Idempotent: a repeated call
+// continues with the remaining records.
+func (s *CopyKeeper) ForgetLost(ctx context.Context, d dataset.Dataset) error {
+	for more := slices.ContainsFunc(d.Losses, lossesToForget); more; {
+		_, err := s.Ledger.Update(ctx, func(t *record.Tx) (err error) {
+			more, err = forgetSomeLost(t, d.ID)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func lossesToForget(l dataset.Loss) bool { return !l.SnapshotsForgotten }
+
+// forgetSomeLost removes the records of some lost snapshots of a dataset. It reports whether more are left.
+func forgetSomeLost(t *record.Tx, id uuid.UUID) (more bool, err error) {
+	var d dataset.Dataset
+	there, err := t.Get(record.DatasetKey(id), &d)
+	i := slices.IndexFunc(d.Losses, lossesToForget)
+	if err != nil || !there || i < 0 {
+		return false, err
+	}
+	var lost []dataset.Snapshot
+	if err := record.EachSnapshot(t, id, func(s dataset.Snapshot) {
+		if d.Losses[i].Includes(s) {
+			lost = append(lost, s)
+		}
+	}); err != nil {
+		return false, err
+	}
+	for _, s := range lost[:min(len(lost), record.SnapshotsAtOnce)] {
+		record.DeleteSnapshot(t, s)
+	}
+	if len(lost) <= record.SnapshotsAtOnce {
+		d.Losses = slices.Clone(d.Losses)
+		d.Losses[i].SnapshotsForgotten = true
+		if err := t.PutDataset(d); err != nil {
+			return false, err
+		}
+	}
+	return len(lost) > record.SnapshotsAtOnce || slices.ContainsFunc(d.Losses, lossesToForget), nil
+}
+
+// OnlyCopy describes a node's copy of a dataset that is the only one with some data. If What is "", the node has no
+// such copy.
+type OnlyCopy struct {
+	Dataset dataset.Dataset
+	What    string
+	Command string // how to inspect or save the data, for errors
+}
+
+// FindOnlyCopy returns the copy of a dataset on a node if it is the only one with some data. That is a superseded head,
+// or the last known complete copy of a volume whose home is lost or unhealthy.
+func (s *CopyKeeper) FindOnlyCopy(t *record.Tx, node, id uuid.UUID) (o OnlyCopy, err error) {
+	var c dataset.Copy
+	there, err := t.Get(record.CopyKey(node, id), &c)
+	if err != nil || !there {
+		return o, err
+	}
+	d, err := t.Dataset(id)
+	if err != nil || d.State == dataset.StatePurging {
+		return o, err
+	}
+	name, err := t.NodeName(node)
+	if err != nil {
+		return o, err
+	}
+	if c.Kind == dataset.CopySuperseded {
+		return OnlyCopy{d, "the superseded head of " + d.Volume + " on node " + name,
+			"drover copy mount " + record.RefTo(d) + " " + name + " shows it"}, nil
+	}
+	if c.SupersededForGood() || c.Snapshot == uuid.Nil || d.Home == uuid.Nil {
+		return o, nil
+	}
+	if unhealthy, _, err := s.checkHome(t, d); err != nil || !unhealthy {
+		return o, err
+	}
+	var others []dataset.Copy
+	for _, n := range record.WithoutNode(d.Copies, node) {
+		var other dataset.Copy
+		if _, err := t.Get(record.CopyKey(n, id), &other); err != nil {
+			return o, err
+		}
+		if other.Promotable() {
+			others = append(others, other)
+		}
+	}
+	if _, usable, err := s.usableFirst(t, others); err != nil || usable > 0 {
+		return o, err
+	}
+	home, err := t.NodeName(d.Home)
+	return OnlyCopy{d, "the last complete copy of " + d.Volume + ", whose home " + home + " is lost or cannot open it",
+		"drover volume move " + record.RefTo(d) + " --force --fenced " + home}, err
+}
+
+// CheckNoOnlyCopy fails with dataset.ErrInUse while a node has the only copy of some data. It does not fail for a
+// node that was removed already, because the data there cannot be reached any more.
+func (s *CopyKeeper) CheckNoOnlyCopy(ctx context.Context, ref string) error {
+	t := record.NewTx(ctx, s.Ledger.Store)
+	n, err := t.FindNode(ref)
+	if err != nil || !n.Removed.IsZero() {
+		return err
+	}
+	copies, err := record.ListAll[dataset.Copy](t, record.NodeCopies(n.ID))
+	if err != nil {
+		return err
+	}
+	var what, then []string
+	for _, c := range copies {
+		o, err := s.FindOnlyCopy(record.NewTx(ctx, s.Ledger.Store), n.ID, c.Dataset)
+		if err != nil {
+			return err
+		}
+		if o.What == "" {
+			continue
+		}
+		if len(what) == copiesShown {
+			what = append(what, "and more")
+			break
+		}
+		what, then = append(what, o.What), append(then, o.Command)
+	}
+	if len(what) == 0 {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrInUse, "node %s has data that no other node has: %s (%s; --force "+
+		"--dry-run shows what would be removed from the store)", n.Name, strings.Join(what, ", "),
+		strings.Join(then, "; "))
 }

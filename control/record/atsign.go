@@ -132,33 +132,29 @@ func SnapshotsNamed(t *Tx, name string) (has []NamedSnapshot, err error) {
 	if dataset.CheckName(name) != nil {
 		return nil, nil
 	}
-	for after := ""; len(has) < maxNamedSnapshots; {
-		entries, err := t.List(SnapshotNamesPrefix, after, pageSize)
+	for e, err := range Entries(t, SnapshotNamesPrefix, pageSize) {
 		if err != nil {
 			return nil, err
 		}
-		for _, e := range entries {
-			after = e.Key
-			of, is := strings.CutSuffix(strings.TrimPrefix(e.Key, SnapshotNamesPrefix), "/"+name)
-			if !is {
-				continue
-			}
-			id, err := ParseKey(SnapshotNamesPrefix+of, SnapshotNamesPrefix)
-			if err != nil {
-				return nil, err
-			}
-			var c Claim
-			if err := Decode(e.Key, e.Value, &c); err != nil {
-				return nil, err
-			}
-			var d dataset.Dataset
-			if there, err := t.Get(DatasetKey(id), &d); err != nil {
-				return nil, err
-			} else if there && d.State == dataset.StateReady && len(has) < maxNamedSnapshots {
-				has = append(has, NamedSnapshot{d.Volume, c.ID})
-			}
+		of, is := strings.CutSuffix(strings.TrimPrefix(e.Key, SnapshotNamesPrefix), "/"+name)
+		if !is {
+			continue
 		}
-		if len(entries) < pageSize {
+		id, err := ParseKey(SnapshotNamesPrefix+of, SnapshotNamesPrefix)
+		if err != nil {
+			return nil, err
+		}
+		var c Claim
+		if err := Decode(e.Key, e.Value, &c); err != nil {
+			return nil, err
+		}
+		var d dataset.Dataset
+		if there, err := t.Get(DatasetKey(id), &d); err != nil {
+			return nil, err
+		} else if there && d.State == dataset.StateReady {
+			has = append(has, NamedSnapshot{d.Volume, c.ID})
+		}
+		if len(has) == maxNamedSnapshots {
 			break
 		}
 	}

@@ -1,10 +1,14 @@
 package record
 
 import (
+	"context"
 	"encoding/binary"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
 )
 
 // FeedSize is the minimum number of changes that the feed remembers. A reader that asks for older changes must read
@@ -159,4 +163,101 @@ func (f *Feed) IsAwaited(node uuid.UUID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.Waiting[node] != nil
+}
+
+// Notice lists the changes of one transaction, for the callers that wait for them.
+type Notice struct {
+	Nodes    []uuid.UUID `json:"n,omitempty"`
+	Datasets []uuid.UUID `json:"d,omitempty"`
+	Ops      []uuid.UUID `json:"o,omitempty"`
+	Events   []api.Event `json:"e,omitempty"`
+	// InResponse says that the agents of Nodes learn everything from the response to their request, so they are not
+	// woken. These agents get this change with their next response.
+	InResponse   bool `json:"a,omitempty"`
+	All          bool `json:"all,omitempty"` // all readers must read everything again
+	Housekeeping bool `json:"h,omitempty"`   // the replica that does the background work must examine everything
+}
+
+// Empty reports whether the notice contains nothing.
+func (t Notice) Empty() bool {
+	return len(t.Nodes) == 0 && len(t.Ops) == 0 && len(t.Events) == 0 && !t.All && !t.Housekeeping
+}
+
+// LaneValue is the value of a lane.
+type LaneValue struct {
+	Count  uint64   `json:"count"` // how many values were written to the lane
+	Recent []Notice `json:"recent"`
+}
+
+// After returns the notices of the values that were written to a lane after the count-th one. Each value added one
+// notice. ok is false if the lane no longer has all of these notices.
+func (t LaneValue) After(count uint64) (list []Notice, ok bool) {
+	if t.Count < count || t.Count-count > uint64(len(t.Recent)) {
+		return nil, false
+	}
+	return t.Recent[len(t.Recent)-int(t.Count-count):], true
+}
+
+// EventsKept is the minimum number of past events that the log keeps.
+const EventsKept = 1024
+
+// EventLog keeps the newest events, and wakes the callers that wait for the next one.
+type EventLog struct {
+	mu      sync.Mutex
+	Ring    []api.Event   // with consecutive IDs
+	Next    uint64        // ID of the next event
+	waiting chan struct{} // closed at the next event
+}
+
+// NewEventLog returns an empty log. The first ID is the present time, so that the IDs are above those of an earlier
+// run. A reader that continues after an event of an earlier run gets all events of this run.
+func NewEventLog(now time.Time) *EventLog {
+	return &EventLog{Next: uint64(max(now.UnixMicro(), 1)), waiting: make(chan struct{})}
+}
+
+// Publish gives each event the next ID, keeps it, and wakes the callers that wait.
+func (e *EventLog) Publish(evs ...api.Event) {
+	if len(evs) == 0 {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, ev := range evs {
+		ev.ID = e.Next
+		e.Next++
+		e.Ring = append(e.Ring, ev)
+	}
+	if over := len(e.Ring) - EventsKept; over > EventsKept {
+		e.Ring = append([]api.Event(nil), e.Ring[over:]...)
+	}
+	close(e.waiting)
+	e.waiting = make(chan struct{})
+}
+
+// After returns the kept events after an ID, and a channel that is closed at the next event. If the ID has not been
+// given out yet, as after a restart with a clock that was set back, After returns all kept events.
+func (e *EventLog) After(id uint64) ([]api.Event, <-chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	first := e.Next - uint64(len(e.Ring))
+	skip := uint64(0)
+	if id >= first && id < e.Next {
+		skip = id - first + 1
+	}
+	return append([]api.Event(nil), e.Ring[skip:]...), e.waiting
+}
+
+// Await waits until signal is closed or timeout fires, and reports whether signal was closed first. It fails with
+// dataset.ErrUnavailable when quit is closed, because the service is stopping, and with the error of ctx when ctx ends.
+func Await(ctx context.Context, quit, signal <-chan struct{}, timeout <-chan time.Time) (signaled bool, err error) {
+	select {
+	case <-signal:
+		return true, nil
+	case <-timeout:
+		return false, nil
+	case <-quit:
+		return false, Stopping()
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
 }

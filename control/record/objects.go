@@ -3,10 +3,13 @@ package record
 import (
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
-	"github.com/google/uuid"
 )
 
 // ListAll reads every object under a prefix with few keys.
@@ -176,4 +179,110 @@ func (t *Tx) Halted() error {
 		return err
 	}
 	return h.Err()
+}
+
+// GetRepository reads a repository, so that the decision depends on it. It fails with dataset.ErrNotFound.
+func GetRepository(t *Tx, name string) (repo dataset.Repository, err error) {
+	if err := dataset.CheckRepositoryName(name); err != nil {
+		return repo, err
+	}
+	known, err := t.Get(RepositoryKey(name), &repo)
+	if err != nil || known {
+		return repo, err
+	}
+	all, err := ListAll[dataset.Repository](t, RepositoriesPrefix)
+	if err != nil {
+		return repo, err
+	}
+	names := make([]string, len(all))
+	for i, o := range all {
+		names[i] = o.Name
+	}
+	return repo, dataset.Errorf(dataset.ErrNotFound, "no such repository: %q (available: %s)%s", name,
+		dataset.FormatChoices(names), dataset.Suggestion(name, names))
+}
+
+// LoadAssignedCopy returns a copy of a node in the form in which control sends it to the agent.
+func LoadAssignedCopy(t *Tx, node, id uuid.UUID) (k api.AssignedCopy, there bool, err error) {
+	key := CopyKey(node, id)
+	if there, err = t.Get(key, &k.Copy); err != nil || !there {
+		return k, false, err
+	}
+	k.Index = t.Index(key)
+	var d dataset.Dataset
+	known, err := t.Get(DatasetKey(id), &d)
+	if known {
+		k.Record = &d
+	}
+	return k, true, err
+}
+
+// SharedMountDatasets appends to ids the datasets with a shared mount on a node, each once.
+func SharedMountDatasets(t *Tx, node uuid.UUID, ids []uuid.UUID) ([]uuid.UUID, error) {
+	claims, err := ListAll[Claim](t, SharedMountPrefix(node))
+	for _, c := range claims {
+		if !slices.Contains(ids, c.ID) {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids, err
+}
+
+// RefTo returns a reference to a dataset that a user can type. For a dataset in the trash, RefTo returns the UUID
+// instead of the name, because another dataset may have taken that name.
+func RefTo(d dataset.Dataset) string {
+	if d.State == dataset.StateReady {
+		return d.Volume
+	}
+	return d.ID.String()
+}
+
+// Alive is the value of a node's key under live/. The key exists while the agent renews the session. The value has the
+// ID of the session, because the agent can renew the session through any service.
+type Alive struct {
+	Node        uuid.UUID `json:"node"`
+	Incarnation uuid.UUID `json:"incarnation"`
+	Boot        string    `json:"boot"`
+	Since       time.Time `json:"since"`
+	Session     string    `json:"session"`
+}
+
+// Unreachable is the value of a node's key under away/: since when the node is unreachable. The key is deleted in the
+// transaction in which its agent registers again. As long as the key has the same index, the node was unreachable
+// without interruption.
+type Unreachable struct {
+	Since    time.Time        `json:"since"`
+	RunTime  dataset.Duration `json:"ran,omitempty"`     // running time of services (RunMark) at that moment
+	Clock    time.Time        `json:"clock,omitzero"`    // the node's own clock when it was last heard; zero: not known
+	ClockAge dataset.Duration `json:"old,omitempty"`     // how old Clock was when the record was written
+	Guarded  bool             `json:"guarded,omitempty"` // the node's guard answered when the node was last heard
+}
+
+// Fenced is the value of a node's key under fenced/.
+type Fenced struct {
+	At time.Time `json:"at"`
+	By string    `json:"by"` // who confirmed it
+}
+
+// TrashEntry is the value of a key of the trash. RunTime is the running time of services (RunMark) when the dataset
+// was put in the trash.
+type TrashEntry struct {
+	dataset.Trash
+	RunTime dataset.Duration `json:"ran,omitempty"`
+}
+
+// IsFor reports whether the entry belongs to the present stay of the dataset in the trash, and not to an earlier one.
+func (tr TrashEntry) IsFor(d dataset.Dataset) bool {
+	return d.Trash.At.Equal(tr.At) && d.Trash.Expires.Equal(tr.Expires)
+}
+
+// Remaining returns how much of its time in the trash a dataset still has.
+func (tr TrashEntry) Remaining(ran time.Duration) time.Duration {
+	return tr.Expires.Sub(tr.At) - (ran - time.Duration(tr.RunTime))
+}
+
+// FailoverHalt is the value of FailoverKey. It exists while automatic failover is suspended.
+type FailoverHalt struct {
+	Since time.Time   `json:"since"`
+	Nodes []uuid.UUID `json:"nodes"` // the nodes that vanished
 }

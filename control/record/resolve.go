@@ -38,28 +38,22 @@ const MatchesShown = 10
 // that was removed after its key was read.
 func findMatches(t *Tx, prefix string, want func(match) bool) (found []match, err error) {
 	prefix = UUIDPrefix + strings.ToLower(prefix)
-	for after := ""; ; {
-		entries, err := t.List(prefix, after, matchesAtOnce)
+	for e, err := range Entries(t, prefix, matchesAtOnce) {
 		if err != nil {
 			return nil, err
 		}
-		for _, e := range entries {
-			after = e.Key
-			m, there, err := readMatch(t, e.Key, e.Value)
-			if err != nil {
-				return nil, err
-			}
-			if there && want(m) {
-				found = append(found, m)
-			}
-			if len(found) == MatchesShown {
-				return found, nil
-			}
+		m, there, err := readMatch(t, e.Key, e.Value)
+		if err != nil {
+			return nil, err
 		}
-		if len(entries) < matchesAtOnce {
-			return found, nil
+		if there && want(m) {
+			found = append(found, m)
+		}
+		if len(found) == MatchesShown {
+			break
 		}
 	}
+	return found, nil
 }
 
 func readMatch(t *Tx, key string, value []byte) (m match, there bool, err error) {

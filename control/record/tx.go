@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -99,12 +100,6 @@ func (t *Tx) Entry(key string) store.Entry { return t.read[key] }
 // CheckUnchanged makes the commit fail unless the key of e still has the index of e. It does not read the key.
 func (t *Tx) CheckUnchanged(e store.Entry) { t.read[e.Key] = e }
 
-// CanPeek reports whether Peek can return a key without another access to the store.
-func (t *Tx) CanPeek(key string) bool {
-	_, known := t.peeked[key]
-	return known
-}
-
 // Context is the context of the request that the transaction is for.
 func (t *Tx) Context() context.Context { return t.ctx }
 
@@ -184,6 +179,28 @@ func Written(t *Tx, prefix string) Assumptions {
 func (t *Tx) List(prefix, after string, limit int) ([]store.Entry, error) {
 	entries, err := t.store.List(t.ctx, prefix, after, limit)
 	return entries, ReadError(t.ctx, err)
+}
+
+// Entries reads the entries under a prefix in the order of their keys, and size of them in one call. As with List, the
+// commit does not check them. After an error it ends.
+func Entries(t *Tx, prefix string, size int) iter.Seq2[store.Entry, error] {
+	return func(yield func(store.Entry, error) bool) {
+		for after := ""; ; {
+			entries, err := t.List(prefix, after, size)
+			if err != nil {
+				yield(store.Entry{}, err)
+				return
+			}
+			for _, e := range entries {
+				if after = e.Key; !yield(e, nil) {
+					return
+				}
+			}
+			if len(entries) < size {
+				return
+			}
+		}
+	}
 }
 
 // Put writes v as JSON to a key.

@@ -394,3 +394,140 @@ func (s *Latest) WithProgress(op dataset.Operation) dataset.Operation {
 	}
 	return op
 }
+
+// Pool returns the state of a pool; nil if it was not reported.
+func (s *Latest) Pool(id uuid.UUID) *dataset.PoolStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r, ok := s.pools[id]; ok {
+		return &r.PoolStatus
+	}
+	return nil
+}
+
+// FailedPools returns the configured pools that nodes could neither open nor create.
+func (s *Latest) FailedPools() (all []api.Pool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.nodes {
+		all = append(all, r.failedPools...)
+	}
+	slices.SortFunc(all, func(x, y api.Pool) int {
+		return cmp.Or(cmp.Compare(x.NodeName, y.NodeName), cmp.Compare(x.Name, y.Name))
+	})
+	return all
+}
+
+// WhyPoolUnusable returns why no volume can continue from the data in a pool, according to the last report of its
+// node. It returns "" if a volume can, or if the node has not reported.
+func (s *Latest) WhyPoolUnusable(pool uuid.UUID) string {
+	switch st := s.Pool(pool); {
+	case st == nil || st.Online:
+		return ""
+	case st.Quarantined:
+		return "has its copy in a pool that is held: " + st.Reason
+	default:
+		return "has its copy in a pool that is offline: " + st.Reason
+	}
+}
+
+// WhyQuarantined returns why a pool is quarantined, according to the last report of its node. It returns "" if the
+// pool is not quarantined. The records of a quarantined pool may not agree with its content.
+func (s *Latest) WhyQuarantined(pool uuid.UUID) string {
+	if st := s.Pool(pool); st != nil && st.Quarantined {
+		return st.Reason
+	}
+	return ""
+}
+
+// poolEvent returns the event to publish if a pool became nearly full, went offline, is online again or was
+// quarantined. full is how full it was, with a margin, so that a pool whose use varies around a threshold causes one
+// event. publish is false if nothing must be published. poolEvent is a pure function.
+func poolEvent(was, is dataset.PoolStatus, full dataset.Fullness) (ev api.Event, publish bool) {
+	known := was.ID != uuid.Nil
+	switch {
+	case is.Quarantined && !was.Quarantined:
+		ev.Type, ev.Detail = api.EventPoolHeld, is.Reason
+	case !is.Online && (was.Online || !known):
+		ev.Type, ev.Detail = api.EventPoolOffline, is.Reason
+	case known && !was.Online && is.Online:
+		ev.Type, ev.Detail = api.EventPoolOnline, is.Reason
+	case is.Online && full == dataset.NotFull && is.FullnessAfter(full) != dataset.NotFull:
+		ev.Type, ev.Detail = api.EventPoolFull, is.Free.Human()+" free of "+is.Size.Human()
+	default:
+		return ev, false
+	}
+	ev.Labels = map[string]string{"pool": is.ID.String()}
+	return ev, true
+}
+
+// reportedCopy is a copy as its node reported it. at is when the node first reported the present VerifiedAtHome of the
+// copy, by this service's steady clock.
+type reportedCopy struct {
+	dataset.Copy
+	at time.Duration
+}
+
+// RecordCopy records a node's report on a copy. now is the time by the steady clock.
+func (s *Latest) RecordCopy(c dataset.Copy, now time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.edit(c.Node).mergeCopy(c, now)
+}
+
+// mergeCopy merges a report on a copy with the one that is remembered. A report without a snapshot does not replace the
+// remembered state of the copy: the node has just started, and reports only why it cannot refresh the copy.
+func (r *nodeReport) mergeCopy(c dataset.Copy, now time.Duration) {
+	at := now
+	was, known := r.copies[c.Dataset]
+	if known && c.Snapshot == uuid.Nil {
+		c.Snapshot, c.Taken, c.OrderTime, c.Epoch = was.Snapshot, was.Taken, was.OrderTime, was.Epoch
+		c.VerifiedAt, c.VerifiedAtHome = was.VerifiedAt, was.VerifiedAtHome
+	}
+	if known && was.VerifiedAtHome.Equal(c.VerifiedAtHome) {
+		at = was.at
+	}
+	r.copies[c.Dataset] = reportedCopy{c, at}
+}
+
+// Copy returns a node's last report on its copy of a dataset.
+func (s *Latest) Copy(node, id uuid.UUID) (dataset.Copy, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.of(node).copies[id]
+	return c.Copy, ok
+}
+
+// CurrentCopy returns a recorded copy, updated with the last report of its node. It ignores a report about an earlier
+// copy or another epoch, because the first snapshot of each copy and of each epoch is recorded in the store.
+func (s *Latest) CurrentCopy(t *record.Tx, node, id uuid.UUID) (c dataset.Copy, there bool, err error) {
+	if there, err = t.Get(record.CopyKey(node, id), &c); err != nil || !there {
+		return c, false, err
+	}
+	if last, heard := s.Copy(node, id); heard && c.Snapshot != uuid.Nil && last.Epoch == c.Epoch &&
+		last.At().Compare(c.At()) >= 0 {
+		c.Snapshot, c.Taken, c.OrderTime, c.Epoch = last.Snapshot, last.Taken, last.OrderTime, last.Epoch
+		c.VerifiedAt, c.VerifiedAtHome = last.VerifiedAt, last.VerifiedAtHome
+	}
+	return c, true, nil
+}
+
+// CopyAhead returns by how much VerifiedAtHome of a copy is later than what the home's clock showed when the copy was
+// reported. home is the clock in the last heartbeat of the home, from which CopyAhead computes the clock at the report.
+// now is the time by the steady clock. The result is negative if VerifiedAtHome is earlier, as it should be. A positive
+// result of more than the time between two heartbeats shows that the clock of the home was set back since.
+func (s *Latest) CopyAhead(home ReportedClock, c dataset.Copy, now time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last := s.of(c.Node).copies[c.Dataset]; last.VerifiedAtHome.Equal(c.VerifiedAtHome) {
+		now = last.at
+	}
+	return c.VerifiedAtHome.Sub(home.Add(now - home.At))
+}
+
+// ForgetCopy drops a node's report on a copy that it no longer has.
+func (s *Latest) ForgetCopy(node, id uuid.UUID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.of(node).copies, id)
+}

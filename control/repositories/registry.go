@@ -128,26 +128,19 @@ func (r *Registry) RemoveRepository(ctx context.Context, name string, force bool
 func checkUnused(t *record.Tx, name string) error {
 	var live, trashed []string
 	var damaged error
-	for after := ""; ; {
-		entries, err := t.List(record.DatasetsPrefix, after, api.MaxPage)
+	for e, err := range record.Entries(t, record.DatasetsPrefix, api.MaxPage) {
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			after = e.Key
-			var d dataset.Dataset
-			switch err := record.Decode(e.Key, e.Value, &d); {
-			case err != nil:
-				damaged = cmp.Or(damaged, err)
-			case d.Profile.Backup.To != name:
-			case d.State == dataset.StateReady:
-				live = append(live, d.Volume)
-			case d.State == dataset.StateTrashed:
-				trashed = append(trashed, d.Volume)
-			}
-		}
-		if len(entries) < api.MaxPage {
-			break
+		var d dataset.Dataset
+		switch err := record.Decode(e.Key, e.Value, &d); {
+		case err != nil:
+			damaged = cmp.Or(damaged, err)
+		case d.Profile.Backup.To != name:
+		case d.State == dataset.StateReady:
+			live = append(live, d.Volume)
+		case d.State == dataset.StateTrashed:
+			trashed = append(trashed, d.Volume)
 		}
 	}
 	switch {

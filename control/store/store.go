@@ -124,3 +124,54 @@ type Store interface {
 	// Close closes the store. Calls in progress return ErrClosed.
 	Close() error
 }
+
+// Service is the entry of a control replica or an agent in a catalog.
+type Service struct {
+	Kind    string // such as control or agent
+	ID      string // identifies it among those of its kind
+	Address string // HOST:PORT
+	Tags    []string
+	Meta    map[string]string
+	Alive   bool
+	Note    string // why it is not alive; the text stays the same until it is alive again
+}
+
+// Catalog is a list in which other programs find the services of a cluster: the catalog of Consul. A Catalog is safe
+// for concurrent use, except that only one call of Publish may be in progress.
+type Catalog interface {
+	// Publish makes the catalog list these services of the cluster and no others. It writes only differences from the
+	// entries that it wrote before, which it remembers. If look is true, or after a failure, it reads the entries
+	// from the catalog instead. It fails with dataset.ErrForbidden, which names the remedy, if a right is missing.
+	Publish(ctx context.Context, all []Service, look bool) error
+	// Withdraw removes a service from the catalog. Idempotent.
+	Withdraw(ctx context.Context, kind, id string) error
+}
+
+// HealthReporter is a store on servers that can fail one by one.
+type HealthReporter interface {
+	// Health returns the state of the servers. It asks them during the call, for at most HealthTime. If something
+	// cannot be found out, Health.Problem says so; Health returns no error.
+	Health(ctx context.Context) Health
+}
+
+// HealthTime bounds a call of HealthReporter.Health.
+const HealthTime = 3 * time.Second
+
+// Health is the state of the servers of a store at one moment.
+type Health struct {
+	Problem string   // why the store cannot be written, or its state cannot be read; empty: none
+	Leader  string   // address of the leader; empty: none, or not known
+	Servers []Server // nil if they are not known
+	// FailureTolerance is how many of the servers can still fail before the store cannot be written. It is not known
+	// if Servers is nil.
+	FailureTolerance int
+}
+
+// Server is one server of a store.
+type Server struct {
+	Name, Address string
+	Healthy       bool
+	Leader        bool
+	// LastContact is how long ago the server last heard from the leader. It is negative if that is not known.
+	LastContact time.Duration
+}
