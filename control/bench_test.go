@@ -9,8 +9,7 @@ import (
 
 // BenchmarkCreate is what a create costs control, without the store's flush.
 func BenchmarkCreate(b *testing.B) {
-	e := controltest.New(b)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(b)
 	for _, part := range []string{"plan", "plan+commit"} {
 		b.Run(part, func(b *testing.B) {
 			b.ReportAllocs()

@@ -1,7 +1,6 @@
 package control_test
 
 import (
-	"context"
 	"strings"
 	"testing"
 
@@ -17,8 +16,7 @@ import (
 
 // Every report has the incarnation, the epoch and the home. Control refuses a report in which one of them is wrong.
 func TestStaleReports(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	ops := a.PlanEachKind()
 	old := a.Incarnation
 	a.Incarnation = uuid.New()
@@ -59,8 +57,7 @@ func TestStaleReports(t *testing.T) {
 
 // A report can contain anything. The result is an error, never a panic, and nothing is changed.
 func TestSenselessReports(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	ops := a.PlanEachKind()
 	before := e.Dump()
 	other := uuid.New()
@@ -153,16 +150,13 @@ func TestReportsOnRecord(t *testing.T) {
 		dataset.OpRestore, dataset.OpResize, dataset.OpDelete, dataset.OpPurge,
 	} {
 		t.Run(string(kind), func(t *testing.T) {
-			e := controltest.New(t)
-			a := e.NewAgent("alpha")
+			e, a := controltest.OneNode(t)
 			op := a.PlanEachKind()[kind]
 			if kind == dataset.OpPurge {
 				op = *e.MustSubmit(api.Request{Kind: kind, Volume: op.DatasetID.String()}).Operation
 			}
 			for range 2 {
-				if err := e.Record(e.Ctx, a.ID, a.ReportOf(op)); err != nil {
-					t.Fatal(err)
-				}
+				e.OK(e.Record(e.Ctx, a.ID, a.ReportOf(op)))
 			}
 			got, err := e.Operation(e.Ctx, op.ID.String(), 0)
 			if err != nil || got.State != dataset.OpRunning || got.Incarnation != a.Incarnation {
@@ -178,9 +172,7 @@ func TestReportsOnRecord(t *testing.T) {
 			op = open[0]
 			first := a.MustCommit(op)
 			before := e.Dump()
-			if err := e.Record(e.Ctx, a.ID, a.ReportOf(op)); err != nil {
-				t.Error(err)
-			}
+			e.OK(e.Record(e.Ctx, a.ID, a.ReportOf(op)))
 			again := a.MustCommit(op)
 			if diff := cmp.Diff(first.Dataset, again.Dataset); diff != "" || first.Duplicate != again.Duplicate || first.Index < again.Index {
 				t.Errorf("%+v, and again %+v", first, again)
@@ -198,8 +190,7 @@ func TestReportsOnRecord(t *testing.T) {
 
 // A Record that arrives after its Commit must not cause the work to be done again.
 func TestRecordAfterCommit(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	ops := a.PlanEachKind()
 	for _, kind := range []dataset.OpKind{
 		dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpResize,
@@ -225,8 +216,7 @@ func TestRecordAfterCommit(t *testing.T) {
 }
 
 func TestFailuresOnRecord(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	op := *e.MustSubmit(controltest.Create("db@gold")).Operation
 	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrNoSpace, "pool fast is full"))
 	for range 2 {
@@ -264,32 +254,9 @@ func TestFailuresOnRecord(t *testing.T) {
 	e.CheckInvariants()
 }
 
-func TestCancelledReports(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
-	op := *e.MustSubmit(controltest.Create("db@gold")).Operation
-	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
-		t.Fatal(err)
-	}
-	_, err := a.Commit(e.Ctx, a.ID, a.ReportOf(op))
-	controltest.Refused(t, err, dataset.ErrCancelled, op.ID.String())
-	op.Problem = dataset.ProblemOf(context.Canceled) // the agent's report when it was stopped
-	a.MustCommit(op)
-	if err := e.Record(e.Ctx, a.ID, a.ReportOf(op)); err != nil {
-		t.Error(err)
-	}
-	if got, _ := e.Operation(e.Ctx, op.ID.String(), 0); got.State != dataset.OpCancelled || len(a.OpenOperations()) != 0 {
-		t.Errorf("%+v", got)
-	}
-	if st := e.CheckInvariants(); len(st.Datasets) != 0 {
-		t.Errorf("%+v", st.Datasets)
-	}
-}
-
 // An ID that is on record for other work is not accepted as the same operation.
 func TestReportUnderAnothersID(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	ops := a.PlanEachKind()
 	id := e.MustSubmit(controltest.Create("x1")).Operation.ID
 	before := e.Dump()
@@ -299,34 +266,15 @@ func TestReportUnderAnothersID(t *testing.T) {
 		controltest.Refused(t, err, dataset.ErrStale, id.String())
 		controltest.Refused(t, e.Record(e.Ctx, a.ID, a.ReportOf(op)), dataset.ErrStale)
 	}
-	_, err := e.Submit(e.Ctx, api.Request{ID: id, Kind: dataset.OpDelete, Volume: "db"})
-	controltest.Refused(t, err, dataset.ErrExists, id.String(), "create", "delete")
+	e.MustRefuse(api.Request{ID: id, Kind: dataset.OpDelete, Volume: "db"}, dataset.ErrExists, id.String(), "create", "delete")
 	if diff := cmp.Diff(before, e.Dump()); diff != "" {
 		t.Error(diff)
 	}
 }
 
-// The agent replaces its copy of a record only by a newer one, so the index in a second answer must not be newer than
-// the record in it.
-func TestIndexOfAnswers(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
-	op := a.MustPlan(controltest.Create("db"))
-	first := a.MustCommit(op)
-	a.MustSnapshot("db", "")
-	entry, err := e.Spy.Get(e.Ctx, record.DatasetKey(op.DatasetID))
-	if err != nil || entry.Index <= first.Index {
-		t.Fatal(entry.Index, err)
-	}
-	if again := a.MustCommit(op); again.Index != entry.Index {
-		t.Errorf("index %d of a record with index %d", again.Index, entry.Index)
-	}
-}
-
 // A node that reports an operation of another node does not end it, whatever the report says.
 func TestReportOfAnotherNodesOperation(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	a.MustCreate("db@silver")
 	op := *e.MustSubmit(api.Request{Kind: dataset.OpSnapshot, Volume: "db"}).Operation
 	before := e.Dump()
@@ -337,4 +285,190 @@ func TestReportOfAnotherNodesOperation(t *testing.T) {
 		t.Errorf("it is on record (-before +after):\n%s", diff)
 	}
 	a.MustCommit(op)
+}
+
+// again is a report of an operation of which an earlier report may still arrive.
+func again(a *controltest.Agent, op dataset.Operation) api.Report {
+	r := a.ReportOf(op)
+	r.Retry = true
+	return r
+}
+
+// A Record or a Commit that arrives after its operation has ended changes nothing, if the agent has said that it may
+// arrive late. This holds even if nothing is left that shows that the operation has ended.
+func TestReportsThatArriveLate(t *testing.T) {
+	ends := map[string]func(a *controltest.Agent, op dataset.Operation){
+		"lost its name": func(a *controltest.Agent, op dataset.Operation) {
+			a.MustCreate("db@silver")
+			for range 2 { // the answer may be lost
+				if out, err := a.Commit(a.Ctx, a.ID, again(a, op)); err != nil || !out.Duplicate {
+					a.Fatalf("%+v, %v", out, err)
+				}
+			}
+			a.MustDelete("db")
+		},
+		"made and purged": func(a *controltest.Agent, op dataset.Operation) {
+			if out, err := a.Commit(a.Ctx, a.ID, again(a, op)); err != nil || out.Duplicate {
+				a.Fatalf("%+v, %v", out, err)
+			}
+			a.MustDelete("db")
+			a.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: op.DatasetID.String()})
+			a.DoWork()
+		},
+		"failed": func(a *controltest.Agent, op dataset.Operation) {
+			op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrNoSpace, "the pool is full"))
+			a.OK(a.Commit(a.Ctx, a.ID, again(a, op)))
+		},
+	}
+	late := map[string]func(a *controltest.Agent, op dataset.Operation){
+		"record": func(a *controltest.Agent, op dataset.Operation) {
+			a.OK(a.Record(a.Ctx, a.ID, a.ReportOf(op)))
+		},
+		"commit": func(a *controltest.Agent, op dataset.Operation) {
+			_, err := a.Commit(a.Ctx, a.ID, a.ReportOf(op))
+			controltest.Refused(a, err, dataset.ErrConflict)
+		},
+	}
+	for how, end := range ends {
+		for what, arrives := range late {
+			t.Run(how+", "+what, func(t *testing.T) {
+				e, a := controltest.OneNode(t)
+				op := a.MustPlan(controltest.Create("db@gold"))
+				end(a, op)
+				arrives(a, op)
+				if open := a.OpenOperations(); len(open) != 0 {
+					t.Errorf("%d operations would be carried out again", len(open))
+				}
+				if v, err := a.Volume(a.Ctx, "db"); err == nil {
+					t.Errorf("a volume exists: dataset %s", v.ID)
+				}
+				e.CheckInvariants()
+			})
+		}
+	}
+}
+
+// A Commit that is sent again after the first one has arrived is answered with the index of the record, not with the
+// index of the operation's end. An agent that took the record for newer than it is would conclude that the store was
+// restored from a backup.
+func TestIndexOfACommitSentAgain(t *testing.T) {
+	e, a := controltest.OneNode(t)
+	ops := a.PlanEachKind()
+	for _, kind := range []dataset.OpKind{
+		dataset.OpCreate, dataset.OpClone, dataset.OpImport, dataset.OpSnapshot, dataset.OpResize,
+		dataset.OpRestore, dataset.OpSnapshotDelete, dataset.OpDelete,
+	} {
+		first := a.MustCommit(ops[kind])
+		out, err := a.Commit(a.Ctx, a.ID, again(a, ops[kind]))
+		if err != nil || out.Dataset == nil || out.Duplicate {
+			t.Errorf("%s: %+v, %v", kind, out, err)
+			continue
+		}
+		record, err := e.Spy.Store.Get(e.Ctx, record.DatasetKey(out.Dataset.ID))
+		if err != nil || out.Index != record.Index || first.Index != record.Index {
+			t.Errorf("%s: index %d and then %d, want that of the record: %d, %v", kind, first.Index, out.Index, record.Index, err)
+		}
+	}
+	e.CheckInvariants()
+}
+
+// A report that arrives after the first one has succeeded does not turn that success into a failure.
+func TestFailureAfterSuccess(t *testing.T) {
+	e, a := controltest.OneNode(t)
+	op := a.MustPlan(controltest.Create("db@gold"))
+	a.MustCommit(op)
+	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrUnavailable, "control did not answer"))
+	a.OK(a.Commit(a.Ctx, a.ID, again(a, op)))
+	_, err := e.Operation(e.Ctx, op.ID.String(), 0)
+	controltest.Refused(t, err, dataset.ErrNotFound)
+	if v, err := a.Volume(a.Ctx, "db"); err != nil || v.ID != op.DatasetID {
+		t.Errorf("%+v, %v", v, err)
+	}
+	// A report of an operation that an agent made up does no harm either.
+	op = a.MustPlan(api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
+	op.Problem, op.Snapshot = dataset.ProblemOf(dataset.Errorf(dataset.ErrNoSpace, "the pool is full")), nil
+	a.OK(a.Commit(a.Ctx, a.ID, again(a, op)))
+	e.CheckInvariants()
+}
+
+// Two removals of a volume: the second fails, and control records that. If its Record arrives late, it must not
+// remove the volume again after somebody has restored it from the trash.
+func TestRemovalThatArrivesLate(t *testing.T) {
+	e, a := controltest.OneNode(t)
+	d := a.MustCreate("db@gold")
+	late := a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: "db"})
+	a.MustDelete("db")
+	failed := late
+	failed.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrNotFound, "volume db was deleted meanwhile"))
+	a.OK(a.Commit(a.Ctx, a.ID, again(a, failed)))
+	a.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
+	a.OK(a.Record(a.Ctx, a.ID, a.ReportOf(late)))
+	if open := a.OpenOperations(); len(open) != 0 {
+		t.Errorf("%d operations would be carried out again, want none", len(open))
+	}
+	e.CheckInvariants()
+}
+
+// A node cannot put operations on record that agents do not carry out.
+func TestOnlyKnownFailuresGoOnRecord(t *testing.T) {
+	e, a := controltest.OneNode(t)
+	op := a.MustPlan(controltest.Create("db@gold"))
+	op.Problem = dataset.ProblemOf(dataset.Errorf(dataset.ErrNoSpace, "the pool is full"))
+	op.Kind = "anything"
+	_, err := a.Commit(a.Ctx, a.ID, again(a, op))
+	controltest.Refused(t, err, dataset.ErrInvalid, "anything")
+	op.Kind, op.Volume = dataset.OpCreate, "../db"
+	_, err = a.Commit(a.Ctx, a.ID, again(a, op))
+	controltest.Refused(t, err, dataset.ErrInvalid)
+	if _, err := e.Operation(e.Ctx, op.ID.String(), 0); dataset.KindOf(err) != dataset.ErrNotFound {
+		t.Errorf("it is on record: %v", err)
+	}
+}
+
+// TestRepeatedCommitKeepsLaterStatus: the status in a Commit is from before the Commit was sent first. If it is sent
+// again, the home may have reported a later status meanwhile. That one stays: its mounts decide whether an alias can be
+// dropped, and its problem whether copies may be removed.
+func TestRepeatedCommitKeepsLaterStatus(t *testing.T) {
+	e, a := controltest.OneNode(t)
+	op := a.MustPlan(controltest.Create("db"))
+	report := again(a, op)
+	report.Status = &dataset.DatasetStatus{ID: op.DatasetID}
+	a.OK(a.Commit(a.Ctx, a.ID, report))
+	later := dataset.DatasetStatus{
+		ID: op.DatasetID, Mounted: true, Mounts: []dataset.Mount{{ID: "m", Names: []string{"db"}}}, Problem: "its disk fails",
+	}
+	h := api.Heartbeat{Incarnation: a.Incarnation, Incremental: true, Datasets: []dataset.DatasetStatus{later}}
+	a.OK(a.Heartbeat(a.Ctx, a.ID, h))
+	a.OK(a.Commit(a.Ctx, a.ID, report))
+	if diff := cmp.Diff(&later, e.Reports.Dataset(op.DatasetID, a.ID)); diff != "" {
+		t.Errorf("the status after the repeated commit (-want +got):\n%s", diff)
+	}
+}
+
+// While a node does not trust the store, control decides nothing about that node: a name that is free in the store
+// may belong to a volume.
+func TestDistrustedStoreIsNotChanged(t *testing.T) {
+	e, a := controltest.OneNode(t)
+	a.MustCreate("db")
+	a.MustCreate("gone")
+	a.MustDelete("gone")
+	s := a.MustSnapshot("db", "one")
+	a.ReportDistrust("it is older")
+	for _, req := range []api.Request{
+		controltest.Create("late"), controltest.Create("copy", "from=db"), {Kind: dataset.OpDelete, Volume: "db"}, {Kind: dataset.OpUndelete, Volume: "gone"},
+		{Kind: dataset.OpPurge, Volume: "gone"}, {Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.Yes()}, {Kind: dataset.OpUpdate, Volume: "db", Profile: "kept"},
+		{Kind: dataset.OpSnapshot, Volume: "db"}, {Kind: dataset.OpSnapshotDelete, Snapshot: s.ID.String()},
+		{Kind: dataset.OpRestore, Volume: "db", Snapshot: "one"},
+	} {
+		e.MustRefuse(req, dataset.ErrConflict, "it is older", "drover store recover --from-pools")
+		if !control.Alone(req.Kind) {
+			a.MustRefusePlan(req, dataset.ErrConflict, "drover store recover --from-pools")
+		}
+	}
+	if out := e.MustSubmit(controltest.Create("db")); out.Volume == nil {
+		t.Errorf("the existing volume, as requested: %+v", out)
+	}
+	a.ReportDistrust("")
+	a.MustCreate("late")
+	e.CheckInvariants()
 }

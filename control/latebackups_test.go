@@ -15,6 +15,8 @@ import (
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -58,59 +60,11 @@ func TestAllReplicasReportLateBackups(t *testing.T) {
 	same("a new volume", "")
 	e.AdvanceAndRun(30 * time.Hour)
 	same("after a missed night", "warning volume db: its scheduled backup is ")
-	if err := e.RemoveRepository(e.Ctx, "offsite", true); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.RemoveRepository(e.Ctx, "offsite", true))
 	e.AdvanceAndRun(2 * time.Minute)
 	same("without the repository", "its profile has it backed up to repository offsite, which is not recorded")
 	x.On(second).Round()
 	same("after both did the work", "its profile has it backed up to repository offsite, which is not recorded")
-}
-
-// Every control replica reports a backup that failed its verification.
-func TestAllReplicasReportFailedVerifications(t *testing.T) {
-	x := controltest.NewReplicas(t, 0)
-	addNightly(x)
-	p := x.Profiles.ByName["nightly"]
-	p.Backup.Verify = dataset.Verification{Every: dataset.Duration(7 * 24 * time.Hour), Restore: true}
-	x.Profiles.ByName[p.Name] = p
-	first, second := replicaAt(x, "c1", "v1.5.0"), replicaAt(x, "c2", "v1.5.0")
-	e := x.On(first)
-	controltest.AddRepository(e, "offsite")
-	a := e.NewAgent("alpha")
-	a.MustCreate("db@nightly")
-	verified := 0
-	for range 60 {
-		e.AdvanceAndRun(time.Hour)
-		list, err := e.Operations(t.Context(), api.Page{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, op := range list.Items {
-			switch {
-			case op.State.Final():
-				continue
-			case op.Kind == dataset.OpVerify:
-				op.DatasetRecord, op.Problem = nil, dataset.ProblemOf(dataset.Errorf(dataset.ErrCorrupt, "a file differs"))
-				verified++
-			default:
-				op.Backup = strings.Repeat("0f", 32)
-			}
-			a.MustCommit(op)
-		}
-	}
-	if verified == 0 {
-		t.Fatal("nothing was verified")
-	}
-	e.AdvanceAndRun(2 * time.Minute)
-	for _, s := range []*control.Service{first, second} {
-		h, err := s.ClusterHealth(t.Context())
-		if err != nil || !slices.ContainsFunc(h.Findings, func(f api.Finding) bool {
-			return f.Subject == "volume db" && strings.HasPrefix(f.Text, "its backup 0f0f0f0f failed a verification: a file differs; ")
-		}) {
-			t.Errorf("got %+v, %v", h.Findings, err)
-		}
-	}
 }
 
 // gatedStore is a store whose records of datasets are listed only after open is closed.
@@ -224,5 +178,45 @@ func TestReadingBackupsContinues(t *testing.T) {
 	}
 	if want := []string{"", record.DatasetKey(uuid.UUID{byte((api.MaxPage - 1) >> 8), byte((api.MaxPage - 1) % 256)})}; !slices.Equal(paged.listed, want) {
 		t.Errorf("it listed the pages after %q, want %q", paged.listed, want)
+	}
+}
+
+// replicaAt starts a control replica of a version.
+func replicaAt(x *controltest.Replicas, name, version string) *control.Service {
+	x.Helper()
+	s, _ := control.Assemble(control.Deps{
+		Store: x.Store, Clock: x.Clock, Version: version, Shared: true,
+		Replica:  membership.Replica{Name: name, Address: name + ":9470"},
+		Profiles: func() planning.Profiles { return x.Profiles },
+	})
+	x.Cleanup(s.Close)
+	x.TakePart(s)
+	return s
+}
+
+// addNightly adds the profile nightly, whose volumes are backed up every night.
+func addNightly(x *controltest.Replicas) {
+	p := x.Profiles.ByName["bronze"]
+	p.Name, p.Revision = "nightly", "r1-nightly"
+	p.Backup = dataset.Backups{To: "offsite", Schedule: "@daily"}
+	x.Profiles.ByName[p.Name] = p
+}
+
+// The record of a backup has the incarnation of the agent that gets it. It stays the same if that agent starts again: a
+// later start must not believe that no earlier one has run the operation.
+func TestBackupNamesTheStartOfItsAgent(t *testing.T) {
+	e := controltest.New(t)
+	controltest.AddRepository(e, "offsite")
+	a := e.NewAgent("alpha")
+	a.MustCreate("db")
+	op := *e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db"}).Operation
+	first := a.Incarnation
+	if op.Incarnation == uuid.Nil || op.Incarnation != first {
+		t.Errorf("got %s, want %s", op.Incarnation, first)
+	}
+	a.Incarnation = uuid.New()
+	a.MustRegister("alpha")
+	if got := a.OpenOperations(); len(got) != 1 || got[0].ID != op.ID || got[0].Incarnation != first {
+		t.Errorf("got %+v, want incarnation %s", got, first)
 	}
 }

@@ -58,9 +58,7 @@ func (m *machine) time(t *rapid.T) {
 	}
 	// Schedules are not part of the model, so only the trash is processed.
 	m.Memory.Now = m.Clock.Now()
-	if err := m.Uptime.Mark(m.Ctx, true); err != nil {
-		t.Fatal(err)
-	}
+	m.OK(m.Uptime.Mark(m.Ctx, true))
 	m.Housekeeper.ExpireTrash(m.Ctx, m.Memory)
 }
 

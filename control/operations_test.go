@@ -3,8 +3,8 @@ package control_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -15,12 +15,12 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
 func TestSubmit(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	req := controltest.Create("db@gold", "size=30GiB")
 	req.ID = uuid.New()
 	out := e.MustSubmit(req)
@@ -43,8 +43,7 @@ func TestSubmit(t *testing.T) {
 	if out := e.MustSubmit(controltest.Create("db@gold")); out.Operation != nil || out.Volume.ID != op.DatasetID {
 		t.Errorf("what exists: %+v", out)
 	}
-	_, err := e.Submit(e.Ctx, controltest.Create("db@silver"))
-	controltest.Refused(t, err, dataset.ErrExists, "gold", "silver")
+	e.MustRefuse(controltest.Create("db@silver"), dataset.ErrExists, "gold", "silver")
 	if n := len(e.CheckInvariants().Operations); n != 1 {
 		t.Errorf("%d operations on record", n)
 	}
@@ -52,8 +51,7 @@ func TestSubmit(t *testing.T) {
 
 // An ID that was used cannot be used for a different request, which would get the outcome of the first one.
 func TestIDOfAnotherRequest(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	a.MustCreate("other")
 	first := api.Request{ID: uuid.New(), Kind: dataset.OpDelete, Volume: "db"}
@@ -64,8 +62,7 @@ func TestIDOfAnotherRequest(t *testing.T) {
 		{Kind: dataset.OpSnapshot, Volume: "other"}, controltest.Create("new"),
 	} {
 		req.ID = id
-		_, err := e.Submit(e.Ctx, req)
-		controltest.Refused(t, err, dataset.ErrExists, id.String(), "delete", "db")
+		e.MustRefuse(req, dataset.ErrExists, id.String(), "delete", "db")
 	}
 	if v := e.MustVolume("other"); v.State != dataset.StateReady {
 		t.Errorf("%+v", v)
@@ -75,36 +72,9 @@ func TestIDOfAnotherRequest(t *testing.T) {
 	}
 }
 
-// The same request from many callers at once is one operation.
-func TestSubmitAtOnce(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
-	a.MustCreate("db")
-	for _, req := range []api.Request{
-		controltest.Create("new@gold"), {Kind: dataset.OpSnapshot, Volume: "db"}, {Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.Yes()},
-	} {
-		req.ID = uuid.New()
-		outs := make([]api.Outcome, 16)
-		var all sync.WaitGroup
-		for i := range outs {
-			all.Go(func() { outs[i] = e.MustSubmit(req) })
-		}
-		all.Wait()
-		for _, out := range outs[1:] {
-			if diff := cmp.Diff(outs[0].Operation, out.Operation); diff != "" {
-				t.Errorf("%s:\n%s", req.Kind, diff)
-			}
-		}
-	}
-	if n := len(e.CheckInvariants().Operations); n != 3 {
-		t.Errorf("%d operations on record", n)
-	}
-}
-
 // A request is committed between the reads of another one with the same ID. Both get the same answer.
 func TestSubmitBetweenReads(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	a.MustCreate("old")
 	for name, req := range map[string]api.Request{
@@ -128,8 +98,7 @@ func TestSubmitBetweenReads(t *testing.T) {
 }
 
 func TestCancel(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	for kind, op := range a.PlanEachKind() {
 		if kind == dataset.OpPurge {
 			op = *e.MustSubmit(api.Request{Kind: kind, Volume: op.DatasetID.String()}).Operation
@@ -180,17 +149,14 @@ func TestOperationByPrefix(t *testing.T) {
 }
 
 func TestOperationsAreListed(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	want := map[uuid.UUID]bool{}
 	for range 23 {
 		want[e.MustSubmit(controltest.Create("db"+uuid.NewString())).Operation.ID] = true
 	}
 	first := a.OpenOperations()[0]
 	beat := api.Heartbeat{Incarnation: a.Incarnation, Operations: []dataset.Operation{{ID: first.ID, Progress: dataset.Progress{Step: "making"}}}}
-	if err := e.Heartbeat(e.Ctx, a.ID, beat); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Heartbeat(e.Ctx, a.ID, beat))
 	n := 0
 	for p := (api.Page{Limit: 5}); ; {
 		list, err := e.Operations(e.Ctx, p)
@@ -215,8 +181,7 @@ func TestOperationsAreListed(t *testing.T) {
 }
 
 func TestOperationWaits(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	op := *e.MustSubmit(controltest.Create("db")).Operation
 	wait := func() <-chan controltest.Result[dataset.Operation] {
 		return controltest.Waiting(e, func() (dataset.Operation, error) { return e.Operation(e.Ctx, op.ID.String(), time.Minute) })
@@ -224,26 +189,20 @@ func TestOperationWaits(t *testing.T) {
 	for i, p := range []dataset.Progress{{Step: "copying", Done: 1, Total: 3}, {Step: "copying", Done: 2, Total: 3}} {
 		done := wait()
 		beat := api.Heartbeat{Incarnation: a.Incarnation, Operations: []dataset.Operation{{ID: op.ID, Progress: p}}}
-		if err := e.Heartbeat(e.Ctx, a.ID, beat); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.Heartbeat(e.Ctx, a.ID, beat))
 		if r := <-done; r.Err != nil || r.V.Progress != p {
 			t.Errorf("%d: %+v, %v", i, r.V, r.Err)
 		}
 	}
 	done := wait()
-	if err := e.Record(e.Ctx, a.ID, a.ReportOf(op)); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Record(e.Ctx, a.ID, a.ReportOf(op)))
 	if r := <-done; r.Err != nil || r.V.State != dataset.OpRunning {
 		t.Errorf("%+v, %v", r.V, r.Err)
 	}
 	// An unrelated change wakes no waiter.
 	done = wait()
 	e.MustSubmit(controltest.Create("other"))
-	if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Operations: []dataset.Operation{{ID: op.ID, Progress: dataset.Progress{Step: "copying", Done: 2, Total: 3}}}}); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Operations: []dataset.Operation{{ID: op.ID, Progress: dataset.Progress{Step: "copying", Done: 2, Total: 3}}}}))
 	select {
 	case r := <-done:
 		t.Errorf("woken without a change: %+v", r)
@@ -281,9 +240,7 @@ func TestOperationWaitEnds(t *testing.T) {
 		t.Errorf("%+v, %v", r.V, r.Err)
 	}
 	done = wait(e.Ctx)
-	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.CancelOperation(e.Ctx, op.ID.String()))
 	if r := <-done; r.Err != nil || r.V.State != dataset.OpCancelled {
 		t.Errorf("%+v, %v", r.V, r.Err)
 	}
@@ -299,8 +256,7 @@ func TestOperationWaitEnds(t *testing.T) {
 // TestTheDecisionRestsOnWhatWasChosen (I1, write skew): a node that is cordoned between the choice and the
 // transaction is not used.
 func TestTheDecisionRestsOnWhatWasChosen(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	tr := record.NewTx(e.Ctx, e.Spy)
 	op, _, err := e.Service.SubmitIn(tr, controltest.Create("db").Parsed())
 	if err != nil || op.Node != a.ID {
@@ -310,5 +266,132 @@ func TestTheDecisionRestsOnWhatWasChosen(t *testing.T) {
 		if tr.Entry(key).Index == 0 {
 			t.Errorf("%s is not checked", key)
 		}
+	}
+}
+
+// A dry run has the outcome or the error of the request, and changes nothing in the store.
+func TestDryRun(t *testing.T) {
+	w := newPowersWorld(t)
+	for _, c := range submissions() {
+		if c.world != nil {
+			continue
+		}
+		t.Run(c.name, func(t *testing.T) {
+			before := contents(t, w)
+			dry := c.req
+			dry.ID, dry.DryRun = uuid.New(), true
+			out, err := w.Submit(w.Ctx, dry)
+			if err != nil || out.Operation == nil {
+				t.Fatalf("%+v, %v", out, err)
+			}
+			if out.Operation.Kind != c.req.Kind || out.Operation.ID != dry.ID {
+				t.Errorf("the operation is %+v", out.Operation)
+			}
+			if after := contents(t, w); !maps.Equal(before, after) {
+				t.Error("it changed the store")
+			}
+			if _, err := w.Operation(w.Ctx, dry.ID.String(), 0); dataset.KindOf(err) != dataset.ErrNotFound {
+				t.Errorf("its operation: %v", err)
+			}
+		})
+	}
+	for name, req := range map[string]api.Request{
+		"unknown volume": {Kind: dataset.OpDelete, Volume: "nobody"},
+		"protected":      {Kind: dataset.OpDelete, Volume: "kept"},
+		"unknown node":   controltest.Move("mine", "nowhere"),
+		"no such trash":  {Kind: dataset.OpPurge, Volume: "mine"},
+	} {
+		dry := req
+		dry.DryRun = true
+		_, want := w.Submit(w.Ctx, req)
+		if _, err := w.Submit(w.Ctx, dry); err == nil || want == nil || err.Error() != want.Error() {
+			t.Errorf("%s: the dry run says %v, the request %v", name, err, want)
+		}
+	}
+}
+
+// contents returns the indexes of all keys of the store.
+func contents(t *testing.T, w *powersCluster) map[string]uint64 {
+	t.Helper()
+	entries, err := w.Ledger.Store.List(t.Context(), "", "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]uint64{}
+	for _, e := range entries {
+		all[e.Key] = e.Index
+	}
+	return all
+}
+
+// A volume that its home reports as mounted is not deleted, restored or moved, so the dry run is refused, too.
+func TestDryRunOfVolumeInUse(t *testing.T) {
+	w := newPowersWorld(t)
+	before := w.MustVolume("mine")
+	report := func(mounts ...dataset.Mount) {
+		t.Helper()
+		w.OK(w.Heartbeat(w.Ctx, w.alpha.ID, api.Heartbeat{Incarnation: w.alpha.Incarnation, Datasets: []dataset.DatasetStatus{
+			{ID: before.ID, Mounted: len(mounts) > 0, Mounts: mounts},
+		}}))
+	}
+	requests := []api.Request{
+		{Kind: dataset.OpDelete, Volume: "mine", DryRun: true},
+		{Kind: dataset.OpRestore, Volume: "mine", Snapshot: "before", DryRun: true},
+		{Kind: dataset.OpMove, Volume: "mine", Node: "gamma", DryRun: true},
+		{Kind: dataset.OpMove, Volume: "mine", DryRun: true}, // as a drain asks for it
+	}
+	report(dataset.Mount{ID: "x", Count: 1})
+	for _, req := range requests {
+		w.MustRefuse(req, dataset.ErrInUse, "volume mine", "mounted on node alpha")
+	}
+	report()
+	for _, req := range requests {
+		if out, err := w.Submit(w.Ctx, req); err != nil || out.Volume == nil {
+			t.Errorf("%s: %+v, %v", req.Kind, out, err)
+		}
+	}
+}
+
+func TestProfilesAreShown(t *testing.T) {
+	e := controltest.New(t)
+	if all, err := e.Profiles(e.Ctx); err != nil || len(all) != 5 {
+		t.Errorf("%d, %v", len(all), err)
+	}
+	if p, err := e.Profile(e.Ctx, "gold"); err != nil || p.Name != "gold" {
+		t.Errorf("%+v, %v", p, err)
+	}
+	_, err := e.Profile(e.Ctx, "glod")
+	controltest.Refused(t, err, dataset.ErrNotFound, "available: bronze")
+}
+
+// A replica refuses a store whose records have a later format by the number of the format. If a newer replica raises the
+// format while this one runs, this one writes nothing afterwards, although its decision was made before.
+func TestB16StoreOfALaterFormat(t *testing.T) {
+	e, a := controltest.OneNode(t)
+	a.MustCreate("db")
+	set := func(value string) {
+		t.Helper()
+		e.OK(e.Spy.Txn(e.Ctx, nil, []store.Write{{Key: record.FormatKey, Value: []byte(value)}}))
+	}
+	refused := func(what string, err error) {
+		t.Helper()
+		if dataset.KindOf(err) != dataset.ErrUnavailable || !strings.Contains(err.Error(), "format 7") {
+			t.Errorf("%s: got error %v, want %v with the format 7", what, err, dataset.ErrUnavailable)
+		}
+	}
+	set(`{"format":7,"new":true}`)
+	refused("submit", controltest.ErrorOf(e.Submit(e.Ctx, controltest.Create("other"))))
+	refused("volumes", controltest.ErrorOf(e.Volumes(e.Ctx, api.Page{})))
+	entry, err := e.Spy.Get(e.Ctx, record.FormatKey)
+	if err != nil || string(entry.Value) != `{"format":7,"new":true}` {
+		t.Errorf("the format is %q, %v", entry.Value, err)
+	}
+	if err := record.CheckFormat(e.Ctx, e.Spy); !errors.Is(err, dataset.ErrUnsupported) {
+		t.Errorf("the start of a replica: %v, want %v", err, dataset.ErrUnsupported)
+	}
+	set(`{"format":1}`) // the store was restored from a backup
+	a.MustCreate("more")
+	if names := e.MustVolume("db").Volume + e.MustVolume("more").Volume; names != "dbmore" {
+		t.Errorf("volumes %s, want db and more", names)
 	}
 }

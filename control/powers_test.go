@@ -81,9 +81,7 @@ func newPowersWorld(t *testing.T) *powersCluster {
 	w.trashed = w.alpha.MustDelete("gone")
 	x.EndSession(w.beta)
 	w.Clock.Advance(time.Second)
-	if err := e.RecordUnreachable(e.Ctx); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.RecordUnreachable(e.Ctx))
 	w.alpha.MustCommit(*e.MustSubmit(controltest.ForcedMove("split", "alpha", "beta")).Operation) // beta keeps a superseded head
 	return w
 }

@@ -2,7 +2,6 @@ package control_test
 
 import (
 	"slices"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -24,39 +23,10 @@ func checkNames(e *controltest.Control, id uuid.UUID, names ...string) {
 	}
 }
 
-// TestRenameDuringOperations: an operation that was planned under the former name ends under the new one.
-func TestRenameDuringOperations(t *testing.T) {
-	for name, req := range map[string]api.Request{
-		"snapshot": {Kind: dataset.OpSnapshot, Volume: "db", Name: "two"},
-		"restore":  {Kind: dataset.OpRestore, Volume: "db", Snapshot: "one"},
-		"resize":   {Kind: dataset.OpResize, Volume: "db", Size: "50GiB"},
-	} {
-		for _, recorded := range []bool{false, true} {
-			t.Run(name, func(t *testing.T) {
-				e := controltest.New(t)
-				a := e.NewAgent("alpha")
-				d := a.MustCreate("db@gold")
-				a.MustSnapshot("db", "one")
-				op := a.MustPlan(req)
-				if recorded {
-					op = *e.MustSubmit(req).Operation
-				}
-				e.MustSubmit(controltest.Rename("db", "new"))
-				if out := a.MustCommit(op); !slices.Equal(out.Dataset.Names(), []string{"new", "db"}) {
-					t.Errorf("the answer has the names %v", out.Dataset.Names())
-				}
-				checkNames(e, d.ID, "new", "db")
-				e.CheckInvariants()
-			})
-		}
-	}
-}
-
 // TestSnapshotsHavePresentName: after a rename, snapshots are shown with the new name of their volume. If another volume
 // gets the former name, the snapshots are not taken for those of that volume.
 func TestSnapshotsHavePresentName(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@gold")
 	snap := a.MustSnapshot("db", "one")
 	e.MustSubmit(controltest.Rename("db", "new"))
@@ -97,8 +67,7 @@ func TestRenameDuringDelete(t *testing.T) {
 		"undone": {planEngineDelete, [][2]string{{"db", "new"}, {"new", "db"}}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := controltest.New(t)
-			a := e.NewAgent("alpha")
+			e, a := controltest.OneNode(t)
 			d := a.MustCreate("db@gold")
 			op := c.plan(e, a, d)
 			for _, r := range c.rename {
@@ -124,42 +93,11 @@ func planEngineDelete(_ *controltest.Control, a *controltest.Agent, d dataset.Da
 	return a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: d.ID.String(), Name: "db"})
 }
 
-// TestDropAliasDuringDelete: a delete that was planned under a name that is not even an alias any more is refused. The
-// name may belong to another volume by then.
-func TestDropAliasDuringDelete(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
-	d := a.MustCreate("db@gold")
-	op := planEngineDelete(e, a, d)
-	e.MustSubmit(controltest.Rename("db", "new"))
-	e.MustSubmit(controltest.DropAlias("new", "db"))
-	other := a.MustCreate("db")
-	controltest.Refused(t, a.TryCommit(op), dataset.ErrConflict, "it was renamed to new")
-	checkNames(e, d.ID, "new")
-	checkNames(e, other.ID, "db")
-	e.CheckInvariants()
-}
-
-// TestUndeleteAfterRename: a restore from the trash brings back only the name, and not the aliases.
-func TestUndeleteAfterRename(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
-	d := a.MustCreate("db@gold")
-	e.MustSubmit(controltest.Rename("db", "new"))
-	a.MustDelete("new")
-	other := a.MustCreate("db")
-	e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "new"})
-	checkNames(e, d.ID, "new")
-	checkNames(e, other.ID, "db")
-	e.CheckInvariants()
-}
-
 // TestRenameDuringMove: a volume can be renamed at each step of a move, and the move succeeds.
 func TestRenameDuringMove(t *testing.T) {
 	for _, step := range []string{"submitted", "recalled", "yielded", "committed"} {
 		t.Run(step, func(t *testing.T) {
-			e := controltest.New(t)
-			a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+			e, a, b := controltest.TwoNodes(t)
 			d := a.MustCreate("db@gold")
 			renameAt := func(at string) {
 				if at == step {
@@ -170,9 +108,7 @@ func TestRenameDuringMove(t *testing.T) {
 			renameAt("submitted")
 			b.MustRecall(op)
 			renameAt("recalled")
-			if err := a.TryYield(op, controltest.Relinquished(op)); err != nil {
-				t.Fatal(err)
-			}
+			a.OK(a.TryYield(op, controltest.Relinquished(op)))
 			renameAt("yielded")
 			op.Manifest = controltest.Relinquished(op)
 			b.MustCommit(op)
@@ -245,47 +181,6 @@ func TestRenameReachesNodes(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// TestConcurrentRenames: of several renames to one name, one is recorded. The same request many times is one operation.
-func TestConcurrentRenames(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
-	names := []string{"aa", "bb", "cc", "dd", "ee", "ff"}
-	for _, name := range names {
-		a.MustCreate(name)
-	}
-	var all sync.WaitGroup
-	errs := make([]error, len(names))
-	for i, name := range names {
-		all.Go(func() { _, errs[i] = e.Submit(e.Ctx, controltest.Rename(name, "new")) })
-	}
-	all.Wait()
-	won := 0
-	for i, err := range errs {
-		if err == nil {
-			won++
-			checkNames(e, e.MustVolume(names[i]).ID, "new", names[i])
-			continue
-		}
-		controltest.Refused(t, err, dataset.ErrExists, "volume new exists")
-	}
-	if won != 1 {
-		t.Errorf("%d renames to one name were recorded", won)
-	}
-	req := controltest.Rename("new", "newer")
-	req.ID = uuid.New()
-	outs := make([]api.Outcome, 16)
-	for i := range outs {
-		all.Go(func() { outs[i] = e.MustSubmit(req) })
-	}
-	all.Wait()
-	for _, out := range outs[1:] {
-		if diff := cmp.Diff(outs[0].Operation, out.Operation); diff != "" {
-			t.Error(diff)
-		}
-	}
-	e.CheckInvariants()
-}
-
 // TestRenameBetweenReads: a create, another rename or a drop of the alias is committed between the reads of a rename
 // and its commit. The rename decides again.
 func TestRenameBetweenReads(t *testing.T) {
@@ -300,8 +195,7 @@ func TestRenameBetweenReads(t *testing.T) {
 		"drop alias": {func(e *controltest.Control, _ *controltest.Agent) { e.MustSubmit(controltest.DropAlias("db", "old")) }, nil, []string{"new", "db"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := controltest.New(t)
-			a := e.NewAgent("alpha")
+			e, a := controltest.OneNode(t)
 			id := a.MustCreate("old").ID
 			a.MustCreate("other")
 			e.MustSubmit(controltest.Rename("old", "db"))
@@ -325,15 +219,12 @@ func TestRenameBetweenReads(t *testing.T) {
 // gets the existing volume.
 func TestCreateMeetsAlias(t *testing.T) {
 	for _, engine := range []bool{false, true} {
-		e := controltest.New(t)
-		a := e.NewAgent("alpha")
+		e, a := controltest.OneNode(t)
 		id := a.MustCreate("first").ID
 		req := controltest.Create("db")
 		req.Engine = engine
 		op := a.MustPlan(req)
-		if err := e.Record(e.Ctx, a.ID, a.ReportOf(op)); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.Record(e.Ctx, a.ID, a.ReportOf(op)))
 		e.MustSubmit(controltest.Rename("first", "db"))
 		e.MustSubmit(controltest.Rename("db", "new"))
 		out := a.MustCommit(op)
@@ -363,15 +254,78 @@ func TestRenameTellsOfItself(t *testing.T) {
 	}
 	e.MustSubmit(controltest.DropAlias("new", "db"))
 	var got []string
-	if err := e.Events(t.Context(), 0, false, func(ev api.Event) error {
+	e.OK(e.Events(t.Context(), 0, false, func(ev api.Event) error {
 		if ev.Type == api.EventVolumeRename || ev.Type == api.EventVolumeUpdate {
 			got = append(got, string(ev.Type)+" "+ev.Volume+": "+ev.Detail)
 		}
 		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	if want := []string{"volume.rename new: was db", "volume.update new: no alias db"}; !slices.Equal(got, want) {
 		t.Errorf("events %q, want %q", got, want)
 	}
+}
+
+// setAliases gives a volume aliases.
+func setAliases(e *controltest.Control, volume string, aliases ...string) dataset.Dataset {
+	e.Helper()
+	var d dataset.Dataset
+	_, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) (err error) {
+		if d, err = t.Volume(volume); err != nil {
+			return err
+		}
+		d.Aliases = aliases
+		for _, name := range aliases {
+			if err := t.Put(record.NameKey(name), record.Claim{ID: d.ID}); err != nil {
+				return err
+			}
+		}
+		return t.PutDataset(d)
+	})
+	if err != nil {
+		e.Fatalf("%v", err)
+	}
+	return d
+}
+
+// An alias finds its volume, no other volume can get its name, and lists have the volume once.
+func TestAliasFindsItsVolume(t *testing.T) {
+	e, a := controltest.OneNode(t)
+	a.MustCreate("db")
+	d := setAliases(e, "db", "old")
+	if v := e.MustVolume("old"); v.ID != d.ID || v.Volume != "db" {
+		t.Errorf("the alias finds %s (%s), want db (%s)", v.Volume, v.ID, d.ID)
+	}
+	create := controltest.Create("old")
+	_, err := a.Plan(a.Ctx, a.ID, create)
+	controltest.Refused(t, err, dataset.ErrExists, "alias of volume db", "drover volume rename --drop-alias old db")
+	create.Engine = true
+	if p, err := a.Plan(a.Ctx, a.ID, create); err != nil || p.Unchanged == nil || p.Unchanged.ID != d.ID {
+		t.Errorf("an engine creates the alias: got %+v, %v; want the volume unchanged", p, err)
+	}
+	list, err := e.Volumes(e.Ctx, api.Page{})
+	if err != nil || len(list.Items) != 1 || list.Items[0].Volume != "db" {
+		t.Errorf("volumes %+v, %v; want only db", list.Items, err)
+	}
+	e.CheckInvariants()
+}
+
+// A lost store is rebuilt with the aliases that no other volume has taken.
+func TestRebuildRestoresAliases(t *testing.T) {
+	e, a := controltest.OneNode(t)
+	a.MustCreate("db")
+	d := setAliases(e, "db", "old", "taken")
+	found := api.FoundDataset{Dataset: d, Pool: d.Pool}
+
+	e = controltest.New(t)
+	b := e.NewAgent("alpha")
+	found.Pool = b.LocalPools[0].ID
+	b.MustCreate("taken")
+	for range 2 { // it is idempotent
+		b.OK(b.Rebuild(e.Ctx, b.ID, []api.FoundDataset{found}, false))
+	}
+	v := e.MustVolume("old")
+	if v.ID != d.ID || !slices.Equal(v.Aliases, []string{"old"}) {
+		t.Errorf("rebuilt with ID %s, aliases %v", v.ID, v.Aliases)
+	}
+	e.CheckInvariants()
 }

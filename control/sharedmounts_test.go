@@ -129,9 +129,7 @@ func TestGuestsThatAreRefused(t *testing.T) {
 	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
 	_, err = stay(b, d, uuid.New())
 	controltest.Refused(t, err, dataset.ErrPending, "is being moved", op.ID.String()[:8])
-	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.CancelOperation(e.Ctx, op.ID.String()))
 	leaves(b, d, stays(b, d))
 	a.MustDelete("db")
 	_, err = stay(b, d, uuid.New())
@@ -152,9 +150,7 @@ func TestGuestsAreInTheWay(t *testing.T) {
 	planned := a.MustPlan(rm)
 	id := stays(b, d)
 	two := api.Heartbeat{Incarnation: b.Incarnation, Datasets: []dataset.DatasetStatus{{ID: d.ID, Mounted: true, Mounts: []dataset.Mount{{ID: "x", Count: 1}, {ID: "y", Count: 1}}}}}
-	if err := e.Heartbeat(e.Ctx, b.ID, two); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Heartbeat(e.Ctx, b.ID, two))
 	controltest.Refused(t, a.TryCommit(planned), dataset.ErrInUse, "cannot delete volume db", "in use on beta (2 mounts)")
 	a.MustRefusePlan(rm, dataset.ErrInUse, "beta (2 mounts)")
 	for _, req := range []api.Request{controltest.Move("db", "beta"), rm, {Kind: dataset.OpUpdate, Volume: "db", Profile: "bronze"}} {
@@ -205,17 +201,13 @@ func TestGuestsThatAreThereAlready(t *testing.T) {
 	d := createMany(a, "db")
 	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
 	c := e.NewAgentOnShare("gamma", share)
-	if _, err := c.ReportSharedMount(e.Ctx, c.ID, api.SharedMountReport{Incarnation: c.Incarnation, Dataset: d.ID, ID: uuid.New(), Mounted: true}); err != nil {
-		t.Fatal(err)
-	}
+	c.OK(c.ReportSharedMount(e.Ctx, c.ID, api.SharedMountReport{Incarnation: c.Incarnation, Dataset: d.ID, ID: uuid.New(), Mounted: true}))
 	if got := guests(e, "db"); !slices.Equal(got, []uuid.UUID{c.ID}) {
 		t.Errorf("on record: %v", got)
 	}
 	b.MustRecall(op)
 	op.Manifest = &dataset.Manifest{Taken: controltest.Start}
-	if err := a.TryYield(op, op.Manifest); err != nil {
-		t.Fatal(err)
-	}
+	a.OK(a.TryYield(op, op.Manifest))
 	got := *b.MustCommit(op).Dataset // within the share, where its mounts continue
 	if g, stays := got.SharedMountOf(c.ID); !stays || got.Home != b.ID {
 		t.Errorf("%+v, %+v", got, g)
@@ -268,9 +260,7 @@ func TestLostGuest(t *testing.T) {
 	x.EndSession(l.Beta)
 	rm := api.Request{Kind: dataset.OpDelete, Volume: "db"}
 	l.Alpha.MustRefusePlan(rm, dataset.ErrInUse, "beta (unreachable", "drover node fence beta", "gamma (0 mounts)")
-	if _, err := e.Fence(e.Ctx, l.Beta.ID, api.Fenced{Confirmed: true}); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Fence(e.Ctx, l.Beta.ID, api.Fenced{Confirmed: true}))
 	_, err := l.Alpha.Plan(e.Ctx, l.Alpha.ID, rm)
 	controltest.Refused(t, err, dataset.ErrInUse, "in use on gamma (0 mounts)")
 	x.EndSession(c)
@@ -283,12 +273,8 @@ func TestLostGuest(t *testing.T) {
 	l.Alpha.MustRefusePlan(rm, dataset.ErrInUse, "in use on gamma (unreachable", "drover node fence gamma")
 	_, err = stay(l.Alpha, d, uuid.New())
 	controltest.Refused(t, err, dataset.ErrInUse, "in use on gamma")
-	if _, err := e.Fence(e.Ctx, c.ID, api.Fenced{Confirmed: true}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := e.RemoveNode(e.Ctx, "gamma", api.NodeRemoval{}); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Fence(e.Ctx, c.ID, api.Fenced{Confirmed: true}))
+	e.OK(e.RemoveNode(e.Ctx, "gamma", api.NodeRemoval{}))
 	_, err = e.RemoveNode(e.Ctx, "gamma", api.NodeRemoval{})
 	controltest.Refused(t, err, dataset.ErrInvalid, "unknown node")
 	if v := e.MustVolume("db"); len(v.SharedMountDetails) != 1 || !v.SharedMountDetails[0].Fenced || !v.SharedMountDetails[0].Unreachable {
@@ -304,9 +290,7 @@ func TestLostGuest(t *testing.T) {
 	}
 	l.Alpha.MustRefusePlan(rm, dataset.ErrInUse, "beta")
 	x.EndSession(l.Beta)
-	if _, err := e.Fence(e.Ctx, l.Beta.ID, api.Fenced{Confirmed: true}); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Fence(e.Ctx, l.Beta.ID, api.Fenced{Confirmed: true}))
 	l.Alpha.MustDo(rm)
 	l.RestartAgent(l.Beta, "beta")
 	if s := l.Beta.MustSync(0); len(s.SharedMounts) != 0 {
@@ -327,8 +311,7 @@ func TestAccessManyWantsAShare(t *testing.T) {
 		t.Errorf("it lies on pool %s", d.Pool)
 	}
 	a.MustCreate("one@bronze", "pool=fast")
-	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpUpdate, Volume: "one", Profile: "many"})
-	controltest.Refused(t, err, dataset.ErrUnsupported, "it cannot mount a volume on several hosts")
+	e.MustRefuse(api.Request{Kind: dataset.OpUpdate, Volume: "one", Profile: "many"}, dataset.ErrUnsupported, "it cannot mount a volume on several hosts")
 }
 
 // A volume does not move away from its share while a guest has it mounted, also one that came since the move was
@@ -344,14 +327,10 @@ func TestGuestsOfAVolumeThatLeavesItsShare(t *testing.T) {
 	}
 	b.MustRecall(op)
 	op.Manifest = controltest.Relinquished(op)
-	if err := a.TryYield(op, op.Manifest); err != nil {
-		t.Fatal(err)
-	}
+	a.OK(a.TryYield(op, op.Manifest))
 	id := uuid.New()
 	held := api.SharedMountReport{Incarnation: c.Incarnation, Dataset: d.ID, ID: id, Mounted: true}
-	if _, err := c.ReportSharedMount(e.Ctx, c.ID, held); err != nil {
-		t.Fatal(err)
-	}
+	c.OK(c.ReportSharedMount(e.Ctx, c.ID, held))
 	controltest.Refused(t, b.TryCommit(op), dataset.ErrInUse, "cannot move volume db", "gamma")
 	leaves(c, d, id)
 	if got := *b.MustCommit(op).Dataset; got.Home != b.ID {

@@ -1,8 +1,12 @@
 package control_test
 
 import (
+	"context"
+	"errors"
+	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
@@ -178,9 +182,7 @@ func TestWriteSkew(t *testing.T) {
 		{"a commit, and a cancel", func(a *controltest.Agent) (func(), func() error) {
 			op := *a.MustSubmit(controltest.Create("db@gold")).Operation
 			return func() {
-				if _, err := a.CancelOperation(a.Ctx, op.ID.String()); err != nil {
-					a.Errorf("%v", err)
-				}
+				a.OK(a.CancelOperation(a.Ctx, op.ID.String()))
 			}, func() error { return a.TryCommit(op) }
 		}, dataset.ErrCancelled, nil},
 
@@ -210,15 +212,12 @@ func TestWriteSkew(t *testing.T) {
 			found.Snapshots[1].ID = uuid.New()
 			d := a.MustDelete("db")
 			return func() {
-				if _, err := a.Rebuild(a.Ctx, a.ID, []api.FoundDataset{found}, false); err != nil {
-					a.Errorf("%v", err)
-				}
+				a.OK(a.Rebuild(a.Ctx, a.ID, []api.FoundDataset{found}, false))
 			}, func() error { a.MustPurge(d); return nil }
 		}, nil, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			e := controltest.New(t)
-			a := e.NewAgent("alpha")
+			e, a := controltest.OneNode(t)
 			interloper, second := c.first(a)
 			e.CheckInvariants()
 			ran := false
@@ -251,8 +250,7 @@ func live(a *controltest.Agent, name, profile string) {
 // A name moves from one dataset to another while it is read. The reader gets one of the two, never neither and never
 // one that was removed.
 func TestNameThatMovesWhileItIsRead(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@fleeting")
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -297,15 +295,133 @@ func TestNameThatMovesWhileItIsRead(t *testing.T) {
 
 // Damage that looks like a read between two transactions is reported, and does not make a caller retry for ever.
 func TestNameThatPointsAstray(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	d := a.MustCreate("db")
 	for _, id := range []uuid.UUID{uuid.New(), a.MustDelete("db").ID, d.ID} {
-		if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return t.Put(record.NameKey("db"), record.Claim{ID: id}) }); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return t.Put(record.NameKey("db"), record.Claim{ID: id}) }))
 		_, err := e.Volume(e.Ctx, "db")
 		controltest.Refused(t, err, dataset.ErrCorrupt, "names/db", id.String())
 		a.MustRefusePlan(controltest.Create("db"), dataset.ErrCorrupt, "names/db")
+	}
+}
+
+// I7: "no such" is returned only if the store reported it. If the store fails at any step of any call, the call
+// reports that the store is unavailable, makes no partial change, and succeeds once the store is available again.
+func TestI7AFailingStoreIsNeverAbsence(t *testing.T) {
+	for name := range calls(newScene(controltest.New(t))) {
+		for _, lose := range []bool{false, true} {
+			sc := newScene(controltest.New(t))
+			failEachStep(sc.Control, name, calls(sc)[name], lose)
+		}
+	}
+}
+
+func failEachStep(e *controltest.Control, name string, call func() error, lose bool) {
+	for n := 1; n <= 100; n++ {
+		before := e.Dump()
+		e.Spy.FailFrom(n, lose)
+		err := call()
+		e.Spy.FailFrom(0, false)
+		e.CheckInvariants()
+		if err == nil {
+			return // it needed fewer store calls than that
+		}
+		if dataset.KindOf(err) != dataset.ErrUnavailable || !errors.Is(err, controltest.ErrUnreachable) {
+			e.Fatalf("%s, failing at step %d: %v (%v)", name, n, err, dataset.KindOf(err))
+		}
+		if cmp.Equal(before, e.Dump()) {
+			continue
+		}
+		switch {
+		case lose:
+			return // done, though no caller learned of it
+		case strings.HasPrefix(name, "submit "):
+			if err := call(); err != nil { // done, and only the presentation of its result failed
+				e.Fatalf("%s, asked again after step %d failed: %v", name, n, err)
+			}
+			return
+		case name != "rebuild" && name != "accept store" && name != "commit purge": // these take several transactions
+			e.Fatalf("%s, failing at step %d, changed something", name, n)
+		}
+	}
+	e.Fatalf("%s asks the store more than a hundred times", name)
+}
+
+// The names of existing things and the errors for missing ones are collected once more without failures, so that the
+// test above has something to compare with.
+func TestAbsenceIsSaid(t *testing.T) {
+	e := controltest.New(t)
+	e.NewAgent("alpha")
+	none := uuid.NewString()
+	for name, err := range map[string]error{
+		"volume":    controltest.ErrorOf(e.Volume(e.Ctx, "db")),
+		"by prefix": controltest.ErrorOf(e.Volume(e.Ctx, none)),
+		"snapshot":  controltest.ErrorOf(e.Snapshot(e.Ctx, "", none)),
+		"operation": controltest.ErrorOf(e.Operation(e.Ctx, none, 0)),
+		"profile":   controltest.ErrorOf(e.Profile(e.Ctx, "glod")),
+		"purge":     controltest.ErrorOf(e.Submit(e.Ctx, api.Request{Kind: dataset.OpPurge, Volume: none})),
+	} {
+		if dataset.KindOf(err) != dataset.ErrNotFound {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// If a caller leaves, it is not left open whether its change happened: those that wait for the change learn of it.
+func TestCallerGoesAway(t *testing.T) {
+	e, a := controltest.OneNode(t)
+	rev := e.Feed.Since(a.ID, 0).Rev
+	ctx, cancel := context.WithCancel(e.Ctx)
+	e.Spy.Before(cancel)
+	if _, err := e.Submit(ctx, controltest.Create("db@gold")); err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if n := e.Feed.Since(a.ID, rev); !n.Any {
+		t.Error("the node's agent is not notified")
+	}
+	if len(a.OpenOperations()) != 1 {
+		t.Error("not on record")
+	}
+	_, err := e.Submit(ctx, controltest.Create("db2@gold"))
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	// The same if the store's answer is lost.
+	rev = e.Feed.Since(a.ID, 0).Rev
+	e.Spy.Before(func() { e.Spy.FailFrom(1, true) })
+	e.MustRefuse(controltest.Create("db3@gold"), dataset.ErrUnavailable)
+	e.Spy.FailFrom(0, false)
+	if n := e.Feed.Since(a.ID, rev); !n.Any || len(a.OpenOperations()) != 2 {
+		t.Errorf("%+v, %d open", n, len(a.OpenOperations()))
+	}
+	if diff := cmp.Diff(0, len(e.EventLog.Ring)); diff != "" {
+		t.Errorf("events of what may not have happened: %s", diff)
+	}
+}
+
+// A create wakes no agent, as its answer has all of it. An answer that is lost has nothing: the agent is woken.
+func TestLostAnswerWakesTheAgent(t *testing.T) {
+	for lost, want := range map[bool]bool{false: false, true: true} {
+		e, a := controltest.OneNode(t)
+		a.MustCreate("first")
+		op := a.MustPlan(controltest.Create("db"))
+		changed, leave := e.Feed.Subscribe(a.ID)
+		if lost {
+			e.Spy.FailFrom(1, true)
+		}
+		if err := a.TryCommit(op); (err != nil) != lost {
+			t.Fatalf("lost %t: %v", lost, err)
+		}
+		e.Spy.FailFrom(0, false)
+		woken := false
+		select {
+		case <-changed:
+			woken = true
+		default:
+		}
+		if woken != want {
+			t.Errorf("lost %t: it is woken: %t", lost, woken)
+		}
+		leave()
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/guard/frame"
+	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/clock"
 )
 
@@ -184,10 +184,10 @@ func (c *Client) ask(ctx context.Context, q request) (reply, error) {
 func exchange(ctx context.Context, conn net.Conn, q request) (a reply, err error) {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if err := frame.Write(conn, q, maxRequest); err != nil {
+	if err := hand.WriteFrame(conn, q, maxRequest); err != nil {
 		return a, err
 	}
-	err = frame.Read(conn, &a, maxReply)
+	err = hand.ReadFrame(conn, &a, maxReply)
 	return a, err
 }
 

@@ -2,18 +2,15 @@
 // the process that may fail must not be the one that fences. The agent registers each such dataset with a deadline, and
 // extends the deadline regularly. When a deadline passes, the guard fences the dataset, whether or not the agent runs.
 //
-// The command drover guard (cmd/drover/internal/guards) runs Daemon.Serve. The daemon of the agent makes a Client, and
-// packages lease, handover and mounting of the agent send requests with it, through the interface lease.Guard. The
-// commands of the operator (cmd/drover/internal/guards) make a Client for each run, and know it as cli.Fencer. The
-// metrics of cmd/drover read Status through the agent. Package move runs an ExecFence, which is independent of the
-// guard. Guard has the table of registered datasets, the process of the agent that sent the last request, and the
+// The agent and the commands of the operator send their requests with a Client. ExecFence is independent of the guard.
+// Guard has the table of registered datasets, the process of the agent that sent the last request, and the
 // watchdog device that it keeps open. Its mutex protects all three. The files that are listed below store the table.
 // The records that wait to be flushed (records) and the idle connections of a Client have a mutex each. A request that
 // changes an entry marks the entry as busy, and releases the mutex while the hand (see below) works.
 //
 // Where to change what: the order of the rungs and their time are in ladder.go. What a rung does to a process is in
 // package hand (stop.go, freeze.go). How a fence ends is in release.go. What the agent can request is in requests.go,
-// types.go and wire.go. The watchdog device is in watchdog.go. Its timeout and the options of the process are in
+// types.go. The watchdog device is in watchdog.go. Its timeout and the options of the process are in
 // daemon.go (Daemon).
 //
 // Deadlines are times of clock.Boottime in this boot. The wall clock is not used.

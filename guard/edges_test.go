@@ -24,9 +24,7 @@ func TestAgentHolds(t *testing.T) {
 	r := shared(t)
 	agent := as(t, "agent", guard.SocketPath(w.run), r.Dataset.String(), r.Paths[0])
 	agent.Stderr = os.Stderr
-	if err := agent.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, agent.Start())
 	end(t, agent)
 	await(t, "it has ended", func() bool { return stateOf(t, agent.Process.Pid) == "Z" }, func() string { return stateOf(t, agent.Process.Pid) })
 	_ = agent.Wait()
@@ -47,18 +45,14 @@ func TestMountAfterTheFence(t *testing.T) {
 	w := newWorld(t)
 	image := scratch.Image(t, "ext4", scratch.Ext4)
 	path := filepath.Join(t.TempDir(), "later")
-	if err := os.Mkdir(path, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(path, 0o700))
 	r := guard.Registration{Dataset: uuid.New(), Volume: "late", Epoch: 1, Paths: []string{path}, Own: true, Policy: guard.PolicyKill, Deadline: clock.Boottime() + ahead}
 	if _, err := w.Register(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
 	w.fenced(t, r.Dataset)
 	from := scratch.MountImage(t, "ext4", image)
-	if err := unix.Mount(from, path, "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Mount(from, path, "", unix.MS_BIND, ""))
 	t.Cleanup(func() {
 		w.kill(t)
 		thaw(t, r)
@@ -97,13 +91,9 @@ func TestNotRoot(t *testing.T) {
 		t.Errorf("%v, %v", fi.Mode(), err)
 	}
 	dir := filepath.Join("/tmp", "drover-guard-"+uuid.NewString()[:8])
-	if err := os.Mkdir(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(dir, 0o777))
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o666), os.Link(path, filepath.Join(dir, "sock"))); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o666), os.Link(path, filepath.Join(dir, "sock"))))
 	if got := asNobody(t, filepath.Join(dir, "sock")); got != "" {
 		t.Errorf("nobody was answered: %q", got)
 	}
@@ -157,9 +147,7 @@ func asNobody(t *testing.T, path string) string {
 // guard is not responsible for how fast a disk takes what a hundred writers flush.
 func TestHundredAtOnce(t *testing.T) {
 	memory := t.TempDir()
-	if err := unix.Mount("tmpfs", memory, "tmpfs", 0, ""); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Mount("tmpfs", memory, "tmpfs", 0, ""))
 	t.Cleanup(func() {
 		if err := unix.Unmount(memory, unix.MNT_DETACH); err != nil {
 			t.Error(err)
@@ -210,5 +198,13 @@ func TestHundredAtOnce(t *testing.T) {
 	}
 	if late > 0 {
 		t.Errorf("%d of %d were fenced later than their bound", late, len(all))
+	}
+}
+
+// must fails the test if a call has failed.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -2,14 +2,19 @@ package guard_test
 
 import (
 	"bufio"
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -28,9 +33,7 @@ func TestHolderThatCannotDie(t *testing.T) {
 	r := shared(t)
 	other := scratch.Mount(t, "ext4", scratch.Ext4)
 	blocked := filepath.Join(other, "file")
-	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(blocked, nil, 0o600))
 	sleeper := as(t, "sleeper", filepath.Join(r.Paths[0], "file"), blocked)
 	in, err := sleeper.StdinPipe()
 	if err != nil {
@@ -40,9 +43,7 @@ func TestHolderThatCannotDie(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := sleeper.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, sleeper.Start())
 	end(t, sleeper)
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		t.Fatal(err)
@@ -121,13 +122,9 @@ func TestGuardKilled(t *testing.T) {
 func (w *guardHost) damage(t *testing.T, id uuid.UUID, with []byte) {
 	t.Helper()
 	path := filepath.Join(w.run, "guard", id.String()+".deadline")
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(path))
 	if with != nil {
-		if err := os.WriteFile(path, with, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(path, with, 0o600))
 	}
 }
 
@@ -148,9 +145,7 @@ func TestGuardKilledWhenFenced(t *testing.T) {
 	}
 	silent(t, log, e)
 	w.kill(t)
-	if err := os.Remove(filepath.Join(w.run, "guard", r.Dataset.String()+".json")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(filepath.Join(w.run, "guard", r.Dataset.String()+".json")))
 	w.start(t)
 	if _, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute); err != nil {
 		t.Fatal(err)
@@ -239,3 +234,189 @@ func TestSupersede(t *testing.T) {
 }
 
 func isKind(err error, code string) bool { return err != nil && dataset.KindOf(err).Code == code }
+
+// playFUSE mounts a FUSE filesystem that answers no request and belongs to user nobody, and opens its root as its
+// first descriptor. args are the folder, a user ID, a file to which it writes (may be empty), and its log, or a file
+// that shows that it is ready.
+func playFUSE(args []string) error {
+	dir, file, log := args[0], args[2], args[3]
+	uid, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d", dev, nobody, nobody)
+	if err := unix.Mount("fuse", dir, "fuse", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return err
+	}
+	root, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Dup2(root, 0); err != nil { // like sudo command < ~/sshfs/file
+		return err
+	}
+	if file != "" {
+		return playWriter(file, log)
+	}
+	if err := os.WriteFile(log, nil, 0o600); err != nil {
+		return err
+	}
+	if err := unix.Setuid(uid); err != nil {
+		return err
+	}
+	time.Sleep(time.Hour)
+	return nil
+}
+
+// fuseRoot returns a folder on which a FUSE filesystem can be mounted until the test ends.
+func fuseRoot(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// A descriptor of a filesystem that does not describe its files to root hides none of the other descriptors.
+func TestI1BesideFUSE(t *testing.T) {
+	for name, dataset := range map[string]func(*testing.T) guard.Registration{"own": own, "shared": shared} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			r := dataset(t)
+			log := filepath.Join(t.TempDir(), "log")
+			cmd := begin(t, "fuse", fuseRoot(t), "0", filepath.Join(r.Paths[0], "file"), log)
+			wrote(t, log, 0)
+			r = w.armed(t, r, ahead)
+			e := w.fenced(t, r.Dataset)
+			w.recheckedAfter(t, r.Dataset, e.Fence.At)
+			silent(t, log, e)
+			if _, err := w.Supersede(t.Context(), r.Dataset, r.Epoch); err != nil {
+				t.Fatal(err)
+			}
+			await(t, "the writer is killed", func() bool { s := stateOf(t, cmd.Process.Pid); return s == "Z" || s == "X" },
+				func() string { return stateOf(t, cmd.Process.Pid) })
+		})
+	}
+}
+
+// Some filesystems do not describe their files to root, like a FUSE filesystem of another user or one that has shut
+// down. A process that has such a file open is neither stopped nor killed for it, and does not keep a dataset from
+// being superseded.
+func TestI1UndescribedBystanders(t *testing.T) {
+	newDisk := func(t *testing.T) string { return scratch.Mount(t, "xfs", scratch.XFS) }
+	for name, start := range map[string]func(t *testing.T) *exec.Cmd{
+		"a user with a FUSE": func(t *testing.T) *exec.Cmd {
+			ready := filepath.Join(t.TempDir(), "ready")
+			cmd := begin(t, "fuse", fuseRoot(t), strconv.Itoa(nobody), "", ready)
+			await(t, "it is ready", func() bool { _, err := os.Stat(ready); return err == nil }, func() string { return "" })
+			return cmd
+		},
+		"a process in a dead disk": func(t *testing.T) *exec.Cmd {
+			disk := newDisk(t)
+			cmd := exec.Command("sleep", "1000")
+			cmd.Dir = disk
+			must(t, cmd.Start())
+			end(t, cmd)
+			scratch.ShutDown(t, disk)
+			return cmd
+		},
+		"the agent with a dead pool": func(t *testing.T) *exec.Cmd {
+			disk := newDisk(t)
+			dir, err := os.Open(disk) // opened by this process, which registers the dataset
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = dir.Close() })
+			scratch.ShutDown(t, disk)
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bystander := start(t)
+			w := newWorld(t)
+			r := shared(t)
+			_, log := writing(t, "writer", filepath.Join(r.Paths[0], "file"))
+			r = w.armed(t, r, ahead)
+			e := w.fenced(t, r.Dataset)
+			w.recheckedAfter(t, r.Dataset, e.Fence.At)
+			silent(t, log, e)
+			if e.Fence.By != guard.ActStop {
+				t.Errorf("fenced by %s", e.Fence.By)
+			}
+			if _, err := w.Supersede(t.Context(), r.Dataset, r.Epoch); err != nil {
+				t.Error(err)
+			}
+			if bystander != nil {
+				w.goesOn(t, bystander)
+			}
+		})
+	}
+}
+
+// If a host has so many more processes than at the registration that a fence can take longer than the other nodes
+// wait for it, a feed extends the deadline by that much less.
+func TestFeedRenewsTheBound(t *testing.T) {
+	const few, many = 200, 20_000
+	before, after := 3*time.Second, 3*8500*time.Millisecond // for three rungs
+	for name, c := range map[string]struct {
+		most, want time.Duration
+	}{
+		"as was known at the registration": {0, time.Minute - (after - before)},
+		"as long as a slower fence":        {after - time.Second, time.Minute - time.Second},
+		"as long as the fence may take":    {after, time.Minute},
+		"longer":                           {after + time.Minute, time.Minute},
+		"too short for any other deadline": {time.Millisecond, time.Minute - after + time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			b.processes.Store(few)
+			r := b.registered(t, guard.PolicyKill, 10*time.Second)
+			b.processes.Store(many)
+			feed := guard.Feed{Dataset: r.Dataset, Epoch: r.Epoch, Deadline: b.clock.Boottime() + time.Minute, MaxFenceTime: c.most}
+			if refused := b.Feed([]guard.Feed{feed}); len(refused) > 0 {
+				t.Fatal(refused)
+			}
+			e := b.entry(r.Dataset)
+			if e.Bound != after || e.Deadline-b.clock.Boottime() != c.want {
+				t.Errorf("bound %v, %v ahead, want %v and %v", e.Bound, e.Deadline-b.clock.Boottime(), after, c.want)
+			}
+			// A deadline that would already have passed changes nothing: the previous feed stays valid.
+			feed.Deadline, feed.MaxFenceTime = b.clock.Boottime()+time.Second, time.Millisecond
+			if refused := b.Feed([]guard.Feed{feed}); len(refused) > 0 || b.entry(r.Dataset).Deadline != e.Deadline {
+				t.Errorf("%v: %v", refused, b.entry(r.Dataset).Deadline)
+			}
+			// The bound shrinks again, so deadlines are not shortened for longer than needed.
+			b.processes.Store(few)
+			if err := b.feed(r, r.Epoch, 2*time.Minute); err != nil || b.entry(r.Dataset).Bound != before {
+				t.Errorf("%v, bound %v, want %v", err, b.entry(r.Dataset).Bound, before)
+			}
+		})
+	}
+}
+
+// If all holders are stopped and only other processes appear that have to be examined, the holders are not
+// killed.
+func TestContainedHoldersAreNotKilled(t *testing.T) {
+	b := newBench(t)
+	b.hand.fails = map[guard.Act]bool{guard.ActFreeze: true, guard.ActStop: true, guard.ActKill: true}
+	b.hand.contained = true
+	r := b.registered(t, guard.PolicyKill, time.Second)
+	b.clock.advance(time.Second, false)
+	await(t, "the ladder was climbed again", func() bool {
+		b.clock.advance(time.Second, false)
+		return len(b.hand.acts()) >= 6
+	}, func() string { return "" })
+	if got := b.hand.acts()[:6]; !slices.Equal(got, []guard.Act{guard.ActFreeze, guard.ActStop, guard.ActStop, guard.ActFreeze, guard.ActStop, guard.ActStop}) {
+		t.Errorf("it did %v", got)
+	}
+	if e := b.entry(r.Dataset); e.State != guard.StateFencing {
+		t.Errorf("it is %s", e.State)
+	}
+}

@@ -198,9 +198,7 @@ func TestWatchdog(t *testing.T) {
 	if err := b.Dismiss(t.Context(), r.Dataset, 3); !errors.Is(err, dataset.ErrConflict) || b.dog.closed {
 		t.Errorf("an armed dataset was dismissed by a process that is not its agent: %v", err)
 	}
-	if err := b.Release(t.Context(), r.Dataset, 3); err != nil {
-		t.Fatal(err)
-	}
+	must(t, b.Release(t.Context(), r.Dataset, 3))
 	if !b.dog.closed || !b.dog.disarmed {
 		t.Error("it is armed still")
 	}
@@ -283,9 +281,7 @@ func TestRecords(t *testing.T) {
 	kept, old, damaged := b.registered(t, guard.PolicyKill, time.Minute), b.registered(t, guard.PolicyKill, time.Minute), b.registered(t, guard.PolicyKill, time.Minute)
 	b.stop()
 	for _, r := range []guard.Registration{kept, old, damaged} {
-		if err := os.Remove(filepath.Join(b.run, r.Dataset.String()+".json")); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Remove(filepath.Join(b.run, r.Dataset.String()+".json")))
 	}
 	b.hand.records[old.Dataset] = json.RawMessage(strings.ReplaceAll(string(b.hand.records[old.Dataset]), `"boot":"`, `"boot":"of another-`))
 	b.hand.records[damaged.Dataset] = json.RawMessage("null")
@@ -322,9 +318,7 @@ func TestI1B16RecordsOfALaterFormat(t *testing.T) {
 			t.Fatalf("the record is %s", text)
 		}
 		b.hand.records[id] = json.RawMessage(text)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(path, []byte(text), 0o600))
 	}
 	later(known.Dataset, `"volume":"db"`, `"volume":{"name":"db"}`)
 	later(changed.Dataset, `"deadline":`, `"until":`)
@@ -380,15 +374,11 @@ func TestBadRegistrations(t *testing.T) {
 func TestExecFence(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	script := filepath.Join(t.TempDir(), "fence")
-	if err := os.WriteFile(script, []byte("#!/bin/sh\necho \"$@\" > "+out+"\n[ \"$2\" = b ] || { echo 'no such outlet' >&2; exit 1; }\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(script, []byte("#!/bin/sh\necho \"$@\" > "+out+"\n[ \"$2\" = b ] || { echo 'no such outlet' >&2; exit 1; }\n"), 0o700))
 	f := guard.ExecFence{Args: []string{script, "off"}}
 	node := uuid.New()
 	var r run.System
-	if err := f.Fence(t.Context(), &r, "b", node); err != nil {
-		t.Fatal(err)
-	}
+	must(t, f.Fence(t.Context(), &r, "b", node))
 	if got, _ := os.ReadFile(out); string(got) != "off b "+node.String()+"\n" {
 		t.Errorf("%q", got)
 	}

@@ -65,9 +65,7 @@ func (w *guardHost) start(t *testing.T) {
 	t.Helper()
 	w.proc = as(t, "guard", w.run, w.root, w.step.String())
 	w.proc.Stderr = os.Stderr
-	if err := w.proc.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, w.proc.Start())
 }
 
 // kill kills the guard with SIGKILL and waits for its end.
@@ -90,9 +88,7 @@ func begin(t *testing.T, r string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := as(t, r, args...)
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, cmd.Start())
 	end(t, cmd)
 	return cmd
 }
@@ -119,13 +115,9 @@ func shared(t *testing.T) guard.Registration {
 	pool := scratch.Mount(t, "ext4", scratch.Ext4)
 	source, path := filepath.Join(pool, "datasets", id.String()), filepath.Join(t.TempDir(), id.String())
 	for _, dir := range []string{source, path} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.MkdirAll(dir, 0o700))
 	}
-	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Mount(source, path, "", unix.MS_BIND, ""))
 	t.Cleanup(func() {
 		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 			t.Error(err)
@@ -176,9 +168,7 @@ func thaw(t *testing.T, r guard.Registration) bool {
 func freezeAs(t *testing.T, path string) (thaw func()) {
 	t.Helper()
 	do := func(act string) error { return runContinued(as(t, "freezer", act, path)) }
-	if err := do("freeze"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, do("freeze"))
 	done := false
 	thaw = func() {
 		if !done {

@@ -14,7 +14,6 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/guard/frame"
 	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/socket"
@@ -119,7 +118,7 @@ func (s *server) exchange(ctx context.Context, c net.Conn, r *bufio.Reader, agen
 		return err
 	}
 	var q request
-	if err := frame.Read(r, &q, maxRequest); err != nil {
+	if err := hand.ReadFrame(r, &q, maxRequest); err != nil {
 		return err
 	}
 	if q.Agent {
@@ -133,7 +132,7 @@ func (s *server) exchange(ctx context.Context, c net.Conn, r *bufio.Reader, agen
 	if err := c.SetWriteDeadline(soon()); err != nil {
 		return err
 	}
-	return frame.Write(c, a, maxReply)
+	return hand.WriteFrame(c, a, maxReply)
 }
 
 // answer performs a request and returns the reply.

@@ -1,12 +1,17 @@
 package guard_test
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,7 +19,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/long"
 )
 
@@ -23,9 +31,7 @@ import (
 func crowd(t *testing.T) int {
 	t.Helper()
 	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
 	return int(min(limit.Max, 20_000)) - 300
 }
 
@@ -257,9 +263,7 @@ func TestI1HolderOfTwo(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
 	cmd := as(t, "writer", filepath.Join(one.Paths[0], "file"), log)
 	cmd.Dir = other.Paths[0]
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, cmd.Start())
 	end(t, cmd)
 	wrote(t, log, 0)
 	one, other = w.armed(t, one, ahead), w.armed(t, other, ahead)
@@ -279,4 +283,236 @@ func TestI1HolderOfTwo(t *testing.T) {
 		t.Fatal(err)
 	}
 	wrote(t, log, e.Fence.At)
+}
+
+// Unrelated processes with large mount tables, or with very many mappings, do not delay a fence. Those that cannot be
+// examined in time are stopped, and continue once they were examined.
+func TestI1StrangersWithMuchToRead(t *testing.T) {
+	for name, c := range map[string]struct {
+		strangers int
+		role, arg string
+	}{
+		"mount tables": {long.Rounds(8, 20), "mounts", "15"}, // of 5 MiB each
+		"mappings":     {long.Rounds(8, 200), "mappings", "64000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			r := shared(t)
+			var others []*exec.Cmd
+			for range c.strangers {
+				others = append(others, beginUser(t, c.role, c.arg))
+			}
+			inside := t.TempDir()
+			contained, log := writing(t, "writer", filepath.Join(inside, "file"), r.Paths[0], inside)
+			_, onHost := writing(t, "writer", filepath.Join(r.Paths[0], "other"))
+			r = w.armed(t, r, ahead)
+			e := w.fenced(t, r.Dataset)
+			t.Logf("%d strangers: fenced %v after the deadline by %s (bound %v): %+v", c.strangers, e.Fence.Overrun, e.Fence.By, e.Bound, e.Steps)
+			for _, log := range []string{log, onHost} {
+				times := written(t, log)
+				t.Logf("last write %v after the deadline", times[len(times)-1]-e.Deadline)
+				silent(t, log, e)
+			}
+			if long.Enabled() && e.Fence.Late > 0 {
+				t.Errorf("the fence was complete %v after its bound: %+v", e.Fence.Late, e.Steps)
+			}
+			// See TestI1StrangersWithManyDescriptors.
+			killed := slices.ContainsFunc(e.Steps, func(s guard.Step) bool { return s.Act == guard.ActKill })
+			if got := stateOf(t, contained.Process.Pid); !killed && got != "T" {
+				t.Errorf("the holder is in state %s", got)
+			}
+			for _, cmd := range others {
+				w.goesOn(t, cmd)
+			}
+			t.Logf("all of them continued %v after the deadline", clock.Boottime()-e.Deadline)
+			w.recheckedAfter(t, r.Dataset, clock.Boottime())
+			e = w.entry(t, r.Dataset)
+			silent(t, log, e)
+			silent(t, onHost, e)
+			if e.Breaches != 0 {
+				t.Errorf("%d breaches: %+v", e.Breaches, e.Steps)
+			}
+			for _, cmd := range others {
+				w.goesOn(t, cmd) // the guard of a parallel test may have stopped it too
+				if got := stateOf(t, cmd.Process.Pid); got == "Z" {
+					t.Error("a stranger was killed")
+				}
+			}
+		})
+	}
+}
+
+// playMappings has few descriptors, and the number of mappings that its first argument gives. It writes a line once
+// it has them.
+func playMappings(args []string) error {
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	page := os.Getpagesize()
+	b, err := unix.Mmap(-1, 0, n*page, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	if err != nil {
+		return err
+	}
+	for i := 0; i < n; i += 2 { // this splits the mapping
+		if err := unix.Mprotect(b[i*page:(i+1)*page], unix.PROT_NONE); err != nil {
+			return err
+		}
+	}
+	return idle()
+}
+
+// playMounts has two to the power of its first argument lines in its mount table, in its own mount namespace. It
+// writes a line once it has them.
+func playMounts(args []string) error {
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	const top = "/mnt"
+	if err := unix.Mount("none", top, "tmpfs", 0, "size=64k"); err != nil {
+		return err
+	}
+	dir := top + "/" + "xxxxxxxxxxxx"
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for range n { // each bind doubles the number of mounts
+		if err := unix.Mount(top, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return err
+		}
+	}
+	return idle()
+}
+
+// idle writes a line, and returns when the standard input ends.
+func idle() error {
+	fmt.Println("ready")
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// beginUser starts this program in a role as another user, with a user and a mount namespace, and waits
+// until it has written a line.
+func beginUser(t *testing.T, r string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := as(t, r, args...)
+	cmd.Stderr = os.Stderr
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: nobody, Size: 1}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: ids, GidMappings: ids,
+		Credential: &syscall.Credential{NoSetGroups: true}}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, cmd.Start())
+	end(t, cmd)
+	t.Cleanup(func() { _ = in.Close() })
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+// limits returns the hierarchy with which this host limits devices, a new group, and the device at a path. The limits
+// of the device are removed after the test.
+func limits(t *testing.T, path string) (h iolimit.Hierarchy, group string, dev iolimit.Device) {
+	t.Helper()
+	table, err := mount.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h, err = iolimit.Detect(table); err != nil {
+		t.Fatal(err)
+	}
+	group = filepath.Join(iolimit.Root, "drover-guard-test-"+uuid.NewString())
+	must(t, os.Mkdir(filepath.Join(h.Dir, group), 0o755))
+	t.Cleanup(func() {
+		if err := os.Remove(filepath.Join(h.Dir, group)); err != nil {
+			t.Error(err)
+		}
+	})
+	if dev, _, err = iolimit.DeviceOf(path); err != nil {
+		t.Fatal(err)
+	}
+	return h, group, dev
+}
+
+// A freeze does not wait for a rate limit of the device, whoever set it. After the freeze the limit is as before.
+func TestFreezeLiftsLimits(t *testing.T) {
+	r := own(t)
+	tool := hand.New(hand.Options{Run: t.TempDir(), Root: t.TempDir(), Clock: clock.System{}})
+	target := hand.Target{Dataset: r.Dataset, Paths: r.Paths, Own: true}
+	h, group, dev := limits(t, r.Paths[0])
+	slow, theirs := iolimit.Limits{WriteBPS: 1 << 20}, iolimit.Limits{ReadIOPS: 70, WriteIOPS: 10}
+	t.Cleanup(func() { // the kernel writes dirty data for its root group
+		if err := h.Clear(iolimit.Root, dev); err != nil {
+			t.Error(err)
+		}
+	})
+	must(t, os.WriteFile(filepath.Join(r.Paths[0], "file"), make([]byte, 60<<20), 0o600))
+	for g, l := range map[string]iolimit.Limits{iolimit.Root: slow, group: theirs} {
+		must(t, h.Set(g, dev, l))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // with the limit it would take a minute
+	defer cancel()
+	if o := tool.Freeze(ctx, target); !o.Done || o.Note != "" {
+		t.Errorf("%+v", o)
+	}
+	same := func(when string) {
+		t.Helper()
+		for g, want := range map[string]iolimit.Limits{iolimit.Root: slow, group: theirs} {
+			if got, err := h.Get(g, dev); err != nil || got != want {
+				t.Errorf("%s, group %s: %+v, %v, want %+v", when, g, got, err, want)
+			}
+		}
+	}
+	same("frozen")
+	if err := tool.Undo(t.Context(), target); err != nil {
+		t.Error(err)
+	}
+	same("thawed")
+	tool.Wait()
+}
+
+// Limits that a hand lifted, and that it did not restore before it ended, are restored by another hand. They are not
+// restored on a device that belongs to another dataset by now.
+func TestUndoGivesLimitsBack(t *testing.T) {
+	r := own(t)
+	tool := hand.New(hand.Options{Run: t.TempDir(), Root: t.TempDir(), Clock: clock.System{}})
+	target := hand.Target{Dataset: r.Dataset, Paths: r.Paths, Own: true}
+	h, group, dev := limits(t, r.Paths[0])
+	was, since := iolimit.Limits{ReadIOPS: 70, WriteBPS: 1 << 20}, iolimit.Limits{WriteBPS: 2 << 20}
+	for _, c := range []struct {
+		paths []string
+		want  iolimit.Limits
+	}{{r.Paths, iolimit.Limits{ReadIOPS: 70, WriteBPS: 2 << 20}}, {[]string{"/proc"}, since}} {
+		b, err := json.Marshal(map[string]any{"device": dev, "group": group, "limits": was})
+		if err == nil {
+			err = os.WriteFile(filepath.Join(tool.Run, r.Dataset.String()+".undo"), append([]byte("limit "), append(b, '\n')...), 0o600)
+		}
+		if err == nil {
+			err = h.Set(group, dev, since)
+		}
+		target.Paths = c.paths
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tool.Undo(t.Context(), target); err != nil {
+			t.Error(err)
+		}
+		if got, err := h.Get(group, dev); err != nil || got != c.want {
+			t.Errorf("%+v, %v, want %+v", got, err, c.want)
+		}
+	}
+	if err := h.Clear(group, dev); err != nil {
+		t.Error(err)
+	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard/hand"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // Policy determines how far the ladder of a dataset goes.
@@ -206,3 +207,72 @@ type Status struct {
 	Watchdog time.Duration `json:"watchdog,omitempty"`
 	Datasets []Entry       `json:"datasets"`
 }
+
+// Version is the version of the protocol. A guard answers only requests of its own version. A guard ignores fields that
+// it does not know, so a field that must not be ignored needs a new version.
+const Version = 1
+
+const (
+	maxRequest = 1 << 20  // bytes, a feed of all datasets
+	maxReply   = 64 << 20 // bytes, of the largest possible status
+)
+
+// The requests.
+const (
+	opRegister  = "register"
+	opFeed      = "feed"
+	opCheck     = "check"
+	opThaw      = "thaw"
+	opSupersede = "supersede"
+	opRelease   = "release"
+	opDismiss   = "dismiss"
+	opStatus    = "status"
+)
+
+// request is a request of the client. Deadlines are times of the boot that Boot names.
+type request struct {
+	Version      int           `json:"v"`
+	Boot         string        `json:"boot"`
+	Op           string        `json:"op"`
+	Agent        bool          `json:"agent,omitempty"` // the request comes from this host's agent, not from a person
+	Registration *Registration `json:"registration,omitempty"`
+	Feeds        []Feed        `json:"feeds,omitempty"`
+	Dataset      uuid.UUID     `json:"dataset,omitzero"`
+	Epoch        uint64        `json:"epoch,omitempty"`
+	Deadline     time.Duration `json:"deadline,omitempty"`
+}
+
+// reply answers one request.
+type reply struct {
+	Version int                   `json:"v"`
+	Failure *failure              `json:"failure,omitempty"`
+	Entry   *Entry                `json:"entry,omitempty"`
+	Refused map[uuid.UUID]failure `json:"refused,omitempty"`
+	Status  *Status               `json:"status,omitempty"`
+}
+
+// failure is an error: its kind's code, and its line.
+type failure struct {
+	Code string `json:"code"`
+	Text string `json:"text"`
+}
+
+// Clock measures deadlines: CLOCK_BOOTTIME, or a fake in tests.
+type Clock interface {
+	// Boottime is clock.Boottime.
+	Boottime() time.Duration
+	// NewAlarm is clock.NewAlarm.
+	NewAlarm() (Alarm, error)
+}
+
+// Alarm is clock.Alarm.
+type Alarm interface {
+	C() <-chan struct{}
+	Set(at time.Duration) error
+	Close() error
+}
+
+type systemClock struct{}
+
+func (systemClock) Boottime() time.Duration  { return clock.Boottime() }
+func (systemClock) NewAlarm() (Alarm, error) { return clock.NewAlarm() }

@@ -58,6 +58,35 @@ func New(t TB) *Control {
 	return e
 }
 
+// OneNode returns a service with a node "alpha".
+func OneNode(t TB) (*Control, *Agent) {
+	t.Helper()
+	e := New(t)
+	return e, e.NewAgent("alpha")
+}
+
+// TwoNodes returns a service with the nodes "alpha" and "beta".
+func TwoNodes(t TB) (*Control, *Agent, *Agent) {
+	t.Helper()
+	e := New(t)
+	return e, e.NewAgent("alpha"), e.NewAgent("beta")
+}
+
+// OK fails the test if the last result of a call is an error, as in e.OK(e.Fence(e.Ctx, id, f)).
+func (e *Control) OK(results ...any) {
+	e.Helper()
+	if err, _ := results[len(results)-1].(error); err != nil {
+		e.Fatalf("%v", err)
+	}
+}
+
+// MustRefuse submits a request that must be refused. See Refused.
+func (e *Control) MustRefuse(req api.Request, kind *dataset.Kind, parts ...string) {
+	e.Helper()
+	_, err := e.Submit(e.Ctx, req)
+	Refused(e, err, kind, parts...)
+}
+
 // NewWithAuthority returns a service with a certificate authority.
 func NewWithAuthority(t *testing.T) (*Control, *pki.Authority) {
 	t.Helper()

@@ -9,7 +9,7 @@
 //
 // Whether a delete is allowed, and whether and for how long the data goes to the trash, is decided in delete.go. A
 // dataset in the trash keeps its replicas until Condemn. Restoring from the trash and purging are in trash.go, and
-// superseded copies in discard.go and show.go. When a node may be removed is decided in remove.go (checkRemovable) and,
+// superseded copies in discard.go. When a node may be removed is decided in remove.go (checkRemovable) and,
 // for the only copy of some data, in package placement. A new kind of record about a node must be removed in clearNode,
 // or belongs in record.NodeKeys.
 package deletion

@@ -16,8 +16,7 @@ import (
 )
 
 func TestDeleteAndUndelete(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	db := a.MustCreate("db@gold")
 	s := a.MustSnapshot("db", "before")
 	op := a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: "db"})
@@ -41,10 +40,8 @@ func TestDeleteAndUndelete(t *testing.T) {
 	if other.ID == db.ID {
 		t.Error("the name gets the old dataset")
 	}
-	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: db.ID.String()[:8]})
-	controltest.Refused(t, err, dataset.ErrExists, "a volume db exists", "trash restore "+db.ID.String()[:8]+" NAME")
-	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: "db", Name: "../db"})
-	controltest.Refused(t, err, dataset.ErrInvalid, `"../db"`)
+	e.MustRefuse(api.Request{Kind: dataset.OpUndelete, Volume: db.ID.String()[:8]}, dataset.ErrExists, "a volume db exists", "trash restore "+db.ID.String()[:8]+" NAME")
+	e.MustRefuse(api.Request{Kind: dataset.OpUndelete, Volume: "db", Name: "../db"}, dataset.ErrInvalid, `"../db"`)
 
 	req := api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: "db", Name: "db-old"}
 	back := e.MustSubmit(req)
@@ -62,8 +59,7 @@ func TestDeleteAndUndelete(t *testing.T) {
 }
 
 func TestUndeleteKeepsItsName(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	req := controltest.Create("db@gold")
 	req.Engine = true
 	a.MustDo(req)
@@ -81,8 +77,7 @@ func TestUndeleteKeepsItsName(t *testing.T) {
 
 // TestDeleteOfNameThatBecameAnAlias: an engine's removal of a name does not delete a volume that was renamed since.
 func TestDeleteOfNameThatBecameAnAlias(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	d := a.MustCreate("old@gold")
 	e.MustSubmit(controltest.Rename("old", "new"))
 	e.MustSubmit(controltest.Rename("new", "newer"))
@@ -96,8 +91,7 @@ func TestDeleteOfNameThatBecameAnAlias(t *testing.T) {
 // TestDeleteByAliasIsRefused: a user cannot delete a volume by an alias, also with force, without its home, or in a dry
 // run. The error has both ways on. The volume is deleted by its name or its UUID.
 func TestDeleteByAliasIsRefused(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	d := a.MustCreate("old@gold")
 	e.MustSubmit(controltest.Rename("old", "new"))
 	for name, req := range map[string]api.Request{
@@ -121,8 +115,7 @@ func TestDeleteByAliasIsRefused(t *testing.T) {
 }
 
 func TestDeleteModes(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("kept@kept")
 	if d := a.MustDelete("kept"); d.State != dataset.StateTrashed || !d.Trash.Expires.IsZero() {
 		t.Errorf("kept: %+v", d.Trash)
@@ -142,8 +135,7 @@ func TestDeleteModes(t *testing.T) {
 
 // The caller that waits for a delete is told what happens to the data, whichever caller forced the delete.
 func TestDeleteOnRecordSaysWhatBecomesOfTheData(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	anonymous := strings.Repeat("0af1", 16)
 	for _, tc := range []struct {
 		spec, name string
@@ -172,8 +164,7 @@ func TestDeleteOnRecordSaysWhatBecomesOfTheData(t *testing.T) {
 }
 
 func TestProtection(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db", "protect=true")
 	a.MustRefusePlan(api.Request{Kind: dataset.OpDelete, Volume: "db"}, dataset.ErrProtected, "volume protect --off db")
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.No()})
@@ -193,18 +184,15 @@ func TestProtection(t *testing.T) {
 // A dataset that is purged is pending deletion until its home reports that the data is destroyed. The trash lists it with
 // the reason, nothing restores it, and only then an event says that it is destroyed.
 func TestPendingDeletion(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	details := func(d dataset.Dataset) (all []string) {
 		t.Helper()
-		if err := e.Events(e.Ctx, 0, false, func(ev api.Event) error {
+		e.OK(e.Events(e.Ctx, 0, false, func(ev api.Event) error {
 			if ev.Dataset == d.ID && ev.Type != "volume.create" {
 				all = append(all, string(ev.Type)+": "+ev.Detail)
 			}
 			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
+		}))
 		return all
 	}
 	for name, spec := range map[string]string{"db": "db@gold", "tmp": "tmp@fleeting"} {
@@ -220,8 +208,7 @@ func TestPendingDeletion(t *testing.T) {
 		if err != nil || len(list.Items) != 1 || list.Items[0].State != dataset.StatePurging || !strings.Contains(list.Items[0].Pending, "its disk is gone") {
 			t.Fatalf("%s: %+v, %v", name, list.Items, err)
 		}
-		_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
-		controltest.Refused(t, err, dataset.ErrNotFound)
+		e.MustRefuse(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()}, dataset.ErrNotFound)
 		if got := details(d); got[len(got)-1] != began {
 			t.Errorf("%s: events %q", name, got)
 		}
@@ -239,13 +226,11 @@ func TestPendingDeletion(t *testing.T) {
 }
 
 func TestPurge(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpPurge, Volume: "db"})
 	controltest.Refused(t, err, dataset.ErrNotFound, "db is not in the trash", "volume inspect db")
-	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpPurge, Volume: e.MustVolume("db").ID.String()})
-	controltest.Refused(t, err, dataset.ErrNotFound)
+	e.MustRefuse(api.Request{Kind: dataset.OpPurge, Volume: e.MustVolume("db").ID.String()}, dataset.ErrNotFound)
 	d := a.MustDelete("db")
 	req := api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: "db"}
 	for range 2 {
@@ -254,8 +239,7 @@ func TestPurge(t *testing.T) {
 		}
 		e.CheckInvariants()
 	}
-	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
-	controltest.Refused(t, err, dataset.ErrNotFound)
+	e.MustRefuse(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()}, dataset.ErrNotFound)
 	a.DoWork()
 	a.DoWork()
 	if st := e.CheckInvariants(); len(st.Datasets) != 0 || st.Operations[req.ID].State != dataset.OpDone {
@@ -269,8 +253,7 @@ func TestPurge(t *testing.T) {
 // TestPurgeByNameOfTrashedDataset: an earlier dataset of the name that waits for its deletion makes the name neither
 // ambiguous nor wrong. Without another one, the name still finds it, because a purge can be repeated.
 func TestPurgeByNameOfTrashedDataset(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	first := a.MustDelete("db")
 	purge := func() uuid.UUID {
@@ -292,8 +275,7 @@ func TestPurgeByNameOfTrashedDataset(t *testing.T) {
 // If an agent reports that it destroyed a dataset that was not condemned, neither the dataset nor its snapshots are
 // removed from the records.
 func TestPurgeOfWhatIsNotCondemned(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	d := a.MustCreate("db")
 	s := a.MustSnapshot("db", "")
 	for _, state := range []dataset.State{dataset.StateReady, dataset.StateTrashed} {
@@ -315,8 +297,7 @@ func TestPurgeOfWhatIsNotCondemned(t *testing.T) {
 func TestPurgeTwoWays(t *testing.T) {
 	for _, first := range []string{"the agent's own", "the one on record"} {
 		t.Run(first, func(t *testing.T) {
-			e := controltest.New(t)
-			a := e.NewAgent("alpha")
+			e, a := controltest.OneNode(t)
 			a.MustCreate("db")
 			a.MustSnapshot("db", "s1")
 			d := a.MustDelete("db")
@@ -342,8 +323,7 @@ func TestPurgeTwoWays(t *testing.T) {
 
 // A purge that failed can be requested again. Its operation stays failed while the dataset exists.
 func TestPurgeAgainAfterFailure(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	d := a.MustDelete("db")
 	op := *e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()}).Operation
@@ -363,8 +343,7 @@ func TestPurgeAgainAfterFailure(t *testing.T) {
 
 // Datasets that had the same name are distinguished by the time of their deletion, the latest first.
 func TestSeveralOfOneNameInTheTrash(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	var want []string
 	for range record.MatchesShown + 2 {
 		a.MustCreate("db")
@@ -372,14 +351,12 @@ func TestSeveralOfOneNameInTheTrash(t *testing.T) {
 		want = append(want, "dataset "+a.MustDelete("db").ID.String()+" (db) deleted at "+e.Clock.Now().Format("2006-01-02 15:04:05")+" UTC")
 	}
 	slices.Reverse(want)
-	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: "db"})
-	controltest.Refused(t, err, dataset.ErrAmbiguous, `"db" matches several: `+strings.Join(want[:record.MatchesShown], ", ")+", … (use more digits of the UUID)")
+	e.MustRefuse(api.Request{Kind: dataset.OpUndelete, Volume: "db"}, dataset.ErrAmbiguous, `"db" matches several: `+strings.Join(want[:record.MatchesShown], ", ")+", … (use more digits of the UUID)")
 }
 
 // A dataset with more snapshots than fit in one transaction is purged, with a failure of the store at each step.
 func TestPurgeWithManySnapshots(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	for i := range 230 {
 		a.MustSnapshot("db", fmt.Sprintf("s%d", i))
@@ -401,8 +378,7 @@ func TestPurgeWithManySnapshots(t *testing.T) {
 
 // If both a name and a prefix match something that is to be destroyed, the caller must say which one is meant.
 func TestTrashByNameOrPrefix(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	x := a.CreateVolumeWithID("abcd", "11110000-0000-4000-8000-000000000001")
 	y := a.CreateVolumeWithID("other", "abcd0000-0000-4000-8000-000000000002")
 	a.MustDelete("abcd")
@@ -418,13 +394,104 @@ func TestTrashByNameOrPrefix(t *testing.T) {
 	a.MustDelete("same")
 	a.MustCreate("same")
 	a.MustDelete("same")
-	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: "same"})
-	controltest.Refused(t, err, dataset.ErrAmbiguous, "(same)", "use more digits of the UUID")
+	e.MustRefuse(api.Request{Kind: dataset.OpUndelete, Volume: "same"}, dataset.ErrAmbiguous, "(same)", "use more digits of the UUID")
 	if out := e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "ABCD0000"}); out.Volume.ID != y.ID {
 		t.Errorf("by prefix: %+v", out.Volume)
 	}
 	if out := e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: "abcd"}); out.Volume.ID != x.ID {
 		t.Errorf("by name, now that only one is in the trash: %+v", out.Volume)
+	}
+	e.CheckInvariants()
+}
+
+// If the home of a volume is unreachable, the volume is deleted only if a person confirms it. It then goes to the
+// trash, even if its profile has no trash, because nobody has checked the data.
+func TestDeleteWithoutTheHome(t *testing.T) {
+	x := controltest.NewReplicas(t, 1)
+	e := x.On(x.Services[0])
+	e.Spy = controltest.NewSpyStore(x.Store)
+	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	d, own := a.MustCreate("db@fleeting"), a.MustCreate("own", "protect=true")
+	a.MustCreate("late@fleeting")
+	del := func(volume, fenced string, force bool) api.Request {
+		return api.Request{ID: uuid.New(), Kind: dataset.OpDelete, Volume: volume, Force: force, Fenced: fenced}
+	}
+	denied := func(req api.Request, kind *dataset.Kind, parts ...string) {
+		t.Helper()
+		e.MustRefuse(req, kind, parts...)
+	}
+	denied(del("db", "alpha", true), dataset.ErrConflict, "alpha", "alive", "omit --fenced")
+	waits := *e.MustSubmit(del("db", "", false)).Operation // alpha does not hear of it any more
+	others := []uuid.UUID{e.MustSubmit(del("late", "", false)).Operation.ID, e.MustSubmit(api.Request{Kind: dataset.OpSnapshot, Volume: "db"}).Operation.ID}
+
+	x.EndSession(a)
+	x.Clock.Advance(time.Second)
+	e.OK(e.RecordUnreachable(e.Ctx))
+	denied(del("own", "", true), dataset.ErrOffline, "node alpha, which is unreachable since 2026-11-18T12:00:01Z", "drover volume rm own --force --fenced alpha")
+	denied(del("db", "alpha", false), dataset.ErrInvalid, "requires --force")
+	denied(del("db", "beta", true), dataset.ErrInvalid, "alpha, not beta")
+	denied(del("db", "nobody", true), dataset.ErrInvalid, "nobody")
+	_, err := e.Submit(controltest.As(controltest.NodeIdentity("beta", b.ID)), del("db", "alpha", true))
+	controltest.Refused(t, err, dataset.ErrForbidden, "may not delete volume db without its home")
+	b.MustRefusePlan(del("db", "alpha", true), dataset.ErrInvalid, "submit it")
+	if p, err := a.Plan(e.Ctx, a.ID, del("late", "", false)); err != nil || p.Operation == nil { // to itself it is reachable
+		t.Errorf("planned by the home: %+v, %v", p, err)
+	}
+	e.CheckInvariants()
+
+	req := del("db", "alpha", true)
+	for range 2 { // the second call is a retry
+		out := e.MustSubmit(req)
+		if v := out.Volume; out.Operation.State != dataset.OpDone || v == nil || v.State != dataset.StateTrashed || !v.Trash.Expires.IsZero() || v.Home != a.ID || v.Epoch != d.Epoch {
+			t.Fatalf("%+v, %+v", out.Operation, out.Volume)
+		}
+	}
+	if v := e.MustSubmit(del("own", "alpha", true)).Volume; v.State != dataset.StateTrashed || v.Protected || v.Trash.Expires.Sub(v.Trash.At) != e.TrashTime() {
+		t.Errorf("%+v", v)
+	}
+	if op := e.MustOperation(waits.ID); op.State != dataset.OpCancelled {
+		t.Errorf("the delete that waits for the home is %s", op.State)
+	}
+	for _, id := range others {
+		if op := e.MustOperation(id); op.State != dataset.OpPending {
+			t.Errorf("%s of volume %s, which waits for the home as well, is %s", op.Kind, op.Volume, op.State)
+		}
+	}
+	if other := b.MustCreate("db"); other.ID == d.ID || other.Home != b.ID {
+		t.Errorf("the name is not free: %+v", other)
+	}
+	e.CheckInvariants()
+
+	// A person restores the volume before the home is reachable again. The home's return does not delete it a second
+	// time.
+	e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String(), Name: "back"})
+	a.Incarnation = uuid.New()
+	a.MustRegister("alpha")
+	s := a.MustSync(0)
+	if len(s.Operations) != len(others) || len(s.Datasets) != 3 {
+		t.Errorf("after its return, the home gets %+v, %+v", s.Operations, s.Datasets)
+	}
+	for _, found := range s.Datasets {
+		if want := map[uuid.UUID]dataset.State{own.ID: dataset.StateTrashed}[found.ID]; want != "" && found.State != want || found.State == dataset.StatePurging {
+			t.Errorf("%s is %s", found.Volume, found.State)
+		}
+	}
+	if err := a.TryCommit(waits); dataset.KindOf(err) != dataset.ErrCancelled {
+		t.Errorf("the delete that waited for the home: %v", err)
+	}
+	if v := e.MustVolume("back"); v.ID != d.ID || v.State != dataset.StateReady {
+		t.Errorf("%+v", v)
+	}
+	e.CheckInvariants()
+}
+
+// On a single host there is no other home that a person could confirm as stopped.
+func TestDeleteWithoutAnother(t *testing.T) {
+	e := controltest.New(t)
+	e.NewAgent("alpha").MustCreate("db")
+	e.MustRefuse(api.Request{ID: uuid.New(), Kind: dataset.OpDelete, Volume: "db", Force: true, Fenced: "alpha"}, dataset.ErrUnsupported, "delete of volume db: there is no other node", "omit --fenced")
+	if v := e.MustVolume("db"); v.State != dataset.StateReady {
+		t.Errorf("%+v", v)
 	}
 	e.CheckInvariants()
 }

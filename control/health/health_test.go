@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"go.uber.org/goleak"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
@@ -52,8 +53,7 @@ func TestStoreFindings(t *testing.T) {
 
 // TestClockOfNode: a node whose clock differs from control's by more than a minute is named, with the direction.
 func TestClockOfNode(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	for _, c := range []struct {
 		off, later time.Duration
 		want       string // part of the text; empty: no finding
@@ -89,8 +89,7 @@ func TestClockOfNode(t *testing.T) {
 
 // TestClusterHealthHasWhatNodesReport: control keeps what an agent found, also over heartbeats without findings.
 func TestClusterHealthHasWhatNodesReport(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	node := func() api.NodeHealth {
 		t.Helper()
 		h, err := e.ClusterHealth(e.Ctx)
@@ -105,17 +104,13 @@ func TestClusterHealthHasWhatNodesReport(t *testing.T) {
 	found := &api.NodeFindings{Examined: time.Unix(1, 0).UTC(), Findings: []api.Finding{{Level: "error", Subject: "root", Text: "is full"}}}
 	for _, h := range []api.Heartbeat{{Found: found}, {}} {
 		h.Incarnation = a.Incarnation
-		if err := e.Heartbeat(e.Ctx, a.ID, h); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.Heartbeat(e.Ctx, a.ID, h))
 		if d := cmp.Diff(found, node().Found); d != "" {
 			t.Errorf("findings (-want +got):\n%s", d)
 		}
 	}
 	found = &api.NodeFindings{Examined: time.Unix(2, 0).UTC()}
-	if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Found: found}); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Found: found}))
 	if d := cmp.Diff(found, node().Found); d != "" {
 		t.Errorf("after the problem ended (-want +got):\n%s", d)
 	}
@@ -124,8 +119,7 @@ func TestClusterHealthHasWhatNodesReport(t *testing.T) {
 // TestSilentNode: a node whose last report is older than reports.MaxSilence is named, before its session ends, until it
 // reports again.
 func TestSilentNode(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	silent := func() (text string) {
 		t.Helper()
 		h, err := e.ClusterHealth(e.Ctx)
@@ -141,9 +135,7 @@ func TestSilentNode(t *testing.T) {
 	}
 	reports := func() {
 		t.Helper()
-		if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation}); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation}))
 	}
 	reports()
 	e.Clock.Advance(18 * time.Second)
@@ -162,8 +154,7 @@ func TestSilentNode(t *testing.T) {
 
 // TestHaltedStore: while a node distrusts the store, the state of the store says why, and what the next command is.
 func TestHaltedStore(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	halted := func() string {
 		t.Helper()
 		h, err := e.ClusterHealth(e.Ctx)
@@ -188,8 +179,7 @@ func TestHaltedStore(t *testing.T) {
 // TestFailoverHalted: while failover is halted because many nodes vanished together, the health of the cluster names
 // these nodes and the next command.
 func TestFailoverHalted(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	found := func() []api.Finding {
 		t.Helper()
 		h, err := e.ClusterHealth(e.Ctx)
@@ -201,11 +191,9 @@ func TestFailoverHalted(t *testing.T) {
 	if got := found(); len(got) > 0 {
 		t.Errorf("of a good cluster: %+v", got)
 	}
-	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+	e.OK(e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
 		return t.Put(record.FailoverKey, record.FailoverHalt{Nodes: []uuid.UUID{a.ID}})
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	got := found()
 	if len(got) != 1 || got[0].Level != "error" || !strings.Contains(got[0].Text, "(alpha), so failover is halted for the whole cluster") ||
 		!strings.HasPrefix(got[0].Fix, "fix the connection to them") || !strings.Contains(got[0].Fix, "drover node fence NODE") {
@@ -292,12 +280,9 @@ func TestUnreadableRecords(t *testing.T) {
 		}
 		return texts
 	}
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	for _, key := range []string{record.HaltedKey, record.NodeKey(a.ID)} {
-		if _, err := e.Spy.Store.Txn(e.Ctx, nil, []store.Write{{Key: key, Value: []byte(`{"`)}}); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.Spy.Store.Txn(e.Ctx, nil, []store.Write{{Key: key, Value: []byte(`{"`)}}))
 	}
 	want := []string{"whether changes are suspended cannot be read", "the list of nodes cannot be read"}
 	if d := cmp.Diff(want, found(e)); d != "" {
@@ -311,8 +296,7 @@ func TestUnreadableRecords(t *testing.T) {
 
 // TestLateBackupsComeLast: what fails or takes long while the scheduled backups are read hides no other part.
 func TestLateBackupsComeLast(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	for err, want := range map[error]string{
 		errors.New("a record is missing"): "whether any is late is not known: a record is missing",
 		context.DeadlineExceeded:          "whether any is late is not known: reading the records takes longer than 3s",
@@ -338,3 +322,5 @@ func TestLateBackupsComeLast(t *testing.T) {
 		}
 	}
 }
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -54,9 +54,7 @@ func failBackup(a *controltest.Agent, op dataset.Operation) {
 // backupsOf reads the record of the scheduled backups of a dataset.
 func backupsOf(e *controltest.Control, id uuid.UUID) (b record.Backups) {
 	e.Helper()
-	if _, err := record.NewTx(e.Ctx, e.Spy).Get(record.BackupsKey(id), &b); err != nil {
-		e.Fatalf("%v", err)
-	}
+	e.OK(record.NewTx(e.Ctx, e.Spy).Get(record.BackupsKey(id), &b))
 	return b
 }
 
@@ -97,32 +95,6 @@ func TestBackupSchedule(t *testing.T) {
 	if len(e.Failures) != 0 {
 		t.Errorf("%v", e.Failures)
 	}
-	e.CheckInvariants()
-}
-
-// After an outage, one backup makes up for those that were missed. Checks without a due backup write nothing.
-func TestBackupCatchesUpOnce(t *testing.T) {
-	e := controltest.New(t)
-	hourly(e)
-	a := e.NewAgent("alpha")
-	a.MustCreate("db@hourly")
-	e.Round()
-	e.Restart()
-	e.AdvanceAndRun(5 * 24 * time.Hour)
-	finishBackup(a, wantBackup(a, "after five days"))
-	before := e.Dump()
-	for range 20 {
-		e.AdvanceAndRun(time.Minute)
-	}
-	wantDue(a, 0, "after the backup")
-	after := e.Dump()
-	for key := range after {
-		if strings.HasPrefix(key, record.BackupsPrefix) && before[key] != after[key] {
-			t.Errorf("a check wrote %s", key)
-		}
-	}
-	e.AdvanceAndRun(time.Hour)
-	finishBackup(a, wantBackup(a, "the next hour"))
 	e.CheckInvariants()
 }
 
@@ -229,9 +201,7 @@ func TestCancelledBackupIsNotRepeated(t *testing.T) {
 	d := a.MustCreate("db@hourly")
 	e.AdvanceAndRun(time.Hour + 15*time.Minute)
 	op := wantBackup(a, "due")
-	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.CancelOperation(e.Ctx, op.ID.String()))
 	for range 30 {
 		e.AdvanceAndRun(time.Minute)
 	}
@@ -349,9 +319,7 @@ func TestScheduledBackupsAreRequestedByControl(t *testing.T) {
 func TestBackupToUnrecordedRepository(t *testing.T) {
 	e := controltest.New(t)
 	hourly(e)
-	if err := e.RemoveRepository(e.Ctx, "offsite", true); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.RemoveRepository(e.Ctx, "offsite", true))
 	a := e.NewAgent("alpha")
 	a.MustCreate("db@hourly")
 	for range 80 {
@@ -378,14 +346,12 @@ func TestBackupEndedWithoutRecord(t *testing.T) {
 		op := wantBackup(a, "due")
 		running := backupsOf(e, d.ID)
 		finishBackup(a, op)
-		if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+		e.OK(e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
 			if forgotten {
 				t.Delete(record.OperationKey(op.ID))
 			}
 			return t.Put(record.BackupsKey(d.ID), running)
-		}); err != nil {
-			t.Fatal(err)
-		}
+		}))
 		e.AdvanceAndRun(time.Hour)
 		e.AdvanceAndRun(time.Minute)
 		e.AdvanceAndRun(time.Minute)
@@ -396,20 +362,6 @@ func TestBackupEndedWithoutRecord(t *testing.T) {
 			t.Errorf("forgotten %v: got %+v", forgotten, b)
 		}
 	}
-}
-
-// An operator who cancels the backup that a former home makes does not get another one from the new home at once.
-func TestCancelledBackupOfFormerHome(t *testing.T) {
-	e, _, b, op := moveDuringBackup(t)
-	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
-		t.Fatal(err)
-	}
-	for range 20 {
-		e.AdvanceAndRun(time.Minute)
-	}
-	wantDue(b, 0, "after the cancellation")
-	e.AdvanceAndRun(time.Hour)
-	finishBackup(b, wantBackup(b, "the next hour"))
 }
 
 // The backups of a thousand volumes do not begin at once, and none begins while another one of its volume runs.
@@ -459,5 +411,79 @@ func TestThousandVolumesAreSpread(t *testing.T) {
 		if n != nights {
 			t.Errorf("volume %s has %d backups, want %d", volume, n, nights)
 		}
+	}
+}
+
+// A volume whose backup is late, or whose repository is not recorded, has a finding and metrics.
+func TestLateBackupsAreReported(t *testing.T) {
+	e := controltest.New(t)
+	hourly(e)
+	a := e.NewAgent("alpha")
+	a.MustCreate("db@hourly")
+	a.MustCreate("plain@silver")
+	found := func() string {
+		t.Helper()
+		h, err := e.ClusterHealth(e.Ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var texts []string
+		for _, f := range h.Findings {
+			if !strings.HasPrefix(f.Subject, "volume ") {
+				continue // the node does not report
+			}
+			texts = append(texts, f.Level+" "+f.Subject+": "+f.Text+" ["+f.Fix+"]")
+		}
+		return strings.Join(texts, "\n")
+	}
+	e.Round()
+	if got := found(); got != "" {
+		t.Errorf("a new volume: %s", got)
+	}
+	e.AdvanceAndRun(time.Hour + 15*time.Minute)
+	failBackup(a, wantBackup(a, "due"))
+	e.AdvanceAndRun(30 * time.Second) // shorter than the time until the backup is tried again
+	if got := found(); got != "" {
+		t.Errorf("within the grace: %s", got)
+	}
+	e.AdvanceAndRun(time.Minute)
+	failBackup(a, wantBackup(a, "tried a second time"))
+	e.AdvanceAndRun(90 * time.Second) // it is looked at, and not tried again yet
+	const failed = "warning volume db: its scheduled backup failed 2 times, the last time because the repository does " +
+		"not answer [drover operation ls --filter volume=db]"
+	if got := found(); got != failed {
+		t.Errorf("got %q, want %q", got, failed)
+	}
+	for range 3 {
+		e.AdvanceAndRun(time.Hour)
+	}
+	got := found()
+	for _, part := range []string{"warning volume db: its scheduled backup is ", " late, and it has no good one; failed attempts: 2, the " +
+		"last one because the repository does not answer [drover volume inspect db]"} {
+		if !strings.Contains(got, part) {
+			t.Errorf("got %q, want %q in it", got, part)
+		}
+	}
+	_, backups := e.Schedules()
+	if len(backups) != 1 || backups[0].Volume != "db" || backups[0].Failures != 2 || backups[0].Overdue < 3*time.Hour ||
+		backups[0].Age < 4*time.Hour {
+		t.Errorf("got %+v", backups)
+	}
+	finishBackup(a, wantBackup(a, "tried again"))
+	e.AdvanceAndRun(time.Minute)
+	if _, backups := e.Schedules(); found() != "" || backups[0].Failures != 0 {
+		t.Errorf("after a good backup: %s, %+v", found(), backups)
+	}
+	e.OK(e.RemoveRepository(e.Ctx, "offsite", true))
+	e.AdvanceAndRun(2 * time.Hour)
+	const missing = "warning volume db: its profile has it backed up to repository offsite, which is not recorded " +
+		"[drover repository add offsite URL --password file:PATH]"
+	if got := found(); got != missing {
+		t.Errorf("got %q, want %q", got, missing)
+	}
+	a.MustDelete("db")
+	e.AdvanceAndRun(time.Minute)
+	if _, backups := e.Schedules(); found() != "" || len(backups) != 0 {
+		t.Errorf("after the removal of the volume: %s, %+v", found(), backups)
 	}
 }

@@ -2,6 +2,7 @@ package housekeeping_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,8 +32,7 @@ func wantDue(a *controltest.Agent, want int, when string) {
 }
 
 func TestSchedule(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@gold") // every quarter of an hour
 	a.MustCreate("plain@silver")
 	e.Round()
@@ -62,8 +62,7 @@ func TestSchedule(t *testing.T) {
 
 // A8: a host that was down makes up for missed snapshots once, not N times. The same applies to a control service.
 func TestScheduleCatchesUpOnce(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@gold")
 	e.Round()
 	// The node is unreachable. Only one operation waits for it.
@@ -95,8 +94,7 @@ func TestScheduleCatchesUpOnce(t *testing.T) {
 
 // Two services on one store request the same snapshot.
 func TestScheduleOfTwoServices(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@gold")
 	e.Round()
 	other := &controltest.Control{TB: t, Ctx: e.Ctx, Spy: e.Spy, Clock: e.Clock, ProfileSet: e.ProfileSet}
@@ -115,8 +113,7 @@ func TestScheduleOfTwoServices(t *testing.T) {
 
 // A snapshot that failed or was cancelled is due again at the next time.
 func TestScheduleAfterFailure(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@gold")
 	e.Round()
 	e.AdvanceAndRun(15 * time.Minute)
@@ -129,17 +126,14 @@ func TestScheduleAfterFailure(t *testing.T) {
 	wantDue(a, 0, "right after the failure")
 	e.AdvanceAndRun(15 * time.Minute)
 	wantDue(a, 1, "at the next time")
-	if _, err := e.CancelOperation(e.Ctx, a.OpenOperations()[0].ID.String()); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.CancelOperation(e.Ctx, a.OpenOperations()[0].ID.String()))
 	e.AdvanceAndRun(15 * time.Minute)
 	wantDue(a, 1, "at the time after that")
 }
 
 // Volumes come, go and change their profile between two rounds.
 func TestScheduleFollowsChanges(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@gold")
 	a.MustCreate("other@silver", "fs=xfs")
 	e.Round()
@@ -171,8 +165,7 @@ func TestScheduleFollowsChanges(t *testing.T) {
 
 // If one volume has an invalid schedule or a damaged record, the other volumes still get their snapshots.
 func TestScheduleOfOthers(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	for i, name := range []string{"aa", "bb", "cc", "dd"} {
 		op := a.MustPlan(controltest.Create(name + "@gold"))
 		if i%2 == 0 {
@@ -181,9 +174,7 @@ func TestScheduleOfOthers(t *testing.T) {
 		a.MustCommit(op)
 	}
 	broken := a.MustCreate("ee@gold")
-	if _, err := e.Spy.Txn(e.Ctx, nil, spoilt(record.DatasetKey(broken.ID), `{"id":`)); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Spy.Txn(e.Ctx, nil, spoilt(record.DatasetKey(broken.ID), `{"id":`)))
 	for range 4 {
 		e.Round()
 	}
@@ -231,8 +222,7 @@ func spoilt(key, value string) []storeWrite { return []storeWrite{{Key: key, Val
 
 // A round in which nothing changed reads nothing, however many volumes exist.
 func TestQuietRounds(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	for range 50 {
 		a.MustCreate("db" + uuid.NewString() + "@gold")
 	}
@@ -263,8 +253,7 @@ func TestQuietRounds(t *testing.T) {
 // waiting for the time that the clock had, also after a restart.
 func TestClockSetBack(t *testing.T) {
 	for _, restarted := range []bool{false, true} {
-		e := controltest.New(t)
-		a := e.NewAgent("alpha")
+		e, a := controltest.OneNode(t)
 		a.MustCreate("db@gold")
 		e.Round()
 		const ahead = 1000 * time.Hour
@@ -311,8 +300,7 @@ func TestClockSetBackDuringVerifications(t *testing.T) {
 
 // A service that stops while it requests a snapshot reports no failure.
 func TestStopDuringSnapshots(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@gold")
 	e.Round()
 	ctx, cancel := context.WithCancel(e.Ctx)
@@ -328,4 +316,130 @@ func TestStopDuringSnapshots(t *testing.T) {
 	}
 	e.Round()
 	wantDue(a, 1, "the next round")
+}
+
+// A volume that was recovered from the backup of another cluster, and is kept apart, makes no scheduled backups into the
+// repository that it came from. That is reported until somebody decides: the volume takes over, or gets a profile with
+// another repository.
+func TestKeptApartVolumeMakesNoScheduledBackups(t *testing.T) {
+	e := controltest.New(t)
+	p := e.ProfileSet.ByName["silver"]
+	p.Name, p.Revision = "daily", "r1-daily"
+	p.Backup = dataset.Backups{To: "offsite", Schedule: "@daily"}
+	e.ProfileSet.ByName[p.Name] = p
+	p.Name, p.Revision, p.Backup.To = "elsewhere", "r1-elsewhere", "nas"
+	e.ProfileSet.ByName[p.Name] = p
+	controltest.AddRepository(e, "offsite")
+	controltest.AddRepository(e, "nas")
+	a := e.NewAgent("alpha")
+	other := uuid.New()
+	for _, name := range []string{"db", "web"} {
+		a.MustDo(api.Request{
+			Kind: dataset.OpImport, Volume: name + "@daily", Repository: "offsite", Backup: strings.Repeat("b", 64),
+			KeptApart: other,
+		})
+	}
+	backups := func() (volumes []string) {
+		t.Helper()
+		for range 30 {
+			e.AdvanceAndRun(time.Hour)
+			for _, op := range a.OpenOperations() {
+				volumes = append(volumes, op.Volume+" to "+op.Repository)
+				finishBackup(a, op)
+			}
+		}
+		return volumes
+	}
+	if list := backups(); len(list) > 0 {
+		t.Errorf("backups: %q", list)
+	}
+	for _, when := range []string{"seen", "read from the records"} {
+		for _, name := range []string{"db", "web"} {
+			want := "warning volume " + name + ": it was recovered from a backup of cluster " + other.String()[:8]
+			if got := volumeFindings(e); !strings.Contains(got, want) || !strings.Contains(got, "--take-over") {
+				t.Errorf("%s: got %q, want %q", when, got, want)
+			}
+		}
+		e.Restart()
+	}
+	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", TakeOver: true})
+	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "web", Profile: "elsewhere"})
+	if v := e.MustVolume("db"); v.KeptApart != nil {
+		t.Errorf("after --take-over: %+v", v.KeptApart)
+	}
+	list := strings.Join(backups(), ", ")
+	if !strings.Contains(list, "db to offsite") || !strings.Contains(list, "web to nas") {
+		t.Errorf("after the decision: %s", list)
+	}
+	if got := volumeFindings(e); got != "" {
+		t.Errorf("after the decision: %q", got)
+	}
+	e.CheckInvariants()
+}
+
+// TestSchedules: the age of the newest scheduled snapshot and the time since one is missing, until it is taken.
+func TestSchedules(t *testing.T) {
+	e, a := controltest.OneNode(t)
+	a.MustCreate("db@gold") // every quarter of an hour
+	a.MustCreate("plain@silver")
+	e.Round()
+	got, _ := e.Schedules()
+	if len(got) != 1 || got[0].Volume != "db" || got[0].Age != 0 || got[0].Overdue != 0 {
+		t.Fatalf("after the create: %+v", got)
+	}
+	e.Clock.Advance(20 * time.Minute)
+	if got, _ := e.Schedules(); got[0].Age != 20*time.Minute || got[0].Overdue != 5*time.Minute {
+		t.Errorf("20 minutes later: %+v", got)
+	}
+	e.Round()
+	a.DoWork()
+	e.Round()
+	if got, _ := e.Schedules(); got[0].Age > time.Minute || got[0].Overdue != 0 {
+		t.Errorf("after the snapshot: %+v", got)
+	}
+	a.MustDelete("db")
+	e.Round()
+	if got, _ := e.Schedules(); len(got) != 0 {
+		t.Errorf("after the delete: %+v", got)
+	}
+}
+
+// TestScheduleAppliesSinceTheProfileChanged: a volume that gets a schedule misses no snapshot from before, also after a
+// restart of control. Its record shows when the next one is due.
+func TestScheduleAppliesSinceTheProfileChanged(t *testing.T) {
+	for _, resized := range []bool{false, true} {
+		e, a := controltest.OneNode(t)
+		options := []string{"fs=xfs"}
+		if !resized {
+			options = append(options, "size=20GiB")
+		}
+		a.MustCreate("db@silver", options...)
+		e.AdvanceAndRun(5*time.Hour + time.Minute)
+		if next := e.MustVolume("db").NextSnapshot; !next.IsZero() {
+			t.Errorf("without a schedule, a snapshot is due at %s", next)
+		}
+		e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "gold"}) // every quarter of an hour
+		a.DoWork()
+		want := e.Clock.Now().Truncate(15 * time.Minute).Add(15 * time.Minute)
+		for _, restarts := range []bool{false, true} {
+			if restarts {
+				e.Restart()
+			}
+			e.Round()
+			wantDue(a, 0, "right after the change")
+			if got, _ := e.Schedules(); len(got) != 1 || got[0].Overdue != 0 {
+				t.Errorf("%+v", got)
+			}
+			if next := e.MustVolume("db").NextSnapshot; !next.Equal(want) {
+				t.Errorf("the next snapshot is due at %s, want %s", next, want)
+			}
+		}
+		e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Labels: &dataset.LabelChange{Set: map[string]string{"a": "b"}}})
+		e.AdvanceAndRun(15 * time.Minute)
+		wantDue(a, 1, "a quarter of an hour later")
+		a.DoWork()
+		if next := e.MustVolume("db").NextSnapshot; !next.After(want) {
+			t.Errorf("after the snapshot, the next one is due at %s", next)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package membership_test
 
 import (
+	"encoding/pem"
 	"strings"
 	"sync"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/membership"
@@ -85,9 +87,7 @@ func TestJoinRefuses(t *testing.T) {
 	old := token(e, "")
 	e.Clock.Advance(61 * time.Minute)
 	gone := e.NewAgent("omega")
-	if _, err := e.RemoveNode(e.Ctx, "omega", api.NodeRemoval{}); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.RemoveNode(e.Ctx, "omega", api.NodeRemoval{}))
 	for name, c := range map[string]struct {
 		change func(*api.Join)
 		kind   *dataset.Kind
@@ -203,4 +203,40 @@ func TestCertify(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrRemoved, "was removed")
 	_, err = e.Certify(e.Ctx, a.ID, api.Certification{})
 	controltest.Refused(t, err, dataset.ErrInvalid, "bad certificate request")
+}
+
+// Another replica learns of the revocation within seconds, and keeps using the revocations it knows while the store
+// is unavailable.
+func TestRevokedElsewhere(t *testing.T) {
+	e, ca := controltest.NewWithAuthority(t)
+	bob := pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "bob"}
+	cert := controltest.Certificate(t, ca, bob, controltest.Start)
+	e.OK(e.Revoked(bob, cert))
+	other, _ := control.Assemble(control.Deps{Store: e.Spy, Clock: e.Clock, Profiles: e.Deps.Profiles, Failed: e.Failed})
+	defer other.Close()
+	e.Clock.Advance(time.Second)
+	e.OK(other.Admission.RevokeOperator(e.Ctx, "bob"))
+	controltest.Refused(t, other.Revoked(bob, cert), dataset.ErrForbidden, "the certificate of operator bob (operator) was revoked at 2026-11-18T12:00:01Z")
+	if err := e.Revoked(bob, cert); err != nil {
+		t.Error("heard too soon: each request asks the store:", err)
+	}
+	e.Clock.Advance(membership.RevocationsInterval)
+	controltest.Refused(t, e.Revoked(bob, cert), dataset.ErrForbidden, "was revoked")
+	e.OK(e.Revoked(pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "eve"}, cert))
+	// A certificate that was issued earlier on a host whose clock is ahead is revoked as well.
+	ahead := controltest.Certificate(t, ca, bob, controltest.Start.Add(pki.Skew))
+	controltest.Refused(t, e.Revoked(bob, ahead), dataset.ErrForbidden, "with all that were issued until 2026-11-18T12:10:01Z, because clocks may differ")
+	if err := e.Revoked(bob, controltest.Certificate(t, ca, bob, controltest.Start.Add(pki.Skew+2*time.Second))); err != nil {
+		t.Error("a certificate that was made since:", err)
+	}
+	trust, err := e.Trust(e.Ctx)
+	if block, _ := pem.Decode([]byte(trust.Roots)); err != nil || block == nil || trust.Cluster != ca.Cluster() || len(trust.Revoked) != 1 || trust.Revoked[0].Operator != "bob" {
+		t.Errorf("%+v, %v", trust, err)
+	}
+	// Revocations without any further effect are removed with the next one.
+	e.Clock.Advance(pki.OperatorLife + 2*time.Hour)
+	e.OK(e.RevokeOperator(e.Ctx, "eve"))
+	if left, err := e.Spy.List(e.Ctx, record.RevokedPrefix, "", 0); err != nil || len(left) != 1 {
+		t.Error(left, err)
+	}
 }

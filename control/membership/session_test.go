@@ -1,7 +1,10 @@
 package membership_test
 
 import (
+	"errors"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -210,4 +213,213 @@ func TestFits(t *testing.T) {
 		t.Error("beside its own earlier process:", err)
 	}
 	controltest.Refused(t, membership.CheckCompatible(t.Context(), x.Store, membership.Replica{Name: "c3", Address: "h3:9470", Version: "v1.6.0"}), dataset.ErrForbidden, "control replica c1")
+}
+
+// However many nodes are lost at once, that is recorded in one transaction and logged in one line.
+func TestMassLossOfHundreds(t *testing.T) {
+	e := controltest.New(t)
+	e.Shared, e.Ledger.Shared = true, true
+	const nodes = 400
+	for range nodes {
+		e.OK(e.Ledger.Update(e.Ctx, func(x *record.Tx) error {
+			n := dataset.Node{ID: uuid.New(), Name: "n-" + uuid.NewString()[:8], Registered: e.Clock.Now()}
+			return errors.Join(x.Put(record.NodeKey(n.ID), n), x.Put(record.UnreachableKey(n.ID), record.Unreachable{Since: e.Clock.Now()}))
+		}))
+	}
+	var loud []string
+	e.Ledger.Failed = func(_ string, err error) { loud = append(loud, err.Error()) }
+	e.OK(e.CheckMassLoss(e.Ctx))
+	if len(loud) != 1 || !strings.Contains(loud[0], "400 nodes vanished") || !strings.Contains(loud[0], "and 390 more") || len(loud[0]) > 500 {
+		t.Errorf("%q", loud)
+	}
+	if st, err := e.Failover(e.Ctx); err != nil || st.Halted == "" {
+		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+// If many nodes are lost together, all failover stops until they are reachable again, or a person has confirmed each
+// of the others as stopped.
+func TestMassLoss(t *testing.T) {
+	l := controltest.NewLostHome(t, 1)
+	others := []*controltest.Agent{l.Control.NewAgent("delta"), l.Control.NewAgent("epsilon")}
+	l.Others = others
+	var loud []string
+	l.Ledger.Failed = func(what string, err error) { loud = append(loud, what+": "+err.Error()) }
+	op := l.MustFailOver()
+	for i, a := range others {
+		l.Wait(record.MassLossWindow/3, append([]*controltest.Agent{l.Beta, l.Gamma}, others[i:]...)...)
+		l.Replicas.EndSession(a)
+		if i == 0 { // the last one is noticed by the service that records the promotion
+			l.OK(l.RecordUnreachable(l.Ctx))
+		}
+	}
+	l.Beta.ReportGuard()
+	// delta and epsilon, or alpha and delta, are two of five.
+	_, err := l.Commit(l.Ctx, l.Beta.ID, l.Beta.ReportOf(op))
+	controltest.Refused(t, err, dataset.ErrConflict, "3 nodes vanished within 5m0s (alpha, delta, epsilon)", "drover node fence NODE")
+	if len(loud) != 1 || !strings.Contains(loud[0], "3 nodes vanished") {
+		t.Errorf("%q", loud)
+	}
+	if st, err := l.Failover(l.Ctx); err != nil || !strings.Contains(st.Halted, "halted for the whole cluster") || st.HaltedSince.IsZero() {
+		t.Errorf("%+v, %v", st, err)
+	}
+	l.OK(l.CancelOperation(l.Ctx, op.ID.String()))
+	_, err = l.AskFailover(l.Service, "beta")
+	controltest.Refused(t, err, dataset.ErrOffline, "alpha", "3 nodes vanished")
+
+	fence := func(a *controltest.Agent, confirmed bool) error {
+		_, err := l.Fence(l.Ctx, a.ID, api.Fenced{Confirmed: confirmed})
+		return err
+	}
+	controltest.Refused(t, fence(l.Beta, true), dataset.ErrConflict, "node beta: it is alive")
+	controltest.Refused(t, fence(others[0], false), dataset.ErrInvalid, "set confirmed")
+	others[1].Incarnation = uuid.New()
+	others[1].MustRegister("epsilon") // two of five
+	l.Wait(membership.LossCheckInterval, l.Beta, l.Gamma, others[1])
+	_, err = l.AskFailover(l.Service, "beta")
+	controltest.Refused(t, err, dataset.ErrOffline, "2 nodes vanished within 5m0s (alpha, delta)")
+	for range 2 {
+		if err := fence(others[0], true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st, err := l.Failover(l.Ctx); err != nil || st.Halted != "" {
+		t.Errorf("%+v, %v", st, err)
+	}
+	if op, err := l.AskFailover(l.Service, "beta"); err != nil || op == nil {
+		t.Errorf("%+v, %v", op, err)
+	}
+}
+
+// While one service checks the nodes, another one finds more nodes lost and halts failover. The first one does not
+// continue with half of either state.
+func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
+	for _, at := range []string{"the halt is read", "the nodes are read", "it is written"} {
+		t.Run(at, func(t *testing.T) {
+			e := controltest.New(t)
+			e.Shared, e.Ledger.Shared = true, true
+			var nodes []dataset.Node
+			for range 5 {
+				nodes = append(nodes, dataset.Node{ID: uuid.New(), Registered: e.Clock.Now()})
+			}
+			goes := func(halts bool, list ...dataset.Node) {
+				e.OK(e.Ledger.Update(e.Ctx, func(x *record.Tx) (err error) {
+					h := record.FailoverHalt{Since: e.Clock.Now()}
+					for _, n := range list {
+						err = errors.Join(err, x.Put(record.NodeKey(n.ID), n), x.Put(record.UnreachableKey(n.ID), record.Unreachable{Since: e.Clock.Now()}))
+					}
+					for _, n := range nodes[:3] {
+						h.Nodes = append(h.Nodes, n.ID)
+					}
+					if halts {
+						slices.SortFunc(h.Nodes, func(a, b uuid.UUID) int { return slices.Compare(a[:], b[:]) })
+						err = errors.Join(err, x.Put(record.FailoverKey, h))
+					}
+					return err
+				}))
+			}
+			goes(false, nodes[0])
+			for _, n := range nodes[1:] {
+				e.OK(e.Ledger.Update(e.Ctx, func(x *record.Tx) error { return x.Put(record.NodeKey(n.ID), n) }))
+			}
+			meanwhile := sync.OnceFunc(func() { goes(true, nodes[1:3]...) })
+			switch at {
+			case "the halt is read":
+				e.Spy.OnGet = func(key string) {
+					if key == record.FailoverKey {
+						meanwhile()
+					}
+				}
+			case "the nodes are read":
+				e.Spy.OnList = func(string) { meanwhile() }
+			default:
+				goes(true, nodes[0]) // over, because only one is unreachable: it must be removed
+				e.Spy.Before(meanwhile)
+			}
+			e.OK(e.CheckMassLoss(e.Ctx))
+			meanwhile()
+			if st, err := e.Failover(e.Ctx); err != nil || st.Halted == "" {
+				t.Errorf("three of five are away, and failover goes on: %+v, %v", st, err)
+			}
+		})
+	}
+}
+
+// A node that trusts the store can report so as often as it likes, at no cost to the store.
+func TestTrustIsNotWritten(t *testing.T) {
+	x := controltest.NewReplicas(t, 1)
+	e := &controltest.Control{TB: t, Service: x.Services[0], Ctx: t.Context()}
+	n := e.NewAgent("n1")
+	for _, why := range []string{"", "it is older", "it is older", ""} {
+		n.ReportDistrust(why)
+	}
+	before := x.Txns()
+	for range 10 {
+		n.ReportDistrust("")
+	}
+	if got := x.Txns() - before; got != 0 {
+		t.Errorf("%d transactions", got)
+	}
+}
+
+// A node that trusts the store again reports it to any service that it can reach. That works even if the service that
+// recorded the distrust has stopped, and the service that receives the report never knew of the distrust.
+func TestTrustIsReadFromTheRecord(t *testing.T) {
+	x := controltest.NewReplicas(t, 2)
+	a, b := x.Services[0], x.Services[1]
+	e := &controltest.Control{TB: t, Service: a, Ctx: t.Context()}
+	n := e.NewAgent("n1") // a, which trusts it, says so
+	e.Service = b
+	n.ReportDistrust("it is older")
+	e.Service = a
+	x.Clock.Advance(record.NodeCacheTTL)
+	before := x.Txns()
+	n.ReportDistrust("")
+	if x.Txns() == before {
+		t.Error("the store stays halted, as nobody looked")
+	}
+	if there, err := record.NewTx(t.Context(), x.Store).Peek(record.HaltedKey, &record.Halt{}); err != nil || there {
+		t.Error("it is halted yet:", err)
+	}
+	x.Clock.Advance(record.NodeCacheTTL)
+	before = x.Txns()
+	n.ReportDistrust("")
+	if got := x.Txns(); got != before {
+		t.Errorf("%d transactions for a heartbeat that says what is on record", got-before)
+	}
+}
+
+// TestDrained: a node that is being drained is drained once it has no volume and no replica. Its trash does not count.
+func TestDrained(t *testing.T) {
+	e, a, b := controltest.TwoNodes(t)
+	want := func(when string, drained bool) {
+		t.Helper()
+		nodes, err := e.NodeList(e.Ctx, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range nodes {
+			if n.Drained != (drained && n.ID == a.ID) {
+				t.Errorf("%s: node %s has drained=%t", when, n.Name, n.Drained)
+			}
+		}
+	}
+	a.MustCreate("db")
+	other := b.MustCreate("other")
+	want("before the drain", false)
+	e.OK(e.Cordon(e.Ctx, a.ID, api.Cordoned{Cordoned: true, Draining: true}))
+	want("with a volume", false)
+	a.MustDelete("db")
+	want("with a dataset in the trash", true)
+	change := func(fn func(*record.Tx) error) {
+		t.Helper()
+		e.OK(e.Ledger.Update(e.Ctx, fn))
+	}
+	replica := dataset.Copy{Dataset: other.ID, Node: a.ID, Pool: uuid.New(), Kind: dataset.CopyReplica}
+	change(func(t *record.Tx) error { return t.Put(record.CopyKey(a.ID, other.ID), replica) })
+	want("with a replica", false)
+	change(func(t *record.Tx) error { t.Delete(record.CopyKey(a.ID, other.ID)); return nil })
+	want("without the replica", true)
+	e.OK(e.Cordon(e.Ctx, a.ID, api.Cordoned{Cordoned: true}))
+	want("only cordoned", false)
 }

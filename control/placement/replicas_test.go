@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -38,24 +39,20 @@ func TestReplicasTooManyStay(t *testing.T) {
 	a, b, c := e.NewAgent("alpha"), e.NewAgent("beta"), e.NewAgent("gamma")
 	e.AddReplicaProfile(1)
 	d := a.MustCreate("db@safe")
-	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+	e.OK(e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
 		d, err := t.Dataset(d.ID)
 		for _, n := range []*controltest.Agent{b, c} {
 			k := dataset.Copy{Dataset: d.ID, Node: n.ID, Pool: n.LocalPools[0].ID, Kind: dataset.CopyReplica, Epoch: 1, Snapshot: uuid.New(), Taken: controltest.Start}
 			err = errors.Join(err, record.PutCopy(t, &d, k))
 		}
 		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	for _, l := range []struct {
 		problem string
 		going   int
 	}{{"it is not in the pool", 0}, {"", 1}} {
 		a.ReportOpen(d, l.problem)
-		if err := e.CopyKeeper.Maintain(e.Ctx, e.MustVolume("db").Dataset); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.CopyKeeper.Maintain(e.Ctx, e.MustVolume("db").Dataset))
 		going := 0
 		for _, kind := range copies(e, d.ID, map[string]*controltest.Agent{"beta": b, "gamma": c}) {
 			if kind == dataset.CopyCondemned {
@@ -77,9 +74,7 @@ func TestReplicas(t *testing.T) {
 	// The pool with the most free space is chosen.
 	for node, free := range map[*controltest.Agent]dataset.Size{c: 30 * dataset.GiB, x: 50 * dataset.GiB} {
 		h := api.Heartbeat{Incarnation: node.Incarnation, Pools: []dataset.PoolStatus{{ID: node.LocalPools[0].ID, Online: true, Size: 100 * dataset.GiB, Free: free}}}
-		if err := e.Heartbeat(e.Ctx, node.ID, h); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.Heartbeat(e.Ctx, node.ID, h))
 	}
 	d := a.MustCreate("db@safe")
 	e.Round()
@@ -101,15 +96,11 @@ func TestReplicas(t *testing.T) {
 	if want := controltest.Start.Add(19 * 30 * time.Second); !op.Loss.Taken.Equal(want) {
 		t.Errorf("said to be lost since %s, not %s", op.Loss.Taken, want)
 	}
-	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.CancelOperation(e.Ctx, op.ID.String()))
 
 	// A drained node keeps its copy until another node has a complete one, and no longer.
 	e.Round()
-	if _, err := e.Cordon(e.Ctx, x.ID, api.Cordoned{Cordoned: true, Draining: true}); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Cordon(e.Ctx, x.ID, api.Cordoned{Cordoned: true, Draining: true}))
 	d = e.MustVolume("db").Dataset
 	e.Round() // in the next round, not only in the next full round
 	if got = copies(e, d.ID, agents); len(got) != 2 || got["gamma"] != dataset.CopyReplica || got["delta"] != dataset.CopyReplica {
@@ -166,8 +157,7 @@ func TestReplicaOfWhatWasLeft(t *testing.T) {
 }
 
 func TestReplicasThatNobodyCanKeep(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	e.AddReplicaProfile(2)
 	a.MustRefusePlan(controltest.Create("db@safe"), dataset.ErrUnsupported, "safe", "no other node")
 	b, c := e.NewAgent("beta"), &controltest.Agent{Control: e, ID: uuid.New(), Incarnation: uuid.New()}
@@ -175,8 +165,7 @@ func TestReplicasThatNobodyCanKeep(t *testing.T) {
 	c.MustRegister("gamma")
 	a.MustRefusePlan(controltest.Create("db@safe"), dataset.ErrUnsupported, "pool plain of node gamma", "enforce a size")
 	a.MustCreate("db@silver")
-	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "safe"})
-	controltest.Refused(t, err, dataset.ErrUnsupported, "gamma")
+	e.MustRefuse(api.Request{Kind: dataset.OpUpdate, Volume: "db", Profile: "safe"}, dataset.ErrUnsupported, "gamma")
 
 	// The replicas that can be kept are kept, and the shortage is reported.
 	e.NewAgent("delta")
@@ -226,13 +215,9 @@ func nodeThatIsToGo(t *testing.T, name string, late bool, change func(e *control
 		a, b := e.NewAgent("alpha"), e.NewAgent("beta")
 		d := a.MustCreate("db@silver")
 		d.Profile.Replicas.Count = 1
-		if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return errors.Join(controltest.ErrorOf(t.Dataset(d.ID)), t.PutDataset(d)) }); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.Ledger.Update(e.Ctx, func(t *record.Tx) error { return errors.Join(controltest.ErrorOf(t.Dataset(d.ID)), t.PutDataset(d)) }))
 		changes := sync.OnceFunc(func() {
-			if err := change(e, b); err != nil {
-				t.Error(err)
-			}
+			e.OK(change(e, b))
 		})
 		if late {
 			e.Spy.Before(changes)
@@ -255,8 +240,7 @@ func nodeThatIsToGo(t *testing.T, name string, late bool, change func(e *control
 // A volume was moved away from a node while the node was being removed. The node is not forgotten before the copy
 // that the move left there.
 func TestRemovedNodeLeavesNoCopies(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	a.MustCreate("db@gold")
 	e.MustMove("db", a, b, "beta")
 	op := *e.MustSubmit(controltest.ForcedMove("db", "alpha", "beta")).Operation
@@ -269,9 +253,7 @@ func TestRemovedNodeLeavesNoCopies(t *testing.T) {
 			a.MustCommit(op)
 		}
 	}
-	if _, err := e.RemoveNode(e.Ctx, "beta", api.NodeRemoval{Force: true}); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.RemoveNode(e.Ctx, "beta", api.NodeRemoval{Force: true}))
 	e.Spy.OnList = nil
 	if v := e.MustVolume("db"); v.Home != a.ID || len(v.Copies) != 0 {
 		t.Errorf("%+v", v.Dataset)
@@ -281,8 +263,7 @@ func TestRemovedNodeLeavesNoCopies(t *testing.T) {
 
 // The volume shows why a replica was never made, as far as its node reported it.
 func TestReplicaThatNeverCame(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	e.AddReplicaProfile(1)
 	d := a.MustCreate("db@safe")
 	e.Round()
@@ -297,10 +278,89 @@ func TestReplicaThatNeverCame(t *testing.T) {
 	pool := b.LocalPools[0].ID
 	b.ReportFacts(func(f *dataset.Facts) { f.Pools = f.Pools[1:] })
 	says("its node does not have pool " + pool.String() + " (drover doctor, on that node)")
-	if err := e.Heartbeat(e.Ctx, b.ID, api.Heartbeat{Incarnation: b.Incarnation, Pools: []dataset.PoolStatus{{ID: pool, Reason: "its disk is absent"}}}); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Heartbeat(e.Ctx, b.ID, api.Heartbeat{Incarnation: b.Incarnation, Pools: []dataset.PoolStatus{{ID: pool, Reason: "its disk is absent"}}}))
 	says("its pool is offline: its disk is absent")
 	b.ReportCopyTaken(d, controltest.Start)
 	says("")
+}
+
+// shortageReads are the reads of a round that checks whether a node can take a replica by now.
+const shortageReads = 6
+
+// A volume that had too few nodes for its replicas when it was created gets them as soon as a node can take one, and
+// not only with the next full round: no record of the volume changes then. As long as no node changes, a round reads
+// none of the volume's keys.
+func TestReplicasComeWithTheNode(t *testing.T) {
+	for name, c := range map[string]struct {
+		away, back func(e *controltest.Control, b *controltest.Agent)
+	}{
+		"cordoned": {
+			func(e *controltest.Control, b *controltest.Agent) {
+				e.EditNode(b, func(n *dataset.Node) { n.Cordoned = true })
+			},
+			func(e *controltest.Control, b *controltest.Agent) {
+				e.EditNode(b, func(n *dataset.Node) { n.Cordoned = false })
+			},
+		},
+		"its pool is offline": {
+			func(_ *controltest.Control, b *controltest.Agent) { b.ReportOnline(false) },
+			func(_ *controltest.Control, b *controltest.Agent) { b.ReportOnline(true) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := controltest.New(t)
+			e.AddReplicaProfile(1)
+			a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+			agents := map[string]*controltest.Agent{"beta": b}
+			op := a.MustPlan(controltest.Create("db@safe"))
+			c.away(e, b) // after it was planned
+			d := *a.MustCommit(op).Dataset
+			e.Failures = nil
+			e.Round()
+			if len(copies(e, d.ID, agents)) > 0 || len(e.Failures) != 1 {
+				t.Fatalf("%v has a copy; said: %v", copies(e, d.ID, agents), e.Failures)
+			}
+			if got := shownShortage(t, e); !strings.Contains(got, "node beta") && !strings.Contains(got, "beta/") {
+				t.Errorf("volume inspect and status say %q; want the reason, and node beta", got)
+			}
+			e.Failures = nil
+			e.Round()
+			e.Spy.Counted()
+			e.Round()
+			if reads, txns, _ := e.Spy.Counted(); reads > shortageReads || txns > 0 {
+				t.Errorf("a round in which no node changed: %d reads, %d transactions", reads, txns)
+			}
+			c.back(e, b)
+			e.Round()
+			if got := copies(e, d.ID, agents); got["beta"] != dataset.CopyReplica {
+				t.Errorf("the node is back, and has %v", got)
+			}
+			if got := shownShortage(t, e); got != "" {
+				t.Errorf("the volume has its replica, and is shown with a shortage: %q", got)
+			}
+			e.Round()
+			e.Spy.Counted()
+			e.Round()
+			if reads, _, _ := e.Spy.Counted(); reads > 0 {
+				t.Errorf("%d reads, though nothing is short any more", reads)
+			}
+		})
+	}
+}
+
+// shownShortage returns the shortage of replicas that the volume db is shown with, alone and in the list for status.
+func shownShortage(t *testing.T, e *controltest.Control) string {
+	t.Helper()
+	v, err := e.Service.Volume(t.Context(), "db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := e.Service.VolumeSummaries(t.Context(), api.Page{Health: true})
+	if err != nil || len(list.Items) != 1 {
+		t.Fatal(list, err)
+	}
+	if got := list.Items[0].ReplicaShortage; got != v.ReplicaShortage {
+		t.Errorf("the list has the shortage %q, and the volume %q", got, v.ReplicaShortage)
+	}
+	return v.ReplicaShortage
 }

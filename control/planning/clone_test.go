@@ -3,8 +3,10 @@ package planning_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
+	"go.uber.org/goleak"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
@@ -14,8 +16,7 @@ import (
 // The present name of an adopted pool differs from the name in the profiles of its datasets. The datasets can be
 // cloned nevertheless.
 func TestCloneOnAPoolOfAnotherName(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db", "pool=fast")
 	a.LocalPools[0].Name = "adopted"
 	a.MustRegister("alpha")
@@ -27,8 +28,7 @@ func TestCloneOnAPoolOfAnotherName(t *testing.T) {
 }
 
 func TestCloneOfSnapshot(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	db := a.MustCreate("db@gold", "label.a=1", "protect=true")
 	s := a.MustSnapshot("db", "nightly")
 	e.MustSubmit(api.Request{Kind: dataset.OpResize, Volume: "db", Size: "40GiB"})
@@ -47,8 +47,7 @@ func TestCloneOfSnapshot(t *testing.T) {
 }
 
 func TestCloneOfDataset(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	_, a := controltest.OneNode(t)
 	db := a.MustCreate("db@silver")
 	for _, req := range []api.Request{
 		controltest.Create("test@snapshot-" + db.ID.String()[:8]), controltest.Create("test", "from=db"), controltest.Create("test", "from="+strings.ToUpper(db.ID.String()[:8])),
@@ -62,8 +61,7 @@ func TestCloneOfDataset(t *testing.T) {
 }
 
 func TestCloneWithOptions(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@gold")
 	a.MustCreate("any@silver")
 	a.MustCreate("plain@bronze", "pool=plain")
@@ -112,8 +110,7 @@ func TestCloneWithOptions(t *testing.T) {
 
 // A snapshot has a name only within its volume, so VOLUME@SNAPSHOT names the source of a clone.
 func TestCloneOfNamedSnapshot(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	db, web := a.MustCreate("db@silver"), a.MustCreate("web@silver")
 	one, two := a.MustSnapshot("db", "before"), a.MustSnapshot("web", "2026-03-01")
 	both := a.MustSnapshot("web", "silver")
@@ -161,8 +158,7 @@ func TestCloneOfNamedSnapshot(t *testing.T) {
 // A repeated request with the same name and source returns the existing volume. Another source is refused, and a
 // source that was removed is still recognized by its prefix.
 func TestCloneThatExists(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	db, other := a.MustCreate("db@silver"), a.MustCreate("other@silver")
 	s, s2 := a.MustSnapshot("db", ""), a.MustSnapshot("db", "")
 	ofSnap, ofData, byName := "c1@snapshot-"+s.ID.String()[:8], "c2@snapshot-"+db.ID.String()[:8], controltest.Create("c3", "from=other")
@@ -214,8 +210,7 @@ func TestCloneThatExists(t *testing.T) {
 
 // A prefix that is ambiguous now, but identified one source when the clone was made, still does so for the clone.
 func TestCloneThatExistsByPrefixOfMore(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.CreateVolumeWithID("db", "abcd0000-0000-4000-8000-000000000001")
 	a.MustCreate("test@snapshot-abcd")
 	a.CreateVolumeWithID("db2", "abcd0000-0000-4000-8000-000000000002")
@@ -228,8 +223,7 @@ func TestCloneThatExistsByPrefixOfMore(t *testing.T) {
 }
 
 func TestCloneFromTrash(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@silver")
 	s := a.MustSnapshot("db", "")
 	d := a.MustDelete("db")
@@ -246,8 +240,7 @@ func TestCloneFromTrash(t *testing.T) {
 // A clone has the profile of its source, but no snapshots and backups are made on its schedules, unless somebody asks
 // for them or names the profile. set-profile with the same profile turns them on.
 func TestCloneInheritsNoSchedules(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	if p := a.MustCreate("db@gold").Profile; p.Snapshots.Schedule == "" || p.SchedulesOff {
 		t.Fatalf("the source has no schedule: %+v", p)
 	}
@@ -272,3 +265,99 @@ func TestCloneInheritsNoSchedules(t *testing.T) {
 		t.Errorf("after set-profile: %+v, since %v", v.Profile, v.ScheduleSince)
 	}
 }
+
+// Option node is about the creation. An engine repeats it for a volume that was moved since; a person who requests an
+// existing volume on another node is told where the volume is.
+func TestChosenNodeOfExistingVolume(t *testing.T) {
+	e, a := controltest.OneNode(t)
+	e.NewAgent("beta")
+	id := a.MustCreate("db@gold").ID
+	req := controltest.Create("db@gold", "node=beta")
+	a.MustRefusePlan(req, dataset.ErrExists, `volume "db" exists on node alpha, not beta (drover volume move db beta)`)
+	a.MustRefusePlan(controltest.Create("db@gold", "node=gamma"), dataset.ErrInvalid, `unknown node "gamma"`)
+	same := controltest.Create("db@gold", "node=alpha")
+	req.Engine = true // an engine, with another node
+	for _, r := range []api.Request{req, same} {
+		if p, err := e.Plan(e.Ctx, a.ID, r); err != nil || p.Unchanged == nil || p.Unchanged.ID != id {
+			t.Errorf("%+v: %+v, %v", r, p, err)
+		}
+	}
+}
+
+// A clone is created beside its source, and an import beside its files.
+func TestChosenNodeOfCopies(t *testing.T) {
+	e, a, b := controltest.TwoNodes(t)
+	a.MustCreate("db@gold")
+	a.MustRefusePlan(controltest.Create("copy", "from=db", "node=beta"), dataset.ErrUnsupported,
+		"a clone shares the blocks of its source on node alpha, and cannot be created on node beta",
+		"drover volume move copy beta")
+	if op := a.MustPlan(controltest.Create("copy", "from=db", "node=alpha")); op.Node != a.ID {
+		t.Errorf("%+v", op)
+	}
+	req := controltest.Create("files", "node=beta")
+	req.Kind, req.Path = dataset.OpImport, "/srv/x"
+	a.MustRefusePlan(req, dataset.ErrUnsupported, "on the node that reads the files, not on node beta",
+		"drover volume move files beta")
+	restore := controltest.Create("restored", "node=beta")
+	restore.Kind, restore.Repository, restore.Backup = dataset.OpImport, "offsite", strings.Repeat("5f", 32)
+	controltest.AddRepository(e, "offsite")
+	if op := a.MustPlan(restore); op.Node != b.ID {
+		t.Errorf("%+v", op)
+	}
+	req.Options["node"] = "alpha"
+	if op := a.MustPlan(req); op.Node != a.ID {
+		t.Errorf("%+v", op)
+	}
+}
+
+// A volume that is restored from the trash counts for the policy of its pool again, so it is refused as a new volume of
+// the same size would be.
+func TestUndeleteObeysOvercommit(t *testing.T) {
+	for name, c := range map[string]struct {
+		size        string
+		overcommit  float64
+		provisioned dataset.Size // as the agent reports it after the deletion
+		wait        time.Duration
+		refused     bool
+	}{
+		"it fits":                     {"20GiB", 1, 80 * dataset.GiB, time.Minute, false},
+		"it exceeds the policy":       {"20GiB", 1, 90 * dataset.GiB, time.Minute, true},
+		"the pool has no policy":      {"20GiB", 0, 90 * dataset.GiB, time.Minute, false},
+		"it has no size":              {"", 1, 100 * dataset.GiB, time.Minute, false},
+		"the report counts it still":  {"60GiB", 1, 60 * dataset.GiB, 0, false},
+		"others use it meanwhile too": {"60GiB", 1, 110 * dataset.GiB, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, a := controltest.OneNode(t)
+			req := controltest.Create("db@bronze") // a profile without a size
+			if c.size != "" {
+				req.Options = map[string]string{"size": c.size}
+			}
+			d := *a.MustDo(req).Dataset
+			report := func() {
+				a.ReportPool(dataset.PoolStatus{
+					ID: d.Pool, Online: true, Size: 100 * dataset.GiB, Free: 90 * dataset.GiB, DefaultSize: 10 * dataset.GiB,
+					Provisioned: c.provisioned, Overcommit: c.overcommit,
+				})
+			}
+			report()
+			e.Clock.Advance(time.Second)
+			a.MustDelete("db")
+			if c.wait > 0 {
+				e.Clock.Advance(c.wait)
+				report()
+			}
+			for _, dry := range []bool{true, false} {
+				req := api.Request{Kind: dataset.OpUndelete, Volume: "db", Name: "back", DryRun: dry}
+				if c.refused {
+					e.MustRefuse(req, dataset.ErrUnsupported, "volume db", "overcommit of 1", "drover pool set")
+				} else {
+					e.MustSubmit(req)
+				}
+			}
+			e.CheckInvariants()
+		})
+	}
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

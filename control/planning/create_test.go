@@ -17,8 +17,7 @@ import (
 )
 
 func TestCreate(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	req := controltest.Create("db@gold", "size=30GiB", "label.team=red", "protect=true", "owner=999:998", "mode=0750")
 	req.Engine, req.ID = true, uuid.New()
 	op := a.MustPlan(req)
@@ -67,32 +66,8 @@ func TestCreate(t *testing.T) {
 	}
 }
 
-// A create that was on record when its answer was lost is never undone, whatever wrote to the dataset since.
-func TestCreateAgainAfterOthers(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
-	op := a.MustPlan(controltest.Create("db@gold"))
-	a.MustCommit(op)
-	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.Yes()})
-	a.MustSnapshot("db", "")
-	if out := a.MustCommit(op); out.Duplicate || out.Dataset.ID != op.DatasetID {
-		t.Errorf("after other changes: %+v", out)
-	}
-	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.No()})
-	a.MustDelete("db")
-	if out := a.MustCommit(op); out.Duplicate || out.Dataset.State != dataset.StateTrashed {
-		t.Errorf("after its delete: %+v", out)
-	}
-	a.MustCreate("db@silver")
-	if out := a.MustCommit(op); out.Duplicate || out.Dataset.State != dataset.StateTrashed {
-		t.Errorf("after its delete and another create: %+v", out)
-	}
-	e.CheckInvariants()
-}
-
 func TestCreateRefused(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	for _, c := range []struct {
 		req   api.Request
 		kind  *dataset.Kind
@@ -133,8 +108,7 @@ func TestCreateRefused(t *testing.T) {
 	} {
 		a.MustRefusePlan(c.req, c.kind, c.parts...)
 	}
-	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpImport, Volume: "db"}) // from an archive, which no submitted request can be
-	controltest.Refused(t, err, dataset.ErrInvalid, `import of volume "db": missing path of a folder`)
+	e.MustRefuse(api.Request{Kind: dataset.OpImport, Volume: "db"}, dataset.ErrInvalid, `import of volume "db": missing path of a folder`)
 	if st := e.CheckInvariants(); len(st.Datasets)+len(st.Operations) != 0 {
 		t.Errorf("refusals left %+v", st)
 	}
@@ -143,8 +117,7 @@ func TestCreateRefused(t *testing.T) {
 // Design section 3: the existing volume is what was requested, or the error names the requested and the existing
 // value.
 func TestCreateOfWhatExists(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@gold", "size=10GB", "label.a=1", "mode=0700")
 	a.MustCreate("ro", "readonly=true", "owner=1:2", "pool=plain")
 	for _, same := range []api.Request{
@@ -295,8 +268,7 @@ func namesTheVolume(a *controltest.Agent, op dataset.Operation, req api.Request,
 // The same with operations on record. A create that lost ends with the outcome of what was requested, and what it
 // made must be removed.
 func TestI5OnRecord(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	var ops []dataset.Operation
 	reqs := []api.Request{
 		controltest.Create("db@gold", "label.a=1"), controltest.Create("db"), controltest.Create("db@gold"), controltest.Create("db@silver"), controltest.Create("db", "label.a=2"),
@@ -338,8 +310,7 @@ func TestI5OnRecord(t *testing.T) {
 }
 
 func TestCreateCommitsLittle(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("warm-up@gold")
 	e.Spy.Counted()
 	for i := range 5 {

@@ -15,8 +15,7 @@ import (
 )
 
 func TestSnapshots(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	db := a.MustCreate("db@gold")
 	req := api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: "nightly", Message: "before the upgrade"}
 	op := a.MustPlan(req)
@@ -53,8 +52,7 @@ func TestSnapshots(t *testing.T) {
 
 // Two snapshots that were planned at the same time are recorded in the order in which they were taken.
 func TestSnapshotLineage(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	one := a.MustPlan(api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
 	two := a.MustPlan(api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
@@ -77,8 +75,7 @@ func TestSnapshotLineage(t *testing.T) {
 }
 
 func TestSnapshotDelete(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	a.MustCreate("db2")
 	s := a.MustSnapshot("db", "nightly")
@@ -101,8 +98,7 @@ func TestSnapshotDelete(t *testing.T) {
 }
 
 func TestRestore(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	db := a.MustCreate("db@gold")
 	s1 := a.MustSnapshot("db", "one")
 	s2 := a.MustSnapshot("db", "two")
@@ -139,8 +135,7 @@ func TestRestore(t *testing.T) {
 // When a restore is reported, the data has already changed. The record is updated, even if the volume went to the
 // trash meanwhile.
 func TestRestoreOfWhatWasDeleted(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	s := a.MustSnapshot("db", "")
 	op := a.MustPlan(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: s.ID.String()})
@@ -156,8 +151,7 @@ func TestRestoreOfWhatWasDeleted(t *testing.T) {
 }
 
 func TestSnapshotLists(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	a.MustCreate("db2")
 	var want []uuid.UUID
@@ -214,15 +208,12 @@ func TestSnapshotLists(t *testing.T) {
 // A snapshot is removed while control handles the report of its restore. Then the record of the volume does not
 // name that snapshot as its latest state.
 func TestRestoreBesideTheEndOfItsSnapshot(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@silver")
 	s := a.MustSnapshot("db", "old")
 	op := a.MustPlan(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: s.ID.String()})
 	e.Spy.Before(func() {
-		if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { record.DeleteSnapshot(t, s); return nil }); err != nil {
-			t.Error(err)
-		}
+		e.OK(e.Ledger.Update(e.Ctx, func(t *record.Tx) error { record.DeleteSnapshot(t, s); return nil }))
 	})
 	a.MustCommit(op)
 	if v := e.MustVolume("db"); v.HeadParent != uuid.Nil {

@@ -2,18 +2,19 @@ package planning_test
 
 import (
 	"cmp"
+	"errors"
 	"testing"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
 func TestResize(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@gold")
 	a.MustCreate("plain", "pool=plain")
 	resize := func(v, size string) api.Request {
@@ -41,8 +42,7 @@ func TestResize(t *testing.T) {
 
 // A change between the plan and the report of a resize is kept.
 func TestResizeKeepsOtherChanges(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@silver")
 	op := a.MustPlan(api.Request{Kind: dataset.OpResize, Volume: "db", Size: "30GiB"})
 	e.MustSubmit(api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: controltest.Yes()})
@@ -55,16 +55,14 @@ func TestResizeKeepsOtherChanges(t *testing.T) {
 }
 
 func TestSetProfile(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	d := a.MustCreate("db@silver", "owner=5:5")
 	set := func(p string) api.Request {
 		return api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: p}
 	}
 	refuse := func(req api.Request, kind *dataset.Kind, parts ...string) {
 		t.Helper()
-		_, err := e.Submit(e.Ctx, req)
-		controltest.Refused(t, err, kind, parts...)
+		e.MustRefuse(req, kind, parts...)
 	}
 	if out := e.MustSubmit(set("silver")); out.Operation != nil || out.Volume.ID != d.ID {
 		t.Errorf("the profile that it already has: %+v", out)
@@ -108,8 +106,7 @@ func TestSetProfile(t *testing.T) {
 // A volume keeps its size with a profile that has a smaller one, and a clone of it has the same size.
 func TestLargerSizeStays(t *testing.T) {
 	const size = 50e9
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db", "size=50GB")
 	d := a.MustCreate("copy", "from=db", "size=50GB")
 	if d.Size != size || d.Profile.Size != size {
@@ -127,8 +124,7 @@ func TestLargerSizeStays(t *testing.T) {
 // A profile that promises a larger size is set by the agent together with the size. A protection that is set
 // meanwhile is kept.
 func TestSetProfileThatGrows(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@silver", "fs=xfs")
 	req := api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: "gold"}
 	out := e.MustSubmit(req)
@@ -148,8 +144,7 @@ func TestSetProfileThatGrows(t *testing.T) {
 		t.Errorf("%+v", v.Dataset)
 	}
 	a.MustCreate("plain", "pool=plain")
-	_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpUpdate, Volume: "plain", Profile: "silver"})
-	controltest.Refused(t, err, dataset.ErrUnsupported, "pool plain cannot satisfy profile silver: it cannot "+
+	e.MustRefuse(api.Request{Kind: dataset.OpUpdate, Volume: "plain", Profile: "silver"}, dataset.ErrUnsupported, "pool plain cannot satisfy profile silver: it cannot "+
 		"enforce a size")
 	e.CheckInvariants()
 }
@@ -157,8 +152,7 @@ func TestSetProfileThatGrows(t *testing.T) {
 // A profile that promises less makes a volume smaller if its pool can shrink it. A size that was rounded up to the
 // promised one, or a profile without a size, changes nothing.
 func TestSetProfileThatShrinks(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.LocalPools[0].Capabilities.Shrink = true
 	a.MustRegister("alpha")
 	a.MustCreate("db@silver", "size=30GiB", "fs=xfs")
@@ -201,8 +195,7 @@ func TestSetProfileThatShrinks(t *testing.T) {
 // Labels can be changed while the volume is mounted, and without another change. A failed change leaves them as they
 // are.
 func TestLabelVolume(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db", "label.tier=web", "label.owner=ann")
 	label := func(set map[string]string, remove ...string) api.Request {
 		return api.Request{Kind: dataset.OpUpdate, Volume: "db", Labels: &dataset.LabelChange{Set: set, Remove: remove}}
@@ -215,8 +208,7 @@ func TestLabelVolume(t *testing.T) {
 	}
 	refused := func(req api.Request, kind *dataset.Kind, parts ...string) {
 		t.Helper()
-		_, err := e.Submit(e.Ctx, req)
-		controltest.Refused(t, err, kind, parts...)
+		e.MustRefuse(req, kind, parts...)
 	}
 	refused(label(map[string]string{"new": "1"}, "old"), dataset.ErrNotFound, `volume db has no label "old"`, "owner, tier")
 	both := label(map[string]string{"new": "1"})
@@ -230,8 +222,7 @@ func TestLabelVolume(t *testing.T) {
 
 // TestSetProfileOnOvercommittedPool: a profile that does not change the size adds nothing to a pool.
 func TestSetProfileOnOvercommittedPool(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	req := controltest.Create("db@silver")
 	req.Options = map[string]string{"size": "5GiB"} // less than the default size of the pool, which must not count
 	d := *a.MustDo(req).Dataset
@@ -249,8 +240,7 @@ func TestSetProfileOnOvercommittedPool(t *testing.T) {
 // TestOperationsSayWhatTheyChange: the operation of each change of a record names the command, and what changed in the
 // words of the event.
 func TestOperationsSayWhatTheyChange(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@silver", "fs=xfs", "label.team=shop")
 	id := e.MustVolume("db").ID.String()
 	for _, c := range []struct {
@@ -280,12 +270,149 @@ func TestOperationsSayWhatTheyChange(t *testing.T) {
 				c.change)
 		}
 		var last api.Event
-		if err := e.Events(e.Ctx, 0, false, func(ev api.Event) error { last = ev; return nil }); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.Events(e.Ctx, 0, false, func(ev api.Event) error { last = ev; return nil }))
 		if want := cmp.Or(c.detail, c.change); last.Detail != want {
 			t.Errorf("%s: the event says %q, want %q", c.action, last.Detail, want)
 		}
 	}
+	e.CheckInvariants()
+}
+
+// copiesOf returns the kinds of the copies of a volume by the names of their nodes.
+func copiesOf(e *controltest.Control, volume string) map[string]dataset.CopyKind {
+	e.Helper()
+	out := map[string]dataset.CopyKind{}
+	for _, k := range e.MustVolume(volume).CopyDetails {
+		out[k.NodeName] = k.Kind
+	}
+	e.CheckInvariants()
+	return out
+}
+
+func setProfile(profile string) api.Request {
+	return api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Profile: profile}
+}
+
+// TestSetProfileAddsAndRemovesReplicas: a volume gets replicas with its profile. They are empty until their nodes have
+// copied the data, and nothing continues from an empty one. A profile without replicas removes them, but not before
+// the home reports that it is well.
+func TestSetProfileAddsAndRemovesReplicas(t *testing.T) {
+	for name, size := range map[string]dataset.Size{"same size": 10 * dataset.GiB, "larger": 20 * dataset.GiB} {
+		t.Run(name, func(t *testing.T) {
+			e := controltest.New(t)
+			e.AddReplicaProfile(1)
+			p := e.ProfileSet.ByName["safe"]
+			p.Size = size
+			e.ProfileSet.ByName["safe"] = p
+			a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+			d := a.MustCreate("db@silver")
+			e.MustSubmit(setProfile("safe"))
+			a.DoWork() // the resize, if there is one
+			v := e.MustVolume("db")
+			if v.Profile.Name != "safe" || v.Home != a.ID || v.Epoch != d.Epoch || v.Size != size {
+				t.Errorf("%+v", v.Dataset)
+			}
+			if got := copiesOf(e, "db"); len(got) != 1 || got["beta"] != dataset.CopyReplica {
+				t.Fatalf("copies: %v", got)
+			}
+			e.MustRefuse(controltest.ForcedMove("db", "beta", "alpha"), dataset.ErrNotFound, "complete copy")
+			b.ReportCopyTaken(d, controltest.Start)
+			if k := e.MustVolume("db").CopyDetails[0]; k.Snapshot == uuid.Nil {
+				t.Errorf("reported as complete: %+v", k)
+			}
+
+			a.ReportOpen(d, "it is not in the pool")
+			e.MustSubmit(setProfile("silver"))
+			if got := copiesOf(e, "db"); got["beta"] != dataset.CopyReplica {
+				t.Errorf("the home cannot open the volume, and the replica is %v", got)
+			}
+			a.ReportOpen(d, "")
+			e.OK(e.CopyKeeper.Maintain(e.Ctx, e.MustVolume("db").Dataset))
+			if got := copiesOf(e, "db"); got["beta"] != dataset.CopyCondemned {
+				t.Errorf("the home is well, and the replica is %v", got)
+			}
+			if v := e.MustVolume("db"); v.Home != a.ID || v.State != dataset.StateReady {
+				t.Errorf("%+v", v.Dataset)
+			}
+			// The node is about to destroy its copy, so it can have a replica again soon.
+			e.MustSubmit(setProfile("safe"))
+			b.OK(b.ReportCopy(e.Ctx, b.ID, api.CopyReport{
+				Incarnation: b.Incarnation, Removed: true, Copy: dataset.Copy{Dataset: d.ID, Node: b.ID},
+			}))
+			e.Round()
+			if got := copiesOf(e, "db"); got["beta"] != dataset.CopyReplica {
+				t.Errorf("replicas again: %v", got)
+			}
+		})
+	}
+}
+
+// TestSetProfileWithTooFewNodes: a profile with replicas is refused if too few other nodes can have one. The error says
+// why each of them cannot.
+func TestSetProfileWithTooFewNodes(t *testing.T) {
+	put := func(kind dataset.CopyKind) func(*controltest.Control, *controltest.Agent, dataset.Dataset) {
+		return func(e *controltest.Control, b *controltest.Agent, d dataset.Dataset) {
+			e.OK(e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+				d, err := t.Dataset(d.ID)
+				return errors.Join(err, record.PutCopy(t, &d, dataset.Copy{
+					Dataset: d.ID, Node: b.ID, Pool: b.LocalPools[0].ID, Kind: kind, Epoch: 1, Snapshot: uuid.New(),
+					Taken: controltest.Start,
+				}))
+			}))
+		}
+	}
+	cordon := func(e *controltest.Control, b *controltest.Agent, _ dataset.Dataset) {
+		e.EditNode(b, func(n *dataset.Node) { n.Cordoned = true })
+	}
+	type prepare = func(*controltest.Control, *controltest.Agent, dataset.Dataset)
+	for name, c := range map[string]struct {
+		prepare []prepare
+		refused []string // parts of the error; none: accepted
+	}{
+		"node without a copy":        {},
+		"node with what a move left": {prepare: []prepare{put(dataset.CopyLeft)}},
+		"node destroys its copy":     {prepare: []prepare{put(dataset.CopyCondemned)}},
+		"cordoned":                   {[]prepare{cordon}, []string{"pool fast of node beta: its node is cordoned"}},
+		"cordoned, with what a move left": {
+			[]prepare{put(dataset.CopyLeft), cordon}, []string{"node beta is cordoned (drover node cordon --off beta)"},
+		},
+		"superseded copy": {
+			[]prepare{put(dataset.CopySuperseded)},
+			[]string{"node beta keeps a superseded copy (drover copy ls)"},
+		},
+		"pool offline": {
+			[]prepare{func(_ *controltest.Control, b *controltest.Agent, _ dataset.Dataset) { b.ReportOnline(false) }},
+			[]string{"it is offline"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := controltest.New(t)
+			e.AddReplicaProfile(1)
+			a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+			d := a.MustCreate("db@silver")
+			for _, f := range c.prepare {
+				f(e, b, d)
+			}
+			_, err := e.Submit(e.Ctx, setProfile("safe"))
+			if len(c.refused) > 0 {
+				controltest.Refused(t, err, dataset.ErrUnsupported, append(c.refused,
+					"volume db: profile safe requires replicas on more nodes than can have one")...)
+				if v := e.MustVolume("db"); v.Profile.Name != "silver" {
+					t.Errorf("refused, and the profile is %s", v.Profile.Name)
+				}
+			} else if err != nil {
+				t.Errorf("%v", err)
+			}
+			e.CheckInvariants()
+		})
+	}
+}
+
+// TestSetProfileWithOneNode: a single node cannot have replicas.
+func TestSetProfileWithOneNode(t *testing.T) {
+	e := controltest.New(t)
+	e.AddReplicaProfile(1)
+	e.NewAgent("alpha").MustCreate("db@silver")
+	e.MustRefuse(setProfile("safe"), dataset.ErrUnsupported, "there is no other node")
 	e.CheckInvariants()
 }

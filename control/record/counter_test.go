@@ -19,8 +19,7 @@ import (
 // operation before its time. After the clock was set right, nothing is kept for longer either.
 func TestClockAhead(t *testing.T) {
 	for _, restarted := range []bool{false, true} {
-		e := controltest.New(t)
-		a := e.NewAgent("alpha")
+		e, a := controltest.OneNode(t)
 		a.MustCreate("db")
 		d := a.MustDelete("db")
 		op := *e.MustSubmit(controltest.Create("slow")).Operation
@@ -58,14 +57,12 @@ func TestClockAhead(t *testing.T) {
 		e.AdvanceAndRun(counted)
 		left(dataset.StatePurging, false)
 		var told []string
-		if err := e.Events(e.Ctx, 0, false, func(ev api.Event) error {
+		e.OK(e.Events(e.Ctx, 0, false, func(ev api.Event) error {
 			if ev.Type == "trash.hold" {
 				told = append(told, ev.Detail)
 			}
 			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
+		}))
 		// A restarted service has its own events.
 		if want := map[bool]int{false: 1, true: 0}[restarted]; len(told) != want {
 			t.Errorf("restarted %t: told %q", restarted, told)
@@ -75,8 +72,7 @@ func TestClockAhead(t *testing.T) {
 
 // A host that was off says why its trash is kept, and counts at most one hour.
 func TestTrashOfAHostThatWasOff(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	d := a.MustDelete("db")
 	e.Round()
@@ -103,8 +99,7 @@ func TestTrashOfAHostThatWasOff(t *testing.T) {
 
 // Restarts one after another lose no counted time, and a running service seldom writes the count to the store.
 func TestCountOfTime(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	a.MustDelete("db")
 	e.Round()
@@ -135,9 +130,7 @@ func TestCountOfOneThatStoodBy(t *testing.T) {
 	kept.AdvanceClock(240 * time.Hour)
 	a.MustCreate("db")
 	d := a.MustDelete("db")
-	if err := stoodBy.Heartbeat(t.Context(), a.ID, api.Heartbeat{Incarnation: a.Incarnation}); err != nil {
-		t.Fatal(err)
-	}
+	stoodBy.OK(stoodBy.Heartbeat(t.Context(), a.ID, api.Heartbeat{Incarnation: a.Incarnation}))
 	stoodBy.Round()
 	if got, err := stoodBy.Uptime.RunTime(record.NewTx(t.Context(), stoodBy.Ledger.Store)); err != nil || got != 240*time.Hour {
 		t.Errorf("it counts %s of 240 hours, %v", got, err)
@@ -177,9 +170,7 @@ func TestCountStands(t *testing.T) {
 	kept, stoodBy := x.On(x.Services[0]), x.On(x.Services[1])
 	a := kept.NewAgent("alpha")
 	b := through(a, stoodBy)
-	if err := stoodBy.Heartbeat(t.Context(), a.ID, api.Heartbeat{Incarnation: a.Incarnation}); err != nil {
-		t.Fatal(err)
-	}
+	stoodBy.OK(stoodBy.Heartbeat(t.Context(), a.ID, api.Heartbeat{Incarnation: a.Incarnation}))
 	a.MustCreate("db")
 	a.MustCreate("db2")
 	for range 4 * 24 {
@@ -204,8 +195,7 @@ func TestCountStands(t *testing.T) {
 
 // A stamp has the mark that is in the store when the stamp is written.
 func TestStampOfAnOlderMark(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	a.MustCreate("other")
 	e.AdvanceAndRun(housekeeping.OperationRetention + housekeeping.ForgetInterval)
@@ -244,8 +234,7 @@ func TestCountOverAnOutage(t *testing.T) {
 
 // A service that remembers an outdated mark, and counts on from it, destroys nothing.
 func TestActOfAnOlderMark(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	a.MustCreate("db@gold")
 	moved := e.MustMove("db", a, b, "beta")
 	a.MustCreate("old")
@@ -255,9 +244,7 @@ func TestActOfAnOlderMark(t *testing.T) {
 		func(ctx context.Context) error { e.Housekeeper.ExpireTrash(ctx, e.Memory); return nil }, e.CopyKeeper.Expire, e.Housekeeper.ForgetOperations,
 	} {
 		e.Uptime.Mistake(1000 * time.Hour)
-		if err := act(e.Ctx); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(act(e.Ctx))
 	}
 	st := e.CheckInvariants()
 	if got := st.Datasets[d.ID].State; got != dataset.StateTrashed || len(st.Operations) == 0 {
@@ -273,11 +260,9 @@ func TestActOfAnOlderMark(t *testing.T) {
 func TestCountBetweenLosses(t *testing.T) {
 	e := controltest.New(t)
 	mark := func() record.RunMark { return e.Uptime.Seen() }
-	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+	e.OK(e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
 		return t.Put(record.UnreachableKey(uuid.New()), record.Unreachable{Since: e.Clock.Now()})
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	e.AdvanceAndRun(time.Hour)
 	if m := mark(); m.Runs || time.Duration(m.RunTime) <= record.MassLossWindow {
 		t.Errorf("%+v", m)

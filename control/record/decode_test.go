@@ -1,7 +1,13 @@
 package record_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +16,7 @@ import (
 
 	"github.com/droverhq/drover/control/controltest/expect"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -93,5 +100,84 @@ func TestDecodeClaim(t *testing.T) {
 		if dataset.KindOf(err) != dataset.KindOf(want) || want == nil && got != c.ID {
 			t.Errorf("%s: got %s, %v, want %s, %v", value, got, err, c.ID, want)
 		}
+	}
+}
+
+// TestNodeKeysAreComplete expects that each function that returns a key of a node is called by NodeKeys, or is an
+// exception with a reason. Otherwise a new record of a node would stay when the node is removed.
+func TestNodeKeysAreComplete(t *testing.T) {
+	exceptions := map[string]string{
+		"RevokedNodeKey": "stays, so that the removed node cannot come back",
+		"LiveNodeKey":    "is deleted with the session of the agent",
+		"HomeKey":        "a node with datasets is not removed",
+		"CopyKey":        "noderemoval removes each copy, and checks that it is not the only one",
+		"SharedMountKey": "noderemoval removes each shared mount",
+		"WorkKey":        "noderemoval ends each operation",
+	}
+	file, err := parser.ParseFile(token.NewFileSet(), "keys.go", nil, parser.SkipObjectResolution)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys, listed []string
+	for _, decl := range file.Decls {
+		fn, ok := decl.(*ast.FuncDecl)
+		if !ok || fn.Recv != nil {
+			continue
+		}
+		if fn.Name.Name == "NodeKeys" {
+			ast.Inspect(fn.Body, func(n ast.Node) bool {
+				if call, ok := n.(*ast.CallExpr); ok {
+					listed = append(listed, call.Fun.(*ast.Ident).Name)
+				}
+				return true
+			})
+			continue
+		}
+		params := fn.Type.Params.List
+		if strings.HasSuffix(fn.Name.Name, "Key") && len(params) > 0 && params[0].Names[0].Name == "node" {
+			keys = append(keys, fn.Name.Name)
+		}
+	}
+	for _, key := range keys {
+		if _, excepted := exceptions[key]; excepted == slices.Contains(listed, key) {
+			t.Errorf("%s must be in NodeKeys or in the exceptions of this test, and not in both", key)
+		}
+		delete(exceptions, key)
+	}
+	if len(keys) < 8 || len(exceptions) > 0 {
+		t.Errorf("got %d keys of nodes in keys.go: %v; exceptions without a key: %v", len(keys), keys, exceptions)
+	}
+}
+
+// An error of the store keeps its kind, and an unknown outcome stays unknown.
+func TestErrorsOfStores(t *testing.T) {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	refusedConnection := errors.New("connection refused")
+	for _, c := range []struct {
+		ctx         context.Context
+		err         error
+		read, write *dataset.Kind
+	}{
+		{context.Background(), refusedConnection, dataset.ErrUnavailable, dataset.ErrUnavailable},
+		{context.Background(), store.ErrClosed, dataset.ErrUnavailable, dataset.ErrUnavailable},
+		{context.Background(), store.ErrTooLarge, dataset.ErrUnavailable, dataset.ErrInvalid},
+		{context.Background(), context.DeadlineExceeded, dataset.ErrUnavailable, dataset.ErrUnavailable}, // from the store itself
+		{context.Background(), dataset.Errorf(dataset.ErrNoSpace, "disk full"), dataset.ErrUnavailable, dataset.ErrUnavailable},
+		{context.Background(), dataset.Errorf(dataset.ErrCorrupt, "value of x"), dataset.ErrCorrupt, dataset.ErrCorrupt},
+		{context.Background(), dataset.Errorf(dataset.ErrInvalid, "bad key"), dataset.ErrInvalid, dataset.ErrInvalid},
+		{ended, refusedConnection, dataset.ErrInternal, dataset.ErrInternal},
+	} {
+		for i, got := range []error{record.ReadError(c.ctx, c.err), record.CommitError(c.ctx, c.err)} {
+			if want := []*dataset.Kind{c.read, c.write}[i]; dataset.KindOf(got) != want {
+				t.Errorf("%v: %v, want %s", c.err, got, want.Code)
+			}
+			if c.ctx.Err() != nil && !errors.Is(got, context.Canceled) {
+				t.Errorf("%v does not say that the caller has left", got)
+			}
+		}
+	}
+	if record.ReadError(ended, nil) != nil {
+		t.Error("a late result without an error is an error")
 	}
 }

@@ -7,11 +7,11 @@
 // Ledger.View does the same for a function that writes nothing.
 //
 // A commit wakes the callers that wait at this service: Feed has the changes of datasets by node, and EventLog the
-// newest events. It wakes those at other services through lanes, keys that carry the latest notices (lanes.go,
-// follow.go). Each lane counts the values that were written to it, and the sum of these counts is the store clock: a
-// lower one than before shows that the store was restored from a backup (clock.go). The store of a single host has
-// neither lanes nor a clock. Data is destroyed after a time that Uptime counts, the running time of all services, and
-// not after one that a clock shows (counter.go).
+// newest events. It wakes those at other services through lanes, keys that carry the latest notices (lanes.go). Each
+// lane counts the values that were written to it, and the sum of these counts is the store clock: a lower one than
+// before shows that the store was restored from a backup (clock.go). The store of a single host has neither lanes nor a
+// clock. Data is destroyed after a time that Uptime counts, the running time of all services, and not after one that a
+// clock shows (counter.go).
 //
 // A Tx belongs to one goroutine. The rest of the state in memory has a mutex each, and none is held during access to
 // the store: the feed, the event log, the lanes of this service, the highest store clock that it has seen, the last

@@ -2,16 +2,20 @@ package record
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
-
-	"pgregory.net/rapid"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/uuid"
+	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 )
 
@@ -194,4 +198,80 @@ func TestWhatLiesThereIsEnough(t *testing.T) {
 	if list, err := st.List(t.Context(), RevPrefix, "", 0); err != nil || len(list) != 1 {
 		t.Errorf("%d lanes, %v", len(list), err)
 	}
+}
+
+// lanesOnly is a store whose lanes can be read only when the test allows it. Nothing else can be read.
+type lanesOnly struct {
+	store.Store
+	reads   int
+	let     chan struct{}
+	entries []store.Entry
+}
+
+func (l *lanesOnly) List(context.Context, string, string, int) ([]store.Entry, error) {
+	l.reads++
+	entries := l.entries
+	<-l.let
+	return entries, nil
+}
+
+// Callers that ask for the clock while it is being read share the next reading. They never share one that began
+// before their call, because the store may be restored from a backup at any moment.
+func TestTheClockIsReadOnceForMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := &lanesOnly{let: make(chan struct{}), entries: []store.Entry{{Key: RevPrefix + "a/0", Value: []byte(`{"count":7}`)}}}
+		s := NewLedger(st, clock.System{}, false, nil)
+		var all sync.WaitGroup
+		ask := func(want uint64) {
+			all.Go(func() {
+				if got, err := s.ReadClock(t.Context()); got != want || err != nil {
+					t.Errorf("%d, %v, want %d", got, err, want)
+				}
+			})
+		}
+		ask(7)
+		synctest.Wait()
+		st.entries = []store.Entry{{Key: RevPrefix + "a/0", Value: []byte(`{"count":8}`)}}
+		for range 100 {
+			ask(8)
+		}
+		synctest.Wait()
+		left, leave := context.WithCancel(t.Context())
+		all.Go(func() {
+			if _, err := s.ReadClock(left); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		st.let <- struct{}{}
+		st.let <- struct{}{}
+		all.Wait()
+		if st.reads != 2 {
+			t.Errorf("read %d times", st.reads)
+		}
+	})
+}
+
+// Seen returns the mark as last read.
+func (u *Uptime) Seen() RunMark {
+	_, m, _, _ := u.mark.last(u.Ledger.Clock.Steady())
+	return m
+}
+
+// Restart forgets the mark, as a restart of the service does.
+func (u *Uptime) Restart() {
+	u.mark.mu.Lock()
+	defer u.mark.mu.Unlock()
+	u.mark.known, u.mark.entry, u.mark.mark, u.mark.before, u.mark.since = false, store.Entry{}, RunMark{}, 0, 0
+	u.mark.begun, u.mark.unseen = false, 0
+}
+
+// Mistake makes the counter remember an older mark with a higher count.
+func (u *Uptime) Mistake(more time.Duration) {
+	u.mark.mu.Lock()
+	defer u.mark.mu.Unlock()
+	u.mark.mark.RunTime += dataset.Duration(more)
+	u.mark.entry.Index--
 }

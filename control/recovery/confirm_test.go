@@ -150,9 +150,7 @@ func TestRecoverWithoutWhoIsAlive(t *testing.T) {
 	_, err := m.RecoverWith(api.Recover{FencedNodes: []string{"beta"}}, "alpha", "beta")
 	controltest.Refused(t, err, dataset.ErrConflict, "node beta", "alive", "--fenced beta")
 
-	if _, err := word(m, "beta", "alpha"); err != nil {
-		t.Fatal(err)
-	}
+	m.OK(word(m, "beta", "alpha"))
 	c, err := m.Service.Recovery.Compare(t.Context(), []string{"beta"})
 	if err != nil || len(c.All) != 1 {
 		t.Fatalf("%+v, %v", c, err)
@@ -176,9 +174,7 @@ func TestRecoverOvertaken(t *testing.T) {
 	late := a.MustSnapshot("db", "late")
 	a.MustCreate("made")
 	back(m)
-	if _, err := m.RecoverWith(api.Recover{}, "alpha"); err != nil {
-		t.Fatal(err)
-	}
+	m.OK(m.RecoverWith(api.Recover{}, "alpha"))
 	c, err := m.Service.Recovery.Compare(t.Context(), nil)
 	if err != nil || len(c.All) != 2 {
 		t.Fatalf("%+v, %v", c, err)
@@ -222,9 +218,7 @@ func TestRecoverOfAMoveThatWasOpen(t *testing.T) {
 			a.MustCreate("db@gold")
 			op := *m.MustSubmit(controltest.Move("db", "beta")).Operation
 			b.MustRecall(op)
-			if err := a.TryYield(op, controltest.Relinquished(op)); err != nil {
-				t.Fatal(err)
-			}
+			a.OK(a.TryYield(op, controltest.Relinquished(op)))
 			m.Saved = m.Save()
 			want, epoch := a.ID, uint64(2)
 			if arrived {

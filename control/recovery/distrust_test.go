@@ -16,8 +16,7 @@ import (
 // While a node has seen later changes than the store has, nothing is destroyed, because what the store says about the
 // datasets of other nodes is just as old.
 func TestDistrustedTrashStays(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	a.MustCreate("mine")
 	b.MustCreate("theirs")
 	mine, theirs := a.MustDelete("mine"), b.MustDelete("theirs")
@@ -41,8 +40,7 @@ func TestDistrustedTrashStays(t *testing.T) {
 // A store that was restored from an older backup learns what a node has seen since: a dataset that was in the trash
 // has its name again, a live one is in the trash, and datasets whose record is up to date stay unchanged.
 func TestRebuildOfOlderStore(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	back, gone, same := a.MustCreate("back"), a.MustCreate("gone"), a.MustCreate("same")
 	a.MustDelete("back")
 	later := e.MustVolume("same").Dataset
@@ -95,8 +93,7 @@ func TestRebuildOfOlderStore(t *testing.T) {
 // A name that was used again since the backup belongs to the newer volume, in whatever order the two are found.
 func TestRebuildOfReusedName(t *testing.T) {
 	for _, newFirst := range []bool{false, true} {
-		e := controltest.New(t)
-		a := e.NewAgent("alpha")
+		e, a := controltest.OneNode(t)
 		old := a.MustCreate("db")
 		found := []api.FoundDataset{{Pool: old.Pool, Dataset: old, Index: 1 << 40}, {Pool: old.Pool, Dataset: old, Index: 1 << 40}}
 		found[0].Dataset.State, found[0].Dataset.Trash = dataset.StateTrashed, &dataset.Trash{At: e.Clock.Now()}
@@ -113,8 +110,7 @@ func TestRebuildOfReusedName(t *testing.T) {
 
 // A registration is written with a higher index than everything before it.
 func TestSyncTellsOfRegistration(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	for range 2 {
 		a.MustCreate(uuid.NewString())
 		a.MustRegister("alpha")
@@ -132,8 +128,7 @@ func TestSyncTellsOfRegistration(t *testing.T) {
 
 // Of two volumes with one name that are missing in the store, the newer one gets the name.
 func TestRebuildOfOneNameTwice(t *testing.T) {
-	old := controltest.New(t)
-	a := old.NewAgent("alpha")
+	old, a := controltest.OneNode(t)
 	first := a.MustCreate("db")
 	old.Clock.Advance(time.Hour)
 	second := first

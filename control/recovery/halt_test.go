@@ -49,9 +49,7 @@ func TestAllReplicasHalt(t *testing.T) {
 	e.Service = later
 	believe := func(n *controltest.Agent) {
 		t.Helper()
-		if err := later.Members.Heartbeat(t.Context(), n.ID, api.Heartbeat{Incarnation: n.Incarnation}); err != nil {
-			t.Fatal(err)
-		}
+		n.OK(later.Members.Heartbeat(t.Context(), n.ID, api.Heartbeat{Incarnation: n.Incarnation}))
 	}
 	believe(n)
 	if _, err := later.Commit(t.Context(), n.ID, n.ReportOf(planned)); dataset.KindOf(err) != dataset.ErrConflict {
@@ -59,9 +57,7 @@ func TestAllReplicasHalt(t *testing.T) {
 	}
 	believe(other)
 	for _, s := range []*control.Service{later, b} {
-		if _, err := s.Commit(t.Context(), n.ID, n.ReportOf(planned)); err != nil {
-			t.Error(err)
-		}
+		n.OK(s.Commit(t.Context(), n.ID, n.ReportOf(planned)))
 	}
 	if why, err := later.Halted(t.Context()); err != nil || why != "" {
 		t.Errorf("%q, %v", why, err)

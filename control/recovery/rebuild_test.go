@@ -17,8 +17,7 @@ import (
 
 // The amount that a rebuild restores is bounded as well.
 func TestRebuildsAreBounded(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	found := func(d dataset.Dataset, n int) api.FoundDataset {
 		d.ID, d.State = uuid.New(), dataset.StateReady
 		return api.FoundDataset{Pool: a.LocalPools[0].ID, Dataset: d, Snapshots: make([]dataset.Snapshot, n)}
@@ -40,8 +39,7 @@ func TestRebuildsAreBounded(t *testing.T) {
 // The store is lost. Every name, everything in the trash and every snapshot is restored from the records that are
 // stored next to the data.
 func TestRebuild(t *testing.T) {
-	old := controltest.New(t)
-	a := old.NewAgent("alpha")
+	_, a := controltest.OneNode(t)
 	db := a.MustCreate("db@gold")
 	for i := range 150 { // more than fit in a transaction
 		a.MustSnapshot("db", fmt.Sprintf("s%d", i))
@@ -127,8 +125,7 @@ func TestRebuild(t *testing.T) {
 }
 
 func TestRebuildOfTakenNames(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	long := strings.Repeat("long-", 25) + "abc" // 128 characters
 	mine, mineLong := a.MustCreate("db"), a.MustCreate(long)
 	id := uuid.MustParse("abcd0000-0000-4000-8000-000000000001")
@@ -160,8 +157,7 @@ func TestRebuildOfTakenNames(t *testing.T) {
 }
 
 func TestRebuildOfOddities(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	d := a.MustCreate("db")
 	s := a.MustSnapshot("db", "one")
 	// A copy of the pool on another node is not taken for the dataset.
@@ -193,8 +189,7 @@ func TestRebuildOfOddities(t *testing.T) {
 	if err != nil || len(list.Items) != 4 {
 		t.Errorf("%d snapshots, %v", len(list.Items), err)
 	}
-	_, err = e.Submit(e.Ctx, api.Request{Kind: dataset.OpUndelete, Volume: odd.Dataset.ID.String()})
-	controltest.Refused(t, err, dataset.ErrInvalid, "bad volume name")
+	e.MustRefuse(api.Request{Kind: dataset.OpUndelete, Volume: odd.Dataset.ID.String()}, dataset.ErrInvalid, "bad volume name")
 	e.MustSubmit(api.Request{Kind: dataset.OpUndelete, Volume: odd.Dataset.ID.String(), Name: "odd"})
 	// Restored snapshots are counted, and the background work processes them.
 	odd.Snapshots[0].ID = uuid.New()
@@ -210,8 +205,7 @@ func TestRebuildOfOddities(t *testing.T) {
 
 // A rebuild that crashed at any step is completed by the next one.
 func TestRebuildCutShort(t *testing.T) {
-	old := controltest.New(t)
-	a := old.NewAgent("alpha")
+	_, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	for i := range 40 {
 		a.MustSnapshot("db", fmt.Sprint("s-", i))
@@ -242,8 +236,7 @@ func TestRebuildCutShort(t *testing.T) {
 // host, unless the old one is still reporting.
 func TestRebuildOnAnotherHost(t *testing.T) {
 	for _, alive := range []bool{false, true} {
-		e := controltest.New(t)
-		a := e.NewAgent("alpha")
+		e, a := controltest.OneNode(t)
 		db := a.MustCreate("db@gold")
 		a.MustSnapshot("db", "one")
 		a.MustCreate("old")
@@ -304,8 +297,7 @@ func TestI1NothingIsRestoredFromOneNodeOfAHaltedCluster(t *testing.T) {
 // and was restored from the trash since, is live again: the record beside its data is newer. What is in the trash gets
 // its whole time again, because nobody could restore it.
 func TestI3RebuildTakesTheNewerRecordBesideTheData(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	live := a.MustCreate("live@silver")
 	a.MustCreate("trashed@silver")
 	a.MustDelete("live")
@@ -328,8 +320,7 @@ func TestI3RebuildTakesTheNewerRecordBesideTheData(t *testing.T) {
 
 // A copy in another pool of the home, such as one on a cloned disk, is ignored, however late its record is.
 func TestRebuildOfACopyInAnotherPool(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	d := a.MustCreate("db@bronze")
 	copied := api.FoundDataset{Pool: a.LocalPools[1].ID, Dataset: d, Index: 1 << 40}
 	copied.Dataset.Pool = copied.Pool
@@ -344,8 +335,7 @@ func TestRebuildOfACopyInAnotherPool(t *testing.T) {
 
 // I1: a dataset that is rebuilt from the data on a node gets a later epoch than any known epoch of it.
 func TestI1RebuiltEpochIsTheLatest(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	d := a.MustCreate("db@gold")
 	e.EditDataset(d.ID, func(d *dataset.Dataset, l *dataset.Lease) { d.Epoch, l.Epoch = 7, 7 })
 	const seen = 1 << 40 // later than everything in this store
@@ -368,8 +358,7 @@ func TestRebuildGivesANameToTheNewestRecord(t *testing.T) {
 		"alias, index beside the data": {func(f *api.FoundDataset) { f.Dataset.Aliases = []string{"db"} }, setWritten},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := controltest.New(t)
-			a := e.NewAgent("alpha")
+			e, a := controltest.OneNode(t)
 			found := func(volume string, age time.Duration) api.FoundDataset {
 				d := a.MustCreate(volume)
 				d.ID, d.Created = uuid.New(), d.Created.Add(-age)

@@ -407,9 +407,7 @@ func TestRecoverOnlyWhatWasSeen(t *testing.T) {
 	h := m.Holdings["alpha"]
 	h.Recovery, _ = m.Service.Recovery.Collecting()
 	h.Datasets = nil
-	if err := m.ReportHoldings(t.Context(), m.Agents["alpha"].ID, h); err != nil {
-		t.Fatal(err)
-	}
+	m.OK(m.ReportHoldings(t.Context(), m.Agents["alpha"].ID, h))
 	_, err = m.Recover(t.Context(), api.Recover{Digest: r.Digest})
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	_, err = controltest.New(t).Recover(t.Context(), api.Recover{})

@@ -49,8 +49,7 @@ func TestI1RebuildReplacesRelinquishedEpoch(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e := controltest.New(t)
-			a := e.NewAgent("alpha")
+			e, a := controltest.OneNode(t)
 			d := a.MustCreate("db@gold")
 			e.EditDataset(d.ID, func(d *dataset.Dataset, l *dataset.Lease) { d.Epoch, l.Epoch = c.recorded, c.recorded })
 			f := api.FoundDataset{Pool: d.Pool, Dataset: d}
@@ -94,8 +93,7 @@ func datasetOf(e *controltest.Control, id uuid.UUID) (d dataset.Dataset) {
 
 // I1: the restored store may contain the request for the move. The move fails, and its volume can be used.
 func TestI1RebuildEndsMoveOfRelinquishedEpoch(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	d := a.MustCreate("db@gold")
 	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
 	e.Registered = e.Registered[:1] // beta is gone

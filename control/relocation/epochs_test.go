@@ -273,23 +273,6 @@ func (c *epochs) restartHost(t *rapid.T) {
 	}
 }
 
-// A move that has ended can be neither recalled nor yielded again.
-func TestMoveThatIsOver(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
-	a.MustCreate("db@gold")
-	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
-	b.MustRecall(op)
-	op.Manifest = controltest.Relinquished(op)
-	if err := a.TryYield(op, op.Manifest); err != nil {
-		t.Fatal(err)
-	}
-	b.MustCommit(op)
-	_, err := b.Recall(b.Ctx, b.ID, b.ReportOf(op))
-	controltest.Refused(t, err, dataset.ErrStale, "is already done")
-	controltest.Refused(t, a.TryYield(op, op.Manifest), dataset.ErrStale, "is already done")
-}
-
 // A move is decided again when its target is cordoned, or loses its pools, before the move is on record.
 func TestMoveBesideAChangeOfItsTarget(t *testing.T) {
 	for refusal, changes := range map[string]func(e *controltest.Control, b *controltest.Agent) error{
@@ -308,13 +291,10 @@ func TestMoveBesideAChangeOfItsTarget(t *testing.T) {
 		},
 	} {
 		t.Run(refusal, func(t *testing.T) {
-			e := controltest.New(t)
-			a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+			e, a, b := controltest.TwoNodes(t)
 			a.MustCreate("db@silver")
 			e.Spy.Before(func() {
-				if err := changes(e, b); err != nil {
-					t.Error(err)
-				}
+				e.OK(changes(e, b))
 			})
 			if err := a.TrySubmit(controltest.Move("db", "beta")); err == nil || !strings.Contains(err.Error(), refusal) {
 				t.Errorf("got %v, want %q", err, refusal)

@@ -15,16 +15,14 @@ import (
 // A move without a target node goes to the node with the freshest copy. If there is none, it goes where a new volume
 // would be placed, except to the present home.
 func TestMoveAway(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@gold")
 	away := controltest.Move("db", "")
 	_, err := e.Submit(e.Ctx, away)
 	controltest.Refused(t, err, dataset.ErrOffline, "no other node")
 	b := e.NewAgent("beta")
 	e.EditNode(b, func(n *dataset.Node) { n.Cordoned = true })
-	_, err = e.Submit(e.Ctx, away)
-	controltest.Refused(t, err, dataset.ErrOffline, "beta", "cordoned")
+	e.MustRefuse(away, dataset.ErrOffline, "beta", "cordoned")
 	c := e.NewAgent("gamma")
 	op := *e.MustSubmit(away).Operation
 	if op.Node != c.ID {
@@ -33,29 +31,23 @@ func TestMoveAway(t *testing.T) {
 	if again := *e.MustSubmit(away).Operation; again.ID != op.ID {
 		t.Error("requested again, it is another move")
 	}
-	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.CancelOperation(e.Ctx, op.ID.String()))
 	e.EditNode(b, func(n *dataset.Node) { n.Cordoned = false })
 	e.MustMove("db", a, b, "beta") // alpha keeps a copy
 	if op = *e.MustSubmit(away).Operation; op.Node != a.ID {
 		t.Errorf("to %s, not to the copy on alpha", op.Node)
 	}
-	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.CancelOperation(e.Ctx, op.ID.String()))
 	if op = *e.MustSubmit(controltest.ForcedMove("db", "", "beta")).Operation; op.Node != a.ID || op.Loss == nil {
 		t.Errorf("by force: %+v", op)
 	}
 	a.MustCommit(op)
-	_, err = e.Submit(e.Ctx, controltest.ForcedMove("db", "", "alpha")) // beta keeps a superseded copy
-	controltest.Refused(t, err, dataset.ErrNotFound, "complete copy")
+	e.MustRefuse(controltest.ForcedMove("db", "", "alpha"), dataset.ErrNotFound, "complete copy")
 	e.CheckInvariants()
 }
 
 func TestMove(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	d := a.MustCreate("db@gold")
 	s := a.MustSnapshot("db", "before")
 	rev := a.MustSync(0).Revision
@@ -82,9 +74,7 @@ func TestMove(t *testing.T) {
 	if len(sync.Datasets) != 1 || sync.Datasets[0].Lease == nil || sync.Datasets[0].Lease.State != dataset.LeaseRecalled || sync.Datasets[0].Lease.WantedBy != b.ID {
 		t.Fatalf("the home gets %+v", sync)
 	}
-	if err := a.TryYield(op, nil, "c2", "c1"); err != nil {
-		t.Fatal(err)
-	}
+	a.OK(a.TryYield(op, nil, "c2", "c1"))
 	if rec := e.MustOperation(op.ID); len(rec.InUseBy) != 2 || rec.InUseBy[0] != "c1" {
 		t.Errorf("held by %v", rec.InUseBy)
 	}
@@ -93,9 +83,7 @@ func TestMove(t *testing.T) {
 	}
 	m := controltest.Relinquished(op)
 	for range 2 {
-		if err := a.TryYield(op, m); err != nil {
-			t.Fatal(err)
-		}
+		a.OK(a.TryYield(op, m))
 	}
 	if rec := e.MustOperation(op.ID); rec.InUseBy != nil || rec.Manifest == nil || *rec.Manifest != *m {
 		t.Errorf("%+v", rec)
@@ -135,18 +123,13 @@ func TestMove(t *testing.T) {
 // If the home has already yielded the volume when a long move is planned, the move says so. What the home yielded
 // stays on record.
 func TestMoveThatTakesLong(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	a.MustCreate("db@gold")
 	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
 	b.MustRecall(op)
 	m := controltest.Relinquished(op)
-	if err := a.TryYield(op, m); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.Record(e.Ctx, b.ID, b.ReportOf(op)); err != nil {
-		t.Fatal(err)
-	}
+	a.OK(a.TryYield(op, m))
+	e.OK(e.Record(e.Ctx, b.ID, b.ReportOf(op)))
 	if rec := e.MustOperation(op.ID); rec.State != dataset.OpRunning || rec.Manifest == nil || *rec.Manifest != *m {
 		t.Errorf("on record as %+v", rec)
 	}
@@ -172,22 +155,17 @@ func TestMoveThatEndsEarly(t *testing.T) {
 			},
 		} {
 			t.Run(name, func(t *testing.T) {
-				e := controltest.New(t)
-				a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+				e, a, b := controltest.TwoNodes(t)
 				a.MustCreate("db@gold")
 				op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
 				b.MustRecall(op)
 				want := uint64(1)
 				if given {
 					want = 2
-					if err := a.TryYield(op, controltest.Relinquished(op)); err != nil {
-						t.Fatal(err)
-					}
+					a.OK(a.TryYield(op, controltest.Relinquished(op)))
 				}
 				for range 2 {
-					if err := end(b, op); err != nil {
-						t.Fatal(err)
-					}
+					b.OK(end(b, op))
 				}
 				v := e.MustVolume("db")
 				if v.Home != a.ID || v.Epoch != want || v.Move != uuid.Nil || v.Lease.State != dataset.LeaseHeld || v.Lease.Epoch != want || v.Lease.WantedBy != uuid.Nil {
@@ -215,8 +193,7 @@ func TestMoveThatEndsEarly(t *testing.T) {
 }
 
 func TestMoveRefused(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	c := &controltest.Agent{Control: e, ID: uuid.New(), Incarnation: uuid.New()}
 	c.LocalPools = []dataset.Pool{{ID: uuid.New(), Name: "plain", Backend: "dir", Capabilities: controltest.DirCapabilities, Path: "/c"}}
 	c.MustRegister("gamma")
@@ -224,16 +201,14 @@ func TestMoveRefused(t *testing.T) {
 	a.MustCreate("plain")
 	a.MustSnapshot("plain", "one")
 	a.MustCreate("asked", "fs=xfs")
-	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+	e.OK(e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
 		var n dataset.Node
 		if _, err := t.Get(record.NodeKey(b.ID), &n); err != nil {
 			return err
 		}
 		n.Cordoned = true
 		return t.Put(record.NodeKey(b.ID), n)
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	for _, r := range []struct {
 		req   api.Request
 		kind  *dataset.Kind
@@ -301,9 +276,7 @@ func TestMoveStale(t *testing.T) {
 		t.Errorf("yielded another dataset: %v", err)
 	}
 	snap := a.MustPlan(api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
-	if err := a.TryYield(op, m); err != nil {
-		t.Fatal(err)
-	}
+	a.OK(a.TryYield(op, m))
 	if err := a.TryCommit(snap); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("a snapshot of the yielded volume: %v", err)
 	}
@@ -332,8 +305,7 @@ func TestMoveStale(t *testing.T) {
 
 // A volume that is deleted while its data is being transferred stays deleted, where it is.
 func TestMoveOfWhatIsDeleted(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	a.MustCreate("db@gold")
 	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
 	b.MustRecall(op)
@@ -358,16 +330,14 @@ func TestMoveByForce(t *testing.T) {
 	early := a.MustSnapshot("db", "early")
 	e.MustMove("db", a, b, "beta") // so alpha has a copy up to that moment
 	late := b.MustSnapshot("db", "late")
-	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error { // taken after the copy
+	e.OK(e.Ledger.Update(e.Ctx, func(t *record.Tx) error { // taken after the copy
 		s, err := t.ReadSnapshot(late.Dataset, late.ID)
 		s.Created = controltest.Start.Add(1)
 		if err == nil {
 			err = t.Put(record.SnapshotKey(s.Dataset, s.ID), s)
 		}
 		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	plain := *e.MustSubmit(controltest.Move("db", "gamma")).Operation
 	c.MustRecall(plain)
 

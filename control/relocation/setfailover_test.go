@@ -114,8 +114,7 @@ func TestI1SetProfileCommitIsChecked(t *testing.T) {
 func TestSetProfileRefusesFailover(t *testing.T) {
 	refused := func(l *controltest.LostHome, profile string, kind *dataset.Kind, parts ...string) {
 		t.Helper()
-		_, err := l.Submit(l.Ctx, setProfile("db", profile))
-		controltest.Refused(t, err, kind, parts...)
+		l.MustRefuse(setProfile("db", profile), kind, parts...)
 	}
 	l := newManual(t)
 	large := l.ProfileSet.ByName["auto"]
@@ -136,8 +135,7 @@ func TestSetProfileRefusesFailover(t *testing.T) {
 	e := controltest.New(t)
 	controltest.AddAutoFailover(e.ProfileSet, 1)
 	e.NewAgent("alpha").MustCreate("db@silver")
-	_, err := e.Submit(e.Ctx, setProfile("db", "auto"))
-	controltest.Refused(t, err, dataset.ErrUnsupported, "profile auto has failover auto", "works alone")
+	e.MustRefuse(setProfile("db", "auto"), dataset.ErrUnsupported, "profile auto has failover auto", "works alone")
 }
 
 // An automatic failover is not committed once the profile has failover manual, whichever service planned it.
@@ -162,9 +160,7 @@ func TestI1RecoveredStoreDoubtsFailover(t *testing.T) {
 			if heard {
 				rec.ReportedNodes = []uuid.UUID{l.Alpha.ID}
 			}
-			if _, err := l.Ledger.Update(l.Ctx, func(t *record.Tx) error { return t.Put(record.RecoveryKey, rec) }); err != nil {
-				t.Fatal(err)
-			}
+			l.OK(l.Ledger.Update(l.Ctx, func(t *record.Tx) error { return t.Put(record.RecoveryKey, rec) }))
 			if heard {
 				l.MustFailOver()
 				return
@@ -206,28 +202,20 @@ func TestI1ResizeKeepsFailoverManual(t *testing.T) {
 // A confirmation that is in the backup does not count, and an operator's change of the node's record does not either.
 func TestI1RecoveredStoreDoubtsOldConfirmation(t *testing.T) {
 	l := controltest.NewLostHome(t, 1)
-	if _, err := l.Ledger.Update(l.Ctx, func(t *record.Tx) error {
+	l.OK(l.Ledger.Update(l.Ctx, func(t *record.Tx) error {
 		return t.Put(record.FencedKey(l.Alpha.ID), record.Fenced{By: "the backup"})
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := l.Ledger.Update(l.Ctx, func(t *record.Tx) error {
+	}))
+	l.OK(l.Ledger.Update(l.Ctx, func(t *record.Tx) error {
 		return t.Put(record.RecoveryKey, record.Recovery{ID: uuid.New(), Done: true})
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	l.Replicas.EndSession(l.Alpha)
 	_, err := l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrPending)
 	l.Wait(l.Timing.Session, l.Beta, l.Gamma)
-	if _, err := l.Cordon(l.Ctx, l.Alpha.ID, api.Cordoned{Cordoned: true}); err != nil {
-		t.Fatal(err)
-	}
+	l.OK(l.Cordon(l.Ctx, l.Alpha.ID, api.Cordoned{Cordoned: true}))
 	_, err = l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrOffline, "node alpha has not reported since the store was recovered")
-	if _, err := l.Fence(l.Ctx, l.Alpha.ID, api.Fenced{Confirmed: true}); err != nil {
-		t.Fatal(err)
-	}
+	l.OK(l.Fence(l.Ctx, l.Alpha.ID, api.Fenced{Confirmed: true}))
 	if op, err := l.AskFailover(l.Service, "beta"); err != nil || op == nil || op.OtherNode != l.Alpha.ID {
 		t.Errorf("%+v, %v", op, err)
 	}

@@ -5,8 +5,8 @@
 // be stolen. For the same reason Profiles decides whether control may record a profile that a node reports: it compares
 // the profile with profiles.yaml and with the records, and keeps no state.
 //
-// A new kind of report gets a field in nodeReport and a limit in bounds.go. Events about pools are made in pools.go
-// (poolEvent). If another setting of a profile becomes dangerous on other nodes, add it to Check and WithKnownSettings
+// A new kind of report gets a field in nodeReport and a limit in bounds.go. Events about pools are made in
+// poolEvent. If another setting of a profile becomes dangerous on other nodes, add it to Check and WithKnownSettings
 // (vetting.go).
 package reports
 

@@ -2,17 +2,22 @@ package repositories_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
+	"github.com/droverhq/drover/control/repositories"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
@@ -159,9 +164,7 @@ func TestListAndRemoveRepositories(t *testing.T) {
 	controltest.Refused(t, e.RemoveRepository(e.Ctx, "ofsite", false), dataset.ErrNotFound,
 		`no such repository: "ofsite" (available: near, offsite)`, "did you mean offsite?")
 	controltest.Refused(t, e.RemoveRepository(e.Ctx, "a/b", false), dataset.ErrInvalid, "bad repository name")
-	if err := e.RemoveRepository(e.Ctx, "near", false); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.RemoveRepository(e.Ctx, "near", false))
 	_, err = e.Repository(e.Ctx, "near")
 	controltest.Refused(t, err, dataset.ErrNotFound, `no such repository: "near"`)
 	if list, err := e.Repositories(e.Ctx); err != nil || len(list) != 1 || list[0].Name != "offsite" {
@@ -194,9 +197,7 @@ func TestDamagedRepository(t *testing.T) {
 	mustAdd(e, newRepository("offsite", "/srv/backups"))
 	for _, value := range []string{`{"name":"another"}`, `{"name`} {
 		write := store.Write{Key: record.RepositoryKey("offsite"), Value: []byte(value)}
-		if _, err := e.Spy.Store.Txn(e.Ctx, nil, []store.Write{write}); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.Spy.Store.Txn(e.Ctx, nil, []store.Write{write}))
 		_, err := e.Repository(e.Ctx, "offsite")
 		controltest.Refused(t, err, dataset.ErrCorrupt, "repositories/offsite is damaged")
 		_, err = e.AddRepository(e.Ctx, newRepository("offsite", "/srv/other"))
@@ -212,9 +213,7 @@ func TestRemoveDamagedRepository(t *testing.T) {
 		mustAdd(e, newRepository("offsite", "/srv/backups"))
 		near := mustAdd(e, newRepository("near", "/srv/near"))
 		write := store.Write{Key: record.RepositoryKey("offsite"), Value: []byte(value)}
-		if _, err := e.Spy.Store.Txn(e.Ctx, nil, []store.Write{write}); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.Spy.Store.Txn(e.Ctx, nil, []store.Write{write}))
 		_, err := e.Repositories(e.Ctx)
 		controltest.Refused(t, err, dataset.ErrCorrupt, "repositories/offsite is damaged")
 		controltest.Refused(t, e.RemoveRepository(e.Ctx, "missing", false), dataset.ErrCorrupt, "repositories/offsite is damaged")
@@ -232,25 +231,18 @@ func TestRemoveDamagedRepository(t *testing.T) {
 
 // An export of the store contains the repositories, and an import restores them. A rebuild of volumes keeps them.
 func TestRepositoriesSurviveExportAndRebuild(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	kept := a.MustCreate("db")
 	added := mustAdd(e, newRepository("offsite", "/srv/backups"))
 	var file bytes.Buffer
-	if _, err := dump.Save(e.Ctx, e.Spy.Store, "bolt", &file); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(dump.Save(e.Ctx, e.Spy.Store, "bolt", &file))
 	found := []api.FoundDataset{{Pool: kept.Pool, Dataset: kept}}
-	if _, err := e.Rebuild(e.Ctx, a.ID, found, false); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Rebuild(e.Ctx, a.ID, found, false))
 	if got, err := e.Repository(e.Ctx, "offsite"); err != nil || cmp.Diff(added, got) != "" {
 		t.Errorf("after a rebuild: got %+v, %v", got, err)
 	}
 	other := controltest.New(t)
-	if _, err := dump.Load(e.Ctx, other.Spy.Store, bytes.NewReader(file.Bytes()), true); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(dump.Load(e.Ctx, other.Spy.Store, bytes.NewReader(file.Bytes()), true))
 	if got, err := other.Repository(e.Ctx, "offsite"); err != nil || cmp.Diff(added, got) != "" {
 		t.Errorf("after an import: got %+v, %v", got, err)
 	}
@@ -284,9 +276,7 @@ func TestRepositoryInUseIsNotRemoved(t *testing.T) {
 	a.MustCreate("db@backed")
 	controltest.Refused(t, e.RemoveRepository(e.Ctx, "offsite", false), dataset.ErrInUse,
 		"repository offsite: 1 volume is backed up to it on schedule: db (")
-	if err := e.RemoveRepository(e.Ctx, "offsite", true); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.RemoveRepository(e.Ctx, "offsite", true))
 	mustAdd(e, newRepository("offsite", "/srv/two"))
 	d := a.MustDelete("db")
 	controltest.Refused(t, e.RemoveRepository(e.Ctx, "offsite", false), dataset.ErrInUse,
@@ -295,9 +285,7 @@ func TestRepositoryInUseIsNotRemoved(t *testing.T) {
 	damage := func(value string) {
 		t.Helper()
 		write := store.Write{Key: record.DatasetKey(e.MustVolume("plain").ID), Value: []byte(value)}
-		if _, err := e.Spy.Store.Txn(e.Ctx, nil, []store.Write{write}); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.Spy.Store.Txn(e.Ctx, nil, []store.Write{write}))
 	}
 	damage(`{"id`)
 	controltest.Refused(t, e.RemoveRepository(e.Ctx, "offsite", false), dataset.ErrCorrupt,
@@ -306,3 +294,244 @@ func TestRepositoryInUseIsNotRemoved(t *testing.T) {
 		t.Errorf("with force: %v", err)
 	}
 }
+
+// shelf is repositories.Repositories. It keeps the last export of each repository.
+type shelf struct {
+	stored map[string]string
+	count  int
+	err    error
+}
+
+func (s *shelf) Store(_ context.Context, r dataset.Repository, e repositories.Export) error {
+	if s.err != nil {
+		return s.err
+	}
+	var b bytes.Buffer
+	if err := e.Write(&b); err != nil {
+		return err
+	}
+	s.stored[r.Name] = b.String()
+	s.count++
+	return nil
+}
+
+// world is a service with an Exporter.
+type world struct {
+	*controltest.Control
+	*shelf
+	x *repositories.Exporter
+}
+
+func newWorld(t *testing.T, shared bool) world {
+	w := world{Control: controltest.New(t), shelf: &shelf{stored: map[string]string{}}}
+	l := record.NewLedger(w.Spy, w.Clock, shared, func(what string, err error) { t.Errorf("%s: %v", what, err) })
+	w.x = repositories.NewExporter(l, "bolt", w.shelf, active{})
+	w.NewAgent("host-a")
+	return w
+}
+
+type active struct{}
+
+func (active) IsActive() bool { return true }
+
+// round advances the clock, and returns how many exports a round stores.
+func (w world) round(after time.Duration) int {
+	w.Helper()
+	w.Clock.Advance(after)
+	before := w.count
+	w.OK(w.x.Round(w.Ctx))
+	w.CheckInvariants()
+	return w.count - before
+}
+
+func add(w world, name string, records *bool) {
+	w.Helper()
+	_, err := w.AddRepository(w.Ctx, api.NewRepository{
+		Name: name, URL: "/mnt/" + name, Password: dataset.PasswordSource{File: "/etc/drover/p"}, StoreRecords: records,
+	})
+	if err != nil {
+		w.Fatalf("%v", err)
+	}
+}
+
+// The records are stored an hour after the last export if they have changed, and once a day if they have not.
+func TestExportsAreStoredWhenRecordsChange(t *testing.T) {
+	w := newWorld(t, false)
+	add(w, "offsite", nil)
+	for i, step := range []struct {
+		after  time.Duration
+		change bool
+		want   int
+	}{
+		{time.Minute, false, 0}, // a new repository may be checked now
+		{10 * time.Minute, false, 1},
+		{30 * time.Minute, true, 0},
+		{29 * time.Minute, false, 0},
+		{time.Minute, false, 1},
+		{time.Hour, false, 0},
+		{23 * time.Hour, false, 1},
+	} {
+		if step.change {
+			no := false
+			add(w, "other", &no)
+		}
+		if got := w.round(step.after); got != step.want {
+			t.Errorf("step %d: %d exports were stored, want %d", i, got, step.want)
+		}
+	}
+	sum, err := dump.Check(strings.NewReader(w.stored["offsite"]))
+	if err != nil || !strings.Contains(w.stored["offsite"], `"repositories/other"`) {
+		t.Errorf("stored %+v, %v", sum, err)
+	}
+	w.OK(w.RemoveRepository(w.Ctx, "offsite", false))
+	add(w, "offsite", nil)
+	if got := w.round(20 * time.Minute); got != 1 {
+		t.Errorf("%d exports were stored in a repository that was added again", got)
+	}
+}
+
+// An export is recorded by a clock that is ahead. After the clock has been set back, the next change is exported at the
+// usual interval, and not only when the clock reaches the recorded time.
+func TestClockSetBack(t *testing.T) {
+	w := newWorld(t, false)
+	add(w, "offsite", nil)
+	w.Clock.Advance(time.Hour)
+	const ahead = 1000 * time.Hour
+	if got := w.round(ahead); got != 1 {
+		t.Fatalf("%d exports were stored while the clock was ahead", got)
+	}
+	no := false
+	add(w, "other", &no)
+	if got := w.round(-ahead); got != 1 {
+		t.Errorf("%d exports were stored after the clock was set back, want 1", got)
+	}
+}
+
+// A cluster stores its records only where an operator has chosen that.
+func TestClusterStoresNothingByDefault(t *testing.T) {
+	w := newWorld(t, true)
+	yes, no := true, false
+	add(w, "offsite", nil)
+	if got := w.round(time.Hour); got != 0 {
+		t.Errorf("%d exports were stored", got)
+	}
+	add(w, "offsite", &yes)
+	add(w, "other", &no)
+	if got := w.round(time.Minute); got != 1 || w.stored["offsite"] == "" {
+		t.Errorf("%d exports were stored", got)
+	}
+	add(w, "offsite", &no)
+	if got := w.round(48 * time.Hour); got != 0 {
+		t.Errorf("%d exports were stored after the setting was removed", got)
+	}
+}
+
+// If a good export cannot be recorded, the earlier failure is shown for ten minutes at most, not for an hour.
+func TestExportThatCannotBeRecorded(t *testing.T) {
+	w := newWorld(t, false)
+	add(w, "offsite", nil)
+	w.err = errors.New("the password is wrong")
+	w.round(time.Hour)
+	w.round(3 * time.Hour)
+	w.err = nil
+	w.Clock.Advance(time.Hour)
+	w.Spy.Before(func() { w.Spy.FailFrom(1, false) })
+	if err := w.x.Round(w.Ctx); err == nil {
+		t.Fatal("the outcome was recorded")
+	}
+	w.Spy.FailFrom(0, false)
+	if got := w.round(time.Minute); got != 0 {
+		t.Errorf("%d exports were stored before the next attempt was due", got)
+	}
+	got := w.round(9 * time.Minute)
+	list, err := w.x.Findings(w.Ctx)
+	if got != 1 || err != nil || len(list) != 0 {
+		t.Errorf("%d exports were stored, and %+v is reported: %v", got, list, err)
+	}
+}
+
+// A failure is tried again after ten minutes, and reported after two hours, until an export is stored.
+func TestFailingExportsAreReported(t *testing.T) {
+	w := newWorld(t, false)
+	add(w, "offsite", nil)
+	w.round(time.Hour)
+	findings := func() []api.Finding {
+		t.Helper()
+		list, err := w.x.Findings(w.Ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	w.err = errors.New("the password is wrong")
+	w.round(24 * time.Hour)
+	w.round(119 * time.Minute)
+	if got := findings(); len(got) != 0 {
+		t.Errorf("reported early: %+v", got)
+	}
+	w.round(2 * time.Minute)
+	got := findings()
+	if len(got) != 1 || got[0].Subject != "repository offsite" || !strings.HasSuffix(got[0].Text, "the last attempt failed because the password is wrong") {
+		t.Errorf("got %+v", got)
+	}
+	w.err = nil
+	if got := w.round(time.Minute); got != 0 {
+		t.Errorf("%d exports were stored before the next attempt was due", got)
+	}
+	if got := w.round(9 * time.Minute); got != 1 || len(findings()) != 0 {
+		t.Errorf("%d exports were stored, and %+v is reported", got, findings())
+	}
+}
+
+// A damaged record of a repository is an error. The records are stored in the other repositories nevertheless, and the
+// state of these is known.
+func TestDamagedRepositoryDoesNotPreventTheOthers(t *testing.T) {
+	w := newWorld(t, false)
+	for _, name := range []string{"alpha", "beta", "gamma"} {
+		add(w, name, nil)
+	}
+	damaged := store.Write{Key: record.RepositoryKey("beta"), Value: []byte(`{"`)}
+	w.OK(w.Spy.Store.Txn(w.Ctx, nil, []store.Write{damaged}))
+	w.Clock.Advance(time.Hour)
+	err := w.x.Round(w.Ctx)
+	if dataset.KindOf(err) != dataset.ErrCorrupt || !strings.Contains(err.Error(), damaged.Key) {
+		t.Errorf("the round: %v", err)
+	}
+	if w.stored["alpha"] == "" || w.stored["gamma"] == "" || w.count != 2 {
+		t.Errorf("%d exports were stored", w.count)
+	}
+	w.err = errors.New("the password is wrong")
+	for range 2 {
+		w.Clock.Advance(25 * time.Hour)
+		_ = w.x.Round(w.Ctx)
+	}
+	list, err := w.x.Findings(w.Ctx)
+	if len(list) != 2 || err == nil || !strings.Contains(err.Error(), damaged.Key) {
+		t.Errorf("%+v is reported: %v", list, err)
+	}
+}
+
+// Records that nobody tries to store are reported, too.
+func TestMissingExportsAreReported(t *testing.T) {
+	w := newWorld(t, false)
+	add(w, "offsite", nil)
+	w.round(time.Hour)
+	for _, step := range []struct {
+		after time.Duration
+		want  int
+	}{{25 * time.Hour, 0}, {2 * time.Hour, 1}} {
+		w.Clock.Advance(step.after)
+		got, err := w.x.Findings(w.Ctx)
+		if err != nil || len(got) != step.want {
+			t.Errorf("after %s: got %+v, %v, want %d findings", step.after, got, err, step.want)
+		}
+	}
+	if got := w.round(0); got != 1 {
+		t.Errorf("%d exports were stored", got)
+	}
+	if got, err := w.x.Findings(w.Ctx); err != nil || len(got) != 0 {
+		t.Errorf("got %+v, %v after an export", got, err)
+	}
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -5,7 +5,6 @@ import (
 	"reflect"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -35,8 +34,7 @@ func all[T any](e *controltest.Control, limit int, list func(api.Page) (api.List
 }
 
 func TestVolumesAreListed(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	var want []string
 	for i := range 25 {
 		name := fmt.Sprintf("db-%02d", 24-i)
@@ -74,8 +72,7 @@ func TestVolumesAreListed(t *testing.T) {
 
 // Aliases take no place in a page: a page with fewer items than its size is the last one.
 func TestPagesAreFull(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	for _, name := range []string{"bb", "dd"} {
 		a.MustCreate(name)
 		for _, alias := range []string{"aa", "cc", "ee"} { // before, between and after the names
@@ -133,8 +130,7 @@ func TestSummariesOfVolumes(t *testing.T) {
 
 // Each change of a volume is in the next list of summaries.
 func TestSummariesAfterChanges(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db@gold")
 	a.MustCreate("files@silver")
 	for _, step := range []struct {
@@ -148,9 +144,7 @@ func TestSummariesAfterChanges(t *testing.T) {
 		{"delete", func() { a.MustDelete("files") }},
 		{"rename", func() { e.MustSubmit(api.Request{Kind: dataset.OpRename, Volume: "db", Name: "orders"}) }},
 	} {
-		if _, err := e.VolumeSummaries(e.Ctx, api.Page{}); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.VolumeSummaries(e.Ctx, api.Page{}))
 		step.change()
 		whole, err := e.Volumes(e.Ctx, api.Page{})
 		if err != nil {
@@ -192,8 +186,7 @@ func TestListsWhileThingsGo(t *testing.T) {
 }
 
 func listWhileThingsGo(t *testing.T, list func(*controltest.Control) []string) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	for _, name := range []string{"aa", "bb", "cc", "dd"} {
 		a.MustCreate(name + "@fleeting")
 	}
@@ -224,8 +217,7 @@ func listWhileThingsGo(t *testing.T, list func(*controltest.Control) []string) {
 
 // The cost of a page of a list does not depend on the length of the list or the number of snapshots.
 func TestListsCostLittle(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	for i := range 60 {
 		name := fmt.Sprintf("db%d", i)
 		a.MustCreate(name + "@silver")
@@ -250,9 +242,7 @@ func TestListsCostLittle(t *testing.T) {
 	if err != nil || l.Items[0].Snapshots != 2 || l.Items[1].Snapshots != 0 {
 		t.Errorf("%+v, %v", l.Items, err)
 	}
-	if _, err := e.VolumeSummaries(e.Ctx, api.Page{}); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.VolumeSummaries(e.Ctx, api.Page{}))
 	d := a.MustDelete("db25")
 	e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})
 	a.DoWork()
@@ -273,16 +263,13 @@ func firstSnapshot(e *controltest.Control, volume string) string {
 // If the store fails in the middle, the volumes that were read come with an error: metrics must not lack the others
 // silently.
 func TestSeenVolumesWithoutAStore(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	beat := api.Heartbeat{Incarnation: a.Incarnation}
 	for i := range store.MaxOps + 1 {
 		d := a.MustCreate(fmt.Sprintf("v%d", i))
 		beat.Datasets = append(beat.Datasets, dataset.DatasetStatus{ID: d.ID, Mounted: true})
 	}
-	if err := e.Heartbeat(e.Ctx, a.ID, beat); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Heartbeat(e.Ctx, a.ID, beat))
 	for _, c := range []struct{ failFrom, want int }{
 		{0, store.MaxOps + 1},
 		{1, 0},            // the first datasets
@@ -299,16 +286,13 @@ func TestSeenVolumesWithoutAStore(t *testing.T) {
 }
 
 func TestSeen(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	d, gone := a.MustCreate("db"), a.MustCreate("gone")
 	e.Reports.ForgetDatasetOf(a.ID, a.MustCreate("silent").ID)
 	beat := api.Heartbeat{Incarnation: a.Incarnation, Datasets: []dataset.DatasetStatus{
 		{ID: d.ID, Mounted: true, Used: new(dataset.Size(7)), Mounts: []dataset.Mount{{ID: "m1", Count: 1}}}, {ID: gone.ID}, {ID: uuid.New()},
 	}}
-	if err := e.Heartbeat(e.Ctx, a.ID, beat); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Heartbeat(e.Ctx, a.ID, beat))
 	a.MustDelete("gone")
 	seen, err := e.SeenVolumes(e.Ctx)
 	if err != nil || len(seen) != 1 || seen[0].Volume != "db" || *seen[0].Status.Used != 7 || seen[0].Node != "alpha" {
@@ -319,30 +303,17 @@ func TestSeen(t *testing.T) {
 	}
 }
 
-// Written records are read back unchanged, with times to the nanosecond.
-func TestDecodeOfWhatIsWritten(t *testing.T) {
-	e := controltest.New(t)
-	e.Clock.Advance(123456789 * time.Nanosecond)
-	d := e.NewAgent("alpha").MustCreate("db@gold")
-	if v := e.MustVolume("db"); !v.Created.Equal(d.Created) || !v.Created.Equal(controltest.Start.Add(123456789)) {
-		t.Errorf("created %s", v.Created)
-	}
-}
-
 // A pool that a node could not open is listed only until the node is removed. This service still has the last report
 // of the node in memory.
 func TestFailedPoolsOfARemovedNode(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
-	if err := e.Heartbeat(e.Ctx, b.ID, api.Heartbeat{
+	e, a, b := controltest.TwoNodes(t)
+	e.OK(e.Heartbeat(e.Ctx, b.ID, api.Heartbeat{
 		Incarnation: b.Incarnation,
 		FailedPools: []api.Pool{{
 			Pool:   dataset.Pool{Name: "new", Node: b.ID, Backend: "loop"},
 			Status: &dataset.PoolStatus{Reason: "/new is absent"},
 		}},
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	count := func() (n int) {
 		list, err := e.Pools(e.Ctx)
 		if err != nil {
@@ -359,9 +330,7 @@ func TestFailedPoolsOfARemovedNode(t *testing.T) {
 		t.Errorf("got %d pools of beta, want 3", got)
 	}
 	a.MustRefusePlan(controltest.Create("db", "pool=new"), dataset.ErrOffline, "pool new of node beta is offline")
-	if _, err := e.RemoveNode(e.Ctx, "beta", api.NodeRemoval{}); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.RemoveNode(e.Ctx, "beta", api.NodeRemoval{}))
 	if got := count(); got != 0 {
 		t.Errorf("got %d pools of beta after its removal, want none", got)
 	}

@@ -27,8 +27,7 @@ func names(s api.Sync) []string {
 }
 
 func TestSync(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	d := a.MustCreate("db")
 	b.MustCreate("theirs")
 	full := a.MustSync(0)
@@ -64,8 +63,7 @@ func TestSync(t *testing.T) {
 func TestSyncWhilePlanned(t *testing.T) {
 	for _, c := range []struct{ name, news string }{{"news of it", "db"}, {"news of another", "db2"}} {
 		t.Run(c.name, func(t *testing.T) {
-			e := controltest.New(t)
-			a := e.NewAgent("alpha")
+			e, a := controltest.OneNode(t)
 			d := a.MustCreate("db")
 			a.MustCreate("db2")
 			a.MustDelete("db")
@@ -94,14 +92,11 @@ func TestSyncWhilePlanned(t *testing.T) {
 }
 
 func TestSyncOfWhatIsGone(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	a.MustCreate("gone@fleeting")
 	moved := a.MustCreate("moved")
 	rev := a.MustSync(0).Revision
-	if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Datasets: []dataset.DatasetStatus{{ID: moved.ID, Mounted: true}}}); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Datasets: []dataset.DatasetStatus{{ID: moved.ID, Mounted: true}}}))
 	seen, err := e.SeenVolumes(e.Ctx)
 	if v := e.MustVolume("moved"); v.Status == nil || !v.Status.Mounted || err != nil || len(seen) != 2 {
 		t.Errorf("%+v, seen %+v, %v", v.Status, seen, err)
@@ -113,12 +108,10 @@ func TestSyncOfWhatIsGone(t *testing.T) {
 	}
 	a.MustPurge(d)
 	moved.Home = b.ID // as a move does
-	if _, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
+	e.OK(e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
 		t.NotifyDataset(moved.ID, a.ID)
 		return t.PutDataset(moved)
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))
 	s = a.MustSync(s.Revision)
 	if s.Full || len(s.Datasets) != 0 || len(s.RemovedDatasets) != 2 {
 		t.Errorf("%+v", s)
@@ -134,8 +127,7 @@ func TestSyncOfWhatIsGone(t *testing.T) {
 // If the agent's revision is from before a restart, from another service, or older than what is remembered, the
 // answer has everything.
 func TestSyncOfUnknownRevisions(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	old := a.MustSync(0).Revision
 	e.Restart()
@@ -164,8 +156,7 @@ func TestSyncOfUnknownRevisions(t *testing.T) {
 }
 
 func TestSyncWaits(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	rev := a.MustSync(0).Revision
 	wait := func(ctx context.Context) <-chan controltest.Result[api.Sync] {
 		return controltest.Waiting(e, func() (api.Sync, error) { return e.Sync(ctx, a.ID, rev, 25*time.Second) })
@@ -182,9 +173,7 @@ func TestSyncWaits(t *testing.T) {
 	}
 	rev = a.MustSync(0).Revision
 	done = wait(e.Ctx)
-	if _, err := e.CancelOperation(e.Ctx, op.ID.String()); err != nil {
-		t.Fatal(err)
-	}
+	e.OK(e.CancelOperation(e.Ctx, op.ID.String()))
 	if r := <-done; r.Err != nil || len(r.V.Operations) != 0 {
 		t.Errorf("%+v, %v", r.V, r.Err)
 	}
@@ -282,16 +271,13 @@ func TestSyncFollows(t *testing.T) {
 }
 
 func TestHeartbeats(t *testing.T) {
-	e := controltest.New(t)
-	a := e.NewAgent("alpha")
+	e, a := controltest.OneNode(t)
 	pool := a.LocalPools[0].ID
 	beat := func(st dataset.PoolStatus) []api.Event {
 		t.Helper()
 		st.ID = pool
 		n := len(e.EventLog.Ring)
-		if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Pools: []dataset.PoolStatus{st}}); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Pools: []dataset.PoolStatus{st}}))
 		return e.EventLog.Ring[n:]
 	}
 	for i, c := range []struct {
@@ -317,30 +303,23 @@ func TestHeartbeats(t *testing.T) {
 	}
 	// Progress of an operation is not kept after the operation has ended, however it ended.
 	op := *e.MustSubmit(controltest.Create("db")).Operation
-	if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Operations: []dataset.Operation{{ID: op.ID}, {ID: uuid.New()}}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation}); err != nil {
-		t.Fatal(err)
-	}
-	if n := len(e.Reports.Progress[a.ID]); n != 0 {
-		t.Errorf("progress of %d operations is kept", n)
+	e.OK(e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, Operations: []dataset.Operation{{ID: op.ID, Progress: dataset.Progress{Step: "making"}}}}))
+	e.OK(e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation}))
+	if p := e.Reports.WithProgress(op).Progress; p.Step != "" {
+		t.Errorf("its progress is kept: %+v", p)
 	}
 }
 
 // A volume that fills up causes one event for each threshold that it crosses, and one when it has space again.
 func TestFullVolumes(t *testing.T) {
-	e := controltest.New(t)
-	a, b := e.NewAgent("alpha"), e.NewAgent("beta")
+	e, a, b := controltest.TwoNodes(t)
 	d := a.MustCreate("db")
 	report := func(from *controltest.Agent, st dataset.DatasetStatus) (events []api.EventType) {
 		t.Helper()
 		st.ID = d.ID
 		n := len(e.EventLog.Ring)
 		h := api.Heartbeat{Incarnation: from.Incarnation, Datasets: []dataset.DatasetStatus{st}}
-		if err := e.Heartbeat(e.Ctx, from.ID, h); err != nil {
-			t.Fatal(err)
-		}
+		e.OK(e.Heartbeat(e.Ctx, from.ID, h))
 		for _, ev := range e.EventLog.Ring[n:] {
 			if ev.Volume != "db" || ev.Dataset != d.ID || ev.Node != "alpha" || ev.Time.IsZero() || ev.Detail == "" {
 				t.Errorf("%+v", ev)

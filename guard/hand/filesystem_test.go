@@ -1,12 +1,22 @@
 package hand
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
+	"os"
 	"testing"
+	"time"
 
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
-	gocmp "github.com/google/go-cmp/cmp"
 )
 
 // typed sets the filesystem type and the source of an entry.
@@ -67,10 +77,214 @@ func TestBindRecordsTheIdentity(t *testing.T) {
 	const old = `{"paths":["/m"],"own":true,"filesystem":{"major":7,"minor":1,"root":"/"}}`
 	want := Target{Paths: []string{"/m"}, Own: true, Filesystem: mount.Filesystem{Major: 7, Minor: 1, Root: "/"}}
 	target = Target{}
-	if err := json.Unmarshal([]byte(old), &target); err != nil {
-		t.Fatal(err)
-	}
+	must(t, json.Unmarshal([]byte(old), &target))
 	if d := gocmp.Diff(want, target); d != "" {
 		t.Error(d)
+	}
+}
+
+// A process whose examination hangs gets time to stop before it is killed, and is not killed if it only
+// waits for a processor.
+func TestHungProcessMayStop(t *testing.T) {
+	var s suspects
+	p := &process{Process: Process{PID: 4711, Start: 1}, hung: true}
+	now := 10 * time.Second
+	if s.isStuck(p, now) {
+		t.Error("it was not stopped before")
+	}
+	s.add(Target{}, p.Process, now)
+	if s.isStuck(p, now+haltTime-1) || !s.isStuck(p, now+haltTime) {
+		t.Errorf("it is stuck: %t after less than %v, %t then", s.isStuck(p, now+haltTime-1), haltTime, s.isStuck(p, now+haltTime))
+	}
+	if p.hung = false; s.isStuck(p, now+haltTime) {
+		t.Error("a process that could not be examined in time is killed")
+	}
+	running := sleeper(t)
+	if cannotStop(running) {
+		t.Error("a process that can be stopped counts as one that cannot")
+	}
+}
+
+// A fence is contained if all holders are stopped, and all other processes could be examined later.
+func TestContained(t *testing.T) {
+	tool := New(Options{Clock: clock.System{}})
+	holder, other := Process{PID: 1 << 30, Start: 1}, &process{Process: Process{PID: 1<<30 + 1, Start: 1}}
+	r := rule{suspectHarmless: func(*processTable, *process) bool { return false }}
+	for name, c := range map[string]struct {
+		harmless, stuck bool
+		suspects        []*process
+		want            bool
+	}{
+		"a holder that runs":                {false, false, []*process{other}, false},
+		"a process that was not examined":   {true, false, []*process{other}, true},
+		"a process that cannot be examined": {true, true, []*process{other}, false},
+		"nobody":                            {true, false, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.holderHarmless = func(*processTable, Process) bool { return c.harmless }
+			tool.suspects.queue = map[processKey]*suspect{other.key(): {Process: other.Process, failed: c.stuck, queued: -haltTime}}
+			if got := tool.contained(nil, r, []Process{holder}, c.suspects); got != c.want {
+				t.Errorf("contained: %t", got)
+			}
+		})
+	}
+}
+
+// A process that a debugger has stopped can continue at any time.
+func TestTracedProcessResists(t *testing.T) {
+	p := sleeper(t)
+	debugged(t, p)
+	if !cannotStop(p) || isHalted(p) {
+		t.Errorf("it cannot stop: %t, it is stopped: %t", cannotStop(p), isHalted(p))
+	}
+}
+
+func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
+
+// I2: after a power cut a saved record is complete, and a removed record does not exist.
+func TestI2RecordsSurviveAPowerCut(t *testing.T) {
+	image := scratch.Image(t, "ext4", scratch.Ext4)
+	tool := New(Options{Root: scratch.MountImage(t, "ext4", image)})
+	cut := func() map[uuid.UUID][]byte {
+		t.Helper()
+		all, err := LoadRecords(scratch.CutPower(t, "ext4", image))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	id := uuid.New()
+	must(t, tool.Save(id, []byte(`{"epoch":3}`)))
+	if all := cut(); string(all[id]) != `{"epoch":3}` {
+		t.Errorf("saved: %q", all)
+	}
+	must(t, tool.Save(id, nil))
+	if all := cut(); len(all) != 0 {
+		t.Errorf("removed: %q", all)
+	}
+}
+
+// BenchmarkLook measures one look at all processes of this host, and prints the time for each.
+func BenchmarkLook(b *testing.B) {
+	tool := New(Options{Run: b.TempDir(), Clock: clock.System{}})
+	var processes int
+	for b.Loop() {
+		w, err := tool.list(nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		tool.examineAll(w, time.Second)
+		processes = len(w.procs)
+	}
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/float64(processes), "µs/process")
+	b.ReportMetric(float64(processes), "processes")
+}
+
+// BenchmarkExamine measures the examination of a process with very many descriptors: this one. It prints
+// the time for each descriptor.
+func BenchmarkExamine(b *testing.B) {
+	const many = 15_000
+	descriptors(b, many)
+	tool := New(Options{Run: b.TempDir(), Clock: clock.System{}})
+	w, err := tool.list(nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		x := w.examinationOf(&process{Process: Process{PID: os.Getpid()}})
+		if _, err := tool.examiner.Examine(b.Context(), tool.Clock, x, func() {}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/many, "ns/descriptor")
+}
+
+func entry(id, major, minor int, root, point, options string) *mount.Entry {
+	return &mount.Entry{ID: id, Major: major, Minor: minor, Root: root, Mountpoint: point, Options: options}
+}
+
+func TestParseStat(t *testing.T) {
+	b := []byte("42 (a) b (c) T 1 2 3 4 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 777 0 0\n")
+	got, err := parseStat(b)
+	if err != nil || got != (stat{comm: "a) b (c", state: 'T', threads: 1, start: 777}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, _ := parseStat([]byte("2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 1 0 0\n")); !got.kernel {
+		t.Errorf("%+v", got)
+	}
+	for _, bad := range []string{"", "42", "42 (a", "42 (a)", "42 (a) S 1 2"} {
+		if _, err := parseStat([]byte(bad)); err == nil {
+			t.Errorf("%q was read", bad)
+		}
+	}
+}
+
+// Each mark is recorded once, and marks keep their order. A mark with a newline is refused. Forget removes
+// all marks.
+func TestMarks(t *testing.T) {
+	tool := New(Options{Run: t.TempDir()})
+	id := uuid.New()
+	want := []mark{{markFreeze, "-"}, {markV1, "/sys/fs/cgroup/a b"}, {markProcess, "1 2"}}
+	for range 2 {
+		for _, m := range want {
+			must(t, tool.marks.add(id, m))
+		}
+	}
+	got, err := tool.marks.of(id)
+	if d := gocmp.Diff(want, got, gocmp.AllowUnexported(mark{})); d != "" || err != nil {
+		t.Errorf("%v\n%s", err, d)
+	}
+	if err := tool.marks.add(id, mark{markV1, "/a\nfreeze -"}); err == nil {
+		t.Error("two lines were noted as one")
+	}
+	must(t, Forget(tool.Run, id))
+	if got, err := tool.marks.of(id); len(got) > 0 || err != nil {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// A written frame is read, however it is cut into pieces. A truncated frame is an error.
+func TestFramesRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var b bytes.Buffer
+		sent := rapid.SliceOf(rapid.String()).Draw(t, "sent")
+		must(t, WriteFrame(&b, sent, 1<<20))
+		whole := bytes.Clone(b.Bytes())
+		cut := rapid.IntRange(0, len(whole)-1).Draw(t, "cut")
+		var got []string
+		want := io.ErrUnexpectedEOF
+		if cut == 0 {
+			want = io.EOF
+		}
+		if err := ReadFrame(bytes.NewReader(whole[:cut]), &got, 1<<20); !errors.Is(err, want) {
+			t.Fatalf("cut at %d: %v", cut, err)
+		}
+		if err := ReadFrame(&b, &got, 1<<20); err != nil || len(got) != len(sent) {
+			t.Fatalf("%q, %v; want %q", got, err, sent)
+		}
+	})
+}
+
+func TestFrameBounds(t *testing.T) {
+	var b bytes.Buffer
+	if err := WriteFrame(&b, "more than ten bytes", 10); !errors.Is(err, dataset.ErrInvalid) || b.Len() > 0 {
+		t.Errorf("%v, and %d bytes were sent", err, b.Len())
+	}
+	for _, in := range []string{"\xff\xff\xff\xff", "\x00\x00\x00\x0b\"and more...\"", "\x00\x00\x00\x02{]", "\x00\x00\x00\x00"} {
+		var v any
+		if err := ReadFrame(bytes.NewReader([]byte(in)), &v, 10); !errors.Is(err, dataset.ErrInvalid) {
+			t.Errorf("%q: %v", in, err)
+		}
+	}
+}
+
+// must fails the test if a call has failed.
+func must(t interface {
+	Helper()
+	Fatal(args ...any)
+}, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/guard/frame"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -95,7 +94,7 @@ func (h *Hand) start() error {
 func (h *Hand) read(l *link) {
 	for {
 		var a answer
-		if frame.Read(l.conn, &a, maxMessage) != nil {
+		if ReadFrame(l.conn, &a, maxMessage) != nil {
 			break
 		}
 		h.mu.Lock()
@@ -198,7 +197,7 @@ func (h *Hand) send(r request) (*link, chan answer, uint64, error) {
 	l.waiting[r.Seq] = c
 	err := l.conn.SetWriteDeadline(clock.Deadline(sendTime))
 	if err == nil {
-		err = frame.Write(l.conn, r, maxMessage)
+		err = WriteFrame(l.conn, r, maxMessage)
 	}
 	if err != nil {
 		delete(l.waiting, r.Seq)

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/guard/frame"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
@@ -61,7 +60,7 @@ func Serve(conn io.ReadWriter, t *Tool) error {
 	var mu sync.Mutex
 	for {
 		var r request
-		if err := frame.Read(conn, &r, maxMessage); err != nil {
+		if err := ReadFrame(conn, &r, maxMessage); err != nil {
 			// The connection is reset if the guard was killed before it read an answer.
 			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.ECONNRESET) {
 				return nil
@@ -73,7 +72,7 @@ func Serve(conn io.ReadWriter, t *Tool) error {
 			a.Seq = r.Seq
 			mu.Lock()
 			defer mu.Unlock()
-			_ = frame.Write(conn, a, maxMessage) // if the guard has ended, the next read fails
+			_ = WriteFrame(conn, a, maxMessage) // if the guard has ended, the next read fails
 		})
 	}
 }

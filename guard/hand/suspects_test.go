@@ -6,17 +6,20 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/inuse"
+	"github.com/droverhq/drover/internal/linux/iolimit"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
@@ -24,9 +27,7 @@ import (
 func sleeper(t *testing.T) Process {
 	t.Helper()
 	cmd := exec.Command("sleep", "1000")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -118,9 +119,7 @@ func TestSuspectsContinue(t *testing.T) {
 func debugged(t *testing.T, p Process) {
 	t.Helper()
 	runtime.LockOSThread() // ptrace(2): only this thread may detach
-	if err := unix.PtraceAttach(p.PID); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.PtraceAttach(p.PID))
 	if _, err := unix.Wait4(p.PID, nil, unix.WALL, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -190,9 +189,7 @@ func TestSuspectIsExaminedOnceItHasStopped(t *testing.T) {
 	if tool.waitForHalt([]suspect{{Process: p, queued: now - haltTime}}) {
 		t.Error("one that cannot be stopped is never examined")
 	}
-	if err := signal(p, unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	must(t, signal(p, unix.SIGSTOP))
 	untilHalted(t, p, true)
 	if tool.waitForHalt([]suspect{{Process: p, queued: tool.Clock.Steady()}}) {
 		t.Error("it has stopped, and is not examined")
@@ -302,5 +299,140 @@ func TestClearedEndsWithItsFence(t *testing.T) {
 	s.finish(again[0], []uuid.UUID{target.Dataset}, 5*time.Second)
 	if !s.isCleared(target.Dataset, p) || s.has(p) {
 		t.Error("an examination for this fence has not settled it")
+	}
+}
+
+// apart starts a process in its own mount namespace, with two to the power of doublings more mounts than
+// the host, and returns its PID.
+func apart(t *testing.T, doublings string) int {
+	t.Helper()
+	const script = `mount -t tmpfs -o size=64k none /mnt && mkdir /mnt/directory || exit
+		i=0; while [ $i -lt "$0" ]; do mount --rbind /mnt /mnt/directory || exit; i=$((i+1)); done
+		echo ready; exec cat`
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", script, doublings)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	return cmd.Process.Pid
+}
+
+// seen looks at all processes, with this much time for large ones, and returns what it found about the given PIDs.
+func seen(t *testing.T, within time.Duration, pids ...int) (found []*process) {
+	t.Helper()
+	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
+	w, err := tool.list(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tool.examineAll(w, within)
+	for _, pid := range pids {
+		for _, p := range w.procs {
+			if p.PID == pid {
+				found = append(found, p)
+			}
+		}
+	}
+	if len(found) != len(pids) {
+		t.Fatalf("%d of %d processes were seen", len(found), len(pids))
+	}
+	return found
+}
+
+// A large mount table delays no list of all processes. Its process is examined if there is time for it, and
+// is a possible holder otherwise.
+func TestLargeMountTable(t *testing.T) {
+	large, small := apart(t, "11"), apart(t, "1")
+	for within, examined := range map[time.Duration]bool{0: false, time.Minute: true} {
+		p := seen(t, within, large, small)
+		if p[0].first != nil || !p[0].isLarge() {
+			t.Error("the list has read the large table")
+		}
+		if got := p[0].unexamined == nil; got != examined || !examined && !errors.Is(p[0].unexamined, inuse.ErrOutOfTime) {
+			t.Errorf("within %v: %v", within, p[0].unexamined)
+		}
+		if examined && (len(p[0].found.Views) == 0 || len(p[0].found.Views[0].Mounts) < 2048) {
+			t.Error("the large table was not read")
+		}
+		if p[1].first == nil || p[1].unexamined != nil {
+			t.Errorf("the small table was not read: %v", p[1].unexamined)
+		}
+	}
+}
+
+// A process with few descriptors and very many mappings is large: it is not examined while a fence waits.
+func TestManyMappings(t *testing.T) {
+	const n = 60_000
+	page := os.Getpagesize()
+	b, err := unix.Mmap(-1, 0, n*page, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Munmap(b) })
+	for i := 0; i < n; i += 2 { // this splits the mapping
+		must(t, unix.Mprotect(b[i*page:(i+1)*page], unix.PROT_NONE))
+	}
+	for within, examined := range map[time.Duration]bool{0: false, time.Minute: true} {
+		p := seen(t, within, os.Getpid())
+		if got := p[0].unexamined == nil; got != examined || !examined && !errors.Is(p[0].unexamined, inuse.ErrOutOfTime) {
+			t.Errorf("within %v: %v", within, p[0].unexamined)
+		}
+	}
+}
+
+// The limit of every group is recorded while it is lifted. It is restored, except for values that
+// another program has set meanwhile. Limits of other devices stay.
+func TestLimitsAreLiftedAndComeBack(t *testing.T) {
+	h := iolimit.Hierarchy{Version: iolimit.V2, Dir: t.TempDir()}
+	dev, other := iolimit.Device{Major: 7, Minor: 5}, iolimit.Device{Major: 8}
+	mine, theirs := iolimit.Limits{WriteBPS: 5 << 20}, iolimit.Limits{ReadBPS: 9, WriteIOPS: 7}
+	for g, rule := range map[string]string{
+		"system.slice":        "7:5 rbps=max wbps=5242880 riops=max wiops=max\n",
+		"user.slice/app":      "7:5 rbps=9 wbps=max riops=max wiops=7\n",
+		"machine.slice/other": "8:0 rbps=1 wbps=max riops=max wiops=max\n",
+	} {
+		must(t, os.MkdirAll(filepath.Join(h.Dir, g), 0o755))
+		must(t, os.WriteFile(filepath.Join(h.Dir, g, "io.max"), []byte(rule), 0o600))
+	}
+	want := func(when string, all map[string]iolimit.Limits) {
+		t.Helper()
+		got, err := h.LimitsOn(dev)
+		if diff := cmp.Diff(all, got); err != nil || diff != "" {
+			t.Errorf("%s: %v %s", when, err, diff)
+		}
+	}
+	tool, id := New(Options{Run: t.TempDir()}), uuid.New()
+	l, err := liftDevice(tool.marks, id, h, dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want("lifted", map[string]iolimit.Limits{})
+	if marks, err := tool.marks.of(id); err != nil || len(marks) != 2 || marks[0].kind != markLimit {
+		t.Errorf("%v, %v", marks, err)
+	}
+	must(t, h.Set("/user.slice/app", dev, iolimit.Limits{ReadBPS: 4}))
+	if err := l.restore(tool.marks, id); err != nil {
+		t.Error(err)
+	}
+	theirs.ReadBPS = 4
+	want("again", map[string]iolimit.Limits{"/system.slice": mine, "/user.slice/app": theirs})
+	if marks, err := tool.marks.of(id); err != nil || len(marks) != 0 {
+		t.Errorf("%v, %v", marks, err)
+	}
+	if got, err := h.Get("/machine.slice/other", other); err != nil || got.ReadBPS != 1 {
+		t.Errorf("another device: %+v, %v", got, err)
 	}
 }

@@ -11,10 +11,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/scratch"
 )
 
@@ -47,12 +51,8 @@ func TestBackupWhileWriting(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Backup(t.Context(), f); err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Close(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, s.Backup(t.Context(), f))
+		must(t, f.Close())
 		whole(t, path, before)
 	}
 	cancel()
@@ -92,13 +92,9 @@ func TestSlowBackupHoldsUpNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	must(t, <-done)
 	path := filepath.Join(t.TempDir(), "backup")
-	if err := os.WriteFile(path, append(first, rest...), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, append(first, rest...), 0o600))
 	if diff := cmp.Diff(want, all(t, open(t, path))); diff != "" {
 		t.Error(diff)
 	}
@@ -129,9 +125,7 @@ func TestBackupFails(t *testing.T) {
 func TestBackupOnOverlay(t *testing.T) {
 	base := tmpfs(t, 64<<20)
 	for _, d := range []string{"lower", "upper", "work", "mnt"} {
-		if err := os.Mkdir(filepath.Join(base, d), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Mkdir(filepath.Join(base, d), 0o700))
 	}
 	mnt := filepath.Join(base, "mnt")
 	scratch.Run(t, "mount", "-t", "overlay", "overlay", "-o",
@@ -147,4 +141,172 @@ func TestBackupOnOverlay(t *testing.T) {
 	if err := s.Backup(t.Context(), &b); err != nil || b.Len() == 0 {
 		t.Errorf("%d bytes, %v", b.Len(), err)
 	}
+}
+
+// written returns how many bytes this process has written (wchar of proc(5)).
+func written(t *testing.T) (n int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/io")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "wchar:")
+	if _, err := fmt.Sscan(rest, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// costOfChange returns how many bytes one change of one of n datasets writes.
+func costOfChange(t *testing.T, s *bolt.Store, n int) int {
+	t.Helper()
+	const changes = 200
+	before := written(t)
+	for i := range changes {
+		put(t, s, store.Write{Key: fmt.Sprintf("datasets/%06d", i*7919%n), Value: make([]byte, 900)})
+	}
+	return (written(t) - before) / changes
+}
+
+// D2: with 40,000 datasets, and after they were removed, a change costs the same as with 1,000. That would not hold
+// if a list of free pages, or one value with everything, were written with every commit.
+func TestCostOfOneChange(t *testing.T) {
+	const few, many = 1000, 40_000
+	s := open(t, pathIn(t.TempDir()))
+	fill := func(from, to int, remove bool) {
+		t.Helper()
+		for n := from; n < to; n += 100 {
+			var writes []store.Write
+			for i := n; i < n+100; i++ {
+				w := store.Write{Key: fmt.Sprintf("datasets/%06d", i), Delete: remove}
+				if !remove {
+					w.Value = make([]byte, 900)
+				}
+				writes = append(writes, w)
+			}
+			put(t, s, writes...)
+		}
+	}
+	fill(0, few, false)
+	base := costOfChange(t, s, few)
+	fill(few, many, false)
+	if cost := costOfChange(t, s, many); cost > 2*base {
+		t.Errorf("a change writes %d bytes among %d datasets, %d among %d", cost, many, base, few)
+	}
+	fill(few, many, true)
+	if cost := costOfChange(t, s, few); cost > 2*base {
+		t.Errorf("a change writes %d bytes after %d datasets have gone, %d before they came", cost, many-few, base)
+	}
+	t.Logf("%d bytes a change", base)
+}
+
+// Opening reads every page of the file and keeps none of them mapped in, because idle memory must not grow with the
+// store.
+func TestOpenLeavesNoMemory(t *testing.T) {
+	path := pathIn(t.TempDir())
+	s := open(t, path)
+	for n := range 30 {
+		put(t, s, store.Write{Key: fmt.Sprint("k/", n), Value: make([]byte, store.MaxValue)})
+		for i := range 100 {
+			put(t, s, set(fmt.Sprintf("small/%d/%d", n, i), strings.Repeat("x", 900)))
+		}
+	}
+	shut(t, s)
+	s = open(t, path)
+	size := int(s.Stats().FileBytes >> 10)
+	if rss := resident(t, path); rss > size/8 { // some pages next to those that were needed
+		t.Errorf("%d KiB of %d are resident", rss, size)
+	}
+	all(t, s)
+	if rss := resident(t, path); rss < size/4 {
+		t.Errorf("after everything was read, %d KiB are resident: this test looks at the wrong mapping", rss)
+	}
+}
+
+// resident returns how many KiB of a mapped file are in memory for this process (Rss in /proc/self/smaps, proc(5)).
+func resident(t *testing.T, path string) (kib int) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, mapping, ok := strings.Cut(string(b), path+"\n")
+	if !ok {
+		t.Fatalf("%s is not mapped", path)
+	}
+	_, rest, _ := strings.Cut(mapping, "Rss:")
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		t.Fatal(err)
+	}
+	return kib
+}
+
+func newClock() *clock.Fake { return clock.NewFake(time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC)) }
+
+func pathIn(dir string) string { return filepath.Join(dir, "store.db") }
+
+// open opens a store, which is closed after the test unless the test closes it.
+func open(tb testing.TB, path string) *bolt.Store {
+	tb.Helper()
+	s, err := bolt.Open(tb.Context(), path, bolt.Options{Clock: newClock()})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { shut(tb, s) })
+	return s
+}
+
+func shut(tb testing.TB, s *bolt.Store) {
+	tb.Helper()
+	if err := s.Close(); err != nil {
+		tb.Error(err)
+	}
+}
+
+func set(key, value string) store.Write { return store.Write{Key: key, Value: []byte(value)} }
+
+func put(tb testing.TB, s *bolt.Store, writes ...store.Write) uint64 {
+	tb.Helper()
+	index, err := s.Txn(tb.Context(), nil, writes)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return index
+}
+
+func all(tb testing.TB, s *bolt.Store) []store.Entry {
+	tb.Helper()
+	list, err := s.List(tb.Context(), "", "", 0)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return list
+}
+
+// create writes what the creation of a volume writes: a name, a dataset, a lease, and an index by node.
+func create(n int) ([]store.Precondition, []store.Write) {
+	id := uuid.New().String()
+	name := fmt.Sprintf("names/volume-%06d", n)
+	return []store.Precondition{{Key: name}, {Key: "datasets/" + id}}, []store.Write{
+		{Key: name, Value: []byte(id)},
+		{Key: "datasets/" + id, Value: make([]byte, 900)},
+		{Key: "leases/" + id, Value: make([]byte, 200)},
+		{Key: "home/node/" + id},
+	}
+}
+
+// remove removes what create wrote. It reads the name to get the ID.
+func remove(tb testing.TB, s *bolt.Store, n int) error {
+	tb.Helper()
+	name := fmt.Sprintf("names/volume-%06d", n)
+	e, err := s.Get(tb.Context(), name)
+	if err != nil {
+		return err
+	}
+	id := string(e.Value)
+	_, err = s.Txn(tb.Context(), []store.Precondition{{Key: name, Index: e.Index}}, []store.Write{
+		{Key: name, Delete: true}, {Key: "datasets/" + id, Delete: true},
+		{Key: "leases/" + id, Delete: true}, {Key: "home/node/" + id, Delete: true},
+	})
+	return err
 }

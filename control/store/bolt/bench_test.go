@@ -100,20 +100,24 @@ func BenchmarkChange(b *testing.B) {
 				}
 			}
 		})
-		if err := s.Close(); err != nil {
-			b.Fatal(err)
-		}
+		must(b, s.Close())
 		info, err := os.Stat(path)
 		if err != nil {
 			b.Fatal(err)
 		}
 		b.Run(fmt.Sprintf("open/datasets=%d", n), func(b *testing.B) {
 			for range b.N {
-				if err := openBench(b, path).Close(); err != nil {
-					b.Fatal(err)
-				}
+				must(b, openBench(b, path).Close())
 			}
 			b.ReportMetric(float64(info.Size())/1e6, "MB")
 		})
+	}
+}
+
+// must fails the test if a call has failed.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,10 +1,17 @@
 package bolt_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -12,6 +19,9 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/scratch"
 )
@@ -130,9 +140,7 @@ func loseMetaPages(t *testing.T, d *badDisk) {
 		t.Fatal(err)
 	}
 	defer disk.Close()
-	if err := unix.Fallocate(int(disk.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(extents[0].Physical), 8192); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Fallocate(int(disk.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(extents[0].Physical), 8192))
 	fillDisk(t, filepath.Dir(d.image)) // what the hole gave back
 }
 
@@ -181,4 +189,335 @@ func TestDiskIsReadAgainAfterAFailedFlush(t *testing.T) {
 	if _, err := s.Get(t.Context(), "k/00"); !errors.Is(err, dataset.ErrCorrupt) {
 		t.Errorf("a read: %v", err)
 	}
+}
+
+// tmpfs mounts a tmpfs of size bytes for the duration of the test.
+func tmpfs(t *testing.T, size int64) string {
+	t.Helper()
+	dir := t.TempDir()
+	spec := mount.Spec{Source: "tmpfs", FSType: "tmpfs", Options: []string{fmt.Sprintf("size=%d", size)}}
+	must(t, mount.Mount(dir, spec))
+	t.Cleanup(func() {
+		// The kernel takes some time to release an image whose loop device was removed. Each try waits a tenth of a
+		// second.
+		err := mount.Unmount(dir)
+		for try := 0; errors.Is(err, mount.ErrBusy) && try < 100; try++ {
+			err = mount.Unmount(dir)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// fillDisk uses up all space of dir's filesystem, and returns a function that frees it again.
+func fillDisk(t *testing.T, dir string) (free func()) {
+	t.Helper()
+	f, err := os.CreateTemp(dir, "filler-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var end int64
+	for chunk := int64(64 << 20); chunk >= 4096; {
+		err := unix.Fallocate(int(f.Fd()), 0, end, chunk)
+		switch {
+		case err == nil:
+			end += chunk
+		case errors.Is(err, unix.ENOSPC):
+			chunk /= 2
+		default:
+			t.Fatal(err)
+		}
+	}
+	must(t, f.Sync())
+	// The space that is left is less than a page, or reserved for others.
+	if more, err := os.CreateTemp(dir, "filler-*"); err == nil {
+		for err == nil {
+			_, err = more.Write(make([]byte, 4096))
+		}
+		if !errors.Is(err, unix.ENOSPC) {
+			t.Fatal(err)
+		}
+		must(t, more.Close())
+	}
+	return func() {
+		t.Helper()
+		fillers, err := filepath.Glob(filepath.Join(dir, "filler-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range fillers {
+			must(t, os.Remove(name))
+		}
+	}
+}
+
+func createVolume(tb testing.TB, s *bolt.Store, n int) error {
+	tb.Helper()
+	checks, writes := create(n)
+	_, err := s.Txn(tb.Context(), checks, writes)
+	return err
+}
+
+func TestFullDisk(t *testing.T) {
+	for name, dir := range map[string]func(t *testing.T) string{
+		"ext4":  func(t *testing.T) string { return scratch.Mount(t, "ext4", 64<<20) },
+		"xfs":   func(t *testing.T) string { return scratch.Mount(t, "xfs", scratch.XFS) },
+		"btrfs": func(t *testing.T) string { return scratch.Mount(t, "btrfs", scratch.Btrfs) },
+		"tmpfs": func(t *testing.T) string { return tmpfs(t, 48<<20) },
+	} {
+		t.Run(name, func(t *testing.T) { testFullDisk(t, dir(t)) })
+	}
+}
+
+// grow writes pairs of large values from several callers until there is no space, and returns how many pairs were
+// acknowledged.
+func grow(t *testing.T, s *bolt.Store) int {
+	t.Helper()
+	large := make([]byte, 180<<10) // two of them are about as large as the largest transaction
+	grown := 0
+	for round, full := 0, false; !full; round++ {
+		var wg sync.WaitGroup
+		errs := make([]error, 4)
+		for n := range errs {
+			wg.Go(func() {
+				key := fmt.Sprintf("large/%03d-%d", round, n)
+				_, errs[n] = s.Txn(t.Context(), nil, []store.Write{{Key: key + "a", Value: large}, {Key: key + "b", Value: large}})
+			})
+		}
+		wg.Wait()
+		for _, err := range errs {
+			switch {
+			case err == nil:
+				grown++
+			case dataset.KindOf(err) == dataset.ErrNoSpace && !errors.Is(err, store.ErrConflict):
+				full = true
+			default:
+				t.Fatal(err)
+			}
+		}
+	}
+	return grown
+}
+
+func testFullDisk(t *testing.T, dir string) {
+	const before = 20
+	s := open(t, pathIn(dir))
+	for n := range before {
+		must(t, createVolume(t, s, n))
+	}
+	stats := s.Stats()
+	if stats.ReserveBytes == 0 {
+		t.Fatal("no reserve on an empty disk")
+	}
+	var file unix.Stat_t
+	must(t, unix.Stat(pathIn(dir), &file))
+	if has := file.Blocks * 512; has < file.Size+stats.ReserveBytes {
+		t.Fatalf("the file of %d bytes has %d of the disk, without the reserve of %d", file.Size, has, stats.ReserveBytes)
+	}
+	free := fillDisk(t, dir)
+
+	// Volumes are removed, and some are created, in the reserve.
+	for n := range before / 2 {
+		if err := remove(t, s, n); err != nil {
+			t.Fatalf("remove %d on a full disk: %v", n, err)
+		}
+		if err := createVolume(t, s, before+n); err != nil {
+			t.Fatalf("create %d on a full disk: %v", n, err)
+		}
+	}
+	// Then far too much is written.
+	grown := grow(t, s)
+	if stats = s.Stats(); stats.ReserveBytes != 0 || stats.Entries != int64(4*before+2*grown) {
+		t.Errorf("%d large values fit: %+v", grown, stats)
+	}
+	// What was acknowledged can be read. Removals succeed. Once the reserve is used up a removal may fail, and loses
+	// nothing.
+	if n := len(all(t, s)); n != 4*before+2*grown {
+		t.Errorf("%d entries, want %d", n, 4*before+2*grown)
+	}
+	removed := before / 2
+	for ; removed < before; removed++ {
+		if err := remove(t, s, removed); errors.Is(err, dataset.ErrNoSpace) {
+			break
+		} else if err != nil {
+			t.Fatalf("remove %d after a commit that failed: %v", removed, err)
+		}
+	}
+	free()
+	for ; removed < before; removed++ {
+		if err := remove(t, s, removed); err != nil {
+			t.Fatalf("remove %d on a disk with room: %v", removed, err)
+		}
+	}
+	for n := range 30 {
+		if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: fmt.Sprintf("large/again%03d", n), Value: make([]byte, store.MaxValue)}}); err != nil {
+			t.Fatalf("large value %d on a disk with room: %v", n, err)
+		}
+	}
+	if s.Stats().ReserveBytes == 0 {
+		t.Error("the reserve did not come back")
+	}
+	want := all(t, s)
+	shut(t, s)
+	if got := all(t, open(t, pathIn(dir))); len(got) != len(want) || len(got) != 2*before+2*grown+30 {
+		t.Errorf("%d entries after opening again, %d before", len(got), len(want))
+	}
+}
+
+// TestReleasePages: after a release, no page of the file is mapped, and everything is read as before, also while others
+// read and write.
+func TestReleasePages(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	st, err := bolt.Open(t.Context(), path, bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = st.Close() })
+	var work sync.WaitGroup
+	for w := range 4 {
+		work.Go(func() {
+			for i := range 50 {
+				key, value := fmt.Sprintf("key/%d/%03d", w, i), strings.Repeat("x", 4000)
+				if _, err := st.Txn(t.Context(), nil, []store.Write{{Key: key, Value: []byte(value)}}); err != nil {
+					t.Errorf("write %s: %v", key, err)
+				}
+				if err := st.ReleasePages(); err != nil {
+					t.Error(err)
+				}
+				if e, err := st.Get(t.Context(), key); err != nil || string(e.Value) != value {
+					t.Errorf("read %s after a release: %d bytes, %v", key, len(e.Value), err)
+				}
+			}
+		})
+	}
+	work.Wait()
+	if got := mappedKiB(t, path); got == 0 {
+		t.Error("no page is mapped after 200 reads: the test measures nothing")
+	}
+	must(t, st.ReleasePages())
+	// The read transaction of the release itself may map the root again.
+	if got := mappedKiB(t, path); got > 64 {
+		t.Errorf("%d KiB of the file are mapped after the release", got)
+	}
+	must(t, st.Close())
+	if err := st.ReleasePages(); err != nil {
+		t.Errorf("release of a closed store: %v", err)
+	}
+}
+
+// mappedKiB returns how much of a file is in the memory of this process, in KiB.
+func mappedKiB(t *testing.T, path string) (sum int) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(?m)`+regexp.QuoteMeta(path)+`\n(?:.*\n)*?Rss: +(\d+) kB`).FindAllSubmatch(text, -1) {
+		n, err := strconv.Atoi(string(m[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += n
+	}
+	return sum
+}
+
+// The store is on an ext4 whose disk is an image file on XFS. A reflink of the image has the contents of the disk at
+// one moment: it lacks what the filesystem has not flushed. Such copies are made while callers write, mounted as
+// after a power cut (the journal is replayed), and opened.
+func TestAcknowledgedSurvivesPowerCut(t *testing.T) {
+	disks := scratch.Mount(t, "xfs", 2*scratch.XFS)
+	image := filepath.Join(disks, "disk")
+	newImage(t, image, 64<<20)
+	scratch.Format(t, "ext4", image)
+	s := open(t, pathIn(scratch.MountImage(t, "ext4", image)))
+
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var acked []string
+	more := make(chan struct{}, 1)
+	wg.Go(func() {
+		write(ctx, s, "w", func(key string) {
+			mu.Lock()
+			acked = append(acked, key)
+			mu.Unlock()
+			select {
+			case more <- struct{}{}:
+			default:
+			}
+		})
+	})
+	type cut struct {
+		image string
+		acked []string
+	}
+	var cuts []cut
+	for n := range 16 {
+		for range 1 + rand.IntN(60) {
+			<-more
+		}
+		mu.Lock()
+		before := slices.Clone(acked)
+		mu.Unlock()
+		copied := filepath.Join(disks, "cut"+string(rune('a'+n)))
+		clone(t, copied, image)
+		cuts = append(cuts, cut{copied, before})
+	}
+	cancel()
+	wg.Wait()
+	shut(t, s)
+	for _, c := range cuts {
+		afterCut(t, c.image, func(dir string) { whole(t, pathIn(dir), c.acked) })
+	}
+}
+
+func newImage(t *testing.T, path string, size int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	must(t, f.Truncate(size))
+}
+
+func clone(t *testing.T, dst, src string) {
+	t.Helper()
+	from, err := os.Open(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	to, err := os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	must(t, reflink.Clone(to, from))
+}
+
+// afterCut mounts a copy of a disk while fn runs.
+func afterCut(t *testing.T, image string, fn func(dir string)) {
+	t.Helper()
+	dev, err := loopdev.Attach(t.Context(), image, loopdev.Options{BlockSize: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := mount.Mount(dir, mount.Spec{Source: dev.Path, FSType: "ext4"}); err != nil {
+		t.Fatal(err, dev.Close())
+	}
+	defer func() {
+		if err := mount.Unmount(dir); err != nil {
+			t.Error(err)
+		}
+		if err := dev.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	fn(dir)
 }

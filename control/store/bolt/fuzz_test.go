@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/durable"
 )
 
 var still = Options{Clock: clock.NewFake(time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC))}
@@ -48,12 +51,8 @@ func sample(tb testing.TB, n int) []byte {
 		}
 	}
 	var used int64
-	if err := s.db.View(func(tx *bbolt.Tx) error { used = tx.Size(); return nil }); err != nil {
-		tb.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		tb.Fatal(err)
-	}
+	must(tb, s.db.View(func(tx *bbolt.Tx) error { used = tx.Size(); return nil }))
+	must(tb, s.Close())
 	b, err := os.ReadFile(path)
 	if err != nil {
 		tb.Fatal(err)
@@ -75,9 +74,7 @@ func checkFile(t *testing.T, path string) (contents, error) {
 func TestCheckCountsWhatIsThere(t *testing.T) {
 	for _, n := range []int{0, 1, 20, 300} {
 		path := filepath.Join(t.TempDir(), "store.db")
-		if err := os.WriteFile(path, sample(t, n), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(path, sample(t, n), 0o600))
 		got, err := checkFile(t, path)
 		if err != nil {
 			t.Fatal(err)
@@ -101,16 +98,12 @@ func TestCheckCountsWhatIsThere(t *testing.T) {
 // Files written by bbolt's own tools have a list of free pages.
 func TestCheckReadsAListOfFreePages(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "listed.db")
-	if err := os.WriteFile(path, sample(t, 100), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, sample(t, 100), 0o600))
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: pageSize})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, db.Close())
 	got, err := checkFile(t, path)
 	if err != nil || got.index != 100 {
 		t.Errorf("%+v, %v", got, err)
@@ -137,9 +130,7 @@ func TestCheckReadsAListOfFreePages(t *testing.T) {
 	}
 	root, list := binary.NativeEndian.Uint64(newest[16:]), binary.NativeEndian.Uint64(newest[32:])
 	binary.NativeEndian.PutUint64(listed[list*pageSize+16:], root)
-	if err := os.WriteFile(path, listed, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, listed, 0o600))
 	if _, err := checkFile(t, path); !errors.Is(err, dataset.ErrCorrupt) || !strings.Contains(err.Error(), "freed") {
 		t.Errorf("a used page is listed as free: %v", err)
 	}
@@ -182,9 +173,7 @@ func survivors(tb testing.TB, b []byte) []store.Entry {
 	tb.Helper()
 	ctx := context.Background()
 	path := filepath.Join(tb.TempDir(), "store.db")
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		tb.Fatal(err)
-	}
+	must(tb, os.WriteFile(path, b, 0o600))
 	defer func() { _ = os.Remove(path) }()
 	s, err := Open(ctx, path, still)
 	if err != nil {
@@ -262,4 +251,66 @@ func FuzzFile(f *testing.F) {
 		soundMeta(bad)
 		survivors(t, bad)
 	})
+}
+
+// A file that cannot be read is not a damaged file, which the daemon would replace.
+func TestUnreadableFileIsNotDamaged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	must(t, os.WriteFile(path, sample(t, 20), 0o600))
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := (&Store{path: path}).check(t.Context(), f); err == nil || errors.Is(err, dataset.ErrCorrupt) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A page that claims to continue for terabytes makes bbolt's check use more and more memory. The child ends soon, and
+// the store is refused. That is no proof of damage, because a child can also run out of the memory of the host.
+func TestEndlessPage(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	b := sample(t, 0)
+	binary.NativeEndian.PutUint32(b[len(b)-pageSize+12:], 1<<31) // the root page
+	must(t, os.WriteFile(path, b, 0o600))
+	_, err := Open(t.Context(), path, still)
+	if dataset.KindOf(err) != dataset.ErrUnavailable || !strings.Contains(err.Error(), "check the file: exit status") ||
+		strings.Contains(err.Error(), "\n") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// soundMeta corrects the checksums of both meta pages: 64 bits after a page head of 16 bytes and a meta of 56 bytes
+// (go.etcd.io/bbolt, internal/common: meta.go).
+func soundMeta(b []byte) {
+	for i := range 2 {
+		m := b[i*pageSize+16:]
+		sum := fnv.New64a()
+		sum.Write(m[:56])
+		binary.NativeEndian.PutUint64(m[56:], sum.Sum64())
+	}
+}
+
+// The name of a store is flushed before anything is acknowledged. A store whose folder cannot be flushed is not
+// opened, neither by the process that makes it nor by the next one.
+func TestI2NewStoreIsNamedForGood(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "store.db")
+	broken := errors.New("the disk is broken")
+	var flushed []string
+	syncDir = func(dir string) error {
+		flushed = append(flushed, dir)
+		return broken
+	}
+	t.Cleanup(func() { syncDir = durable.SyncDir })
+	for range 2 {
+		flushed = nil
+		s, err := Open(t.Context(), path, Options{Clock: clock.System{}})
+		if !errors.Is(err, broken) || !slices.Equal(flushed, []string{filepath.Dir(path)}) {
+			t.Errorf("flushed %v, %v", flushed, err)
+		}
+		if err == nil {
+			_ = s.Close()
+		}
+	}
 }

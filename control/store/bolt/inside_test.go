@@ -40,15 +40,11 @@ func stall(t *testing.T, s *Store) (resume func()) {
 	first := &request{
 		writes: []store.Write{{Key: "first"}}, records: [][]byte{newRecord("", nil)}, answer: make(chan struct{}),
 	}
-	if err := s.queue.put(first); err != nil {
-		t.Fatal(err)
-	}
+	must(t, s.queue.put(first))
 	waitFor(s, 0)
 	return func() {
 		t.Helper()
-		if err := tx.Rollback(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, tx.Rollback())
 		<-first.answer
 		if first.err != nil {
 			t.Fatal(first.err)
@@ -73,9 +69,7 @@ func waitFor(s *Store, want int) {
 func TestBatchesAreBounded(t *testing.T) {
 	q := queue{wake: make(chan struct{}, 1)}
 	for _, bytes := range []int{batchBytes + 1, batchBytes / 2, batchBytes / 2, 1} {
-		if err := q.put(&request{bytes: bytes}); err != nil {
-			t.Fatal(err)
-		}
+		must(t, q.put(&request{bytes: bytes}))
 	}
 	for _, want := range []int{1, 2, 1} {
 		if got := q.take(); len(got) != want {
@@ -210,9 +204,7 @@ func TestReaderWaitsForTheFlush(t *testing.T) {
 		t.Fatal(err)
 	}
 	var txid int
-	if err := s.db.View(func(tx *bbolt.Tx) error { txid = tx.ID(); return nil }); err != nil {
-		t.Fatal(err)
-	}
+	must(t, s.db.View(func(tx *bbolt.Tx) error { txid = tx.ID(); return nil }))
 	s.durability.setDurable(txid - 1) // as between writing a meta page and its flush
 	ctx, cancel := context.WithCancel(t.Context())
 	stays, goes := s.waits(t, t.Context()), s.waits(t, ctx)
@@ -319,5 +311,13 @@ func TestC4SessionsOutliveAClockThatIsSet(t *testing.T) {
 	c.Advance(10 * time.Second)
 	if s.alive(id, true) {
 		t.Error("it outlives its time")
+	}
+}
+
+// must fails the test if a call has failed.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,22 +1,29 @@
 package bolt_test
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/bbolt"
+	"go.uber.org/goleak"
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
+	"github.com/droverhq/drover/control/store/storetest"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 func TestReopen(t *testing.T) {
@@ -126,9 +133,7 @@ func TestWhatIsNoStore(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := pathIn(t.TempDir())
-			if err := c.make(t, path); err != nil {
-				t.Fatal(err)
-			}
+			must(t, c.make(t, path))
 			before := content(path)
 			s, err := bolt.Open(t.Context(), path, bolt.Options{Clock: newClock()})
 			if err == nil {
@@ -142,9 +147,7 @@ func TestWhatIsNoStore(t *testing.T) {
 				t.Error("the file was changed")
 			}
 			// Nothing holds the file, so the fault can be mended at once.
-			if err := os.RemoveAll(path); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.RemoveAll(path))
 			shut(t, open(t, path))
 		})
 	}
@@ -176,9 +179,7 @@ func TestInterruptedFirstStart(t *testing.T) {
 		"begun": func(p string) error { return edit(t, p, func(*bbolt.Tx) error { return nil }) },
 	} {
 		path := filepath.Join(t.TempDir(), name)
-		if err := make(path); err != nil {
-			t.Fatal(err)
-		}
+		must(t, make(path))
 		s := open(t, path)
 		put(t, s, set("a", "x"))
 		shut(t, s)
@@ -268,5 +269,152 @@ func TestRecordOfAnotherKey(t *testing.T) {
 	}
 	if _, err := open(t, path).Get(t.Context(), "names/b"); !errors.Is(err, dataset.ErrCorrupt) {
 		t.Error("a value under another's key was taken for its own:", err)
+	}
+}
+
+func TestMain(m *testing.M) {
+	if child() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// timed is a store whose session time is controlled by the test suite.
+type timed struct {
+	*bolt.Store
+	*clock.Fake
+}
+
+var _ storetest.Advancer = timed{}
+
+func TestContract(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) store.Store {
+		fake := clock.NewFake(time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC))
+		s, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), bolt.Options{Clock: fake})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return timed{s, fake}
+	})
+}
+
+// childEnv has the path of a store. If it is set, the test binary is a process that writes to that store until it is
+// killed, and prints what was acknowledged.
+const childEnv = "DROVER_TEST_BOLT_CHILD"
+
+func child() bool {
+	path := os.Getenv(childEnv)
+	if path == "" {
+		return false
+	}
+	s, err := bolt.Open(context.Background(), path, bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		fmt.Println("error", err)
+		return true
+	}
+	write(context.Background(), s, fmt.Sprint(os.Getpid()), func(key string) { fmt.Println("ack", key) })
+	return true
+}
+
+// write writes pairs of keys from 16 callers until ctx ends or the store closes, and reports each acknowledged pair.
+func write(ctx context.Context, s *bolt.Store, run string, ack func(key string)) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for caller := range 16 {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				key := fmt.Sprintf("%s-%d-%d", run, caller, n)
+				value := strings.Repeat("v", rand.IntN(3000))
+				_, err := s.Txn(ctx, []store.Precondition{{Key: "a/" + key}}, []store.Write{
+					set("a/"+key, value), set("b/"+key, value), set("counter/"+fmt.Sprint(caller), fmt.Sprint(n)),
+				})
+				if ctx.Err() != nil || errors.Is(err, store.ErrClosed) {
+					return
+				}
+				mu.Lock()
+				if err != nil {
+					ack("error " + err.Error())
+				} else {
+					ack(key)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// whole opens the store and checks it against what was acknowledged: all acknowledged pairs are there, and of any
+// other pair both keys or none.
+func whole(t *testing.T, path string, acked []string) {
+	t.Helper()
+	s := open(t, path)
+	defer shut(t, s)
+	have := map[string]string{}
+	for _, e := range all(t, s) {
+		have[e.Key] = string(e.Value)
+	}
+	if n := s.Stats().Damaged; n != 0 {
+		t.Errorf("%d values are damaged", n)
+	}
+	for _, key := range acked {
+		if strings.HasPrefix(key, "error") {
+			t.Error(key)
+		}
+		if _, ok := have["a/"+key]; !ok {
+			t.Fatalf("%s was acknowledged and is lost", key)
+		}
+	}
+	for key, value := range have {
+		if rest, ok := strings.CutPrefix(key, "a/"); ok {
+			if other, ok := have["b/"+rest]; !ok || other != value {
+				t.Fatalf("half of %s is there", rest)
+			}
+		} else if rest, ok := strings.CutPrefix(key, "b/"); ok {
+			if _, ok := have["a/"+rest]; !ok {
+				t.Fatalf("half of %s is there", rest)
+			}
+		}
+	}
+}
+
+func TestAcknowledgedSurvivesKill(t *testing.T) {
+	path := pathIn(t.TempDir())
+	var acked []string
+	for round := range 8 {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), childEnv+"="+path)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		must(t, cmd.Start())
+		limit := 1 + rand.IntN(600)
+		lines := bufio.NewScanner(out)
+		for n := 0; lines.Scan(); n++ {
+			key, ok := strings.CutPrefix(lines.Text(), "ack ")
+			if ok {
+				acked = append(acked, key)
+			}
+			if n == limit {
+				if err := cmd.Process.Kill(); err != nil { // SIGKILL
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := cmd.Wait(); err == nil {
+			t.Fatalf("round %d: the child ended by itself", round)
+		}
+		// The last line may have been truncated by the kill.
+		if n := len(acked); n > 0 && strings.Count(acked[n-1], "-") < 2 {
+			acked = acked[:n-1]
+		}
+		whole(t, path, acked)
+	}
+	if len(acked) == 0 {
+		t.Error("nothing was acknowledged")
+	}
+	if left, err := filepath.Glob(path + "*"); err != nil || len(left) != 1 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

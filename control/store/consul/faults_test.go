@@ -108,9 +108,7 @@ func (c *counter) check(t *testing.T) {
 		t.Fatal(err)
 	}
 	var last count
-	if err := json.Unmarshal([]byte(value(t, c.s, "counter")), &last); err != nil {
-		t.Fatal(err)
-	}
+	must(t, json.Unmarshal([]byte(value(t, c.s, "counter")), &last))
 	made := map[int]bool{}
 	for _, r := range records {
 		var n int
@@ -282,5 +280,13 @@ func TestLossOfQuorum(t *testing.T) {
 	}
 	if err := s.Renew(t.Context(), id); err != nil {
 		t.Error("the session did not outlive it:", err)
+	}
+}
+
+// must fails the test if a call has failed.
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -115,9 +115,7 @@ func TestWatchesCost(t *testing.T) {
 	}
 	sent, raft := s.Stats().Requests, c.RaftIndex()
 	for range 100 {
-		if err := s.Renew(t.Context(), id); err != nil {
-			t.Fatal(err)
-		}
+		must(t, s.Renew(t.Context(), id))
 		if _, err := s.Get(t.Context(), "work/7/x"); err != nil {
 			t.Fatal(err)
 		}
@@ -277,16 +275,12 @@ func TestPrefixes(t *testing.T) {
 			t.Errorf("%v, %v", list, err)
 		}
 	}
-	if err := waitPast(t.Context(), two, "names/", index-1); err != nil {
-		t.Fatal(err)
-	}
+	must(t, waitPast(t.Context(), two, "names/", index-1))
 	wakes := two.Stats().Wakes
 	for n := range 50 {
 		put(t, one, "names/db", fmt.Sprint(n))
 	}
-	if err := waitPast(t.Context(), one, "names/", 0); err != nil {
-		t.Fatal(err)
-	}
+	must(t, waitPast(t.Context(), one, "names/", 0))
 	if n := two.Stats().Wakes - wakes; n > 2 {
 		t.Errorf("50 changes of one woke the other %d times", n)
 	}
@@ -316,9 +310,7 @@ func TestSessions(t *testing.T) {
 	if _, err := first.Txn(t.Context(), nil, []store.Write{{Key: "live/a", Session: id}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, first.Close())
 	s := open(t, c, "p")
 	if err := s.Renew(t.Context(), id); err != nil {
 		t.Error("it ended with its process:", err)

@@ -1,4 +1,0 @@
-package consul
-
-// MaxConns is maxConns, for tests.
-const MaxConns = maxConns
