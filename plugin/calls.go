@@ -2,6 +2,8 @@ package plugin
 
 import (
 	"context"
+	"encoding/json"
+	"io"
 	"net/http"
 	"path/filepath"
 	"time"
@@ -10,6 +12,41 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 )
+
+// Agent executes the requests of the engine. Server has no other access to volumes. Methods are called concurrently.
+// ctx ends when the time limit of the request has passed or the engine closes the connection. Each error is one line,
+// which the user sees unchanged.
+//
+// The plugin parses the name that an engine sends. If the name cannot be parsed, the reference contains the error, and
+// the agent decides for each request whether it fails.
+type Agent interface {
+	// Activated is called when a process activates the plugin. Caller(ctx) is that process. A Docker
+	// engine activates once in each of its processes. Podman activates in each command.
+	Activated(ctx context.Context)
+	Create(ctx context.Context, ref dataset.Reference, opts map[string]string) error
+	Remove(ctx context.Context, ref dataset.Reference) error
+	// Mount returns an absolute path that exists and is mounted.
+	Mount(ctx context.Context, ref dataset.Reference, id string) (path string, err error)
+	Unmount(ctx context.Context, ref dataset.Reference, id string) error
+	// Get fails with dataset.ErrNotFound only if the volume certainly does not exist, or differs from the reference.
+	// The engine treats this error, and the others that mayReachEngine lists, as "no such volume". After any other
+	// error it is unknown whether the volume exists, and the Docker engine gets no answer. Get fails with
+	// dataset.ErrUnavailable if control is unreachable and this node has no record of the volume.
+	Get(ctx context.Context, ref dataset.Reference) (Volume, error)
+	List(ctx context.Context) ([]Volume, error)
+	Path(ctx context.Context, ref dataset.Reference) (string, error)
+	// Help returns the text that "docker volume create -o help" prints.
+	Help(ctx context.Context) string
+}
+
+// Volume is a volume as the engine sees it.
+type Volume struct {
+	Name       string // the bare name, by which Podman knows it
+	Spelling   string // the name by which Docker knows it
+	Mountpoint string // set even while nothing is mounted there
+	CreatedAt  time.Time
+	Status     map[string]any
+}
 
 type manifest struct{ Implements []string }
 
@@ -129,3 +166,63 @@ func (h helpText) Error() string { return string(h) }
 
 // Unwrap returns the kind of the error: the caller asked for the text, so nothing has failed.
 func (h helpText) Unwrap() error { return dataset.ErrInvalid }
+
+// volumeList is the answer of List. It contains only names and mountpoints, because the engine calls Get for the rest.
+type volumeList []Volume
+
+// bareNames returns each volume once, by its name without a profile or source. Podman refuses names
+// with "@", and "podman volume reload" fails for a list that has one. A bare name means the same
+// volume in every call.
+func bareNames(all []Volume) []Volume {
+	out := make([]Volume, 0, len(all))
+	seen := make(map[string]bool, len(all))
+	for _, v := range all {
+		if seen[v.Name] || dataset.CheckName(v.Name) != nil { // Podman could not use a bad name either
+			continue
+		}
+		seen[v.Name] = true
+		v.Spelling = v.Name
+		out = append(out, v)
+	}
+	return out
+}
+
+// chunk is the size of one write.
+const chunk = 32 << 10
+
+// write encodes the list piece by piece, so that its memory does not grow with the number of volumes.
+func (l volumeList) write(w io.Writer) error {
+	buf := make([]byte, 0, chunk+1<<10)
+	buf = append(buf, `{"Volumes":[`...)
+	for i, v := range l {
+		if i > 0 {
+			buf = append(buf, ',')
+		}
+		buf = appendString(append(buf, `{"Name":`...), v.Spelling)
+		if v.Mountpoint != "" {
+			buf = appendString(append(buf, `,"Mountpoint":`...), v.Mountpoint)
+		}
+		buf = append(buf, '}')
+		if len(buf) >= chunk {
+			if _, err := w.Write(buf); err != nil {
+				return err
+			}
+			buf = buf[:0]
+		}
+	}
+	_, err := w.Write(append(buf, "]}\n"...))
+	return err
+}
+
+// appendString appends s as JSON.
+func appendString(buf []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			text, _ := json.Marshal(s) // json.Marshal of a string cannot fail
+			return append(buf, text...)
+		}
+	}
+	buf = append(buf, '"')
+	buf = append(buf, s...)
+	return append(buf, '"')
+}

@@ -3,20 +3,26 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 	"github.com/spf13/pflag"
 
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/nodes"
 	"github.com/droverhq/drover/cmd/drover/internal/settings"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 )
 
 // TestGeneratedPages fails if a page differs from what it is generated from: the help of the commands, or the
@@ -163,5 +169,362 @@ func TestDocsShowTheQuestionOfRecover(t *testing.T) {
 	}
 	if want := "\nType " + nodes.RecoverWord + " to continue: " + nodes.RecoverWord + "\n"; !strings.Contains(string(page), want) {
 		t.Errorf("docs/operations.md lacks %q", want)
+	}
+}
+
+// TestAliasesOfEveryNoun walks the command tree: each noun that can list, show or delete things has the usual other
+// names, and no word for a suggestion is the name of another command.
+func TestAliasesOfEveryNoun(t *testing.T) {
+	words := map[string][]string{
+		"ls": {"list"}, "inspect": {"show"}, "show": {"inspect"}, "rm": {"remove", "delete"}, "purge": {"rm", "remove", "delete"}, "discard": {"rm", "remove", "delete"},
+	}
+	aliases := 0
+	var walk func(noun *cobra.Command)
+	walk = func(noun *cobra.Command) {
+		for _, c := range noun.Commands() {
+			walk(c)
+			for _, alias := range words[c.Name()] {
+				aliases++
+				if found, rest, err := noun.Find([]string{alias}); err != nil || len(rest) > 0 || found != c {
+					t.Errorf("%s %s is %v", noun.CommandPath(), alias, found.CommandPath())
+				}
+			}
+			for _, word := range c.SuggestFor {
+				if found, _, _ := noun.Find([]string{word}); found != noun {
+					t.Errorf("%s is suggested for %s, which is %s", c.CommandPath(), word, found.CommandPath())
+				}
+			}
+		}
+	}
+	walk(newRootCmd(newConsole(theWorld()).App))
+	if aliases < 25 {
+		t.Errorf("only %d aliases", aliases)
+	}
+}
+
+// TestUnknownWords: the error about an unknown command or flag is one line, with what was probably meant.
+func TestUnknownWords(t *testing.T) {
+	for words, want := range map[string]string{
+		"volume creat --pool x":    `unknown command "creat" for volume, did you mean create? (available: create,`,
+		"vol lss":                  `unknown command "lss" for volume, did you mean ls? (available: `,
+		"ls":                       `unknown command "ls" for drover, did you mean volume? (available: `,
+		"volume mv db x":           "did you mean move or rename?",
+		"snapshot rollback db":     "did you mean restore?",
+		"mv db db2":                `unknown command "mv" for drover (available: adopt-project,`,
+		"volume ls --josn":         "unknown flag: --josn; see drover volume ls --help",
+		"volume ls --outptu json":  "unknown flag: --outptu (did you mean --output?); see",
+		"serve --conf x":           "unknown flag: --conf (did you mean --config?); see",
+		"volume create db --size":  "unknown flag: --size (use -o size=SIZE); see",
+		"clone db copy --label a":  "unknown flag: --label (use -o label.KEY=VALUE); see",
+		"volume rm -f db":          "unknown flag: -f; see",
+		"trash purge --alll":       "unknown flag: --alll; see",
+		"volume create db 1GiB":    "unexpected argument: 1GiB; see drover volume create --help",
+		"completion":               "missing argument: SHELL (available: bash, fish, zsh)",
+		"help volume resise":       "did you mean resize?",
+		"volume resize db -- a -b": "unexpected argument: -b",
+	} {
+		c := newConsole(theWorld())
+		code := c.run(t, strings.Fields(words)...)
+		if got := c.err.String(); code != 2 || !strings.Contains(got, want) || strings.Count(got, "\n") != 1 {
+			t.Errorf("drover %s: exit %d, %q, want 2 and %q", words, code, got, want)
+		}
+	}
+}
+
+// TestCompletion requests completions as the scripts of the shells do.
+func TestCompletion(t *testing.T) {
+	snaps := func(prefix string) (words []string) {
+		for _, s := range theWorld().snapshots {
+			if s.Name != "" && prefix == "db" {
+				words = append(words, s.Name)
+			}
+			words = append(words, s.ID.String())
+		}
+		return words
+	}
+	tests := []struct {
+		args []string
+		want []string
+	}{
+		{[]string{"volume", "inspect", ""}, []string{"db", "db-test"}},
+		{[]string{"volume", "inspect", "db-"}, []string{"db-test"}},
+		{[]string{"volume", "inspect", "db", ""}, []string{"db", "db-test"}},
+		{[]string{"volume", "create", "new"}, nil},
+		{[]string{"volume", "create", "new@"}, []string{"new@bronze", "new@gold"}},
+		{[]string{"volume", "create", "new@g"}, []string{"new@gold"}},
+		{[]string{"volume", "create", "-o", "la"}, []string{"label."}},
+		{[]string{"volume", "set-profile", "db", ""}, []string{"bronze", "gold"}},
+		{[]string{"volume", "resize", "db", ""}, nil},
+		{[]string{"volume", "create", "-o", "size="}, nil},
+		{[]string{"volume", "rename", ""}, []string{"db", "db-test"}},
+		{[]string{"volume", "rename", "db", ""}, nil},
+		{[]string{"volume", "rm", "db", "--force", "--fenced", ""}, []string{"host-a"}},
+		{[]string{"volume", "move", "db", ""}, []string{"host-a"}},
+		{[]string{"agent", "--log-level", "w"}, []string{"warning"}},
+		{[]string{"pool", "create", "new", "--backend", "l"}, []string{"loop", "lvm"}},
+		{[]string{"operation", "inspect", ""}, []string{idOp.String(), idReq.String()}},
+		{[]string{"snapshot", "ls", ""}, []string{"db", "db-test"}},
+		{[]string{"volume", "ls", "-o", ""}, []string{"table", "wide", "json", "yaml"}},
+		{[]string{"volume", "ls", "--sort", "cr"}, []string{"created"}},
+		{[]string{"volume", "ls", "--sort=-cr"}, []string{"-created"}},
+		{[]string{"volume", "ls", "--filter", "na"}, []string{"name="}},
+		{[]string{"volume", "ls", "--sort=used,sn"}, []string{"used,snapshots"}},
+		{[]string{"volume", "ls", "--filter", "la"}, []string{"labels=", "label="}},
+		{[]string{"volume", "export", "db", "--snapshot", ""}, snaps("db")},
+		{[]string{"volume", "export", "--snapshot", ""}, snaps("")},
+		{[]string{"volume", "rm", "db", ""}, []string{"db", "db-test"}},
+		{[]string{"snapshot", "inspect", ""}, []string{"db", "db-test"}},
+		{[]string{"snapshot", "inspect", "db", ""}, snaps("db")},
+		{[]string{"snapshot", "diff", "db", ""}, snaps("db")},
+		{[]string{"snapshot", "inspect", "--volume", ""}, []string{"db", "db-test"}},
+		{[]string{"snapshot", "restore", "db", ""}, snaps("db")},
+		{[]string{"snapshot", "restore", "db-test", ""}, nil},
+		{[]string{"clone", ""}, []string{"db", "db-test"}},
+		{[]string{"trash", "restore", ""}, []string{idGone.String(), idBare.String()}},
+		{[]string{"profile", "show", "g"}, []string{"gold"}},
+		{[]string{"pool", "inspect", ""}, []string{"default", "plain"}},
+		{[]string{"pool", "rm", ""}, []string{"default", "plain"}},
+		{[]string{"repository", "check", ""}, []string{"offsite"}},
+		{[]string{"repository", "rm", "x"}, nil},
+		{[]string{"repository", "add", "new", "/x", "--password", ""}, []string{"file:", "exec:"}},
+		{[]string{"node", "inspect", ""}, []string{"host-a"}},
+		{[]string{"operation", "cancel", ""}, []string{idOp.String(), idReq.String()}},
+		{[]string{"backup", "ls", "db", "--repository", ""}, []string{"offsite"}},
+		{[]string{"completion", ""}, []string{"bash", "fish", "zsh"}},
+		{[]string{"doctor", "--gc", ""}, nil},
+		{[]string{"volume", "re"}, []string{"rekey", "rename", "resize"}},
+	}
+	for _, tc := range tests {
+		t.Run(strings.Join(tc.args, " "), func(t *testing.T) {
+			c := newConsole(theWorld())
+			if code := c.run(t, append([]string{"__complete"}, tc.args...)...); code != 0 {
+				t.Fatalf("exit %d: %s", code, c.err.String())
+			}
+			got, directive := completions(c.out.String())
+			if d := cmp.Diff(tc.want, got); d != "" {
+				t.Error(d)
+			}
+			if !strings.HasPrefix(directive, ":") || directive == ":0" {
+				t.Errorf("completes file names too: %s", directive)
+			}
+		})
+	}
+}
+
+func completions(out string) (words []string, directive string) {
+	for line := range strings.Lines(out) {
+		word, _, _ := strings.Cut(strings.TrimSpace(line), "\t")
+		if strings.HasPrefix(word, ":") {
+			return words, word
+		}
+		words = append(words, word)
+	}
+	return words, ""
+}
+
+func TestCompletionOfAServerThatIsAway(t *testing.T) {
+	c := newConsole(theWorld())
+	c.fake.fail = map[string]error{"Volumes": dataset.Errorf(dataset.ErrUnavailable, "away")}
+	if code := c.run(t, "__complete", "clone", ""); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+	if got, _ := completions(c.out.String()); len(got) > 0 {
+		t.Errorf("completed to %v", got)
+	}
+	c = newConsole(theWorld())
+	c.Dial = func(string) (cli.Remote, error) { return nil, dataset.Errorf(dataset.ErrInvalid, "bad address") }
+	c.run(t, "__complete", "volume", "rm", "")
+	if got, _ := completions(c.out.String()); len(got) > 0 {
+		t.Errorf("completed to %v", got)
+	}
+}
+
+func TestCompletionScripts(t *testing.T) {
+	for _, shell := range []string{"bash", "fish", "zsh"} {
+		c := newConsole(theWorld())
+		if code := c.run(t, "completion", shell); code != 0 || !strings.Contains(c.out.String(), "__complete") {
+			t.Errorf("%s: exit %d, %d bytes", shell, code, c.out.Len())
+		}
+		if shell != "bash" {
+			continue
+		}
+		cmd := exec.Command("bash", "-n")
+		cmd.Stdin = strings.NewReader(c.out.String())
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("bash: %v: %s", err, out)
+		}
+	}
+}
+
+func TestManPages(t *testing.T) {
+	dir := t.TempDir()
+	c := newConsole(theWorld())
+	if code := c.run(t, "man", dir); code != 0 {
+		t.Fatalf("exit %d: %s", code, c.err.String())
+	}
+	for page, says := range map[string]string{"drover.1": "drover-volume", "drover-volume-create.1": "NAME@PROFILE", "drover-trash-purge.1": "--all", "profiles.yaml.5": "profiles.NAME.max_loss", "drover.yaml.5": "pools[].trim"} {
+		b, err := os.ReadFile(filepath.Join(dir, page))
+		if err != nil || !strings.Contains(strings.ReplaceAll(string(b), `\-`, "-"), says) {
+			t.Errorf("%s: %v", page, err)
+		}
+		if strings.Contains(string(b), "Auto generated") {
+			t.Errorf("%s says when it was made", page)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "drover-man.1")); err == nil {
+		t.Error("a page for a hidden command")
+	}
+	file := filepath.Join(dir, "drover.1")
+	for _, bad := range []string{file, filepath.Join(dir, "none")} {
+		c := newConsole(theWorld())
+		if code := c.run(t, "man", bad); code == 0 {
+			t.Errorf("%s: no error", bad)
+		}
+	}
+}
+
+// TestEverythingHasACompletion walks the command tree: the arguments and the values of flags complete, except files.
+func TestEverythingHasACompletion(t *testing.T) {
+	files := []string{"FILE", "DIR", "DEVICE", "PATH", "@FILE"}
+	root := newRootCmd(newConsole(theWorld()).App)
+	for _, cmd := range leaves(root) {
+		path := cmd.CommandPath()
+		_, args, _ := strings.Cut(cmd.Use, " ")
+		if first := strings.Trim(strings.Fields(args + " -")[0], "[]."); first != "-" && !slices.Contains(files, first) && cmd.ValidArgsFunction == nil && path != "drover help" {
+			t.Errorf("%s: %s does not complete", path, first)
+		}
+		cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			kind, _ := pflag.UnquoteUsage(f)
+			if _, ok := cmd.GetFlagCompletionFunc(f.Name); !ok && f.NoOptDefVal == "" && !slices.Contains(files, kind) {
+				t.Errorf("%s --%s %s does not complete: register a function, or cobra.NoFileCompletions", path, f.Name, kind)
+			}
+		})
+	}
+}
+
+// hasPushed: the last operation has pushed volume db.
+func hasPushed(c *console) {
+	done := ended(dataset.OpDone, nil)
+	done.op.Kind, done.op.Repository, done.op.Volume = dataset.OpPush, "offsite", "db"
+	done.op.Push = &dataset.Push{Name: "prod", By: "local root"}
+	done.op.Backup, done.op.BytesAdded, done.op.DatasetRecord = strings.Repeat("1f2e3d4c", 8), 3<<20, nil
+	c.fake.operations = []dataset.Operation{done.op}
+	c.fake.outcome = api.Outcome{Volume: &c.fake.volumes[0], Operation: &done.op}
+}
+
+// hasDiverged: two clusters have pushed to db, and volume db continues the first version.
+func hasDiverged(c *console) {
+	theirs := pushedVersion(4, 1, "db", time.Hour)
+	theirs.Dataset, theirs.By, theirs.Node = idGone, "", ""
+	c.fake.versions.Items = append(c.fake.versions.Items, theirs)
+	c.fake.versions.Problem = nil
+}
+
+// isOvertaken: another cluster has continued what volume db pushed.
+func isOvertaken(c *console) {
+	theirs := pushedVersion(4, 2, "db", time.Hour)
+	theirs.Dataset = idGone
+	c.fake.versions.Items[1].Newest = false
+	c.fake.versions.Items = append(c.fake.versions.Items, theirs)
+}
+
+// hasPulled: volume db was pulled.
+func hasPulled(c *console) {
+	done := ended(dataset.OpDone, nil)
+	done.op.Kind = dataset.OpImport
+	c.fake.outcome = api.Outcome{Operation: &done.op}
+	ref := dataset.VersionRef{Repository: "offsite", Name: "db", Version: pushedVersion(2, 0, "db", 0).ID}
+	c.fake.volumes[0].BasedOn = []dataset.VersionRef{ref}
+}
+
+// hasDamagedVersion: an entry of the repository cannot be read.
+func hasDamagedVersion(c *console) {
+	c.fake.versions.Problem = &dataset.Problem{Code: dataset.ErrCorrupt.Code, Message: "versions in offsite: the entry 5f1c09aa has bad tags"}
+}
+
+// pushedVersion returns version n of a name, which was pushed from volume db some time ago. The last one of a name is its
+// newest, and version 1 has no data any more.
+func pushedVersion(n, parent byte, name string, ago time.Duration) dataset.PushedVersion {
+	id := func(n byte) (id uuid.UUID) {
+		if n > 0 {
+			id = uuid.UUID{0x5a, n, 6: 0x40, 8: 0x80}
+		}
+		return id
+	}
+	v := dataset.PushedVersion{
+		ID: id(n), Repository: "offsite", Name: name, Parent: id(parent), Backup: strings.Repeat("1c09aa5f", 8),
+		Taken: now.Add(-ago - time.Minute), Pushed: now.Add(-ago), Volume: "db", Dataset: idDB, Node: "host-a", By: "operator alice (admin)",
+		Removed: n == 1, Newest: n > 1,
+	}
+	if v.Removed {
+		v.Taken = time.Time{}
+	}
+	return v
+}
+
+// A mistake in a flag or file is reported before anything is created.
+func TestServeChecksBeforeItMakes(t *testing.T) {
+	yaml := filepath.Join(t.TempDir(), "drover.yaml")
+	if err := os.WriteFile(yaml, []byte("pools: [{name: a, backend: dir, path: /a}, {name: b, backnd: dir, path: /b}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lop, btrfs := filepath.Join(t.TempDir(), "lop.yaml"), filepath.Join(t.TempDir(), "profiles.yaml")
+	for file, text := range map[string]string{
+		lop:   "pools: [{name: a, backend: dir, path: /a}, {name: b, backend: lop, path: /b}]\n",
+		btrfs: "default: p\nprofiles: {p: {backend: btrfs, qos: {read_iops: 50}}}\n",
+	} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	none := filepath.Join(t.TempDir(), "none.yaml")
+	for _, tc := range []struct {
+		flags []string
+		says  string
+		exit  int
+	}{
+		{[]string{"--metrics-listen", "0.0.0.0:9469"}, `--metrics-listen "0.0.0.0:9469": expected a loopback address`, 2},
+		{[]string{"--metrics-listen", "127.0.0.1:metrics"}, "expected a loopback address", 2},
+		{[]string{"--metrics-listen", "127.0.0.1"}, "expected a loopback address", 2},
+		{[]string{"--driver", "a/b"}, `--driver "a/b": expected letters`, 2},
+		{[]string{"--driver", ".."}, `--driver "..": expected letters`, 2},
+		{[]string{"--driver", "drover:latest"}, "expected letters", 2},
+		{[]string{"--driver", ""}, "expected letters", 2},
+		{[]string{"--driver", "local"}, "Docker's built-", 2},
+		{[]string{"--driver", strings.Repeat("d", 100)}, "107 at most", 2},
+		{[]string{"--run", "run"}, `--run "run": expected an absolute path`, 2},
+		{[]string{"--log-level", "loud"}, "unknown log level", 2},
+		{[]string{"--config", none}, none + ": no such file", 1},
+		{[]string{"--profiles", none}, none + ": no such file", 1},
+		{[]string{"--config", yaml}, `unknown key "backnd", did you mean backend?`, 2},
+		{[]string{"--config", lop}, `pools[1].backend: unknown backend "lop" (available: btrfs, dir, loop, lvm, nfs, zfs); did you mean loop?`, 2},
+		{[]string{"--profiles", btrfs}, "profiles.p.backend: no pool of backend btrfs can satisfy this profile: " +
+			"it has no block device for each volume", 2},
+	} {
+		dir := t.TempDir()
+		c := newConsole(theWorld())
+		args := []string{"serve", "--root", dir + "/root", "--run", dir + "/run", "--plugin-dir", dir + "/plugins"}
+		code := c.run(t, append(args, tc.flags...)...)
+		if code != tc.exit || !strings.Contains(c.err.String(), tc.says) {
+			t.Errorf("%v: exit %d, %swant %d and %s", tc.flags, code, c.err.String(), tc.exit, tc.says)
+		}
+		if made, err := os.ReadDir(dir); err != nil || len(made) > 0 {
+			t.Errorf("%v: %v, %v were made", tc.flags, err, made)
+		}
+	}
+}
+
+// A guard does not start if its fence could end after another node may continue the volume. It creates nothing then.
+func TestGuardStepIsBounded(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	for _, step := range []string{"2s", "1ms", "-1s", "0s"} {
+		c := newConsole(&fake{})
+		code := c.run(t, "guard", "--run", dir, "--root", dir, "--step", step)
+		if code == 0 || !strings.Contains(c.err.String(), "--step "+step) || !strings.Contains(c.err.String(), "50ms to 1s") {
+			t.Errorf("--step %s: exit %d, %s", step, code, c.err.String())
+		}
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("it made something: %v", err)
 	}
 }

@@ -1,16 +1,24 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // encryptGold gives the profile gold encryption.
@@ -224,4 +232,243 @@ func TestRecoverAllOfRenamedVolume(t *testing.T) {
 			t.Errorf("drover %s said %s", words, c.err.String())
 		}
 	}
+}
+
+// TestBackupsOfAllRepositoriesAreListedTogether: a repository that does not answer does not delay the others. Each
+// answer waits here until all repositories were asked.
+func TestBackupsOfAllRepositoriesAreListedTogether(t *testing.T) {
+	w := theWorld()
+	w.repositories = append(w.repositories, dataset.Repository{Name: "away"}, dataset.Repository{Name: "nas"})
+	c := newConsole(w)
+	var asked sync.WaitGroup
+	asked.Add(len(w.repositories))
+	all := make(chan struct{})
+	go func() { asked.Wait(); close(all) }()
+	c.fake.hook = func(method string) {
+		if method != "VolumeBackups" {
+			return
+		}
+		asked.Done()
+		select {
+		case <-all:
+		case <-time.After(10 * time.Second):
+			t.Error("the repositories are asked one after the other")
+		}
+	}
+	if code := c.run(t, "backup", "ls", "-q"); code != 0 {
+		t.Errorf("exit %d: %s", code, c.err.String())
+	}
+}
+
+// TestNameMeansBackupsOfOneRepository: who knows the password of another repository can store backups of any name there,
+// so the name of a volume means the backups in the repository of its profile or in the only one.
+func TestNameMeansBackupsOfOneRepository(t *testing.T) {
+	for name, tc := range map[string]struct{ profile, words, want, err string }{
+		"of the profile": {profile: "offsite", words: "db new@gold", want: strings.Repeat("1", 64)},
+		"unknown":        {words: "db new", err: "no profile says which one has the backups of volume db (use --repository: offsite, team)"},
+		"given":          {words: "db new@gold --repository team", want: strings.Repeat("2", 64)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := theWorld()
+			w.repositories = append(w.repositories, dataset.Repository{Name: "team"})
+			for i := range w.volumes {
+				w.volumes[i].Profile.Backup.To = tc.profile
+			}
+			ours := w.backups[0]
+			ours.ID, ours.Operation = strings.Repeat("1", 64), uuid.Nil
+			planted := ours
+			planted.ID, planted.Repository, planted.Taken = strings.Repeat("2", 64), "team", ours.Taken.Add(time.Minute)
+			w.backups = []api.VolumeBackup{ours, planted}
+			c := newConsole(w)
+			_ = c.run(t, append([]string{"backup", "restore"}, strings.Fields(tc.words)...)...) // the fake restores nothing
+			asked := strings.Join(c.fake.asked, "\n")
+			if !strings.Contains(asked, tc.want) || tc.want == "" && asked != "" || !strings.Contains(c.err.String(), tc.err) {
+				t.Errorf("asked %s, want backup %s\n%s", asked, tc.want, c.err.String())
+			}
+		})
+	}
+}
+
+// TestRestoreOfNewestBackup: a restore with the name of a volume takes the newest complete backup of that volume. A name
+// that looks like an ID is taken for the ID of a backup first.
+func TestRestoreOfNewestBackup(t *testing.T) {
+	id := func(digit string) string { return strings.Repeat(digit, 64) }
+	for name, tc := range map[string]struct{ words, want, err string }{
+		"newest":             {words: "db new@gold", want: id("2")},
+		"lost volume":        {words: "gone new", want: id("4")},
+		"nothing but pieces": {words: "cut new", err: `no backup of a volume "cut"`},
+		"other cluster":      {words: "theirs new", err: "backups of other volumes of this name: 1 (give the ID of one"},
+		"other dataset": {words: "db-test new", err: "the volume that has the name db-test now has no backup yet; " +
+			"backups of an earlier volume of this name: 1 (give the ID of one: drover backup ls db-test)"},
+		"two volumes":         {words: "twice new", err: "2 volumes had the name twice, and none has it now"},
+		"name like an ID":     {words: "11111111 new@gold", want: id("1")},
+		"name that is no ID":  {words: "98989898 new", want: id("6")},
+		"neither":             {words: "nothing new", err: `no backup of a volume "nothing", and none with this ID`},
+		"volume still exists": {words: "db", err: "volume db exists (name the new volume: drover backup restore 22222222 NEW)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := theWorld()
+			like := w.backups[0]
+			w.backups = nil
+			for i, volume := range []string{"db", "db", "db", "gone", "cut", "98989898", "theirs", "db-test", "twice", "twice", "db"} {
+				b := like
+				b.ID, b.Volume, b.Taken = id(fmt.Sprintf("%x", i+1)), volume, like.Taken.Add(time.Duration(i)*time.Hour)
+				b.Operation, b.Incomplete = uuid.Nil, i == 2 || volume == "cut"
+				switch {
+				case volume == "theirs" || i == 10: // the newest one of db is of another host that recovered db
+					b.Elsewhere, b.Cluster, b.Dataset = true, idOther, uuid.New()
+				case volume != "db":
+					b.Dataset = uuid.New()
+				}
+				w.backups = append(w.backups, b)
+			}
+			c := newConsole(w)
+			_ = c.run(t, append([]string{"backup", "restore"}, strings.Fields(tc.words)...)...) // the fake restores nothing
+			asked := strings.Join(c.fake.asked, "\n")
+			if !strings.Contains(asked, tc.want) || tc.want == "" && asked != "" || !strings.Contains(c.err.String(), tc.err) {
+				t.Errorf("asked %s, want backup %s\n%s", asked, tc.want, c.err.String())
+			}
+		})
+	}
+}
+
+// TestRestoreWithoutRepository: the error says that no repository is recorded, not only that there is no backup.
+func TestRestoreWithoutRepository(t *testing.T) {
+	w := theWorld()
+	w.repositories, w.backups = nil, nil
+	for _, command := range []string{"restore", "verify"} {
+		c := newConsole(w)
+		if c.run(t, "backup", command, "db"); !strings.Contains(c.err.String(), "no repository is recorded (drover repository add)") {
+			t.Errorf("%s: %s", command, c.err.String())
+		}
+	}
+}
+
+// TestRestoreListsOnlyIfItMust: a restore asks for one backup if only one repository can have it and enough digits are
+// given. If the answer is an error about the backup, the list explains it.
+func TestRestoreListsOnlyIfItMust(t *testing.T) {
+	id := strings.Repeat("1c09bb5f", 8)
+	for words, want := range map[string]string{
+		id[:8] + " new":                          "VolumeBackup",
+		id[:16] + " new":                         "VolumeBackup",
+		id + " new":                              "VolumeBackup",
+		id[:8] + " new --repository offsite":     "VolumeBackup",
+		id[:7] + " new":                          "VolumeBackups VolumeBackups VolumeBackup", // or a volume
+		id[:8] + "000 new":                       "VolumeBackup VolumeBackups VolumeBackups", // the next digits differ
+		"00000000 new":                           "VolumeBackup VolumeBackups VolumeBackups",
+		"db new":                                 "VolumeBackups VolumeBackup",
+		id[:8] + " new --repository offsite two": "VolumeBackup",
+		id[:8] + " new two":                      "VolumeBackups VolumeBackups VolumeBackup",
+		id[:8] + " new offline":                  "VolumeBackup",
+		id[:8] + " new --repository offsite ambiguous": "VolumeBackup VolumeBackups",
+	} {
+		w := theWorld()
+		words := strings.Fields(words)
+		switch last := len(words) - 1; words[last] {
+		case "two":
+			w.repositories, words = append(w.repositories, dataset.Repository{Name: "nas"}), words[:last]
+		case "ambiguous":
+			other := w.backups[0]
+			other.ID, words = id[:8]+strings.Repeat("0", 56), words[:last]
+			w.backups = append(w.backups, other)
+		case "offline":
+			w.fail = map[string]error{"VolumeBackup": dataset.Errorf(dataset.ErrOffline, "it does not answer")}
+			words = words[:last]
+		}
+		c := newConsole(w)
+		var mu sync.Mutex
+		var called []string
+		c.fake.hook = func(method string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if strings.HasPrefix(method, "VolumeBackup") {
+				called = append(called, method)
+			}
+		}
+		_ = c.run(t, append([]string{"backup", "restore"}, words...)...) // the fake restores nothing
+		if got := strings.Join(called, " "); got != want {
+			t.Errorf("restore %s: called %s, want %s\n%s", words, got, want, c.err.String())
+		}
+	}
+}
+
+// storeIn makes a store with one volume in a root.
+func storeIn(t *testing.T, root string) *bolt.Store {
+	t.Helper()
+	s, err := bolt.Open(t.Context(), filepath.Join(root, "store.db"), bolt.Options{Clock: clock.System{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Txn(t.Context(), nil, []store.Write{
+		{Key: "cluster/id", Value: []byte(`{"id":"6ad6dd0e-2f05-4f54-9b57-6e5d7ea0a9c1"}`)},
+		{Key: "names/db", Value: []byte(`{"id":"3f0e0cd5-8a1f-4e9f-a3c4-111111111111"}`)},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// TestStoreIsCarried exports a store and imports it into another root. A problem is reported in one line.
+func TestStoreIsCarried(t *testing.T) {
+	dir := t.TempDir()
+	old, other, config, file := filepath.Join(dir, "old"), filepath.Join(dir, "new"), filepath.Join(dir, "drover.yaml"), filepath.Join(dir, "a.jsonl")
+	for path, text := range map[string]string{config: "", filepath.Join(dir, "half"): `{"format":"drover store","version":1}` + "\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(old, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	say := func(code int, words string, args ...string) {
+		t.Helper()
+		c := newConsole(theWorld())
+		got := c.run(t, append(args, "--config", config)...)
+		text := c.out.String() + c.err.String()
+		if got != code || !strings.Contains(text, words) || code != 0 && strings.Count(text, "\n") != 1 {
+			t.Fatalf("%v: exit %d, %q; want %d, %q", args, got, text, code, words)
+		}
+	}
+	absent := func(path string) {
+		t.Helper()
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is there", path)
+		}
+	}
+	say(1, "no store at", "store", "export", file, "--root", filepath.Join(dir, "none"))
+	say(1, "no store at", "store", "export", file, "--root", old)
+	absent(file)
+	absent(filepath.Join(dir, "none"))
+	open := storeIn(t, old)
+	say(1, "is open in another drover, process ", "store", "export", file, "--root", old)
+	if err := open.Close(); err != nil {
+		t.Fatal(err)
+	}
+	say(0, "exported 2 records of cluster 6ad6dd0e-2f05-4f54-9b57-6e5d7ea0a9c1, including 1 volumes to "+file, "store", "export", file, "--root", old)
+	say(1, "overwrites nothing", "store", "export", file, "--root", old)
+	say(0, `{"key":"names/db","value":{"id":"3f0e0cd5`, "store", "export", "-", "--root", old)
+	if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+
+	say(1, "no such file", "store", "import", filepath.Join(dir, "none"), "--root", other)
+	say(2, "it is not an export of a store", "store", "import", config, "--root", other)
+	say(1, "was cut off", "store", "import", filepath.Join(dir, "half"), "--root", other)
+	say(1, "was cut off", "store", "import", filepath.Join(dir, "half"), "--root", other, "--dry-run")
+	say(0, "dry run: would import 2 records", "store", "import", file, "--root", other, "--dry-run")
+	absent(other)
+	say(0, "including 1 volumes from "+file+" into the file "+filepath.Join(other, "store.db"), "store", "import", file, "--root", other)
+	say(1, "the store is not empty", "store", "import", file, "--root", other)
+	say(1, "the store is not empty", "store", "import", file, "--root", other, "--dry-run")
+	before, err := os.ReadFile(filepath.Join(other, "store.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	say(0, "dry run: would replace every record in the store, and import 2 records", "store", "import", file, "--root", other, "--force", "--dry-run")
+	if after, err := os.ReadFile(filepath.Join(other, "store.db")); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the dry run changed the store: %v", err)
+	}
+	say(0, "imported 2 records", "store", "import", file, "--root", other, "--force", "--yes")
+	say(0, "names/db", "store", "export", "-", "--root", other)
+	say(2, "", "store", "import")
 }

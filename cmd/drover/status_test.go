@@ -2,6 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -58,4 +64,158 @@ func TestStatusOfARepeatedPurge(t *testing.T) {
 			t.Errorf("pending: %t, reported: %t:\n%s", pending, got, c.out.String())
 		}
 	}
+}
+
+// TestEventsOfAVolume: the events of a volume are found by its name, also those from before a rename, and those of a
+// volume that does not exist any more. The filter selects by the name that the volume had.
+func TestEventsOfAVolume(t *testing.T) {
+	f := theWorld()
+	event := func(id uint64, name string, of api.Volume) api.Event {
+		return api.Event{ID: id, Time: now.Add(time.Duration(id) * time.Second), Type: "volume.update", Volume: name, Dataset: of.ID}
+	}
+	gone := f.trash[0]
+	f.events = []api.Event{event(1, "before", f.volumes[0]), event(2, "db", f.volumes[0]), event(3, "db-test", f.volumes[1]), event(4, "old", gone)}
+	for _, tc := range []struct{ args, want []string }{
+		{nil, []string{"before", "db", "db-test", "old"}},
+		{[]string{"db"}, []string{"before", "db"}},
+		{[]string{f.volumes[0].ID.String()}, []string{"before", "db"}},
+		{[]string{"old"}, []string{"old"}},
+		{[]string{gone.ID.String()[:8]}, []string{"old"}},
+		{[]string{"--filter", "volume=db"}, []string{"db"}},
+	} {
+		c := newConsole(f)
+		if code := c.run(t, append([]string{"events"}, tc.args...)...); code != 0 {
+			t.Errorf("%v: %s", tc.args, c.err.String())
+		}
+		var got []string
+		for _, line := range strings.Split(strings.TrimSpace(c.out.String()), "\n")[1:] {
+			got = append(got, strings.Fields(line)[3])
+		}
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%v: events of %v, want %v", tc.args, got, tc.want)
+		}
+	}
+	c := newConsole(f)
+	if code := c.run(t, "events", "never"); code == 0 || !strings.Contains(c.err.String(), `no such volume, and no event about it: "never"`) {
+		t.Errorf("exit code %d: %s", code, c.err.String())
+	}
+}
+
+// TestListsWatch: --watch repeats a list until the user interrupts it, which is no failure.
+func TestListsWatch(t *testing.T) {
+	for args, item := range map[string]string{
+		"volume ls --watch": "db ", "snapshot ls db -w": "before-upgrade", "operation ls -w": "0b000000",
+		"pool ls -w -q": "b0000000", "node ls -w --format {{.Name}}": "host-a", "backup ls -w": "1c09bb5f",
+	} {
+		c := newConsole(theWorld())
+		pauses := 0
+		pause := 2 * time.Second
+		if strings.HasPrefix(args, "backup ") { // each list of backups runs restic
+			pause = 30 * time.Second
+		}
+		c.Sleep = func(_ context.Context, d time.Duration) error {
+			if d != pause {
+				t.Errorf("%s: a pause of %s, want %s", args, d, pause)
+			}
+			if pauses++; pauses == 3 {
+				return errors.New("interrupted")
+			}
+			return nil
+		}
+		code := c.run(t, strings.Fields(args)...)
+		if n := strings.Count(c.out.String(), item); code != 0 || pauses != 3 || n < 3 || n%3 != 0 {
+			t.Errorf("%s: exit %d, %d pauses, %d times %q: %s%s", args, code, pauses, n, item, c.out.String(), c.err.String())
+		}
+	}
+}
+
+// TestListsWatchFail: an error of the server ends --watch.
+func TestListsWatchFail(t *testing.T) {
+	c := newConsole(theWorld())
+	c.fake.fail = map[string]error{"Pools": dataset.Errorf(dataset.ErrForbidden, "not allowed")}
+	if code := c.run(t, "pool", "ls", "--watch"); code != 1 || !strings.Contains(c.err.String(), "not allowed") {
+		t.Errorf("exit %d, %s", code, c.err.String())
+	}
+}
+
+// Only outputs that show nothing else ask for summaries.
+func TestListsAskForSummaries(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		want bool
+	}{
+		{nil, true}, {[]string{"-o", "wide"}, true}, {[]string{"--format", "{{.Name}}"}, true}, {[]string{"-q"}, true},
+		{[]string{"--sort", "used"}, true}, {[]string{"--filter", "label=env=prod"}, true}, {[]string{"--filter", "name=db"}, true},
+		{[]string{"-o", "json"}, false}, {[]string{"-o", "yaml", "--filter", "name=db"}, false},
+	} {
+		c := newConsole(theWorld())
+		if code := c.run(t, append([]string{"volume", "ls"}, tc.args...)...); code != 0 {
+			t.Errorf("volume ls %q: exit %d, %s", tc.args, code, c.err.String())
+		}
+		if c.fake.summaries != tc.want {
+			t.Errorf("volume ls %q: asked for summaries: %t, want %t", tc.args, c.fake.summaries, tc.want)
+		}
+	}
+}
+
+// TestSupportBundle: the bundle has the output of all commands, none of which has a secret that a server returns. If
+// the server does not answer, the command still succeeds.
+func TestSupportBundle(t *testing.T) {
+	bundle := func(scenario string) (map[string]string, *console) {
+		c := newConsole(theWorld())
+		scenarios[scenario](c)
+		c.env["DROVER_API"] = "unix://" + t.TempDir() + "/none"
+		c.fake.findings = append(c.fake.findings, api.Finding{Level: "error", Subject: "store", Text: "GET https://u:hunter2@consul/: token=hunter2 is refused"})
+		for i := range c.fake.volumes {
+			c.fake.volumes[i].Labels = map[string]string{"db-password": "hunter2"}
+		}
+		file := filepath.Join(t.TempDir(), "b.tar.gz")
+		if code := c.run(t, "support-bundle", "-o", file); code != 0 {
+			t.Fatalf("%s: exit %d: %s", scenario, code, c.err.String())
+		}
+		return untar(t, file), c
+	}
+	files, c := bundle("")
+	for _, name := range []string{
+		"version.json", "status.txt", "doctor.txt", "volumes.json", "operations.json", "events.json", "host.txt",
+	} {
+		text := files[name]
+		if text == "" || strings.Contains(text, "hunter2") || strings.Contains(files["errors.txt"], "\n"+name) {
+			t.Errorf("%s: %q; errors: %s", name, text, files["errors.txt"])
+		}
+		if strings.HasSuffix(name, ".json") && name != "events.json" && !json.Valid([]byte(text)) {
+			t.Errorf("%s is no JSON: %s", name, text)
+		}
+	}
+	if !strings.Contains(files["volumes.json"], "[redacted]") || !strings.Contains(files["status.txt"], "[redacted]") {
+		t.Errorf("%q", files)
+	}
+	for _, line := range c.fake.asked {
+		if strings.Contains(line, "Backup") || strings.HasPrefix(line, "Submit") {
+			t.Errorf("asked %s", line)
+		}
+	}
+	files, c = bundle("away")
+	if !strings.Contains(files["errors.txt"], "volumes.json: cannot reach drover") || !strings.Contains(c.err.String(), "volumes.json") {
+		t.Errorf("%q, %q", files, c.err.String())
+	}
+}
+
+func untar(t *testing.T, file string) map[string]string {
+	t.Helper()
+	dir := t.TempDir()
+	if out, err := exec.Command("tar", "-xzf", file, "-C", dir, "--strip-components=1").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	files := map[string]string{}
+	list, err := os.ReadDir(dir)
+	for _, f := range list {
+		b, readErr := os.ReadFile(filepath.Join(dir, f.Name()))
+		err = errors.Join(err, readErr)
+		files[f.Name()] = string(b)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
 }

@@ -1,13 +1,32 @@
+// Package api has the parts of the HTTP API of Drover, version 1, that servers and clients share:
+//
+//   - the types of requests and responses,
+//   - the interfaces: control implements Service and Members, the agent of a host implements Local, and a store in a
+//     file (control/store/bolt) implements Backup; *client.Client implements all of them,
+//   - the caller of a request (Principal), and one line of the audit log (Change).
+//
+// Control, the agents and the command line use the package. It keeps no state. A new endpoint is a row of the table in
+// package endpoint and a handler in package server. If a program uses it, it also gets a method in an interface here
+// and in package client.
+//
+// Package endpoint is the table of endpoints, package server has the handlers, package client the typed client, package
+// wire the representation in HTTP, and package openapi the OpenAPI document.
+//
+// An error is sent as RFC 9457 problem details with the stable code of its dataset.Kind. The client returns an error of
+// the same kind. If the server cannot be reached, the client returns dataset.ErrUnavailable.
 package api
 
 import (
 	"context"
 	"io"
+	"regexp"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
 )
 
 // Service is the API of control. *client.Client implements it too, so an agent sends its requests in the same way
@@ -170,3 +189,78 @@ type Local interface {
 type Backup interface {
 	Backup(ctx context.Context, w io.Writer) error
 }
+
+// Principal is the caller of a request.
+type Principal struct {
+	pki.Identity // identity in the certificate; zero for a caller on this host
+	// Local is true for this process and for callers that may use its socket. They have the same access to the
+	// data as root of the host.
+	Local bool
+	From  string // address of the caller, or its user on this host; empty: this process
+}
+
+// String returns the name of the caller for errors and the audit log.
+func (p Principal) String() string {
+	switch {
+	case p.Local && p.From == "":
+		return "this process"
+	case p.Local:
+		return "local " + p.From
+	case p.Kind == "":
+		return "nobody"
+	}
+	return p.Identity.String()
+}
+
+type principalKey struct{}
+
+// WithPrincipal returns a context for a request of the caller.
+func WithPrincipal(ctx context.Context, p Principal) context.Context {
+	return context.WithValue(ctx, principalKey{}, p)
+}
+
+// PrincipalOf returns the caller of a request. Without a request, this process is the caller.
+func PrincipalOf(ctx context.Context) Principal {
+	if p, ok := ctx.Value(principalKey{}).(Principal); ok {
+		return p
+	}
+	return Principal{Local: true}
+}
+
+var releaseForm = regexp.MustCompile(`^v?(\d{1,6})\.(\d{1,6})(?:[.+-].*)?$`)
+
+// release returns the major and minor number of a version. ok is false if the version is not a release, such as
+// "dev" or a commit.
+func release(version string) (major, minor int, ok bool) {
+	m := releaseForm.FindStringSubmatch(version)
+	if m == nil {
+		return 0, 0, false
+	}
+	major, _ = strconv.Atoi(m[1]) // only a few digits, so it cannot fail
+	minor, _ = strconv.Atoi(m[2])
+	return major, minor, true
+}
+
+// Compatible returns ErrForbidden unless control and another program can work together. who names the other program in
+// the error. Two programs can work together if their minor versions are equal or neighbours. This program cannot know
+// which minor version of a major version is the last one. So version 2.0 counts as the neighbour of every 1.x. A
+// version that is not a release works with every version.
+func Compatible(control, version, who string) error {
+	aMajor, aMinor, ok := release(control)
+	bMajor, bMinor, ok2 := release(version)
+	if !ok || !ok2 || aMajor == bMajor && abs(aMinor-bMinor) <= 1 ||
+		bMajor == aMajor+1 && bMinor == 0 || aMajor == bMajor+1 && aMinor == 0 {
+		return nil
+	}
+	older, newer := version, control
+	first := who
+	if bMajor > aMajor || bMajor == aMajor && bMinor > aMinor {
+		older, newer, first = control, version, "control"
+	}
+	return dataset.Errorf(dataset.ErrForbidden,
+		"%s is drover %s and control is %s: only neighbouring versions work together (upgrade %s first, from %s "+
+			"to the same or the previous minor version as %s)",
+		who, dataset.Clip(version), control, first, dataset.Clip(older), dataset.Clip(newer))
+}
+
+func abs(n int) int { return max(n, -n) }

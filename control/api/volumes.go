@@ -202,3 +202,131 @@ type Diff struct {
 	Zeroed int64  `json:"zeroed"` // number of bytes that became holes
 	Ranges int    `json:"ranges"` // number of ranges that differ
 }
+
+// TakeSnapshot asks for a snapshot.
+type TakeSnapshot struct {
+	Name      string `json:"name,omitempty" doc:"a name, unique in the volume"`
+	Message   string `json:"message,omitempty" doc:"free text that is stored with the snapshot"`
+	Scheduled bool   `json:"scheduled,omitempty" doc:"taken on the profile's schedule, so that retention applies"`
+}
+
+// RestoreSnapshot asks to set a volume back to a snapshot.
+type RestoreSnapshot struct {
+	Volume string `json:"volume" doc:"the volume: its name, or a unique prefix of its dataset's UUID"`
+}
+
+// CloneVolume asks for a volume that starts as a copy of another one.
+type CloneVolume struct {
+	// Source of the clone: a volume, VOLUME@SNAPSHOT, or a unique prefix of a snapshot's or dataset's
+	// UUID.
+	Source  string            `json:"source" minLength:"1"`
+	Volume  string            `json:"volume" doc:"spec of the new volume"`
+	Options map[string]string `json:"options,omitempty" doc:"as with docker volume create -o"`
+}
+
+// SnapshotSpace is the space that a snapshot uses alone.
+type SnapshotSpace struct {
+	Snapshot uuid.UUID    `json:"snapshot"` // UUID of the snapshot
+	Unique   dataset.Size `json:"unique"`   // bytes that only the snapshot uses; its deletion frees them
+}
+
+// RestoreTrash asks to restore a dataset from the trash.
+type RestoreTrash struct {
+	Name string `json:"name,omitempty" doc:"new name of the volume; absent: its former name"`
+}
+
+// EmptiedTrash is the result of emptying the trash.
+type EmptiedTrash struct {
+	Purged []Outcome `json:"purged"`           // one outcome for each dataset that is purged
+	Failed []Failure `json:"failed,omitempty"` // datasets that could not be purged, with the reason
+}
+
+// Failure is the reason why one of several datasets could not be purged.
+type Failure struct {
+	Dataset uuid.UUID       `json:"dataset"` // UUID of the dataset
+	Problem dataset.Problem `json:"problem"` // why the change failed
+}
+
+// SharedMountReport reports the use of a shared dataset by a node; see dataset.SharedMount.
+type SharedMountReport struct {
+	Incarnation uuid.UUID `json:"incarnation"` // incarnation of the agent that reports the shared mount
+	Dataset     uuid.UUID `json:"dataset"`     // UUID of the dataset that the node uses
+	ID          uuid.UUID `json:"id"`          // UUID of this use, chosen by the agent
+	// the node has the dataset mounted already, so the use is recorded in any case
+	Mounted bool `json:"mounted,omitempty"`
+	Ended   bool `json:"ended,omitempty"` // the node unmounted the dataset, or no longer needs it exclusively
+}
+
+// SharedMountDetail is a shared mount as people see it.
+type SharedMountDetail struct {
+	dataset.SharedMount
+	NodeName string `json:"node_name"` // name of the node that has the shared mount
+	// The node is the home and uses the dataset exclusively: no other node may mount it meanwhile.
+	Exclusive   bool `json:"exclusive,omitempty"`
+	Unreachable bool `json:"unreachable,omitempty" doc:"the node is unreachable"`
+	// An operator confirmed that the node is fenced, so this mount is ignored.
+	Fenced     bool   `json:"fenced,omitempty"`
+	MountCount int    `json:"mount_count" doc:"number of uses on the node, as last reported"`
+	Problem    string `json:"problem,omitempty" doc:"why it cannot be mounted there, as last reported"`
+}
+
+// Page selects a part of a list.
+type Page struct {
+	After string `query:"after" maxLength:"512" doc:"the value of next in the previous page; absent: the first page"`
+	Limit int    `query:"limit" minimum:"0" maximum:"1000" doc:"the maximum number of items; 0: 1000"`
+	// Health asks VolumeSummaries for the fields that only an assessment of the volumes needs. Other lists ignore it.
+	Health bool `json:"-"`
+}
+
+// MaxPage is the maximum number of items in one page of a list.
+const MaxPage = 1000
+
+// Size returns the maximum number of items in the page.
+func (p Page) Size() int {
+	if p.Limit <= 0 || p.Limit > MaxPage {
+		return MaxPage
+	}
+	return p.Limit
+}
+
+// List is one page of a list. If there are more pages, Next is the value of Page.After for the next page.
+type List[T any] struct {
+	Items []T `json:"items"` // the entries of this page
+	// value of the parameter after for the next page; empty: this is the last page
+	Next string `json:"next,omitempty"`
+}
+
+// VolumeIO is how much the block device of a mounted volume was read and written since it was attached.
+type VolumeIO struct {
+	Dataset uuid.UUID `json:"dataset"` // UUID of the dataset
+	Volume  string    `json:"volume"`  // name of the volume
+	Node    string    `json:"node"`    // name of the node that has it mounted
+	At      time.Time `json:"at"`      // time at which the counters were read
+	Read    IO        `json:"read"`    // what was read
+	Write   IO        `json:"write"`   // what was written
+}
+
+// IO is what a block device has done in one direction.
+type IO struct {
+	Operations uint64           `json:"operations"` // completed operations
+	Bytes      uint64           `json:"bytes"`      // transferred bytes
+	Time       dataset.Duration `json:"time"`       // time that the operations took together
+}
+
+// OmittedFiles lists the files of a volume that an archive does not contain: sockets, which tar cannot store.
+type OmittedFiles struct {
+	Count int
+	First []string // the first three paths, relative to the volume, each truncated to 200 bytes
+}
+
+// Add counts a file that was left out, and keeps the paths of the first three.
+func (l *OmittedFiles) Add(path string) {
+	const kept, longest = 3, 200
+	if l.Count++; len(l.First) >= kept {
+		return
+	}
+	if len(path) > longest {
+		path = path[:longest] + "…"
+	}
+	l.First = append(l.First, path)
+}

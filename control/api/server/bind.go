@@ -1,11 +1,19 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
+	"io"
 	"maps"
 	"net/http"
+	"slices"
+	"strings"
+	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/validation"
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
@@ -174,5 +182,102 @@ func add[In, Out any](h handlers, e endpoint.Endpoint, f func(context.Context, *
 		done.Headers = nil
 		accepted.Content = maps.Clone(done.Content)
 		op.Responses["202"] = accepted
+	}
+}
+
+// formats returns the only format of the API, JSON. Unlike the format of huma, it refuses unknown fields even if the
+// schema is not checked. It encodes the whole answer before it writes, so that a write to a closed connection is not
+// reported as an encoding error.
+func formats() map[string]huma.Format {
+	buffers := &sync.Pool{New: func() any { return new(bytes.Buffer) }}
+	f := huma.Format{
+		Marshal: func(w io.Writer, v any) error {
+			buf := buffers.Get().(*bytes.Buffer)
+			defer func() {
+				if buf.Cap() <= 256<<10 { // do not keep the memory of one large list
+					buf.Reset()
+					buffers.Put(buf)
+				}
+			}()
+			enc := json.NewEncoder(buf)
+			enc.SetEscapeHTML(false)
+			if err := enc.Encode(v); err != nil {
+				return err
+			}
+			_, _ = w.Write(buf.Bytes()) // if this fails, the peer is gone
+			return nil
+		},
+		Unmarshal: wire.DecodeStrict,
+	}
+	return map[string]huma.Format{"application/json": f, "json": f}
+}
+
+// translate is a transformer of huma. It converts errors of huma itself, about requests that never reached a handler,
+// into problems.
+func translate(hc huma.Context, _ string, v any) (any, error) {
+	e, ok := v.(*huma.ErrorModel)
+	if !ok {
+		return v, nil
+	}
+	kind := dataset.ErrInvalid
+	if e.Status >= http.StatusInternalServerError {
+		kind = dataset.ErrInternal
+	}
+	p := wire.NewProblem(kind, e.Status, validationLine(e))
+	changeOf(hc.Context()).noteError(p.Err())
+	p.Request = requestid.Of(hc.Context())
+	return p, nil
+}
+
+// maxFaults limits the answer to an invalid body.
+const maxFaults = 5
+
+func validationLine(e *huma.ErrorModel) string {
+	if len(e.Errors) == 0 {
+		return oneLine(e.Detail)
+	}
+	var lines []string
+	for _, d := range e.Errors {
+		lines = append(lines, describeFault(d))
+	}
+	slices.Sort(lines) // huma returns them in random order
+	if more := len(lines) - maxFaults; more > 0 {
+		lines = append(lines[:maxFaults], fmt.Sprintf("and %d more", more))
+	}
+	return "bad request: " + strings.Join(lines, "; ")
+}
+
+func describeFault(d *huma.ErrorDetail) string {
+	where, message := dataset.Clip(oneLine(d.Location)), dataset.Clip(oneLine(d.Message))
+	switch {
+	case message == validation.MsgUnexpectedProperty:
+		return fmt.Sprintf("unknown field %s", where)
+	case strings.HasPrefix(message, huma.ErrUnknownContentType.Error()):
+		return message + " (want application/json)"
+	case where == "":
+		return message
+	}
+	return where + ": " + message
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// OpenAPI returns the document that describes the API. It is always the same: its YAML is docs/openapi.yaml.
+// After a change of the API run
+//
+//	go generate ./control/api/openapi
+func OpenAPI() *openapi.Document {
+	return register(http.NewServeMux(), Deps{})
+}
+
+func serveDocument(contentType string, render func() ([]byte, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		text, err := render()
+		if err != nil {
+			wire.ProblemOf(err).Write(w)
+			return
+		}
+		w.Header().Set("Content-Type", contentType)
+		_, _ = w.Write(text) // the peer may be gone
 	}
 }

@@ -3,10 +3,13 @@ package server
 import (
 	"context"
 
+	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/pki"
 )
 
 func (h handlers) nodes() {
@@ -118,4 +121,207 @@ func (h handlers) moves() {
 		func(ctx context.Context, in *endpoint.Report[api.SharedMountReport]) (api.IndexedDataset, error) {
 			return h.Service.ReportSharedMount(ctx, in.Node, in.Body)
 		})
+}
+
+// members serves the endpoints of a control replica of a cluster.
+func (h handlers) members() {
+	h.join()
+	bind(h, endpoint.MakeToken, func(ctx context.Context, in *endpoint.With[api.NewToken]) (api.JoinToken, error) {
+		changeOf(ctx).Target = dataset.Clip(in.Body.Name)
+		token, err := h.Members.MakeToken(ctx, in.Body)
+		if token.ID != "" {
+			changeOf(ctx).Detail = "token " + token.ID
+		}
+		return token, err
+	})
+	bind(h, endpoint.Certify, func(ctx context.Context, in *endpoint.Report[api.Certification]) (pki.Signed, error) {
+		return h.Members.Certify(ctx, in.Node, in.Body)
+	}, maxBody(maxJoinBytes))
+	bind(h, endpoint.GetTrust, func(ctx context.Context, _ *endpoint.None) (api.Trust, error) {
+		return h.Members.Trust(ctx)
+	})
+	bind(h, endpoint.RemoveNode, func(ctx context.Context, in *endpoint.RemovedNode) (api.RemovedNode, error) {
+		if in.Force {
+			changeOf(ctx).Detail = "force"
+		}
+		return h.Members.RemoveNode(ctx, in.Node, api.NodeRemoval{Force: in.Force})
+	})
+	bind(h, endpoint.PreviewRemoveNode, func(ctx context.Context, in *endpoint.RemovedNode) (api.RemovedNode, error) {
+		return h.Members.RemoveNode(ctx, in.Node, api.NodeRemoval{Force: in.Force, DryRun: true})
+	})
+	bindNone(h, endpoint.RevokeOperator, func(ctx context.Context, in *endpoint.OperatorParam) error {
+		return h.Members.RevokeOperator(ctx, in.Operator)
+	})
+	bind(h, endpoint.RecoverStore, func(ctx context.Context, in *endpoint.With[api.Recover]) (api.Recovery, error) {
+		c := changeOf(ctx)
+		c.addDetail("confirmed ", in.Body.Digest)
+		for _, node := range in.Body.FencedNodes {
+			c.addDetail("fenced ", node)
+		}
+		noteDryRun(ctx, in.Body.DryRun)
+		return h.Members.Recover(ctx, in.Body)
+	})
+}
+
+// join serves the only endpoint that needs no certificate. The size of its body, its duration and the number of
+// concurrent requests are limited.
+func (h handlers) join() {
+	room := make(chan struct{}, maxJoins)
+	bind(h, endpoint.Join, func(ctx context.Context, in *endpoint.With[api.Join]) (joined api.Joined, err error) {
+		changeOf(ctx).Target = dataset.Clip(in.Body.Name)
+		select {
+		case room <- struct{}{}:
+			defer func() { <-room }()
+		default:
+			return joined, dataset.Errorf(dataset.ErrUnavailable, "too many hosts are joining at the same time (try "+
+				"again in a moment)")
+		}
+		joined, err = h.Members.Join(ctx, in.Body)
+		if err == nil {
+			changeOf(ctx).Node = joined.Node.String()
+		}
+		return joined, err
+	}, maxBody(maxJoinBytes), func(op *huma.Operation) { op.BodyReadTimeout = anonymousTime })
+}
+
+// host serves the endpoints of an agent, about its host.
+func (h handlers) host() {
+	h.pools()
+	h.backups()
+	h.transfers()
+	bind(h, endpoint.MeasureSnapshot,
+		func(ctx context.Context, in *endpoint.SnapshotParam) (api.SnapshotSpace, error) {
+			return h.Local.SnapshotSpace(ctx, in.Snapshot)
+		})
+	bind(h, endpoint.DiffSnapshot, func(ctx context.Context, in *endpoint.DiffParams) (api.Diff, error) {
+		return h.Local.Diff(ctx, in.Snapshot, in.Newer)
+	})
+	bind(h, endpoint.Doctor, func(ctx context.Context, in *api.Page) (api.List[api.Finding], error) {
+		list, err := h.Local.Doctor(ctx)
+		return cutPage(*in, list, err, ordinal)
+	})
+	bind(h, endpoint.ListVolumeIO, func(ctx context.Context, in *api.Page) (api.List[api.VolumeIO], error) {
+		list, err := h.Local.VolumeIO(ctx)
+		return cutPage(*in, list, err, func(_ int, v api.VolumeIO) string { return v.Dataset.String() })
+	})
+	bind(h, endpoint.ListHolders, func(ctx context.Context, in *endpoint.VolumeParam) (dataset.Holders, error) {
+		return h.Local.VolumeHolders(ctx, in.Volume)
+	})
+	bindNone(h, endpoint.Collect, func(ctx context.Context, in *endpoint.CollectedParam) error {
+		_, err := h.Local.Collect(ctx, in.Dataset, false)
+		return err
+	})
+	bind(h, endpoint.PreviewCollect, func(ctx context.Context, in *endpoint.CollectedParam) (api.Collected, error) {
+		return h.Local.Collect(ctx, in.Dataset, true)
+	})
+	bind(h, endpoint.RebuildStore,
+		func(ctx context.Context, in *endpoint.RebuildParams) (api.List[api.Rebuilt], error) {
+			noteDryRun(ctx, in.DryRun)
+			r := api.RebuildStore{SkipOffline: in.SkipOffline, DryRun: in.DryRun}
+			return allItems(h.Local.RebuildStore(ctx, r))
+		})
+}
+
+func (h handlers) pools() {
+	bind(h, endpoint.CreatePool, func(ctx context.Context, in *endpoint.With[api.NewPool]) (dataset.Pool, error) {
+		changeOf(ctx).Target = dataset.Clip(in.Body.Name)
+		return h.Local.CreatePool(ctx, in.Body)
+	})
+	bind(h, endpoint.AdoptPool, func(ctx context.Context, in *endpoint.With[api.AdoptPool]) (api.Adopted, error) {
+		changeOf(ctx).Target = dataset.Clip(in.Body.Path)
+		noteDryRun(ctx, in.Body.DryRun)
+		pool, rebuilt, err := h.Local.AdoptPool(ctx, in.Body.Path, in.Body.DryRun)
+		if rebuilt == nil {
+			rebuilt = []api.Rebuilt{}
+		}
+		return api.Adopted{Pool: pool, Rebuilt: rebuilt}, err
+	})
+	bind(h, endpoint.AcceptPool,
+		func(ctx context.Context, in *endpoint.PoolChange[api.AcceptPool]) (dataset.Pool, error) {
+			noteDryRun(ctx, in.Body.DryRun)
+			return h.Local.AcceptPool(ctx, in.Pool, in.Body)
+		})
+	bind(h, endpoint.SetPool, func(ctx context.Context, in *endpoint.PoolChange[api.PoolPolicy]) (dataset.Pool, error) {
+		changeOf(ctx).Detail = "overcommit " + dataset.FormatRatio(in.Body.Overcommit)
+		return h.Local.SetPool(ctx, in.Pool, in.Body)
+	})
+	bind(h, endpoint.RemovePool, func(ctx context.Context, in *endpoint.RemovedPool) (api.RemovedPool, error) {
+		if in.Forget {
+			changeOf(ctx).Detail = "forget"
+		}
+		return h.Local.RemovePool(ctx, in.Pool, api.PoolRemoval{Forget: in.Forget})
+	})
+	bind(h, endpoint.PreviewRemovePool, func(ctx context.Context, in *endpoint.RemovedPool) (api.RemovedPool, error) {
+		return h.Local.RemovePool(ctx, in.Pool, api.PoolRemoval{Forget: in.Forget, DryRun: true})
+	})
+}
+
+func (h handlers) storeBackup() {
+	add(h, endpoint.BackupStore.Endpoint, func(context.Context, *endpoint.None) (*Bytes, error) {
+		return stream("application/octet-stream", func(ctx context.Context, w *streamWriter) error {
+			return h.Backup.Backup(ctx, w)
+		}), nil
+	}, responds("application/octet-stream", binary))
+}
+
+func (h handlers) repositories() {
+	bind(h, endpoint.ListRepositories, func(ctx context.Context, in *api.Page) (api.List[dataset.Repository], error) {
+		list, err := h.Service.Repositories(ctx)
+		return cutPage(*in, list, err, func(_ int, r dataset.Repository) string { return r.Name })
+	})
+	bind(h, endpoint.GetRepository,
+		func(ctx context.Context, in *endpoint.RepositoryParam) (dataset.Repository, error) {
+			return h.Service.Repository(ctx, in.Repository)
+		})
+	bind(h, endpoint.AddRepository,
+		func(ctx context.Context, in *endpoint.With[api.NewRepository]) (dataset.Repository, error) {
+			changeOf(ctx).Target = dataset.Clip(in.Body.Name)
+			return h.Service.AddRepository(ctx, in.Body)
+		})
+	bindNone(h, endpoint.RemoveRepository, func(ctx context.Context, in *endpoint.RemovedRepository) error {
+		return h.Service.RemoveRepository(ctx, in.Repository, in.Force)
+	})
+}
+
+// backups serves the endpoints about the backups in a repository. Each of them runs restic, which can take as long as
+// the repository lets it.
+func (h handlers) backups() {
+	bind(h, endpoint.CheckRepository, untilStop(
+		func(ctx context.Context, in *endpoint.With[api.RepositoryCheck]) (api.RepositoryState, error) {
+			name := in.Body.Name
+			if in.Body.New != nil {
+				name = in.Body.New.Name
+			}
+			changeOf(ctx).Target = dataset.Clip(name)
+			return h.Local.CheckRepository(ctx, in.Body)
+		}))
+	bind(h, endpoint.ListBackups, untilStop(
+		func(ctx context.Context, in *endpoint.BackupsOfVolume) (api.BackupList, error) {
+			list, err := h.Local.VolumeBackups(ctx, in.Repository, in.Volume)
+			if list.Items == nil {
+				list.Items = []api.VolumeBackup{}
+			}
+			return list, err
+		}))
+	bind(h, endpoint.ListVersions, untilStop(
+		func(ctx context.Context, in *endpoint.VersionsOfName) (api.VersionList, error) {
+			list, err := h.Local.Versions(ctx, in.Repository, in.Name)
+			if list.Items == nil {
+				list.Items = dataset.History{}
+			}
+			return list, err
+		}))
+	bind(h, endpoint.GetBackup, untilStop(
+		func(ctx context.Context, in *endpoint.BackupParam) (api.VolumeBackup, error) {
+			return h.Local.VolumeBackup(ctx, in.Repository, in.Backup)
+		}))
+	bindNone(h, endpoint.RemoveBackup, func(ctx context.Context, in *endpoint.BackupParam) error {
+		changeOf(ctx).Detail = "repository " + dataset.Clip(in.Repository)
+		ctx, end := waiting(ctx)
+		return end(h.Local.RemoveBackup(ctx, in.Repository, in.Backup))
+	})
+	bindNone(h, endpoint.PruneRepository, func(ctx context.Context, in *endpoint.RepositoryParam) error {
+		ctx, end := waiting(ctx)
+		return end(h.Local.PruneRepository(ctx, in.Repository))
+	})
 }

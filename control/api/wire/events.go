@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
+	"time"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -81,4 +83,41 @@ func dispatch(kind, data string, fn func(api.Event) error) error {
 		return dataset.Errorf(dataset.ErrInternal, "event that cannot be read: %w", err)
 	}
 	return fn(e)
+}
+
+// MaxWait is the longest time that one request may wait for something to happen.
+const MaxWait = 10 * time.Minute
+
+// ParseWait reads the parameter wait of a request. An empty value is 0. The error is ErrInvalid.
+func ParseWait(s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 || d > MaxWait {
+		return 0, dataset.Errorf(dataset.ErrInvalid, "bad wait %q: want a duration of at most %s, such as 30s",
+			dataset.Clip(s), MaxWait)
+	}
+	return d, nil
+}
+
+// FormatWait returns the parameter wait for a duration, at most MaxWait. It is empty if the duration is not positive.
+func FormatWait(d time.Duration) string {
+	if d <= 0 {
+		return ""
+	}
+	return min(d, MaxWait).String()
+}
+
+// knownAtHeader is the header of an answer that an agent gave without control. Its value is the time (RFC 3339) at
+// which the agent last heard from control. An answer without the header is current.
+const knownAtHeader = "Drover-Known-At"
+
+// SetKnownAt adds the header Drover-Known-At to an answer.
+func SetKnownAt(h http.Header, t time.Time) { h.Set(knownAtHeader, t.UTC().Format(time.RFC3339)) }
+
+// KnownAt returns the time in the header Drover-Known-At of an answer, and false if the answer is current.
+func KnownAt(h http.Header) (time.Time, bool) {
+	t, err := time.Parse(time.RFC3339, h.Get(knownAtHeader))
+	return t, err == nil
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	consulapi "github.com/hashicorp/consul/api"
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover"
@@ -23,11 +25,15 @@ import (
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/repositories"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/config"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/restic/restictest"
+	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/profiles"
 	testconsul "github.com/droverhq/drover/test/consul"
 )
@@ -285,5 +291,164 @@ func TestStrangersStayOutside(t *testing.T) {
 		if dataset.KindOf(err) != tc.kind || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// ends returns the error with which a process ends that must be refused.
+func (l *lab) ends(what func(context.Context, Options) error, o Options) error {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(l.t.Context(), time.Minute)
+	defer cancel()
+	err := what(ctx, o)
+	if ctx.Err() != nil {
+		l.t.Fatalf("%s %s goes on", o.NodeName, o.Version)
+	}
+	return err
+}
+
+// awaitReplicas waits until others can see this number of replicas. If two replicas start at once, either of them may
+// find that it cannot work together with the other.
+func awaitReplicas(t *testing.T, c *testconsul.Cluster, want int) {
+	t.Helper()
+	var keys []string
+	for begun, index := time.Now(), uint64(0); time.Since(begun) < time.Minute; {
+		now, meta, err := c.Client().KV().Keys("drover/data/live/control/", "", &consulapi.QueryOptions{WaitIndex: index, WaitTime: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if keys, index = now, meta.LastIndex; len(keys) == want {
+			return
+		}
+	}
+	t.Fatalf("%q stand, want %d", keys, want)
+}
+
+// Replicas and agents of neighbouring versions work together. Others do not start. Their error names the other process
+// and what to upgrade.
+func TestVersionsSideBySide(t *testing.T) {
+	c := testconsul.Start(t, testconsul.Options{})
+	l := newLab(t)
+	at := func(o Options, version string) Options { o.Version = version; return o }
+	one := at(l.control("c1", c.Addresses()), "v1.4.2")
+	first := l.start(Control, one)
+	awaitReplicas(t, c, 1)
+	for version, want := range map[string]string{
+		"v1.2.0": "replica c2 cannot work with other replicas: control replica c1 (" + one.Listen.Advertise + ") is drover v1.4.2 and control is v1.2.0: only neighbouring versions work together",
+		"v1.6.0": "is drover v1.4.2 and control is v1.6.0: only neighbouring versions work together (upgrade control replica c1",
+	} {
+		if err := l.ends(Control, at(l.control("c2", c.Addresses()), version)); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", version, err)
+		}
+	}
+	l.start(Control, at(l.control("c2", c.Addresses()), "v1.3.0"))
+	awaitReplicas(t, c, 2)
+	if err := l.ends(Control, at(l.control("c3", c.Addresses()), "v1.5.0")); err == nil || !strings.Contains(err.Error(), "control replica c2 (") {
+		t.Errorf("beside two: %v", err)
+	}
+	// A replica that is restarted with another version is not refused because of its earlier record.
+	first.end(t)
+	l.start(Control, at(one, "v1.2.0"))
+
+	if err := l.ends(Agent, at(l.agent("n1", one), "v1.4.0")); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "is drover v1.4.0 and control is v1.2.0: only neighbouring versions work together (upgrade control first") {
+		t.Errorf("an agent: %v", err)
+	}
+	l.start(Agent, at(l.agent("n2", one), "v1.3.9"))
+}
+
+// While Consul is unreachable, a replica does not know the others. It serves, and ends when it finds out that it cannot
+// work together with them.
+func TestVersionsAreFoundOutLater(t *testing.T) {
+	c := testconsul.Start(t, testconsul.Options{})
+	l := newLab(t)
+	one, two := l.control("c1", c.Addresses()), l.control("c2", c.Addresses())
+	one.Version, two.Version = "v1.4.0", "v1.2.0"
+	l.start(Control, one)
+	awaitReplicas(t, c, 1)
+	c.Servers[0].Pause()
+	second := l.start(Control, two)
+	c.Servers[0].Resume()
+	err := <-second.done
+	second.stop()
+	second.stop = nil
+	if !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "control replica c1 (") {
+		t.Errorf("%v", err)
+	}
+}
+
+// An export is stored with restic, listed with its cluster, and read again. The folder with the records is removed.
+func TestStore(t *testing.T) {
+	top := t.TempDir()
+	password := filepath.Join(top, "password")
+	if err := os.WriteFile(password, []byte("correct horse battery staple"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	restictest.Make(t, filepath.Join(top, "repository"), "correct horse battery staple")
+	r, err := restic.New(t.Context(), &run.System{}, restic.Options{
+		URL: filepath.Join(top, "repository"), Password: dataset.PasswordSource{File: password}, CacheDir: filepath.Join(top, "cache"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster, folder := uuid.New(), filepath.Join(top, "export")
+	taken := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for i := range 2 {
+		removal, err := Store(t.Context(), r, folder, repositories.Export{
+			Cluster: cluster, Volumes: i, Taken: taken.Add(time.Duration(i) * time.Hour),
+			Write: func(w io.Writer) error { _, err := fmt.Fprintf(w, "records %d", i); return err },
+		})
+		if err != nil || removal != nil {
+			t.Fatal(err, removal)
+		}
+	}
+	if _, err := os.Stat(folder); !os.IsNotExist(err) {
+		t.Errorf("the folder was not removed: %v", err)
+	}
+	list, err := List(t.Context(), r)
+	if err != nil || len(list) != 2 || list[0].Volumes != 1 || list[0].Cluster != cluster || !list[0].Taken.Equal(taken.Add(time.Hour)) {
+		t.Fatalf("got %+v, %v", list, err)
+	}
+	var b bytes.Buffer
+	if err := Read(t.Context(), r, list[0], &b); err != nil || b.String() != "records 1" {
+		t.Errorf("got %q, %v", b.String(), err)
+	}
+}
+
+// Of exports that are stored each hour, those of the last 24 hours and one of each of the last 30 days are kept, besides
+// fewer than removeAtOnce others.
+func TestRetention(t *testing.T) {
+	start := time.Date(2026, 3, 1, 0, 5, 0, 0, time.UTC)
+	var list []restic.Backup
+	for day := range 40 { // a clock was wrong
+		list = append(list, restic.Backup{ID: fmt.Sprint("future", day), Time: start.AddDate(1, 0, day)})
+	}
+	removals := 0
+	for hour := range 100 * 24 {
+		list = append(list, restic.Backup{ID: fmt.Sprint(hour), Time: start.Add(time.Duration(hour) * time.Hour)})
+		gone := map[string]bool{}
+		for _, id := range expired(list, start.Add(time.Duration(hour)*time.Hour)) {
+			gone[id] = true
+		}
+		if len(gone) == 0 {
+			continue
+		}
+		removals++
+		var left []restic.Backup
+		for _, b := range list {
+			if !gone[b.ID] {
+				left = append(left, b)
+			}
+		}
+		list = left
+	}
+	days, newest := map[string]bool{}, start.Add((100*24-1)*time.Hour)
+	recent := 0
+	for _, b := range list[40:] {
+		days[b.Time.Format(time.DateOnly)] = true
+		if newest.Sub(b.Time) < 24*time.Hour {
+			recent++
+		}
+	}
+	if recent != 24 || len(days) < 30 || len(list) > 40+24+30+removeAtOnce || removals > 101 {
+		t.Errorf("%d exports of the last day and of %d days are left of %d, after %d removals", recent, len(days), len(list), removals)
 	}
 }

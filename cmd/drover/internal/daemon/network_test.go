@@ -17,11 +17,17 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/hashicorp/consul/api"
 	"github.com/sirupsen/logrus"
 
+	droverapi "github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/membership"
+	"github.com/droverhq/drover/control/store/consul"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/config"
 	"github.com/droverhq/drover/internal/pki"
+	testconsul "github.com/droverhq/drover/test/consul"
 )
 
 // aNetwork serves on a port, as control does, until the end of the test. Its handler accepts only peers with a
@@ -149,4 +155,129 @@ func TestClosedConnectionsAreLogged(t *testing.T) {
 	if n := strings.Count(out.String(), "limit 4"); n != 3 || !strings.Contains(out.String(), "count=5 from=192.0.2.0") {
 		t.Errorf("%d lines:\n%s", n, &out)
 	}
+}
+
+// awaitServices waits until the number of passing services with a name is want, and returns them.
+func awaitServices(t *testing.T, c *testconsul.Cluster, name, filter string, want int) []*api.ServiceEntry {
+	t.Helper()
+	client, index := c.Client(), uint64(0)
+	for begun := time.Now(); time.Since(begun) < time.Minute; {
+		list, meta, err := client.Health().Service(name, "", true, &api.QueryOptions{WaitIndex: index, WaitTime: time.Second, Filter: filter})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list) == want {
+			return list
+		}
+		index = meta.LastIndex
+	}
+	t.Fatalf("%s %s: not %d within a minute", name, filter, want)
+	return nil
+}
+
+// Replicas and agents are services in Consul, which can be found by the facts of their hosts. They are removed when
+// they stop in order. Between these two moments, nothing is written to the catalog.
+func TestMembersInTheCatalog(t *testing.T) {
+	c := testconsul.Start(t, testconsul.Options{})
+	l := newLab(t)
+	replica := func(name string) Options {
+		o := l.control(name, c.Addresses())
+		o.ControlTiming = membership.Timing{Session: 2 * time.Second, Housekeeping: 200 * time.Millisecond}
+		o.Publish = []string{config.PublishConsul}
+		return o
+	}
+	one, two := replica("c1"), replica("c2")
+	first, second := l.start(Control, one), l.start(Control, two)
+	n1 := l.agent("n1", one, two)
+	n1.Labels = map[string]string{"rack": "r1"}
+	node := l.start(Agent, n1)
+	awaitServices(t, c, "drover-control", "", 2)
+	found := awaitServices(t, c, "drover-agent", `"label.rack.r1" in Service.Tags and Service.Meta.drover_cpus != "0" and Service.Meta.drover_pool_plain == "true"`, 1)
+	if v := found[0].Service; fmt.Sprint(v.Address, ":", v.Port) != n1.Listen.Advertise {
+		t.Errorf("it is found at %s:%d, and is at %s", v.Address, v.Port, n1.Listen.Advertise)
+	}
+	// Drover's records in Consul change sometimes (uptime, facts). The catalog does not change.
+	services := func() string {
+		t.Helper()
+		_, meta, err := c.Client().Catalog().Service("drover-agent", "", &api.QueryOptions{RequireConsistent: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(meta.LastIndex)
+	}
+	node.end(t)
+	awaitServices(t, c, "drover-agent", "", 0)
+	node = l.start(Agent, n1)
+	awaitServices(t, c, "drover-agent", "", 1)
+	before := services()
+	first.end(t) // another replica may do the housekeeping afterwards
+	awaitServices(t, c, "drover-control", "", 1)
+	if now := services(); now != before {
+		t.Errorf("agents were written at %s, and again at %s", before, now)
+	}
+	node.end(t)
+	awaitServices(t, c, "drover-agent", "", 0)
+	second.end(t)
+	awaitServices(t, c, "drover-control", "", 0)
+}
+
+// If the token lacks the right for the catalog, control works, and its log names the missing lines of the policy.
+func TestControlWithoutTheCatalog(t *testing.T) {
+	c := testconsul.Start(t, testconsul.Options{ACL: true})
+	l := newLab(t)
+	o := l.control("c1", c.Addresses())
+	o.Consul.Token = c.NewToken(consul.Policy("drover"))
+	o.ControlTiming = membership.Timing{Session: 2 * time.Second, Housekeeping: 100 * time.Millisecond}
+	hook := make(warned, 100)
+	o.Log.AddHook(hook)
+	p := l.start(Control, o)
+	if _, err := l.ask(o.controlSocket()).Volumes(soon(t), droverapi.Page{}); err != nil {
+		t.Error(err)
+	}
+	said := <-hook
+	p.end(t)
+	if !strings.Contains(said, `node "drover-services" { policy = "write" } service "drover-control"`) || len(hook) > 0 {
+		t.Errorf("%q, and %d more", said, len(hook))
+	}
+}
+
+// Only a process that knows the facts can publish them: a host publishes to the Swarm, and control to Consul.
+func TestWherePublished(t *testing.T) {
+	l := newLab(t)
+	replica := l.control("c1", []string{"http://127.0.0.1:1"})
+	node := l.agent("n1", replica)
+	replica.Publish, node.Publish = []string{config.PublishSwarm}, []string{config.PublishConsul}
+	alone := node
+	alone.Replicas, alone.Listen = nil, nil
+	slow, slower := replica, alone
+	slow.TransferRate, slower.TransferRate, slower.Publish = 1<<20, 1<<20, nil
+	lone := slower
+	lone.TransferRate, lone.FencePrograms = 0, []string{}
+	lists, listing := slower, replica
+	lists.TransferRate, lists.ListAll, listing.ListAll = 0, true, true
+	for err, want := range map[error]string{
+		lone.CheckServe():      "control, transfers, fence_programs and list are for",
+		replica.CheckControl(): "publish facts to swarm: not possible here: control is not part of a Swarm",
+		node.CheckAgent(): "publish facts to consul: not possible here: control does that (set it for " +
+			"drover control)",
+		alone.CheckServe():     "publish facts to consul: not possible here",
+		slow.CheckControl():    "pools, labels, transfers, cgroup_parents and list are for agents",
+		slower.CheckServe():    "transfers, fence_programs and list are for the hosts of a cluster",
+		lists.CheckServe():     "list are for the hosts of a cluster",
+		listing.CheckControl(): "cgroup_parents and list are for agents",
+	} {
+		if dataset.KindOf(err) != dataset.ErrInvalid || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+// warned receives the errors of logged warnings.
+type warned chan string
+
+func (w warned) Levels() []logrus.Level { return []logrus.Level{logrus.WarnLevel} }
+
+func (w warned) Fire(e *logrus.Entry) error {
+	w <- fmt.Sprint(e.Data["error"])
+	return nil
 }

@@ -2,16 +2,22 @@ package main
 
 import (
 	"context"
+	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/cmd/drover/internal/nodes"
 	"github.com/droverhq/drover/cmd/drover/internal/ptytest"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/linux/mount"
 )
 
 func TestDrain(t *testing.T) {
@@ -171,5 +177,146 @@ func TestDrainForPrograms(t *testing.T) {
 `
 	if status := c.run(t, "node", "drain", "-o", "json", f.nodes[0].Name); status != 1 || c.out.String() != want {
 		t.Errorf("status %d: %s", status, c.out.String())
+	}
+}
+
+// fenceFake is a guard that records the requests.
+type fenceFake struct {
+	list []guard.Entry
+	did  []string
+	fail error
+	next []guard.Entry // replaces list after the first request for the status, if it is not nil
+	back bool          // the agent opens the dataset again after its release
+}
+
+func (f *fenceFake) Status(context.Context) (guard.Status, error) {
+	st := guard.Status{Datasets: f.list}
+	if f.next != nil {
+		f.list, f.next = f.next, nil
+	}
+	return st, nil
+}
+
+func (f *fenceFake) Close() error { return nil }
+
+// guarded returns one dataset in each state, an hour after the boot.
+func guarded() (list []guard.Entry) {
+	states := []guard.State{guard.StateArmed, guard.StateFencing, guard.StateFenced, guard.StateSuperseded, guard.StateRebooted}
+	for i, state := range states {
+		e := guard.Entry{Volume: "db-" + string(state), Epoch: uint64(i + 1), State: state, Deadline: time.Hour + 5800*time.Millisecond}
+		if i > 0 {
+			e.Deadline = time.Hour - time.Duration(i)*90*time.Second
+		}
+		e.Dataset = uuid.NewSHA1(idDB, []byte(state))
+		list = append(list, e)
+	}
+	return list
+}
+
+func (f *fenceFake) Supersede(_ context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error) {
+	f.did = append(f.did, "supersede")
+	for i, e := range f.list {
+		if e.Dataset == id && e.Epoch == epoch {
+			f.list[i].State = guard.StateSuperseded
+			e = f.list[i]
+			if f.back {
+				f.list[i].State = guard.StateArmed
+			}
+			return e, f.fail
+		}
+	}
+	return guard.Entry{}, dataset.ErrNotFound
+}
+
+func (f *fenceFake) Dismiss(context.Context, uuid.UUID, uint64) error {
+	f.did = append(f.did, "dismiss")
+	return nil
+}
+
+func (f *fenceFake) unmount(path string) error {
+	f.did = append(f.did, "unmount "+path)
+	if path == "/gone" {
+		return mount.ErrNotMounted
+	}
+	return nil
+}
+
+// Release does these steps in this order: it kills the processes that may write, unmounts the dataset, and makes the
+// guard forget it. If the dataset is not fenced, or a process does not end, it stops there.
+func TestGuardRelease(t *testing.T) {
+	entry := func(state guard.State) guard.Entry {
+		e := guard.Entry{Volume: "db", Epoch: 4, State: state}
+		e.Dataset, e.Paths = uuid.New(), []string{"/mnt/db", "/gone"}
+		return e
+	}
+	one, two := entry(guard.StateFenced), entry(guard.StateFenced)
+	all := []string{"supersede", "unmount /mnt/db", "unmount /gone", "dismiss"}
+	for name, c := range map[string]struct {
+		list []guard.Entry
+		ref  string
+		fail error
+		want []string
+		err  error
+	}{
+		"fenced":             {[]guard.Entry{one}, "db", nil, all, nil},
+		"on its way":         {[]guard.Entry{entry(guard.StateFencing)}, "db", nil, all, nil},
+		"by its UUID":        {[]guard.Entry{one, two}, strings.ToUpper(two.Dataset.String()), nil, all, nil},
+		"asked for again":    {[]guard.Entry{entry(guard.StateSuperseded)}, "db", nil, all, nil},
+		"two of that name":   {[]guard.Entry{one, two}, "db", nil, nil, dataset.ErrAmbiguous},
+		"not fenced":         {[]guard.Entry{entry(guard.StateArmed)}, "db", nil, nil, dataset.ErrConflict},
+		"not there":          {[]guard.Entry{one}, "web", nil, nil, dataset.ErrNotFound},
+		"who does not end":   {[]guard.Entry{one}, "db", dataset.ErrInUse, []string{"supersede"}, dataset.ErrInUse},
+		"of an earlier boot": {[]guard.Entry{entry(guard.StateRebooted)}, "db", nil, nil, dataset.ErrConflict},
+	} {
+		f := &fenceFake{list: slices.Clone(c.list), fail: c.fail}
+		_, err := nodes.Release(t.Context(), f, f.unmount, c.ref)
+		if !errors.Is(err, c.err) || !slices.Equal(f.did, c.want) {
+			t.Errorf("%s: did %v, want %v; %v", name, f.did, c.want, err)
+		}
+	}
+	for name, c := range map[string]struct {
+		list []guard.Entry
+		code int
+		says string
+	}{
+		"fenced":     {[]guard.Entry{one}, 0, "dry run: would kill the processes that use volume db, and unmount it at /mnt/db, /gone"},
+		"not fenced": {[]guard.Entry{entry(guard.StateArmed)}, 1, "it is armed, not fenced"},
+		"not there":  {nil, 1, "the guard of this host does not know it"},
+	} {
+		con := newConsole(&fake{})
+		con.guard.list = c.list
+		code := con.run(t, "guard", "release", "db", "--dry-run")
+		if text := con.out.String() + con.err.String(); code != c.code || !strings.Contains(text, c.says) || len(con.guard.did) > 0 {
+			t.Errorf("dry run, %s: exit %d, %q, and did %v", name, code, text, con.guard.did)
+		}
+	}
+	f := &fenceFake{list: []guard.Entry{one}, back: true}
+	if _, err := nodes.Release(t.Context(), f, f.unmount, "db"); !errors.Is(err, dataset.ErrConflict) || !slices.Equal(f.did, all[:1]) {
+		t.Errorf("opened again meanwhile: did %v; %v", f.did, err)
+	}
+	con := newConsole(&fake{})
+	if code := con.run(t, "guard", "release", "db-fenced"); code == 0 || !strings.Contains(con.err.String(), "(use --yes): kills the "+
+		"processes that use it on this host") {
+		t.Errorf("without a word: exit %d, %s", code, con.err.String())
+	}
+}
+
+// Without a guard, the commands fail at once with an error of one line. The client of an agent would wait for a guard
+// that is being restarted.
+func TestNoGuard(t *testing.T) {
+	run := t.TempDir()
+	for _, args := range [][]string{{"guard", "ls", "--run", run}, {"guard", "release", "db", "--yes", "--run", run}} {
+		synctest.Test(t, func(t *testing.T) {
+			c, began := newConsole(&fake{}), time.Now()
+			c.Fencer = nodes.DialGuard
+			code := c.run(t, args...)
+			said := c.err.String()
+			if code == 0 || strings.Count(said, "\n") != 1 || !strings.Contains(said, filepath.Join(run, "guard.sock")) || !strings.Contains(said, "check that drover guard runs") || c.out.Len() > 0 {
+				t.Errorf("%v: exit %d, %q, %q", args, code, said, c.out.String())
+			}
+			if took := time.Since(began); took != 0 { // on this clock only waiting takes time
+				t.Errorf("%v: it waits %v", args, took)
+			}
+		})
 	}
 }

@@ -1,0 +1,306 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"flag"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/cmd/drover/internal/cli"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/pki"
+	testconsul "github.com/droverhq/drover/test/consul"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// SIGHUP does not end a process that has no profiles to reload, such as drover agent: it would end this test.
+func TestHangupDoesNotEndAgent(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "drover.yaml")
+	if err := os.WriteFile(config, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := &cli.App{Getenv: func(string) string { return "" }, Out: io.Discard, ErrOut: io.Discard}
+	f := Flags{config: config, node: "host-a", logFormat: "text", Level: "info"}
+	served := false
+	err := runProcess(t.Context(), a, f, func(ctx context.Context, _ Options) error {
+		runtime.LockOSThread() // the signal is delivered to this thread, before the call returns
+		defer runtime.UnlockOSThread()
+		served = true
+		return unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGHUP)
+	})
+	if err != nil || !served {
+		t.Errorf("served %t: %v", served, err)
+	}
+}
+
+// The lock of a root must be a file in the root. A symbolic link to another file is refused.
+func TestLockThatIsALink(t *testing.T) {
+	root, away := t.TempDir(), filepath.Join(t.TempDir(), "precious")
+	if err := errors.Join(os.WriteFile(away, []byte("precious"), 0o600), os.Symlink(away, filepath.Join(root, hostLock))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lockRoot(root, hostLock); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("got %v", err)
+	}
+	if raw, err := os.ReadFile(away); err != nil || string(raw) != "precious" {
+		t.Errorf("%q, %v", raw, err)
+	}
+}
+
+// pauses is a clock whose pauses the test ends.
+type pauses struct {
+	clock.System
+	begun chan time.Duration
+	end   chan time.Time
+}
+
+func (p pauses) After(d time.Duration) <-chan time.Time {
+	p.begun <- d
+	return p.end
+}
+
+// TestMemoryLimitFollowsVolumes: the limit grows with the number of volumes, ends with the context, and is not touched
+// if an operator has set one.
+func TestMemoryLimitFollowsVolumes(t *testing.T) {
+	before := debug.SetMemoryLimit(-1)
+	t.Cleanup(func() { debug.SetMemoryLimit(before) })
+	c := pauses{begun: make(chan time.Duration), end: make(chan time.Time)}
+	ctx, stop := context.WithCancel(t.Context())
+	ended, volumes := make(chan struct{}), 0
+	go func() { defer close(ended); boundMemory(ctx, c, func() int { return volumes }, func() {}) }()
+	for _, n := range []int{100, 30_000} {
+		if got, want := <-c.begun, memoryPause; got != want {
+			t.Errorf("pause %s, want %s", got, want)
+		}
+		volumes = n
+		c.end <- time.Time{}
+	}
+	<-c.begun
+	if got, want := debug.SetMemoryLimit(-1), int64(40<<20+30_000*4<<10); got != want {
+		t.Errorf("30000 volumes: limit %d, want %d", got, want)
+	}
+	stop()
+	<-ended
+	debug.SetMemoryLimit(before)
+	t.Setenv("GOMEMLIMIT", "1GiB")
+	ctx, stop = context.WithCancel(t.Context())
+	ended = make(chan struct{})
+	go func() {
+		defer close(ended)
+		boundMemory(ctx, c, func() int { t.Error("the volumes are counted"); return 0 }, func() {})
+	}()
+	<-c.begun
+	stop()
+	<-ended
+	if got := debug.SetMemoryLimit(-1); got != before {
+		t.Errorf("with GOMEMLIMIT set: limit %d, want %d", got, before)
+	}
+}
+
+// TestMemoryIsReleasedOnceAfterWork: memory is released when the daemon is quiet after work, and not again until it has
+// worked again and a minute has passed.
+func TestMemoryIsReleasedOnceAfterWork(t *testing.T) {
+	const mib = 1 << 20
+	var q quietness
+	for i, step := range []struct {
+		allocated uint64
+		seconds   time.Duration
+		released  bool
+	}{
+		{100 * mib, 0, false},             // the start of the daemon
+		{100*mib + 1000, 2, true},         // quiet
+		{100*mib + 2000, 4, false},        // still quiet: there is no new garbage
+		{103 * mib, 6, false},             // a little work
+		{103*mib + 1000, 8, false},        // too little to release
+		{140 * mib, 10, false},            // a long list
+		{140*mib + quietBytes, 12, false}, // quiet again, but the last release was ten seconds ago
+		{140*mib + quietBytes, 61, false}, // a minute has not passed
+		{140*mib + quietBytes, 62, true},  // a minute has passed
+		{149*mib + quietBytes, 64, false}, // work
+		{149*mib + quietBytes, 200, true}, // quiet again
+	} {
+		if got := q.becomesQuiet(step.allocated, step.seconds*time.Second); got != step.released {
+			t.Errorf("step %d, %d bytes allocated: released %t, want %t", i, step.allocated, got, step.released)
+		}
+	}
+}
+
+var update = flag.Bool("update", false, "write docs/metrics.md")
+
+const page = "../../../../docs/metrics.md"
+
+// TestPage compares the page of metrics with the code.
+func TestPage(t *testing.T) {
+	want := Markdown()
+	if *update {
+		if err := os.WriteFile(page, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(got), want); diff != "" {
+		t.Errorf("docs/metrics.md is out of date: run go test ./cmd/drover/internal/daemon -update\n(-file +code):\n%s", diff)
+	}
+}
+
+// TestNames checks the rules of Prometheus for names, and that labels are in the order in which they are exposed.
+func TestNames(t *testing.T) {
+	units := []string{"bytes", "seconds"}
+	names := map[string]bool{}
+	for _, f := range Families() {
+		if names[f.name] {
+			t.Errorf("%s is declared twice", f.name)
+		}
+		names[f.name] = true
+		base := strings.TrimSuffix(f.name, "_total")
+		if (base != f.name) != (f.kind == counter) {
+			t.Errorf("%s is a %s: _total is the end of counters, and only of counters", f.name, f.kind)
+		}
+		end := base[strings.LastIndex(base, "_")+1:]
+		if f.unit != "" && end != f.unit || f.unit == "" && slices.Contains(units, end) {
+			t.Errorf("%s has the unit %q", f.name, f.unit)
+		}
+		if f.kind == histogram && f.unit != "seconds" || f.unit != "" && !slices.Contains(units, f.unit) {
+			t.Errorf("%s: want a base unit, got %q", f.name, f.unit)
+		}
+		if !slices.IsSorted(f.labels) {
+			t.Errorf("%s: the labels %v are not in order", f.name, f.labels)
+		}
+		if !strings.HasSuffix(f.help, ".") {
+			t.Errorf("%s: the help is no sentence: %s", f.name, f.help)
+		}
+	}
+}
+
+// A host joins with a token from the socket of control, works, and is refused after it was removed. The audit log names
+// who made these changes.
+func TestJoinAndLeave(t *testing.T) {
+	l := newLab(t)
+	servers := testconsul.Start(t, testconsul.Options{})
+	c := l.control("c1", servers.Addresses())
+	l.start(Control, c)
+	root, err := client.New("unix://" + filepath.Join(c.Run, "control.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	token, err := root.MakeToken(t.Context(), api.NewToken{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := l.agent("a", c)
+	if err := os.RemoveAll(filepath.Join(a.Root, "tls")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Agent(t.Context(), a); !errors.Is(err, dataset.ErrNotFound) || !strings.Contains(err.Error(), "start the agent with --join") {
+		t.Fatal(err)
+	}
+	a.Join = token.Token
+	r := l.start(Agent, a)
+	nodes, err := root.NodeList(t.Context(), "")
+	if err != nil || len(nodes) != 1 || nodes[0].Name != "a" || len(nodes[0].Pools) != 1 {
+		t.Fatalf("%+v, %v", nodes, err)
+	}
+	r.end(t)
+	r = l.start(Agent, a) // the same flag does not make it join again
+	local, err := client.New("unix://" + filepath.Join(a.Run, "drover.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer local.Close()
+	if _, err := local.Volumes(t.Context(), api.Page{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := local.MakeToken(t.Context(), api.NewToken{}); !errors.Is(err, dataset.ErrUnsupported) {
+		t.Error("a host makes tokens:", err)
+	}
+	if _, err := root.RemoveNode(t.Context(), "a", api.NodeRemoval{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := local.Volumes(t.Context(), api.Page{}); !errors.Is(err, dataset.ErrRemoved) || !strings.Contains(err.Error(), "was removed from the cluster at") {
+		t.Error(err)
+	}
+	r.end(t)
+	log, err := os.ReadFile(filepath.Join(c.Root, "audit.log"))
+	if err != nil || strings.Contains(string(log), token.Token) {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"who":"local uid 0","from":"uid 0","what":"make-token"`, `"what":"join"`, `"what":"register-node"`, `"what":"remove-node","node":"a"`} {
+		if !strings.Contains(string(log), want) {
+			t.Errorf("no %s in\n%s", want, log)
+		}
+	}
+}
+
+// A peer is verified again at each request, because a connection can last longer than its certificate is valid.
+func TestPeerIDLooksAgain(t *testing.T) {
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	ca, err := pki.Create(filepath.Join(t.TempDir(), "ca"), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair := func(id pki.Identity) *pki.Pair {
+		p, err := ca.Issue(id, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	a := pki.Identity{Kind: pki.Node, Node: uuid.New(), Name: "a"}
+	clk, removed := clock.NewFake(now), false
+	own := pki.NewCredentials(pair(pki.Identity{Kind: pki.Node, Node: uuid.New(), Name: "b"}), clk, func(pki.Identity, *x509.Certificate) error {
+		if removed {
+			return dataset.Errorf(dataset.ErrForbidden, "node a was removed")
+		}
+		return nil
+	})
+	who := peerID(own)
+	asks := func(p *pki.Pair) *http.Request {
+		return &http.Request{TLS: &tls.ConnectionState{PeerCertificates: p.Chain}}
+	}
+	r := asks(pair(a))
+	if id, err := who(r); err != nil || id != a.Node {
+		t.Fatal(id, err)
+	}
+	removed = true
+	if _, err := who(r); !errors.Is(err, dataset.ErrForbidden) {
+		t.Error("removed:", err)
+	}
+	removed = false
+	if id, err := who(r); err != nil || id != a.Node {
+		t.Error(id, err)
+	}
+	clk.Advance(31 * 24 * time.Hour)
+	if _, err := who(r); !errors.Is(err, dataset.ErrForbidden) {
+		t.Error("expired:", err)
+	}
+	clk.Advance(-31 * 24 * time.Hour)
+	for name, r := range map[string]*http.Request{"an operator": asks(pair(pki.Identity{Kind: pki.Operator, Role: pki.Admin, Name: "bob"})), "nobody": {TLS: &tls.ConnectionState{}}, "plain": {}} {
+		if _, err := who(r); !errors.Is(err, dataset.ErrForbidden) {
+			t.Error(name, err)
+		}
+	}
+}
