@@ -241,14 +241,19 @@ func backupDue(d dataset.Dataset, b record.Backups, now time.Time) (time.Time, e
 		}
 		due = tick.Add(spread(d.ID, min(after.Sub(tick)/4, maxBackupDelay)))
 	}
-	if b.Failures > 0 && !b.Failed.After(latest) {
-		wait := firstBackupRetry << min(b.Failures-1, 10)
-		wait = min(wait, maxBackupRetry)
-		if retry := b.Failed.Add(wait + spread(d.ID, wait/4)); retry.After(due) {
-			due = retry
+	return laterAfterFailure(d.ID, b.Scheduled, due, latest, firstBackupRetry, maxBackupRetry), nil
+}
+
+// laterAfterFailure returns when what is due at a time is tried again, if the last one has failed. The wait after a
+// failure is first, doubles with each failure, and is at most most. A failure after latest is ignored.
+func laterAfterFailure(id uuid.UUID, s record.Scheduled, due, latest time.Time, first, most time.Duration) time.Time {
+	if s.Failures > 0 && !s.Failed.After(latest) {
+		wait := min(first<<min(s.Failures-1, 10), most)
+		if retry := s.Failed.Add(wait + spread(id, wait/4)); retry.After(due) {
+			return retry
 		}
 	}
-	return due, nil
+	return due
 }
 
 // spread returns a time of less than most, in whole seconds, which is always the same for a dataset.

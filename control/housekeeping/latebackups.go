@@ -26,23 +26,59 @@ const reportedFailures = 2
 // BackupSchedule is the state of the scheduled backups of a volume.
 type BackupSchedule struct {
 	Volume string
-	// Age is the time since the newest good scheduled backup, or since the schedule applies to the volume if it has
-	// none.
-	Age time.Duration
-	// Overdue is the time since the next scheduled backup became due. It is 0 if the backup is not due yet.
-	Overdue  time.Duration
-	Failures int // since the last good backup
+	ScheduleState
 	// Verified is the state of the scheduled verifications; nil if the profile has none.
-	Verified *VerificationSchedule
+	Verified *ScheduleState
 }
 
-// VerificationSchedule is the state of the scheduled verifications of a volume's backups.
-type VerificationSchedule struct {
-	// Age is the time since the last good verification, or since the schedule applies to the volume if it has none.
+// ScheduleState is the state of the scheduled backups of a volume, or of the verifications of its backups.
+type ScheduleState struct {
+	// Age is the time since the last good one, or since the schedule applies to the volume if it has none.
 	Age time.Duration
-	// Overdue is the time since the next verification became due. It is 0 if none is due, or if there is no backup.
+	// Overdue is the time since the next one became due. It is 0 if none is due.
 	Overdue  time.Duration
-	Failures int // since the last good verification
+	Failures int // since the last good one
+}
+
+// seenSchedule is what both a seenBackups and a seenVerification have.
+type seenSchedule struct {
+	last, due time.Time // due is zero if none is due
+	none      bool      // there is no good one yet, and last is when the schedule began
+	failures  int
+	problem   string // why the last one failed, or could not be requested
+}
+
+func newSeenSchedule(d dataset.Dataset, s record.Scheduled) seenSchedule {
+	if s.Last.IsZero() {
+		return seenSchedule{last: ScheduleStart(d), none: true, failures: s.Failures, problem: s.Problem}
+	}
+	return seenSchedule{last: s.Last, failures: s.Failures, problem: s.Problem}
+}
+
+func (is seenSchedule) overdue(now time.Time) time.Duration {
+	if is.due.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(is.due))
+}
+
+func (is seenSchedule) state(now time.Time) ScheduleState {
+	return ScheduleState{Age: max(0, now.Sub(is.last)), Overdue: is.overdue(now), Failures: is.failures}
+}
+
+// late returns the text of the warning that what is late: a backup, or a verification. noGood says that there is no
+// good one.
+func (is seenSchedule) late(what, noGood string, now time.Time) string {
+	text := fmt.Sprintf("%s is %s late, and ", what, is.overdue(now).Round(time.Minute))
+	if is.none {
+		text += noGood
+	} else {
+		text += "the last good one is from " + is.last.UTC().Format(time.DateTime) + " UTC"
+	}
+	if is.problem != "" {
+		text += fmt.Sprintf("; failed attempts: %d, the last one because %s", is.failures, is.problem)
+	}
+	return text
 }
 
 // backupStates remembers the scheduled backups of each volume as they were when Housekeeper.Run last looked at them. It
@@ -79,12 +115,9 @@ const backupRecordsAge = time.Minute
 
 // seenBackups is the state of the scheduled backups of a volume.
 type seenBackups struct {
+	seenSchedule
 	volume, repository string
-	last, due          time.Time
-	none               bool // there is no good backup yet, and last is when the schedule began
-	failures           int
-	problem            string // why the last backup failed, or could not be requested
-	missing            bool   // the repository is not recorded
+	missing            bool // the repository is not recorded
 	// apart is the cluster that the volume is kept apart from, in the repository of its profile; uuid.Nil if there is
 	// none
 	apart        uuid.UUID
@@ -93,12 +126,10 @@ type seenBackups struct {
 
 // seenVerification is the state of the scheduled verifications of a volume's backups.
 type seenVerification struct {
-	every     time.Duration // 0 if there is no schedule
-	last, due time.Time     // due is zero if there is no backup
-	none      bool          // there is no good verification yet, and last is when the schedule began
-	failures  int
-	problem   string // why the last verification failed; while unusable is set, why that backup is not usable
-	unusable  string // ID of the backup that a verification found damaged or absent
+	seenSchedule
+	every time.Duration // 0 if there is no schedule
+	// unusable is the ID of the backup that a verification found damaged or absent; problem then says why
+	unusable string
 	// refused is why the next verification cannot be requested. It is empty if it can, or if the reason is not known:
 	// only the control replica that does the background work knows all reasons.
 	refused string
@@ -109,11 +140,8 @@ type seenVerification struct {
 func newSeenVerification(d dataset.Dataset, newest record.ScheduledBackup, v record.Verifications,
 	now time.Time, missing bool) seenVerification {
 	is := seenVerification{
-		every: time.Duration(d.Profile.Backup.Verify.Every), last: v.Last, failures: v.Failures, problem: v.Problem,
+		seenSchedule: newSeenSchedule(d, v.Scheduled), every: time.Duration(d.Profile.Backup.Verify.Every),
 		unusable: v.Unusable,
-	}
-	if v.Last.IsZero() {
-		is.last, is.none = ScheduleStart(d), true
 	}
 	if missing {
 		is.refused = "repository " + newest.Repository + ", which has the newest backup, is not recorded"
@@ -126,13 +154,6 @@ func newSeenVerification(d dataset.Dataset, newest record.ScheduledBackup, v rec
 // grace returns how late a verification may be before it is reported. The verifications of a host wait for each
 // other.
 func (is seenVerification) grace() time.Duration { return backupGrace + is.every/4 }
-
-func (is seenVerification) overdue(now time.Time) time.Duration {
-	if is.due.IsZero() {
-		return 0
-	}
-	return max(0, now.Sub(is.due))
-}
 
 // seeVerification stores the state of the scheduled verifications of a dataset. It does nothing unless the scheduled
 // backups of the dataset were seen before.
@@ -150,11 +171,8 @@ func (s *backupStates) seeVerification(id uuid.UUID, v seenVerification) {
 func newSeenBackups(d dataset.Dataset, b record.Backups, now time.Time, missing bool,
 	to dataset.Repository) seenBackups {
 	is := seenBackups{
-		volume: d.Volume, repository: d.Profile.Backup.To, last: b.Last, failures: b.Failures, problem: b.Problem,
+		seenSchedule: newSeenSchedule(d, b.Scheduled), volume: d.Volume, repository: d.Profile.Backup.To,
 		missing: missing,
-	}
-	if b.Last.IsZero() {
-		is.last, is.none = ScheduleStart(d), true
 	}
 	if d.BacksUpApart(to) {
 		is.apart = d.KeptApart.Cluster
@@ -337,13 +355,6 @@ func readBackupsOf(t *record.Tx, entries []store.Entry, now time.Time) (list []s
 	return list, nil
 }
 
-func (is seenBackups) overdue(now time.Time) time.Duration {
-	if is.due.IsZero() {
-		return 0
-	}
-	return max(0, now.Sub(is.due))
-}
-
 // BackupSchedules returns the state of the volumes whose profile has scheduled backups, by name. It is empty while
 // another control replica does the background work.
 func (k *Housekeeper) BackupSchedules() []BackupSchedule {
@@ -351,13 +362,10 @@ func (k *Housekeeper) BackupSchedules() []BackupSchedule {
 	list, _ := k.backupStates.list()
 	out := make([]BackupSchedule, len(list))
 	for i, is := range list {
-		out[i] = BackupSchedule{
-			Volume: is.volume, Age: max(0, now.Sub(is.last)), Overdue: is.overdue(now), Failures: is.failures,
-		}
+		out[i] = BackupSchedule{Volume: is.volume, ScheduleState: is.state(now)}
 		if v := is.verification; v.every > 0 {
-			out[i].Verified = &VerificationSchedule{
-				Age: max(0, now.Sub(v.last)), Overdue: v.overdue(now), Failures: v.failures,
-			}
+			state := v.state(now)
+			out[i].Verified = &state
 		}
 	}
 	return out
@@ -433,15 +441,7 @@ func (is seenBackups) finding(now time.Time) (f api.Finding) {
 		f.Text = fmt.Sprintf("its scheduled backup failed %d times, the last time because %s", is.failures, is.problem)
 		f.Fix = "drover operation ls --filter volume=" + is.volume
 	case overdue > backupGrace:
-		f.Text = fmt.Sprintf("its scheduled backup is %s late, ", overdue.Round(time.Minute))
-		if is.none {
-			f.Text += "and it has no good one"
-		} else {
-			f.Text += "and the last good one is from " + is.last.UTC().Format(time.DateTime) + " UTC"
-		}
-		if is.problem != "" {
-			f.Text += fmt.Sprintf("; failed attempts: %d, the last one because %s", is.failures, is.problem)
-		}
+		f.Text = is.late("its scheduled backup", "it has no good one", now)
 		f.Fix = "drover volume inspect " + is.volume
 	}
 	return f
@@ -450,23 +450,14 @@ func (is seenBackups) finding(now time.Time) (f api.Finding) {
 // finding returns the text and the remedy of the warning about scheduled verifications. It is empty if there is none. A
 // backup that is not usable is reported at once.
 func (is seenVerification) finding(volume string, now time.Time) (f api.Finding) {
-	overdue := is.overdue(now)
 	switch {
 	case is.every == 0:
 	case is.unusable != "":
 		f.Text = fmt.Sprintf("its backup %.8s failed a verification: %s; this warning ends with a good verification "+
 			"of the newest scheduled backup", is.unusable, is.problem)
 		f.Fix = "drover volume inspect " + volume
-	case overdue > is.grace():
-		f.Text = fmt.Sprintf("the verification of its backups is %s late, ", overdue.Round(time.Minute))
-		if is.none {
-			f.Text += "and there is no good one"
-		} else {
-			f.Text += "and the last good one is from " + is.last.UTC().Format(time.DateTime) + " UTC"
-		}
-		if is.problem != "" {
-			f.Text += fmt.Sprintf("; failed attempts: %d, the last one because %s", is.failures, is.problem)
-		}
+	case is.overdue(now) > is.grace():
+		f.Text = is.late("the verification of its backups", "there is no good one", now)
 		if is.refused != "" {
 			f.Text += "; the next one cannot be requested: " + is.refused
 		}

@@ -202,11 +202,5 @@ func verificationDue(d dataset.Dataset, newest record.ScheduledBackup, v record.
 	if since := v.Since.Add(first); !v.Since.IsZero() && !v.Since.After(latest) && since.After(due) {
 		due = since
 	}
-	if v.Failures > 0 && !v.Failed.After(latest) {
-		wait := min(firstVerifyRetry<<min(v.Failures-1, 10), maxVerifyRetry, every)
-		if retry := v.Failed.Add(wait + spread(d.ID, wait/4)); retry.After(due) {
-			due = retry
-		}
-	}
-	return due
+	return laterAfterFailure(d.ID, v.Scheduled, due, latest, firstVerifyRetry, min(maxVerifyRetry, every))
 }

@@ -9,17 +9,56 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// RunningBackup returns the operation of the scheduled backup of a dataset that has not ended; nil if there is none.
-func RunningBackup(t *Tx, id uuid.UUID) (*dataset.Operation, error) {
-	var b Backups
-	if _, err := t.Get(BackupsKey(id), &b); err != nil || b.Running == uuid.Nil {
-		return nil, err
-	}
+// running returns the operation that was requested last; nil if it has ended, or if there is none.
+func (s *Scheduled) running(t *Tx) (*dataset.Operation, error) {
 	var op dataset.Operation
-	if there, err := t.Get(OperationKey(b.Running), &op); err != nil || !there || op.State.Final() {
+	if s.Running == uuid.Nil {
+		return nil, nil //nolint:nilnil // none is no error
+	}
+	if there, err := t.Get(OperationKey(s.Running), &op); err != nil || !there || op.State.Final() {
 		return nil, err
 	}
 	return &op, nil
+}
+
+// end records the end of the operation of the dataset d that was running.
+func (s *Scheduled) end(t *Tx, d dataset.Dataset, op dataset.Operation) error {
+	s.Running = uuid.Nil
+	s.Attempts++
+	switch op.State {
+	case dataset.OpDone:
+		s.succeed(op.Created)
+	case dataset.OpCancelled:
+		// If the operation belongs to a former home that is lost, control has cancelled it. The new home then begins
+		// one at once. If a user has cancelled it, the next one is at the next moment of the schedule.
+		lost, err := IsOnLostNode(t, d, op)
+		if err != nil {
+			return err
+		}
+		if !lost {
+			s.After = op.Ended
+		}
+	default:
+		s.Failures, s.Failed = s.Failures+1, op.Ended
+		if op.Problem != nil {
+			s.Problem = op.Problem.Message
+		}
+	}
+	return nil
+}
+
+// succeed records a good operation that was requested at a time.
+func (s *Scheduled) succeed(at time.Time) {
+	s.After, s.Last, s.Failures, s.Failed, s.Problem = at, at, 0, time.Time{}, ""
+}
+
+// RunningBackup returns the operation of the scheduled backup of a dataset that has not ended; nil if there is none.
+func RunningBackup(t *Tx, id uuid.UUID) (*dataset.Operation, error) {
+	var b Backups
+	if _, err := t.Get(BackupsKey(id), &b); err != nil {
+		return nil, err
+	}
+	return b.running(t)
 }
 
 // SettleBackup records how the scheduled backup of a dataset ended, if its operation has ended without EndBackup,
@@ -145,33 +184,17 @@ func EndBackup(t *Tx, op dataset.Operation) error {
 	if _, err := t.Get(BackupsKey(d.ID), &b); err != nil || b.Running != op.ID {
 		return err
 	}
-	b.Running = uuid.Nil
-	b.Attempts++
-	switch op.State {
-	case dataset.OpDone:
+	if err := b.end(t, d, op); err != nil {
+		return err
+	}
+	if op.State == dataset.OpDone {
 		if err := EndDamage(t, d.ID); err != nil {
 			return err
 		}
-		b.After, b.Last, b.Failures, b.Failed, b.Problem = op.Created, op.Created, 0, time.Time{}, ""
 		b.Newest = ScheduledBackup{ID: op.Backup, Operation: op.ID, Repository: op.Repository, Time: op.Created}
 		if d.Profile.Backup.Keep != (dataset.Keep{}) {
 			b.Made = append(b.Made, b.Newest)
 			b.Made = b.Made[max(0, len(b.Made)-maxMade):]
-		}
-	case dataset.OpCancelled:
-		// If the operation belongs to a former home that is lost, control has cancelled it. The new home then makes a
-		// backup at once. If a user has cancelled it, the next backup is at the next moment of the schedule.
-		lost, err := IsOnLostNode(t, d, op)
-		if err != nil {
-			return err
-		}
-		if !lost {
-			b.After = op.Ended
-		}
-	default:
-		b.Failures, b.Failed = b.Failures+1, op.Ended
-		if op.Problem != nil {
-			b.Problem = op.Problem.Message
 		}
 	}
 	return t.Put(BackupsKey(d.ID), b)

@@ -83,21 +83,26 @@ type RunMark struct {
 	Runs    bool             `json:"runs,omitempty"`
 }
 
-// Backups is the value of a dataset's key under backups/: what became of its scheduled backups. The key is absent if
-// none was requested yet. The times are those of control's clock when a backup was requested, so that no node can make
-// a backup newer or older.
-type Backups struct {
+// Scheduled is what became of the scheduled operations of a dataset: its backups, or the verifications of its backups.
+// The times are those of control's clock when an operation was requested, so that no node can make one newer or older.
+// Only Failed is the time of an end.
+type Scheduled struct {
 	Dataset  uuid.UUID `json:"dataset"`
 	Running  uuid.UUID `json:"running,omitzero"`   // operation that was requested last, until it ends
 	Attempts uint64    `json:"attempts,omitempty"` // how many operations have ended
-	// After is the time of the last backup that succeeded or was cancelled. A backup that was due before it counts as
-	// done.
+	// After is the time of the last one that succeeded or was cancelled. One that was due before it counts as done.
 	After time.Time `json:"after,omitzero"`
-	Last  time.Time `json:"last,omitzero"` // time of the last backup that succeeded
-	// Failures is how many failed since, and since the last good backup that a user requested in the same repository.
+	Last  time.Time `json:"last,omitzero"` // time of the last one that succeeded
+	// Failures is how many failed since, and since a user has requested a good one that counts for the schedule.
 	Failures int       `json:"failures,omitempty"`
 	Failed   time.Time `json:"failed,omitzero"`   // when the last of these failed
 	Problem  string    `json:"problem,omitempty"` // why it failed
+}
+
+// Backups is the value of a dataset's key under backups/: what became of its scheduled backups. The key is absent if
+// none was requested yet.
+type Backups struct {
+	Scheduled
 	// Newest is the last backup that succeeded. It is zero if there is none.
 	Newest ScheduledBackup `json:"newest,omitzero"`
 	// Made has the last good backups that retention may remove, in the order in which they were made: see maxMade. It
@@ -118,28 +123,20 @@ type ScheduledBackup struct {
 }
 
 // Verifications is the value of a dataset's key under verifications/: what became of the verifications of its backups.
-// The key is absent if none was requested yet, and Since is not known. The times are those of control's clock when a
-// verification was requested, except that Failed and the times of Results are those of its end.
+// The key is absent if none was requested yet, and Since is not known.
 //
 // A verification that a user has requested counts as a scheduled one if it has shown the same: see EndVerification.
+//
+// While Unusable is set, Problem is why that backup is not usable.
 type Verifications struct {
-	Dataset  uuid.UUID `json:"dataset"`
-	Running  uuid.UUID `json:"running,omitzero"`   // scheduled operation that was requested last, until it ends
-	Attempts uint64    `json:"attempts,omitempty"` // how many scheduled operations have ended
+	Scheduled
 	// Since is when the volume got a profile with other verifications than the profile before. It is zero if the volume
 	// has had the same ones since it was created. No scheduled verification was due before.
 	Since time.Time `json:"since,omitzero"`
-	// After is the time of the last scheduled verification that succeeded or was cancelled.
-	After    time.Time `json:"after,omitzero"`
-	Last     time.Time `json:"last,omitzero"`      // time of the last one that succeeded
-	Failures int       `json:"failures,omitempty"` // how many failed since
-	Failed   time.Time `json:"failed,omitzero"`    // when the last of these failed
-	// Problem is why it failed. While Unusable is set, Problem is why that backup is not usable.
-	Problem string `json:"problem,omitempty"`
 	// Unusable is the ID of the backup that the last of these with a result found damaged or absent. It is empty if
 	// none had a result. A later failure that says nothing about a backup does not change it.
 	Unusable string `json:"unusable,omitempty"`
-	// Results has the last verification of each backup, the oldest first: see maxResults.
+	// Results has the last verification of each backup, with the time of its end, the oldest first: see maxResults.
 	Results []dataset.VerifiedBackup `json:"results,omitempty"`
 }
 

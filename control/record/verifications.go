@@ -16,14 +16,10 @@ const maxResults = 100
 // is none.
 func RunningVerification(t *Tx, id uuid.UUID) (*dataset.Operation, error) {
 	var v Verifications
-	if _, err := t.Get(VerificationsKey(id), &v); err != nil || v.Running == uuid.Nil {
+	if _, err := t.Get(VerificationsKey(id), &v); err != nil {
 		return nil, err
 	}
-	var op dataset.Operation
-	if there, err := t.Get(OperationKey(v.Running), &op); err != nil || !there || op.State.Final() {
-		return nil, err
-	}
-	return &op, nil
+	return v.running(t)
 }
 
 // ChangeVerifications records that a dataset gets a profile whose scheduled verifications differ from those of the
@@ -63,7 +59,7 @@ func SettleVerification(t *Tx, id uuid.UUID) error {
 	if _, err := t.Get(VerificationsKey(id), &v); err != nil || v.Running == uuid.Nil {
 		return err
 	}
-	if running, err := RunningVerification(t, id); err != nil || running != nil {
+	if running, err := v.running(t); err != nil || running != nil {
 		return err
 	}
 	v.Running = uuid.Nil
@@ -134,15 +130,20 @@ func EndVerification(t *Tx, op dataset.Operation) error {
 		if v.Running != op.ID {
 			return nil
 		}
-		v.Running = uuid.Nil
-		v.Attempts++
-		if err := v.endScheduled(t, d, op); err != nil {
+		before := v.Problem
+		if err := v.end(t, d, op); err != nil {
 			return err
 		}
-		if good {
+		switch {
+		case good:
+			v.Unusable = ""
 			if err := EndDamage(t, d.ID); err != nil {
 				return err
 			}
+		case unusable:
+			v.Unusable = op.Backup
+		case v.Unusable != "": // a failure that says nothing about the backup does not end the warning
+			v.Problem = before
 		}
 		return t.Put(VerificationsKey(d.ID), v)
 	}
@@ -154,7 +155,8 @@ func EndVerification(t *Tx, op dataset.Operation) error {
 		return err
 	}
 	if good && counts {
-		v.noteGood(op.Created)
+		v.succeed(op.Created)
+		v.Unusable = ""
 	}
 	if err := noteDamage(t, d, op, counts); err != nil {
 		return err
@@ -169,39 +171,6 @@ func (v *Verifications) addResult(r dataset.VerifiedBackup) {
 	})
 	v.Results = append(v.Results, r)
 	v.Results = v.Results[max(0, len(v.Results)-maxResults):]
-}
-
-// noteGood records a good verification of the newest scheduled backup, which was requested at a time.
-func (v *Verifications) noteGood(at time.Time) {
-	v.After, v.Last, v.Failures, v.Failed, v.Problem, v.Unusable = at, at, 0, time.Time{}, "", ""
-}
-
-// endScheduled records how a scheduled verification of the dataset d ended.
-func (v *Verifications) endScheduled(t *Tx, d dataset.Dataset, op dataset.Operation) error {
-	switch op.State {
-	case dataset.OpDone:
-		v.noteGood(op.Created)
-	case dataset.OpCancelled:
-		// As for a backup: if control has cancelled it because a former home is lost, the new home verifies at once.
-		lost, err := IsOnLostNode(t, d, op)
-		if err != nil {
-			return err
-		}
-		if !lost {
-			v.After = op.Ended
-		}
-	default:
-		v.Failures, v.Failed = v.Failures+1, op.Ended
-		unusable := FoundUnusable(op)
-		if unusable {
-			v.Unusable = op.Backup
-		}
-		// A failure that says nothing about the backup does not end the warning: only noteGood does.
-		if op.Problem != nil && (unusable || v.Unusable == "") {
-			v.Problem = op.Problem.Message
-		}
-	}
-	return nil
 }
 
 // countsAsScheduled reports whether a good verification that a user has requested shows the same as a scheduled one.
