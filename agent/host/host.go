@@ -48,13 +48,15 @@ type Host struct {
 // datasets that are mounted here.
 const RecoveredKey = "recovered"
 
+// RecordAfter is how long work takes at most without being recorded as an operation.
+const RecordAfter = 2 * time.Second
+
 // Timing has the agent's intervals and time limits. Zero values mean the defaults.
 type Timing struct {
-	RecordAfter time.Duration // work that takes longer is recorded as an operation (2 s)
-	Heartbeat   time.Duration // between two heartbeats (10 s)
-	Retry       time.Duration // before an unreachable control replica or node is asked again (1 s)
-	InUseWait   time.Duration // how long a move waits while its home has the volume in use (30 s)
-	MoveWait    time.Duration // how long a mount waits for a move before it reports the move as pending (50 s)
+	Heartbeat time.Duration // between two heartbeats (10 s)
+	Retry     time.Duration // before an unreachable control replica or node is asked again (1 s)
+	InUseWait time.Duration // how long a move waits while its home has the volume in use (30 s)
+	MoveWait  time.Duration // how long a mount waits for a move before it reports the move as pending (50 s)
 }
 
 // OrDefault returns the limits with zero values replaced by the defaults.
@@ -63,7 +65,6 @@ func (l Timing) OrDefault() Timing {
 		value        *time.Duration
 		defaultValue time.Duration
 	}{
-		{&l.RecordAfter, 2 * time.Second},
 		{&l.Heartbeat, 10 * time.Second},
 		{&l.Retry, time.Second},
 		{&l.InUseWait, 30 * time.Second},

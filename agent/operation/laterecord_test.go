@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -49,7 +50,7 @@ func TestLateRecordDoesNotRepeatCreate(t *testing.T) {
 		agenttest.Await(t, func() bool { return h.Calls() == 1 })
 		var record api.Report
 		agenttest.Await(t, func() bool {
-			r.FakeClock.Advance(r.Timing.RecordAfter)
+			r.FakeClock.Advance(host.RecordAfter)
 			select {
 			case record = <-late.records:
 				return true

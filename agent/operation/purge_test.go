@@ -212,9 +212,9 @@ func TestOwnPurgeIsNotRecorded(t *testing.T) {
 		}
 	}
 	run(dataset.OpPurge, func() {
-		r.FakeClock.Advance(10 * r.Timing.RecordAfter)
+		r.FakeClock.Advance(10 * host.RecordAfter)
 		run(dataset.OpResize, func() { // a later operation is recorded, so a purge would be recorded as well
-			agenttest.Await(t, func() bool { r.FakeClock.Advance(r.Timing.RecordAfter); return len(late.records) > 0 })
+			agenttest.Await(t, func() bool { r.FakeClock.Advance(host.RecordAfter); return len(late.records) > 0 })
 		})
 	})
 	if first := <-late.records; first.Operation.Kind != dataset.OpResize || len(late.records) > 0 {

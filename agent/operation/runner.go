@@ -40,7 +40,7 @@ type running struct {
 	dataset, pool, made uuid.UUID
 }
 
-// Run runs do as an operation that can be listed and cancelled. If it takes longer than Timing.RecordAfter, control
+// Run runs do as an operation that can be listed and cancelled. If it takes longer than host.RecordAfter, control
 // records it, unless it is a purge that the agent has started itself. The failure of a recorded operation is recorded
 // as well. Run logs each failure, unless ctx has ended, so callers do not: see package failurelog. The context of do
 // has the ID of the request that the operation belongs to.
@@ -74,7 +74,7 @@ func (r *Runner) run(
 	// The agent repeats a purge after each start. If its own purges were recorded, each start would leave another
 	// operation for a dataset whose pool is offline. A purge that a user requests is recorded already.
 	if op.Kind != dataset.OpPurge || now.recorded {
-		now.endRecording = r.Jobs.After(ctx, r.Clock, r.Timing.RecordAfter,
+		now.endRecording = r.Jobs.After(ctx, r.Clock, host.RecordAfter,
 			func(ctx context.Context) { r.record(ctx, planned) })
 	}
 	r.mu.Unlock()

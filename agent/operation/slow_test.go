@@ -96,7 +96,7 @@ func TestI8SlowCreateReportsOperation(t *testing.T) {
 	}
 
 	agenttest.Await(t, func() bool {
-		r.FakeClock.Advance(r.Timing.RecordAfter)
+		r.FakeClock.Advance(host.RecordAfter)
 		op, err := r.Control.Operation(ctx, named[1], 0)
 		return err == nil && op.State == dataset.OpRunning && op.Volume == "db"
 	})
@@ -135,7 +135,7 @@ func TestCancelledCreateLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	agenttest.Await(t, func() bool {
-		r.FakeClock.Advance(r.Timing.RecordAfter)
+		r.FakeClock.Advance(host.RecordAfter)
 		_, err := r.Control.CancelOperation(ctx, named[1])
 		return err == nil
 	})
