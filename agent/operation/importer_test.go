@@ -160,6 +160,10 @@ type lateStatus struct {
 
 func (*lateStatus) ID() uuid.UUID { return uuid.UUID{1} }
 
+func (*lateStatus) Info() backends.Info {
+	return backends.Info{Capabilities: dataset.Capabilities{OwnFilesystem: true}}
+}
+
 func (p *lateStatus) Status(context.Context) dataset.PoolStatus {
 	if !p.asked {
 		p.asked = true
@@ -195,6 +199,9 @@ func TestRestoreFlushesOnceWithoutFirstStatus(t *testing.T) {
 type tightPool struct{ backends.Pool }
 
 func (tightPool) ID() uuid.UUID { return uuid.UUID{1} }
+func (tightPool) Info() backends.Info {
+	return backends.Info{Capabilities: dataset.Capabilities{OwnFilesystem: true}}
+}
 func (tightPool) Status(context.Context) dataset.PoolStatus {
 	return dataset.PoolStatus{Online: true, Size: 1000 * dataset.MiB, Free: 90 * dataset.MiB}
 }
