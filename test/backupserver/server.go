@@ -18,7 +18,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -65,8 +64,8 @@ const (
 func S3(t testing.TB) *Server {
 	t.Helper()
 	s := newServer(t)
-	s.CredentialsFile = filepath.Join(s.dir, "credentials")
-	s.SetKeys(t, accessKey, secretKey)
+	const keys = "[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n"
+	s.CredentialsFile = s.write(t, "credentials", fmt.Sprintf(keys, accessKey, secretKey))
 	program, err := engine.Script("tools.sh", "versitygw")
 	if err != nil {
 		t.Fatal(err)
@@ -81,19 +80,6 @@ func S3(t testing.TB) *Server {
 	s.Start(t)
 	s.URL = "s3:" + s.proxy(t) + "/backups/drover"
 	return s
-}
-
-// SetKeys writes the keys that Drover uses for the S3 server.
-func (s *Server) SetKeys(t testing.TB, access, secret string) {
-	t.Helper()
-	const text = "[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n"
-	s.write(t, "credentials", fmt.Sprintf(text, access, secret))
-}
-
-// RestoreKeys writes the keys that the S3 server accepts.
-func (s *Server) RestoreKeys(t testing.TB) {
-	t.Helper()
-	s.SetKeys(t, accessKey, secretKey)
 }
 
 // REST starts a server of restic's REST protocol with TLS.
@@ -266,13 +252,4 @@ func (s *Server) write(t testing.TB, name, content string) string {
 		t.Fatal(err)
 	}
 	return at
-}
-
-// S3Error answers a request as S3 does, with an error code.
-func S3Error(w http.ResponseWriter, status int, code, message string) bool {
-	w.Header().Set("Content-Type", "application/xml")
-	w.WriteHeader(status)
-	_, _ = io.WriteString(w, `<?xml version="1.0" encoding="UTF-8"?><Error><Code>`+code+"</Code><Message>"+message+
-		"</Message></Error>")
-	return true
 }

@@ -40,8 +40,7 @@ profiles:
 // Options describe a campaign.
 type Options struct {
 	Seed    uint64
-	Seconds int      // the time in which new faults begin
-	Off     []string // protections that are disabled
+	Seconds int // the time in which new faults begin
 }
 
 // New creates a cluster. Several campaigns can use it, one after the other.
@@ -98,7 +97,7 @@ func newCampaign(s *scene) *Campaign {
 
 // Run runs a campaign until its time is over, waits for the end of all faults, and compares the volumes with the notes
 // of the writers. The test fails if they disagree, or if parts of removed volumes are left on a host.
-func Run(t testing.TB, c *cluster.Cluster, opts Options) Report {
+func Run(t testing.TB, c *cluster.Cluster, opts Options) {
 	t.Helper()
 	program, err := cluster.WriterProgram()
 	if err != nil {
@@ -108,13 +107,8 @@ func Run(t testing.TB, c *cluster.Cluster, opts Options) Report {
 		Cluster: c, opts: opts, dir: t.TempDir(), writer: program, leases: history.Leases(),
 		parts: &parts{locks: map[string]*sync.Mutex{}}, partitions: &partitions{cluster: c, cuts: map[cut]int{}},
 		lost: map[*cluster.Host]bool{},
-		report: tally{Report: Report{
-			Seed:       opts.Seed,
-			Faults:     map[Kind]int{},
-			Operations: map[string]int{},
-			Reasons:    map[string]int{},
-		}},
 	})
+	defer func() { t.Logf("seed %d: %s", opts.Seed, &k.report) }()
 	defer k.injector.restartAgents(t)()
 	endEngines := k.startEngines(t)
 	t.Cleanup(endEngines) // after the users have ended, also if this function ends early
@@ -128,11 +122,8 @@ func Run(t testing.TB, c *cluster.Cluster, opts Options) Report {
 	stop := k.startUsers(t)
 	k.injector.injectFaults(t)
 	stop()
-	all, done := k.names.Check(t)
-	k.report.Operations["names asked"] += all
-	k.report.Operations["names done"] += done
+	k.names.Check(t)
 	k.judge.verify(t)
 	k.sweeper.sweep(t)
 	endEngines()
-	return k.report.Report
 }

@@ -128,7 +128,7 @@ func (d *disturber) copyFrom(t testing.TB, v *volume, w *writer, lasts time.Dura
 	}
 	began := time.Now()
 	_, err := d.engines[w.on].plug.Mount(v.name, id)
-	d.report.ended(t, "mount of "+v.name+" on "+w.on.Name+" for docker cp", time.Since(began))
+	checkTime(t, "mount of "+v.name+" on "+w.on.Name+" for docker cp", began)
 	switch {
 	case errors.Is(err, host.ErrBroken):
 		if w.forgotten {
@@ -140,7 +140,6 @@ func (d *disturber) copyFrom(t testing.TB, v *volume, w *writer, lasts time.Dura
 		return
 	case err != nil:
 		d.report.count("copies refused")
-		d.report.countReason(err)
 		return
 	}
 	time.Sleep(lasts)
@@ -189,9 +188,6 @@ func (s *scene) checkUse(t testing.TB, v *volume, w *writer, when string) {
 	}
 	t.Errorf("the use of %s on %s by container %s has ended %s, and the container runs: %v", v.name, w.on.Name,
 		w.name, when, list)
-	s.report.mu.Lock()
-	defer s.report.mu.Unlock()
-	s.report.Ended++
 }
 
 // useOf asks the host of a container for the uses of its volume. If the use of the container is among

@@ -21,12 +21,12 @@ type injector struct {
 
 // injectFaults starts the faults of the plan, each at its time, and returns when all are over.
 func (i *injector) injectFaults(t testing.TB) {
-	n := 0
+	n, unseen := 0, 0
 	defer func() {
 		// The users that stay on one host start at once and never stop, so nearly every fault meets a writer. A
 		// fault that no writer sees shows nothing.
-		if i.report.Unseen > 1+n/10 {
-			t.Errorf("no writer was running during %d of %d faults", i.report.Unseen, n)
+		if unseen > 1+n/10 {
+			t.Errorf("no writer was running during %d of %d faults", unseen, n)
 		}
 	}()
 	var all sync.WaitGroup
@@ -41,10 +41,9 @@ func (i *injector) injectFaults(t testing.TB) {
 		alive := i.runningWriters()
 		t.Logf("fault %s; %d writers", f, alive)
 		if alive == 0 {
-			i.report.Unseen++
+			unseen++
 		}
 		n++
-		i.report.Faults[f.Kind]++
 		all.Go(func() { i.inject(t, f) })
 	}
 }

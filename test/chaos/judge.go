@@ -48,36 +48,12 @@ func (s *scene) checkNotes(t testing.TB, v *volume, w *writer) {
 			t.Errorf("writing to %s on %s stood still for %s", v.name, w.on.Name, time.Duration(e.End-entries[i-1].End))
 		}
 	}
-	s.report.mu.Lock()
-	defer s.report.mu.Unlock()
-	s.report.Writes += len(entries)
 }
 
 // judge compares what happened with the notes of the writers.
 type judge struct {
 	*scene
 	restorer *restorer
-}
-
-// watchGuards records the fences until ctx ends.
-func (j *judge) watchGuards(ctx context.Context) {
-	seen := map[string]bool{}
-	for ; ctx.Err() == nil; wait(ctx, 300*time.Millisecond) {
-		for _, h := range j.Hosts {
-			st, err := h.Guard.Status(ctx)
-			if err != nil {
-				continue
-			}
-			for _, e := range st.Datasets {
-				if e.Fence == nil || seen[fmt.Sprint(h.Name, e.Dataset, e.Fence.At)] {
-					continue
-				}
-				seen[fmt.Sprint(h.Name, e.Dataset, e.Fence.At)] = true
-				j.report.count("fences by " + string(e.Fence.By))
-				j.report.Fence = max(j.report.Fence, e.Fence.Overrun)
-			}
-		}
-	}
 }
 
 // boottime returns the time of the writers' clock at a point in time.
@@ -115,12 +91,6 @@ func (j *judge) verify(t testing.TB) {
 	} {
 		for _, b := range bad {
 			t.Errorf("%s, of %d entries: %s", what, len(entries), b)
-			switch {
-			case strings.Contains(b, "two epochs at once"):
-				j.report.Overlaps++
-			case strings.Contains(b, "are lost"):
-				j.report.Lost++
-			}
 		}
 	}
 	for _, bad := range j.leases.Check(patience) {
@@ -269,10 +239,9 @@ func (j *judge) releaseSuperseded(ctx context.Context, t testing.TB, v *volume) 
 		v.mu.Unlock()
 		r := api.Request{ID: uuid.New(), Kind: dataset.OpDiscard, Volume: v.name, Node: kept.NodeName}
 		if _, err := j.ask(ctx, t, control, r); err != nil {
-			j.report.countReason(err)
 			continue
 		}
-		j.report.count("overtaken heads discarded")
+		j.report.count("superseded heads discarded")
 	}
 }
 

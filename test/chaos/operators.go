@@ -45,20 +45,11 @@ func (o *operator) run(ctx context.Context, t testing.TB) {
 		}
 		began := time.Now()
 		op, err := o.k.ask(ctx, t, o.k.Controls[at], r)
-		o.k.report.ended(t, string(r.Kind)+" of "+v.name, time.Since(began))
-		switch {
-		case err == nil && op.State == dataset.OpDone:
+		checkTime(t, string(r.Kind)+" of "+v.name, began)
+		if err == nil && op.State == dataset.OpDone {
 			o.k.report.count(string(r.Kind) + "s done")
-		case err == nil:
-			o.k.report.count(string(r.Kind) + "s failed")
-			if op.Problem != nil {
-				o.k.report.countReason(errors.New(op.Problem.Message))
-			}
-		case errors.Is(err, errUnanswered):
-			o.k.report.count(string(r.Kind) + "s without answer")
-		default:
-			o.k.report.count(string(r.Kind) + "s refused")
-			o.k.report.countReason(err)
+		} else {
+			o.k.report.count(string(r.Kind) + "s not done")
 		}
 		wait(ctx, pause)
 	}
@@ -74,8 +65,6 @@ func (o *operator) snapshot(ctx context.Context, t testing.TB, v *volume) string
 	}
 	return list.Items[0].ID.String()
 }
-
-var errUnanswered = errors.New("control has not answered")
 
 // patience is how long an operator waits for the end of an operation.
 const patience = 60 * time.Second
@@ -94,7 +83,7 @@ func (s *scene) ask(ctx context.Context, t testing.TB, control *cluster.Control,
 			break
 		}
 		if wait(ctx, 200*time.Millisecond); ctx.Err() != nil {
-			return op, fmt.Errorf("%w: %w", errUnanswered, err)
+			return op, fmt.Errorf("control has not answered: %w", err)
 		}
 	}
 	if err != nil || out.Operation == nil {
@@ -108,7 +97,7 @@ func (s *scene) ask(ctx context.Context, t testing.TB, control *cluster.Control,
 			return op, err
 		}
 		if ctx.Err() != nil {
-			return op, fmt.Errorf("%w: %w", errUnanswered, ctx.Err())
+			return op, fmt.Errorf("control has not answered: %w", ctx.Err())
 		}
 		if err != nil {
 			wait(ctx, 200*time.Millisecond)
@@ -201,7 +190,6 @@ func (i *injector) promoteCopy(t testing.TB, v *volume, lost *cluster.Host, cont
 			Node: lost.Name})(history.Answer{Done: true})
 		out, err := c.Submit(t.Context(), r)
 		if err != nil || out.Operation == nil {
-			i.report.countReason(err)
 			if !isUncertain(err) {
 				r.ID = uuid.New()
 			}

@@ -106,7 +106,6 @@ func (k *Campaign) startUsers(t testing.TB) (stop func()) {
 	}
 	o := &operator{k: k, random: rand.New(rand.NewPCG(k.opts.Seed, 2))}
 	all.Go(func() { o.run(ctx, t) })
-	all.Go(func() { k.judge.watchGuards(ctx) })
 	all.Go(func() { k.restorer.watchStore(ctx, t) })
 	stop = func() { cancel(); all.Wait() }
 	t.Cleanup(stop)
@@ -172,7 +171,7 @@ func (u *user) mount(t testing.TB, at int, id string) (path string, epoch uint64
 	began := time.Now()
 	end := u.k.leases.Begin(history.Request{Key: u.v.id.String(), Kind: history.Mount, Node: h.Name, ID: id})
 	path, err := u.plugs[at].Mount(u.v.name, id)
-	u.k.report.ended(t, "mount of "+u.v.name+" on "+h.Name, time.Since(began))
+	checkTime(t, "mount of "+u.v.name+" on "+h.Name, began)
 	switch {
 	case errors.Is(err, host.ErrBroken):
 		u.k.report.count("mounts without answer")
@@ -180,7 +179,6 @@ func (u *user) mount(t testing.TB, at int, id string) (path string, epoch uint64
 	case err != nil:
 		end(history.Answer{Refused: true})
 		u.k.report.count("mounts refused")
-		u.k.report.countReason(err)
 		return "", 0, false
 	}
 	if epoch, err = h.Epoch(u.v.id); err != nil {
@@ -206,7 +204,6 @@ func (v *volume) noteFencedUses(k *Campaign, h *cluster.Host, epoch uint64, bega
 			continue
 		}
 		delete(v.uses, id)
-		k.report.count("uses overtaken")
 		k.leases.Happened(history.Request{
 			Key:  v.id.String(),
 			Kind: history.Fence,
@@ -273,7 +270,6 @@ func (s *scene) start(t testing.TB, v *volume, w *writer, box ...string) bool {
 	}, box...)
 	if w.crowded {
 		args = append(args, "-descriptors", fmt.Sprint(crowd))
-		s.report.count("containers with many descriptors")
 	}
 	proc, err := child.Start(child.Spec{Log: s.log(w) + ".output", Args: w.on.On.Command(args...)})
 	if err != nil {

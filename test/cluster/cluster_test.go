@@ -14,9 +14,12 @@ import (
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/history"
 	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 	"github.com/droverhq/drover/test/volumes"
 )
+
+func TestMain(m *testing.M) { engine.Main(m) }
 
 const profiles = volumes.Profiles + `  safe: {size: 512MiB, replicas: {count: 1, every: 2s}, on_delete: {trash: 1h}}
   auto: {size: 512MiB, replicas: {count: 2, every: 2s}, failover: auto, fence: guard, max_loss: 1m, on_delete: {trash: 1h}}

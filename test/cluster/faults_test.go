@@ -24,12 +24,6 @@ func startTraffic(t *testing.T, w *world, prefix string) *cluster.Traffic {
 	return tr
 }
 
-func checkTraffic(t *testing.T, tr *cluster.Traffic) {
-	t.Helper()
-	all, done := tr.Check(t)
-	t.Logf("%d requests, %d of them done", all, done)
-}
-
 // testControlKilled: while clients make and remove volumes, one replica is killed, and then the other one.
 // Acknowledged changes are kept, and the remaining replica continues.
 func testControlKilled(t *testing.T, w *world) {
@@ -40,7 +34,7 @@ func testControlKilled(t *testing.T, w *world) {
 		r.Up(t)
 		tr.Await(t, 20)
 	}
-	checkTraffic(t, tr)
+	tr.Check(t)
 }
 
 // testControlCutOff: clients do not wait for a replica that cannot reach Consul, nor for one that does not answer.
@@ -59,7 +53,7 @@ func testControlCutOff(t *testing.T, w *world) {
 	tr.Await(t, 40)
 	w.Net.Heal()
 	tr.Await(t, 20)
-	checkTraffic(t, tr)
+	tr.Check(t)
 }
 
 // testLeaderKilled: Consul's leader is killed, and later cut off from the others, while clients make and remove
@@ -76,7 +70,7 @@ func testLeaderKilled(t *testing.T, w *world) {
 	w.Net.Heal()
 	w.Consul.AwaitLeader()
 	tr.Await(t, 20)
-	checkTraffic(t, tr)
+	tr.Check(t)
 }
 
 // testQuorumLost: without two of three Consul servers nothing is decided. Home volumes continue to work, even if

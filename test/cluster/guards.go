@@ -80,14 +80,6 @@ func (g *Guard) Kill9(t testing.TB) {
 	}
 }
 
-// Ended waits until the guard has ended by itself.
-func (g *Guard) Ended(t testing.TB, within time.Duration) {
-	t.Helper()
-	if err := g.proc.Ended(within); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // PID returns the PID of the guard's process.
 func (g *Guard) PID() int { return g.proc.PID() }
 

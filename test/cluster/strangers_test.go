@@ -3,28 +3,19 @@ package cluster_test
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
-
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
-	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/host"
 	"github.com/droverhq/drover/test/lan"
 )
@@ -58,119 +49,6 @@ func (c *cuts) consulRestarted(t *testing.T) {
 		}
 	}
 	wr.Stop(t)
-}
-
-// big makes a volume on the first host with much data, and returns its checksum.
-func (c *cuts) big(t *testing.T, name string) (sum string) {
-	t.Helper()
-	if err := c.Hosts[0].Plug(t).Create(name, map[string]string{"size": "128MiB"}); err != nil {
-		t.Fatal(err)
-	}
-	data := make([]byte, 64<<20)
-	_, _ = rand.Read(data)
-	mounted(t, c.Hosts[0], name, func(at string) {
-		if err := os.WriteFile(c.Hosts[0].File(filepath.Join(at, "data")), data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	})
-	return fmt.Sprintf("%x", sha256.Sum256(data))
-}
-
-// wantBig fails unless a host is the home of a volume with that data.
-func (c *cuts) wantBig(t *testing.T, h *cluster.Host, name, sum string) {
-	t.Helper()
-	if at := h.Inspect(t, name).Node; at != h.Name {
-		t.Errorf("the home of %s is %s, not %s", name, at, h.Name)
-	}
-	mounted(t, h, name, func(at string) {
-		data, err := os.ReadFile(h.File(filepath.Join(at, "data")))
-		if got := fmt.Sprintf("%x", sha256.Sum256(data)); err != nil || got != sum {
-			t.Errorf("%s on %s has %d bytes of sum %s, want %s: %v", name, h.Name, len(data), got, sum, err)
-		}
-	})
-}
-
-// transferCut: a move runs over a slow link, and the link is cut in the middle. During the cut the home's agent dies,
-// so that no connection survives it. The move transfers everything, and until then the home stays the home (C5).
-func (c *cuts) transferCut(t *testing.T) {
-	a, b := c.Hosts[0], c.Hosts[1]
-	sum := c.big(t, "slow")
-	c.Net.Shape(b.On, "200mbit")
-	defer c.Net.Shape(b.On, "")
-	client := c.Controls[0].Client(t)
-	defer client.Close()
-	out, err := client.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "slow", Node: b.Name})
-	if err != nil {
-		t.Fatal(err)
-	}
-	operation := func() dataset.Operation {
-		op, err := client.Operation(t.Context(), out.Operation.ID.String(), 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return op
-	}
-	host.Await(t, "it is under way", func() error {
-		if op := operation(); op.Progress.Done < 16<<20 || op.State.Final() {
-			return fmt.Errorf("%s, %+v", op.State, op.Progress)
-		}
-		return nil
-	})
-	c.Net.Partition(a.On, b.On)
-	c.wantBig(t, a, "slow", sum)
-	if op := operation(); op.State.Final() {
-		t.Errorf("it ended before: %s, %+v", op.State, op.Problem)
-	}
-	a.KillAgent(t)
-	a.StartAgent(t)
-	c.Net.Heal()
-	var end dataset.Operation
-	host.Await(t, "the move ends", func() error {
-		if end = operation(); !end.State.Final() {
-			return fmt.Errorf("%s, %+v", end.State, end.Progress)
-		}
-		return nil
-	})
-	if end.State != dataset.OpDone {
-		t.Fatalf("%s: %+v", end.State, end.Problem)
-	}
-	c.wantBig(t, b, "slow", sum)
-}
-
-// targetFull: a move to a pool without room fails with that reason, and leaves the volume where it was (C5). When
-// there is room and the move is requested again, it succeeds.
-func (c *cuts) targetFull(t *testing.T) {
-	a, b := c.Hosts[0], c.Hosts[1]
-	sum := c.big(t, "wide")
-	filler := b.File(filepath.Join(b.Dir, "disk", "filler"))
-	f, err := os.Create(filler)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-(40<<20)); err != nil {
-		t.Fatal(err)
-	}
-	r := c.Controls[0].Exec(t, "volume", "move", "wide", b.Name)
-	if r.Exit != 1 || !strings.Contains(r.Err, "wide") || !strings.Contains(r.Err, " free") {
-		t.Errorf("to a full pool: %+v", r)
-	}
-	c.wantBig(t, a, "wide", sum)
-	if err := os.Remove(filler); err != nil {
-		t.Fatal(err)
-	}
-	f.Close()
-	host.Await(t, "there is room again", func() error {
-		if r := c.Controls[0].Exec(t, "volume", "move", "wide", b.Name); r.Exit != 0 {
-			return errors.New(r.Err)
-		}
-		return nil
-	})
-	c.wantBig(t, b, "wide", sum)
 }
 
 // strangers: a caller without a certificate, or with that of another node, gets no data of a volume and no lease

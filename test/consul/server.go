@@ -76,9 +76,6 @@ func (s *Server) running() bool {
 	return s.proc.Running() && !s.paused
 }
 
-// PID returns the PID of the server's process.
-func (s *Server) PID() int { return s.proc.PID() }
-
 // Kill ends the process as a crash of the host would, and waits for its end.
 func (s *Server) Kill() { s.end(unix.SIGKILL) }
 

@@ -48,10 +48,3 @@ func anchors(text string) map[string]bool {
 	}
 	return all
 }
-
-func TestAnchors(t *testing.T) {
-	got := anchors("# The store: backup, going back, loss\n```\n# not one\n```\n## In use\n")
-	if !got["the-store-backup-going-back-loss"] || !got["in-use"] || len(got) != 2 {
-		t.Errorf("%v", got)
-	}
-}

@@ -194,18 +194,3 @@ func TestListsAreWhole(t *testing.T) {
 		}
 	}
 }
-
-// The lookup finds mistakes.
-func TestManualRefuses(t *testing.T) {
-	m := readManual(t)
-	for _, line := range []string{"volume make db", "volume create db --sise 5", "volume create db -o sise=5GiB", "volume ls --yes", "servr"} {
-		if m.check(strings.Fields(line)) == nil {
-			t.Errorf("taken: drover %s", line)
-		}
-	}
-	for _, line := range []string{"volume create db@gold -o size=5GiB -q", "serve --root /x", "doctor", "volume import db --from -", "--api unix:///x volume ls -o json"} {
-		if err := m.check(strings.Fields(line)); err != nil {
-			t.Errorf("drover %s: %v", line, err)
-		}
-	}
-}

@@ -38,11 +38,6 @@ func Redis() Database {
 	return Database{Image: "drover-redis", DataDir: "/data", Port: 6379, client: []string{"redis-cli", "-e"}}
 }
 
-// Databases lists them all.
-func Databases() []Database {
-	return []Database{MariaDB(), PostgreSQL(), Redis()}
-}
-
 // Query runs one query in a container and returns what it printed, without the last newline.
 func (d Database) Query(t testing.TB, e *Engine, container, query string) string {
 	t.Helper()

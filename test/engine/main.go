@@ -16,8 +16,8 @@ import (
 //	func TestMain(m *testing.M) { engine.Main(m) }
 //
 // The tests run in separate mount and process namespaces (scratch.Isolate), in which /run/docker and /run/containerd
-// are empty. So only the engines of this process see a plugin that a test starts, which may have any driver name, and no
-// test sees the plugins, containers or containerd of the machine. Main needs root, and ends the process.
+// are empty. So only the engines of this process see a plugin that a test starts, which may have any driver name, and
+// no test sees the plugins, containers or containerd of the machine. Main needs root, and ends the process.
 func Main(m *testing.M) { os.Exit(scratch.Isolate(prepareMounts, m.Run)) }
 
 // Volatile returns a folder in memory that the tests of this process share. It disappears with them.

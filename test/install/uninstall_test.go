@@ -86,14 +86,6 @@ func TestUninstallIsRefusedWhileThereIsData(t *testing.T) {
 	refused(t, "cannot ask drover")
 }
 
-// A process that has ended and was not waited for is no reason to wait.
-func TestUninstallDoesNotWaitForAZombie(t *testing.T) {
-	privateFolders(t)
-	must(t, nil, script("install.sh"))
-	startUnreaped(t)
-	must(t, nil, script("uninstall.sh"), "--keep-data")
-}
-
 // TestUninstallSaysWhatRemains: each thing that stays is named with what removes it.
 func TestUninstallSaysWhatRemains(t *testing.T) {
 	privateFolders(t)
@@ -119,45 +111,6 @@ func TestUninstallAdvisesNobodyToRemoveKeys(t *testing.T) {
 	if strings.Contains(out, "rm -r") || !strings.Contains(out, "/etc/drover/keys/gold: copy the keys in it before you remove it") {
 		t.Errorf("uninstall says:\n%s", out)
 	}
-}
-
-// A process that does not end is reported in time.
-func TestUninstallWaitsOnlySoLong(t *testing.T) {
-	privateFolders(t)
-	must(t, nil, script("install.sh"))
-	cmd := startUnreaped(t)
-	if err := cmd.Process.Signal(unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	out, exit := run(t, []string{"STOP_SECONDS=1"}, script("uninstall.sh"), "--keep-data")
-	if exit == 0 || !strings.Contains(out, "did not end within 1 s") {
-		t.Errorf("uninstall: exit %d\n%s", exit, out)
-	}
-	if _, err := os.Stat(drover); err != nil {
-		t.Errorf("it continued: %v", err)
-	}
-}
-
-// startUnreaped starts the installed drover, and waits for its end only at the end of the test.
-func startUnreaped(t *testing.T) *exec.Cmd {
-	t.Helper()
-	cmd := exec.Command(drover, "serve")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(unix.SIGCONT)
-		_ = cmd.Process.Signal(unix.SIGTERM)
-		_ = cmd.Wait()
-	})
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for range tick.C {
-		if _, exit := run(t, nil, drover, "volume", "ls", "-q"); exit == 0 {
-			break
-		}
-	}
-	return cmd
 }
 
 // What another drover reports is about other data: the demonstration tells its users to set DROVER_API.

@@ -1,9 +1,7 @@
 package lab
 
 import (
-	"encoding/json"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -35,8 +33,6 @@ func TestSpeed(t *testing.T) {
 		t.Fatalf("no version 2:\n%s", said)
 	}
 	vm.bytesASecond(t)
-	vm.operations(t)
-	vm.neighbour(t)
 	vm.dirty(t)
 	if said := vm.must(t, "cat $(find /sys/fs/cgroup -name io.max)"); len(said) > 0 {
 		t.Errorf("rules were left: %q", said)
@@ -87,69 +83,6 @@ func (vm *VM) bytesASecond(t *testing.T) {
 			t.Errorf("%s: 30 MiB took %.2f s at best, want %.1f", how, best, due)
 		}
 	}
-}
-
-// operations: 100 a second are 100.
-func (vm *VM) operations(t *testing.T) {
-	const due = 100.0
-	for _, kind := range []string{"randread", "randwrite"} {
-		best, free := 0.0, math.Inf(1)
-		for range tries {
-			free = min(free, vm.fio(t, "other@free", kind))
-			iops := vm.fio(t, "ops@ops", kind)
-			t.Logf("%s: %.1f operations a second (%.0f without a limit)", kind, iops, free)
-			if iops > 1.1*due {
-				t.Errorf("%s: %.1f operations a second, want %.0f", kind, iops, due)
-			}
-			if best = max(best, iops); best >= 0.9*due {
-				break
-			}
-		}
-		if best < 0.9*due && free > 5*due {
-			t.Errorf("%s: %.1f operations a second at best, want %.0f", kind, best, due)
-		}
-	}
-}
-
-// fio returns the operations per second of a container.
-func (vm *VM) fio(t *testing.T, volume, kind string) float64 {
-	t.Helper()
-	said := strings.Join(vm.must(t, container(volume, "--rm")+
-		"'fio --name=x --filename=/data/fio --rw="+kind+" --bs=16k --direct=1 --ioengine=psync --size=16M --time_based --runtime=5 --output-format=json'"), "\n")
-	var found struct {
-		Jobs []struct{ Read, Write struct{ IOPS float64 } }
-	}
-	_, figures, _ := strings.Cut(said, "{") // the lines before it are warnings
-	if err := json.Unmarshal([]byte("{"+figures), &found); err != nil || len(found.Jobs) != 1 {
-		t.Fatalf("%v: %s", err, said)
-	}
-	return found.Jobs[0].Read.IOPS + found.Jobs[0].Write.IOPS
-}
-
-// neighbour: a volume is as fast as by itself while another volume of the pool is written to at its limit. The two
-// cases take turns and are compared by their medians, because in this machine each of them can vary by a third.
-func (vm *VM) neighbour(t *testing.T) {
-	var alone, beside []float64
-	kept := 0.0
-	for i := range 3 * tries {
-		alone = append(alone, vm.fio(t, "other@free", "randwrite"))
-		vm.must(t, container("db@slow", "-d --name busy")+"'while :; do dd if=/dev/zero of=/data/f bs=1M count=30 oflag=direct; done'")
-		beside = append(beside, vm.fio(t, "other@free", "randwrite"))
-		vm.must(t, "docker rm -f busy")
-		t.Logf("another volume: %.0f operations a second alone, %.0f beside one that is limited", alone[i], beside[i])
-		if kept = median(beside) / median(alone); i+1 >= 2*tries && kept >= 0.95 {
-			break
-		}
-	}
-	t.Logf("another volume keeps %.2f of its speed", kept)
-	if kept < 0.95 {
-		t.Errorf("another volume keeps %.2f of its speed", kept)
-	}
-}
-
-func median(all []float64) float64 {
-	all = slices.Sorted(slices.Values(all))
-	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
 }
 
 // dirty: 200 MiB are in memory, with a limit of 5 MiB a second. They block neither a snapshot nor a stop, and a

@@ -181,20 +181,14 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// startPrometheus starts a Prometheus with the rules that ship: see startPrometheusWith.
+// startPrometheus starts a Prometheus that scrapes one address each second, and evaluates the rules that ship as often,
+// until the end of the test.
 func startPrometheus(t *testing.T, metrics, web string) {
 	t.Helper()
-	file, err := filepath.Abs(rules)
+	alerts, err := filepath.Abs(rules)
 	if err != nil {
 		t.Fatal(err)
 	}
-	startPrometheusWith(t, file, metrics, web)
-}
-
-// startPrometheusWith starts a Prometheus that scrapes one address each second, and evaluates the rules of a file as
-// often, until the end of the test.
-func startPrometheusWith(t *testing.T, alerts, metrics, web string) {
-	t.Helper()
 	dir := t.TempDir()
 	config := filepath.Join(dir, "prometheus.yml")
 	text := fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%q]\n"+
@@ -244,4 +238,27 @@ func series(t *testing.T, web, query string) (int, error) {
 		return 0, fmt.Errorf("query %s: %w %s", query, err, answer.Error)
 	}
 	return len(answer.Data.Result), nil
+}
+
+// TestCommandsOfAlerts: the command of each alert exists.
+func TestCommandsOfAlerts(t *testing.T) {
+	text, err := os.ReadFile("../../docs/cli.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Groups []struct {
+			Rules []struct {
+				Alert       string
+				Annotations struct{ Command string }
+			}
+		}
+	}
+	read(t, rules, &file)
+	for _, r := range file.Groups[0].Rules {
+		command := regexp.MustCompile(`^drover [a-z]+( [a-z]+)*`).FindString(r.Annotations.Command)
+		if strings.HasPrefix(r.Annotations.Command, "drover") && !strings.Contains(string(text), "\n## "+command+"\n") {
+			t.Errorf("%s: docs/cli.md has no %q", r.Alert, command)
+		}
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,7 +25,6 @@ const ticking = "while :; do echo tick >> /data/$HOSTNAME; sleep 0.05; done"
 func TestB2B7(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{})
 	t.Run("B2", func(t *testing.T) { testB2(t, w) })
-	t.Run("B7 I5 create", func(t *testing.T) { testB7Create(t, w) })
 	t.Run("B7 run", func(t *testing.T) { testB7Run(t, w) })
 	t.Run("B2 forgotten", func(t *testing.T) { testB2Forgotten(t, w) })
 }
@@ -80,54 +78,6 @@ func testB2Forgotten(t *testing.T, w *world) {
 }
 
 const crowd = 50
-
-// testB7Create: many concurrent creates of one name make one dataset, and all succeed: through the engine, which
-// sends one at a time, directly to the plugin, and with drover's command.
-func testB7Create(t *testing.T, w *world) {
-	before := w.h.Volumes(t)
-	var wg sync.WaitGroup
-	for i := range crowd {
-		wg.Go(func() {
-			if r := w.e.Docker(t, "volume", "create", "-d", w.h.Driver, "-o", "size=1GiB", "many"); r.Exit != 0 {
-				t.Error(r)
-			}
-		})
-		wg.Go(func() {
-			opts := map[string]string{"size": "1GiB"}
-			name := []string{"more", "more@gold"}[i%2]
-			if i%2 == 0 {
-				opts["profile"] = "gold"
-			}
-			if a := ask(t, w.h, "Create", request{Name: name, Opts: opts}); a.Err != "" {
-				t.Error(a.Err)
-			}
-		})
-		wg.Go(func() {
-			if r := w.h.Exec(t, "volume", "create", "more@gold", "-o", "size=1GiB"); r.Exit != 0 {
-				t.Errorf("drover volume create: %+v", r)
-			}
-		})
-	}
-	made := make(chan struct{})
-	go func() { wg.Wait(); close(made) }()
-	for busy := true; busy; { // doctor does not report an operation in progress as damage
-		w.h.Clean(t, "unverified") // the forgotten use of B2
-		select {
-		case <-made:
-			busy = false
-		default:
-		}
-	}
-	w.wantVolumes(t, slices.Sorted(slices.Values(append(before, "many", "more")))...)
-	host.Await(t, "what was made in vain is gone", func() error {
-		if datasets := w.datasets(t); len(datasets) != len(before)+2 {
-			return fmt.Errorf("in the pool are %v", datasets)
-		}
-		return nil
-	})
-	w.docker(t, "volume", "rm", "many")
-	w.drover(t, "volume", "rm", "more")
-}
 
 // testB7Run: many containers on one volume are one mount with as many IDs.
 func testB7Run(t *testing.T, w *world) {

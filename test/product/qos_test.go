@@ -1,11 +1,8 @@
 package product
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"strconv"
 	"strings"
 	"testing"
@@ -151,103 +148,6 @@ func TestQoS(t *testing.T) {
 	w.wantLimits(t, dev, slow, "two")
 	w.docker(t, "stop", "two", "free")
 	w.wantLimits(t, dev, iolimit.Limits{})
-}
-
-// timed runs a command in a new container, two seconds after the container's start, and returns the duration of the
-// command.
-func (w *world) timed(t *testing.T, volume, command string) time.Duration {
-	t.Helper()
-	out := w.once(t, volume, "sleep 2; cut -d' ' -f1 /proc/uptime; "+command+" 2>/dev/null; cut -d' ' -f1 /proc/uptime")
-	f := strings.Fields(out)
-	if len(f) != 2 {
-		t.Fatal(out)
-	}
-	from, err1 := strconv.ParseFloat(f[0], 64)
-	to, err2 := strconv.ParseFloat(f[1], 64)
-	if err := errors.Join(err1, err2); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration((to - from) * float64(time.Second))
-}
-
-// A container that writes as fast as it can is limited to the rate of the volume.
-func TestQoSHolds(t *testing.T) {
-	long.Only(t)
-	w := begin(t, host.Options{Profiles: qosProfiles}, engine.Options{})
-	for name, write := range map[string]string{
-		"direct":   "dd if=/dev/zero of=/data/f bs=1M count=60 oflag=direct",
-		"buffered": "dd if=/dev/zero of=/data/f bs=1M count=60 conv=fsync",
-	} {
-		// It never exceeds the limit. Other work on the machine makes it slower.
-		free, best := 0.0, math.Inf(1)
-		for range 3 {
-			free = max(free, w.timed(t, "free@free", write).Seconds())
-			took := w.timed(t, name+"@slow", write).Seconds()
-			t.Logf("%s: 60 MiB in %.2f s (in %.2f s without a limit)", name, took, free)
-			if took < 10.8 {
-				t.Errorf("%s: 60 MiB took %.2f s, want 12", name, took)
-			}
-			if best = min(best, took); best <= 13.2 {
-				break
-			}
-		}
-		if best > 13.2 && free < 2.4 {
-			t.Errorf("%s: 60 MiB took %.2f s at best, want 12", name, best)
-		}
-	}
-}
-
-// Operations are limited as well, and another volume is as fast as before.
-func TestQoSOperations(t *testing.T) {
-	long.Only(t)
-	w := begin(t, host.Options{Profiles: qosProfiles}, engine.Options{})
-	for _, kind := range []string{"randread", "randwrite"} {
-		free, best := math.Inf(1), 0.0
-		for range 3 {
-			free = min(free, w.fio(t, "other@free", kind))
-			iops := w.fio(t, "ops@ops", kind)
-			t.Logf("%s: %.1f IOPS (%.0f without a limit)", kind, iops, free)
-			if iops > 110 {
-				t.Errorf("%s: %.1f IOPS, want 100", kind, iops)
-			}
-			if best = max(best, iops); best >= 90 {
-				break
-			}
-		}
-		if best < 90 && free > 500 {
-			t.Errorf("%s: %.1f IOPS at best, want 100", kind, best)
-		}
-	}
-	// With a limited neighbour that writes, and without one. The best result of each shows what the machine can do.
-	var alone, beside float64
-	for range 6 {
-		alone = max(alone, w.fio(t, "other@free", "randwrite"))
-		w.command(t, "busy", "slow@slow", "while :; do dd if=/dev/zero of=/data/f bs=1M count=60 oflag=direct; done")
-		beside = max(beside, w.fio(t, "other@free", "randwrite"))
-		w.docker(t, "rm", "-f", "busy")
-		t.Logf("another volume: %.0f IOPS alone, %.0f beside one that is limited", alone, beside)
-		if beside >= 0.95*alone {
-			return
-		}
-	}
-	t.Errorf("another volume keeps %.2f of its speed", beside/alone)
-}
-
-// fio returns the operations per second of a container on a volume for some seconds, beginning two seconds after the
-// container's start.
-func (w *world) fio(t *testing.T, volume, kind string) float64 {
-	t.Helper()
-	// The fio of the machine, with its many libraries.
-	out := w.docker(t, "run", "--rm", "--volume", volume+":/data", "--volume-driver", w.h.Driver, "--volume", "/usr:/usr:ro", "--entrypoint", "sh", image, "-c",
-		"sleep 2; exec fio --name=x --filename=/data/fio --rw="+kind+" --bs=16k --direct=1 --ioengine=psync --size=16M --time_based --runtime=5 --output-format=json")
-	var found struct {
-		Jobs []struct{ Read, Write struct{ IOPS float64 } }
-	}
-	_, figures, _ := strings.Cut(out, "{") // the lines before it are warnings
-	if err := json.Unmarshal([]byte("{"+figures), &found); err != nil || len(found.Jobs) != 1 {
-		t.Fatalf("%v: %s", err, out)
-	}
-	return found.Jobs[0].Read.IOPS + found.Jobs[0].Write.IOPS
 }
 
 // 200 MiB of dirty data, with a limit of 5 MiB a second, block neither a snapshot nor a stop, and hardly the writers.

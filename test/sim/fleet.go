@@ -59,16 +59,7 @@ type Agent struct {
 }
 
 // Asked counts the requests of agents.
-type Asked struct {
-	Changes, Heartbeats, Syncs, Renewals int64
-	Late                                 int64 // renewals that got no answer in time
-}
-
-// Since returns the counts since an earlier time.
-func (n Asked) Since(earlier Asked) Asked {
-	return Asked{n.Changes - earlier.Changes, n.Heartbeats - earlier.Heartbeats, n.Syncs - earlier.Syncs,
-		n.Renewals - earlier.Renewals, n.Late - earlier.Late}
-}
+type Asked struct{ Changes, Syncs, Renewals int64 }
 
 // count counts a request.
 func (a *Agent) count(kind func(*Asked) *int64) {
@@ -130,8 +121,9 @@ func (f *Fleet) Each(do func(*Agent) error) error {
 func (f *Fleet) Asked() (n Asked) {
 	for _, a := range f.Agents {
 		a.mu.Lock()
-		n.Changes, n.Heartbeats = n.Changes+a.asked.Changes, n.Heartbeats+a.asked.Heartbeats
-		n.Syncs, n.Renewals, n.Late = n.Syncs+a.asked.Syncs, n.Renewals+a.asked.Renewals, n.Late+a.asked.Late
+		n.Changes += a.asked.Changes
+		n.Syncs += a.asked.Syncs
+		n.Renewals += a.asked.Renewals
 		a.mu.Unlock()
 	}
 	return n
@@ -222,14 +214,12 @@ func (a *Agent) renew(ctx context.Context) {
 		a.count(func(n *Asked) *int64 { return &n.Renewals })
 		_, err := a.replicas[n%len(a.replicas)].Renew(rctx, a.Node, a.Incarnation)
 		cancel()
-		switch {
-		case err == nil:
+		if err == nil {
 			last = time.Now()
-		case time.Since(last) > session:
-			a.failed(ctx, Renewing, err)
-			fallthrough
-		default:
-			a.count(func(n *Asked) *int64 { return &n.Late })
+		} else {
+			if time.Since(last) > session {
+				a.failed(ctx, Renewing, err)
+			}
 			n++
 		}
 		pause(ctx, renewEvery)
@@ -261,7 +251,6 @@ func (a *Agent) report(ctx context.Context) {
 	var all sync.WaitGroup
 	for i, to := range a.replicas {
 		all.Go(func() {
-			a.count(func(n *Asked) *int64 { return &n.Heartbeats })
 			err := to.Heartbeat(ctx, a.Node, api.Heartbeat{
 				Incarnation: a.Incarnation, Datasets: seen, Incremental: a.reported[i],
 				Pools: []dataset.PoolStatus{{ID: a.Pool, Online: true, Size: dataset.TiB, Free: dataset.TiB}},

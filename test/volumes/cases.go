@@ -2,11 +2,8 @@ package volumes
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/droverhq/drover/dataset"
@@ -43,44 +40,6 @@ func database(t *testing.T, w World) {
 	}
 	w.docker(t, "rm", "-f", "first", "second")
 	w.docker(t, "volume", "rm", "demo@gold", "demo-snap@snapshot-"+st.Status.Dataset[:8])
-}
-
-const project = `name: suite
-services:
-  app: {image: drover-redis, network_mode: none, volumes: ["data:/data"]}
-volumes:
-  data: {name: "composed@gold", driver: DRIVER}
-`
-
-// compose: down and up keep the data. With -v the data goes to the trash.
-func compose(t *testing.T, w World) {
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "compose.yaml"),
-		[]byte(strings.ReplaceAll(project, "DRIVER", w.Host.Driver)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	do := func(args ...string) string {
-		t.Helper()
-		r := w.Engine.Compose(t, dir, args...)
-		if r.Exit != 0 {
-			t.Fatal(r)
-		}
-		return r.Stdout
-	}
-	redis := engine.Redis()
-	do("up", "-d")
-	redis.Await(t, w.Engine, "suite-app-1")
-	redis.Query(t, w.Engine, "suite-app-1", "SET order 7")
-	redis.Query(t, w.Engine, "suite-app-1", "SAVE")
-	id := w.record(t, "composed").ID
-	do("down")
-	do("up", "-d")
-	redis.Await(t, w.Engine, "suite-app-1")
-	if got := redis.Query(t, w.Engine, "suite-app-1", "GET order"); got != "7" || w.record(t, "composed").ID != id {
-		t.Errorf("after down and up: %q", got)
-	}
-	do("down", "-v")
-	w.Admin.Must(t, "trash", "purge", id.String(), "--yes")
 }
 
 // checkFilters is a part of the case snapshots. It checks a filter of the list of volumes, the suggestions for mistyped
@@ -173,31 +132,6 @@ func invalidRequests(t *testing.T, w World) {
 	w.refused(t, `unknown option "sise"`, "volume", "create", "-d", w.Host.Driver, "-o", "sise=1GiB", "x1")
 	w.refused(t, `unknown profile "golden"`, "run", "--rm", "-v", "x1@golden:/data", "--volume-driver",
 		w.Host.Driver, image, "true")
-}
-
-// concurrentCreates: concurrent creates of one name result in one dataset, and all of them succeed.
-func concurrentCreates(t *testing.T, w World) {
-	var all sync.WaitGroup
-	plug := w.Host.Plug(t)
-	for range 20 {
-		all.Go(func() {
-			if err := plug.Create("many@gold", nil); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	for range 4 {
-		all.Go(func() {
-			if r := w.Engine.Docker(t, "volume", "create", "-d", w.Host.Driver, "many@gold"); r.Exit != 0 {
-				t.Error(r)
-			}
-		})
-	}
-	all.Wait()
-	if n := slices.DeleteFunc(w.Admin.Volumes(t), func(v string) bool { return v != "many" }); len(n) != 1 {
-		t.Errorf("volumes: %v", n)
-	}
-	w.docker(t, "volume", "rm", "many@gold")
 }
 
 // InUse is a separate case: a volume in use is removed neither for the engine nor for an operator.

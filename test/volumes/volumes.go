@@ -48,10 +48,8 @@ func Run(t *testing.T, w World) {
 		test func(*testing.T, World)
 	}{
 		{"A1 A2 a database and its clone", database},
-		{"A3 Compose", compose},
 		{"A7 snapshots", snapshots},
 		{"A10 I6 wrong words", invalidRequests},
-		{"I5 one name at once", concurrentCreates},
 		{"B8 I11 in use", InUse},
 		{"B9 protected", protected},
 		{"B10 asked again", repeatedCreates},

@@ -4,8 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -69,65 +67,6 @@ func TestWriter(t *testing.T) {
 	if len(head.BadLines) != 1 {
 		t.Errorf("the full disk tore %q", head.BadLines)
 	}
-}
-
-// In a separate mount namespace, a writer has only its volume and the folder of logs from the host. A copy of that
-// namespace keeps the volume after the host and the container have released it.
-func TestWriterInNamespaces(t *testing.T) {
-	dir, logs, volume, root := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
-	if err := unix.Mount("tmpfs", volume, "tmpfs", 0, ""); err != nil {
-		t.Fatal(err)
-	}
-	mounted := true
-	t.Cleanup(func() {
-		if mounted {
-			unix.Unmount(volume, unix.MNT_DETACH)
-		}
-	})
-	binary := filepath.Join(dir, "writer")
-	cmd := exec.Command("go", "build", "-o", binary, ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	start := func(name string, box ...string) *child.Process {
-		p, err := child.Start(child.Spec{Log: filepath.Join(dir, name+".output"), Args: append([]string{
-			binary, "-file", "/data/file", "-log", "/logs/" + name, "-dataset", "d", "-node", "a", "-writer", name,
-			"-every", "100us", "-descriptors", "1000",
-		}, box...)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = p.End(unix.SIGKILL, time.Minute) })
-		await(t, filepath.Join(logs, name), func(last witness.Entry) bool { return last.Err == "" && last.Seq > 10 })
-		return p
-	}
-	contained := start("w1", "-root", root, "-volume", volume, "-logs", logs)
-	pid := strconv.Itoa(contained.PID())
-	table, err := os.ReadFile("/proc/" + pid + "/mountinfo")
-	if n := strings.Count(string(table), "\n"); err != nil || n != 4 {
-		t.Errorf("%d mounts, want a root, /data, /logs and the program (%v):\n%s", n, err, table)
-	}
-	fds, err := os.ReadDir("/proc/" + pid + "/fd")
-	if err != nil || len(fds) < 1000 {
-		t.Errorf("%d descriptors: %v", len(fds), err)
-	}
-
-	start("k1", "-beside", pid)
-	if err := contained.End(unix.SIGKILL, time.Minute); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Unmount(volume, 0); err != nil {
-		t.Fatal(err)
-	}
-	mounted = false
-	before, err := witness.Logs(filepath.Join(logs, "k1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	await(t, filepath.Join(logs, "k1"), func(last witness.Entry) bool {
-		return last.Err == "" && last.Seq > before[len(before)-1].Seq+10
-	})
 }
 
 // await reads the log until its last entry is the expected one.

@@ -57,13 +57,6 @@ func (f *Faulty) FailsWrites() {
 // Fails makes all reads and writes fail with EIO, as on a disk that was pulled out.
 func (f *Faulty) Fails() { f.load(fmt.Sprintf("0 %d error", f.sectors)) }
 
-// BadSectors makes reads and writes of count sectors of 512 bytes fail with EIO.
-func (f *Faulty) BadSectors(from, count int64) {
-	f.load(strings.Join([]string{
-		f.linear(0, from), fmt.Sprintf("%d %d error", from, count), f.linear(from+count, f.sectors-from-count),
-	}, "\n"))
-}
-
 // linear returns the line of a table that maps sectors to those of the machine's disk.
 func (f *Faulty) linear(from, count int64) string {
 	return fmt.Sprintf("%d %d linear %s %d", from, count, f.disk, from+faultyFrom)
