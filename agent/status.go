@@ -10,7 +10,6 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/linux/diskstats"
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
@@ -70,7 +69,7 @@ func (a *Agent) Session() (age, ttl time.Duration, ok bool) {
 // VolumeIO returns how much the mounted volumes of this node were read and written, by name. It leaves out volumes that
 // share the block device of their pool, because the counters of that device do not show which volume used it.
 func (a *Agent) VolumeIO(context.Context) ([]api.VolumeIO, error) {
-	stats, err := diskstats.Read()
+	stats, err := iolimit.ReadStats()
 	at := a.Clock.Now()
 	if err != nil {
 		return nil, err
@@ -93,7 +92,7 @@ func (a *Agent) VolumeIO(context.Context) ([]api.VolumeIO, error) {
 		if err != nil || !ok {
 			continue
 		}
-		if s, ok := stats[diskstats.Device{Major: dev.Major, Minor: dev.Minor}]; ok {
+		if s, ok := stats[iolimit.BlockDevice{Major: dev.Major, Minor: dev.Minor}]; ok {
 			out = append(out, api.VolumeIO{
 				Dataset: id,
 				Volume:  d.Volume,
@@ -108,7 +107,7 @@ func (a *Agent) VolumeIO(context.Context) ([]api.VolumeIO, error) {
 	return out, nil
 }
 
-func ioOf(c diskstats.Counters) api.IO {
+func ioOf(c iolimit.Counters) api.IO {
 	return api.IO{Operations: c.Operations, Bytes: c.Bytes, Time: dataset.Duration(c.Time)}
 }
 

@@ -155,7 +155,7 @@ func TestOutdatedRecordsBesideDataAreRewritten(t *testing.T) {
 	r := agenttest.New(t)
 	db, right := r.NewVolume("db"), r.NewVolume("right")
 	file := func(d dataset.Dataset) string {
-		return filepath.Join(r.Root, "pool", "datasets", d.ID.String(), "dataset.json")
+		return filepath.Join(r.Root, "pool", "datasets", d.ID.String(), "record.json")
 	}
 	before, err := os.Stat(file(right))
 	if err != nil {

@@ -170,7 +170,7 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	blank := r.NewIncoming() // as after a restart: nothing is on record
-	if err := os.WriteFile(filepath.Join(r.Root, "pool/incoming", blank.ID.String(), "dataset.json"), []byte("no record"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(r.Root, "pool/incoming", blank.ID.String(), "record.json"), []byte("no record"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r.LoseStore(false)

@@ -75,7 +75,7 @@ func TestI3IncomingOfFoundPoolIsKept(t *testing.T) {
 func TestI3UnreadableIncomingIsKeptByRebuild(t *testing.T) {
 	r := agenttest.New(t)
 	db := r.NewIncoming()
-	if err := os.WriteFile(filepath.Join(r.Root, "pool/incoming", db.ID.String(), "dataset.json"), []byte("no record"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(r.Root, "pool/incoming", db.ID.String(), "record.json"), []byte("no record"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r.LoseStore(false)

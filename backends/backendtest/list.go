@@ -117,7 +117,7 @@ func (f *fixture) plantForeign() (paths []string, ids []uuid.UUID) {
 	}
 	outside := filepath.Join(f.TempDir(), "outside")
 	f.OK(os.Mkdir(outside, 0o700))
-	f.OK(os.WriteFile(filepath.Join(outside, "dataset.json"), []byte("{}"), 0o600))
+	f.OK(os.WriteFile(filepath.Join(outside, "record.json"), []byte("{}"), 0o600))
 	f.OK(os.WriteFile(paths[0], []byte("notes"), 0o600))
 	f.OK(os.Mkdir(paths[1], 0o700))
 	f.OK(os.WriteFile(filepath.Join(paths[1], "file"), []byte("precious"), 0o600))

@@ -7,7 +7,7 @@
 //
 // # Sizes
 //
-// A size is a limit of the filesystem's quotas, if they are on (package quota). A clone and a restore set the limit,
+// A size is a limit of the filesystem's quotas, if they are on (quota.go). A clone and a restore set the limit,
 // because a new subvolume has the limit of its source. Opening the pool corrects each limit that differs from the
 // recorded size, because limits are lost when somebody switches quotas off and on.
 //
@@ -24,8 +24,8 @@
 //
 // # Parts
 //
-//	quota       limits of subvolumes, and the counters of destroyed ones
-//	subvolume   opening, copying and destroying subvolumes
+//	quota, counters   limits of subvolumes, and the counters of destroyed ones
+//	subvolumes        opening, copying and destroying subvolumes
 //
 // This package has the operations on datasets: creator.go (Create, Clone), snapshots.go, sizes.go, sender.go,
 // receiver.go and copier.go. The methods that need no part, such as Attach and Delete, are in pool.go. Package
@@ -33,7 +33,7 @@
 // and calls it by the contract of package backends. A Pool opens the folder of the dataset that it works on, which
 // claims the dataset (package shelf), and passes the folder to a part. Parts keep no state about datasets: everything
 // is read from the folder. The state in memory is the attachments (package bindmount), the time of the next recount of
-// the quotas and the calls that destroy subvolumes (package quota), and the commits that callers share
+// the quotas and the calls that destroy subvolumes (counters.go), and the commits that callers share
 // (btrfsctl.Commits). Each is protected by a mutex. The claim only excludes Reap: the caller of backends.Pool prevents
 // other concurrent changes of the dataset.
 package btrfs

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/btrfs/quota"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
@@ -273,7 +272,7 @@ func TestQuotasAreCountedAnew(t *testing.T) {
 	counts(true)
 	givesUp("1/8") // no call has noticed the end of the recount
 	counts(false)
-	now.Advance(quota.RecountEvery)
+	now.Advance(RecountEvery)
 	counts(true)
 	if st := f.Status(t.Context()); st.Reason != "" {
 		t.Errorf("%+v", st)

@@ -10,9 +10,8 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/bindmount"
-	"github.com/droverhq/drover/backends/btrfs/subvolume"
 	"github.com/droverhq/drover/backends/shelf"
-	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -22,7 +21,7 @@ type copier struct {
 	uses   *bindmount.Tracker
 	heads  *heads
 	points *points
-	trees  *subvolume.Store
+	trees  *subvolumes
 	step   func(string)
 }
 
@@ -35,14 +34,14 @@ func (cp *copier) dropHead(ctx context.Context, f *shelf.Folder) error {
 		return err
 	}
 	if _, err := f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
-		return shelf.SyncDir(f.Root)
+		return shelf.SyncDir(f.Dir)
 	}
 	isSnapshot, err := f.MayBeSnapshot(h.Tree)
 	if err != nil {
 		return err
 	}
 	if isSnapshot {
-		err = subvolume.Protect(f, h.Tree)
+		err = protect(f, h.Tree)
 	} else {
 		err = cp.checkKept(ctx, f, h)
 	}
@@ -56,7 +55,7 @@ func (cp *copier) dropHead(ctx context.Context, f *shelf.Folder) error {
 	if isSnapshot {
 		return nil
 	}
-	return cp.trees.DestroyIn(ctx, f, h.Tree)
+	return cp.trees.Destroy(ctx, f.Dir, h.Tree)
 }
 
 // checkKept fails with dataset.ErrConflict if the head of a copy contains data that is in no snapshot.
@@ -82,7 +81,7 @@ func (cp *copier) checkKept(ctx context.Context, f *shelf.Folder, h shelf.Head) 
 // dropRelated prepares the deletion of a snapshot of a copy. It removes the received part of the snapshot, and the head
 // if it was made from this snapshot.
 func (cp *copier) dropRelated(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
-	if err := spool.DropOf(f.Root, snapshot); err != nil {
+	if err := stream.DropOf(f.Dir, snapshot); err != nil {
 		return err
 	}
 	h, err := f.Head()
@@ -125,7 +124,7 @@ func (cp *copier) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UU
 		return err
 	}
 	if _, err := f.Lstat(h.Tree); err == nil && h.From == snapshot {
-		return shelf.SyncDir(f.Root)
+		return shelf.SyncDir(f.Dir)
 	}
 	if err := cp.dropHead(ctx, f); err != nil {
 		return err
@@ -143,11 +142,11 @@ func (cp *copier) commit(f *shelf.Folder) error {
 	h, err := f.Head()
 	if err == nil {
 		if _, err = f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
-			err = f.NoHeadError()
+			err = shelf.NoHeadError(f.ID)
 		}
 	}
 	if err == nil {
-		err = spool.Drop(f.Root)
+		err = stream.Drop(f.Dir)
 	}
 	if err == nil {
 		err = cp.shelf.Promote(f)
@@ -202,7 +201,7 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 		if _, err := f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
 			return is, dataset.Errorf(dataset.ErrConflict, "it has no head")
 		}
-		if err := subvolume.Flush(f, h.Tree); err != nil {
+		if err := flushTree(f, h.Tree); err != nil {
 			return is, err
 		}
 		return is, f.WriteSnapshot(shelf.SnapshotRecord{Snapshot: keep, Tree: h.Tree, Limit: h.Size})

@@ -13,10 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/btrfs/subvolume"
-	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/backends/shelf"
-	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
@@ -50,26 +48,26 @@ func checkDemoted(f *fixture, c cast, done bool) {
 }
 
 // readdressed returns the stream of a snapshot, as a difference to base, with the given header.
-func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base uuid.UUID, h framing.Header) ([]byte, error) {
+func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base uuid.UUID, h stream.Header) ([]byte, error) {
 	f, err := p.shelf.FindDatasetOrCopy(s.Dataset)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	tree, err := subvolume.Open(f, shelf.TreeOf(s.ID))
+	tree, err := openSubvolume(f, shelf.TreeOf(s.ID))
 	if err != nil {
 		return nil, err
 	}
 	defer tree.Close()
 	var old *os.File
 	if base != uuid.Nil {
-		if old, err = subvolume.Open(f, shelf.TreeOf(base)); err != nil {
+		if old, err = openSubvolume(f, shelf.TreeOf(base)); err != nil {
 			return nil, err
 		}
 		defer old.Close()
 	}
 	var out bytes.Buffer
-	_, err = spool.Send(&out, h, 0, nil, func(w io.Writer) error { return btrfsctl.Send(ctx, tree, old, true, w) })
+	_, err = stream.Send(&out, h, 0, nil, func(w io.Writer) error { return btrfsctl.Send(ctx, tree, old, true, w) })
 	return out.Bytes(), err
 }
 
@@ -86,7 +84,7 @@ func TestStreamOnAWrongBase(t *testing.T) {
 	last := dataset.Snapshot{ID: uuid.New(), Dataset: c.Dataset.ID}
 	f.must(f.Snapshot(t.Context(), last, nil))
 	receive := func(s dataset.Snapshot, of, says uuid.UUID) error {
-		stream, err := readdressed(t.Context(), p, s, of, framing.Header{
+		stream, err := readdressed(t.Context(), p, s, of, stream.Header{
 			Kind:     Name,
 			Dataset:  c.Other.ID,
 			Snapshot: s.ID,
@@ -129,7 +127,7 @@ func TestNoRoomBesideTheStream(t *testing.T) {
 	f.must(os.WriteFile(f.head(d.ID)+"/file", make([]byte, 90<<20), 0o600))
 	f.must(f.Snapshot(t.Context(), s, nil))
 	p := inner(f.Pool)
-	stream, err := readdressed(t.Context(), p, s, uuid.Nil, framing.Header{Kind: Name, Dataset: other.ID, Snapshot: s.ID})
+	stream, err := readdressed(t.Context(), p, s, uuid.Nil, stream.Header{Kind: Name, Dataset: other.ID, Snapshot: s.ID})
 	f.must(err)
 	ballast := f.disk + "/ballast"
 	f.must(os.WriteFile(ballast, make([]byte, 60<<20), 0o600))
@@ -204,7 +202,7 @@ func TestStreamFitsItsBaseAlone(t *testing.T) {
 	p := inner(f.Pool)
 	f.must(f.Snapshot(t.Context(), c.Keep, nil))
 	receive := func(from, to dataset.Dataset, s, base uuid.UUID) error {
-		stream, err := readdressed(t.Context(), p, dataset.Snapshot{ID: s, Dataset: from.ID}, base, framing.Header{
+		stream, err := readdressed(t.Context(), p, dataset.Snapshot{ID: s, Dataset: from.ID}, base, stream.Header{
 			Kind:     Name,
 			Dataset:  to.ID,
 			Snapshot: s,
@@ -250,7 +248,7 @@ func TestBaseThatNobodyNoted(t *testing.T) {
 	f.must(f.Snapshot(t.Context(), c.Keep, nil))
 	copied := dataset.Dataset{ID: uuid.New()}
 	stream := func(s, base uuid.UUID) []byte {
-		b, err := readdressed(t.Context(), p, dataset.Snapshot{ID: s, Dataset: c.Dataset.ID}, base, framing.Header{
+		b, err := readdressed(t.Context(), p, dataset.Snapshot{ID: s, Dataset: c.Dataset.ID}, base, stream.Header{
 			Kind:     Name,
 			Dataset:  copied.ID,
 			Snapshot: s,

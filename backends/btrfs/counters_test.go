@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/backends/btrfs/quota"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
@@ -69,7 +68,7 @@ func TestCountsOfDeletedGo(t *testing.T) {
 			if _, err := os.Stat(foreign); err != nil {
 				t.Error(err)
 			}
-			if left, err := os.ReadDir(filepath.Join(f.path(), quota.NotesDir)); err != nil || len(left) > 0 {
+			if left, err := os.ReadDir(filepath.Join(f.path(), notesDir)); err != nil || len(left) > 0 {
 				t.Errorf("%d notes are left, %v", len(left), err)
 			}
 			f.settled()
@@ -89,7 +88,7 @@ func TestNoteOfWhatIsThere(t *testing.T) {
 	p := f.Pool.(*sizedPool).Pool
 	f.must(p.counters.Record(id))
 	f.Status(t.Context())
-	if left, err := os.ReadDir(filepath.Join(f.path(), quota.NotesDir)); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(filepath.Join(f.path(), notesDir)); err != nil || len(left) > 0 {
 		t.Errorf("%d notes are left, %v", len(left), err)
 	}
 	if _, err := btrfsctl.Count(dir); err != nil {
@@ -119,7 +118,7 @@ func TestCountsGoWithoutDoubt(t *testing.T) {
 			if st := f.Status(t.Context()); st.Reason != "" {
 				t.Fatalf("the pool says %q", st.Reason)
 			}
-			if left, err := os.ReadDir(filepath.Join(f.path(), quota.NotesDir)); err != nil || len(left) == 0 {
+			if left, err := os.ReadDir(filepath.Join(f.path(), notesDir)); err != nil || len(left) == 0 {
 				f.must(err)
 				break
 			}

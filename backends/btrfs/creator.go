@@ -7,8 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/btrfs/quota"
-	"github.com/droverhq/drover/backends/btrfs/subvolume"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
@@ -18,22 +16,17 @@ import (
 type creator struct {
 	pool  string // its name, for errors
 	shelf *shelf.Shelf
-	quota *quota.Quota
+	quota *quota
 	sizes *sizes
 	space *space
-	trees *subvolume.Store
+	trees *subvolumes
 	step  func(string)
 }
 
 // Create implements backends.Pool. If d has no size, the dataset has no limit, and Create returns 0.
 func (p *Pool) Create(_ context.Context, d dataset.Dataset) (dataset.Size, error) {
 	return p.creator.make(d, func(f *shelf.Folder) (dataset.Size, error) {
-		dir, err := f.Open(".")
-		if err != nil {
-			return 0, err
-		}
-		defer dir.Close()
-		if err := backends.NoSpace(btrfsctl.Create(dir, shelf.FirstHead)); err != nil {
+		if err := backends.NoSpace(btrfsctl.Create(f.File, shelf.FirstHead)); err != nil {
 			return 0, err
 		}
 		return d.Size, setOwner(f, d.Profile.Owner)
@@ -89,7 +82,7 @@ func source(f *shelf.Folder, src dataset.Source) (string, dataset.Size, error) {
 		return s.Tree, s.Limit, err
 	}
 	if f.State == backends.EntryCopy {
-		return "", 0, f.NoHeadError()
+		return "", 0, shelf.NoHeadError(f.ID)
 	}
 	h, err := f.Head()
 	return h.Tree, h.Size, err
@@ -140,12 +133,12 @@ func (c *creator) make(d dataset.Dataset, fill func(*shelf.Folder) (dataset.Size
 // finishHead gives a new tree its limit, records its size, and makes both durable. A head without a size needs no
 // record: FirstHead without a limit is the default of package shelf.
 func (c *creator) finishHead(f *shelf.Folder, h shelf.Head) error {
-	dir, err := subvolume.Open(f, h.Tree)
+	dir, err := openSubvolume(f, h.Tree)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	if err := quota.Limit(dir, h.Size); err != nil {
+	if err := Limit(dir, h.Size); err != nil {
 		return err
 	}
 	if h.Size != 0 {

@@ -4,16 +4,14 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/droverhq/drover/backends/btrfs/quota"
-	"github.com/droverhq/drover/backends/btrfs/subvolume"
 	"github.com/droverhq/drover/backends/shelf"
 )
 
 // heads makes heads from snapshots.
 type heads struct {
-	quota *quota.Quota
+	quota *quota
 	sizes *sizes
-	trees *subvolume.Store
+	trees *subvolumes
 }
 
 // check fails if the content of a snapshot is larger than the size of the head that is made from the snapshot. Without
@@ -36,7 +34,7 @@ func (h *heads) fill(ctx context.Context, f *shelf.Folder, s shelf.SnapshotRecor
 	if err := h.trees.Copy(ctx, f, s.Tree, f, newHead.Tree, false); err != nil {
 		return err
 	}
-	dir, err := subvolume.Open(f, newHead.Tree)
+	dir, err := openSubvolume(f, newHead.Tree)
 	if err != nil {
 		return err
 	}

@@ -2,15 +2,13 @@ package btrfs
 
 import (
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/btrfs/quota"
-	"github.com/droverhq/drover/backends/btrfs/subvolume"
 	"github.com/droverhq/drover/backends/shelf"
-	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/dataset"
 )
 
 // describe returns a function that adds to an entry its snapshots, and the problems of the folder.
-func describe(q *quota.Quota) func(*shelf.Folder, *backends.Entry) {
+func describe(q *quota) func(*shelf.Folder, *backends.Entry) {
 	return func(f *shelf.Folder, e *backends.Entry) {
 		shelf.DescribeTrees(f, e)
 		if names, err := f.ForeignNames(); err != nil {
@@ -31,8 +29,8 @@ func describe(q *quota.Quota) func(*shelf.Folder, *backends.Entry) {
 }
 
 // describeHead adds to the entry of a dataset the problems of its head.
-func describeHead(q *quota.Quota, f *shelf.Folder, head shelf.Head, e *backends.Entry) {
-	dir, err := subvolume.Open(f, head.Tree)
+func describeHead(q *quota, f *shelf.Folder, head shelf.Head, e *backends.Entry) {
+	dir, err := openSubvolume(f, head.Tree)
 	if err != nil {
 		if _, statErr := f.Lstat(head.Tree); statErr == nil { // DescribeTrees reports it otherwise
 			shelf.AddProblem(e, err)
@@ -43,7 +41,7 @@ func describeHead(q *quota.Quota, f *shelf.Folder, head shelf.Head, e *backends.
 	if err := q.Verify(dir, head.Size); err != nil && f.State == backends.EntryReady {
 		shelf.AddProblem(e, err)
 	}
-	if err := subvolume.CheckNested(f, dir); err != nil {
+	if err := checkNested(f, dir); err != nil {
 		shelf.AddProblem(e, err)
 	}
 }
@@ -52,7 +50,7 @@ func describeHead(q *quota.Quota, f *shelf.Folder, head shelf.Head, e *backends.
 func describeCopy(f *shelf.Folder, head shelf.Head, e *backends.Entry) {
 	_, err := f.Lstat(head.Tree)
 	e.Promoted = err == nil
-	e.Partial = spool.Partial(f.Root)
+	e.Partial = stream.Partial(f.Dir)
 }
 
 // foreignError returns the error for names in a folder that Drover did not make.

@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/btrfs/subvolume"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
@@ -17,7 +16,7 @@ import (
 
 // points opens and compares points in time of a dataset: its snapshots and its head.
 type points struct {
-	trees *subvolume.Store
+	trees *subvolumes
 }
 
 // open opens a point in time read-only. For the head it takes a snapshot, which done destroys.
@@ -28,11 +27,11 @@ func (pt *points) open(ctx context.Context, f *shelf.Folder, src dataset.Source)
 		if err != nil {
 			return nil, nil, err
 		}
-		tree, err := subvolume.OpenReadOnly(f, s)
+		tree, err := openReadOnly(f, s)
 		return tree, func() { _ = tree.Close() }, err
 	}
 	if f.State == backends.EntryCopy {
-		return nil, nil, f.NoHeadError()
+		return nil, nil, shelf.NoHeadError(f.ID)
 	}
 	h, err := f.Head()
 	if err != nil {
@@ -48,8 +47,8 @@ func (pt *points) snapshotHead(ctx context.Context, f *shelf.Folder, h shelf.Hea
 	if err := pt.trees.Copy(ctx, f, h.Tree, f, name, true); err != nil {
 		return nil, nil, err
 	}
-	destroy := func() { _ = pt.trees.DestroyIn(context.WithoutCancel(ctx), f, name) }
-	if tree, err = subvolume.Open(f, name); err != nil {
+	destroy := func() { _ = pt.trees.Destroy(context.WithoutCancel(ctx), f.Dir, name) }
+	if tree, err = openSubvolume(f, name); err != nil {
 		destroy()
 		return nil, nil, err
 	}

@@ -2,7 +2,6 @@ package btrfs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,8 +10,6 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/bindmount"
-	"github.com/droverhq/drover/backends/btrfs/quota"
-	"github.com/droverhq/drover/backends/btrfs/subvolume"
 	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
@@ -25,12 +22,12 @@ type Pool struct {
 	name     string
 	shelf    *shelf.Shelf
 	disk     *disk.Disk // nil unless the pool has separate devices
-	quota    *quota.Quota
-	counters *quota.Counters
+	quota    *quota
+	counters *counters
 	uses     bindmount.Tracker
 	step     func(string)
 
-	trees     *subvolume.Store
+	trees     *subvolumes
 	space     *space
 	sizes     *sizes
 	creator   *creator
@@ -51,7 +48,7 @@ func (p *Pool) openOrMake(cfg backends.Config, c clock.Clock) (err error) {
 			return err
 		}
 		if p.disk != nil {
-			if err := quota.EnableIfEmpty(cfg.Path); err != nil {
+			if err := enableQuotas(cfg.Path); err != nil {
 				return err
 			}
 		}
@@ -65,15 +62,15 @@ func (p *Pool) openOrMake(cfg backends.Config, c clock.Clock) (err error) {
 	}
 	_ = p.shelf.KeepCopies() // this fails in a full pool, which must still open; it then refuses copies
 	err = p.shelf.Within(func(dir *os.File) (err error) {
-		p.quota, err = quota.New(dir, p.shelf.Path(), c)
+		p.quota, err = newQuota(dir, p.shelf.Path(), c)
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	p.assemble()
-	p.shelf.Destroy = p.trees.Destroy
-	p.shelf.BackendNames = []string{quota.NotesDir}
+	p.shelf.Destroy, p.shelf.CheckUnused = p.trees.Destroy, p.checkUnused
+	p.shelf.BackendNames = []string{notesDir}
 	if !p.quota.Enabled() {
 		return nil
 	}
@@ -82,8 +79,8 @@ func (p *Pool) openOrMake(cfg backends.Config, c clock.Clock) (err error) {
 
 // assemble makes the parts of an open pool.
 func (p *Pool) assemble() {
-	p.counters = &quota.Counters{Enabled: p.quota.Enabled(), Enter: p.shelf.Enter}
-	p.trees = &subvolume.Store{Counters: p.counters, Step: p.step}
+	p.counters = &counters{Enabled: p.quota.Enabled(), Enter: p.shelf.Enter}
+	p.trees = &subvolumes{Counters: p.counters, Step: p.step}
 	p.space = &space{pool: p.name, shelf: p.shelf}
 	p.sizes = &sizes{shelf: p.shelf, quota: p.quota, space: p.space, step: p.step}
 	p.creator = &creator{
@@ -163,7 +160,7 @@ func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim
 func (p *Pool) Close() error { return p.disk.Close() }
 
 // RemoveStorage implements backends.StorageRemover. It removes the counters of destroyed subvolumes. The time for this
-// is limited: see quota.Counters.Drain.
+// is limited: see counters.Drain.
 func (p *Pool) RemoveStorage(ctx context.Context) error { return p.counters.Drain(ctx) }
 
 // Clear implements backends.Clearer.
@@ -221,7 +218,7 @@ func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptio
 	if err != nil {
 		return backends.Attachment{}, err
 	}
-	tree, err := subvolume.Open(f, head.Tree)
+	tree, err := openSubvolume(f, head.Tree)
 	if err != nil {
 		return backends.Attachment{}, err
 	}
@@ -240,23 +237,20 @@ func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
 
 // Delete implements backends.Pool. A folder with names that Drover did not make stays.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(found *shelf.Folder) error {
-		f, err := p.shelf.FindDatasetOrCopy(id)
-		switch {
-		case errors.Is(err, dataset.ErrNotFound): // the dataset is incomplete
-		case err != nil:
-			return err
-		default:
-			names, err := f.ForeignNames()
-			if err == nil && len(names) > 0 {
-				err = foreignError(f, names)
-			}
-			if err := errors.Join(err, f.Close()); err != nil {
-				return err
-			}
-		}
-		return p.uses.CheckRemovable(ctx, id, found.Path(), found.State)
-	})
+	return p.shelf.Delete(ctx, id)
+}
+
+// checkUnused fails if a dataset is in use, or if its folder has names that Drover did not make. Package shelf calls
+// it.
+func (p *Pool) checkUnused(ctx context.Context, f *shelf.Folder) error {
+	names, err := f.ForeignNames()
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 {
+		return foreignError(f, names)
+	}
+	return p.uses.CheckRemovable(ctx, f.ID, f.Path(), f.State)
 }
 
 // Reap implements backends.Pool.
@@ -267,6 +261,6 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 		if err != nil {
 			return 0, err
 		}
-		return len(doomed), p.trees.DestroyIn(ctx, f, doomed...)
+		return len(doomed), p.trees.Destroy(ctx, f.Dir, doomed...)
 	})
 }

@@ -10,10 +10,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/btrfs/quota"
-	"github.com/droverhq/drover/backends/btrfs/subvolume"
 	"github.com/droverhq/drover/backends/shelf"
-	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -23,9 +21,9 @@ import (
 // verified.
 type receiver struct {
 	shelf  *shelf.Shelf
-	quota  *quota.Quota
+	quota  *quota
 	space  *space
-	trees  *subvolume.Store
+	trees  *subvolumes
 	copier *copier
 	step   func(string)
 }
@@ -88,9 +86,9 @@ func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reade
 	}
 	if err := r.apply(ctx, f, shelf.TreeOf(d.Snapshot.ID), d.Base); err != nil {
 		if errors.Is(err, dataset.ErrCorrupt) {
-			err = errors.Join(err, spool.Drop(f.Root))
+			err = errors.Join(err, stream.Drop(f.Dir))
 		}
-		return out, errors.Join(err, r.trees.DestroyIn(context.WithoutCancel(ctx), f, shelf.TreeOf(d.Snapshot.ID)))
+		return out, errors.Join(err, r.trees.Destroy(context.WithoutCancel(ctx), f.Dir, shelf.TreeOf(d.Snapshot.ID)))
 	}
 	r.step("btrfs.receive.durable")
 	if err := f.WriteSnapshot(shelf.SnapshotRecord{
@@ -102,18 +100,13 @@ func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reade
 		return out, err
 	}
 	r.step("btrfs.receive.recorded")
-	return out, spool.Drop(f.Root)
+	return out, stream.Drop(f.Dir)
 }
 
 // apply makes a tree from the gathered stream. If the stream is a difference, the tree starts as a snapshot of the
 // base.
 func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base uuid.UUID) error {
-	dir, err := f.Open(".")
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	if err := r.trees.Destroy(ctx, dir, name); err != nil {
+	if err := r.trees.Destroy(ctx, f.Dir, name); err != nil {
 		return err
 	}
 	var old *os.File
@@ -122,19 +115,19 @@ func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base
 		if err != nil {
 			return err
 		}
-		if old, err = subvolume.OpenReadOnly(f, b); err != nil {
+		if old, err = openReadOnly(f, b); err != nil {
 			return err
 		}
 		defer old.Close()
-		err = btrfsctl.Snapshot(dir, name, old, false)
+		err = btrfsctl.Snapshot(f.File, name, old, false)
 		if err != nil {
 			return backends.NoSpace(err)
 		}
-	} else if err := backends.NoSpace(btrfsctl.Create(dir, name)); err != nil {
+	} else if err := backends.NoSpace(btrfsctl.Create(f.File, name)); err != nil {
 		return err
 	}
 	r.step("btrfs.receive.begun")
-	tree, err := subvolume.Open(f, name)
+	tree, err := openSubvolume(f, name)
 	if err != nil {
 		return err
 	}
@@ -143,7 +136,7 @@ func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base
 	if err := r.quota.Assign(tree, 0); err != nil {
 		return err
 	}
-	stream, err := f.Root.Open(spool.File)
+	stream, err := f.Dir.Open(stream.File)
 	if err != nil {
 		return err
 	}
@@ -168,7 +161,7 @@ func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base
 // checkBase fails with backends.ErrBaseDiffers if the received base has no recorded identity. The stream of a
 // difference names its base by this identity.
 func checkBase(f *shelf.Folder, s shelf.SnapshotRecord) error {
-	dir, err := subvolume.OpenReadOnly(f, s)
+	dir, err := openReadOnly(f, s)
 	if err != nil {
 		return err
 	}

@@ -10,10 +10,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/btrfs/subvolume"
-	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/backends/shelf"
-	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 )
@@ -47,7 +45,7 @@ func (s *sender) send(ctx context.Context, src dataset.Source, base uuid.UUID, f
 	if err != nil {
 		return out, err
 	}
-	tree, err := subvolume.OpenReadOnly(f, snapshot)
+	tree, err := openReadOnly(f, snapshot)
 	if err != nil {
 		return out, err
 	}
@@ -58,13 +56,13 @@ func (s *sender) send(ctx context.Context, src dataset.Source, base uuid.UUID, f
 		if err != nil {
 			return out, err
 		}
-		if old, err = subvolume.OpenReadOnly(f, b); err != nil {
+		if old, err = openReadOnly(f, b); err != nil {
 			return out, err
 		}
 		defer old.Close()
 	}
-	h := framing.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: snapshot.Limit}
-	return spool.Send(w, h, from, progress, func(w io.Writer) error { return btrfsctl.Send(ctx, tree, old, true, w) })
+	h := stream.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: snapshot.Limit}
+	return stream.Send(w, h, from, progress, func(w io.Writer) error { return btrfsctl.Send(ctx, tree, old, true, w) })
 }
 
 // Changed implements backends.Sender. The kernel lists the differences of two subvolumes without their data.

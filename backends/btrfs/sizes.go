@@ -8,8 +8,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/btrfs/quota"
-	"github.com/droverhq/drover/backends/btrfs/subvolume"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
@@ -19,7 +17,7 @@ import (
 // sizes enforces the sizes of heads.
 type sizes struct {
 	shelf *shelf.Shelf
-	quota *quota.Quota
+	quota *quota
 	space *space
 	step  func(string)
 }
@@ -32,13 +30,13 @@ func (sz *sizes) enforceAll() error {
 		if err != nil {
 			return
 		}
-		dir, err := subvolume.Open(f, h.Tree)
+		dir, err := openSubvolume(f, h.Tree)
 		if err != nil {
 			return
 		}
 		defer dir.Close()
 		if sz.quota.Verify(dir, h.Size) != nil {
-			_ = quota.Limit(dir, h.Size)
+			_ = Limit(dir, h.Size)
 		}
 	})
 	return err
@@ -46,7 +44,7 @@ func (sz *sizes) enforceAll() error {
 
 // used returns the usage of a tree, including blocks that it shares with others.
 func (sz *sizes) used(ctx context.Context, f *shelf.Folder, name string) (dataset.Size, error) {
-	dir, err := subvolume.Open(f, name)
+	dir, err := openSubvolume(f, name)
 	if err != nil {
 		return 0, err
 	}
@@ -88,7 +86,7 @@ func (p *sizedPool) Resize(_ context.Context, id uuid.UUID, size dataset.Size, _
 
 // resize records a size and sets the limit.
 func (sz *sizes) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) error {
-	dir, err := subvolume.Open(f, h.Tree)
+	dir, err := openSubvolume(f, h.Tree)
 	if err != nil {
 		return err
 	}
@@ -114,7 +112,7 @@ func (sz *sizes) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) error 
 		return err
 	}
 	sz.step("btrfs.resize.recorded")
-	return quota.Limit(dir, size) // if a power cut undoes it, opening the pool repeats it
+	return Limit(dir, size) // if a power cut undoes it, opening the pool repeats it
 }
 
 // Grow implements backends.Resizer. It has nothing to do, because a subvolume has no size besides its limit.

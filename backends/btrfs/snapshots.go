@@ -10,7 +10,6 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/bindmount"
-	"github.com/droverhq/drover/backends/btrfs/subvolume"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 )
@@ -20,7 +19,7 @@ type snapshots struct {
 	uses  *bindmount.Tracker
 	space *space
 	heads *heads
-	trees *subvolume.Store
+	trees *subvolumes
 	step  func(string)
 }
 
@@ -83,7 +82,7 @@ func (sn *snapshots) remove(ctx context.Context, f *shelf.Folder, id uuid.UUID) 
 		return err
 	}
 	sn.step("btrfs.snapshot-delete.forgotten")
-	err = sn.trees.DestroyIn(ctx, f, name)
+	err = sn.trees.Destroy(ctx, f.Dir, name)
 	if errors.Is(err, unix.EPERM) {
 		return nil // the snapshot is being sent: Reap removes it later
 	}
@@ -110,7 +109,7 @@ func (sn *snapshots) restore(ctx context.Context, f *shelf.Folder, id uuid.UUID,
 	case err != nil || plan.Done:
 		return err
 	case plan.FormerHead != nil:
-		return subvolume.Protect(f, plan.FormerHead.Tree)
+		return protect(f, plan.FormerHead.Tree)
 	}
 	old := plan.Old
 	newHead := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
@@ -124,10 +123,10 @@ func (sn *snapshots) restore(ctx context.Context, f *shelf.Folder, id uuid.UUID,
 	kept := shelf.SnapshotRecord{Snapshot: keep, Tree: old.Tree, Limit: old.Size}
 	if err := f.Replace(kept, newHead, func() { sn.step("btrfs.restore.recorded") }); err != nil {
 		if f.Removable(newHead.Tree) {
-			_ = sn.trees.DestroyIn(context.WithoutCancel(ctx), f, newHead.Tree) // or Reap destroys it
+			_ = sn.trees.Destroy(context.WithoutCancel(ctx), f.Dir, newHead.Tree) // or Reap destroys it
 		}
 		return err
 	}
 	sn.step("btrfs.restore.replaced")
-	return subvolume.Protect(f, old.Tree)
+	return protect(f, old.Tree)
 }

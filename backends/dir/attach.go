@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // Attach implements backends.Pool. It only returns a bind mount, because the head is a directory.
@@ -33,7 +34,7 @@ func (p *Pool) AttachFolder(f *shelf.Folder, opts backends.AttachOptions) (backe
 	if err != nil {
 		return backends.Attachment{}, err
 	}
-	if info, err := f.Lstat(head.Tree); err != nil || !info.IsDir() {
+	if st, err := f.Lstat(head.Tree); err != nil || !safefile.IsDir(st) {
 		return backends.Attachment{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its directory %s is missing",
 			f.ID, head.Tree)
 	}

@@ -191,7 +191,7 @@ func TestCreateCutShort(t *testing.T) {
 		func(folder string) error { return os.Mkdir(filepath.Join(folder, "head"), 0o700) },
 		func(folder string) error {
 			return errors.Join(os.MkdirAll(filepath.Join(folder, "tmp-head/half"), 0o700),
-				os.WriteFile(filepath.Join(folder, "tmp-dataset.json"), []byte(`{"id`), 0o600))
+				os.WriteFile(filepath.Join(folder, "tmp-record.json"), []byte(`{"id`), 0o600))
 		},
 	} {
 		b := newBench(t)
@@ -236,7 +236,7 @@ func TestLeftoversAreReaped(t *testing.T) {
 	} {
 		b.ok(os.MkdirAll(path, 0o700))
 	}
-	b.ok(os.WriteFile(b.in("tmp-dataset.json"), nil, 0o600))
+	b.ok(os.WriteFile(b.in("tmp-record.json"), nil, 0o600))
 	b.ok(os.WriteFile(filepath.Join(b.path, "tmp-pool.json"), nil, 0o600))
 	if st := b.pool.Status(t.Context()); st.Leftovers != 2 {
 		t.Errorf("%d are pending, want 2", st.Leftovers)

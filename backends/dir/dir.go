@@ -161,6 +161,9 @@ func (p *Pool) openOrMake(cfg backends.Config, backend string) (err error) {
 		return err
 	}
 	p.shelf.Destroy = p.projects.destroy
+	p.shelf.CheckUnused = func(ctx context.Context, f *shelf.Folder) error {
+		return p.uses.CheckRemovable(ctx, f.ID, f.Path(), f.State)
+	}
 	method, shares, err := describe(p.shelf.Path())
 	if err != nil {
 		return err
@@ -282,9 +285,7 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Co
 
 // Delete implements backends.Pool.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(f *shelf.Folder) error {
-		return p.uses.CheckRemovable(ctx, id, f.Path(), f.State)
-	})
+	return p.shelf.Delete(ctx, id)
 }
 
 // WriteRecord implements backends.Pool.

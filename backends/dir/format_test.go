@@ -30,6 +30,6 @@ func TestB16RecordOfALaterFormat(t *testing.T) {
 		}
 		return id
 	}, func(area string, id uuid.UUID) string {
-		return filepath.Join(path, area, id.String(), "dataset.json")
+		return filepath.Join(path, area, id.String(), "record.json")
 	})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/tree"
 )
 
@@ -281,7 +282,7 @@ func (p *projects) checkLimit(dir *os.File, h shelf.Head) error {
 
 // openTree opens the directory of a tree.
 func openTree(f *shelf.Folder, name string) (*os.File, error) {
-	return f.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	return f.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 }
 
 // liftLimit removes the limit of a tree's project, so that the project is unused once the tree is removed. It
@@ -301,17 +302,19 @@ func (p *projects) liftLimit(f *shelf.Folder, h shelf.Head) {
 	}
 }
 
-// destroy removes the folder of a dataset.
-func (p *projects) destroy(ctx context.Context, area *os.File, name string) error {
-	if root, err := os.OpenRoot(area.Name()); err == nil {
-		defer root.Close()
-		if sub, err := root.OpenRoot(name); err == nil {
-			defer sub.Close()
-			f := &shelf.Folder{Root: sub}
+// destroy removes the folders of datasets.
+func (p *projects) destroy(ctx context.Context, area safefile.Dir, names ...string) error {
+	for _, name := range names {
+		if sub, err := area.Sub(name); err == nil {
+			f := &shelf.Folder{Dir: sub}
 			if h, err := f.Head(); err == nil {
 				p.liftLimit(f, h)
 			}
+			_ = sub.Close()
+		}
+		if err := tree.Remove(ctx, area.File, name); err != nil {
+			return err
 		}
 	}
-	return tree.Remove(ctx, area, name)
+	return nil
 }

@@ -93,7 +93,7 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		if copyHead && !plan.FormerHead.CopiedHead {
 			return p.copyFormerHead(ctx, f, *plan.FormerHead)
 		}
-		return shelf.SyncDir(f.Root)
+		return shelf.SyncDir(f.Dir)
 	}
 	old := plan.Old
 	newHead := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}

@@ -25,7 +25,7 @@ type trees struct {
 // makeRoot makes the empty tree of a new dataset. The tree is durable, except for its name.
 func (t *trees) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owner) (shelf.Head, error) {
 	h := shelf.Head{Tree: shelf.FirstHead, Size: size}
-	if err := f.Mkdir(h.Tree, 0o700); err != nil {
+	if err := f.Mkdir(h.Tree); err != nil {
 		return h, err
 	}
 	dir, err := openTree(f, h.Tree)
@@ -107,7 +107,7 @@ func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, t
 	if err := t.removeAll(ctx, to, temp, copyName); err != nil {
 		return err
 	}
-	if err := to.Mkdir(temp, 0o700); err != nil {
+	if err := to.Mkdir(temp); err != nil {
 		return err
 	}
 	defer func() {
@@ -148,13 +148,8 @@ func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, t
 
 // removeAll removes trees of a folder. Absent trees are ignored.
 func (t *trees) removeAll(ctx context.Context, f *shelf.Folder, names ...string) error {
-	dir, err := f.Open(".")
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
 	for _, name := range names {
-		if err := tree.Remove(ctx, dir, name); err != nil {
+		if err := tree.Remove(ctx, f.File, name); err != nil {
 			return err
 		}
 	}

@@ -36,6 +36,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/steps"
 )
 
@@ -216,7 +217,7 @@ func (d *Disk) checkUnusedReadOnly(kind fsctl.Kind, cfg backends.Config) error {
 		return inUse(err, d.Devices[0])
 	}
 	defer root.Close()
-	return d.checkEmpty(root, "")
+	return d.checkEmpty(safefile.Dir{File: root}, "")
 }
 
 // checkUnused checks the same as checkUnusedReadOnly, but on a filesystem that is mounted for use, so that its log was
@@ -225,7 +226,7 @@ func (d *Disk) checkUnused(cfg backends.Config) error {
 	if cfg.ID == uuid.Nil {
 		return nil
 	}
-	root, err := os.Open(d.mount)
+	root, err := safefile.OpenDir(d.mount)
 	if err != nil {
 		return err
 	}
@@ -235,7 +236,7 @@ func (d *Disk) checkUnused(cfg backends.Config) error {
 
 // checkEmpty fails with ErrExists if a directory has other content than the marker file and empty directories, which an
 // interrupted attempt to make a pool leaves.
-func (d *Disk) checkEmpty(dir *os.File, dirName string) error {
+func (d *Disk) checkEmpty(dir safefile.Dir, dirName string) error {
 	entries, err := dir.ReadDir(-1)
 	if err != nil {
 		return err
@@ -245,12 +246,10 @@ func (d *Disk) checkEmpty(dir *os.File, dirName string) error {
 		case dirName == "" && !e.IsDir() && strings.Contains(name, identity):
 			continue
 		case dirName == "" && e.IsDir():
-			fd, err := unix.Openat(int(dir.Fd()), name,
-				unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			sub, err := dir.Sub(name)
 			if err != nil {
 				return err
 			}
-			sub := os.NewFile(uintptr(fd), name)
 			err = errors.Join(d.checkEmpty(sub, name+"/"), sub.Close())
 			if err != nil {
 				return err

@@ -5,39 +5,30 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/attach"
-	"github.com/droverhq/drover/backends/loop/folder"
-	"github.com/droverhq/drover/backends/loop/imagefile"
-	"github.com/droverhq/drover/backends/loop/layout"
-	"github.com/droverhq/drover/backends/loop/transfer"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // copier makes copies of datasets whose home is another pool, and turns datasets into copies.
 type copier struct {
-	pool     string // its name, for errors
-	dir      *poolDir
-	catalog  *catalog
-	layout   layout.Layout
-	records  layout.RecordWriter
-	images   *imagefile.Images
-	sharing  *imagefile.Sharing
-	attacher *attach.Attacher
-	step     func(string)
+	*images
+	shelf    *shelf.Shelf
+	attacher *attacher
 }
 
 // Promote implements backends.Copier. The head becomes a second name of the image of the snapshot, or a clone of that
 // image. Promote flushes once.
 func (p *Pool) Promote(_ context.Context, ds, snapshot uuid.UUID) error {
-	err := p.catalog.withDatasetOrCopy(ds, func(dir folder.Dir, place string) error {
-		if place != layout.Copies {
+	err := p.withDatasetOrCopy(ds, func(f *shelf.Folder) error {
+		if f.State != backends.EntryCopy {
 			return nil
 		}
+		dir := f.Dir
 		item := snapshot.String()
 		if _, err := p.images.Size(dir, item); errors.Is(err, os.ErrNotExist) {
 			return dataset.Errorf(dataset.ErrNotFound, "the copy has no snapshot %s", snapshot)
@@ -60,23 +51,34 @@ func (p *Pool) Promote(_ context.Context, ds, snapshot uuid.UUID) error {
 	return nil
 }
 
-// promote makes a snapshot of a copy its head.
-func (cp *copier) promote(dir folder.Dir, item string) error {
-	if err := cp.layout.Remove(dir, layout.Next); err != nil {
+// commit makes a promoted copy a ready dataset. It is durable when it returns. Without the flush, a power cut could
+// turn the dataset back into a copy, whose head would contain later writes.
+func (cp *copier) commit(f *shelf.Folder) error {
+	if _, err := f.Lstat(cp.layout.Image(headItem)); errors.Is(err, os.ErrNotExist) {
+		return shelf.NoHeadError(f.ID)
+	} else if err != nil {
 		return err
 	}
-	shared, err := cp.sharing.Share(dir, layout.Next, item)
+	return cp.shelf.Promote(f)
+}
+
+// promote makes a snapshot of a copy its head.
+func (cp *copier) promote(dir safefile.Dir, item string) error {
+	if err := cp.layout.Remove(dir, nextItem); err != nil {
+		return err
+	}
+	shared, err := cp.Share(dir, nextItem, item)
 	if err == nil && !shared {
-		_, err = cp.layout.Clone(dir, layout.Next, dir, item, false)
+		_, err = cp.layout.Clone(dir, nextItem, dir, item, false)
 	}
 	if err != nil {
 		return err
 	}
 	cp.step("promote.cloned")
-	if err := cp.images.VerifyClone(dir, item, layout.Next); err != nil {
-		return errors.Join(err, cp.layout.Remove(dir, layout.Next))
+	if err := cp.VerifyClone(dir, item, nextItem); err != nil {
+		return errors.Join(err, cp.layout.Remove(dir, nextItem))
 	}
-	if err := cp.layout.Rename(dir, layout.Next, layout.Head); err != nil {
+	if err := cp.layout.Rename(dir, nextItem, headItem); err != nil {
 		return err
 	}
 	cp.step("promote.named")
@@ -84,8 +86,8 @@ func (cp *copier) promote(dir folder.Dir, item string) error {
 }
 
 // headIsKept reports whether a snapshot other than except has the same content as the head.
-func (cp *copier) headIsKept(dir folder.Dir, except uuid.UUID) (bool, error) {
-	c, err := layout.ContentsOf(cp.layout, dir)
+func (cp *copier) headIsKept(dir safefile.Dir, except uuid.UUID) (bool, error) {
+	c, err := contentsOf(cp.layout, dir)
 	if err != nil {
 		return false, err
 	}
@@ -93,12 +95,12 @@ func (cp *copier) headIsKept(dir folder.Dir, except uuid.UUID) (bool, error) {
 		if id, err := uuid.Parse(item); err != nil || id == except {
 			continue
 		}
-		if unfinished, err := cp.images.Unfinished(dir, item); err != nil {
+		if unfinished, err := cp.Unfinished(dir, item); err != nil {
 			return false, err
 		} else if unfinished {
 			continue
 		}
-		if same, err := cp.images.HeadEquals(dir, item); err != nil || same {
+		if same, err := cp.HeadEquals(dir, item); err != nil || same {
 			return same, err
 		}
 	}
@@ -106,9 +108,9 @@ func (cp *copier) headIsKept(dir folder.Dir, except uuid.UUID) (bool, error) {
 }
 
 // dropHead removes the head of a copy, if it has one. It fails with ErrConflict if no snapshot equals the head.
-func (cp *copier) dropHead(dir folder.Dir) error {
-	if _, err := dir.Lstat(cp.layout.Image(layout.Head)); err != nil {
-		return folder.AbsentIsFine(err)
+func (cp *copier) dropHead(dir safefile.Dir) error {
+	if _, err := dir.Lstat(cp.layout.Image(headItem)); err != nil {
+		return safefile.AbsentIsFine(err)
 	}
 	ok, err := cp.headIsKept(dir, uuid.Nil)
 	if err != nil {
@@ -119,28 +121,29 @@ func (cp *copier) dropHead(dir folder.Dir) error {
 			"the copy has a head with data that is in no snapshot of it: it was not changed (keep it as "+
 				"superseded first)")
 	}
-	return cp.layout.Remove(dir, layout.Head)
+	return cp.layout.Remove(dir, headItem)
 }
 
 // dropRelated prepares the deletion of a snapshot of a copy. It removes the received part of the snapshot. If the head
 // has the content of this snapshot and of no other, it also removes the head.
-func (cp *copier) dropRelated(dir folder.Dir, place string, snapshot uuid.UUID) error {
-	if place != layout.Copies {
+func (cp *copier) dropRelated(f *shelf.Folder, snapshot uuid.UUID) error {
+	if f.State != backends.EntryCopy {
 		return nil
 	}
-	if partial, err := transfer.ReadPartial(dir); err == nil && partial.Header.Snapshot == snapshot {
-		if err := transfer.DropPartial(cp.layout, dir); err != nil {
+	dir := f.Dir
+	if partial, err := readPartial(dir); err == nil && partial.Header.Snapshot == snapshot {
+		if err := dropPartial(cp.layout, dir); err != nil {
 			return err
 		}
 	}
-	same, err := cp.images.HeadEquals(dir, snapshot.String())
+	same, err := cp.HeadEquals(dir, snapshot.String())
 	if errors.Is(err, os.ErrNotExist) || !same {
-		return folder.AbsentIsFine(err)
+		return safefile.AbsentIsFine(err)
 	}
 	if kept, err := cp.headIsKept(dir, snapshot); err != nil || kept {
 		return err
 	}
-	return cp.layout.Remove(dir, layout.Head)
+	return cp.layout.Remove(dir, headItem)
 }
 
 // Demote implements backends.Copier.
@@ -153,11 +156,11 @@ func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
 
 // Supersede implements backends.Copier.
 func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error {
-	err := p.copier.demote(ctx, ds, keep.ID, func(dir folder.Dir) error {
+	err := p.copier.demote(ctx, ds, keep.ID, func(dir safefile.Dir) error {
 		if _, err := dir.Lstat(p.layout.Image(keep.ID.String())); err == nil {
 			return p.layout.Flush(dir)
 		}
-		if _, err := dir.Lstat(p.layout.Image(layout.Head)); errors.Is(err, os.ErrNotExist) {
+		if _, err := dir.Lstat(p.layout.Image(headItem)); errors.Is(err, os.ErrNotExist) {
 			return dataset.Errorf(dataset.ErrConflict, "it has no head")
 		}
 		return p.snapshots.keep(ctx, dir, keep)
@@ -171,18 +174,13 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 // demote calls keep, if it is not nil, and then turns the dataset into a copy. The head must equal the snapshot then.
 // The dataset moves together with its head, and the head is removed afterwards, so that there is never a dataset
 // without a head.
-func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(dir folder.Dir) error) error {
-	root, err := cp.dir.open()
+func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(dir safefile.Dir) error) error {
+	f, err := cp.shelf.FindDatasetOrCopy(ds)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	defer cp.catalog.claims.Use(ds)()
-	dir, place, err := cp.catalog.findAny(root, ds)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
+	defer f.Close()
+	dir := f.Dir
 	if err := cp.attacher.Release(ctx, dir, false); err != nil {
 		return err
 	}
@@ -192,17 +190,11 @@ func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(
 		}
 		cp.step("demote.kept")
 	}
-	if err := cp.checkDemotable(dir, place, snapshot); err != nil {
+	if err := cp.checkDemotable(f, snapshot); err != nil {
 		return err
 	}
-	if place != layout.Copies {
-		err := cp.catalog.moves.MoveBack(func() error {
-			return root.Rename(filepath.Join(place, ds.String()), filepath.Join(layout.Copies, ds.String()))
-		})
-		if err != nil {
-			return err
-		}
-		if err := cp.layout.Flush(dir); err != nil {
+	if f.State != backends.EntryCopy {
+		if err := cp.shelf.Demote(f); err != nil {
 			return err
 		}
 		cp.step("demote.moved")
@@ -216,52 +208,17 @@ func (cp *copier) demote(ctx context.Context, ds, snapshot uuid.UUID, keep func(
 
 // checkDemotable fails unless the snapshot exists and the head equals it. It does not compare the head of a copy,
 // because dropHead does.
-func (cp *copier) checkDemotable(dir folder.Dir, place string, snapshot uuid.UUID) error {
-	if _, err := cp.images.Size(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
+func (cp *copier) checkDemotable(f *shelf.Folder, snapshot uuid.UUID) error {
+	dir := f.Dir
+	if _, err := cp.Size(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrNotFound, "it has no snapshot %s", snapshot)
-	} else if err != nil || place == layout.Copies {
+	} else if err != nil || f.State == backends.EntryCopy {
 		return err
 	}
-	same, err := cp.images.HeadEquals(dir, snapshot.String())
+	same, err := cp.HeadEquals(dir, snapshot.String())
 	if err == nil && !same {
 		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that data would be lost",
 			snapshot)
 	}
 	return err
-}
-
-// open opens the directory of a copy, and makes it if it is absent.
-func (cp *copier) open(root folder.Dir, d dataset.Dataset) (folder.Dir, error) {
-	dir, place, err := cp.catalog.findAny(root, d.ID)
-	if err == nil && place == layout.Copies {
-		return dir, nil
-	}
-	if err == nil {
-		_ = dir.Close()
-		return folder.Dir{}, dataset.Errorf(dataset.ErrConflict, "pool %s contains the dataset itself, with a "+
-			"head", cp.pool)
-	}
-	if !errors.Is(err, dataset.ErrNotFound) {
-		return folder.Dir{}, err
-	}
-	if err := cp.dir.room(root); err != nil {
-		return folder.Dir{}, err
-	}
-	name := filepath.Join(layout.Copies, d.ID.String())
-	if err := root.Mkdir(name); err != nil && !errors.Is(err, os.ErrExist) {
-		return folder.Dir{}, err
-	}
-	if dir, err = root.Sub(name); err != nil {
-		return folder.Dir{}, err
-	}
-	cp.step("receive.begun")
-	err = cp.records.Write(dir, layout.RecordFile, d)
-	if err == nil {
-		err = cp.layout.Flush(dir)
-	}
-	if err != nil {
-		return folder.Dir{}, errors.Join(err, dir.Close())
-	}
-	cp.step("receive.recorded")
-	return dir, nil
 }

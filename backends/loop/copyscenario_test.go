@@ -10,7 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/framing"
+	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/reflink"
 )
@@ -46,14 +46,14 @@ func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base, to uuid
 	if _, err := p.Send(ctx, at(s), base, 0, &sent, nil); err != nil {
 		return nil, err
 	}
-	in, err := framing.NewReader(&sent)
+	in, err := stream.NewReader(&sent)
 	if err != nil {
 		return nil, err
 	}
 	in.Header.Dataset = to
-	w, err := framing.NewWriter(&out, in.Header, 0)
+	w, err := stream.NewWriter(&out, in.Header, 0)
 	for err == nil {
-		var c framing.Range
+		var c stream.Range
 		c, err = in.Next()
 		switch {
 		case err != nil:
@@ -97,15 +97,10 @@ func (f *fixture) isCopy(c cast, must bool) {
 // sameBytes compares two snapshots in all ranges in which either has data.
 func (f *fixture) sameBytes(a, b dataset.Snapshot) {
 	f.Helper()
-	root, err := f.dir.open()
-	f.must(err)
-	defer root.Close()
 	var images []*os.File
 	for _, s := range []dataset.Snapshot{a, b} {
-		dir, _, err := f.catalog.findAny(root, s.Dataset)
+		image, err := f.images.OpenSnapshot(f.folderOf(s.Dataset).Dir, s.ID)
 		f.must(err)
-		image, err := f.images.OpenSnapshot(dir, s.ID)
-		f.must(errors.Join(err, dir.Close()))
 		defer image.Close()
 		images = append(images, image)
 	}

@@ -5,36 +5,28 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/attach"
-	"github.com/droverhq/drover/backends/loop/folder"
-	"github.com/droverhq/drover/backends/loop/growth"
-	"github.com/droverhq/drover/backends/loop/imagefile"
-	"github.com/droverhq/drover/backends/loop/layout"
-	"github.com/droverhq/drover/backends/loop/template"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/linux/mkfs"
 	"github.com/droverhq/drover/internal/linux/reflink"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // creator makes incoming datasets.
 type creator struct {
-	dir        *poolDir
-	catalog    *catalog
-	layout     layout.Layout
-	records    layout.RecordWriter
-	images     *imagefile.Images
-	containers *attach.Containers
-	remover    *remover
-	templates  *template.Store
-	attacher   *attach.Attacher
-	grower     *growth.Grower
-	step       func(string)
+	*images
+	shelf      *shelf.Shelf
+	room       func() error
+	records    recordWriter
+	containers *containers
+	templates  *templates
+	attacher   *attacher
+	grower     *grower
 }
 
 // Create implements backends.Pool. It starts a program only if the template does not exist yet, or if the dataset is
@@ -48,8 +40,8 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 		return p.creator.createEncrypted(ctx, d, t)
 	}
 	var made madeItem
-	size, err := p.creator.build(d, func(root, dir folder.Dir) (_ madeItem, err error) {
-		made, err = p.creator.fromTemplate(ctx, root, dir, t)
+	size, err := p.creator.build(d, func(f *shelf.Folder) (_ madeItem, err error) {
+		made, err = p.creator.fromTemplate(ctx, f.Dir, t)
 		return made, err
 	})
 	if err == nil && made.used > 0 {
@@ -61,8 +53,8 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 // Clone implements backends.Pool. It clones the image of the source, which copies no data, and flushes once.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	progress backends.Progress) (dataset.Size, error) {
-	size, err := p.creator.build(d, func(root, dir folder.Dir) (madeItem, error) {
-		return p.creator.fromSource(ctx, root, dir, d, src)
+	size, err := p.creator.build(d, func(f *shelf.Folder) (madeItem, error) {
+		return p.creator.fromSource(ctx, f.Dir, d, src)
 	})
 	if err != nil {
 		return 0, err
@@ -74,13 +66,18 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 }
 
 // fromTemplate makes the item next by cloning a template.
-func (c *creator) fromTemplate(ctx context.Context, root, dir folder.Dir, t template.Spec) (madeItem, error) {
+func (c *creator) fromTemplate(ctx context.Context, dir safefile.Dir, t templateSpec) (madeItem, error) {
+	root, err := c.shelf.Enter()
+	if err != nil {
+		return madeItem{}, err
+	}
+	defer root.Close()
 	from, err := c.templates.Open(ctx, root, t)
 	if err != nil {
 		return madeItem{}, err
 	}
 	defer from.Close()
-	image, err := c.layout.Create(dir, layout.Next)
+	image, err := c.layout.Create(dir, nextItem)
 	if err != nil {
 		return madeItem{}, err
 	}
@@ -89,38 +86,38 @@ func (c *creator) fromTemplate(ctx context.Context, root, dir folder.Dir, t temp
 		return madeItem{}, err
 	}
 	used, err := allocated(image)
-	return madeItem{item: layout.Next, size: t.Size, used: used}, err
+	return madeItem{item: nextItem, size: t.Size, used: used}, err
 }
 
 // fromSource clones the item of src for dataset d in dir. The clone grows if d is larger than src.
-func (c *creator) fromSource(ctx context.Context, root, dir folder.Dir, d dataset.Dataset, src dataset.Source) (
+func (c *creator) fromSource(ctx context.Context, dir safefile.Dir, d dataset.Dataset, src dataset.Source) (
 	madeItem, error) {
-	defer c.catalog.claims.Use(src.Dataset)()
-	from, item, err := c.openSource(root, src)
+	source, item, err := c.openSource(src)
 	if err != nil {
 		return madeItem{}, err
 	}
-	defer from.Close()
-	if err := c.images.SameKey(from, item, d); err != nil {
+	defer source.Close()
+	from := source.Dir
+	if err := c.SameKey(from, item, d); err != nil {
 		return madeItem{}, err
 	}
-	source, err := c.images.SizeOf(from, item)
+	size, err := c.SizeOf(from, item)
 	if err != nil {
 		return madeItem{}, err
 	}
-	want := max(d.Size, source.Size)
-	if err := mkfs.CheckMax(want); err != nil && want > source.Size {
+	want := max(d.Size, size.Size)
+	if err := mkfs.CheckMax(want); err != nil && want > size.Size {
 		return madeItem{}, err
 	}
 	if want != d.Size { // images.SizeOf reads the size from the record
 		d.Size = want
-		if err := c.records.WriteNew(dir, layout.RecordFile, d); err != nil {
+		if err := c.records.WriteNew(dir, shelf.RecordFile, d); err != nil {
 			return madeItem{}, err
 		}
 	}
-	m, image := madeItem{item: layout.Head, size: want}, source.ImageFor(want)
-	if grows := want > source.Size && image > source.Image; grows {
-		m.item = layout.Next // it becomes the head once it has its size
+	m, image := madeItem{item: headItem, size: want}, size.ImageFor(want)
+	if grows := want > size.Size && image > size.Image; grows {
+		m.item = nextItem // it becomes the head once it has its size
 	}
 	_, err = backends.Frozen(ctx, func() (err error) {
 		m.durable, err = c.layout.Clone(dir, m.item, from, item, false)
@@ -130,30 +127,29 @@ func (c *creator) fromSource(ctx context.Context, root, dir folder.Dir, d datase
 		return m, err
 	}
 	c.step("clone.shared")
-	if m.item == layout.Next {
-		err = c.grower.GrowIdle(ctx, dir, layout.Next, image)
+	if m.item == nextItem {
+		err = c.grower.GrowIdle(ctx, dir, nextItem, image)
 	}
 	return m, err
 }
 
-// openSource opens the directory that contains src and returns the item of src.
-func (c *creator) openSource(root folder.Dir, src dataset.Source) (folder.Dir, string, error) {
-	find, item := c.catalog.find, layout.Head
+// openSource opens the folder that contains src and returns the item of src.
+func (c *creator) openSource(src dataset.Source) (*shelf.Folder, string, error) {
+	find, item := c.shelf.FindDataset, headItem
 	if src.Snapshot != uuid.Nil {
-		find, item = c.catalog.findAny, src.Snapshot.String()
+		find, item = c.shelf.FindDatasetOrCopy, src.Snapshot.String()
 	}
-	dir, _, err := find(root, src.Dataset)
+	f, err := find(src.Dataset)
 	if err != nil {
-		return folder.Dir{}, "", err
+		return nil, "", err
 	}
-	if _, err := dir.Lstat(c.layout.Image(item)); err != nil {
-		_ = dir.Close()
-		if errors.Is(err, os.ErrNotExist) && item != layout.Head {
+	if _, err := f.Lstat(c.layout.Image(item)); err != nil {
+		if errors.Is(err, os.ErrNotExist) && item != headItem {
 			err = dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", src.Dataset, src.Snapshot)
 		}
-		return folder.Dir{}, "", err
+		return nil, "", errors.Join(err, f.Close())
 	}
-	return dir, item, nil
+	return f, item, nil
 }
 
 // madeItem is the item that holds the bytes of an incoming dataset: next, or the head itself if the head was made in
@@ -167,132 +163,80 @@ type madeItem struct {
 
 // build makes an incoming dataset. fill makes its item. The item gets the name of the head last, so a dataset with a
 // head is complete. An incoming dataset without a head is discarded and made again.
-func (c *creator) build(d dataset.Dataset, fill func(root, dir folder.Dir) (madeItem, error)) (dataset.Size, error) {
-	root, err := c.dir.open()
+func (c *creator) build(d dataset.Dataset, fill func(f *shelf.Folder) (madeItem, error)) (dataset.Size, error) {
+	f, complete, err := c.shelf.Make(d.ID)
 	if err != nil {
 		return 0, err
 	}
-	defer root.Close()
-	defer c.catalog.claims.Use(d.ID)()
-	if size, done, err := c.findExisting(root, d); err != nil || done {
-		return size, err
+	defer f.Close()
+	if complete {
+		size, err := c.accept(f, d)
+		return size, backends.NoSpace(err)
 	}
-	if err := c.dir.room(root); err != nil {
-		return 0, err
-	}
-	place, err := root.Sub(layout.Incoming)
+	size, err := c.fill(f, d, fill)
 	if err != nil {
-		return 0, err
-	}
-	defer place.Close()
-	name := d.ID.String()
-	if err := place.Mkdir(name); err != nil {
-		return 0, backends.NoSpace(err)
-	}
-	size, err := c.fill(root, place, d, fill)
-	if err != nil {
-		return 0, errors.Join(backends.NoSpace(err), c.remover.destroy(place, name))
+		return 0, errors.Join(backends.NoSpace(err), c.shelf.Discard(d.ID))
 	}
 	return size, nil
 }
 
-// fill makes the dataset's directory complete: its record, its item and the name of the head.
-func (c *creator) fill(
-	root, place folder.Dir,
-	d dataset.Dataset,
-	fill func(root, dir folder.Dir) (madeItem, error),
-) (dataset.Size, error) {
-	dir, err := place.Sub(d.ID.String())
-	if err != nil {
+// fill makes the dataset's folder complete: its record, its item and the name of the head.
+func (c *creator) fill(f *shelf.Folder, d dataset.Dataset, fill func(f *shelf.Folder) (madeItem, error)) (
+	dataset.Size, error) {
+	if err := c.room(); err != nil {
 		return 0, err
 	}
-	defer dir.Close()
 	c.step("create.begun")
-	if err := c.records.WriteNew(dir, layout.RecordFile, d); err != nil {
+	if err := c.records.WriteNew(f.Dir, shelf.RecordFile, d); err != nil {
 		return 0, err
 	}
-	c.catalog.formats.Wrote(dir, d.ID)
+	c.shelf.Wrote(f)
 	c.step("create.recorded")
-	m, err := fill(root, dir)
+	m, err := fill(f)
 	if err != nil {
 		return 0, err
 	}
 	c.step("create.filled")
-	if m.item != layout.Head {
-		if err := c.layout.Rename(dir, m.item, layout.Head); err != nil {
+	if m.item != headItem {
+		if err := c.layout.Rename(f.Dir, m.item, headItem); err != nil {
 			return 0, err
 		}
 		m.durable = false
 	}
 	c.step("create.named")
 	if !m.durable {
-		if err := c.layout.Flush(dir); err != nil {
+		if err := c.layout.Flush(f.Dir); err != nil {
 			return 0, err
 		}
 	}
 	return m.size, nil
 }
 
-// findExisting reports whether the dataset exists from an earlier attempt, and removes an incomplete one. An incoming
-// dataset gets d as its record.
-func (c *creator) findExisting(root folder.Dir, d dataset.Dataset) (dataset.Size, bool, error) {
-	dir, place, err := c.catalog.find(root, d.ID)
-	switch {
-	case errors.Is(err, dataset.ErrNotFound):
-		return 0, false, c.remover.destroy(root, filepath.Join(layout.Incoming, d.ID.String()))
-	case errors.Is(err, dataset.ErrCorrupt):
-		return 0, false, dataset.Errorf(dataset.ErrExists, "%w", err)
-	case err != nil:
-		return 0, false, err
+// accept returns the size of a dataset that an earlier attempt completed. An incoming dataset gets d as its record.
+func (c *creator) accept(f *shelf.Folder, d dataset.Dataset) (dataset.Size, error) {
+	size, err := c.SizeOf(f.Dir, headItem)
+	if err != nil || f.State != backends.EntryIncoming {
+		return size.Size, err
 	}
-	defer dir.Close()
-	size, err := c.images.SizeOf(dir, layout.Head)
-	if err != nil || place != layout.Incoming {
-		return size.Size, true, err
-	}
-	if err := c.images.SameKey(dir, layout.Head, d); err != nil {
-		return 0, false, dataset.Errorf(dataset.ErrExists, "%s exists from an earlier attempt: %w", dir.Name(), err)
+	if err := c.SameKey(f.Dir, headItem, d); err != nil {
+		return 0, dataset.Errorf(dataset.ErrExists, "%s exists from an earlier attempt: %w", f.Path(), err)
 	}
 	if d.Size < size.Size { // a clone whose source was larger than planned
 		d.Size = size.Size
 	}
-	if err := c.records.Write(dir, layout.RecordFile, d); err != nil {
-		return 0, false, backends.NoSpace(err)
+	if err := c.records.Write(f.Dir, shelf.RecordFile, d); err != nil {
+		return 0, err
 	}
-	if size, err = c.images.SizeOf(dir, layout.Head); err != nil {
-		return 0, false, err
+	if size, err = c.SizeOf(f.Dir, headItem); err != nil {
+		return 0, err
 	}
-	return size.Size, true, c.layout.Flush(dir)
+	return size.Size, c.layout.Flush(f.Dir)
 }
 
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
-	root, err := p.dir.open()
-	if err != nil {
-		return fmt.Errorf("commit dataset %s: %w", id, err)
-	}
-	defer root.Close()
-	defer p.catalog.claims.Use(id)()
 	p.newUsage.take(id)
-	dir, place, err := p.catalog.findAny(root, id)
-	if err == nil {
-		defer dir.Close()
-	}
-	if err == nil && place == layout.Copies {
-		_, err = dir.Lstat(p.layout.Image(layout.Head))
-		if errors.Is(err, os.ErrNotExist) {
-			err = layout.NoHeadError(p.name, id)
-		}
-	}
-	if err == nil && place != layout.Datasets {
-		err = root.Rename(filepath.Join(place, id.String()), filepath.Join(layout.Datasets, id.String()))
-	}
-	// Commit of a promoted copy is durable when it returns. Without the flush, a power cut could turn the dataset back
-	// into a copy, whose head would contain later writes.
-	if err == nil && place == layout.Copies {
-		err = p.layout.Flush(dir)
-	}
-	if err != nil {
+	if err := p.shelf.CommitAny(id, p.copier.commit); err != nil {
 		return fmt.Errorf("commit dataset %s: %w", id, err)
 	}
 	return nil
@@ -300,11 +244,11 @@ func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
 
 // WriteRecord implements backends.Pool.
 func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	err := p.catalog.withDatasetOrCopy(d.ID, func(dir folder.Dir, _ string) error {
-		if err := p.records.Write(dir, layout.RecordFile, d); err != nil || !sync {
+	err := p.withDatasetOrCopy(d.ID, func(f *shelf.Folder) error {
+		if err := p.records.Write(f.Dir, shelf.RecordFile, d); err != nil || !sync {
 			return err
 		}
-		return p.layout.Flush(dir)
+		return p.layout.Flush(f.Dir)
 	})
 	if err != nil {
 		return fmt.Errorf("write the record of dataset %s: %w", d.ID, err)
@@ -313,8 +257,8 @@ func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) erro
 }
 
 // createEncrypted makes an encrypted dataset. It uses no template.
-func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t template.Spec) (dataset.Size, error) {
-	if !c.containers.CanEncrypt() {
+func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t templateSpec) (dataset.Size, error) {
+	if !c.containers.available {
 		err := crypt.Available()
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrUnsupported,
@@ -326,25 +270,26 @@ func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t temp
 	if err != nil {
 		return 0, err
 	}
-	return c.build(d, func(_, dir folder.Dir) (madeItem, error) {
-		image, err := c.layout.Create(dir, layout.Next)
+	return c.build(d, func(f *shelf.Folder) (madeItem, error) {
+		dir := f.Dir
+		image, err := c.layout.Create(dir, nextItem)
 		if err != nil {
 			return madeItem{}, err
 		}
 		defer image.Close()
-		if err := image.Truncate(imagefile.ImageFor(t.FS, t.Size, true)); err != nil {
+		if err := image.Truncate(imageFor(t.FS, t.Size, true)); err != nil {
 			return madeItem{}, err
 		}
 		if err := c.encrypt(ctx, dir, d.Encryption.ID, key, t); err != nil {
 			return madeItem{}, fmt.Errorf("create an encrypted image: %w", err)
 		}
-		return madeItem{item: layout.Next, size: t.Size}, image.Sync()
+		return madeItem{item: nextItem, size: t.Size}, image.Sync()
 	})
 }
 
 // encrypt makes a container in next, and the filesystem in the container.
-func (c *creator) encrypt(ctx context.Context, dir folder.Dir, id uuid.UUID, key []byte, t template.Spec) error {
-	dev, err := c.attacher.OpenDevice(ctx, dir.Path(c.layout.Image(layout.Next)))
+func (c *creator) encrypt(ctx context.Context, dir safefile.Dir, id uuid.UUID, key []byte, t templateSpec) error {
+	dev, err := c.attacher.OpenDevice(ctx, dir.Path(c.layout.Image(nextItem)))
 	if err != nil {
 		return err
 	}
@@ -364,7 +309,7 @@ func (c *creator) encrypt(ctx context.Context, dir folder.Dir, id uuid.UUID, key
 	if err := c.templates.Mkfs(ctx, t, open.Path(), "nodiscard,lazy_itable_init=1"); err != nil {
 		return err
 	}
-	return attach.WithMountedDevice(open.Path(), t.FS, func(root *os.File) error {
+	return withMountedDevice(open.Path(), t.FS, func(root *os.File) error {
 		return mkfs.PrepareRoot(root, &t.Owner)
 	})
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
 )
@@ -44,7 +44,7 @@ func TestListOfADamagedDisk(t *testing.T) {
 		}
 		all = append(all, d)
 	}
-	dirOf := func(d dataset.Dataset) string { return filepath.Join(cfg.Path, layout.Datasets, d.ID.String()) }
+	dirOf := func(d dataset.Dataset) string { return filepath.Join(cfg.Path, shelf.Datasets, d.ID.String()) }
 	for i := range 200 { // more than its inode has room for
 		if err := os.WriteFile(filepath.Join(dirOf(all[1]), fmt.Sprint("a-name-that-takes-some-room-", i)), nil,
 			0o600); err != nil {
@@ -88,13 +88,13 @@ func TestSnapshotThatGoesIsNoDamage(t *testing.T) {
 		d := newDataset(ext4)
 		f.create(d)
 		goes, damaged := f.takeSnapshot(d), f.takeSnapshot(d)
-		dir := f.folderOf(d)
-		before, err := layout.ContentsOf(f.layout, dir)
+		dir := f.folderOf(d.ID)
+		before, err := contentsOf(f.layout, dir.Dir)
 		f.must(err)
 		f.must(f.DeleteSnapshot(f.Context(), d.ID, goes.ID))
-		f.must(dir.Remove(layout.SnapshotRecord(damaged.ID)))
+		f.must(dir.Remove(snapshotRecord(damaged.ID)))
 		e := backends.Entry{ID: d.ID, State: backends.EntryReady}
-		f.catalog.fillEntry(&e, dir, before)
+		f.images.describeContents(dir, &e, before)
 		if len(e.Snapshots) != 1 || e.Snapshots[0].ID != damaged.ID ||
 			!strings.Contains(e.Problem, damaged.ID.String()) || strings.Contains(e.Problem, goes.ID.String()) {
 			f.Errorf("%+v", e)

@@ -8,14 +8,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 )
 
 // newDataset returns a dataset that is encrypted if the pool has keys.
 func (f *fixture) newDataset(fs string) dataset.Dataset {
 	d := newDataset(fs)
-	if f.containers.HasKeys() {
+	if f.containers.keys != nil {
 		d.Encryption = &dataset.Encryption{
 			ID:      uuid.MustParse("8a6b5a0e-5d0f-4c55-9c4f-0f2f5a1f7d11"),
 			KeyID:   "00000000",
@@ -30,9 +29,9 @@ func TestNoPlainCloneOfACiphertext(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)
 	f.create(d)
-	dir := f.folderOf(d)
+	dir := f.folderOf(d.ID).Dir
 	defer dir.Close()
-	image, err := dir.OpenFile(f.layout.Image(layout.Head), os.O_RDWR)
+	image, err := dir.OpenFile(f.layout.Image(headItem), os.O_RDWR)
 	f.must(err)
 	header := make([]byte, 512)
 	copy(header, "LUKS\xba\xbe\x00\x02")
@@ -66,9 +65,9 @@ func TestSecondHeaderInAFilesystem(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)
 	f.create(d)
-	dir := f.folderOf(d)
+	dir := f.folderOf(d.ID).Dir
 	defer dir.Close()
-	image, err := dir.OpenFile(f.layout.Image(layout.Head), os.O_RDWR)
+	image, err := dir.OpenFile(f.layout.Image(headItem), os.O_RDWR)
 	f.must(err)
 	defer image.Close()
 	for first, want := range map[string]string{"XFSB": "", "LOST": "cryptsetup repair " + image.Name()} {
@@ -76,7 +75,7 @@ func TestSecondHeaderInAFilesystem(t *testing.T) {
 		f.must(err)
 		_, err = image.WriteAt([]byte("SKUL\xba\xbe\x00\x02"), 16<<10)
 		f.must(err)
-		_, _, err := f.images.Inspect(dir, layout.Head)
+		_, _, err := f.images.Inspect(dir, headItem)
 		if said := err != nil && strings.Contains(err.Error(), want) &&
 			dataset.KindOf(err) == dataset.ErrCorrupt; said != (want != "") || want == "" && err != nil {
 			t.Errorf("behind %s: %v", first, err)

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
 )
@@ -17,7 +16,7 @@ func (f *fixture) spoilNext(d dataset.Dataset, step string) {
 		if now != step {
 			return
 		}
-		image := f.folderOf(d).Path(f.layout.Image(layout.Next))
+		image := f.folderOf(d.ID).Dir.Path(f.layout.Image(nextItem))
 		scratch.Run(f.T, "cp", "--sparse=always", image, image+".other") // the image may have another name
 		other, err := os.OpenFile(image+".other", os.O_RDWR, 0)
 		f.must(err)

@@ -9,7 +9,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest/formats"
-	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -18,7 +18,7 @@ import (
 func TestB16PoolOfALaterFormat(t *testing.T) {
 	f := newFixture(t, "xfs")
 	path := filepath.Join(f.disk, "pool")
-	marker := filepath.Join(path, layout.IdentityFile)
+	marker := filepath.Join(path, shelf.MarkerFile)
 	const later = `{"format":2,"backend":"loop","id":{"new":1},"layout":["xfs"]}`
 	f.must(os.WriteFile(marker, []byte(later), 0o600))
 	_, err := f.List(t.Context())
@@ -51,7 +51,7 @@ func TestB16RecordOfALaterFormat(t *testing.T) {
 			}
 			return d.ID
 		}, func(area string, id uuid.UUID) string {
-			return filepath.Join(f.disk, "pool", area, id.String(), layout.RecordFile)
+			return filepath.Join(f.disk, "pool", area, id.String(), shelf.RecordFile)
 		})
 	})
 }

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -73,7 +72,7 @@ func TestB15TrimTakesNothing(t *testing.T) {
 func TestB15TrimOfAnImageMountedBefore(t *testing.T) {
 	f, cfg := hosted(t, 2*dataset.GiB, 600*dataset.MiB)
 	f.must(f.Pool.Close())
-	dev, err := loopdev.Attach(t.Context(), cfg.Path, loopdev.Options{DirectIO: true, BlockSize: layout.Sector})
+	dev, err := loopdev.Attach(t.Context(), cfg.Path, loopdev.Options{DirectIO: true, BlockSize: sector})
 	f.must(err)
 	f.must(mount.Mount(cfg.Mount, mount.Spec{Source: dev.Path, FSType: xfs, Options: []string{"nodiscard", "nouuid"}}))
 	f.must(dev.Close())
@@ -90,7 +89,7 @@ func TestDiscardsAfterAnImage(t *testing.T) {
 	for range 3 {
 		file := scratch.Image(t, "", 1<<20)
 		f.must(os.WriteFile(file, make([]byte, 1<<20), 0o600))
-		dev, err := loopdev.Attach(t.Context(), file, loopdev.Options{BlockSize: layout.Sector})
+		dev, err := loopdev.Attach(t.Context(), file, loopdev.Options{BlockSize: sector})
 		f.must(err)
 		defer dev.Close()
 		if out, err := exec.Command("blkdiscard", dev.Path).CombinedOutput(); err != nil || blocks(t, file) > 0 {

@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
@@ -58,8 +57,8 @@ func TestTemplateBesideOrphan(t *testing.T) {
 		d := newDataset(xfs)
 		want, err := f.templates.SpecFor(d)
 		f.must(err)
-		path := filepath.Join(f.dir.path, layout.Templates, want.Name())
-		orphan, err := os.Create(path + layout.TmpSuffix)
+		path := filepath.Join(f.shelf.Path(), templatesDir, want.Name())
+		orphan, err := os.Create(path + tmpSuffix)
 		f.must(err)
 		defer orphan.Close()
 		f.create(d)

@@ -5,23 +5,17 @@
 // The pool's filesystem must be able to share blocks between files:
 //
 //   - On XFS, images are plain files and a snapshot is a FICLONE. While no loop device has the file of a head, a
-//     snapshot may be a second name of that file, until the head is written to (imagefile/sharing.go).
+//     snapshot may be a second name of that file, until the head is written to (sharing.go).
 //   - On btrfs, each image is a NOCOW file in its own subvolume, and a snapshot is a snapshot of the subvolume. It
 //     takes the same time however fragmented the image is, but writes are slower.
-//   - If the host has neither, the pool is an XFS in one preallocated image file (package poolimage).
+//   - If the host has neither, the pool is an XFS in one preallocated image file (poolimage.go).
 //
 // # Files of a pool
 //
-//	pool.json                     identity of the pool
-//	templates/<key>.img           formatted images, whose blocks new datasets share
-//	incoming/<dataset>/           datasets that are not committed; one without a head is being made
-//	datasets/<dataset>/           ready datasets
-//	copies/<dataset>/             copies: without a head, or with a head that Promote or Demote left
-//	deleting/<dataset>[.<n>]/     datasets whose deletion has begun
+// A pool is a directory in the layout of package shelf, and a folder templates with formatted images (<key>.img), whose
+// blocks new datasets share. An incoming dataset without a head is being made. The folder of a dataset contains,
+// besides its record:
 //
-// The directory of a dataset contains:
-//
-//	record.json                   the dataset's record
 //	head.img      head/image      the image that is mounted (XFS, btrfs)
 //	<snapshot>.img  <snapshot>/image
 //	<snapshot>.json               the snapshot's record
@@ -29,13 +23,14 @@
 //	part.json                     how much of the snapshot was received
 //	next…, tmp-…                  unfinished; worthless after a crash
 //
-// A restore gives the new head the name of the snapshot that will keep the old head, and then exchanges the names of
-// the two images. The image of an encrypted dataset is described in attach/containers.go.
+// A copy has no head, or one that Promote or Demote left. A restore gives the new head the name of the snapshot that
+// will keep the old head, and then exchanges the names of the two images. The image of an encrypted dataset is
+// described in containers.go.
 //
 // # Copies
 //
 // The stream of a snapshot is written to part.img, over a clone of its base. On XFS the time for a clone grows with the
-// number of extents, so there the clone is made while the stream arrives (transfer/basesharing.go). Two checkpoints are
+// number of extents, so there the clone is made while the stream arrives (basesharing.go). Two checkpoints are
 // at least 4 MiB of the stream apart. A checkpoint flushes the image first. It then records in part.json the position
 // in the stream and the state of the stream's checksum. So all bytes before the position in part.json are on the disk.
 // When the stream resumes, later bytes are written again, to the same places.
@@ -60,29 +55,26 @@
 //
 // # Parts
 //
-//	folder      directories of a pool and the files in them
-//	layout      names, records, and the XFS and btrfs ways to keep an image
-//	imagefile   size, content and tags of images; replacing and sharing heads
-//	attach      loop devices, LUKS containers, use of a head
-//	growth      growing images with their devices and filesystems
-//	template    formatted images for new datasets
-//	poolimage   a pool in one image file
-//	transfer    sending and receiving snapshots
+// All parts embed [images], which reads, replaces and shares the image files of one pool (images.go, heads.go,
+// sharing.go, tags.go) in one of the two layouts (layout.go, btrfslayout.go).
 //
-// This package has the operations on datasets. Create, Clone, Commit and WriteRecord are in create.go, Delete and the
-// parts of Reap in delete.go, Snapshot, DeleteSnapshot, Restore and UniqueSize in snapshot.go, Promote, Demote and
-// Supersede in copy.go, and Clear in clear.go. List, Stat, Used and Reap are in catalog.go, and
-// the methods that only call a part in operations.go. Opening a pool is in open.go, and its identity in identity.go.
+//	attacher, containers   loop devices, LUKS containers, use of a head
+//	grower                 growing images with their devices and filesystems
+//	templates              formatted images for new datasets
+//	poolImage              a pool in one image file
+//	creator, remover       Create, Clone, Commit; Delete and the backend's part of Reap
+//	snapshots              Snapshot, DeleteSnapshot, Restore, UniqueSize
+//	copier                 Promote, Demote, Supersede
+//	sender, receiver       streams of snapshots
 //
-// Package cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. A [Pool] claims
-// the dataset that it works on (package internal/claims) and passes the open directory to a part. The claim only
-// excludes Reap. The caller of backends.Pool, which is the agent, prevents other concurrent changes of a dataset.
-// Everything about datasets is read from the directory. In memory, the catalog has the claims and the count of datasets
-// that became copies (claims.Moves). Parts keep only two caches about datasets: the formats of records (layout.Formats)
-// and the last comparison of two snapshots (transfer). A mutex protects each. A third cache is in Pool: newUsage has
-// the used bytes of new datasets until they are committed, also protected by a mutex. About the pool itself, poolDir
-// remembers the version of the identity file that was verified last, in an atomic pointer, and a mutex is held while
-// the identity is rewritten or removed. Packages poolimage and template have a mutex each.
+// List, Stat and Used are in catalog.go, and the methods that only call a part in operations.go and pool.go. Opening a
+// pool is in open.go. Records are written with direct I/O (record.go), because package shelf would flush them.
+//
+// A [Pool] opens the folder of the dataset that it works on, which claims the dataset (package shelf), and passes the
+// folder to a part. The claim only excludes Reap. The caller of backends.Pool, which is the agent, prevents other
+// concurrent changes of a dataset. Everything about datasets is read from the folder. Three things are in memory, each
+// protected by a mutex: the last comparison of two snapshots, the used bytes of new datasets until they are committed
+// (newUsage), and the blocks that the image of a pool has lost. A mutex is held while a template is made.
 package loop
 
 import (
@@ -93,7 +85,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/transfer"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mkfs"
 	"github.com/droverhq/drover/internal/run"
@@ -107,7 +98,7 @@ const Name = "loop"
 type Backend struct {
 	runner run.Runner
 	step   func(string) // called between two actions, for tests
-	tuning *transfer.Tuning
+	tuning *tuning
 }
 
 var (
@@ -119,7 +110,7 @@ var (
 // New returns the backend. It starts commands through runner: mkfs for each new template and encrypted dataset,
 // cryptsetup, mkfs.xfs for pools in an image or on devices, and resize2fs where ext4 cannot be grown otherwise.
 func New(runner run.Runner) *Backend {
-	return &Backend{runner: runner, step: steps.At, tuning: transfer.DefaultTuning()}
+	return &Backend{runner: runner, step: steps.At, tuning: defaultTuning()}
 }
 
 // Name implements backends.Kind.

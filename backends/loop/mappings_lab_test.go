@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
 	"github.com/droverhq/drover/backends/backendtest/crashing"
-	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/linux/loopdev"
@@ -35,7 +35,7 @@ func (oneKey) DataKey(context.Context, dataset.Dataset) ([]byte, error) {
 
 // keys returns the keys of the fixture's pool, or nil if it has none.
 func (f *fixture) keys() backends.Keys {
-	if f.containers.HasKeys() {
+	if f.containers.keys != nil {
 		return oneKey{}
 	}
 	return nil
@@ -86,7 +86,7 @@ func (f *fixture) nothingOpen(when string) {
 	devices, err := loopdev.List()
 	f.must(err)
 	for _, d := range devices {
-		if strings.HasPrefix(d.Backing, f.dir.path+"/") {
+		if strings.HasPrefix(d.Backing, f.shelf.Path()+"/") {
 			f.Errorf("%s %s still holds %s", when, d.Path, d.Backing)
 		}
 	}
@@ -143,7 +143,7 @@ func TestMappingsThatWereLeft(t *testing.T) {
 			t.Errorf("%s: made", what)
 		}
 		f.nothingOpen(what + ":")
-		f.absentAt(layout.Incoming, d)
+		f.absentAt(shelf.Incoming, d)
 	}
 	f.must(os.Remove(link)) // before the number belongs to another mapping
 
@@ -151,12 +151,12 @@ func TestMappingsThatWereLeft(t *testing.T) {
 	fails = nil
 	left := func() dataset.Dataset {
 		d := f.newDataset(xfs)
-		dir := filepath.Join(f.dir.path, layout.Incoming, d.ID.String())
+		dir := filepath.Join(f.shelf.Path(), shelf.Incoming, d.ID.String())
 		f.must(os.Mkdir(dir, 0o700))
-		image := filepath.Join(dir, f.layout.Image(layout.Next))
+		image := filepath.Join(dir, f.layout.Image(nextItem))
 		f.must(os.WriteFile(image, nil, 0o600))
 		f.must(os.Truncate(image, int64(testSize)))
-		dev, err := loopdev.Attach(t.Context(), image, loopdev.Options{BlockSize: layout.Sector})
+		dev, err := loopdev.Attach(t.Context(), image, loopdev.Options{BlockSize: sector})
 		f.must(err)
 		defer dev.Close()
 		key, err := oneKey{}.DataKey(t.Context(), d)
@@ -182,7 +182,7 @@ func TestMappingsThatWereLeft(t *testing.T) {
 	_, err := f.Reap(t.Context(), func(uuid.UUID) bool { return false })
 	f.must(err)
 	f.nothingOpen("after a reap")
-	f.absentAt(layout.Incoming, d)
+	f.absentAt(shelf.Incoming, d)
 	left()
 	other := encrypted(t, programs)
 	if names, err := crypt.List(); err != nil || len(names) == 0 {
@@ -199,9 +199,9 @@ func TestFirstHeaderLost(t *testing.T) {
 	f := encrypted(t, &run.System{})
 	d := f.newDataset(xfs)
 	f.create(d)
-	dir := f.folderOf(d)
+	dir := f.folderOf(d.ID).Dir
 	defer dir.Close()
-	path := dir.Path(f.layout.Image(layout.Head))
+	path := dir.Path(f.layout.Image(headItem))
 	image, err := os.OpenFile(path, os.O_RDWR, 0)
 	f.must(err)
 	defer image.Close()
@@ -238,7 +238,7 @@ func TestFirstHeaderLost(t *testing.T) {
 
 func (f *fixture) absentAt(place string, d dataset.Dataset) {
 	f.Helper()
-	if _, err := os.Stat(filepath.Join(f.dir.path, place, d.ID.String())); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(f.shelf.Path(), place, d.ID.String())); !errors.Is(err, os.ErrNotExist) {
 		f.Errorf("it lies in %s: %v", place, err)
 	}
 }

@@ -8,21 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/disk"
-	"github.com/droverhq/drover/backends/loop/attach"
-	"github.com/droverhq/drover/backends/loop/folder"
-	"github.com/droverhq/drover/backends/loop/growth"
-	"github.com/droverhq/drover/backends/loop/imagefile"
-	"github.com/droverhq/drover/backends/loop/layout"
-	"github.com/droverhq/drover/backends/loop/poolimage"
-	"github.com/droverhq/drover/backends/loop/template"
-	"github.com/droverhq/drover/backends/loop/transfer"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -35,23 +24,20 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 		return nil, dataset.Errorf(dataset.ErrInvalid,
 			"pool %s: bad path %q: expected an absolute path without . and ..", cfg.Name, cfg.Path)
 	}
-	p := &Pool{backend: b, name: cfg.Name, dir: &poolDir{name: cfg.Name, path: cfg.Path}}
-	p.policies = policies{p.dir}
+	p := &Pool{backend: b, name: cfg.Name}
+	at := cfg
 	var err error
 	if cfg.Image > 0 {
-		p.image, err = poolimage.Open(ctx, b.runner, p.step, cfg)
-		p.dir.path = cfg.Mount
-		if err == nil {
-			p.dir.imageRoom = p.image.Room
-		}
+		p.image, err = openPoolImage(ctx, b.runner, p.step, cfg)
+		at.Path = cfg.Mount
 	}
 	if len(cfg.Devices) > 0 {
 		if p.disk, err = disk.Open(ctx, b.runner, cfg, fsctl.XFS, nil); err == nil {
-			cfg.ID = p.disk.ID
+			at.ID = p.disk.ID
 		}
 	}
 	if err == nil {
-		err = p.openOrMake(cfg)
+		err = p.openOrMake(at)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("pool %s: %w", cfg.Name, err), p.Close())
@@ -62,16 +48,19 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 // PathOf implements backends.BlockDeviceKind.
 func (b *Backend) PathOf(_, mount string) string { return mount }
 
-// openOrMake makes the pool if cfg.Make is set, reads its identity and prepares it for use.
+// openOrMake makes the pool if cfg.Make is set, reads its marker and prepares it for use.
 func (p *Pool) openOrMake(cfg backends.Config) error {
-	kind, err := layoutFor(p.dir.path, cfg.Make)
+	kind, err := layoutFor(cfg.Path, cfg.Make)
 	if err != nil {
 		return err
 	}
-	if p.dir.identity, err = identify(p.dir.path, cfg, kind); err != nil {
+	if p.shelf, err = shelf.OpenLayout(cfg, Name, kind); err != nil {
 		return err
 	}
-	root, err := p.dir.open()
+	if err := p.shelf.KeepCopies(); err != nil {
+		return err
+	}
+	root, err := p.shelf.Enter()
 	if err != nil {
 		return err
 	}
@@ -81,19 +70,17 @@ func (p *Pool) openOrMake(cfg backends.Config) error {
 			return err
 		}
 	}
-	p.layout = layout.XFS{}
-	if p.dir.identity.Layout == layoutBtrfs {
-		p.layout = &layout.Btrfs{}
+	p.layout = xfsLayout{}
+	if kind == layoutBtrfs {
+		p.layout = &btrfsLayout{}
 	}
-	for _, dir := range layout.Directories() {
-		if err := root.Mkdir(dir); err != nil && !errors.Is(err, os.ErrExist) {
-			return err
-		}
+	if err := root.Mkdir(templatesDir); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
 	}
 	if err := p.layout.Prepare(root); err != nil {
 		return err
 	}
-	direct, err := layout.DirectIO(root, layout.IdentityFile)
+	direct, err := directIO(root, shelf.MarkerFile)
 	if err != nil {
 		return err
 	}
@@ -134,50 +121,47 @@ func infoOf(p *Pool, direct bool) (info backends.Info, err error) {
 	if p.disk != nil {
 		note = append(note, p.disk.Note())
 	}
-	_, constant := p.layout.(*layout.Btrfs)
+	_, constant := p.layout.(*btrfsLayout)
 	caps := p.backend.MaxCapabilities()
 	caps.ConstantSnapshot, caps.Encryption, caps.Filesystems = constant, seals == nil, host.Makes
 	caps.OnlineGrow, caps.OfflineGrow = len(offline) < len(host.Mounts), offline
 	return backends.Info{
 		Capabilities:    caps,
-		CopyFilesystems: host.Mounts, Missing: missing, Note: strings.Join(note, "; "), Path: p.dir.path,
-		DefaultSize: template.DefaultSize, UsedStartsNoProgram: true,
+		CopyFilesystems: host.Mounts, Missing: missing, Note: strings.Join(note, "; "), Path: p.shelf.Path(),
+		DefaultSize: defaultSize, UsedStartsNoProgram: true,
 	}, nil
 }
 
 // assemble makes the parts of an open pool.
 func assemble(p *Pool, direct bool, cfg backends.Config) {
-	run, name, lay := p.backend.runner, p.name, p.layout
+	run, lay := p.backend.runner, p.layout
 	filesystems := p.info.Capabilities.Filesystems
-	p.records = layout.RecordWriter{Layout: lay, Direct: direct}
-	p.images = imagefile.NewImages(lay, p.Filesystem)
-	p.heads = imagefile.NewHeads(lay, p.step)
-	p.sharing = imagefile.NewSharing(name, lay, p.images, p.heads, p.step)
-	p.containers = attach.NewContainers(run, cfg.Keys, p.ID(), p.info.Capabilities.Encryption, p.step)
-	p.attacher = attach.New(name, lay, p.images, p.sharing, p.containers, direct, cfg.MountPath, p.step)
-	p.grower = growth.New(run, lay, p.images, p.heads, p.sharing, p.containers, p.attacher, p.step)
-	p.templates = template.NewStore(run, p.dir.path, lay, filesystems, p.step)
-	p.catalog = &catalog{pool: name, dir: p.dir, layout: lay, images: p.images}
-	p.remover = &remover{
-		layout: lay, dir: p.dir, catalog: p.catalog, containers: p.containers, attacher: p.attacher, step: p.step,
+	p.records = recordWriter{Layout: lay, Direct: direct}
+	im := &images{pool: p.name, layout: lay, defaultFS: p.Filesystem, step: p.step}
+	p.images = im
+	p.containers = &containers{
+		runner: run, keys: cfg.Keys, suffix: "-" + p.ID().String()[:8], available: p.info.Capabilities.Encryption,
+		step: p.step,
 	}
+	p.attacher = &attacher{images: im, containers: p.containers, direct: direct, mountPath: cfg.MountPath}
+	p.grower = &grower{images: im, runner: run, containers: p.containers, attacher: p.attacher}
+	p.templates = &templates{runner: run, pool: p.shelf.Path(), layout: lay, filesystems: filesystems, step: p.step}
+	p.remover = &remover{images: im, containers: p.containers, attacher: p.attacher}
 	p.creator = &creator{
-		dir: p.dir, catalog: p.catalog, layout: lay, records: p.records, images: p.images, containers: p.containers,
-		remover: p.remover, templates: p.templates, attacher: p.attacher, grower: p.grower, step: p.step,
+		images: im, shelf: p.shelf, room: p.room, records: p.records, containers: p.containers, templates: p.templates,
+		attacher: p.attacher, grower: p.grower,
 	}
 	p.snapshots = &snapshots{
-		dir: p.dir, layout: lay, records: p.records, images: p.images, heads: p.heads, sharing: p.sharing,
-		attacher: p.attacher, grower: p.grower, step: p.step,
+		images: im, room: p.room, records: p.records, attacher: p.attacher, grower: p.grower,
 	}
-	p.copier = &copier{
-		pool: name, dir: p.dir, catalog: p.catalog, layout: lay, records: p.records, images: p.images,
-		sharing: p.sharing, attacher: p.attacher, step: p.step,
+	p.copier = &copier{images: im, shelf: p.shelf, attacher: p.attacher}
+	p.receiver = &receiver{
+		images: im, records: p.records, room: p.room, dropHead: p.copier.dropHead, tuning: p.backend.tuning,
 	}
-	p.receiver = &transfer.Receiver{
-		Pool: name, Layout: lay, Records: p.records, Images: p.images, Sharing: p.sharing, Room: p.dir.room,
-		DropHead: p.copier.dropHead, Tuning: p.backend.tuning, Step: p.step,
-	}
-	p.sender = transfer.NewSender(name, lay, p.images)
+	p.sender = &sender{images: im}
+	p.shelf.BackendNames = []string{templatesDir}
+	p.shelf.IsComplete, p.shelf.Flush = im.isComplete, lay.Flush
+	p.shelf.CheckUnused, p.shelf.Destroy = p.remover.checkUnused, p.remover.destroy
 }
 
 // offlineGrow returns the filesystems that cannot grow while they are mounted.
@@ -191,121 +175,20 @@ func offlineGrow(filesystems []string) ([]string, error) {
 	return []string{mkfs.Ext4}, nil
 }
 
-// poolDir is the directory of a pool. Each operation opens it, and checks its identity, because the disk below it can
-// be replaced between two operations.
-type poolDir struct {
-	name     string // of the pool
-	path     string
-	identity identity
-	// imageRoom fails if the pool's image lacks blocks. It is nil unless the pool is in an image file.
-	imageRoom    func() error
-	lastVerified atomic.Pointer[stamp] // version of the identity file that was verified last
-	identityMu   sync.Mutex            // held while the identity is rewritten or removed
-}
-
-// open opens the pool's directory and checks that it is still this pool. Nothing stays open between operations, so
-// the disk of an idle pool can be unmounted.
-func (h *poolDir) open() (folder.Dir, error) {
-	root, err := folder.Open(h.path)
-	if err != nil {
-		return folder.Dir{}, h.offlineError("%w", err)
-	}
-	if err := h.verify(root); err != nil {
-		_ = root.Close()
-		if errors.Is(err, dataset.ErrUnsupported) {
-			return folder.Dir{}, fmt.Errorf("pool %s at %s: %w", h.name, h.path, err)
-		}
-		return folder.Dir{}, h.offlineError("%w", err)
-	}
-	return root, nil
-}
-
-// stamp identifies a version of a file.
-type stamp struct {
-	dev, ino uint64
-	ctime    unix.Timespec
-}
-
-// verify checks the identity of the pool in root. It does not read the identity file if the file has not changed
-// since the last time.
-func (h *poolDir) verify(root folder.Dir) error {
-	st, err := root.Lstat(layout.IdentityFile)
-	if err != nil {
-		return err
-	}
-	current := stamp{dev: st.Dev, ino: st.Ino, ctime: st.Ctim}
-	if last := h.lastVerified.Load(); last != nil && *last == current {
-		return nil
-	}
-	id, err := h.read(root)
-	if err != nil {
-		return err
-	}
-	if id.ID != h.identity.ID {
-		return fmt.Errorf("it contains pool %s", id.ID)
-	}
-	h.lastVerified.Store(&current)
-	return nil
-}
-
-// read reads the identity file.
-func (h *poolDir) read(root folder.Dir) (identity, error) {
-	raw, err := root.ReadFile(layout.IdentityFile, layout.MaxRecord)
-	if err != nil {
-		return identity{}, err
-	}
-	return decodeIdentity(raw)
-}
-
-// generation reads the pool's generation.
-func (h *poolDir) generation() (uint64, error) {
-	root, err := h.open()
-	if err != nil {
-		return 0, err
-	}
-	defer root.Close()
-	id, err := h.read(root)
-	if err != nil {
-		return 0, h.offlineError("%w", err)
-	}
-	return id.Generation, nil
-}
-
-// changeIdentity durably changes the identity of the pool.
-func (h *poolDir) changeIdentity(change func(id *identity)) error {
-	h.identityMu.Lock()
-	defer h.identityMu.Unlock()
-	root, err := h.open()
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	id, err := h.read(root)
-	if err != nil {
-		return h.offlineError("%w", err)
-	}
-	change(&id)
-	return backends.NoSpace(replaceIdentity(root, id))
-}
-
-// offlineError returns the error of a pool that cannot be opened.
-func (h *poolDir) offlineError(format string, args ...any) error {
-	return dataset.Errorf(dataset.ErrOffline, "pool %s at %s is offline: %w", h.name, h.path,
-		fmt.Errorf(format, args...))
-}
-
 // room fails with ErrNoSpace if the pool is so full that no new work should begin. Otherwise writes to existing
 // datasets would soon fail.
-func (h *poolDir) room(root folder.Dir) error {
-	free, size, err := layout.Space(root)
+func (p *Pool) room() error {
+	st, err := p.shelf.Space()
 	if err != nil {
 		return err
 	}
-	if err := backends.CheckRoom(h.name, free, size); err != nil {
+	return p.checkRoom(st)
+}
+
+// checkRoom is room for a known status of the pool's filesystem.
+func (p *Pool) checkRoom(st dataset.PoolStatus) error {
+	if err := backends.CheckRoom(p.name, st.Free, st.Size); err != nil || p.image == nil {
 		return err
 	}
-	if h.imageRoom != nil {
-		return h.imageRoom()
-	}
-	return nil
+	return p.image.Room()
 }

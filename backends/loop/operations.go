@@ -8,8 +8,7 @@ import (
 	"os"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/folder"
-	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/google/uuid"
@@ -19,9 +18,9 @@ import (
 // Attach and mount leaves nothing.
 func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
 	var att backends.Attachment
-	err := p.catalog.withDataset(id, func(dir folder.Dir) error {
+	err := p.withDataset(id, func(f *shelf.Folder) error {
 		var err error
-		att, err = p.attacher.Attach(ctx, dir, id, opts)
+		att, err = p.attacher.Attach(ctx, f.Dir, id, opts)
 		return err
 	})
 	if err != nil {
@@ -32,8 +31,8 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 
 // Resize implements backends.Resizer. It grows the image first, then its device, then the filesystem in it.
 func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error {
-	err := p.catalog.withDataset(id, func(dir folder.Dir) error {
-		return p.grower.Resize(ctx, dir, size, root)
+	err := p.withDataset(id, func(f *shelf.Folder) error {
+		return p.grower.Resize(ctx, f.Dir, size, root)
 	})
 	if err != nil {
 		return fmt.Errorf("resize dataset %s to %s: %w", id, size, err)
@@ -43,8 +42,8 @@ func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root
 
 // Grow implements backends.Resizer.
 func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
-	err := p.catalog.withDataset(id, func(dir folder.Dir) error {
-		return p.grower.Grow(ctx, dir, root)
+	err := p.withDataset(id, func(f *shelf.Folder) error {
+		return p.grower.Grow(ctx, f.Dir, root)
 	})
 	if err != nil {
 		return fmt.Errorf("grow dataset %s: %w", id, err)
@@ -58,8 +57,8 @@ func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
 func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (backends.Stream, error) {
 	var out backends.Stream
-	err := p.catalog.withDatasetOrCopy(src.Dataset, func(dir folder.Dir, _ string) (err error) {
-		out, err = p.sender.Send(ctx, dir, src, base, from, w, progress)
+	err := p.withDatasetOrCopy(src.Dataset, func(f *shelf.Folder) (err error) {
+		out, err = p.sender.Send(ctx, f.Dir, src, base, from, w, progress)
 		return err
 	})
 	if err != nil {
@@ -70,8 +69,8 @@ func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, fro
 
 // Same implements backends.Sender.
 func (p *Pool) Same(_ context.Context, ds, a, b uuid.UUID) (same bool, err error) {
-	err = p.catalog.withDatasetOrCopy(ds, func(dir folder.Dir, _ string) error {
-		same, err = p.sender.Same(dir, ds, a, b)
+	err = p.withDatasetOrCopy(ds, func(f *shelf.Folder) error {
+		same, err = p.sender.Same(f.Dir, ds, a, b)
 		return err
 	})
 	if err != nil {
@@ -83,9 +82,9 @@ func (p *Pool) Same(_ context.Context, ds, a, b uuid.UUID) (same bool, err error
 // Changed implements backends.Sender.
 func (p *Pool) Changed(_ context.Context, older, newer dataset.Source) (backends.Change, error) {
 	var c backends.Change
-	err := p.catalog.withDatasetOrCopy(newer.Dataset, func(dir folder.Dir, _ string) error {
+	err := p.withDatasetOrCopy(newer.Dataset, func(f *shelf.Folder) error {
 		var err error
-		c, err = p.sender.Changed(dir, older, newer)
+		c, err = p.sender.Changed(f.Dir, older, newer)
 		return err
 	})
 	if err != nil {
@@ -103,12 +102,12 @@ const stallSubvolume = 8_000_000 // ns
 
 // PredictStall implements backends.StallPredictor.
 func (p *Pool) PredictStall(_ context.Context, id uuid.UUID) (nanos int64, why string, err error) {
-	err = p.catalog.withDataset(id, func(dir folder.Dir) error {
+	err = p.withDataset(id, func(found *shelf.Folder) error {
 		if p.info.Capabilities.ConstantSnapshot {
 			nanos, why = stallSubvolume, "a snapshot of a btrfs subvolume, regardless of fragmentation"
 			return nil
 		}
-		f, err := dir.Open(p.layout.Image(layout.Head))
+		f, err := found.Open(p.layout.Image(headItem))
 		if err != nil {
 			return err
 		}
@@ -125,8 +124,8 @@ func (p *Pool) PredictStall(_ context.Context, id uuid.UUID) (nanos int64, why s
 
 // Received implements backends.Copier.
 func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (out backends.Received, err error) {
-	err = p.catalog.withDatasetOrCopy(ds, func(dir folder.Dir, place string) error {
-		out, err = p.receiver.Received(dir, place, snapshot)
+	err = p.withDatasetOrCopy(ds, func(f *shelf.Folder) error {
+		out, err = p.receiver.Received(f, snapshot)
 		return err
 	})
 	if errors.Is(err, dataset.ErrNotFound) {
@@ -141,15 +140,11 @@ func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (out backends
 // Receive implements backends.Copier.
 func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	progress backends.Progress) (out backends.Stream, err error) {
-	root, err := p.dir.open()
+	f, err := p.shelf.MakeCopy(d.Dataset, p.room)
 	if err == nil {
-		defer root.Close()
-		defer p.catalog.claims.Use(d.Dataset.ID)()
-		var dir folder.Dir
-		if dir, err = p.copier.open(root, d.Dataset); err == nil {
-			defer dir.Close()
-			out, err = p.receiver.Receive(ctx, dir, d, r, progress)
-		}
+		defer f.Close()
+		p.step("receive.recorded")
+		out, err = p.receiver.Receive(ctx, f, d, r, progress)
 	}
 	if err != nil {
 		return out, fmt.Errorf(
@@ -164,7 +159,7 @@ func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 
 // Release implements backends.Releaser. If the image was deleted, there is nothing to release.
 func (p *Pool) Release(ctx context.Context, id uuid.UUID) error {
-	err := p.catalog.withDataset(id, func(dir folder.Dir) error { return p.attacher.Release(ctx, dir, false) })
+	err := p.withDataset(id, func(f *shelf.Folder) error { return p.attacher.Release(ctx, f.Dir, false) })
 	if err != nil && !errors.Is(err, errNoHead) {
 		return fmt.Errorf("dataset %s: %w", id, err)
 	}
@@ -173,7 +168,7 @@ func (p *Pool) Release(ctx context.Context, id uuid.UUID) error {
 
 // CheckIdle implements backends.IdleChecker.
 func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
-	err := p.catalog.withDataset(id, func(dir folder.Dir) error { return p.attacher.CheckIdle(ctx, dir) })
+	err := p.withDataset(id, func(f *shelf.Folder) error { return p.attacher.CheckIdle(ctx, f.Dir) })
 	if err != nil {
 		return fmt.Errorf("dataset %s: %w", id, err)
 	}

@@ -10,8 +10,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/framing"
-	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/dataset"
 	"github.com/google/uuid"
 )
@@ -20,14 +19,14 @@ import (
 // whole stream is sent again.
 func TestPartsOfTwoStreams(t *testing.T) {
 	onPools(t, func(f *fixture) {
-		h := framing.Header{
-			Kind: "loop", Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * layout.Sector, Filesystem: xfs,
+		h := stream.Header{
+			Kind: "loop", Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * sector, Filesystem: xfs,
 		}
 		make2 := func(first string) []byte {
 			var buf bytes.Buffer
-			w, err := framing.NewWriter(&buf, h, 0)
+			w, err := stream.NewWriter(&buf, h, 0)
 			f.must(err)
-			f.must(errors.Join(w.Data(0, []byte(first)), w.Data(8*layout.Sector, []byte("second"))))
+			f.must(errors.Join(w.Data(0, []byte(first)), w.Data(8*sector, []byte("second"))))
 			_, err = w.End()
 			f.must(err)
 			return buf.Bytes()

@@ -13,9 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/attach"
-	"github.com/droverhq/drover/backends/loop/imagefile"
-	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -28,8 +26,8 @@ func TestGrowAtMount(t *testing.T) {
 	d := newDataset(xfs)
 	f.create(d)
 	f.must(
-		os.Truncate(filepath.Join(f.dir.path, layout.Datasets, d.ID.String(), "head.img"),
-			imagefile.ImageFor(xfs, larger, false)))
+		os.Truncate(filepath.Join(f.shelf.Path(), shelf.Datasets, d.ID.String(), "head.img"),
+			imageFor(xfs, larger, false)))
 	att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
 	f.must(err)
 	if !att.Mount.Grow {
@@ -81,13 +79,7 @@ func TestResizeMounted(t *testing.T) {
 // headBytes returns the length of a head's image.
 func (f *fixture) headBytes(id uuid.UUID) int64 {
 	f.Helper()
-	root, err := f.dir.open()
-	f.must(err)
-	defer root.Close()
-	dir, _, err := f.catalog.find(root, id)
-	f.must(err)
-	defer dir.Close()
-	size, err := f.images.Size(dir, layout.Head)
+	size, err := f.images.Size(f.folderOf(id).Dir, headItem)
 	f.must(err)
 	return size
 }
@@ -126,12 +118,12 @@ func TestGrowBesideALateUnmount(t *testing.T) {
 		if step != "loop.resize.truncated" {
 			return
 		}
-		images, _ := filepath.Glob(filepath.Join(f.dir.path, layout.Incoming, "*", f.layout.Image(layout.Next)))
+		images, _ := filepath.Glob(filepath.Join(f.shelf.Path(), shelf.Incoming, "*", f.layout.Image(nextItem)))
 		if len(images) != 1 {
 			t.Fatalf("clones in the making: %v", images)
 		}
 		var err error
-		late.dev, err = attach.OpenDevice(t.Context(), images[0], loopdev.Options{BlockSize: layout.Sector, Sole: true})
+		late.dev, err = openDevice(t.Context(), images[0], loopdev.Options{BlockSize: sector, Sole: true})
 		f.must(err)
 		late.root, err = mount.Detached(mount.Spec{Source: late.dev.Path, FSType: ext4})
 		f.must(err)

@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
 // headPath returns the path of a dataset's head.
 func (f *fixture) headPath(d dataset.Dataset) string {
-	return filepath.Join(f.dir.path, layout.Datasets, d.ID.String(), f.layout.Image(layout.Head))
+	return filepath.Join(f.shelf.Path(), shelf.Datasets, d.ID.String(), f.layout.Image(headItem))
 }
 
 // unresized fails the test unless a dataset that is not mounted has its original size, and keeps it when it is
@@ -45,15 +45,15 @@ func TestResizeOfADamagedFilesystem(t *testing.T) {
 		defer image.Close()
 		// Behind the superblock: the headers of XFS's first group, ext4's group descriptors.
 		was := make([]byte, 12<<10)
-		_, err = image.ReadAt(was, layout.Sector)
+		_, err = image.ReadAt(was, sector)
 		f.must(err)
-		_, err = image.WriteAt(make([]byte, len(was)), layout.Sector)
+		_, err = image.WriteAt(make([]byte, len(was)), sector)
 		f.must(err)
 		f.must(image.Sync())
 		if err := f.Resize(f.Context(), d.ID, larger, nil); err == nil {
 			f.Error("resized")
 		}
-		_, err = image.WriteAt(was, layout.Sector)
+		_, err = image.WriteAt(was, sector)
 		f.must(err)
 		f.must(image.Sync())
 		f.unresized(d, had)

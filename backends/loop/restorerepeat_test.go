@@ -12,7 +12,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -68,7 +67,7 @@ func TestHeadIsNamedLast(t *testing.T) {
 
 // headName is the entry of a dataset's directory that contains its head.
 func (f *fixture) headName() string {
-	first, _, _ := bytes.Cut([]byte(f.layout.Image(layout.Head)), []byte("/"))
+	first, _, _ := bytes.Cut([]byte(f.layout.Image(headItem)), []byte("/"))
 	return string(first)
 }
 
@@ -87,7 +86,7 @@ func (f *fixture) watch(act func(), area string, id uuid.UUID) (events []event) 
 	watched := false
 	begin := func(string) {
 		if !watched {
-			_, err := unix.InotifyAddWatch(fd, filepath.Join(f.dir.path, area, id.String()),
+			_, err := unix.InotifyAddWatch(fd, filepath.Join(f.shelf.Path(), area, id.String()),
 				unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE)
 			f.must(err)
 			watched = true
@@ -148,7 +147,7 @@ func TestRestoreGoesOnAfterWrites(t *testing.T) {
 				t.Errorf("step %d: the head has %q instead of %q", step, got, head)
 			}
 			f.hasSnapshot(c.Keep, kept, true)
-			image, err := f.folderOf(c.Dataset).OpenFile(f.layout.Image(c.Keep.ID.String()), os.O_RDWR)
+			image, err := f.folderOf(c.Dataset.ID).OpenFile(f.layout.Image(c.Keep.ID.String()), os.O_RDWR)
 			if err == nil {
 				f.must(image.Close())
 			}

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -22,24 +21,24 @@ func TestSharedUntilItIsWritten(t *testing.T) {
 	f.put(d.ID, "a", "one")
 	sent, mine := newTransfer(d), newSnapshot(d)
 	f.must(errors.Join(f.Snapshot(t.Context(), sent, nil), f.Snapshot(t.Context(), mine, nil)))
-	f.names(d, map[string]uint64{layout.Head: 2, sent.ID.String(): 2, mine.ID.String(): 1})
+	f.names(d, map[string]uint64{headItem: 2, sent.ID.String(): 2, mine.ID.String(): 1})
 	f.put(d.ID, "a", "two")
-	f.names(d, map[string]uint64{layout.Head: 1, sent.ID.String(): 1})
+	f.names(d, map[string]uint64{headItem: 1, sent.ID.String(): 1})
 	f.hasSnapshot(sent, "one", true)
 
 	_, unmount := f.mounted(d.ID)
 	inUse := newTransfer(d)
 	f.must(f.Snapshot(t.Context(), inUse, nil))
-	f.names(d, map[string]uint64{layout.Head: 1, inUse.ID.String(): 1})
+	f.names(d, map[string]uint64{headItem: 1, inUse.ID.String(): 1})
 	unmount()
 
 	last := newTransfer(d)
 	f.must(errors.Join(f.Snapshot(t.Context(), last, nil), f.Demote(t.Context(), d.ID, last.ID)))
 	f.must(f.Promote(t.Context(), d.ID, sent.ID))
-	f.names(d, map[string]uint64{layout.Head: 2, sent.ID.String(): 2, last.ID.String(): 1})
+	f.names(d, map[string]uint64{headItem: 2, sent.ID.String(): 2, last.ID.String(): 1})
 	f.must(f.Commit(t.Context(), d.ID))
 	f.must(f.Resize(t.Context(), d.ID, larger, nil))
-	f.names(d, map[string]uint64{layout.Head: 1, sent.ID.String(): 1})
+	f.names(d, map[string]uint64{headItem: 1, sent.ID.String(): 1})
 	f.hasSnapshot(sent, "one", true)
 	f.hasSnapshot(last, "two", true)
 	f.isWhole(d.ID, "one", true)
@@ -60,7 +59,7 @@ type inode struct{ number, names uint64 }
 
 func (f *fixture) image(d dataset.Dataset, item string) inode {
 	f.Helper()
-	st, err := f.folderOf(d).Lstat(f.layout.Image(item))
+	st, err := f.folderOf(d.ID).Dir.Lstat(f.layout.Image(item))
 	f.must(err)
 	return inode{st.Ino, st.Nlink}
 }
@@ -94,7 +93,7 @@ func TestSharedAtOnce(t *testing.T) {
 		if t.Failed() {
 			return
 		}
-		if got := f.image(d, layout.Head); got.names != 1 {
+		if got := f.image(d, headItem); got.names != 1 {
 			t.Fatalf("round %d: the head has %d names", round, got.names)
 		}
 		f.must(errors.Join(attached[0].Release(), attached[1].Release()))
@@ -124,7 +123,7 @@ func TestHeadThatWasReplacedMeanwhile(t *testing.T) {
 	}
 	f.put(d.ID, "a", "two")
 	f.hasSnapshot(s, "one", true)
-	f.names(d, map[string]uint64{layout.Head: 1})
+	f.names(d, map[string]uint64{headItem: 1})
 }
 
 func newTransfer(d dataset.Dataset) dataset.Snapshot {
@@ -164,9 +163,9 @@ func TestNothingNewCame(t *testing.T) {
 	f.names(c.Other, map[string]uint64{again.ID.String(): 2, c.Keep.ID.String(): 2, c.Snapshot.ID.String(): 1})
 	f.must(f.Promote(t.Context(), c.Other.ID, again.ID))
 	f.must(f.Commit(t.Context(), c.Other.ID))
-	f.names(c.Other, map[string]uint64{layout.Head: 3})
+	f.names(c.Other, map[string]uint64{headItem: 3})
 	f.isWhole(c.Other.ID, "two", true)
-	f.names(c.Other, map[string]uint64{layout.Head: 1, again.ID.String(): 2})
+	f.names(c.Other, map[string]uint64{headItem: 1, again.ID.String(): 2})
 	f.sameBytes(again, received)
 	f.settled()
 }
@@ -202,12 +201,12 @@ func TestComparedOnce(t *testing.T) {
 		f.must(f.Snapshot(t.Context(), last, nil))
 		planned, err := f.Changed(t.Context(), at(c.Snapshot), at(last))
 		f.must(err)
-		if f.sender.Comparison.Images.Snapshot != last.ID || len(f.sender.Comparison.Ranges) != planned.Ranges {
-			t.Errorf("%d ranges of %s are known, not %d", len(f.sender.Comparison.Ranges),
-				f.sender.Comparison.Images.Snapshot, planned.Ranges)
+		if f.sender.comparison.images.snapshot != last.ID || len(f.sender.comparison.ranges) != planned.Ranges {
+			t.Errorf("%d ranges of %s are known, not %d", len(f.sender.comparison.ranges),
+				f.sender.comparison.images.snapshot, planned.Ranges)
 		}
 		sent, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil)
-		if f.must(err); f.sender.Comparison.Ranges != nil {
+		if f.must(err); f.sender.comparison.ranges != nil {
 			t.Error("what was sent is remembered")
 		}
 		again, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil)
@@ -218,7 +217,7 @@ func TestComparedOnce(t *testing.T) {
 		if f.must(err); changed != planned {
 			t.Errorf("planned %+v, and then %+v", planned, changed)
 		}
-		f.sender.Comparison.Ranges = nil // a wrong memory shows in the next stream if it is used
+		f.sender.comparison.ranges = nil // a wrong memory shows in the next stream if it is used
 		if known, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil); err != nil ||
 			known.Bytes >= sent.Bytes {
 			t.Errorf("it was compared again: %+v, %v", known, err)

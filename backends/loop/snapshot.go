@@ -10,31 +10,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/attach"
-	"github.com/droverhq/drover/backends/loop/folder"
-	"github.com/droverhq/drover/backends/loop/growth"
-	"github.com/droverhq/drover/backends/loop/imagefile"
-	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/reflink"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // snapshots takes and deletes the snapshots of a dataset, and restores them.
 type snapshots struct {
-	dir      *poolDir
-	layout   layout.Layout
-	records  layout.RecordWriter
-	images   *imagefile.Images
-	heads    *imagefile.Heads
-	sharing  *imagefile.Sharing
-	attacher *attach.Attacher
-	grower   *growth.Grower
-	step     func(string)
+	*images
+	room     func() error
+	records  recordWriter
+	attacher *attacher
+	grower   *grower
 }
 
 // Snapshot implements backends.Pool. It clones the image of the head, or gives it a second name, and flushes once.
 func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backends.Progress) error {
-	err := p.catalog.withDataset(s.Dataset, func(dir folder.Dir) error { return p.snapshots.take(ctx, dir, s) })
+	err := p.withDataset(s.Dataset, func(f *shelf.Folder) error { return p.snapshots.take(ctx, f.Dir, s) })
 	if err != nil {
 		return err
 	}
@@ -45,26 +38,26 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 }
 
 // take makes a snapshot of the head if the snapshot does not exist.
-func (sn *snapshots) take(ctx context.Context, dir folder.Dir, s dataset.Snapshot) error {
+func (sn *snapshots) take(ctx context.Context, dir safefile.Dir, s dataset.Snapshot) error {
 	if _, err := dir.Lstat(sn.layout.Image(s.ID.String())); err == nil {
 		return sn.layout.Flush(dir) // an earlier attempt may have been interrupted before its flush
 	}
 	if s.Kind != dataset.SnapshotTransfer { // moving a dataset out of a full pool frees space
-		if err := sn.dir.room(dir); err != nil {
+		if err := sn.room(); err != nil {
 			return err
 		}
 	}
 	// A snapshot of a damaged head would be useless, and retention would delete intact snapshots because of it.
-	if _, _, err := sn.images.Inspect(dir, layout.Head); err != nil {
+	if _, _, err := sn.Inspect(dir, headItem); err != nil {
 		return err
 	}
 	return sn.keep(ctx, dir, s)
 }
 
 // keep takes the snapshot s of the head. The snapshot must not exist yet.
-func (sn *snapshots) keep(ctx context.Context, dir folder.Dir, s dataset.Snapshot) error {
+func (sn *snapshots) keep(ctx context.Context, dir safefile.Dir, s dataset.Snapshot) error {
 	// The record is written first, because a snapshot without a record would be reported as damage.
-	if err := sn.records.Write(dir, layout.SnapshotRecord(s.ID), s); err != nil {
+	if err := sn.records.Write(dir, snapshotRecord(s.ID), s); err != nil {
 		return err
 	}
 	sn.step("snapshot.recorded")
@@ -74,11 +67,11 @@ func (sn *snapshots) keep(ctx context.Context, dir folder.Dir, s dataset.Snapsho
 		return err
 	})
 	if err != nil {
-		return errors.Join(err, dir.Remove(layout.SnapshotRecord(s.ID)))
+		return errors.Join(err, dir.Remove(snapshotRecord(s.ID)))
 	}
 	if exact {
 		s.Exact = true
-		if err := sn.records.Write(dir, layout.SnapshotRecord(s.ID), s); err != nil {
+		if err := sn.records.Write(dir, snapshotRecord(s.ID), s); err != nil {
 			return err
 		}
 	}
@@ -90,26 +83,26 @@ func (sn *snapshots) keep(ctx context.Context, dir folder.Dir, s dataset.Snapsho
 }
 
 // keepHead makes the image of a snapshot, whose record exists, from the head.
-func (sn *snapshots) keepHead(dir folder.Dir, s dataset.Snapshot) (durable bool, err error) {
-	if imagefile.MayShare(s.Kind) {
-		if done, err := sn.sharing.Share(dir, s.ID.String(), layout.Head); err != nil || done {
+func (sn *snapshots) keepHead(dir safefile.Dir, s dataset.Snapshot) (durable bool, err error) {
+	if mayShare(s.Kind) {
+		if done, err := sn.Share(dir, s.ID.String(), headItem); err != nil || done {
 			return false, err
 		}
 	}
-	return sn.layout.Clone(dir, s.ID.String(), dir, layout.Head, true)
+	return sn.layout.Clone(dir, s.ID.String(), dir, headItem, true)
 }
 
 // DeleteSnapshot implements backends.Pool. It flushes once, because otherwise a power cut could bring back a snapshot
 // that the store has forgotten.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error {
-	err := p.catalog.withDatasetOrCopy(ds, func(dir folder.Dir, place string) error {
-		if err := p.copier.dropRelated(dir, place, snapshot); err != nil {
+	err := p.withDatasetOrCopy(ds, func(f *shelf.Folder) error {
+		if err := p.copier.dropRelated(f, snapshot); err != nil {
 			return err
 		}
-		if err := p.snapshots.drop(ctx, dir, snapshot); err != nil {
+		if err := p.snapshots.drop(ctx, f.Dir, snapshot); err != nil {
 			return err
 		}
-		return p.layout.Flush(dir)
+		return p.layout.Flush(f.Dir)
 	})
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return fmt.Errorf("delete snapshot %s of dataset %s: %w", snapshot, ds, err)
@@ -118,13 +111,13 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, snapshot uuid.UUID) error
 }
 
 // drop removes a snapshot and its record. It returns nil if the snapshot does not exist.
-func (sn *snapshots) drop(ctx context.Context, dir folder.Dir, snapshot uuid.UUID) error {
-	inode, shared, err := sn.sharing.SharesHead(dir, snapshot)
+func (sn *snapshots) drop(ctx context.Context, dir safefile.Dir, snapshot uuid.UUID) error {
+	inode, shared, err := sn.SharesHead(dir, snapshot)
 	if err != nil {
 		return err
 	}
 	if shared {
-		err = sn.sharing.Remove(ctx, dir, snapshot.String(), inode)
+		err = sn.removeShared(ctx, dir, snapshot.String(), inode)
 	} else {
 		err = sn.layout.Remove(dir, snapshot.String())
 	}
@@ -132,13 +125,13 @@ func (sn *snapshots) drop(ctx context.Context, dir folder.Dir, snapshot uuid.UUI
 		return err
 	}
 	sn.step("snapshot-delete.removed")
-	return folder.AbsentIsFine(dir.Remove(layout.SnapshotRecord(snapshot)))
+	return safefile.AbsentIsFine(dir.Remove(snapshotRecord(snapshot)))
 }
 
 // UniqueSize implements backends.SnapshotMeasurer. It reads the extents of the image, but not its data.
 func (p *Pool) UniqueSize(ctx context.Context, ds, snapshot uuid.UUID) (size dataset.Size, err error) {
-	err = p.catalog.withDatasetOrCopy(ds, func(dir folder.Dir, _ string) error {
-		size, err = p.snapshots.uniqueSize(ctx, dir, snapshot)
+	err = p.withDatasetOrCopy(ds, func(f *shelf.Folder) error {
+		size, err = p.snapshots.uniqueSize(ctx, f.Dir, snapshot)
 		return err
 	})
 	if err != nil {
@@ -148,7 +141,7 @@ func (p *Pool) UniqueSize(ctx context.Context, ds, snapshot uuid.UUID) (size dat
 }
 
 // uniqueSize does the work of UniqueSize for an open directory.
-func (sn *snapshots) uniqueSize(ctx context.Context, dir folder.Dir, snapshot uuid.UUID) (dataset.Size, error) {
+func (sn *snapshots) uniqueSize(ctx context.Context, dir safefile.Dir, snapshot uuid.UUID) (dataset.Size, error) {
 	f, err := dir.Open(sn.layout.Image(snapshot.String()))
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %s", snapshot)
@@ -177,14 +170,14 @@ func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset
 	progress backends.Progress) error {
 	var size int64
 	restore := func() error {
-		return p.catalog.withDataset(ds, func(dir folder.Dir) (err error) {
-			size, err = p.snapshots.restore(ctx, dir, snapshot, keep)
+		return p.withDataset(ds, func(f *shelf.Folder) (err error) {
+			size, err = p.snapshots.restore(ctx, f.Dir, snapshot, keep)
 			return err
 		})
 	}
 	err := restore()
 	if errors.Is(err, errNoHead) {
-		err = p.catalog.withHeadless(ds, func(dir folder.Dir) error { return p.snapshots.replaceLost(dir, snapshot) })
+		err = p.withDatasetOrCopy(ds, func(f *shelf.Folder) error { return p.snapshots.replaceLost(f.Dir, snapshot) })
 		if err == nil {
 			err = restore()
 		}
@@ -200,15 +193,15 @@ func (p *Pool) Restore(ctx context.Context, ds, snapshot uuid.UUID, keep dataset
 
 // replaceLost makes an empty head in place of one whose image was deleted, so that a restore can replace it. It fails
 // if there is no such snapshot.
-func (sn *snapshots) replaceLost(dir folder.Dir, snapshot uuid.UUID) error {
-	if _, err := sn.images.Size(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
+func (sn *snapshots) replaceLost(dir safefile.Dir, snapshot uuid.UUID) error {
+	if _, err := sn.Size(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %s", snapshot)
 	} else if err != nil {
 		return err
 	}
-	image, err := sn.layout.Create(dir, layout.Head)
+	image, err := sn.layout.Create(dir, headItem)
 	if errors.Is(err, os.ErrExist) { // of the subvolume only the image was deleted
-		image, err = dir.OpenFile(sn.layout.Image(layout.Head), os.O_CREATE|os.O_EXCL|os.O_RDWR)
+		image, err = dir.OpenFile(sn.layout.Image(headItem), os.O_CREATE|os.O_EXCL|os.O_RDWR)
 	}
 	if err != nil {
 		return err
@@ -220,72 +213,72 @@ func (sn *snapshots) replaceLost(dir folder.Dir, snapshot uuid.UUID) error {
 // returns the size of the image in bytes, or 0 if the earlier attempt was complete.
 func (sn *snapshots) restore(
 	ctx context.Context,
-	dir folder.Dir,
+	dir safefile.Dir,
 	snapshot uuid.UUID,
 	keep dataset.Snapshot,
 ) (size int64, err error) {
 	keptItem := keep.ID.String()
-	done, err := sn.images.Restored(dir, keep.ID)
+	done, err := sn.Restored(dir, keep.ID)
 	if err != nil {
 		return 0, err
 	}
 	if !done {
-		if size, err = sn.images.Size(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
+		if size, err = sn.Size(dir, snapshot.String()); errors.Is(err, os.ErrNotExist) {
 			return 0, dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %s", snapshot)
 		}
 		if err == nil {
-			_, _, err = sn.images.Inspect(dir, snapshot.String())
+			_, _, err = sn.Inspect(dir, snapshot.String())
 		}
 		if err == nil {
 			err = sn.attacher.Release(ctx, dir, false)
 		}
 		if err == nil {
-			err = sn.replaceHead(ctx, dir, snapshot.String(), keep)
+			err = sn.restoreHead(ctx, dir, snapshot.String(), keep)
 		}
 		if err != nil {
 			return 0, err
 		}
 	}
 	// An interrupted earlier attempt may not have called Protect.
-	if err := folder.AbsentIsFine(sn.layout.Protect(dir, keptItem)); err != nil {
+	if err := safefile.AbsentIsFine(sn.layout.Protect(dir, keptItem)); err != nil {
 		return 0, err
 	}
 	return size, sn.layout.Flush(dir)
 }
 
-// replaceHead makes the head a clone of item, and the present head the snapshot keep.
-func (sn *snapshots) replaceHead(ctx context.Context, dir folder.Dir, item string, keep dataset.Snapshot) error {
+// restoreHead makes the head a clone of item, and the present head the snapshot keep.
+func (sn *snapshots) restoreHead(ctx context.Context, dir safefile.Dir, item string, keep dataset.Snapshot) error {
 	if err := sn.drop(ctx, dir, keep.ID); err != nil {
 		return fmt.Errorf("remove what an earlier attempt left as snapshot %s: %w", keep.ID, err)
 	}
-	if err := sn.dir.room(dir); err != nil {
+	if err := sn.room(); err != nil {
 		return err
 	}
-	if err := sn.records.Write(dir, layout.SnapshotRecord(keep.ID), keep); err != nil {
+	if err := sn.records.Write(dir, snapshotRecord(keep.ID), keep); err != nil {
 		return err
 	}
 	sn.step("restore.recorded")
-	err := sn.heads.Prepare(dir, item, func(image *os.File) error {
+	err := sn.prepareHead(dir, item, func(image *os.File) error {
 		sn.step("restore.cloned")
-		if err := sn.images.VerifyClone(dir, item, layout.Next); err != nil {
+		if err := sn.VerifyClone(dir, item, nextItem); err != nil {
 			return err
 		}
 		if err := sn.growAsHead(ctx, dir, item, image); err != nil {
 			return err
 		}
-		return imagefile.SetTag(image, imagefile.RestoredAttr, keep.ID)
+		return setTag(image, restoredAttr, keep.ID)
 	})
 	if err == nil {
-		err = sn.images.TagKept(dir, keep.ID)
+		err = sn.TagKept(dir, keep.ID)
 	}
 	if err != nil {
-		return errors.Join(err, dir.Remove(layout.SnapshotRecord(keep.ID)))
+		return errors.Join(err, dir.Remove(snapshotRecord(keep.ID)))
 	}
-	if err := sn.layout.Rename(dir, layout.Next, keep.ID.String()); err != nil {
+	if err := sn.layout.Rename(dir, nextItem, keep.ID.String()); err != nil {
 		return err
 	}
 	sn.step("restore.named")
-	if err := sn.layout.Swap(dir, layout.Head, keep.ID.String()); err != nil {
+	if err := sn.layout.Swap(dir, headItem, keep.ID.String()); err != nil {
 		return err
 	}
 	sn.step("restore.swapped")
@@ -295,15 +288,15 @@ func (sn *snapshots) replaceHead(ctx context.Context, dir folder.Dir, item strin
 // growAsHead grows the image of next, a clone of the snapshot item, to the size of the present head. The head may have
 // grown since the snapshot was taken. A restore does not open containers: the filesystem in a container grows at the
 // next mount.
-func (sn *snapshots) growAsHead(ctx context.Context, dir folder.Dir, item string, image *os.File) error {
-	size, err := sn.images.Size(dir, layout.Head)
-	source, sErr := sn.images.SizeOf(dir, item)
+func (sn *snapshots) growAsHead(ctx context.Context, dir safefile.Dir, item string, image *os.File) error {
+	size, err := sn.Size(dir, headItem)
+	source, sErr := sn.SizeOf(dir, item)
 	if err := errors.Join(err, sErr); err != nil {
 		return err
 	}
-	_, _, err = sn.images.Inspect(dir, layout.Head)
+	_, _, err = sn.Inspect(dir, headItem)
 	if errors.Is(err, dataset.ErrCorrupt) { // the end of its image may be missing
-		if recorded, _ := imagefile.RecordedSize(dir, layout.Head); recorded > source.Size {
+		if recorded, _ := recordedSize(dir, headItem); recorded > source.Size {
 			size = max(size, source.ImageFor(recorded))
 		}
 	}
@@ -313,5 +306,5 @@ func (sn *snapshots) growAsHead(ctx context.Context, dir folder.Dir, item string
 	case source.Encrypted:
 		return image.Truncate(size)
 	}
-	return sn.grower.GrowIdle(ctx, dir, layout.Next, size)
+	return sn.grower.GrowIdle(ctx, dir, nextItem, size)
 }

@@ -9,8 +9,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/droverhq/drover/backends/loop/layout"
-	"github.com/droverhq/drover/backends/loop/template"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/run"
@@ -20,15 +19,15 @@ import (
 // The oldest templates are removed, so that sizes that were used once do not accumulate.
 func TestTemplatesAreBounded(t *testing.T) {
 	f := newFixture(t, "xfs")
-	for i := range template.MaxTemplates + 3 {
+	for i := range maxTemplates + 3 {
 		d := newDataset(ext4)
 		d.Size = 16*dataset.MiB + dataset.Size(i)*dataset.MiB
 		_, err := f.Create(t.Context(), d)
 		f.must(err)
 	}
-	left, err := os.ReadDir(filepath.Join(f.dir.path, layout.Templates))
+	left, err := os.ReadDir(filepath.Join(f.shelf.Path(), templatesDir))
 	f.must(err)
-	if len(left) != template.MaxTemplates {
+	if len(left) != maxTemplates {
 		t.Errorf("%d templates", len(left))
 	}
 	first := newDataset(ext4)
@@ -45,7 +44,7 @@ func TestTemplatesHaveFewExtents(t *testing.T) {
 		_, err := f.Create(t.Context(), d)
 		f.must(err)
 	}
-	images, err := filepath.Glob(filepath.Join(f.dir.path, layout.Templates, "*"+layout.ImageSuffix))
+	images, err := filepath.Glob(filepath.Join(f.shelf.Path(), templatesDir, "*"+imageSuffix))
 	f.must(err)
 	if len(images) != 2 {
 		t.Fatalf("templates: %v", images)
@@ -120,7 +119,7 @@ func TestExt4StopsOnErrors(t *testing.T) {
 	d := newDataset(ext4)
 	f.create(d)
 	out := scratch.Run(t, "dumpe2fs", "-h",
-		filepath.Join(f.dir.path, layout.Datasets, d.ID.String(), layout.Head+layout.ImageSuffix))
+		filepath.Join(f.shelf.Path(), shelf.Datasets, d.ID.String(), headItem+imageSuffix))
 	if !regexp.MustCompile(`Errors behavior: +Remount read-only`).MatchString(out) {
 		t.Errorf("dumpe2fs says\n%s", out)
 	}

@@ -10,8 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/imagefile"
-	"github.com/droverhq/drover/backends/loop/layout"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
 )
@@ -35,7 +33,7 @@ func TestDamagedHead(t *testing.T) {
 			f.must(f.Resize(f.Context(), d.ID, larger, nil))
 			d.Size = larger
 			f.must(f.WriteRecord(f.Context(), d, true))
-			f.harm(d, layout.Head, damage)
+			f.harm(d, headItem, damage)
 			f.refusesDamaged(d, name)
 
 			keep := newSnapshot(d)
@@ -49,7 +47,7 @@ func TestDamagedHead(t *testing.T) {
 			f.hasSize(d.ID, larger)
 			f.hasSnapshot(s, "one", true)
 			f.refusesKept(d, keep)
-			f.harm(d, layout.Head, damage)
+			f.harm(d, headItem, damage)
 			f.must(f.Delete(f.Context(), d.ID))
 		}
 	})
@@ -61,9 +59,9 @@ func TestDeletedHead(t *testing.T) {
 		f.create(d)
 		f.put(d.ID, "a", "one")
 		s := f.takeSnapshot(d)
-		dir := f.folderOf(d)
-		f.must(f.layout.Remove(dir, layout.Head))
-		f.must(dir.Close())
+		dir := f.folderOf(d.ID)
+		f.must(f.layout.Remove(dir.Dir, headItem))
+		f.must(dir.Dir.Close())
 		keep := newSnapshot(d)
 		keep.Kind = dataset.SnapshotRestore
 		f.isKind(f.Restore(f.Context(), d.ID, uuid.New(), keep, nil), dataset.ErrNotFound)
@@ -86,8 +84,7 @@ func TestDeletedHead(t *testing.T) {
 // harm damages an image.
 func (f *fixture) harm(d dataset.Dataset, item string, damage func(*os.File) error) {
 	f.Helper()
-	dir := f.folderOf(d)
-	defer dir.Close()
+	dir := f.folderOf(d.ID)
 	image, err := dir.OpenFile(f.layout.Image(item), os.O_RDWR)
 	f.must(err)
 	f.must(damage(image))
@@ -149,15 +146,14 @@ func TestHeadThatAListMissed(t *testing.T) {
 	f := newFixture(t, "btrfs")
 	d := newDataset(ext4)
 	f.create(d)
-	dir := f.folderOf(d)
-	defer dir.Close()
+	dir := f.folderOf(d.ID)
 	e := backends.Entry{ID: d.ID, State: backends.EntryReady}
-	f.catalog.fillEntry(&e, dir, layout.Contents{})
+	f.images.describeContents(dir, &e, contents{})
 	if e.Problem != "" {
 		t.Error(e.Problem)
 	}
-	f.must(f.layout.Remove(dir, layout.Head))
-	f.catalog.fillEntry(&e, dir, layout.Contents{})
+	f.must(f.layout.Remove(dir.Dir, headItem))
+	f.images.describeContents(dir, &e, contents{})
 	if e.Problem != "its image is missing" {
 		t.Errorf("without a head: %q", e.Problem)
 	}
@@ -168,9 +164,9 @@ func TestCutContainer(t *testing.T) {
 	header := make([]byte, 512)
 	copy(header, "LUKS\xba\xbe\x00\x02")
 	copy(header[168:], uuid.NewString())
-	for size, whole := range map[int]bool{512: false, crypt.Overhead: false, crypt.Overhead + layout.Sector: true} {
-		fs, _, err := imagefile.Superblock(bytes.NewReader(append(header, make([]byte, size-512)...)))
-		if fs != imagefile.LUKS || whole != (err == nil) || !whole && dataset.KindOf(err) != dataset.ErrCorrupt {
+	for size, whole := range map[int]bool{512: false, crypt.Overhead: false, crypt.Overhead + sector: true} {
+		fs, _, err := superblock(bytes.NewReader(append(header, make([]byte, size-512)...)))
+		if fs != luks || whole != (err == nil) || !whole && dataset.KindOf(err) != dataset.ErrCorrupt {
 			t.Errorf("of %d bytes: %s, %v", size, fs, err)
 		}
 	}

@@ -11,23 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/loop/attach"
-	"github.com/droverhq/drover/backends/loop/folder"
-	"github.com/droverhq/drover/backends/loop/layout"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/loopdev"
+	"github.com/google/uuid"
 )
 
 // folderOf opens a dataset's directory.
-func (f *fixture) folderOf(d dataset.Dataset) folder.Dir {
+func (f *fixture) folderOf(id uuid.UUID) *shelf.Folder {
 	f.Helper()
-	root, err := f.dir.open()
-	f.must(err)
-	defer root.Close()
-	dir, _, err := f.catalog.findAny(root, d.ID)
+	dir, err := f.shelf.OpenUnclaimed(id) // a claim would stop Reap
 	f.must(err)
 	f.Cleanup(func() { dir.Close() })
-	return dir
+	return &shelf.Folder{Dir: dir, ID: id, State: backends.EntryReady}
 }
 
 // shared makes a dataset with file a, and a snapshot for another node that is the same file.
@@ -38,7 +34,7 @@ func (f *fixture) shared() (dataset.Dataset, dataset.Snapshot) {
 	f.put(d.ID, "a", "one")
 	s := newTransfer(d)
 	f.must(f.Snapshot(f.Context(), s, nil))
-	f.names(d, map[string]uint64{layout.Head: 2})
+	f.names(d, map[string]uint64{headItem: 2})
 	return d, s
 }
 
@@ -46,9 +42,9 @@ func (f *fixture) shared() (dataset.Dataset, dataset.Snapshot) {
 func TestDeviceOfASharedImageIsNotHeld(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.shared()
-	dir := f.folderOf(d)
-	theirs, err := attach.OpenDevice(t.Context(), dir.Path(f.layout.Image(layout.Head)),
-		loopdev.Options{BlockSize: layout.Sector})
+	dir := f.folderOf(d.ID).Dir
+	theirs, err := openDevice(t.Context(), dir.Path(f.layout.Image(headItem)),
+		loopdev.Options{BlockSize: sector})
 	f.must(err)
 	tries := 0
 	f.backend.step = func(step string) {
@@ -63,7 +59,7 @@ func TestDeviceOfASharedImageIsNotHeld(t *testing.T) {
 		t.Errorf("attached at the %d. try, while another had it", tries)
 	}
 	f.hasSnapshot(s, "one", true)
-	f.names(d, map[string]uint64{layout.Head: 1})
+	f.names(d, map[string]uint64{headItem: 1})
 }
 
 // A crash while a snapshot is taken can leave a second name of the head, which was mounted meanwhile. That name is
@@ -73,17 +69,17 @@ func TestSecondNameThatWasLeft(t *testing.T) {
 	d := newDataset(xfs)
 	f.create(d)
 	f.put(d.ID, "a", "one")
-	dir, s := f.folderOf(d), newTransfer(d)
+	dir, s := f.folderOf(d.ID).Dir, newTransfer(d)
 	root, unmount := f.mounted(d.ID)
-	left := layout.TmpPrefix + f.layout.Image(s.ID.String())
-	f.must(dir.Link(f.layout.Image(layout.Head), left))
+	left := shelf.Temp + f.layout.Image(s.ID.String())
+	f.must(dir.Link(f.layout.Image(headItem), left))
 	att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
 	f.must(err)
 	f.must(att.Release())
-	f.must(dir.Link(f.layout.Image(layout.Head), left))
+	f.must(dir.Link(f.layout.Image(headItem), left))
 	f.must(f.Snapshot(t.Context(), s, nil))
 	mine := newSnapshot(d) // it is cloned at once
-	f.must(dir.Link(f.layout.Image(layout.Head), layout.TmpPrefix+f.layout.Image(mine.ID.String())))
+	f.must(dir.Link(f.layout.Image(headItem), shelf.Temp+f.layout.Image(mine.ID.String())))
 	f.must(f.Snapshot(t.Context(), mine, nil))
 	f.write(filepath.Join(root, "a"), "two")
 	unmount()
@@ -99,7 +95,7 @@ func TestSecondNameThatWasLeft(t *testing.T) {
 func TestDeletedWhileItIsRead(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.shared()
-	image, err := f.folderOf(d).Open(f.layout.Image(s.ID.String()))
+	image, err := f.folderOf(d.ID).Dir.Open(f.layout.Image(s.ID.String()))
 	f.must(err)
 	defer image.Close()
 	sum := func() []byte {
@@ -121,7 +117,7 @@ func TestDeletedWhileItIsRead(t *testing.T) {
 func TestDeletedWhileItIsReadInAFullPool(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.shared()
-	dir, name := f.folderOf(d), f.layout.Image(s.ID.String())
+	dir, name := f.folderOf(d.ID).Dir, f.layout.Image(s.ID.String())
 	image, err := dir.Open(name)
 	f.must(err)
 	defer image.Close()
@@ -145,7 +141,7 @@ func TestDeletedWhileItIsReadInAFullPool(t *testing.T) {
 		}
 	}
 	f.isKind(f.DeleteSnapshot(t.Context(), d.ID, s.ID), dataset.ErrNoSpace)
-	f.names(d, map[string]uint64{layout.Head: 2, s.ID.String(): 2})
+	f.names(d, map[string]uint64{headItem: 2, s.ID.String(): 2})
 	f.must(os.Remove(filepath.Join(f.disk, "bulk")))
 	f.hasSnapshot(s, "one", true)
 	f.must(f.DeleteSnapshot(t.Context(), d.ID, s.ID))
@@ -170,7 +166,7 @@ func TestNoRoomForAnImage(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "pool test lacks space") {
 		t.Errorf("got %v", err)
 	}
-	f.names(d, map[string]uint64{layout.Head: 2, s.ID.String(): 2})
+	f.names(d, map[string]uint64{headItem: 2, s.ID.String(): 2})
 }
 
 // fill uses up all blocks and inodes of the pool's filesystem.

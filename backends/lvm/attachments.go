@@ -286,7 +286,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	}
 	p.step("lvm.resize.extended")
 	l.Size, l.Filesystem = want, v.fsType
-	if err := shelf.WriteJSON(f.Root, tree, l, true); err != nil || root == nil {
+	if err := shelf.WriteJSON(f.Dir, tree, l, true); err != nil || root == nil {
 		return err
 	}
 	inner, err := p.encryption.extendContainer(ctx, v, l.Volume, int64(fits))

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // lister lists the datasets of the pool, and the volumes of the group that belong to no dataset.
@@ -61,7 +62,7 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
 func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all map[string]volume,
 	named map[string]bool) {
 	shelf.DescribeTrees(f, e)
-	links, problems := linksOf(f.Root)
+	links, problems := linksOf(f.Dir)
 	for _, name := range links {
 		named[name] = true
 	}
@@ -102,8 +103,8 @@ func (l *lister) checkMissing(ctx context.Context, tree, name string) error {
 func isOurs(v volume) bool { return v.Pool == poolName && slices.Contains(v.Tags, ourTag) }
 
 // linksOf reads the links in a folder. It returns the name of the volume for each link, by the name of the link.
-func linksOf(folder *os.Root) (map[string]string, []error) {
-	names, err := shelf.ReadNames(folder, ".")
+func linksOf(folder safefile.Dir) (map[string]string, []error) {
+	names, err := folder.Names(".")
 	if err != nil {
 		return nil, []error{err}
 	}
@@ -201,7 +202,7 @@ func (l *lister) isDeleting(id uuid.UUID) bool {
 		return false
 	}
 	defer root.Close()
-	names, err := shelf.ReadNames(root, "deleting")
+	names, err := root.Names("deleting")
 	return err == nil && slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, id.String()) })
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mkfs"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // maker makes volumes, empty or as snapshots of others.
@@ -49,7 +49,7 @@ type link struct {
 var volumeName = regexp.MustCompile(`^` + namePrefix + `[0-9a-f]{32}$`)
 
 // linkOf returns the link of a tree in a folder.
-func linkOf(folder *os.Root, tree string) (l link, err error) {
+func linkOf(folder safefile.Dir, tree string) (l link, err error) {
 	err = shelf.ReadJSON(folder, tree, &l)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l, err
@@ -61,7 +61,7 @@ func linkOf(folder *os.Root, tree string) (l link, err error) {
 }
 
 // volumeOf returns the name of a tree's volume.
-func volumeOf(folder *os.Root, tree string) (string, error) {
+func volumeOf(folder safefile.Dir, tree string) (string, error) {
 	l, err := linkOf(folder, tree)
 	return l.Volume, err
 }
@@ -78,7 +78,7 @@ func headLink(f *shelf.Folder) (tree string, l link, err error) {
 	if err != nil {
 		return "", l, err
 	}
-	if l, err = linkOf(f.Root, h.Tree); err != nil {
+	if l, err = linkOf(f.Dir, h.Tree); err != nil {
 		return "", l, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %w", f.ID, err)
 	}
 	return h.Tree, l, nil
@@ -87,12 +87,12 @@ func headLink(f *shelf.Folder) (tree string, l link, err error) {
 // recordIntent durably records that a volume will be made for a tree. It records l with a new volume name, and returns
 // the name. Before that, it removes the volume of an earlier attempt.
 func (m *maker) recordIntent(ctx context.Context, f *shelf.Folder, tree string, l link) (string, error) {
-	if err := m.remover.destroyIn(ctx, f, tree); err != nil {
+	if err := m.remover.destroy(ctx, f.Dir, tree); err != nil {
 		return "", err
 	}
 	id := uuid.New()
 	l.Volume = namePrefix + hex.EncodeToString(id[:])
-	if err := shelf.WriteJSON(f.Root, tree, l, true); err != nil {
+	if err := shelf.WriteJSON(f.Dir, tree, l, true); err != nil {
 		return "", err
 	}
 	m.step("lvm.volume.intended")
@@ -307,7 +307,7 @@ func source(f *shelf.Folder, snapshot uuid.UUID) (l link, err error) {
 	if err != nil {
 		return l, err
 	}
-	return linkOf(f.Root, s.Tree)
+	return linkOf(f.Dir, s.Tree)
 }
 
 // make makes a dataset and returns its size. fill makes the head. If fill fails, make removes the dataset.

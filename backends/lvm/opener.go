@@ -74,7 +74,7 @@ func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
 	if p.shelf, err = shelf.Open(cfg, Name); err != nil {
 		return errors.Join(err, p.opener.unmountRecords(cfg.Mount))
 	}
-	p.shelf.Destroy = p.remover.destroy
+	p.shelf.Destroy, p.shelf.CheckUnused = p.remover.destroy, p.checkUnused
 	if err := p.declare(); err != nil {
 		return errors.Join(err, p.Close())
 	}

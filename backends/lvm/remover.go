@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/tree"
 )
 
@@ -26,7 +27,12 @@ type remover struct {
 
 // Delete implements backends.Pool.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(*shelf.Folder) error { return p.attachments.checkIdle(ctx, id) })
+	return p.shelf.Delete(ctx, id)
+}
+
+// checkUnused fails if a dataset is in use. Package shelf calls it.
+func (p *Pool) checkUnused(ctx context.Context, f *shelf.Folder) error {
+	return p.attachments.checkIdle(ctx, f.ID)
 }
 
 // Reap implements backends.Pool.
@@ -36,40 +42,29 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 		if err != nil {
 			return 0, err
 		}
-		return len(doomed), p.remover.destroyIn(ctx, f, doomed...)
+		return len(doomed), p.remover.destroy(ctx, f.Dir, doomed...)
 	})
 }
 
-// destroyIn removes files of a folder together with their volumes.
-func (r *remover) destroyIn(ctx context.Context, f *shelf.Folder, names ...string) error {
-	dir, err := f.Open(".")
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
+// destroy removes files or folders. Before that, it removes the volume that a file names, or the volumes that the files
+// in a folder name. Idempotent. Package shelf calls it (see shelf.Shelf).
+func (r *remover) destroy(ctx context.Context, dir safefile.Dir, names ...string) error {
 	for _, name := range names {
-		if err := r.destroy(ctx, dir, name); err != nil {
+		if err := r.destroyOne(ctx, dir, name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// destroy removes a file or a folder. Before that, it removes the volume that the file names, or the volumes that the
-// files in the folder name. Idempotent. Package shelf calls it (see shelf.Shelf).
-func (r *remover) destroy(ctx context.Context, dir *os.File, name string) error {
-	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	names := []string{name}
-	if info, err := root.Lstat(name); err == nil && info.IsDir() {
-		if root, err = root.OpenRoot(name); err != nil {
+func (r *remover) destroyOne(ctx context.Context, dir safefile.Dir, name string) error {
+	root, names := dir, []string{name}
+	if st, err := dir.Lstat(name); err == nil && safefile.IsDir(st) {
+		if root, err = dir.Sub(name); err != nil {
 			return err
 		}
 		defer root.Close()
-		if names, err = shelf.ReadNames(root, "."); err != nil {
+		if names, err = root.Names("."); err != nil {
 			return err
 		}
 	}
@@ -95,7 +90,7 @@ func (r *remover) destroy(ctx context.Context, dir *os.File, name string) error 
 		return err
 	}
 	r.step("lvm.destroy.removed")
-	return tree.Remove(ctx, dir, name)
+	return tree.Remove(ctx, dir.File, name)
 }
 
 // remove removes the volumes that exist, are in Drover's thin pool and have its tag.

@@ -76,7 +76,7 @@ func (b *Backend) openSandbox(ctx context.Context, cfg backends.Config) (*Pool, 
 	if p.shelf, err = shelf.Open(cfg, Name); err != nil {
 		return nil, err
 	}
-	p.shelf.Destroy = p.remover.destroy
+	p.shelf.Destroy, p.shelf.CheckUnused = p.remover.destroy, p.checkUnused
 	return p, p.declare()
 }
 

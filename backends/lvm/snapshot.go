@@ -35,7 +35,7 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 		return err
 	}
 	if _, err := f.ReadSnapshot(s.ID); err == nil {
-		return shelf.SyncDir(f.Root) // an interrupted earlier attempt may not have flushed
+		return shelf.SyncDir(f.Dir) // an interrupted earlier attempt may not have flushed
 	} else if !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
@@ -74,7 +74,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 		return err
 	}
 	p.step("lvm.snapshot-delete.forgotten")
-	if err := p.remover.destroyIn(ctx, f, name); err != nil && ctx.Err() == nil {
+	if err := p.remover.destroy(ctx, f.Dir, name); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("snapshot %s was deleted, but not its blocks: %w", id, err)
 	}
 	return nil
@@ -104,7 +104,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	kept := shelf.SnapshotRecord{Snapshot: keep, Tree: old.Tree}
 	if err := f.Replace(kept, shelf.Head{Tree: newTree}, func() { p.step("lvm.restore.recorded") }); err != nil {
 		if f.Removable(newTree) {
-			_ = p.remover.destroyIn(context.WithoutCancel(ctx), f, newTree) // or Reap destroys it
+			_ = p.remover.destroy(context.WithoutCancel(ctx), f.Dir, newTree) // or Reap destroys it
 		}
 		return err
 	}
@@ -114,7 +114,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 
 // makeHead makes the volume of a new head from a snapshot. The volume is as large as that of the old head.
 func (p *Pool) makeHead(ctx context.Context, f *shelf.Folder, from, old, newTree string) error {
-	oldLink, err := linkOf(f.Root, old)
+	oldLink, err := linkOf(f.Dir, old)
 	if err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func (p *Pool) makeHead(ctx context.Context, f *shelf.Folder, from, old, newTree
 	if err != nil {
 		return err
 	}
-	source, err := linkOf(f.Root, from)
+	source, err := linkOf(f.Dir, from)
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func (p *Pool) makeHead(ctx context.Context, f *shelf.Folder, from, old, newTree
 
 // retire deactivates the volume of the former head, because snapshots are never active.
 func (p *Pool) retire(ctx context.Context, f *shelf.Folder, tree string) error {
-	name, err := volumeOf(f.Root, tree)
+	name, err := volumeOf(f.Dir, tree)
 	if err != nil {
 		return err
 	}
@@ -146,5 +146,5 @@ func (p *Pool) retire(ctx context.Context, f *shelf.Folder, tree string) error {
 			return err
 		}
 	}
-	return shelf.SyncDir(f.Root)
+	return shelf.SyncDir(f.Dir)
 }

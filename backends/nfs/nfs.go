@@ -171,16 +171,22 @@ func onNFS(path string) (note string, err error) {
 	return "", nil
 }
 
+// openShare opens the directory of a share. Its path may be a symbolic link.
+func openShare(path string) (safefile.Dir, error) {
+	f, err := os.Open(path)
+	return safefile.Dir{File: f}, err
+}
+
 // checkShare fails if a directory is not suitable for the pools of a share: it contains files that do not belong to a
 // share, or the server squashes root.
 func checkShare(share string) error {
-	root, err := os.OpenRoot(share)
+	root, err := openShare(share)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
 	if _, err := root.Lstat(shareName); err != nil {
-		names, err := shelf.ReadNames(root, ".")
+		names, err := root.Names(".")
 		if err != nil {
 			return err
 		}
@@ -200,9 +206,9 @@ func checkShare(share string) error {
 }
 
 // checkOwners fails if the server squashes root.
-func checkOwners(root *os.Root) (err error) {
+func checkOwners(root safefile.Dir) (err error) {
 	name := probe + uuid.NewString()
-	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	f, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_RDWR)
 	if errors.Is(err, unix.EROFS) {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"its server does not allow writes: export it with rw to this host")
@@ -228,15 +234,15 @@ func checkOwners(root *os.Root) (err error) {
 // checkNotMount fails if the folder of a pool is a separate mount, because datasets could not be renamed from it to
 // another pool. It ignores an absent folder, and a file in its place, which package shelf reports.
 func checkNotMount(share, pool string) error {
-	root, err := os.OpenRoot(share)
+	root, err := openShare(share)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	if in, err := root.Lstat(pool); err != nil || !in.IsDir() {
+	if in, err := root.Lstat(pool); err != nil || !safefile.IsDir(in) {
 		return nil
 	}
-	to, err := root.OpenRoot(pool)
+	to, err := root.Sub(pool)
 	if err != nil {
 		return err
 	}
@@ -255,13 +261,13 @@ type share struct {
 // join returns the UUID of a share. If the share has none and make is set, join writes a new one into it. If several
 // hosts do so at once, all of them return the UUID of the first one.
 func join(path string, make bool) (uuid.UUID, error) {
-	root, err := os.OpenRoot(path)
+	root, err := openShare(path)
 	if err != nil {
 		return uuid.Nil, err
 	}
 	defer root.Close()
 	for {
-		data, err := safefile.ReadIn(root, shareName)
+		data, err := root.Read(shareName)
 		if err == nil {
 			var s share
 			err := dataset.DecodeFormat(data, shareName, shareFormat, &s)
@@ -396,7 +402,7 @@ func (p *Pool) Take(_ context.Context, d dataset.Dataset, from backends.Previous
 
 // pathOf returns the path of a pool of the share.
 func (p *Pool) pathOf(pool uuid.UUID) (string, error) {
-	root, err := os.OpenRoot(p.path)
+	root, err := openShare(p.path)
 	if err != nil {
 		return "", dataset.Errorf(dataset.ErrOffline, "share %s: %w", p.path, err)
 	}

@@ -337,7 +337,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	if n, err := b.Reap(t.Context(), func(uuid.UUID) bool { return true }); n != 0 || err != nil {
 		t.Errorf("reaped %d, %v", n, err)
 	}
-	if err := os.Remove(filepath.Join(share, "alpha", "incoming", d.ID.String(), "dataset.json")); err != nil {
+	if err := os.Remove(filepath.Join(share, "alpha", "incoming", d.ID.String(), "record.json")); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.(backends.Sharer).Take(t.Context(), d,

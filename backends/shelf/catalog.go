@@ -3,20 +3,25 @@ package shelf
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/internal/claims"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // catalog finds and lists the datasets of a pool, and keeps the claims on them.
 type catalog struct {
-	dir    *directory
-	claims claims.Claims
-	moves  claims.Moves // counts datasets that became copies; a search is repeated if the count has changed
+	// IsComplete reports whether an incoming folder or a copy is complete. If nil, it is complete if it has its record:
+	// the record of a dataset is the last file that is written, and that of a copy the first one. It is set before the
+	// pool is used.
+	IsComplete func(*Folder) bool
+
+	dir     *directory
+	claims  claims
+	formats formats
+	moves   moves // counts datasets that became copies; a search is repeated if the count has changed
 }
 
 // FindDataset opens the folder of a dataset that is ready, or incoming and complete. It fails with
@@ -41,21 +46,29 @@ func (cat *catalog) FindDatasetOrCopy(id uuid.UUID) (*Folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.State != backends.EntryReady && !f.isComplete() {
+	if !cat.isComplete(f) {
 		_ = f.Close()
 		return nil, cat.dir.notFoundError(id)
 	}
 	return f, nil
 }
 
+// isComplete reports whether a folder is complete.
+func (cat *catalog) isComplete(f *Folder) bool {
+	if f.State == backends.EntryReady || cat.IsComplete == nil {
+		return f.State == backends.EntryReady || f.hasRecord()
+	}
+	return cat.IsComplete(f)
+}
+
 // findFolder opens the folder of a dataset, complete or not, in any area except that of deletions. It fails with
 // dataset.ErrUnsupported if the record of the dataset has a later format, so that nothing is done to the folder.
-func (cat *catalog) findFolder(root *os.Root, id uuid.UUID) (*Folder, error) {
+func (cat *catalog) findFolder(root safefile.Dir, id uuid.UUID) (*Folder, error) {
 	for {
 		before := cat.moves.Count()
 		f, err := cat.searchOnce(root, id)
 		if err == nil {
-			if err := f.checkFormat(); err != nil {
+			if err := cat.formats.check(f); err != nil {
 				return nil, errors.Join(err, f.Close())
 			}
 		}
@@ -67,7 +80,7 @@ func (cat *catalog) findFolder(root *os.Root, id uuid.UUID) (*Folder, error) {
 
 // searchOnce does the work of findFolder once. It misses a dataset that becomes a copy during the search, so
 // findFolder repeats it.
-func (cat *catalog) searchOnce(root *os.Root, id uuid.UUID) (*Folder, error) {
+func (cat *catalog) searchOnce(root safefile.Dir, id uuid.UUID) (*Folder, error) {
 	for _, area := range cat.dir.areas()[:len(cat.dir.areas())-1] {
 		done := cat.claims.Use(id)
 		f, err := openFolder(root, area, id, done)
@@ -85,22 +98,22 @@ func (cat *catalog) searchOnce(root *os.Root, id uuid.UUID) (*Folder, error) {
 // OpenUnclaimed opens the folder of a dataset, complete or not, without a claim on the dataset. It does not search the
 // area of deletions. It is for callers that must not wait for a claim. They hold one on this dataset for Reap, or one
 // on another dataset, or they only list. It fails with dataset.ErrNotFound if there is none.
-func (cat *catalog) OpenUnclaimed(id uuid.UUID) (*os.Root, error) {
+func (cat *catalog) OpenUnclaimed(id uuid.UUID) (safefile.Dir, error) {
 	root, err := cat.dir.Enter()
 	if err != nil {
-		return nil, err
+		return root, err
 	}
 	defer root.Close()
 	for {
 		before := cat.moves.Count()
 		for _, area := range cat.dir.areas()[:len(cat.dir.areas())-1] {
-			sub, err := openSubdir(root, filepath.Join(area, id.String()))
+			sub, err := root.Sub(filepath.Join(area, id.String()))
 			if !errors.Is(err, fs.ErrNotExist) {
 				return sub, err
 			}
 		}
 		if cat.moves.Count() == before {
-			return nil, cat.dir.notFoundError(id)
+			return safefile.Dir{}, cat.dir.notFoundError(id)
 		}
 	}
 }

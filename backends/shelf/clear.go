@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/steps"
 )
 
@@ -32,9 +33,13 @@ func (dir *directory) Clear() error {
 	// marker, then the areas that every pool has. Without the marker, make accepts a directory that has only empty
 	// areas.
 	order := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return slices.Contains(areas(), name) })
-	order = append(append(order, Temp+markerName, markerName), areas()...)
+	order = append(append(order, Temp+MarkerFile, MarkerFile), areas()...)
 	for _, name := range order {
-		err := root.Remove(name)
+		remove := root.Rmdir
+		if name == MarkerFile || name == Temp+MarkerFile {
+			remove = root.Remove
+		}
+		err := remove(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -54,18 +59,18 @@ func (dir *directory) Clear() error {
 
 // emptyPoolNames returns the names in an empty pool, except for its marker. It fails with dataset.ErrConflict if the
 // pool is not empty.
-func (dir *directory) emptyPoolNames(root *os.Root) ([]string, error) {
-	names, err := ReadNames(root, ".")
+func (dir *directory) emptyPoolNames(root safefile.Dir) ([]string, error) {
+	names, err := root.Names(".")
 	if err != nil {
 		return nil, err
 	}
 	var found []string
 	for _, name := range names {
-		if name == markerName || name == Temp+markerName {
+		if name == MarkerFile || name == Temp+MarkerFile {
 			continue
 		}
-		known := name == copiesArea || slices.Contains(areas(), name) || slices.Contains(dir.BackendNames, name)
-		children, err := ReadNames(root, name)
+		known := name == Copies || slices.Contains(areas(), name) || slices.Contains(dir.BackendNames, name)
+		children, err := root.Names(name)
 		switch {
 		case known && err == nil && len(children) == 0:
 			found = append(found, name)
@@ -82,11 +87,11 @@ func (dir *directory) emptyPoolNames(root *os.Root) ([]string, error) {
 }
 
 // restore undoes a Clear that failed.
-func (dir *directory) restore(root *os.Root, m marker) error {
+func (dir *directory) restore(root safefile.Dir, m marker) error {
 	for _, area := range dir.areas() {
-		if err := root.Mkdir(area, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := root.Mkdir(area); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
-	return WriteJSON(root, markerName, m, true)
+	return WriteJSON(root, MarkerFile, m, true)
 }

@@ -29,7 +29,7 @@ func (cp *copier) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, erro
 	defer root.Close()
 	f, err := cp.catalog.findFolder(root, d.ID)
 	switch {
-	case err == nil && f.State == backends.EntryCopy && f.isComplete():
+	case err == nil && f.State == backends.EntryCopy && cp.catalog.isComplete(f):
 		return f, nil
 	case err == nil && f.State != backends.EntryCopy:
 		return nil, errors.Join(dataset.Errorf(dataset.ErrConflict, "%s contains the dataset itself, with a head",
@@ -45,7 +45,7 @@ func (cp *copier) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, erro
 	if err != nil {
 		return nil, err
 	}
-	if err := root.Mkdir(filepath.Join(copiesArea, d.ID.String()), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := root.Mkdir(filepath.Join(Copies, d.ID.String())); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
 	if f, err = cp.catalog.findFolder(root, d.ID); err != nil {
@@ -53,7 +53,7 @@ func (cp *copier) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, erro
 	}
 	err = f.WriteRecord(d, true)
 	if err == nil {
-		err = syncArea(root, copiesArea)
+		err = syncArea(root, Copies)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -87,7 +87,7 @@ func (cp *copier) move(f *Folder, to backends.EntryState) error {
 		return err
 	}
 	f.State = to
-	return errors.Join(syncArea(root, dest), syncArea(root, from))
+	return cp.dir.syncMove(root, f.Dir, dest, from)
 }
 
 // Received reports how much of a snapshot the pool has; see backends.Copier. streamOf returns the description of the

@@ -21,7 +21,7 @@ func TestReapSparesACopyBeingMade(t *testing.T) {
 	}
 	d := dataset.Dataset{ID: uuid.New()}
 	if err == nil { // an interrupted attempt leaves an empty folder
-		err = os.Mkdir(filepath.Join(cfg.Path, copiesArea, d.ID.String()), 0o700)
+		err = os.Mkdir(filepath.Join(cfg.Path, Copies, d.ID.String()), 0o700)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -33,22 +33,25 @@ func (c *creator) Make(id uuid.UUID) (f *Folder, complete bool, err error) {
 	switch {
 	case err == nil && f.State == backends.EntryCopy:
 		return nil, false, errors.Join(c.dir.isCopyError(id), f.Close())
-	case err == nil && (f.State == backends.EntryReady || f.isComplete()):
+	case err == nil && c.catalog.isComplete(f):
 		return f, true, nil
 	case err == nil:
 		if err := f.Close(); err != nil {
 			return nil, false, err
 		}
-		if err := c.remover.destroy(context.Background(), root, incomingArea, id.String()); err != nil {
+		if err := c.remover.destroy(context.Background(), root, Incoming, id.String()); err != nil {
 			return nil, false, fmt.Errorf("remove the remains of an earlier attempt: %w", err)
 		}
 	case !errors.Is(err, dataset.ErrNotFound):
 		return nil, false, err
 	}
-	if err := root.Mkdir(filepath.Join(incomingArea, id.String()), 0o700); err != nil {
+	if err := root.Mkdir(filepath.Join(Incoming, id.String())); err != nil {
 		return nil, false, backends.NoSpace(err)
 	}
-	f, err = c.catalog.findFolder(root, id)
+	done := c.catalog.claims.Use(id)
+	if f, err = openFolder(root, Incoming, id, done); err != nil {
+		done()
+	}
 	return f, false, err
 }
 
@@ -86,7 +89,7 @@ func (c *creator) Build(
 func (c *creator) Finish(f *Folder, d dataset.Dataset) error {
 	var err error
 	if f.State == backends.EntryReady {
-		err = SyncDir(f.Root)
+		err = SyncDir(f.Dir)
 	} else {
 		err = f.WriteRecord(d, true)
 	}
@@ -108,26 +111,13 @@ func (c *creator) Discard(id uuid.UUID) error {
 		return err
 	}
 	defer root.Close()
-	return c.remover.destroy(context.Background(), root, incomingArea, id.String())
+	return c.remover.destroy(context.Background(), root, Incoming, id.String())
 }
 
 // Commit moves an incoming dataset to the ready ones. The move is not durable yet. Idempotent: if the dataset is ready,
 // Commit returns nil. It fails with dataset.ErrNotFound if the dataset is absent or incomplete.
 func (c *creator) Commit(id uuid.UUID) error {
-	f, err := c.catalog.FindDataset(id)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if f.State == backends.EntryReady {
-		return nil
-	}
-	root, err := c.dir.Enter()
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	return root.Rename(filepath.Join(incomingArea, id.String()), filepath.Join(readyArea, id.String()))
+	return c.CommitAny(id, func(*Folder) error { return c.dir.isCopyError(id) })
 }
 
 // CommitAny is Commit for a backend that keeps copies. commitCopy commits the head of a copy.
@@ -137,10 +127,18 @@ func (c *creator) CommitAny(id uuid.UUID, commitCopy func(*Folder) error) error 
 		return err
 	}
 	defer f.Close()
-	if f.State == backends.EntryCopy {
+	switch f.State {
+	case backends.EntryReady:
+		return nil
+	case backends.EntryCopy:
 		return commitCopy(f)
 	}
-	return c.Commit(id)
+	root, err := c.dir.Enter()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.Rename(filepath.Join(Incoming, id.String()), filepath.Join(Datasets, id.String()))
 }
 
 // WriteRecord writes the record of a dataset or copy; see backends.Pool.

@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -18,26 +20,29 @@ import (
 )
 
 const (
-	markerName = "pool.json"
-	recordName = "dataset.json"
+	MarkerFile = "pool.json"   // identifies the pool
+	RecordFile = "record.json" // the record in the folder of a dataset
 
 	// Temp starts the names of files and directories that are being made.
 	Temp = "tmp-"
+)
 
-	readyArea    = "datasets"
-	incomingArea = "incoming"
-	deletingArea = "deleting"
-	copiesArea   = "copies"
+// The areas of a pool.
+const (
+	Datasets = "datasets"
+	Incoming = "incoming"
+	Deleting = "deleting"
+	Copies   = "copies"
 )
 
 // areas returns the areas that every pool has, in the order in which a dataset goes through them. A search in this
 // order misses no dataset that moves meanwhile.
-func areas() []string { return []string{incomingArea, readyArea, deletingArea} }
+func areas() []string { return []string{Incoming, Datasets, Deleting} }
 
 // areas returns the areas of this pool, in the same order.
 func (dir *directory) areas() []string {
 	if dir.copies {
-		return []string{incomingArea, copiesArea, readyArea, deletingArea}
+		return []string{Incoming, Copies, Datasets, Deleting}
 	}
 	return areas()
 }
@@ -50,6 +55,8 @@ type marker struct {
 	Name    string    `json:"name"` // of the pool when it was made
 	// Generation is a counter: see backends.Pool.
 	Generation uint64 `json:"generation,omitempty"`
+	// Layout names the way in which the backend keeps datasets, if it has more than one.
+	Layout string `json:"layout,omitempty"`
 	// Folder reports that the directory was made together with the pool, so that Clear removes it.
 	Folder bool `json:"folder,omitempty"`
 	// Overcommit is a policy: see backends.PolicyKeeper.
@@ -63,11 +70,15 @@ const format = 1
 type directory struct {
 	// BackendNames are names beside the areas that belong to the backend. They are set before the pool is used.
 	BackendNames []string
+	// Flush makes a folder, everything in it and its last renaming durable. If nil, the areas are flushed that the
+	// folder was moved from and to. It is set before the pool is used.
+	Flush func(folder safefile.Dir) error
 
 	path     string
-	mark     marker     // the expected marker; its generation is not used
-	copies   bool       // the pool keeps copies too
-	markerMu sync.Mutex // held while the marker is rewritten or removed
+	mark     marker                // the expected marker; its generation is not used
+	copies   bool                  // the pool keeps copies too
+	markerMu sync.Mutex            // held while the marker is rewritten or removed
+	verified atomic.Pointer[stamp] // the version of the marker that was read last
 }
 
 // prepare checks the pool's marker and reads the pool's ID from it. If make is set, it makes the pool first.
@@ -134,7 +145,7 @@ func (dir *directory) changeMarker(change func(m *marker)) error {
 	}
 	defer root.Close()
 	change(&m)
-	return WriteJSON(root, markerName, m, true)
+	return WriteJSON(root, MarkerFile, m, true)
 }
 
 // KeepCopies prepares the pool for copies: see backends.Copier. It is called before the pool is used. Idempotent.
@@ -144,7 +155,7 @@ func (dir *directory) KeepCopies() error {
 		return err
 	}
 	defer root.Close()
-	if err := root.Mkdir(copiesArea, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := root.Mkdir(Copies); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	dir.copies = true
@@ -162,7 +173,7 @@ func (dir *directory) make() error {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	root, err := openDir(dir.path)
+	root, err := safefile.OpenDir(dir.path)
 	if err != nil {
 		return dataset.Errorf(dataset.ErrExists, "%w", err)
 	}
@@ -184,7 +195,7 @@ func (dir *directory) make() error {
 		return err
 	}
 	for _, area := range areas() {
-		if err := root.Mkdir(area, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := root.Mkdir(area); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
@@ -193,7 +204,7 @@ func (dir *directory) make() error {
 	if newMarker.ID == uuid.Nil {
 		newMarker.ID = uuid.New()
 	}
-	if err := WriteJSON(root, markerName, newMarker, true); err != nil {
+	if err := WriteJSON(root, MarkerFile, newMarker, true); err != nil {
 		return err
 	}
 	return syncPath(filepath.Dir(dir.path))
@@ -201,17 +212,17 @@ func (dir *directory) make() error {
 
 // checkVacant fails with dataset.ErrExists unless a pool can be made in a directory: it is empty, a new filesystem, or
 // has only the areas that an earlier attempt made.
-func checkVacant(root *os.Root) error {
-	names, err := ReadNames(root, ".")
+func checkVacant(root safefile.Dir) error {
+	names, err := root.Names(".")
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		if name == Temp+markerName {
+		if name == Temp+MarkerFile {
 			continue
 		}
 		known := name == "lost+found" || slices.Contains(areas(), name)
-		if children, err := ReadNames(root, name); !known || err != nil || len(children) > 0 {
+		if children, err := root.Names(name); !known || err != nil || len(children) > 0 {
 			return dataset.Errorf(dataset.ErrExists, "it contains %q and is not a pool: expected an empty "+
 				"directory", name)
 		}
@@ -219,10 +230,40 @@ func checkVacant(root *os.Root) error {
 	return nil
 }
 
+// stamp identifies a version of a file.
+type stamp struct {
+	major, minor uint32
+	inode        uint64
+	changed      unix.StatxTimestamp
+}
+
+// stampOf returns the stamp of the marker in root. On a share it asks the server.
+func stampOf(root safefile.Dir) (stamp, error) {
+	var st unix.Statx_t
+	err := unix.Statx(root.FD(), MarkerFile, unix.AT_SYMLINK_NOFOLLOW|unix.AT_STATX_FORCE_SYNC,
+		unix.STATX_INO|unix.STATX_CTIME, &st)
+	return stamp{st.Dev_major, st.Dev_minor, st.Ino, st.Ctime}, err
+}
+
 // Enter opens the pool's directory for one call. The caller closes the directory. Enter fails with dataset.ErrOffline
-// if the directory is absent or is not this pool.
-func (dir *directory) Enter() (*os.Root, error) {
-	root, _, err := dir.open()
+// if the directory is absent or is not this pool. It does not read the marker if the marker has not changed since the
+// last time: reading it took a noticeable part of a create.
+func (dir *directory) Enter() (safefile.Dir, error) {
+	root, err := safefile.OpenDir(dir.path)
+	if err == nil {
+		if current, err := stampOf(root); err == nil {
+			if last := dir.verified.Load(); last != nil && *last == current {
+				return root, nil
+			}
+			_ = root.Close()
+			if root, _, err = dir.open(); err == nil {
+				dir.verified.Store(&current)
+			}
+			return root, err
+		}
+		_ = root.Close()
+	}
+	root, _, err = dir.open()
 	return root, err
 }
 
@@ -233,17 +274,25 @@ func (dir *directory) Within(do func(f *os.File) error) error {
 		return err
 	}
 	defer root.Close()
-	f, err := root.Open(".")
-	if err != nil {
-		return err
+	return do(root.File)
+}
+
+// syncMove makes the move of a folder between areas durable.
+func (dir *directory) syncMove(root, folder safefile.Dir, areas ...string) error {
+	if dir.Flush != nil {
+		return dir.Flush(folder)
 	}
-	defer f.Close()
-	return do(f)
+	for _, area := range areas {
+		if err := syncArea(root, area); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // open opens the directory and reads its marker. It fails with dataset.ErrOffline if the marker is absent or has
 // another ID than the expected one, and with dataset.ErrUnsupported if the pool has a later format.
-func (dir *directory) open() (*os.Root, marker, error) {
+func (dir *directory) open() (safefile.Dir, marker, error) {
 	root, m, err := dir.openMarked()
 	if !errors.Is(err, errNoPool) {
 		return root, m, err
@@ -256,15 +305,16 @@ func (dir *directory) open() (*os.Root, marker, error) {
 var errNoPool = errors.New("it contains no pool (is its disk mounted?)")
 
 // openMarked does the work of open once, without a retry.
-func (dir *directory) openMarked() (*os.Root, marker, error) {
-	root, err := openDir(dir.path)
+func (dir *directory) openMarked() (safefile.Dir, marker, error) {
+	root, err := safefile.OpenDir(dir.path)
 	if err != nil {
-		return nil, marker{}, dataset.Errorf(dataset.ErrOffline, "%s is offline: %w (is its disk mounted?)",
+		return root, marker{}, dataset.Errorf(dataset.ErrOffline, "%s is offline: %w (is its disk mounted?)",
 			dir.title(), err)
 	}
 	m, err := readMarker(root, dir.mark.Backend)
 	if errors.Is(err, dataset.ErrUnsupported) {
-		return nil, marker{}, errors.Join(fmt.Errorf("%s at %s: %w", dir.title(), dir.path, err), root.Close())
+		err = fmt.Errorf("%s at %s: %w", dir.title(), dir.path, err)
+		return safefile.Dir{}, marker{}, errors.Join(err, root.Close())
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = errNoPool
@@ -272,9 +322,13 @@ func (dir *directory) openMarked() (*os.Root, marker, error) {
 	if err == nil && dir.mark.ID != uuid.Nil && m.ID != dir.mark.ID {
 		err = fmt.Errorf("it contains another pool: %s, not %s", m.ID, dir.mark.ID)
 	}
+	if err == nil && m.Backend == dir.mark.Backend && m.Layout != dir.mark.Layout {
+		err = fmt.Errorf("it contains a pool that was created on %s, not on %s", m.Layout, dir.mark.Layout)
+	}
 	if err != nil {
 		_ = root.Close()
-		return nil, marker{}, dataset.Errorf(dataset.ErrOffline, "%s is offline: %s: %w", dir.title(), dir.path, err)
+		err = dataset.Errorf(dataset.ErrOffline, "%s is offline: %s: %w", dir.title(), dir.path, err)
+		return safefile.Dir{}, marker{}, err
 	}
 	return root, m, nil
 }
@@ -299,9 +353,9 @@ func (dir *directory) isCopyError(id uuid.UUID) error {
 
 // readMarker reads the marker of a pool. It fails with dataset.ErrUnsupported if the pool is of the backend and has a
 // later format, and with dataset.ErrCorrupt if the file is no marker.
-func readMarker(root *os.Root, backend string) (marker, error) {
+func readMarker(root safefile.Dir, backend string) (marker, error) {
 	var m marker
-	data, err := safefile.ReadIn(root, markerName)
+	data, err := root.Read(MarkerFile)
 	if err != nil {
 		return m, err
 	}
@@ -310,7 +364,7 @@ func readMarker(root *os.Root, backend string) (marker, error) {
 		return m, err
 	}
 	if err != nil || m.ID == uuid.Nil || m.Backend == "" {
-		return m, dataset.Errorf(dataset.ErrCorrupt, "%s is not the marker of a pool", markerName)
+		return m, dataset.Errorf(dataset.ErrCorrupt, "%s is not the marker of a pool", MarkerFile)
 	}
 	return m, nil
 }
@@ -337,7 +391,7 @@ func (dir *directory) Status() dataset.PoolStatus {
 	}
 	defer root.Close()
 	var free, size int64
-	deleting, err := root.Open(deletingArea)
+	deleting, err := root.Open(Deleting)
 	if err == nil {
 		defer deleting.Close()
 		free, size, err = fsctl.SpaceOf(deleting)
@@ -367,11 +421,11 @@ func (dir *directory) Space() (dataset.PoolStatus, error) {
 
 // removeTemporary removes the temporary file that an interrupted write of the marker leaves. It returns the number of
 // removed files.
-func (dir *directory) removeTemporary(root *os.Root) (int, error) {
+func (dir *directory) removeTemporary(root safefile.Dir) (int, error) {
 	dir.markerMu.Lock()
 	defer dir.markerMu.Unlock()
-	if _, err := root.Lstat(Temp + markerName); err != nil {
+	if _, err := root.Lstat(Temp + MarkerFile); err != nil {
 		return 0, nil
 	}
-	return 1, root.Remove(Temp + markerName)
+	return 1, root.Remove(Temp + MarkerFile)
 }

@@ -18,7 +18,7 @@ func TestMarkerThatIsWrittenAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.markerMu.Lock()
-	marker := filepath.Join(path, markerName)
+	marker := filepath.Join(path, MarkerFile)
 	if err := os.Rename(marker, marker+".away"); err != nil {
 		t.Fatal(err)
 	}

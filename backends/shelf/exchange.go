@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/google/uuid"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // Exchange moves datasets between the pools of a share. Each pool belongs to one host.
@@ -41,11 +41,11 @@ func (x *Exchange) Take(from string, d dataset.Dataset) error {
 		return err
 	}
 	defer otherRoot.Close()
-	if err = CheckOneMount(otherRoot, areaOf(f.State), root, readyArea); err == nil {
+	if err = CheckOneMount(otherRoot, areaOf(f.State), root, Datasets); err == nil {
 		err = f.assign(d)
 	}
 	if err == nil {
-		err = moveBetween(otherRoot, areaOf(f.State), root, readyArea, d.ID.String())
+		err = moveBetween(otherRoot, areaOf(f.State), root, Datasets, d.ID.String())
 	}
 	return errors.Join(err, f.Close())
 }
@@ -62,13 +62,13 @@ func (x *Exchange) Check(from string, id uuid.UUID) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(CheckOneMount(otherRoot, areaOf(f.State), root, readyArea), f.Close(), otherRoot.Close())
+	return errors.Join(CheckOneMount(otherRoot, areaOf(f.State), root, Datasets), f.Close(), otherRoot.Close())
 }
 
 // CheckOneMount fails with dataset.ErrUnsupported unless files of one directory can be renamed into another one. It
 // renames a name that does not exist. The kernel compares the two mounts before it looks for the name. A server that
 // exports two filesystems appears as two mounts.
-func CheckOneMount(from *os.Root, dir string, to *os.Root, into string) error {
+func CheckOneMount(from safefile.Dir, dir string, to safefile.Dir, into string) error {
 	err := rename(from, dir, to, into, Temp+uuid.NewString())
 	switch {
 	case errors.Is(err, unix.EXDEV):
@@ -92,33 +92,33 @@ func (x *Exchange) Open(at string, id uuid.UUID) (*Folder, error) {
 }
 
 // openComplete opens a complete dataset of another pool of the same backend, and that pool.
-func (x *Exchange) openComplete(at string, id uuid.UUID) (otherRoot *os.Root, f *Folder, err error) {
+func (x *Exchange) openComplete(at string, id uuid.UUID) (otherRoot safefile.Dir, f *Folder, err error) {
 	other := &directory{path: at, mark: marker{Backend: x.dir.mark.Backend}}
 	otherRoot, m, err := other.open()
 	if err != nil {
-		return nil, nil, err
+		return otherRoot, nil, err
 	}
 	if m.Backend != x.dir.mark.Backend {
-		return nil, nil, errors.Join(other.notFoundError(id), otherRoot.Close())
+		return safefile.Dir{}, nil, errors.Join(other.notFoundError(id), otherRoot.Close())
 	}
 	for _, area := range areas()[:2] {
 		f, err := openFolder(otherRoot, area, id, func() {})
 		if err == nil {
 			if err := f.checkFormat(); err != nil {
-				return nil, nil, errors.Join(err, f.Close(), otherRoot.Close())
+				return safefile.Dir{}, nil, errors.Join(err, f.Close(), otherRoot.Close())
 			}
 		}
-		if err == nil && (f.State != backends.EntryIncoming || f.isComplete()) {
+		if err == nil && (f.State != backends.EntryIncoming || x.catalog.isComplete(f)) {
 			return otherRoot, f, nil
 		}
 		if err == nil {
 			err = f.Close()
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, nil, errors.Join(err, otherRoot.Close())
+			return safefile.Dir{}, nil, errors.Join(err, otherRoot.Close())
 		}
 	}
-	return nil, nil, errors.Join(other.notFoundError(id), otherRoot.Close())
+	return safefile.Dir{}, nil, errors.Join(other.notFoundError(id), otherRoot.Close())
 }
 
 // ConfirmTaken reports whether an earlier Take of the dataset d succeeded. after is the last epoch of the previous
@@ -167,7 +167,7 @@ func (f *Folder) assign(d dataset.Dataset) error {
 }
 
 // moveBetween durably moves a name from one directory to another. It fails if the destination exists and is not empty.
-func moveBetween(from *os.Root, dir string, to *os.Root, into, name string) error {
+func moveBetween(from safefile.Dir, dir string, to safefile.Dir, into, name string) error {
 	if err := rename(from, dir, to, into, name); err != nil {
 		return fmt.Errorf("move %s to %s: %w", filepath.Join(from.Name(), dir, name),
 			filepath.Join(to.Name(), into), err)
@@ -176,7 +176,7 @@ func moveBetween(from *os.Root, dir string, to *os.Root, into, name string) erro
 }
 
 // rename does the work of moveBetween. moveBetween adds the two paths to its errors.
-func rename(from *os.Root, dir string, to *os.Root, into, name string) error {
+func rename(from safefile.Dir, dir string, to safefile.Dir, into, name string) error {
 	src, err := from.Open(dir)
 	if err != nil {
 		return err
@@ -200,7 +200,7 @@ func (x *Exchange) Refresh() error {
 		return err
 	}
 	defer root.Close()
-	for _, name := range []string{".", incomingArea, readyArea} {
+	for _, name := range []string{".", Incoming, Datasets} {
 		if err := refresh(root, name); err != nil {
 			return err
 		}
@@ -209,7 +209,7 @@ func (x *Exchange) Refresh() error {
 }
 
 // refresh reads the attributes of a directory from the server.
-func refresh(root *os.Root, name string) error {
+func refresh(root safefile.Dir, name string) error {
 	dir, err := root.Open(name)
 	if err != nil {
 		return err
@@ -222,19 +222,19 @@ func refresh(root *os.Root, name string) error {
 // FindPools returns the paths of the pools in dir that belong to the backend and have this ID. If it finds none, but
 // dir has a pool of a later format, it fails with dataset.ErrUnsupported, because it cannot know the ID of that pool.
 // If it finds none, but cannot open a directory in dir, it fails with that error: the directory may be the pool.
-func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
+func FindPools(dir safefile.Dir, backend string, id uuid.UUID) ([]string, error) {
 	if err := refresh(dir, "."); err != nil {
 		return nil, err
 	}
-	names, err := ReadNames(dir, ".")
+	names, err := dir.Names(".")
 	if err != nil {
 		return nil, err
 	}
 	var found []string
 	var laterFormat, unopened error
 	for _, name := range names {
-		sub, err := openSubdir(dir, name)
-		if errors.Is(err, errNotDirectory) || errors.Is(err, fs.ErrNotExist) {
+		sub, err := dir.Sub(name)
+		if isNotDirectory(err) || errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
@@ -246,7 +246,7 @@ func FindPools(dir *os.Root, backend string, id uuid.UUID) ([]string, error) {
 			laterFormat, err = fmt.Errorf("%s: %w", filepath.Join(dir.Name(), name), err), nil
 		}
 		if err == nil && m.Backend == backend && m.ID == id {
-			err = errors.Join(refresh(sub, incomingArea), refresh(sub, readyArea))
+			err = errors.Join(refresh(sub, Incoming), refresh(sub, Datasets))
 			found = append(found, filepath.Join(dir.Name(), name))
 		}
 		if err := errors.Join(err, sub.Close()); err != nil && !errors.Is(err, fs.ErrNotExist) &&

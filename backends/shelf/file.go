@@ -1,12 +1,10 @@
 package shelf
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io/fs"
 	"os"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -16,12 +14,12 @@ import (
 
 // WriteJSON replaces a file below root with v as JSON, mode 0600. The replacement is atomic: after a power cut the file
 // has the old or the new content. It is durable when WriteJSON returns only if sync is set.
-func WriteJSON(root *os.Root, name string, v any, sync bool) error {
+func WriteJSON(root safefile.Dir, name string, v any, sync bool) error {
 	data, err := json.MarshalIndent(v, "", "\t")
 	if err != nil {
 		return err
 	}
-	f, err := root.OpenFile(Temp+name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := root.OpenFile(Temp+name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC)
 	if err != nil {
 		return err
 	}
@@ -42,12 +40,12 @@ func WriteJSON(root *os.Root, name string, v any, sync bool) error {
 }
 
 // ReadJSON reads a file that WriteJSON wrote.
-func ReadJSON(root *os.Root, name string, v any) error {
-	data, err := safefile.ReadIn(root, name)
+func ReadJSON(root safefile.Dir, name string, v any) error {
+	data, err := root.Read(name)
 	if err != nil {
 		return err
 	}
-	return dataset.DecodeFormat(data, name, dataset.RecordFormat, v)
+	return dataset.DecodeFormat(bytes.TrimSpace(data), name, dataset.RecordFormat, v)
 }
 
 // flushData writes a file's bytes to the disk before its new name can reach the disk. If sync is not set, it only waits
@@ -68,13 +66,8 @@ func flushData(f *os.File, sync bool) error {
 }
 
 // SyncDir makes the names in a directory durable.
-func SyncDir(root *os.Root) error {
-	f, err := root.Open(".")
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return syncOpen(f)
+func SyncDir(root safefile.Dir) error {
+	return syncOpen(root.File)
 }
 
 // syncPath is SyncDir for a path.
@@ -96,68 +89,15 @@ func syncOpen(f *os.File) error {
 	return nil
 }
 
-// ReadNames returns the names in a directory below root, sorted.
-func ReadNames(root *os.Root, dir string) ([]string, error) {
-	f, err := root.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	names, err := f.Readdirnames(-1)
-	slices.Sort(names)
-	return names, err
-}
-
-// openDir opens a directory. It fails if path is a symlink.
-func openDir(path string) (*os.Root, error) {
-	before, err := os.Lstat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !before.IsDir() {
-		return nil, fmt.Errorf("%s is not a directory", path)
-	}
-	root, err := os.OpenRoot(path)
-	if err != nil {
-		return nil, err
-	}
-	return checkSame(root, before, path)
-}
-
-var errNotDirectory = errors.New("is not a directory")
-
-// openSubdir opens a directory below root. It fails with errNotDirectory if name is something else, such as a symlink.
-func openSubdir(root *os.Root, name string) (*os.Root, error) {
-	before, err := root.Lstat(name)
-	if err != nil {
-		return nil, err
-	}
-	if !before.IsDir() {
-		return nil, fmt.Errorf("%s %w", name, errNotDirectory)
-	}
-	sub, err := root.OpenRoot(name)
-	if err != nil {
-		return nil, err
-	}
-	return checkSame(sub, before, name)
-}
-
-// checkSame returns an opened directory if it is the one that was examined before.
-func checkSame(root *os.Root, before fs.FileInfo, path string) (*os.Root, error) {
-	after, err := root.Stat(".")
-	if err == nil && !os.SameFile(before, after) {
-		err = fmt.Errorf("%s was replaced meanwhile", path)
-	}
-	if err != nil {
-		_ = root.Close()
-		return nil, err
-	}
-	return root, nil
+// isNotDirectory reports whether a directory could not be opened because its name belongs to something else, such as a
+// symbolic link.
+func isNotDirectory(err error) bool {
+	return errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
 }
 
 // syncArea makes the names in an area durable.
-func syncArea(root *os.Root, area string) error {
-	sub, err := openSubdir(root, area)
+func syncArea(root safefile.Dir, area string) error {
+	sub, err := root.Sub(area)
 	if err != nil {
 		return err
 	}

@@ -2,12 +2,12 @@ package shelf
 
 import (
 	"errors"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/scratch"
 )
 
@@ -16,7 +16,7 @@ import (
 func TestRecordsBytesComeBeforeItsName(t *testing.T) {
 	image := scratch.Image(t, "btrfs", scratch.Btrfs)
 	mnt := scratch.MountImage(t, "btrfs", image)
-	root, err := os.OpenRoot(mnt)
+	root, err := safefile.OpenDir(mnt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func TestRecordsBytesComeBeforeItsName(t *testing.T) {
 	if err := errors.Join(root.Close(), mount.Unmount(mnt)); err != nil { // the copy has the same UUID
 		t.Fatal(err)
 	}
-	copied, err := os.OpenRoot(scratch.MountImage(t, "btrfs", cut))
+	copied, err := safefile.OpenDir(scratch.MountImage(t, "btrfs", cut))
 	if err != nil {
 		t.Fatal(err)
 	}

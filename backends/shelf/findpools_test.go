@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/droverhq/drover/internal/safefile"
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
@@ -24,7 +25,7 @@ func TestFindPoolsThatCannotLook(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	dir, err := os.OpenRoot(share)
+	dir, err := safefile.OpenDir(share)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package shelf
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,10 +12,11 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // List returns all entries of the pool. describe adds the backend's part to the entry of a dataset or copy: its
-// snapshots, and problems with AddProblem.
+// snapshots, and problems with AddProblem. It clears the state of an entry that is not to be listed.
 func (cat *catalog) List(describe func(*Folder, *backends.Entry)) ([]backends.Entry, error) {
 	root, err := cat.dir.Enter()
 	if err != nil {
@@ -40,14 +42,14 @@ func (cat *catalog) CheckEmpty() error {
 }
 
 // list does the work of List once. It misses a dataset that becomes a copy meanwhile, so List repeats it.
-func (cat *catalog) list(root *os.Root, describe func(*Folder, *backends.Entry)) ([]backends.Entry, error) {
+func (cat *catalog) list(root safefile.Dir, describe func(*Folder, *backends.Entry)) ([]backends.Entry, error) {
 	entries, err := cat.foreignNames(root)
 	if err != nil {
 		return nil, err
 	}
 	seen := map[uuid.UUID]int{}
 	for _, area := range cat.dir.areas() {
-		names, err := ReadNames(root, area)
+		names, err := root.Names(area)
 		if err != nil {
 			return nil, err
 		}
@@ -68,14 +70,14 @@ func (cat *catalog) list(root *os.Root, describe func(*Folder, *backends.Entry))
 }
 
 // foreignNames returns an entry for each name beside the areas that is not the pool's or the backend's.
-func (cat *catalog) foreignNames(root *os.Root) ([]backends.Entry, error) {
-	names, err := ReadNames(root, ".")
+func (cat *catalog) foreignNames(root safefile.Dir) ([]backends.Entry, error) {
+	names, err := root.Names(".")
 	if err != nil {
 		return nil, err
 	}
 	var entries []backends.Entry
 	for _, name := range names {
-		known := trialdir.IsSandbox(cat.dir.path, name) || name == markerName || name == Temp+markerName ||
+		known := trialdir.IsSandbox(cat.dir.path, name) || name == MarkerFile || name == Temp+MarkerFile ||
 			name == "lost+found" || slices.Contains(cat.dir.areas(), name) ||
 			slices.Contains(cat.dir.BackendNames, name)
 		if !known {
@@ -91,36 +93,47 @@ func (cat *catalog) foreign(name, problem string) backends.Entry {
 }
 
 // entry describes one name in an area. It returns false if the name was removed meanwhile.
-func (cat *catalog) entry(root *os.Root, area, name string, describe func(*Folder, *backends.Entry)) (backends.Entry,
-	bool) {
+func (cat *catalog) entry(root safefile.Dir, area, name string, describe func(*Folder, *backends.Entry)) (
+	backends.Entry, bool) {
 	path := filepath.Join(area, name)
-	info, err := root.Lstat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return backends.Entry{}, false
-	}
 	id, named := parseName(area, name)
-	switch {
-	case err != nil:
-		return cat.foreign(path, err.Error()), true
-	case !named:
+	if !named {
 		return cat.foreign(path, "its name is not the UUID of a dataset"), true
-	case !info.IsDir():
-		return cat.foreign(path, "its name is the UUID of a dataset, but it is not a directory"), true
-	case area == deletingArea:
-		return backends.Entry{ID: id, State: backends.EntryDeleting, Path: filepath.Join(cat.dir.path, path)}, true
+	}
+	if area == Deleting {
+		return cat.deletingEntry(root, path, id)
 	}
 	f, err := openFolder(root, area, id, func() {})
-	if errors.Is(err, os.ErrNotExist) {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return backends.Entry{}, false
-	}
-	if err != nil {
+	case errors.Is(err, errForeign):
 		return cat.foreign(path, err.Error()), true
+	case err != nil: // one bad directory must not hide the rest of the pool
+		e := backends.Entry{ID: id, State: stateOf(area), Path: filepath.Join(cat.dir.path, path)}
+		AddProblem(&e, fmt.Errorf("cannot read its directory: %w", err))
+		return e, true
 	}
 	defer f.Close()
-	if area == copiesArea && f.isEmpty() {
+	if area == Copies && f.isEmpty() {
 		return backends.Entry{}, false
 	}
-	return cat.Describe(f, describe), true
+	e := cat.Describe(f, describe)
+	return e, e.State != ""
+}
+
+// deletingEntry describes a folder in the area of deletions.
+func (cat *catalog) deletingEntry(root safefile.Dir, path string, id uuid.UUID) (backends.Entry, bool) {
+	st, err := root.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return backends.Entry{}, false
+	case err != nil:
+		return cat.foreign(path, err.Error()), true
+	case !safefile.IsDir(st):
+		return cat.foreign(path, "its name is the UUID of a dataset, but it is not a directory"), true
+	}
+	return backends.Entry{ID: id, State: backends.EntryDeleting, Path: filepath.Join(cat.dir.path, path)}, true
 }
 
 // Describe returns the entry of an open folder.

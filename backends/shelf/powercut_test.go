@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/scratch"
 )
 
@@ -62,10 +63,10 @@ func (p *powered) incoming(s *Shelf, d dataset.Dataset) {
 	p.Helper()
 	f, _, err := s.Make(d.ID)
 	p.ok(err)
-	p.ok(f.Mkdir(FirstHead, 0o700))
+	p.ok(f.Mkdir(FirstHead))
 	// The inodes of the record and of its folder must be in different blocks, which are flushed separately.
 	for i := range 32 {
-		p.ok(f.Mkdir(fmt.Sprintf("%s%d", Temp, i), 0o700))
+		p.ok(f.Mkdir(fmt.Sprintf("%s%d", Temp, i)))
 	}
 	p.ok(errors.Join(s.Finish(f, d), f.Close()))
 }
@@ -84,12 +85,12 @@ func (p *powered) cutOf(id uuid.UUID, pool, area string) *shelved {
 	p.Helper()
 	after := &shelved{T: p.T}
 	path := filepath.Join(scratch.CutPower(p.T, "ext4", p.image), pool, area, id.String())
-	root, err := os.OpenRoot(path)
+	root, err := safefile.OpenDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return after
 	}
 	p.ok(err)
-	after.Folder = &Folder{Root: root, ID: id, State: backends.EntryReady, done: func() {}}
+	after.Folder = &Folder{Dir: root, ID: id, State: backends.EntryReady, done: func() {}}
 	p.Cleanup(func() { p.ok(after.Close()) })
 	return after
 }
@@ -99,7 +100,7 @@ func TestI2FinishSurvivesAPowerCut(t *testing.T) {
 	p := newPowered(t)
 	d := dataset.Dataset{ID: uuid.New()}
 	p.incoming(p.shelf, d)
-	after := p.cutOf(d.ID, "pool", incomingArea)
+	after := p.cutOf(d.ID, "pool", Incoming)
 	if after.Folder == nil {
 		t.Fatal("the dataset is not there")
 	}
@@ -112,22 +113,22 @@ func TestI2FinishSurvivesAPowerCut(t *testing.T) {
 func TestI2RecordsSurviveAPowerCut(t *testing.T) {
 	p := newPowered(t)
 	one := uuid.New()
-	p.ok(p.Mkdir(RestoredTree(one), 0o700))
+	p.ok(p.Mkdir(RestoredTree(one)))
 	p.data.Volume = "renamed"
 	p.ok(p.WriteRecord(p.data, true))
-	if d, err := p.cut("pool", readyArea).ReadRecord(); err != nil || d.Volume != "renamed" {
+	if d, err := p.cut("pool", Datasets).ReadRecord(); err != nil || d.Volume != "renamed" {
 		t.Errorf("the record: %+v, %v", d, err)
 	}
 	p.ok(p.WriteSnapshot(SnapshotRecord{Snapshot: dataset.Snapshot{ID: one}, Tree: FirstHead}))
-	if named, err := p.cut("pool", readyArea).IsTreeOf(FirstHead, one); err != nil || !named {
+	if named, err := p.cut("pool", Datasets).IsTreeOf(FirstHead, one); err != nil || !named {
 		t.Errorf("the snapshot: %t, %v", named, err)
 	}
 	p.ok(p.SetHead(Head{Tree: RestoredTree(one)}))
-	if h, err := p.cut("pool", readyArea).Head(); err != nil || h.Tree != RestoredTree(one) {
+	if h, err := p.cut("pool", Datasets).Head(); err != nil || h.Tree != RestoredTree(one) {
 		t.Errorf("the head: %+v, %v", h, err)
 	}
 	p.ok(p.RemoveRecord(one))
-	if named, err := p.cut("pool", readyArea).IsTreeOf(FirstHead, one); err != nil || named {
+	if named, err := p.cut("pool", Datasets).IsTreeOf(FirstHead, one); err != nil || named {
 		t.Errorf("the removed snapshot: %t, %v", named, err)
 	}
 }
@@ -137,17 +138,17 @@ func TestI2RecordsSurviveAPowerCut(t *testing.T) {
 func TestI2RepeatedCallFlushes(t *testing.T) {
 	t.Run("Finish", func(t *testing.T) {
 		p := newPowered(t)
-		incoming, ready := filepath.Join(p.root, "pool", incomingArea,
-			p.data.ID.String()), filepath.Join(p.root, "pool", readyArea, p.data.ID.String())
-		p.ok(errors.Join(os.Rename(ready, incoming), p.Rename(recordName, "away")))
+		incoming, ready := filepath.Join(p.root, "pool", Incoming,
+			p.data.ID.String()), filepath.Join(p.root, "pool", Datasets, p.data.ID.String())
+		p.ok(errors.Join(os.Rename(ready, incoming), p.Rename(RecordFile, "away")))
 		p.flush()
-		p.ok(errors.Join(p.Rename("away", recordName), os.Rename(incoming, ready)))
+		p.ok(errors.Join(p.Rename("away", RecordFile), os.Rename(incoming, ready)))
 		f, whole, err := p.shelf.Make(p.data.ID)
 		if err != nil || !whole {
 			t.Fatalf("whole %t, %v", whole, err)
 		}
 		p.ok(errors.Join(p.shelf.Finish(f, p.data), f.Close()))
-		after := p.cut("pool", readyArea)
+		after := p.cut("pool", Datasets)
 		if after.Folder == nil {
 			t.Fatal("the dataset is not among the ready ones")
 		}
@@ -164,7 +165,7 @@ func TestI2RepeatedCallFlushes(t *testing.T) {
 		if tree, err := p.Drop(one); err != nil || tree != "" {
 			t.Errorf("%q, %v", tree, err)
 		}
-		if named, err := p.cut("pool", readyArea).IsTreeOf(FirstHead, one); err != nil || named {
+		if named, err := p.cut("pool", Datasets).IsTreeOf(FirstHead, one); err != nil || named {
 			t.Errorf("the snapshot is back: %t, %v", named, err)
 		}
 	})
@@ -173,15 +174,15 @@ func TestI2RepeatedCallFlushes(t *testing.T) {
 		one := uuid.New()
 		p.ok(p.WriteSnapshot(SnapshotRecord{Snapshot: dataset.Snapshot{ID: one}, Tree: FirstHead}))
 		p.ok(p.Sweep())
-		if named, err := p.cut("pool", readyArea).IsTreeOf(FirstHead, one); err != nil || named {
+		if named, err := p.cut("pool", Datasets).IsTreeOf(FirstHead, one); err != nil || named {
 			t.Errorf("the record of the failed restore is back: %t, %v", named, err)
 		}
 	})
 	t.Run("Delete", func(t *testing.T) {
 		p := newPowered(t)
 		p.ok(
-			os.Rename(filepath.Join(p.root, "pool", readyArea, p.data.ID.String()),
-				filepath.Join(p.root, "pool", deletingArea, p.data.ID.String())))
+			os.Rename(filepath.Join(p.root, "pool", Datasets, p.data.ID.String()),
+				filepath.Join(p.root, "pool", Deleting, p.data.ID.String())))
 		p.deletedUnlessReaped()
 	})
 }
@@ -191,11 +192,11 @@ func (p *powered) deletedUnlessReaped() {
 	p.Helper()
 	ctx, cancel := context.WithCancel(p.Context())
 	cancel()
-	p.ok(p.shelf.Delete(ctx, p.data.ID, func(*Folder) error { return nil }))
-	if p.cut("pool", readyArea).Folder != nil {
+	p.ok(p.shelf.Delete(ctx, p.data.ID))
+	if p.cut("pool", Datasets).Folder != nil {
 		p.Error("the dataset is back")
 	}
-	if p.cut("pool", deletingArea).Folder == nil {
+	if p.cut("pool", Deleting).Folder == nil {
 		p.Error("nothing knows of its bytes any more")
 	}
 }
@@ -210,10 +211,10 @@ func TestI2TakeSurvivesAPowerCut(t *testing.T) {
 	other := p.open(p.root, "other")
 	p.data.Epoch++
 	p.ok(NewExchange(other).Take(p.shelf.Path(), p.data))
-	if p.cut("pool", readyArea).Folder != nil {
+	if p.cut("pool", Datasets).Folder != nil {
 		t.Error("the dataset is still in the pool that had it")
 	}
-	after := p.cut("other", readyArea)
+	after := p.cut("other", Datasets)
 	if after.Folder == nil {
 		t.Fatal("the pool that took it does not have it")
 	}

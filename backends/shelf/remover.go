@@ -5,34 +5,36 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/tree"
 )
 
 // remover deletes datasets, and removes what crashes have left.
 type remover struct {
-	// Destroy removes a name in a directory with everything below it. If nil, the name is removed as a tree of files.
+	// Destroy removes names in a directory with everything below them. If nil, each is removed as a tree of files.
 	// It is set before the pool is used.
-	Destroy func(ctx context.Context, dir *os.File, name string) error
+	Destroy func(ctx context.Context, dir safefile.Dir, names ...string) error
 	// Outside removes the parts of a deleted dataset that are outside its folder, before the folder is removed. It is
 	// set before the pool is used, or stays nil.
 	Outside func(ctx context.Context, id uuid.UUID) error
+	// CheckUnused fails if a dataset is in use, or must not be removed for another reason. It is set before the pool is
+	// used, or stays nil.
+	CheckUnused func(ctx context.Context, f *Folder) error
 
 	dir     *directory
 	catalog *catalog
 }
 
-// Delete removes a dataset in any area. It first calls checkUnused with the folder, and fails if checkUnused fails.
-// Then it durably moves the folder to the area of deletions, and removes its bytes. If ctx ends while the bytes are
-// removed, Reap removes the rest, and Delete returns nil. Idempotent: an absent dataset is not an error. If the folder
-// in the area of ready datasets is empty, Drover did not make it: Delete leaves the folder and fails with
-// dataset.ErrCorrupt.
-func (r *remover) Delete(ctx context.Context, id uuid.UUID, checkUnused func(f *Folder) error) error {
+// Delete removes a dataset in any area. It fails if CheckUnused fails. Otherwise it durably moves the folder to the
+// area of deletions, and removes its bytes. If ctx ends while the bytes are removed, Reap removes the rest, and Delete
+// returns nil. Idempotent: an absent dataset is not an error. If the folder in the area of ready datasets is empty,
+// Drover did not make it: Delete leaves the folder and fails with dataset.ErrCorrupt.
+func (r *remover) Delete(ctx context.Context, id uuid.UUID) error {
 	root, err := r.dir.Enter()
 	if err != nil {
 		return err
@@ -47,41 +49,44 @@ func (r *remover) Delete(ctx context.Context, id uuid.UUID, checkUnused func(f *
 		return err
 	}
 	defer f.Close()
-	if err := checkUnused(f); err != nil {
-		return err
-	}
-	folderName, err := r.moveAway(root, areaOf(f.State), id)
+	folderName, err := r.moveAway(ctx, root, f)
 	if err != nil {
 		return err
 	}
-	return r.remove(ctx, root, folderName)
+	return r.remove(ctx, root, folderName, Deleting, areaOf(f.State))
 }
 
 // finishDeletion finishes an earlier deletion, which may have been interrupted before its flush or later.
-func (r *remover) finishDeletion(ctx context.Context, root *os.Root, id uuid.UUID) error {
-	names, err := ReadNames(root, deletingArea)
+func (r *remover) finishDeletion(ctx context.Context, root safefile.Dir, id uuid.UUID) error {
+	names, err := root.Names(Deleting)
 	if err != nil {
 		return err
 	}
-	for _, area := range r.dir.areas() {
-		if err := syncArea(root, area); err != nil {
+	if r.dir.Flush == nil { // also if the earlier deletion has removed everything
+		if err := r.dir.syncMove(root, root, r.dir.areas()...); err != nil {
 			return err
 		}
 	}
 	var errs []error
 	for _, name := range names {
-		if deleted, ok := parseName(deletingArea, name); ok && deleted == id {
+		if deleted, ok := parseName(Deleting, name); ok && deleted == id {
 			errs = append(errs, r.remove(ctx, root, name))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// moveAway durably moves a folder from an area to the area of deletions, and returns its name there.
-func (r *remover) moveAway(root *os.Root, area string, id uuid.UUID) (string, error) {
+// moveAway moves a folder to the area of deletions, and returns its name there. It fails if CheckUnused fails.
+func (r *remover) moveAway(ctx context.Context, root safefile.Dir, f *Folder) (string, error) {
+	if r.CheckUnused != nil {
+		if err := r.CheckUnused(ctx, f); err != nil {
+			return "", err
+		}
+	}
+	id := f.ID
 	folderName := id.String()
 	for n := 1; ; n++ {
-		_, err := root.Lstat(filepath.Join(deletingArea, folderName))
+		_, err := root.Lstat(filepath.Join(Deleting, folderName))
 		if errors.Is(err, fs.ErrNotExist) {
 			break
 		}
@@ -90,18 +95,24 @@ func (r *remover) moveAway(root *os.Root, area string, id uuid.UUID) (string, er
 		}
 		folderName = fmt.Sprintf("%s.%d", id, n)
 	}
-	if err := root.Rename(filepath.Join(area, id.String()), filepath.Join(deletingArea, folderName)); err != nil {
-		return "", err
-	}
-	return folderName, errors.Join(syncArea(root, deletingArea), syncArea(root, area))
+	return folderName, root.Rename(filepath.Join(areaOf(f.State), id.String()), filepath.Join(Deleting, folderName))
 }
 
-// remove removes a folder from the area of deletions. If ctx ends meanwhile, Reap removes the rest, and remove returns
-// nil.
-func (r *remover) remove(ctx context.Context, root *os.Root, folderName string) error {
-	err := r.removeOutside(ctx, folderName)
+// remove removes a folder from the area of deletions. Before that, it makes the folder's move between areas durable:
+// otherwise a power cut could bring back a part of the dataset. If ctx ends meanwhile, Reap removes the rest, and
+// remove returns nil.
+func (r *remover) remove(ctx context.Context, root safefile.Dir, folderName string, areas ...string) error {
+	folder, err := root.Sub(filepath.Join(Deleting, folderName))
 	if err == nil {
-		err = r.destroy(ctx, root, deletingArea, folderName)
+		err = errors.Join(r.dir.syncMove(root, folder, areas...), folder.Close())
+	}
+	if err != nil {
+		return safefile.AbsentIsFine(err)
+	}
+
+	err = r.removeOutside(ctx, folderName)
+	if err == nil {
+		err = r.destroy(ctx, root, Deleting, folderName)
 	}
 	if err != nil && ctx.Err() != nil {
 		return nil
@@ -113,8 +124,8 @@ func (r *remover) remove(ctx context.Context, root *os.Root, folderName string) 
 }
 
 // destroy removes a name in an area with everything below it. Idempotent.
-func (r *remover) destroy(ctx context.Context, root *os.Root, area, name string) error {
-	in, err := root.Open(area)
+func (r *remover) destroy(ctx context.Context, root safefile.Dir, area, name string) error {
+	in, err := root.Sub(area)
 	if err != nil {
 		return err
 	}
@@ -122,13 +133,13 @@ func (r *remover) destroy(ctx context.Context, root *os.Root, area, name string)
 	if r.Destroy != nil {
 		return r.Destroy(ctx, in, name)
 	}
-	return tree.Remove(ctx, in, name)
+	return tree.Remove(ctx, in.File, name)
 }
 
 // removeOutside removes the parts of a deleted dataset that are outside its folder. If a dataset with the same ID was
 // made since, the parts belong to the new dataset and stay.
 func (r *remover) removeOutside(ctx context.Context, folderName string) error {
-	id, ok := parseName(deletingArea, folderName)
+	id, ok := parseName(Deleting, folderName)
 	if r.Outside == nil || !ok {
 		return nil
 	}
@@ -154,7 +165,7 @@ func (r *remover) Reap(ctx context.Context, drop func(uuid.UUID) bool, tidy func
 	count, err := r.dir.removeTemporary(root)
 	errs := []error{err}
 	for _, area := range r.dir.areas() {
-		names, err := ReadNames(root, area)
+		names, err := root.Names(area)
 		errs = append(errs, err)
 		for _, name := range names {
 			if ctx.Err() != nil {
@@ -169,7 +180,7 @@ func (r *remover) Reap(ctx context.Context, drop func(uuid.UUID) bool, tidy func
 }
 
 // reapOne reaps one name in an area.
-func (r *remover) reapOne(ctx context.Context, root *os.Root, area, name string, drop func(uuid.UUID) bool,
+func (r *remover) reapOne(ctx context.Context, root safefile.Dir, area, name string, drop func(uuid.UUID) bool,
 	tidy func(*Folder) (int, error)) (int, error) {
 	id, ok := parseName(area, name)
 	if !ok {
@@ -180,23 +191,27 @@ func (r *remover) reapOne(ctx context.Context, root *os.Root, area, name string,
 		return 0, nil
 	}
 	defer done()
-	if info, err := root.Lstat(filepath.Join(area, name)); err != nil || !info.IsDir() {
+	if st, err := root.Lstat(filepath.Join(area, name)); err != nil || !safefile.IsDir(st) {
 		return 0, nil
 	}
-	if area != deletingArea {
+	if area != Deleting {
 		if laterFormat, err := hasLaterFormat(root, area, id); laterFormat {
 			return 0, err // List reports it
 		}
 	}
-	if area == incomingArea && drop(id) {
-		var err error
-		if name, err = r.moveAway(root, area, id); err != nil {
+	if area == Incoming && drop(id) {
+		f, err := openFolder(root, area, id, func() {})
+		if err != nil {
+			return 0, nil // foreign: List reports it
+		}
+		name, err = r.moveAway(ctx, root, f)
+		if err = errors.Join(err, f.Close()); err != nil {
 			return 0, err
 		}
-		area = deletingArea
+		area = Deleting
 	}
-	if area == deletingArea {
-		if err := r.remove(ctx, root, name); err != nil || ctx.Err() != nil {
+	if area == Deleting {
+		if err := r.remove(ctx, root, name, Deleting, Incoming); err != nil || ctx.Err() != nil {
 			return 0, err
 		}
 		return 1, nil
@@ -205,7 +220,7 @@ func (r *remover) reapOne(ctx context.Context, root *os.Root, area, name string,
 }
 
 // hasLaterFormat reports whether the record of a dataset has a later format.
-func hasLaterFormat(root *os.Root, area string, id uuid.UUID) (bool, error) {
+func hasLaterFormat(root safefile.Dir, area string, id uuid.UUID) (bool, error) {
 	f, err := openFolder(root, area, id, func() {})
 	if err != nil {
 		return false, nil // foreign: List reports it
@@ -214,19 +229,19 @@ func hasLaterFormat(root *os.Root, area string, id uuid.UUID) (bool, error) {
 }
 
 // tidy removes the temporary files in a folder that stays.
-func (r *remover) tidy(root *os.Root, area string, id uuid.UUID, tidy func(*Folder) (int, error)) (int, error) {
+func (r *remover) tidy(root safefile.Dir, area string, id uuid.UUID, tidy func(*Folder) (int, error)) (int, error) {
 	f, err := openFolder(root, area, id, func() {})
 	if err != nil {
 		return 0, nil // foreign: List reports it
 	}
 	defer f.Close()
-	if area == copiesArea && f.isEmpty() {
+	if area == Copies && f.isEmpty() {
 		return 1, r.destroy(context.Background(), root, area, id.String())
 	}
 	n, err := tidy(f)
-	if _, lErr := f.Lstat(Temp + recordName); lErr == nil {
+	if _, lErr := f.Lstat(Temp + RecordFile); lErr == nil {
 		n++
-		err = errors.Join(err, f.Remove(Temp+recordName))
+		err = errors.Join(err, f.Remove(Temp+RecordFile))
 	}
 	return n, err
 }

@@ -62,7 +62,7 @@ func (f *Folder) Sweep() error {
 			return err
 		}
 	}
-	return SyncDir(f.Root)
+	return SyncDir(f.Dir)
 }
 
 // Restored reports whether a restore is complete. keep is the snapshot that the restore made of the old
@@ -116,7 +116,7 @@ func (f *Folder) Removable(tree string) bool {
 
 // keptBy returns the snapshots whose records name a tree, and those whose records cannot be parsed.
 func (f *Folder) keptBy(tree string) (keepers, damaged []uuid.UUID, err error) {
-	names, err := ReadNames(f.Root, ".")
+	names, err := f.Names(".")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -126,7 +126,7 @@ func (f *Folder) keptBy(tree string) (keepers, damaged []uuid.UUID, err error) {
 			continue
 		}
 		var s SnapshotRecord
-		err := ReadJSON(f.Root, name, &s)
+		err := ReadJSON(f.Dir, name, &s)
 		var read *fs.PathError
 		switch {
 		case errors.Is(err, fs.ErrNotExist):

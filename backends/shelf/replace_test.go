@@ -29,7 +29,7 @@ func newShelved(t *testing.T) *shelved {
 	d := dataset.Dataset{ID: uuid.New()}
 	f, _, err := shelf.Make(d.ID)
 	s.ok(err)
-	s.ok(errors.Join(f.Mkdir(FirstHead, 0o700), shelf.Finish(f, d), shelf.Commit(d.ID), f.Close()))
+	s.ok(errors.Join(f.Mkdir(FirstHead), shelf.Finish(f, d), shelf.Commit(d.ID), f.Close()))
 	s.Folder, err = shelf.FindDataset(d.ID)
 	s.ok(err)
 	t.Cleanup(func() { s.ok(s.Close()) })
@@ -47,7 +47,7 @@ func (s *shelved) ok(err error) {
 func (s *shelved) restore(keep uuid.UUID) error {
 	now, err := s.Head()
 	if err == nil {
-		err = s.Mkdir(RestoredTree(keep), 0o700)
+		err = s.Mkdir(RestoredTree(keep))
 	}
 	if err != nil {
 		return err
@@ -78,7 +78,7 @@ func TestI3FailedReplaceKeepsNoRecord(t *testing.T) {
 		for at := 0; ; at++ {
 			s := newShelved(t)
 			failed, next := uuid.New(), uuid.New()
-			s.ok(s.Mkdir(RestoredTree(failed), 0o700))
+			s.ok(s.Mkdir(RestoredTree(failed)))
 			var err error
 			calls, fErr := fault.Run(fault.Failure{At: at, Errno: unix.ENOSPC, Onwards: onwards}, func() {
 				was := SnapshotRecord{Snapshot: dataset.Snapshot{ID: failed}, Tree: FirstHead}
@@ -117,7 +117,7 @@ func TestI3DropSparesWhatAnotherNames(t *testing.T) {
 	one, other, damaged := uuid.New(), uuid.New(), uuid.New()
 	s.ok(s.restore(one))
 	s.ok(s.WriteSnapshot(SnapshotRecord{Snapshot: dataset.Snapshot{ID: other}, Tree: FirstHead}))
-	s.ok(os.WriteFile(filepath.Join(s.Root.Name(), snapshotRecordName(damaged)), []byte("{"), 0o600))
+	s.ok(os.WriteFile(filepath.Join(s.Dir.Name(), snapshotRecordName(damaged)), []byte("{"), 0o600))
 	drop := func(id uuid.UUID, want string) {
 		t.Helper()
 		if tree, err := s.Drop(id); err != nil || tree != want {
@@ -145,16 +145,16 @@ func TestRestoredBefore(t *testing.T) {
 		}
 	}
 	done(false)
-	s.ok(s.Mkdir(RestoredTree(first), 0o700)) // an interrupted attempt
+	s.ok(s.Mkdir(RestoredTree(first))) // an interrupted attempt
 	done(false)
-	s.ok(s.Remove(RestoredTree(first)))
+	s.ok(s.Rmdir(RestoredTree(first)))
 	s.ok(s.restore(first))
 	done(true)
 	s.ok(s.restore(second))
 	_, err := s.Drop(first)
 	s.ok(err)
 	done(true)
-	s.ok(os.WriteFile(filepath.Join(s.Root.Name(), snapshotRecordName(second)), []byte("{"), 0o600))
+	s.ok(os.WriteFile(filepath.Join(s.Dir.Name(), snapshotRecordName(second)), []byte("{"), 0o600))
 	if _, err := s.Restored(first); !errors.Is(err, dataset.ErrCorrupt) {
 		t.Errorf("with a record that cannot be read: %v", err)
 	}
@@ -164,7 +164,7 @@ func TestRestoredBefore(t *testing.T) {
 func TestRestoreWithoutItsSnapshots(t *testing.T) {
 	s := newShelved(t)
 	from, keep := uuid.New(), uuid.New()
-	s.ok(s.Mkdir(TreeOf(from), 0o700))
+	s.ok(s.Mkdir(TreeOf(from)))
 	s.ok(s.WriteSnapshot(SnapshotRecord{Snapshot: dataset.Snapshot{ID: from}, Tree: TreeOf(from)}))
 	s.ok(s.restore(keep))
 	for _, id := range []uuid.UUID{from, keep} {
@@ -224,6 +224,6 @@ func TestI3Removable(t *testing.T) {
 	removable(RestoredTree(one), false)
 	s.ok(s.RemoveRecord(one))
 	removable(FirstHead, true)
-	s.ok(os.WriteFile(filepath.Join(s.Root.Name(), snapshotRecordName(damaged)), []byte("{"), 0o600))
+	s.ok(os.WriteFile(filepath.Join(s.Dir.Name(), snapshotRecordName(damaged)), []byte("{"), 0o600))
 	removable(FirstHead, false)
 }

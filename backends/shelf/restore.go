@@ -18,7 +18,7 @@ func (f *Folder) HasSnapshot(id uuid.UUID) (bool, error) {
 	_, err := f.ReadSnapshot(id)
 	switch {
 	case err == nil:
-		return true, SyncDir(f.Root)
+		return true, SyncDir(f.Dir)
 	case errors.Is(err, dataset.ErrNotFound):
 		return false, nil
 	}
@@ -63,7 +63,7 @@ func (f *Folder) PlanRestore(
 		return plan, err
 	}
 	if plan.Done { // the snapshot keep was deleted since, and the snapshot id may have been deleted too
-		return plan, SyncDir(f.Root)
+		return plan, SyncDir(f.Dir)
 	}
 	if plan.From, err = f.ReadSnapshot(id); err != nil {
 		return plan, err

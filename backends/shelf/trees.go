@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -52,7 +52,7 @@ type SnapshotRecord struct {
 // Head returns the head of the folder. It fails with dataset.ErrCorrupt if the record cannot be read.
 func (f *Folder) Head() (Head, error) {
 	var h Head
-	err := ReadJSON(f.Root, currentName, &h)
+	err := ReadJSON(f.Dir, currentName, &h)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Head{Tree: FirstHead}, nil
 	}
@@ -73,7 +73,7 @@ func (f *Folder) HeadSize() (dataset.Size, error) {
 func (f *Folder) SetHead(h Head) error { return f.WriteHead(h, true) }
 
 // WriteHead makes a tree the head. The change is durable when it returns only if sync is set; see WriteJSON.
-func (f *Folder) WriteHead(h Head, sync bool) error { return WriteJSON(f.Root, currentName, h, sync) }
+func (f *Folder) WriteHead(h Head, sync bool) error { return WriteJSON(f.Dir, currentName, h, sync) }
 
 // TreeOf returns the name of the tree in which a new snapshot is stored.
 func TreeOf(snapshot uuid.UUID) string { return snapPrefix + snapshot.String() }
@@ -99,7 +99,7 @@ func snapshotRecordName(id uuid.UUID) string { return snapPrefix + id.String() +
 // the record belongs to a restore that is not complete.
 func (f *Folder) ReadSnapshot(id uuid.UUID) (SnapshotRecord, error) {
 	var s SnapshotRecord
-	err := ReadJSON(f.Root, snapshotRecordName(id), &s)
+	err := ReadJSON(f.Dir, snapshotRecordName(id), &s)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", f.ID, id)
 	}
@@ -123,7 +123,7 @@ func (f *Folder) ReadSnapshot(id uuid.UUID) (SnapshotRecord, error) {
 
 // WriteSnapshot durably writes the record of a snapshot.
 func (f *Folder) WriteSnapshot(s SnapshotRecord) error {
-	return WriteJSON(f.Root, snapshotRecordName(s.ID), s, true)
+	return WriteJSON(f.Dir, snapshotRecordName(s.ID), s, true)
 }
 
 // RemoveRecord durably removes the record of a snapshot.
@@ -131,7 +131,7 @@ func (f *Folder) RemoveRecord(id uuid.UUID) error {
 	if err := f.Remove(snapshotRecordName(id)); err != nil {
 		return err
 	}
-	return SyncDir(f.Root)
+	return SyncDir(f.Dir)
 }
 
 // Drop removes the record of a snapshot, like RemoveRecord, and returns the name of the tree that the caller must
@@ -143,7 +143,7 @@ func (f *Folder) Drop(id uuid.UUID) (tree string, err error) {
 	}
 	s, err := f.ReadSnapshot(id)
 	if errors.Is(err, dataset.ErrNotFound) {
-		return "", SyncDir(f.Root) // an earlier attempt may have been interrupted before its flush
+		return "", SyncDir(f.Dir) // an earlier attempt may have been interrupted before its flush
 	}
 	if err != nil {
 		return "", err
@@ -159,7 +159,7 @@ func (f *Folder) Drop(id uuid.UUID) (tree string, err error) {
 
 // DescribeTrees adds the snapshots in a folder and their problems to an entry.
 func DescribeTrees(f *Folder, e *backends.Entry) {
-	names, err := ReadNames(f.Root, ".")
+	names, err := f.Names(".")
 	if err != nil {
 		AddProblem(e, err)
 		return
@@ -197,7 +197,7 @@ func snapshotOf(name string) (uuid.UUID, bool) {
 // trees that belong neither to the head nor to a snapshot. If a record cannot be read, Leftovers names no tree,
 // because any of them may belong to that record.
 func (f *Folder) Leftovers() ([]string, error) {
-	names, err := ReadNames(f.Root, ".")
+	names, err := f.Names(".")
 	if err != nil {
 		return nil, err
 	}
@@ -234,11 +234,11 @@ func (f *Folder) Leftovers() ([]string, error) {
 
 // ForeignNames returns the names in a folder that Drover did not make.
 func (f *Folder) ForeignNames() ([]string, error) {
-	names, err := ReadNames(f.Root, ".")
+	names, err := f.Names(".")
 	return slices.DeleteFunc(names, func(name string) bool {
 		_, record := snapshotOf(name)
-		return record || IsTree(name) || name == recordName || name == currentName || name == spool.File ||
-			name == spool.RecordFile || strings.HasPrefix(name, Temp)
+		return record || IsTree(name) || name == RecordFile || name == currentName || name == stream.File ||
+			name == stream.RecordFile || strings.HasPrefix(name, Temp)
 	}), err
 }
 
@@ -250,7 +250,7 @@ func (f *Folder) RemoveHead() error {
 // Snapshots returns the complete snapshots of the folder, the newest first. It leaves out a snapshot that cannot be
 // read.
 func (f *Folder) Snapshots() ([]SnapshotRecord, error) {
-	names, err := ReadNames(f.Root, ".")
+	names, err := f.Names(".")
 	var out []SnapshotRecord
 	for _, name := range names {
 		if id, ok := snapshotOf(name); ok {

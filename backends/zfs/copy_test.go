@@ -15,8 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/framing"
-	"github.com/droverhq/drover/backends/spool"
+	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
@@ -47,8 +46,8 @@ func (b *bench) raw(s dataset.Snapshot, base uuid.UUID, args ...string) []byte {
 func (b *bench) framed(raw []byte, to dataset.Dataset, s, base uuid.UUID) []byte {
 	b.Helper()
 	var out bytes.Buffer
-	h := framing.Header{Kind: zfs.Name, Dataset: to.ID, Snapshot: s, Base: base, Size: 64 * dataset.MiB}
-	_, err := spool.Send(&out, h, 0, nil, func(w io.Writer) error {
+	h := stream.Header{Kind: zfs.Name, Dataset: to.ID, Snapshot: s, Base: base, Size: 64 * dataset.MiB}
+	_, err := stream.Send(&out, h, 0, nil, func(w io.Writer) error {
 		_, err := w.Write(raw)
 		return err
 	})

@@ -14,7 +14,6 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/disk"
-	"github.com/droverhq/drover/backends/zfs/vdev"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
@@ -90,7 +89,7 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 		return nil, err
 	}
 	if cfg.Make { // this call made the marks, or an interrupted attempt did
-		if err := vdev.Unmark(cfg.Devices); err != nil {
+		if err := unmarkDevice(cfg.Devices); err != nil {
 			return nil, err
 		}
 	}
@@ -104,7 +103,7 @@ func (b *Backend) openOwn(ctx context.Context, cfg backends.Config) (*ownPool, e
 func (b *Backend) identify(cfg backends.Config) (id uuid.UUID, blank bool, err error) {
 	devicesByZpool := map[string][]string{}
 	for _, device := range cfg.Devices {
-		name, err := vdev.PoolName(device)
+		name, err := nameOnDisk(device)
 		if err != nil && cfg.Make {
 			return id, false, err
 		}
@@ -141,7 +140,7 @@ func checkVacant(device string) error {
 	if !errors.Is(err, dataset.ErrExists) {
 		return err
 	}
-	switch done, rErr := vdev.Reclaim(device); {
+	switch done, rErr := reclaimDevice(device); {
 	case rErr != nil:
 		return fmt.Errorf("remove the remains of an earlier attempt from %s: %w", device, rErr)
 	case done:
@@ -159,7 +158,7 @@ func (b *Backend) createZpool(ctx context.Context, id uuid.UUID, cfg backends.Co
 		"-O", "compression=lz4", "-O", "atime=off", "-O", "xattr=sa", "-O", "acltype=posixacl", "-m", "legacy",
 		zpoolName(id),
 	}
-	err := vdev.Mark(cfg.Devices)
+	err := markDevice(cfg.Devices)
 	if err == nil {
 		if _, err = b.zpool(ctx, append(args, cfg.Devices...)...); err != nil {
 			err = fmt.Errorf("create a zpool on %s: %w", strings.Join(cfg.Devices, " and "), unsupportedZFS(err))
@@ -169,8 +168,8 @@ func (b *Backend) createZpool(ctx context.Context, id uuid.UUID, cfg backends.Co
 		return nil
 	}
 	for _, device := range cfg.Devices {
-		_, _ = vdev.Reclaim(device) // if this fails, the next attempt refuses the device with the reason
-		_ = vdev.Unmark([]string{device})
+		_, _ = reclaimDevice(device) // if this fails, the next attempt refuses the device with the reason
+		_ = unmarkDevice([]string{device})
 	}
 	return err
 }

@@ -10,8 +10,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
-	"github.com/droverhq/drover/backends/spool"
-	"github.com/droverhq/drover/backends/zfs/sendstream"
+	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -34,7 +33,7 @@ type heads struct {
 // copyHead returns the head of a copy that was promoted, but not committed. The FS of the result is "" if the copy has
 // no head.
 func copyHead(f *shelf.Folder) (current, error) {
-	c, exists, err := readCurrent(f.Root, f.ID)
+	c, exists, err := readCurrent(f.Dir, f.ID)
 	if !exists {
 		c.FS = ""
 	}
@@ -45,7 +44,7 @@ func copyHead(f *shelf.Folder) (current, error) {
 func describeCopy(f *shelf.Folder, e *backends.Entry) {
 	c, err := copyHead(f)
 	e.Promoted = err == nil && c.FS != ""
-	e.Partial = spool.Partial(f.Root)
+	e.Partial = stream.Partial(f.Dir)
 }
 
 // dropHead removes the head of a copy, if it has one. It returns dataset.ErrConflict if the head contains data that is
@@ -56,12 +55,12 @@ func (h *heads) dropHead(ctx context.Context, f *shelf.Folder) error {
 		return err
 	}
 	if c.FS == "" {
-		return shelf.SyncDir(f.Root)
+		return shelf.SyncDir(f.Dir)
 	}
 	if err := h.checkSnapshotted(ctx, f, c); err != nil {
 		return err
 	}
-	if err := shelf.WriteJSON(f.Root, currentName, current{}, true); err != nil {
+	if err := shelf.WriteJSON(f.Dir, currentName, current{}, true); err != nil {
 		return err
 	}
 	if err := h.attachments.dropStaging(f.ID); err != nil {
@@ -81,7 +80,7 @@ func (h *heads) checkSnapshotted(ctx context.Context, f *shelf.Folder, c current
 			return nil
 		}
 	}
-	names, err := shelf.ReadNames(f.Root, ".")
+	names, err := f.Names(".")
 	if err != nil {
 		return err
 	}
@@ -111,7 +110,7 @@ func (h *heads) headEquals(ctx context.Context, f *shelf.Folder, fs string, snap
 	}
 	defer done()
 	_, err = h.sender.differs(ctx, h.snapshotName(f.ID, s.FS, snapshot), temporary)
-	if errors.Is(err, sendstream.ErrDiffers) || errors.Is(err, errUnrelated) {
+	if errors.Is(err, errDiffers) || errors.Is(err, errUnrelated) {
 		return false, nil
 	}
 	return err == nil, err
@@ -123,7 +122,7 @@ func (h *heads) dropSnapshot(ctx context.Context, f *shelf.Folder, snapshot uuid
 	if f.State != backends.EntryCopy {
 		return nil
 	}
-	if err := spool.DropOf(f.Root, snapshot); err != nil {
+	if err := stream.DropOf(f.Dir, snapshot); err != nil {
 		return err
 	}
 	c, err := copyHead(f)
@@ -159,7 +158,7 @@ func (h *heads) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID
 		return err
 	}
 	if c.FS != "" && c.From == snapshot {
-		return shelf.SyncDir(f.Root)
+		return shelf.SyncDir(f.Dir)
 	}
 	if err := h.dropHead(ctx, f); err != nil {
 		return err
@@ -182,7 +181,7 @@ func (h *heads) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID
 	if err != nil {
 		return err
 	}
-	return shelf.WriteJSON(f.Root, currentName, current{FS: fs, From: snapshot}, true)
+	return shelf.WriteJSON(f.Dir, currentName, current{FS: fs, From: snapshot}, true)
 }
 
 // reuse prepares a filesystem for another use: it rolls the filesystem back to its last snapshot s, and sets
@@ -242,10 +241,10 @@ func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, 
 func (h *heads) commitCopy(f *shelf.Folder) error {
 	c, err := copyHead(f)
 	if err == nil && c.FS == "" {
-		err = f.NoHeadError()
+		err = shelf.NoHeadError(f.ID)
 	}
 	if err == nil {
-		err = spool.Drop(f.Root)
+		err = stream.Drop(f.Dir)
 	}
 	if err == nil {
 		err = h.shelf.Promote(f)
@@ -271,7 +270,7 @@ func (h *heads) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UU
 	if _, err := readSnapshot(f, snapshot); err != nil {
 		return err
 	}
-	c, exists, err := readCurrent(f.Root, f.ID)
+	c, exists, err := readCurrent(f.Dir, f.ID)
 	if err != nil {
 		return err
 	}
@@ -292,7 +291,7 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 		if err := p.heads.checkHead(ctx, f, keep.ID); !errors.Is(err, dataset.ErrNotFound) {
 			return keep.ID, err
 		}
-		c, exists, err := readCurrent(f.Root, f.ID)
+		c, exists, err := readCurrent(f.Dir, f.ID)
 		if err != nil {
 			return is, err
 		}
@@ -327,13 +326,13 @@ func (h *heads) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folde
 	if err != nil {
 		return noSpace(err)
 	}
-	c, exists, err := readCurrent(f.Root, f.ID)
+	c, exists, err := readCurrent(f.Dir, f.ID)
 	if err != nil {
 		return err
 	}
 	if exists && c.FS != "" && c.From != equal || !exists && f.State != backends.EntryCopy {
 		c.From = equal
-		if err := shelf.WriteJSON(f.Root, currentName, c, true); err != nil {
+		if err := shelf.WriteJSON(f.Dir, currentName, c, true); err != nil {
 			return err
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // A zpool or ZFS that cannot encrypt is not an error: the pool reports the remedy. It is an error if the ability is
@@ -175,12 +175,12 @@ func TestPlainInThePlaceOfEncrypted(t *testing.T) {
 		})}, fs: poolFilesystem{name: "tank"}, shelf: &shelf.Shelf{}}, nil, backends.Config{}, nil)
 		p.keys.problem = c.lacks
 		for _, of := range []*dataset.Encryption{nil, {ID: uuid.New()}} {
-			root, err := os.OpenRoot(t.TempDir())
+			root, err := safefile.OpenDir(t.TempDir())
 			if err != nil {
 				t.Fatal(err)
 			}
 			d := dataset.Dataset{ID: uuid.New(), Encryption: of}
-			f := &shelf.Folder{Root: root, ID: d.ID}
+			f := &shelf.Folder{Dir: root, ID: d.ID}
 			if err := f.WriteRecord(d, false); err != nil {
 				t.Fatal(err)
 			}

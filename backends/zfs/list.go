@@ -53,7 +53,7 @@ func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
 // describe adds a dataset's snapshots and their problems to its entry. all is an earlier listing of the ZFS objects. If
 // an expected object is not in all, describe lists the objects again, because the object may be newer than the listing.
 func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all []object) {
-	head, err := headName(f.Root, f.ID)
+	head, err := headName(f.Dir, f.ID)
 	if f.State == backends.EntryCopy && err == nil {
 		var c current
 		c, err = copyHead(f)
@@ -63,7 +63,7 @@ func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry,
 	if err != nil {
 		shelf.AddProblem(e, err)
 	}
-	names, err := shelf.ReadNames(f.Root, ".")
+	names, err := f.Names(".")
 	if err != nil {
 		shelf.AddProblem(e, err)
 		return

@@ -228,7 +228,7 @@ func (m *maker) finishExisting(ctx context.Context, d dataset.Dataset) (dataset.
 // vacate removes what remains of an earlier attempt, or of a deleted dataset with the same ID. If the filesystem of the
 // dataset still exists after that, Drover did not make it, and vacate returns dataset.ErrExists.
 func (m *maker) vacate(ctx context.Context, id uuid.UUID) error {
-	if err := m.shelf.Delete(ctx, id, func(*shelf.Folder) error { return nil }); err != nil {
+	if err := m.shelf.Delete(ctx, id); err != nil {
 		return err
 	}
 	switch _, err := m.tool.object(ctx, m.root(id)); {

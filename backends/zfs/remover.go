@@ -24,12 +24,15 @@ type remover struct {
 
 // Delete implements backends.Pool.
 func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id, func(f *shelf.Folder) error {
-		if f.State == backends.EntryIncoming { // see bindmount.Tracker.CheckRemovable
-			return p.attachments.checkHere(id)
-		}
-		return p.attachments.checkIdle(id)
-	})
+	return p.shelf.Delete(ctx, id)
+}
+
+// checkUnused fails if a dataset is in use. Package shelf calls it.
+func (p *Pool) checkUnused(_ context.Context, f *shelf.Folder) error {
+	if f.State == backends.EntryIncoming { // see bindmount.Tracker.CheckRemovable
+		return p.attachments.checkHere(f.ID)
+	}
+	return p.attachments.checkIdle(f.ID)
 }
 
 // removeObjects destroys the ZFS objects of a dataset. If clones of other datasets depend on some of them, it moves the
@@ -257,11 +260,11 @@ func (r *remover) tidy(ctx context.Context, f *shelf.Folder, all []object) (int,
 	if f.State == backends.EntryIncoming {
 		return 0, nil // a retry of Create or Clone may complete it
 	}
-	head, err := headName(f.Root, f.ID)
+	head, err := headName(f.Dir, f.ID)
 	if err != nil {
 		return 0, nil // List reports the problem
 	}
-	names, err := shelf.ReadNames(f.Root, ".")
+	names, err := f.Names(".")
 	if err != nil {
 		return 0, err
 	}

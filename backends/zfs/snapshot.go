@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 
 	"github.com/google/uuid"
@@ -13,6 +12,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 const (
@@ -37,7 +37,7 @@ type current struct {
 
 // readCurrent reads current.json. exists reports whether the file exists. If the file does not exist, the result is the
 // head of a new dataset. For a copy that result is wrong, because a copy without the file has no head: see copyHead.
-func readCurrent(folder *os.Root, id uuid.UUID) (c current, exists bool, err error) {
+func readCurrent(folder safefile.Dir, id uuid.UUID) (c current, exists bool, err error) {
 	err = shelf.ReadJSON(folder, currentName, &c)
 	if errors.Is(err, fs.ErrNotExist) {
 		return current{FS: firstHead}, false, nil
@@ -51,7 +51,7 @@ func readCurrent(folder *os.Root, id uuid.UUID) (c current, exists bool, err err
 
 // headName returns the name of the head, relative to the dataset's filesystem. It returns "" for a copy that had a head
 // once and has none now.
-func headName(folder *os.Root, id uuid.UUID) (string, error) {
+func headName(folder safefile.Dir, id uuid.UUID) (string, error) {
 	c, _, err := readCurrent(folder, id)
 	return c.FS, err
 }
@@ -95,7 +95,7 @@ func recordOf(id uuid.UUID) string { return recordPrefix + id.String() + recordE
 // dataset.ErrNotFound for such a record too.
 func readSnapshot(f *shelf.Folder, id uuid.UUID) (snapshot, error) {
 	var s snapshot
-	err := shelf.ReadJSON(f.Root, recordOf(id), &s)
+	err := shelf.ReadJSON(f.Dir, recordOf(id), &s)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", f.ID, id)
 	}
@@ -105,7 +105,7 @@ func readSnapshot(f *shelf.Folder, id uuid.UUID) (snapshot, error) {
 	if !s.FormerHead {
 		return s, nil
 	}
-	head, err := headName(f.Root, f.ID)
+	head, err := headName(f.Dir, f.ID)
 	if err == nil && head == s.FS {
 		err = dataset.Errorf(dataset.ErrNotFound,
 			"dataset %s has no snapshot %s: a restore that would have kept it was interrupted", f.ID, id)
@@ -137,7 +137,7 @@ func (t *snapshotter) take(ctx context.Context, f *shelf.Folder, s dataset.Snaps
 		return err
 	}
 	if _, err := readSnapshot(f, s.ID); err == nil {
-		return shelf.SyncDir(f.Root) // an earlier attempt may have been interrupted before its flush
+		return shelf.SyncDir(f.Dir) // an earlier attempt may have been interrupted before its flush
 	} else if !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
@@ -146,7 +146,7 @@ func (t *snapshotter) take(ctx context.Context, f *shelf.Folder, s dataset.Snaps
 			return err
 		}
 	}
-	head, err := headName(f.Root, f.ID)
+	head, err := headName(f.Dir, f.ID)
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (t *snapshotter) record(
 		return err
 	}
 	s.Exact = s.Exact || exact
-	return shelf.WriteJSON(f.Root, recordOf(s.ID),
+	return shelf.WriteJSON(f.Dir, recordOf(s.ID),
 		snapshot{Snapshot: s, FS: fs, Refquota: o.refquota, FormerHead: isFormerHead},
 		true)
 }
@@ -191,7 +191,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	}
 	s, err := readSnapshot(f, id)
 	if errors.Is(err, dataset.ErrNotFound) {
-		return shelf.SyncDir(f.Root) // an earlier attempt may have been interrupted before its flush
+		return shelf.SyncDir(f.Dir) // an earlier attempt may have been interrupted before its flush
 	}
 	if err != nil {
 		return err
@@ -199,7 +199,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	if err := f.Remove(recordOf(id)); err != nil {
 		return err
 	}
-	if err := shelf.SyncDir(f.Root); err != nil {
+	if err := shelf.SyncDir(f.Dir); err != nil {
 		return err
 	}
 	if err := p.remover.release(ctx, p.snapshotName(ds, s.FS, id)); err != nil && ctx.Err() == nil {
@@ -225,7 +225,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	case err != nil:
 		return err
 	case done.FormerHead:
-		return shelf.SyncDir(f.Root) // an earlier call has completed the restore
+		return shelf.SyncDir(f.Dir) // an earlier call has completed the restore
 	default: // an earlier attempt took the snapshot keep, and the head may have changed since: take it again
 		if err := p.DeleteSnapshot(ctx, ds, keep.ID); err != nil {
 			return err
@@ -241,7 +241,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 		return err
 	}
 	if oldFS == newFS || len(since) > 0 {
-		return shelf.SyncDir(f.Root) // an earlier call has completed the restore, and keep was deleted later
+		return shelf.SyncDir(f.Dir) // an earlier call has completed the restore, and keep was deleted later
 	}
 	s, err := readSnapshot(f, id)
 	if err != nil {
@@ -278,7 +278,7 @@ func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, kee
 		return err
 	}
 	if err = t.record(ctx, f, keep, oldFS, true); err == nil {
-		err = shelf.WriteJSON(f.Root, currentName, current{FS: newFS}, true)
+		err = shelf.WriteJSON(f.Dir, currentName, current{FS: newFS}, true)
 	}
 	if err != nil {
 		err = t.unswap(ctx, f, keep.ID, oldFS, newFS, err)
@@ -292,13 +292,13 @@ func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, kee
 func (t *snapshotter) unswap(
 	ctx context.Context, f *shelf.Folder, keep uuid.UUID, oldFS, newFS string, err error,
 ) error {
-	head, hErr := headName(f.Root, f.ID)
+	head, hErr := headName(f.Dir, f.ID)
 	if hErr != nil || head == newFS {
 		return err
 	}
 	rErr := f.Remove(recordOf(keep))
 	if rErr == nil {
-		rErr = shelf.SyncDir(f.Root)
+		rErr = shelf.SyncDir(f.Dir)
 	}
 	if rErr != nil && !errors.Is(rErr, fs.ErrNotExist) {
 		return fmt.Errorf("%w (the record of snapshot %s stays until the next change: %v)", err, keep, rErr)
@@ -316,7 +316,7 @@ func sweep(f *shelf.Folder) error {
 	if f.State == backends.EntryCopy {
 		return nil
 	}
-	head, err := headName(f.Root, f.ID)
+	head, err := headName(f.Dir, f.ID)
 	if err != nil {
 		return err
 	}
@@ -329,12 +329,12 @@ func sweep(f *shelf.Folder) error {
 			return err
 		}
 	}
-	return shelf.SyncDir(f.Root)
+	return shelf.SyncDir(f.Dir)
 }
 
 // recordsOf returns the recorded snapshots for which accept returns true. It skips records that cannot be parsed.
 func recordsOf(f *shelf.Folder, accept func(snapshot) bool) (found []uuid.UUID, err error) {
-	names, err := shelf.ReadNames(f.Root, ".")
+	names, err := f.Names(".")
 	if err != nil {
 		return nil, err
 	}
@@ -344,7 +344,7 @@ func recordsOf(f *shelf.Folder, accept func(snapshot) bool) (found []uuid.UUID, 
 			continue
 		}
 		var s snapshot
-		err := shelf.ReadJSON(f.Root, name, &s)
+		err := shelf.ReadJSON(f.Dir, name, &s)
 		var read *fs.PathError
 		switch {
 		case errors.Is(err, fs.ErrNotExist):

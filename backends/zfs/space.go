@@ -97,7 +97,7 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 		return 0, err
 	}
 	defer f.Close()
-	name, err := headName(f.Root, f.ID)
+	name, err := headName(f.Dir, f.ID)
 	if err != nil {
 		return 0, err
 	}

@@ -13,10 +13,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/framing"
 	"github.com/droverhq/drover/backends/shelf"
-	"github.com/droverhq/drover/backends/spool"
-	"github.com/droverhq/drover/backends/zfs/sendstream"
+	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 )
@@ -60,8 +58,8 @@ func (n *sender) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUI
 		}
 		older = n.snapshotName(f.ID, b.FS, base)
 	}
-	h := framing.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: s.Refquota}
-	return spool.Send(w, h, from, progress, func(w io.Writer) error {
+	h := stream.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: s.Refquota}
+	return stream.Send(w, h, from, progress, func(w io.Writer) error {
 		return n.send(ctx, older, n.snapshotName(f.ID, s.FS, s.ID), w)
 	})
 }
@@ -143,7 +141,7 @@ func (p *Pool) Same(ctx context.Context, ds, a, b uuid.UUID) (bool, error) {
 	switch {
 	case err == nil:
 		return true, nil
-	case errors.Is(err, sendstream.ErrDiffers), errors.Is(err, errUnrelated):
+	case errors.Is(err, errDiffers), errors.Is(err, errUnrelated):
 		return false, nil
 	}
 	return false, fmt.Errorf("compare two snapshots of dataset %s: %w", ds, err)
@@ -183,9 +181,9 @@ func (n *sender) openPoint(ctx context.Context, f *shelf.Folder, id uuid.UUID) (
 		return n.snapshotName(f.ID, s.FS, id), func() {}, err
 	}
 	if f.State == backends.EntryCopy {
-		return "", nil, f.NoHeadError()
+		return "", nil, shelf.NoHeadError(f.ID)
 	}
-	fs, err := headName(f.Root, f.ID)
+	fs, err := headName(f.Dir, f.ID)
 	if err != nil {
 		return "", nil, err
 	}
@@ -207,13 +205,13 @@ func (n *sender) temporarySnapshot(ctx context.Context, f *shelf.Folder, fs stri
 	}, nil
 }
 
-// differs returns sendstream.ErrDiffers if two snapshots differ.
+// differs returns errDiffers if two snapshots differ.
 func (n *sender) differs(ctx context.Context, older, newer string) (c backends.Change, err error) {
 	return n.read(ctx, older, newer, true)
 }
 
 // read reads the stream of a snapshot and returns the change in it. If first is true, it stops at the first difference
-// with sendstream.ErrDiffers.
+// with errDiffers.
 func (n *sender) read(ctx context.Context, older, newer string, first bool) (backends.Change, error) {
 	r, w := io.Pipe()
 	sent := make(chan error, 1)
@@ -222,9 +220,9 @@ func (n *sender) read(ctx context.Context, older, newer string, first bool) (bac
 		_ = w.CloseWithError(err)
 		sent <- err
 	}()
-	s, err := sendstream.Read(r, first)
-	_ = r.CloseWithError(sendstream.ErrDiffers)
-	if sErr := <-sent; sErr != nil && !errors.Is(sErr, sendstream.ErrDiffers) {
+	s, err := readStream(r, first)
+	_ = r.CloseWithError(errDiffers)
+	if sErr := <-sent; sErr != nil && !errors.Is(sErr, errDiffers) {
 		err = sErr
 	}
 	return s.Change, err
@@ -314,11 +312,11 @@ func (c *receiver) receive(ctx context.Context, d backends.Delivery, r io.Reader
 	fs, err := c.applyStream(ctx, f, d)
 	if err != nil {
 		if errors.Is(err, dataset.ErrCorrupt) {
-			err = errors.Join(err, spool.Drop(f.Root))
+			err = errors.Join(err, stream.Drop(f.Dir))
 		}
 		return out, err
 	}
-	if err := shelf.WriteJSON(f.Root, recordOf(d.Snapshot.ID), snapshot{
+	if err := shelf.WriteJSON(f.Dir, recordOf(d.Snapshot.ID), snapshot{
 		Snapshot: d.Snapshot,
 		FS:       fs,
 		Refquota: out.Size,
@@ -326,7 +324,7 @@ func (c *receiver) receive(ctx context.Context, d backends.Delivery, r io.Reader
 	}, true); err != nil {
 		return out, err
 	}
-	return out, spool.Drop(f.Root)
+	return out, stream.Drop(f.Dir)
 }
 
 // roomFor returns dataset.ErrNoSpace if the pool lacks the room for the rest of a transfer. written is the number of
@@ -340,17 +338,17 @@ func (c *receiver) roomFor(ctx context.Context, written, remaining int64) error 
 // applyStream applies the collected stream: it checks the header of the stream against the delivery, and passes the
 // stream to zfs receive. It returns the filesystem that contains the new snapshot.
 func (c *receiver) applyStream(ctx context.Context, f *shelf.Folder, d backends.Delivery) (fs string, err error) {
-	in, err := f.Root.Open(spool.File)
+	in, err := f.Dir.Open(stream.File)
 	if err != nil {
 		return "", err
 	}
 	defer in.Close()
-	header, err := sendstream.Read(in, false)
+	header, err := readStream(in, false)
 	if err != nil {
 		return "", err
 	}
 	if header.Raw != (d.Dataset.Encryption != nil) {
-		return "", sendstream.Bad("either it or its dataset is encrypted, but not both")
+		return "", badStream("either it or its dataset is encrypted, but not both")
 	}
 	if header.Raw && !c.keys.encrypts() {
 		return "", c.keys.cannotEncrypt()
@@ -363,7 +361,7 @@ func (c *receiver) applyStream(ctx context.Context, f *shelf.Folder, d backends.
 	}
 	fs, args := headPrefix+uuid.NewString(), []string{"receive", "-u"} // never -F, and no name from the stream
 	if d.Base == uuid.Nil && header.From != 0 {
-		return "", sendstream.Bad("it is a difference, but is marked as none")
+		return "", badStream("it is a difference, but is marked as none")
 	}
 	if d.Base != uuid.Nil {
 		base, origin, err := c.prepareBase(ctx, f, d.Base, header)
@@ -394,7 +392,7 @@ func (c *receiver) applyStream(ctx context.Context, f *shelf.Folder, d backends.
 // If the base is not the last snapshot of a filesystem, fs is "", and the difference must be received into a clone of
 // the base, whose name in ZFS is origin. prepareBase returns dataset.ErrCorrupt and backends.ErrBaseDiffers if the
 // stream is a difference to another snapshot.
-func (c *receiver) prepareBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, header sendstream.Stream) (
+func (c *receiver) prepareBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, header sentStream) (
 	fs, origin string, err error,
 ) {
 	b, err := readSnapshot(f, base)
@@ -411,7 +409,7 @@ func (c *receiver) prepareBase(ctx context.Context, f *shelf.Folder, base uuid.U
 	}
 	if guid, err := strconv.ParseUint(text, 10, 64); err != nil || guid != header.From {
 		return "", "", fmt.Errorf("%w: %w", backends.ErrBaseDiffers,
-			sendstream.Bad("it is a difference to snapshot %d of zfs, and the base is %s", header.From, text))
+			badStream("it is a difference to snapshot %d of zfs, and the base is %s", header.From, text))
 	}
 	if header.Clone {
 		return "", origin, nil

@@ -19,7 +19,7 @@
 //
 //	current.json             which filesystem is the head; if absent: "head", or none in a copy
 //	snapshot-<uuid>.json     a snapshot's record, and the filesystem of the snapshot; written last
-//	part, part.json          of a copy: the received part of a stream (package spool)
+//	part, part.json          of a copy: the received part of a stream (stream.Spool)
 //
 // Records and data are in one zpool, so they are imported together on another host. Records are files rather than user
 // properties, because a property is limited to 8 KiB (1 KiB in old pools), is passed as an argument of a command, and
@@ -173,7 +173,7 @@ func (b *Backend) open(ctx context.Context, cfg backends.Config, zpool *ownPool)
 		return nil, err
 	}
 	p := newPool(&storage{name: cfg.Name, shelf: s, tool: tool{b.runner}, fs: home}, zpool, cfg, b.clock)
-	s.Outside = p.remover.removeObjects
+	s.Outside, s.CheckUnused = p.remover.removeObjects, p.checkUnused
 	if err := p.prepareFilesystem(ctx, cfg.Make); err != nil {
 		return nil, fmt.Errorf("pool at %s: %w", cfg.Path, err)
 	}
@@ -426,7 +426,7 @@ func (s *storage) dataset(fs string) (id uuid.UUID, head string, err error) {
 
 // headOf returns the filesystem that is the head of a dataset. It returns dataset.ErrCorrupt if there is none.
 func (s *storage) headOf(ctx context.Context, f *shelf.Folder) (object, error) {
-	name, err := headName(f.Root, f.ID)
+	name, err := headName(f.Dir, f.ID)
 	if err == nil && name == "" {
 		err = dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s says that it is a copy, but it is not", f.ID,
 			currentName)

@@ -7,13 +7,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/linux/thread"
+	"github.com/droverhq/drover/internal/linux/process"
 )
 
 // startWithoutSync starts a command on which sync(2) has no effect. The command inherits the filter of a thread, which
 // ends: such a command cannot get a signal when its parent dies (Command.KillWithParent).
 func startWithoutSync(cmd *exec.Cmd) (err error) {
-	thread.Run(func() {
+	process.RunOnThread(func() {
 		if err = ignoreSync(); err == nil {
 			err = cmd.Start()
 		}

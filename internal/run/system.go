@@ -24,11 +24,11 @@ const killGrace = 3 * time.Second
 // copied. It is safe for concurrent use.
 type System struct {
 	mu      sync.Mutex
-	running map[*process]struct{}
+	running map[*child]struct{}
 }
 
-// process is a started command until it has been reaped.
-type process struct {
+// child is a started command until it has been reaped.
+type child struct {
 	cmd *exec.Cmd
 	// done is closed when the command was reaped; err is set before.
 	done chan struct{}
@@ -151,10 +151,10 @@ func killGroup(cmd *exec.Cmd) error {
 // positive, and is killed if it still runs after that time. If interrupt is 0, it is killed at once. reaped is false if
 // the command is stuck.
 func (s *System) wait(ctx context.Context, cmd *exec.Cmd, interrupt time.Duration) (err error, reaped bool) {
-	p := &process{cmd: cmd, done: make(chan struct{})}
+	p := &child{cmd: cmd, done: make(chan struct{})}
 	s.mu.Lock()
 	if s.running == nil {
-		s.running = make(map[*process]struct{})
+		s.running = make(map[*child]struct{})
 	}
 	s.running[p] = struct{}{}
 	s.mu.Unlock()

@@ -1,6 +1,7 @@
 package safefile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxRead is the largest file that Read, ReadPrivate and ReadIn accept, in bytes.
+// maxRead is the largest file that Read, ReadPrivate and Dir.Read accept, in bytes.
 const maxRead = 4 << 20
 
 // Read returns the content of the regular file at path. It fails for a symbolic link, for
@@ -37,16 +38,6 @@ func ReadPrivate(path string) ([]byte, error) {
 	return readAll(f)
 }
 
-// ReadIn is like Read for a name in a directory, but it follows symbolic links inside root, as
-// os.Root does.
-func ReadIn(root *os.Root, name string) ([]byte, error) {
-	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, err
-	}
-	return readAll(f)
-}
-
 func readAll(f *os.File) ([]byte, error) {
 	defer f.Close()
 	info, err := f.Stat()
@@ -56,11 +47,13 @@ func readAll(f *os.File) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, &fs.PathError{Op: "read", Path: f.Name(), Err: errors.New("not a regular file")}
 	}
-	b, err := io.ReadAll(io.LimitReader(f, maxRead+1))
-	if err == nil && len(b) > maxRead {
+	// Most files have less than two sectors. io.ReadAll would read them in eight parts.
+	b := bytes.NewBuffer(make([]byte, 0, 2*4096))
+	_, err = b.ReadFrom(io.LimitReader(f, maxRead+1))
+	if err == nil && b.Len() > maxRead {
 		err = &fs.PathError{Op: "read", Path: f.Name(), Err: fmt.Errorf("more than %d bytes", maxRead)}
 	}
-	return b, err
+	return b.Bytes(), err
 }
 
 // OpenDisk opens a block device or a regular file for reading. It follows symbolic links. It fails

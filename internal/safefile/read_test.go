@@ -47,14 +47,14 @@ func TestReadEnds(t *testing.T) {
 			if err := make(filepath.Join(dir, "pool.json")); err != nil {
 				t.Fatal(err)
 			}
-			root, err := os.OpenRoot(dir)
+			root, err := safefile.OpenDir(dir)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer root.Close()
 			for what, read := range map[string]func() ([]byte, error){
-				"Read":   func() ([]byte, error) { return safefile.Read(filepath.Join(dir, "pool.json")) },
-				"ReadIn": func() ([]byte, error) { return safefile.ReadIn(root, "pool.json") },
+				"Read":     func() ([]byte, error) { return safefile.Read(filepath.Join(dir, "pool.json")) },
+				"Dir.Read": func() ([]byte, error) { return root.Read("pool.json") },
 			} {
 				if b, err := ended(t, what, read); err == nil || errors.Is(err, fs.ErrNotExist) {
 					t.Errorf("%s: %d bytes, %v", what, len(b), err)
@@ -67,7 +67,7 @@ func TestReadEnds(t *testing.T) {
 func TestRead(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "pool.json")
-	root, err := os.OpenRoot(dir)
+	root, err := safefile.OpenDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestRead(t *testing.T) {
 	if _, err := safefile.Read(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
-	if _, err := safefile.ReadIn(root, "pool.json"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := root.Read("pool.json"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 	if err := errors.Join(os.WriteFile(path+".target", nil, 0o600),
@@ -92,7 +92,7 @@ func TestRead(t *testing.T) {
 		if got, err := safefile.Read(path); string(got) != want {
 			t.Errorf("%d bytes, %v", len(got), err)
 		}
-		if got, err := safefile.ReadIn(root, "pool.json"); string(got) != want {
+		if got, err := root.Read("pool.json"); string(got) != want {
 			t.Errorf("%d bytes, %v", len(got), err)
 		}
 	}

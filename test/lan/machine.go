@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/linux/thread"
+	"github.com/droverhq/drover/internal/linux/process"
 )
 
 // Machine is one machine of a network. It is safe for concurrent use.
@@ -94,7 +94,7 @@ func (m *Machine) make(own map[string]string) (err error) {
 
 // onThread calls fn on a thread that ends afterwards, so that fn can change its namespaces.
 func onThread(fn func() error) (err error) {
-	thread.Run(func() { err = fn() })
+	process.RunOnThread(func() { err = fn() })
 	return err
 }
 

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/internal/linux/thread"
+	"github.com/droverhq/drover/internal/linux/process"
 )
 
 // InNamespace shows a mount on the path target to the programs that do starts, and to no other process. tree is from
@@ -20,7 +20,7 @@ import (
 // that ends on the host ends in the namespace too, if the host shares its mounts, as systemd arranges. do must start
 // the programs from the goroutine that calls it, and must wait until they have ended.
 func InNamespace(tree *os.File, target string, do func() error) (err error) {
-	thread.Run(func() { err = inNamespace(tree, target, do) })
+	process.RunOnThread(func() { err = inNamespace(tree, target, do) })
 	return err
 }
 

@@ -19,7 +19,6 @@ import (
 
 	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/connlimit"
 	"github.com/droverhq/drover/internal/socket"
 )
 
@@ -92,7 +91,7 @@ const (
 )
 
 // network makes the endpoint for the address in o.Listen. It uses TLS with cfg. known returns nil for peers whose
-// connections are not bounded: see connlimit.Listener.
+// connections are not bounded: see socket.Limiter.
 func (p *process) network(name string, cfg *tls.Config, handler http.Handler,
 	known func(tls.ConnectionState) error) (endpoint, error) {
 	l, err := net.Listen("tcp", p.Listen.Address)
@@ -108,9 +107,9 @@ func (p *process) network(name string, cfg *tls.Config, handler http.Handler,
 
 // limited returns a listener that limits the number of connections of unknown peers. The log calls these peers who.
 func (p *process) limited(name string, l net.Listener, limit int, who string,
-	known func(tls.ConnectionState) error) *connlimit.Listener {
+	known func(tls.ConnectionState) error) *socket.Limiter {
 	closed := &closedLog{log: p.Log.WithField("port", name), who: who, limit: limit, clock: p.clock}
-	return connlimit.New(l, connlimit.Options{Max: limit, CheckPeer: known, OnClosed: closed.add})
+	return socket.NewLimiter(l, socket.LimitOptions{Max: limit, CheckPeer: known, OnClosed: closed.add})
 }
 
 // quietLog discards the server's messages about refused peers unless the log level is debug, because anybody can

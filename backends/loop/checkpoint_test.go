@@ -1,0 +1,70 @@
+package loop
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/droverhq/drover/internal/safefile"
+)
+
+// A flush that takes long blocks the stream only once much has arrived. There must be room for it all the same.
+func TestCheckpointGoesOnMeanwhile(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	image, err := os.Create(filepath.Join(t.TempDir(), "image"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer image.Close()
+	r := &receiving{
+		dir:   safefile.Dir{File: dir},
+		image: image,
+		to: &receiver{
+			images: &images{layout: xfsLayout{}, step: func(string) {}},
+			tuning: &tuning{Every: 4, Lag: 10, Ahead: true},
+		},
+		roomChecked: 9,
+		flushing:    make(chan error, 1),
+	}
+	r.done.Offset, r.done.End = 9, 90
+	if err := r.checkpoint(); err != nil || r.safe != 0 {
+		t.Errorf("%v, %d bytes are about to be on record", err, r.safe)
+	}
+	if r.measured != 0 {
+		t.Error("it looked for room too early")
+	}
+	r.roomChecked = 5
+	if err := r.checkpoint(); err != nil || r.measured != 9 || r.roomChecked != 9 || r.writtenBack != 90 {
+		t.Errorf(
+			"whether there is room for what comes meanwhile was looked for at byte %d, and writing begun until %d: %v",
+			r.measured, r.writtenBack, err)
+	}
+	r.done.Offset = 10
+	late := errors.New("the disk broke")
+	go func() { r.flushing <- late }()
+	if err := r.checkpoint(); !errors.Is(err, late) {
+		t.Errorf("it did not wait: %v", err)
+	}
+}
+
+// An interruption costs little compared with the received bytes, and a flush is rare in a long stream.
+func TestCheckpointsAreRare(t *testing.T) {
+	r := &receiving{to: &receiver{tuning: defaultTuning()}}
+	n := 0
+	for r.done.Offset < 10<<30 {
+		due := r.checkpointDistance()
+		if most := max(checkpointEvery, r.done.Offset/checkpointPart, 1); due > most || due > checkpointMost {
+			t.Fatalf("after %d bytes a cut costs %d", r.done.Offset, due)
+		}
+		r.done.Offset += due
+		n++
+	}
+	if n > 230 {
+		t.Errorf("%d checkpoints of 10 GiB", n)
+	}
+}
