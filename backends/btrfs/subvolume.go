@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// openSubvolume opens the subvolume that is a tree of a folder. It fails with dataset.ErrCorrupt if the tree is absent or no
-// subvolume.
+// openSubvolume opens the subvolume that is a tree of a folder. It fails with dataset.ErrCorrupt if the tree is absent
+// or no subvolume.
 func openSubvolume(f *shelf.Folder, name string) (*os.File, error) {
 	st, err := f.Lstat(name)
 	if err != nil {

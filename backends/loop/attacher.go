@@ -236,7 +236,7 @@ func (a *attacher) leftover(ctx context.Context, dir safefile.Dir) (device strin
 		}
 		if try == busyTries || ctx.Err() != nil {
 			if mapped {
-				device = mapping.Path()
+				device = mapping.Node()
 			}
 			return device, a.checkCopies(ctx, dir, device, mapped)
 		}

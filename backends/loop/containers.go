@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
+	"github.com/droverhq/drover/internal/linux/dm"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/safefile"
 	"github.com/google/uuid"
@@ -94,19 +95,19 @@ func (c *containers) PrepareGrowth(ctx context.Context, dir safefile.Dir, device
 	if err != nil {
 		return "", "", nil, err
 	}
-	m, exists, err := crypt.Find(c.Mapping(dir))
+	m, exists, err := dm.Lookup(c.Mapping(dir))
 	if err == nil && !exists {
 		err = dataset.Errorf(dataset.ErrConflict, "it is not mounted")
 	}
 	if err != nil {
 		return "", "", nil, err
 	}
-	dev, err := os.Open(m.Path())
+	dev, err := os.Open(m.Node())
 	if err != nil {
 		return "", "", nil, err
 	}
 	fs, _, err = superblock(dev)
-	return fs, m.Path(), func() (int64, error) { return c.FillDevice(ctx, m.Name, m.Path(), key) },
+	return fs, m.Node(), func() (int64, error) { return c.FillDevice(ctx, m.Name, m.Node(), key) },
 		errors.Join(err, dev.Close())
 }
 
@@ -126,10 +127,10 @@ func (c *containers) FillDevice(ctx context.Context, name, path string, key []by
 
 // DropUnused removes the mapping of the head in dir if it is unused. A crash while a mapping is made leaves such a
 // mapping. DropUnused returns the mapping, and whether it existed.
-func (c *containers) DropUnused(dir safefile.Dir) (m crypt.Mapping, exists bool, err error) {
-	m, exists, err = crypt.Find(c.Mapping(dir))
-	if err == nil && exists && m.Users == 0 {
-		err = crypt.Drop(m.Name)
+func (c *containers) DropUnused(dir safefile.Dir) (m dm.Device, exists bool, err error) {
+	m, exists, err = dm.Lookup(c.Mapping(dir))
+	if err == nil && exists && m.Open == 0 {
+		err = dm.Drop(m.Name)
 	}
 	return m, exists, err
 }
@@ -140,7 +141,7 @@ func (c *containers) Discard(dir safefile.Dir) error {
 	if !c.available {
 		return nil
 	}
-	return crypt.Drop(c.Mapping(dir))
+	return dm.Drop(c.Mapping(dir))
 }
 
 // DropAllUnused removes the unused mappings of the pool, and waits until they are gone.

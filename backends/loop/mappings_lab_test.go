@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
+	"github.com/droverhq/drover/internal/linux/dm"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
@@ -76,7 +77,7 @@ func encrypted(t *testing.T, runner run.Runner) *fixture {
 // nothingOpen checks that the pool has no mapping and no loop device.
 func (f *fixture) nothingOpen(when string) {
 	f.Helper()
-	names, err := crypt.List()
+	names, err := dm.List()
 	f.must(err)
 	if names = slices.DeleteFunc(names, func(n string) bool {
 		return !strings.HasSuffix(n, f.mappings())
@@ -129,9 +130,9 @@ func TestMappingsThatWereLeft(t *testing.T) {
 	for what, how := range map[string]func(name string) error{
 		"cryptsetup was killed": func(string) error { return errors.New("killed") },
 		"its device is another": func(name string) error {
-			m, _, err := crypt.Find(name)
+			m, _, err := dm.Lookup(name)
 			if err == nil {
-				link = m.Path()
+				link = m.Node()
 				err = errors.Join(os.Remove(link), os.Symlink("/nowhere", link))
 			}
 			return err
@@ -173,7 +174,7 @@ func TestMappingsThatWereLeft(t *testing.T) {
 		}
 		_, err = programs.Run(t.Context(), open)
 		f.must(err)
-		if _, there, err := crypt.Find("drover-" + d.ID.String() + f.mappings()); err != nil || !there {
+		if _, there, err := dm.Lookup("drover-" + d.ID.String() + f.mappings()); err != nil || !there {
 			t.Fatalf("nothing is left: %v", err)
 		}
 		return d
@@ -185,7 +186,7 @@ func TestMappingsThatWereLeft(t *testing.T) {
 	f.absentAt(shelf.Incoming, d)
 	left()
 	other := encrypted(t, programs)
-	if names, err := crypt.List(); err != nil || len(names) == 0 {
+	if names, err := dm.List(); err != nil || len(names) == 0 {
 		t.Errorf("the start of another pool let go of it: %v", err)
 	}
 	f.must(other.Close())

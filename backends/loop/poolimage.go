@@ -25,9 +25,9 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// poolImage is the file with an XFS that contains a pool. All of its blocks are allocated when it is made, and never given
-// back (mkfs -K, nodiscard, and no discards on its device). So the pool keeps its space even if the disk of the host
-// fills up.
+// poolImage is the file with an XFS that contains a pool. All of its blocks are allocated when it is made, and never
+// given back (mkfs -K, nodiscard, and no discards on its device). So the pool keeps its space even if the disk of the
+// host fills up.
 type poolImage struct {
 	file   string
 	mount  string

@@ -19,7 +19,6 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/linux/dm"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
@@ -43,7 +42,7 @@ func newSealed(t *testing.T) *bench {
 func (b *bench) nothingOpen(when string) {
 	b.Helper()
 	b.must(b.Pool.(*Pool).encryption.dropUnused())
-	names, err := crypt.List()
+	names, err := dm.List()
 	b.must(err)
 	if names = slices.DeleteFunc(names, func(n string) bool {
 		return !strings.HasSuffix(n, b.Pool.(*Pool).encryption.mappingSuffix())

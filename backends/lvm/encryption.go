@@ -48,7 +48,7 @@ func (e *encryption) dropUnused() error {
 // uses a mapping, the kernel removes the mapping when the command ends.
 func (e *encryption) abandon(volumes []string) error {
 	for _, name := range volumes {
-		if err := crypt.Drop(e.mapping(name)); err != nil {
+		if err := dm.Drop(e.mapping(name)); err != nil {
 			return err
 		}
 	}
@@ -146,14 +146,14 @@ func (e *encryption) openContainer(ctx context.Context, f *shelf.Folder, volume 
 // mountedDevice returns the device of a volume in use that is mounted: the mapping on the volume, or the volume itself.
 // It removes an unused mapping.
 func (e *encryption) mountedDevice(volume string, dev dm.Device) (dm.Device, error) {
-	m, exists, err := crypt.Find(e.mapping(volume))
+	m, exists, err := dm.Lookup(e.mapping(volume))
 	switch {
 	case err != nil || !exists:
 		return dev, err
-	case m.Users == 0:
-		return dev, crypt.Drop(m.Name)
+	case m.Open == 0:
+		return dev, dm.Drop(m.Name)
 	}
-	return dm.Device{Name: m.Name, Major: m.Major, Minor: m.Minor, Open: m.Users}, nil
+	return m, nil
 }
 
 // makeFS makes a filesystem in a container. It writes as few blocks as possible, because each written block takes space

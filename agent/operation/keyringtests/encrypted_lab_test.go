@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop"
-	"github.com/droverhq/drover/internal/linux/crypt"
+	"github.com/droverhq/drover/internal/linux/dm"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 )
@@ -87,7 +87,7 @@ func TestEncryptedVolume(t *testing.T) {
 	if err := k.Pool().Close(); err != nil {
 		t.Error(err)
 	}
-	names, err := crypt.List()
+	names, err := dm.List()
 	names = slices.DeleteFunc(names, func(n string) bool { return !strings.HasPrefix(n, "drover-") })
 	if err != nil || len(names) > 0 {
 		t.Errorf("left: %q, %v", names, err)

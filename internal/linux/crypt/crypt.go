@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/dm"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -138,7 +139,7 @@ func (t Tool) Format(ctx context.Context, device string, id uuid.UUID, key []byt
 // Device is an open container. The mapping exists as long as the Device is open or something else, such as a mount,
 // uses it.
 type Device struct {
-	Mapping
+	dm.Device
 	file *os.File
 }
 
@@ -184,29 +185,29 @@ func (t Tool) Open(ctx context.Context, device, name string, key []byte) (*Devic
 // failed. A mapping that another process has open stays until that process closes it.
 func abandonMapping(device, name string) error {
 	removeNode(name)
-	m, exists, err := Find(name)
+	m, exists, err := dm.Lookup(name)
 	if err != nil || !exists {
 		return err
 	}
-	if isOnDevice, err := m.isOn(device); err != nil || !isOnDevice {
-		if errors.Is(err, unix.ENXIO) {
+	if isOnDevice, err := m.IsOn(device); err != nil || !isOnDevice {
+		if errors.Is(err, dm.ErrAbsent) {
 			err = nil
 		}
 		return err
 	}
-	return Drop(name)
+	return dm.Drop(name)
 }
 
 var errAgain = errors.New("mapping is being removed, or is foreign") //nolint:gochecknoglobals // a sentinel
 
 func (t Tool) open(ctx context.Context, device, name string, key []byte) (*Device, error) {
-	m, exists, err := Find(name)
+	m, exists, err := dm.Lookup(name)
 	if err != nil {
 		return nil, err
 	}
 	if exists {
-		isOnDevice, err := m.isOn(device)
-		if errors.Is(err, unix.ENXIO) {
+		isOnDevice, err := m.IsOn(device)
+		if errors.Is(err, dm.ErrAbsent) {
 			return nil, errAgain
 		}
 		if err != nil {
@@ -214,7 +215,7 @@ func (t Tool) open(ctx context.Context, device, name string, key []byte) (*Devic
 		}
 		if !isOnDevice {
 			// A killed process has left this mapping, and its device may not exist any more.
-			return nil, errors.Join(fmt.Errorf("%w (%s)", errAgain, name), Drop(name))
+			return nil, errors.Join(fmt.Errorf("%w (%s)", errAgain, name), dm.Drop(name))
 		}
 		return openMapping(m)
 	}
@@ -222,7 +223,7 @@ func (t Tool) open(ctx context.Context, device, name string, key []byte) (*Devic
 	if err != nil {
 		return nil, fmt.Errorf("open the container on %s: %w", device, err)
 	}
-	if m, exists, err = Find(name); err != nil {
+	if m, exists, err = dm.Lookup(name); err != nil {
 		return nil, err
 	}
 	if !exists {
@@ -232,7 +233,7 @@ func (t Tool) open(ctx context.Context, device, name string, key []byte) (*Devic
 }
 
 // openMapping opens the device of a mapping, and makes the mapping remove itself after its last user.
-func openMapping(m Mapping) (*Device, error) {
+func openMapping(m dm.Device) (*Device, error) {
 	path, err := node(m)
 	if err != nil {
 		return nil, err
@@ -244,12 +245,12 @@ func openMapping(m Mapping) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open mapping %s: %w", m.Name, err)
 	}
-	current, exists, err := Find(m.Name)
+	current, exists, err := dm.Lookup(m.Name)
 	if err == nil && (!exists || current.Major != m.Major || current.Minor != m.Minor) {
 		err = errAgain
 	}
 	if err == nil {
-		err = Drop(m.Name)
+		err = dm.Drop(m.Name)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -260,8 +261,8 @@ func openMapping(m Mapping) (*Device, error) {
 
 // node returns the path of a mapping's device. It creates the device node if it is missing: the /dev of a container is
 // not a devtmpfs.
-func node(m Mapping) (string, error) {
-	path := m.Path()
+func node(m dm.Device) (string, error) {
+	path := m.Node()
 	var st unix.Stat_t
 	err := unix.Stat(path, &st)
 	if errors.Is(err, unix.ENOENT) {
@@ -311,7 +312,7 @@ func (t Tool) Resize(ctx context.Context, name string, key []byte) error {
 // seconds until they no longer exist. It returns nil even if some remain after that time, or after ctx has ended.
 func RemoveUnused(ctx context.Context, accept func(name string) bool) error {
 	for range removeTries {
-		names, err := List()
+		names, err := dm.List()
 		if err != nil {
 			return err
 		}
@@ -320,12 +321,12 @@ func RemoveUnused(ctx context.Context, accept func(name string) bool) error {
 			if !accept(name) {
 				continue
 			}
-			m, exists, err := Find(name)
+			m, exists, err := dm.Lookup(name)
 			if err != nil {
 				return err
 			}
-			if remaining = remaining || exists && m.Users == 0; exists && m.Users == 0 {
-				if err := Drop(name); err != nil {
+			if remaining = remaining || exists && m.Open == 0; exists && m.Open == 0 {
+				if err := dm.Drop(name); err != nil {
 					return err
 				}
 			}
@@ -354,4 +355,17 @@ func (t Tool) run(ctx context.Context, timeout time.Duration, key []byte, args .
 		return dataset.Errorf(dataset.ErrForbidden, "the recorded data key does not open it")
 	}
 	return err
+}
+
+// checkTarget fails with ErrUnsupported if the kernel does not have dm-crypt. It loads the module if needed.
+func checkTarget() error {
+	err := dm.HasTarget("crypt")
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrPermission):
+		return dataset.Errorf(dataset.ErrUnsupported, "encryption needs root (CAP_SYS_ADMIN): %w", err)
+	}
+	return dataset.Errorf(dataset.ErrUnsupported,
+		"encryption needs dm-crypt, which this kernel lacks (modprobe dm-crypt): %w", err)
 }

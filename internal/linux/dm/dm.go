@@ -1,7 +1,7 @@
-// Package dm reads the state of device mapper devices with ioctl(2). It starts no program, and it neither needs nor
-// creates the links of udev. Backend lvm calls it to read volumes and thin pools. The package keeps no state, and its
-// functions are safe for concurrent use. The requests to the kernel are in dm.go, and the metadata of thin pools is
-// read in thin.go.
+// Package dm finds and removes devices of the device mapper with ioctl(2). It starts no program, and it neither needs
+// nor creates the links of udev. Backend lvm reads volumes and thin pools with it, and package crypt its mappings. The
+// package keeps no state, and its functions are safe for concurrent use. The requests to the kernel are in dm.go, and
+// the metadata of thin pools is read in thin.go.
 package dm
 
 import (
@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"unsafe"
 
@@ -48,13 +49,19 @@ const control = "/dev/mapper/control"
 
 // From linux/dm-ioctl.h.
 const (
+	cmdList          = 2
+	cmdRemove        = 4
 	cmdDevStatus     = 7
+	cmdDeps          = 11
 	cmdTableStatus   = 12
 	cmdTargetVersion = 17
 
 	flagSuspended = 1 << 1
 	flagFull      = 1 << 8 // the answer did not fit
 	flagNoFlush   = 1 << 11
+	flagDeferred  = 1 << 17
+
+	maxBuffer = 16 << 20
 
 	headerSize = 312
 	nameAt     = 48
@@ -80,6 +87,15 @@ func Find(name string) (Device, error) {
 	}, nil
 }
 
+// Lookup is Find for a device that may be absent.
+func Lookup(name string) (d Device, exists bool, err error) {
+	d, err = Find(name)
+	if errors.Is(err, ErrAbsent) || errors.Is(err, ErrNoMapper) {
+		return d, false, nil
+	}
+	return d, err == nil, err
+}
+
 // Status returns the first target of a device with its status line. It does not make the device write out its metadata
 // first (see Commit). Its errors are those of Find.
 func Status(name string) (Target, error) {
@@ -91,7 +107,7 @@ func Status(name string) (Target, error) {
 		return Target{}, fmt.Errorf("device %s: %w", name, ErrAbsent) // it is being created or removed
 	}
 	start := binary.NativeEndian.Uint32(buf[16:])
-	if binary.NativeEndian.Uint32(buf[28:])&flagFull != 0 || uint64(start)+targetSize > uint64(len(buf)) {
+	if uint64(start)+targetSize > uint64(len(buf)) {
 		return Target{}, fmt.Errorf("status of device %s: the response of the kernel is too long", name)
 	}
 	spec := buf[start:]
@@ -120,10 +136,8 @@ func HasTarget(kind string) error {
 	return err
 }
 
+// query performs one request for a name, and returns the answer.
 func query(cmd uintptr, name string, flags uint32) ([]byte, error) {
-	if len(name) >= nameLen {
-		return nil, fmt.Errorf("device %s: %w", name, unix.ENAMETOOLONG)
-	}
 	f, err := os.OpenFile(control, os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
 		return nil, ErrNoMapper
@@ -132,25 +146,103 @@ func query(cmd uintptr, name string, flags uint32) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	buf := make([]byte, 16<<10)
-	binary.NativeEndian.PutUint32(buf, 4) // the interface's version is 4.0.0 at least
-	binary.NativeEndian.PutUint32(buf[12:], uint32(len(buf)))
-	binary.NativeEndian.PutUint32(buf[16:], headerSize)
-	binary.NativeEndian.PutUint32(buf[28:], flags)
-	copy(buf[nameAt:], name)
-	for {
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), 0xC000FD00|headerSize<<16|cmd,
-			uintptr(unsafe.Pointer(&buf[0])))
-		switch errno {
-		case 0:
+	return exchange(name, flags, func(buf []byte) error {
+		for {
+			_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), 0xC000FD00|headerSize<<16|cmd,
+				uintptr(unsafe.Pointer(&buf[0])))
+			runtime.KeepAlive(buf)
+			switch errno {
+			case 0:
+				return nil
+			case unix.EINTR:
+			case unix.ENXIO:
+				return fmt.Errorf("device %s: %w", name, ErrAbsent)
+			default:
+				return fmt.Errorf("device %s: ask the device mapper: %w", name, errno)
+			}
+		}
+	})
+}
+
+// exchange performs a request, and repeats it with a larger buffer if the answer does not fit: a host may have
+// thousands of mappings.
+func exchange(name string, flags uint32, ask func(buf []byte) error) ([]byte, error) {
+	if len(name) >= nameLen {
+		return nil, fmt.Errorf("device %.20s…: %w", name, unix.ENAMETOOLONG)
+	}
+	ne := binary.NativeEndian
+	for size := uint32(16 << 10); size <= maxBuffer; size *= 4 {
+		buf := make([]byte, size)
+		ne.PutUint32(buf, 4) // the interface's version is 4.0.0 at least
+		ne.PutUint32(buf[12:], size)
+		ne.PutUint32(buf[16:], headerSize)
+		ne.PutUint32(buf[28:], flags)
+		copy(buf[nameAt:], name)
+		if err := ask(buf); err != nil {
+			return nil, err
+		}
+		if ne.Uint32(buf[28:])&flagFull == 0 {
 			return buf, nil
-		case unix.EINTR:
-		case unix.ENXIO:
-			return nil, fmt.Errorf("device %s: %w", name, ErrAbsent)
-		default:
-			return nil, fmt.Errorf("device %s: ask the device mapper: %w", name, errno)
 		}
 	}
+	return nil, fmt.Errorf("device mapper: the response is longer than %d MiB", maxBuffer>>20)
+}
+
+// List returns the names of all devices of this host. It returns none if the kernel has no device mapper.
+func List() ([]string, error) {
+	buf, err := query(cmdList, "", 0)
+	if errors.Is(err, ErrNoMapper) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list mappings: %w", err)
+	}
+	return listed(buf), nil
+}
+
+// listed parses the answer of LIST.
+func listed(buf []byte) (names []string) {
+	for at := headerSize; ; { // struct dm_name_list: dev, offset of the next, name
+		if at+12 >= len(buf) || binary.NativeEndian.Uint64(buf[at:]) == 0 {
+			return names
+		}
+		names = append(names, text(buf[at+12:]))
+		next := int(binary.NativeEndian.Uint32(buf[at+8:]))
+		if next == 0 {
+			return names
+		}
+		at += next
+	}
+}
+
+// IsOn reports whether a device is a mapping on the block device at a path. It fails with ErrAbsent if the device is
+// gone.
+func (d Device) IsOn(path string) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return false, fmt.Errorf("stat %s: %w", path, err)
+	}
+	buf, err := query(cmdDeps, d.Name, 0)
+	if err != nil {
+		return false, err
+	}
+	at := int(binary.NativeEndian.Uint32(buf[16:])) // struct dm_target_deps
+	n := int(binary.NativeEndian.Uint32(buf[at:]))
+	for i := range n {
+		if binary.NativeEndian.Uint64(buf[at+8+8*i:]) == uint64(st.Rdev) { //nolint:unconvert // may be uint32
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Drop removes a device: at once, or when its last user closes it. It returns nil if there is no such device.
+func Drop(name string) error {
+	_, err := query(cmdRemove, name, flagDeferred)
+	if errors.Is(err, ErrAbsent) || errors.Is(err, ErrNoMapper) {
+		return nil
+	}
+	return err
 }
 
 // text returns the string in b that ends with a zero byte.
