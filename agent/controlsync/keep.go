@@ -129,10 +129,10 @@ func (m *Member) Findings() []api.Finding {
 	end := leaf.NotAfter.Format(time.RFC3339)
 	switch {
 	case now.After(leaf.NotAfter):
-		found.Level = "error"
+		found.Level = api.LevelError
 		found.Text = "the certificate of this host expired at " + end + ": control and other hosts refuse this host"
 	case now.After(pki.ReportAt(leaf)):
-		found.Level = "warning"
+		found.Level = api.LevelWarning
 		found.Text = "the certificate of this host expires at " + end + " and was not renewed"
 	default:
 		return nil

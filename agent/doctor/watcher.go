@@ -121,7 +121,7 @@ func summary(all []api.Finding) *api.NodeFindings {
 	out := &api.NodeFindings{}
 	for _, f := range all {
 		f = cutFinding(f)
-		if f.Level != host.Error && f.Level != host.Warning || slices.Contains(out.Findings, f) {
+		if !f.NeedsAttention() || slices.Contains(out.Findings, f) {
 			continue
 		}
 		if len(out.Findings) == api.MaxReportedFindings {

@@ -8,10 +8,10 @@ import (
 
 // The levels of a finding.
 const (
-	OK      = "ok"
-	Info    = "info"
-	Warning = "warning"
-	Error   = "error"
+	OK      = api.LevelOK
+	Info    = api.LevelInfo
+	Warning = api.LevelWarning
+	Error   = api.LevelError
 )
 
 // List is a list of findings. The zero value is empty. It is not safe for concurrent use.

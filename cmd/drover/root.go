@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
 
 	"github.com/droverhq/drover/cmd/drover/internal/backups"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
@@ -16,6 +19,9 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/status"
 	"github.com/droverhq/drover/cmd/drover/internal/verification"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/freezer"
 )
 
 // newRootCmd makes the whole command tree from the commands of the packages below internal and of this package.
@@ -149,5 +155,122 @@ func newHelpCmd() *cobra.Command {
 			found.InitDefaultHelpFlag()
 			return found.Help()
 		},
+	}
+}
+
+// versions is what version prints as JSON.
+type versions struct {
+	Client string       `json:"client"`
+	Server *api.Version `json:"server,omitempty"`
+	Error  string       `json:"error,omitempty"` // why the server did not answer
+}
+
+func newVersionCmd(a *cli.App) *cobra.Command {
+	return cli.Query(a, &cobra.Command{
+		Use:               "version",
+		Short:             "Print the version of this command and of the server",
+		Args:              cli.Args(0),
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}, false, func(cmd *cobra.Command, c cli.Remote, o *cli.Output, _ []string) error {
+		v := versions{Client: a.Version}
+		// An unreachable server is a part of the answer, not a failure of this command.
+		if s, err := c.Version(cmd.Context()); err != nil {
+			v.Error = err.Error()
+		} else {
+			v.Server = &s
+		}
+		return cli.PrintObject(a, o, v, func(v versions) *cli.Form { return versionForm(a, v) })
+	})
+}
+
+func versionForm(a *cli.App, v versions) *cli.Form {
+	f := &cli.Form{}
+	f.Add("Client", v.Client)
+	f.Add("Server", v.Error)
+	if s := v.Server; s != nil {
+		f.Add("Server", s.Version)
+		f.Add("API", s.API)
+		f.Add("Node", s.Node)
+		f.Add("Store", s.Store)
+		f.Add("Started", cli.When(a.Now(), s.Started))
+	}
+	return f
+}
+
+func newCompletionCmd(a *cli.App) *cobra.Command {
+	shells := []string{"bash", "fish", "zsh"}
+	return &cobra.Command{
+		Use:    "completion SHELL",
+		Short:  "Print a completion script for bash, fish or zsh",
+		Hidden: true, // make install writes the scripts
+		Long: `Print a completion script for bash, fish or zsh. The scripts ask drover for the
+words, so they also complete the names of volumes, nodes and pools. make install
+installs them. The script for bash needs the package bash-completion.`,
+		Example: `  source <(drover completion bash)
+  drover completion bash > /etc/bash_completion.d/drover
+  drover completion zsh > "${fpath[1]}/_drover"
+  drover completion fish > ~/.config/fish/completions/drover.fish`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cli.UsageError(cmd, "missing argument: SHELL (available: %s)", dataset.FormatChoices(shells))
+			}
+			return cli.Args(1)(cmd, args)
+		},
+		ValidArgsFunction: cobra.FixedCompletions(shells, cobra.ShellCompDirectiveNoFileComp),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			root := cmd.Root()
+			switch args[0] {
+			case "bash":
+				return root.GenBashCompletionV2(a.Out, true)
+			case "fish":
+				return root.GenFishCompletion(a.Out, true)
+			case "zsh":
+				return root.GenZshCompletion(a.Out)
+			}
+			return cli.UnknownWord(cmd, "shell", "completion", args[0], shells)
+		},
+	}
+}
+
+func newManCmd(a *cli.App) *cobra.Command {
+	return &cobra.Command{
+		Use:    "man DIR",
+		Short:  "Write the man pages into a folder",
+		Hidden: true,
+		Args:   cli.Args(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			info, err := os.Stat(args[0])
+			if err != nil {
+				return err
+			}
+			if !info.IsDir() {
+				return cli.UsageError(cmd, "man: %s is not a folder", args[0])
+			}
+			if err := doc.GenManTree(cmd.Root(), &doc.GenManHeader{
+				Section: "1", Source: "drover " + a.Version, Manual: "Drover",
+			}, args[0]); err != nil {
+				return err
+			}
+			for _, p := range settings.ReferencePages() {
+				text, err := p.Man(a.Version)
+				if err != nil {
+					return err
+				}
+				if err := os.WriteFile(filepath.Join(args[0], p.File+".5"), []byte(text), 0o644); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func newFreezerCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:    "freezer",
+		Short:  "Freeze a filesystem during a snapshot (used by the agent)",
+		Hidden: true,
+		Args:   cli.Args(0),
+		Run:    func(*cobra.Command, []string) { freezer.Serve() },
 	}
 }

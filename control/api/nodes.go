@@ -122,6 +122,14 @@ type NewPool struct {
 	Overcommit float64 `json:"overcommit,omitempty"`
 }
 
+// The values of Finding.Level.
+const (
+	LevelOK      = "ok"
+	LevelInfo    = "info"
+	LevelWarning = "warning"
+	LevelError   = "error"
+)
+
 // Finding is one line of the report of drover doctor.
 type Finding struct {
 	Level   string `json:"level" enum:"ok,info,warning,error"` // severity of the finding
@@ -129,6 +137,9 @@ type Finding struct {
 	Text    string `json:"text"`                               // the finding, for a person
 	Fix     string `json:"fix,omitempty"`                      // command that fixes it; empty: none
 }
+
+// NeedsAttention reports whether a finding is a warning or an error.
+func (f Finding) NeedsAttention() bool { return f.Level == LevelWarning || f.Level == LevelError }
 
 // Collected is an object of a pool that was destroyed because the store does not know it.
 type Collected struct {

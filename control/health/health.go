@@ -27,12 +27,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// The levels of findings, as in api.Finding.
-const (
-	levelError   = "error"
-	levelWarning = "warning"
-)
-
 // Reader reads the state of the cluster. Its methods are safe for concurrent use.
 type Reader struct {
 	members *membership.Members
@@ -76,7 +70,7 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 			isNamed = true
 		}
 		out.Findings = append(out.Findings, api.Finding{
-			Level: levelError, Subject: "store", Text: fmt.Sprintf("%s cannot be read: %v", what, err),
+			Level: api.LevelError, Subject: "store", Text: fmt.Sprintf("%s cannot be read: %v", what, err),
 		})
 	}
 	var halt record.Halt
@@ -136,7 +130,7 @@ func (r *Reader) lateBackups(ctx context.Context) []api.Finding {
 	}
 	if err != nil {
 		late = append(late, api.Finding{
-			Level: levelWarning, Subject: "scheduled backups",
+			Level: api.LevelWarning, Subject: "scheduled backups",
 			Text: fmt.Sprintf("whether any is late is not known: %v", err),
 			Fix:  "repeat the command",
 		})
@@ -145,7 +139,7 @@ func (r *Reader) lateBackups(ctx context.Context) []api.Finding {
 }
 
 // isStoreError reports whether a finding says that the store does not work.
-func isStoreError(f api.Finding) bool { return f.Level == levelError && f.Subject == "store" }
+func isStoreError(f api.Finding) bool { return f.Level == api.LevelError && f.Subject == "store" }
 
 // isUnavailable reports whether a record cannot be read because the store does not answer. A damaged record, in
 // contrast, needs a finding in any case.
@@ -179,7 +173,7 @@ func silenceFindings(node string, silence time.Duration) []api.Finding {
 		return nil
 	}
 	return []api.Finding{{
-		Level: levelWarning, Subject: "node " + node,
+		Level: api.LevelWarning, Subject: "node " + node,
 		Text: fmt.Sprintf("%s%s: its agent has stopped or hangs, or does not reach this control replica",
 			api.SilentPrefix, silence.Round(time.Second)),
 		Fix: "drover node inspect " + node + "; on that host: drover doctor",
@@ -196,7 +190,7 @@ func (r *Reader) failoverFindings(ctx context.Context, soon bool) ([]api.Finding
 	}
 	if halted != "" {
 		text, fix, _ := strings.Cut(halted, ": ")
-		return []api.Finding{{Level: levelError, Subject: "failover", Text: text, Fix: fix}}, nil
+		return []api.Finding{{Level: api.LevelError, Subject: "failover", Text: text, Fix: fix}}, nil
 	}
 	if !soon {
 		return nil, nil
@@ -205,9 +199,9 @@ func (r *Reader) failoverFindings(ctx context.Context, soon bool) ([]api.Finding
 	if err != nil || is.Text == "" {
 		return nil, err
 	}
-	level := levelWarning
+	level := api.LevelWarning
 	if is.Certain {
-		level = levelError
+		level = api.LevelError
 	}
 	return []api.Finding{{Level: level, Subject: "failover", Text: is.Text, Fix: is.Fix}}, nil
 }
@@ -238,7 +232,7 @@ func clockFindings(node string, ahead time.Duration) []api.Finding {
 		word = "behind"
 	}
 	return []api.Finding{{
-		Level: levelWarning, Subject: "node " + node,
+		Level: api.LevelWarning, Subject: "node " + node,
 		Text: fmt.Sprintf("its clock is %s %s that of control: times of its snapshots and replicas are wrong, and "+
 			"certificates may be refused", ahead.Abs().Round(time.Second), word),
 		Fix: "on that host: timedatectl status, and start its time synchronization",
@@ -299,7 +293,7 @@ const minConsulServers = 3
 func StoreFindings(h store.Health) []api.Finding {
 	if h.Problem != "" {
 		return []api.Finding{{
-			Level: levelError, Subject: "store",
+			Level: api.LevelError, Subject: "store",
 			Text: h.Problem + "; nothing can be created, moved or deleted (mounted volumes keep working)",
 			Fix: "start the Consul servers that are down, and check the network between them (consul operator raft " +
 				"list-peers)",
@@ -315,13 +309,13 @@ func StoreFindings(h store.Health) []api.Finding {
 			text += "; if one more server fails, nothing can be created, moved or deleted"
 		}
 		out = append(out, api.Finding{
-			Level: levelWarning, Subject: "store", Text: text,
+			Level: api.LevelWarning, Subject: "store", Text: text,
 			Fix: "start that server, or replace it and remove it from Consul (consul operator raft list-peers)",
 		})
 	}
 	if len(out) == 0 && len(h.Servers) == minConsulServers-1 {
 		out = append(out, api.Finding{
-			Level: levelWarning, Subject: "store",
+			Level: api.LevelWarning, Subject: "store",
 			Text: fmt.Sprintf("only %d Consul servers are left; if one fails, nothing can be created, moved or deleted",
 				len(h.Servers)),
 			Fix: "start the server that Consul removed after it failed (consul members), or add another one",

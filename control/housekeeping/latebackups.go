@@ -387,7 +387,7 @@ func (k *Housekeeper) LateBackups(ctx context.Context) (out []api.Finding, err e
 	for _, is := range list {
 		for _, finding := range []api.Finding{is.finding(now), is.verification.finding(is.volume, now)} {
 			if finding.Text != "" {
-				finding.Level, finding.Subject = "warning", "volume "+is.volume
+				finding.Level, finding.Subject = api.LevelWarning, "volume "+is.volume
 				out = append(out, finding)
 			}
 		}

@@ -65,7 +65,7 @@ func (x *Exporter) Findings(ctx context.Context) ([]api.Finding, error) {
 			return
 		}
 		out = append(out, api.Finding{
-			Level: "warning", Subject: "repository " + r.Name,
+			Level: api.LevelWarning, Subject: "repository " + r.Name,
 			Text: text,
 			Fix: fmt.Sprintf("on the control host: correct the cause, or drover repository set %s "+
 				"--store-records=false", r.Name),

@@ -12,10 +12,19 @@
 package openapi
 
 import (
+	_ "embed"
 	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strings"
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api/wire"
+	"github.com/droverhq/drover/dataset"
 )
 
 //go:generate go test -run TestGeneratedFilesAreTheSource|TestOpenAPIIsKept -update .
@@ -130,4 +139,226 @@ func Complete(doc *huma.OpenAPI) *Document {
 
 		Schemas: doc.Components.Schemas,
 	}
+}
+
+// Names of the shared responses.
+const (
+	refusedResponse = "Refused"
+	failedResponse  = "Failed"
+)
+
+// problem returns the content of a response with a problem.
+func problem() map[string]*huma.MediaType {
+	return map[string]*huma.MediaType{wire.ProblemType: {Schema: &huma.Schema{Ref: "#/components/schemas/Problem"}}}
+}
+
+// sharedResponses returns the responses that every endpoint refers to.
+func sharedResponses() map[string]*huma.Response {
+	return map[string]*huma.Response{
+		refusedResponse: {
+			Description: "The request was refused, and changed nothing. Codes: " + codes(http.StatusBadRequest) +
+				". A request that is not part of this API has the code invalid with 400, 404, 405, 413 or 415.",
+			Content: problem(),
+		},
+		failedResponse: {
+			Description: "The request failed. Codes: " + codes(http.StatusInternalServerError) + ".",
+			Content:     problem(),
+		},
+	}
+}
+
+// codes lists the codes of the problems whose HTTP status begins with the same digit, each with its status.
+func codes(status int) string {
+	var list []string
+	for _, kind := range dataset.Kinds() {
+		if kind.HTTP/100 == status/100 {
+			list = append(list, fmt.Sprintf("%s (%d)", kind.Code, kind.HTTP))
+		}
+	}
+	return strings.Join(list, ", ")
+}
+
+// ProblemResponses returns the responses for refused and failed requests, for one endpoint.
+func ProblemResponses() map[string]*huma.Response {
+	return map[string]*huma.Response{
+		"4XX": {Ref: "#/components/responses/" + refusedResponse},
+		"5XX": {Ref: "#/components/responses/" + failedResponse},
+	}
+}
+
+// Accepted returns the response 202 for one endpoint. The endpoint adds its content.
+func Accepted() *huma.Response {
+	return &huma.Response{
+		Description: "Accepted. The work continues as an operation. Wait for the operation, or repeat the request " +
+			"with the same UUID in the parameter operation.",
+		Headers: map[string]*huma.Param{"Location": {
+			Description: "address of the operation, or of the list of operations if there are several",
+			Schema:      &huma.Schema{Type: huma.TypeString, Format: "uri-reference"},
+		}},
+	}
+}
+
+// Schemas of types that JSON represents in another way than their Go types suggest. Package dataset does not import
+// huma, so its types cannot return their own schemas.
+type (
+	uuidSchema     struct{}
+	durationSchema struct{}
+	sizeSchema     struct{}
+)
+
+// Descriptions of types whose unit is the same in every field.
+const (
+	durationUnit = "hours, minutes and seconds"
+	sizeUnit     = "bytes"
+)
+
+func (uuidSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Format: "uuid"}
+}
+
+func (durationSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Description: durationUnit, Examples: []any{"72h0m0s"}}
+}
+
+func (sizeSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeInteger, Format: "int64", Description: sizeUnit}
+}
+
+// registry returns an empty registry that knows the schemas above.
+func registry() huma.Registry {
+	r := huma.NewMapRegistry("#/components/schemas/", schemaName)
+	alias[uuid.UUID, uuidSchema](r)
+	alias[dataset.Duration, durationSchema](r)
+	alias[dataset.Size, sizeSchema](r)
+	alias[huma.ErrorModel, wire.Problem](r)
+	r.Schema(reflect.TypeFor[wire.Problem](), true, "") // the shared responses refer to it
+	code := r.Map()["Problem"].Properties["code"]
+	for _, k := range dataset.Kinds() {
+		code.Enum = append(code.Enum, k.Code)
+	}
+	return r
+}
+
+func alias[T, As any](r huma.Registry) {
+	r.RegisterTypeAlias(reflect.TypeFor[T](), reflect.TypeFor[As]())
+}
+
+// schemaName returns the name of a type's schema. If a record and a type for users have the same Go name, their
+// schemas get different names. All other names are unique.
+func schemaName(t reflect.Type, hint string) string {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t {
+	case reflect.TypeFor[dataset.Node](), reflect.TypeFor[dataset.Pool](), reflect.TypeFor[dataset.Problem]():
+		return t.Name() + "Record"
+	}
+	return huma.DefaultSchemaNamer(t, hint)
+}
+
+// descriptionsFile is generated from the comments of struct fields. It maps "package.Type.Field" to a text.
+//
+//go:embed descriptions.json
+var descriptionsFile []byte
+
+// enumsFile is generated from the typed string constants. It maps "package.Type" to the values of its constants.
+//
+//go:embed enums.json
+var enumsFile []byte
+
+// typeKey names a type in the table of enumerations.
+func typeKey(t reflect.Type) string {
+	path := t.PkgPath()
+	name, _, _ := strings.Cut(t.Name(), "[") // without type arguments
+	return path[strings.LastIndex(path, "/")+1:] + "." + name
+}
+
+// unmarshal decodes a generated file, which is part of the program.
+func unmarshal[T any](file []byte) (out T) {
+	if err := json.Unmarshal(file, &out); err != nil {
+		panic("generated file of package openapi: " + err.Error())
+	}
+	return out
+}
+
+// describeProperties uses the comment of the Go field as the description of each property that has no description. It
+// lists the values of each property whose Go type has constants.
+func describeProperties(schemas huma.Registry) {
+	texts := unmarshal[map[string]string](descriptionsFile)
+	enums := unmarshal[map[string][]string](enumsFile)
+	for name, schema := range schemas.Map() {
+		for property, field := range propertyFields(schemas.TypeFromRef("#/components/schemas/" + name)) {
+			s := schema.Properties[property]
+			if s == nil {
+				continue
+			}
+			describe(s, texts[field.key])
+			enumerate(s, field.typ, enums)
+		}
+	}
+}
+
+// describe sets the description of a property, unless it has one.
+func describe(s *huma.Schema, text string) {
+	switch {
+	case text == "":
+	case s.Description == "":
+		s.Description = text
+	// This description belongs to the type, so it also holds for the field.
+	case s.Description == sizeUnit || s.Description == durationUnit:
+		s.Description = text + ". Unit: " + s.Description
+	}
+}
+
+// enumerate lists the values of a property of type t, or of its items.
+func enumerate(s *huma.Schema, t reflect.Type, enums map[string][]string) {
+	for ; t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice; t = t.Elem() {
+		if t.Kind() == reflect.Slice && s.Items != nil {
+			s = s.Items
+		}
+	}
+	values := enums[typeKey(t)]
+	if len(values) == 0 {
+		return
+	}
+	for _, v := range values {
+		s.Enum = append(s.Enum, v)
+	}
+	s.PrecomputeMessages() // the error about another value lists these
+}
+
+// propertyField is the Go field of a property.
+type propertyField struct {
+	key string // "package.Type.Field", as in the table of descriptions
+	typ reflect.Type
+}
+
+// propertyFields maps the JSON properties of a struct type to their Go fields. A field of an embedded struct belongs to
+// the embedded type.
+func propertyFields(t reflect.Type) map[string]propertyField {
+	fields := map[string]propertyField{}
+	for t != nil && t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if t == nil || t.Kind() != reflect.Struct {
+		return fields
+	}
+	for _, f := range reflect.VisibleFields(t) {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if f.Anonymous && name == "" || !f.IsExported() || name == "-" {
+			continue
+		}
+		if name == "" {
+			name = f.Name
+		}
+		owner := t
+		if len(f.Index) > 1 {
+			owner = t.FieldByIndex(f.Index[:len(f.Index)-1]).Type
+			for owner.Kind() == reflect.Pointer {
+				owner = owner.Elem()
+			}
+		}
+		fields[name] = propertyField{typeKey(owner) + "." + f.Name, f.Type}
+	}
+	return fields
 }

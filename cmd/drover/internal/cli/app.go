@@ -277,14 +277,14 @@ func (a *App) CertificateFindings() []api.Finding {
 	}
 	leaf, now, id := pair.Chain[0], a.Now(), pair.Identity
 	found := api.Finding{
-		Level: "warning", Subject: "certificate",
+		Level: api.LevelWarning, Subject: "certificate",
 		Text: fmt.Sprintf("your certificate, of %s, expires %s", id, When(now, leaf.NotAfter)),
 		Fix: fmt.Sprintf("drover ca issue %s --role %s --out DIR on a control host, then use its files for "+
 			"DROVER_CERT, DROVER_KEY and DROVER_CA", id.Name, id.Role),
 	}
 	switch {
 	case now.After(leaf.NotAfter):
-		found.Level = "error"
+		found.Level = api.LevelError
 		found.Text = fmt.Sprintf("your certificate, of %s, expired %s: servers refuse it", id,
 			When(now, leaf.NotAfter))
 	case !now.After(pki.ReportAt(leaf)):

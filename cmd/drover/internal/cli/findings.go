@@ -14,21 +14,10 @@ import (
 	"github.com/droverhq/drover/internal/requestid"
 )
 
-// The values of api.Finding.Level.
-const (
-	OK      = "ok"
-	Info    = "info"
-	Warning = "warning"
-	Error   = "error"
-)
-
-// NeedsAttention reports whether a finding is a warning or an error.
-func NeedsAttention(f api.Finding) bool { return f.Level == Warning || f.Level == Error }
-
 // Attention returns the number of findings that need attention.
 func Attention(list []api.Finding) (n int) {
 	for _, f := range list {
-		if NeedsAttention(f) {
+		if f.NeedsAttention() {
 			n++
 		}
 	}
@@ -68,7 +57,9 @@ func Sort(list []api.Finding) {
 	})
 }
 
-func rank(f api.Finding) int { return slices.Index([]string{Error, Warning, Info, OK}, f.Level) }
+func rank(f api.Finding) int {
+	return slices.Index([]string{api.LevelError, api.LevelWarning, api.LevelInfo, api.LevelOK}, f.Level)
+}
 
 // FindingsTable returns the table of findings.
 func FindingsTable(a *App, list []api.Finding) *Table {
@@ -82,11 +73,11 @@ func FindingsTable(a *App, list []api.Finding) *Table {
 	p := a.Palette()
 	t.Paint(0, func(s string) string {
 		switch s {
-		case OK:
+		case api.LevelOK:
 			return p.Green(s)
-		case Warning:
+		case api.LevelWarning:
 			return p.Yellow(s)
-		case Error:
+		case api.LevelError:
 			return p.Red(s)
 		}
 		return s
@@ -101,7 +92,7 @@ func Reported(n api.NodeFindings) []api.Finding {
 		return n.Findings
 	}
 	return append(slices.Clone(n.Findings), api.Finding{
-		Level: Warning, Subject: "agent", Text: fmt.Sprintf("has %d further findings", n.Omitted),
+		Level: api.LevelWarning, Subject: "agent", Text: fmt.Sprintf("has %d further findings", n.Omitted),
 		Fix: "run drover doctor on that host",
 	})
 }

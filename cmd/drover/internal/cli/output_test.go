@@ -236,9 +236,9 @@ func TestYAMLHasNoEscapeSequences(t *testing.T) {
 // TestMerge: equal findings of several nodes become one, whose subject names the nodes. It names no node if the local
 // node is the only one.
 func TestMerge(t *testing.T) {
-	down := api.Finding{Level: Warning, Subject: "guard", Text: "does not answer"}
-	full := api.Finding{Level: Error, Subject: "root", Text: "is full"}
-	other := api.Finding{Level: Error, Subject: "root", Text: "is full", Fix: "df -h"}
+	down := api.Finding{Level: api.LevelWarning, Subject: "guard", Text: "does not answer"}
+	full := api.Finding{Level: api.LevelError, Subject: "root", Text: "is full"}
+	other := api.Finding{Level: api.LevelError, Subject: "root", Text: "is full", Fix: "df -h"}
 	of := func(node string, f api.Finding) OfNode { return OfNode{Node: node, Finding: f} }
 	named := func(f api.Finding, subject string) api.Finding { f.Subject = subject; return f }
 	for name, c := range map[string]struct {

@@ -409,12 +409,12 @@ func (p *profilesFile) describe() *api.Finding {
 	case !p.differs, p.last != fileStamp{} && p.clock.Steady()-p.since < changeSettles:
 		return nil
 	case p.last == fileStamp{}: // without the file in its default place, the built-in profiles are loaded
-		f.Level = "warning"
+		f.Level = api.LevelWarning
 		f.Text = p.path + " was removed: the next start will use the built-in profiles"
 		f.Fix = "restore it, or load the built-in profiles now: systemctl reload drover"
 		return f
 	default:
-		f.Level = "warning"
+		f.Level = api.LevelWarning
 		f.Text = p.path + " has changed since it was loaded: the change does not apply yet"
 		f.Fix = "systemctl reload drover (on a control host: drover-control)"
 		return f

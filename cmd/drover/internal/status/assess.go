@@ -99,12 +99,12 @@ func (f *collector) reports(c Cluster) {
 	report := func(node string, all []api.Finding) {
 		f.examined[node] = true
 		for _, finding := range all {
-			if !cli.NeedsAttention(finding) ||
+			if !finding.NeedsAttention() ||
 				!c.VolumesUnknown && (isFullVolume(finding) || isListedReplica(c, node, finding)) {
 				continue
 			}
 			list = append(list, cli.OfNode{Node: node, Finding: finding})
-			if finding.Level == cli.Error {
+			if finding.Level == api.LevelError {
 				f.diagnosed[about{node, finding.Subject}] = true
 			}
 		}
@@ -123,7 +123,7 @@ func (f *collector) reports(c Cluster) {
 	f.list = append(f.list, cli.Merge(list, c.Local)...)
 	isStore := func(is cli.OfNode) bool { return is.Subject == "store" }
 	if c.Health != nil && c.Health.Store.Halted != "" && !slices.ContainsFunc(list, isStore) {
-		f.add(cli.Error, "store", "", "%s", c.Health.Store.Halted) // the text ends with the next command
+		f.add(api.LevelError, "store", "", "%s", c.Health.Store.Halted) // the text ends with the next command
 	}
 }
 
@@ -175,7 +175,7 @@ func (f *collector) nodes(c Cluster, now time.Time) {
 			case n.Draining:
 				word = "draining"
 			}
-			f.add(cli.Info, "node "+n.Name, "drover node cordon --off "+n.Name,
+			f.add(api.LevelInfo, "node "+n.Name, "drover node cordon --off "+n.Name,
 				"%s: nothing new is placed on it", word)
 		}
 		if n.Live {
@@ -186,12 +186,12 @@ func (f *collector) nodes(c Cluster, now time.Time) {
 		if !n.StatusSince.IsZero() {
 			since = " for " + strings.TrimSuffix(cli.Ago(now, n.StatusSince), " ago")
 		}
-		level, text := cli.Warning, "no volume has its home there"
+		level, text := api.LevelWarning, "no volume has its home there"
 		if c.VolumesUnknown {
-			level, text = cli.Error, "the volumes that have their home there cannot be read"
+			level, text = api.LevelError, "the volumes that have their home there cannot be read"
 		}
 		if at := homes[n.ID]; len(at) > 0 {
-			level, text = cli.Error, describeHomes(at)
+			level, text = api.LevelError, describeHomes(at)
 		}
 		f.add(level, "node "+n.Name, "drover node inspect "+n.Name, "unreachable%s; %s", since, text)
 	}
@@ -232,7 +232,7 @@ func (f *collector) versions(c Cluster) {
 	for _, v := range slices.Sorted(maps.Keys(versions)) {
 		lines = append(lines, fmt.Sprintf("%s on %s", v, cli.Few(versions[v])))
 	}
-	f.add(cli.Warning, "versions", "restart what runs an older one: first the control replicas, one after the "+
+	f.add(api.LevelWarning, "versions", "restart what runs an older one: first the control replicas, one after the "+
 		"other, then the guard and agent of each host", "different versions run: %s", strings.Join(lines, "; "))
 }
 
@@ -249,7 +249,7 @@ func (f *collector) pools(c Cluster) {
 			subject += " on " + p.NodeName
 		}
 		if st := p.Status; live[p.Node] && st != nil && st.Overcommit == 0 && st.OvercommitRatio() > 1 {
-			f.add(cli.Info, subject, "drover pool set "+p.Name+" --overcommit 1 refuses more",
+			f.add(api.LevelInfo, subject, "drover pool set "+p.Name+" --overcommit 1 refuses more",
 				"its volumes may become %s large, and it has %s: overcommit %s", st.Provisioned.Human(),
 				st.Size.Human(), dataset.FormatRatio(st.OvercommitRatio()))
 		}
@@ -257,11 +257,11 @@ func (f *collector) pools(c Cluster) {
 		case !live[p.Node]: // the finding about the node is enough
 		case diagnosed:
 		case st == nil:
-			f.add(cli.Warning, subject, inspect, "the node has not reported the pool")
+			f.add(api.LevelWarning, subject, inspect, "the node has not reported the pool")
 		case st.Quarantined:
-			f.add(cli.Error, subject, inspect, "held: %s", st.Reason)
+			f.add(api.LevelError, subject, inspect, "held: %s", st.Reason)
 		case !st.Online:
-			f.add(cli.Error, subject, inspect, "offline: %s", st.Reason)
+			f.add(api.LevelError, subject, inspect, "offline: %s", st.Reason)
 		case st.Size > 0 && !f.examined[p.NodeName]: // doctor examines the pools of its host
 			if is := st.Fullness(); is != dataset.NotFull {
 				f.add(levelOf(is), subject, inspect, "%s: %s", is, st.Usage().Describe(st.Size))
@@ -282,7 +282,7 @@ func (f *collector) volume(v *api.VolumeSummary, in api.Pool, now time.Time) {
 		// The finding about an unreachable home is enough too.
 		if st.Problem != "" && !v.Unreachable && !unusedOffline &&
 			!f.isDiagnosed(subject) && !f.isDiagnosed("dataset "+v.ID.String()) {
-			f.add(cli.Error, subject, inspect, "%s", st.Problem)
+			f.add(api.LevelError, subject, inspect, "%s", st.Problem)
 		}
 		if is, text := volumes.Fullness(v.Status, v.Size); is != dataset.NotFull {
 			sized := dataset.Dataset{Volume: v.Volume, Size: v.Size}
@@ -295,15 +295,15 @@ func (f *collector) volume(v *api.VolumeSummary, in api.Pool, now time.Time) {
 	for _, k := range v.CopyDetails {
 		switch {
 		case k.Kind == dataset.CopySuperseded:
-			f.add(cli.Warning, subject, "drover copy ls",
+			f.add(api.LevelWarning, subject, "drover copy ls",
 				"node %s keeps a superseded copy, with data that the volume does not have", k.NodeName)
 		case volumes.IsWholeReplica(k):
 			complete++
 			if text := describeReplica(v, k, now); text != "" {
-				f.add(cli.Warning, subject, inspect, "replica on node %s %s", k.NodeName, text)
+				f.add(api.LevelWarning, subject, inspect, "replica on node %s %s", k.NodeName, text)
 			}
 		case k.Problem != "":
-			f.add(cli.Warning, subject, inspect, "copy on node %s: %s", k.NodeName, k.Problem)
+			f.add(api.LevelWarning, subject, inspect, "copy on node %s: %s", k.NodeName, k.Problem)
 		}
 	}
 	isOld := now.Sub(v.Created) > volumes.MinimumStale
@@ -313,7 +313,7 @@ func (f *collector) volume(v *api.VolumeSummary, in api.Pool, now time.Time) {
 			next = "drover node ls; drover pool ls; or drover volume set-profile " + name +
 				" PROFILE, with fewer replicas"
 		}
-		f.add(cli.Warning, subject, next, "degraded: %d of %s complete%s", complete, count(want, "replica"),
+		f.add(api.LevelWarning, subject, next, "degraded: %d of %s complete%s", complete, count(want, "replica"),
 			volumes.DescribeShortage(v.CopyDetails, v.ReplicaShortage))
 	}
 }
@@ -353,10 +353,10 @@ func (f *collector) operations(c Cluster, now time.Time) {
 		switch age := now.Sub(op.Created); {
 		case op.State.Final():
 		case op.Kind == dataset.OpSnapshot && age > LateSnapshot:
-			f.add(cli.Warning, "volume "+cli.ShortName(op.Volume), watch, "a snapshot is late: it was due %s",
+			f.add(api.LevelWarning, "volume "+cli.ShortName(op.Volume), watch, "a snapshot is late: it was due %s",
 				cli.Ago(now, op.Created))
 		case age > LongRunning:
-			f.add(cli.Warning, "operation "+op.ID.String(), watch, "%s of %s started %s and still runs",
+			f.add(api.LevelWarning, "operation "+op.ID.String(), watch, "%s of %s started %s and still runs",
 				op.Action(), cli.ShortName(op.Volume), cli.Ago(now, op.Created))
 		}
 		if op.State.Final() && !wasRefused(op) && !newest[k].Created.After(op.Created) {
@@ -377,7 +377,7 @@ func (f *collector) operations(c Cluster, now time.Time) {
 		if op.Kind == dataset.OpBackup && op.Scheduled && f.explainBackup(op.Volume, fix) {
 			continue
 		}
-		f.add(cli.Warning, "operation "+op.ID.String(), fix,
+		f.add(api.LevelWarning, "operation "+op.ID.String(), fix,
 			"%s of %s failed %s: %s", op.Action(), cli.ShortName(op.Volume), cli.Ago(now, op.Created), reason)
 	}
 }
@@ -456,9 +456,9 @@ func wasRefused(op dataset.Operation) bool {
 // levelOf returns the level of a finding about a full or nearly full volume or pool.
 func levelOf(is dataset.Fullness) string {
 	if is == dataset.Full {
-		return cli.Error
+		return api.LevelError
 	}
-	return cli.Warning
+	return api.LevelWarning
 }
 
 // count returns a number with its noun: "1 volume", "2 volumes".
@@ -467,4 +467,76 @@ func count(n int, noun string) string {
 		return "1 " + noun
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// Fine returns findings of level ok: the nodes, pools, control replicas and volumes without a warning or error in list,
+// the operations in progress, and what the doctor of the server's host found to work.
+func Fine(c Cluster, list []api.Finding, now time.Time) []api.Finding {
+	var out []api.Finding
+	add := func(subject, format string, args ...any) {
+		hasFinding := slices.ContainsFunc(list, func(f api.Finding) bool {
+			return f.Subject == subject && f.NeedsAttention()
+		})
+		if !hasFinding {
+			out = append(out, api.Finding{Level: api.LevelOK, Subject: subject, Text: fmt.Sprintf(format, args...)})
+		}
+	}
+	for _, n := range c.Nodes {
+		if n.Live && n.Removed.IsZero() {
+			add("node "+n.Name, "reachable, version %s", n.Version)
+		}
+	}
+	for _, p := range c.Pools {
+		subject := "pool " + p.Name
+		if p.NodeName != c.Local {
+			subject += " on " + p.NodeName
+		}
+		if st := p.Status; st != nil && st.Online && !p.Unreachable {
+			add(subject, "online, %s of %s is free", st.Free.Human(), st.Size.Human())
+		}
+	}
+	if h := c.Health; h != nil {
+		for _, r := range h.Replicas {
+			work := ""
+			if r.Housekeeper {
+				work = "; does the background work"
+			}
+			add("control "+r.Name, "at %s, running since %s, version %s%s", r.Address, cli.When(now, r.Since),
+				r.Version, work)
+		}
+		if h.Store.Leader != "" {
+			add("store", "%s, its leader is %s", h.Store.Kind, h.Store.Leader)
+		}
+	}
+	if !c.VolumesUnknown {
+		withFinding := map[string]bool{}
+		for _, f := range list {
+			if f.NeedsAttention() {
+				withFinding[f.Subject] = true
+			}
+		}
+		well := 0
+		for i := range c.Volumes {
+			if !withFinding["volume "+cli.ShortName(c.Volumes[i].Volume)] {
+				well++
+			}
+		}
+		add("volumes", "without a problem: %d of %d", well, len(c.Volumes))
+	}
+	pending := 0
+	for _, op := range c.Operations {
+		if !op.State.Final() && op.Kind != dataset.OpPurge {
+			pending++
+		}
+	}
+	add("operations", "in progress: %d", pending)
+	for _, f := range c.Doctor {
+		known := slices.ContainsFunc(out, func(o api.Finding) bool {
+			return o.Subject == f.Subject || strings.HasPrefix(f.Subject, "volume ")
+		})
+		if f.Level == api.LevelOK && !known {
+			out = append(out, f)
+		}
+	}
+	return out
 }

@@ -213,7 +213,7 @@ func TestBundleWithoutServer(t *testing.T) {
 		switch args[0] {
 		case "status":
 			fmt.Fprintln(out, "error server")
-			return cli.Verdict([]api.Finding{{Level: cli.Error}})
+			return cli.Verdict([]api.Finding{{Level: api.LevelError}})
 		case "version":
 			return context.DeadlineExceeded
 		case "volume":

@@ -78,7 +78,7 @@ func print(a *cli.App, o *cli.Output, list []api.Finding, verbose bool) error {
 	if !verbose && !o.JSON() {
 		shown = nil
 		for _, f := range list {
-			if cli.NeedsAttention(f) {
+			if f.NeedsAttention() {
 				shown = append(shown, f)
 			}
 		}

@@ -241,7 +241,7 @@ func readOperations(ctx context.Context, c cli.Remote) (ops []dataset.Operation,
 // does not respond. An error about another subject, such as a record that cannot be read, does not name the cause.
 func causes(health *api.ClusterHealth, doctor []api.Finding, failed []error) (out []error) {
 	isError := func(subject string) func(api.Finding) bool {
-		return func(f api.Finding) bool { return f.Level == cli.Error && f.Subject == subject }
+		return func(f api.Finding) bool { return f.Level == api.LevelError && f.Subject == subject }
 	}
 	named := health != nil && slices.ContainsFunc(health.Store.Findings, isError("store")) ||
 		slices.ContainsFunc(doctor, isError("control"))
@@ -267,7 +267,7 @@ func unread(a *cli.App, err error) api.Finding {
 		fix = "see systemctl status 'drover*'"
 	}
 	return api.Finding{
-		Level: cli.Error, Subject: "server", Text: "cannot read the state: " + err.Error(),
+		Level: api.LevelError, Subject: "server", Text: "cannot read the state: " + err.Error(),
 		Fix: fix + " on the host of the server at " + a.Address(),
 	}
 }

@@ -126,8 +126,8 @@ func TestCauseIsReportedOnce(t *testing.T) {
 		"store is well":    {&api.ClusterHealth{}, nil, "damaged; nodes: control does not answer"},
 		"store is named":   {store, nil, "damaged"},
 		"other finding":    {damaged, nil, "damaged; nodes: control does not answer"},
-		"control is named": {nil, []api.Finding{{Level: cli.Error, Subject: "control"}}, "damaged"},
-		"control responds": {nil, []api.Finding{{Level: cli.OK, Subject: "control"}}, "damaged; nodes: control does not answer"},
+		"control is named": {nil, []api.Finding{{Level: api.LevelError, Subject: "control"}}, "damaged"},
+		"control responds": {nil, []api.Finding{{Level: api.LevelOK, Subject: "control"}}, "damaged; nodes: control does not answer"},
 	} {
 		var texts []string
 		for _, err := range causes(c.health, c.doctor, failed) {
