@@ -43,14 +43,14 @@ func BenchmarkRecover(b *testing.B) {
 			name := fmt.Sprint("db", i)
 			names = append(names, name)
 			h.Must(b, "volume", "create", name, "-o", fmt.Sprintf("size=%dB", 2*size+256<<20))
-			withVolume(b, h, name, func(root string) {
+			h.Plug(b).Within(b, name, func(root string) {
 				writeDatabase(b, filepath.Join(root, "data"), size, uint64(i))
 				sums = append(sums, sumOf(b, filepath.Join(root, "data")))
 			})
 		}
 		seconds("first backup of all", func() { command(b, h, append([]string{"backup", "create"}, names...)...) })
 		for i, name := range names {
-			withVolume(b, h, name, func(root string) {
+			h.Plug(b).Within(b, name, func(root string) {
 				overwrite(b, filepath.Join(root, "data"), uint64(i))
 				sums[i] = sumOf(b, filepath.Join(root, "data"))
 			})
@@ -67,7 +67,7 @@ func BenchmarkRecover(b *testing.B) {
 			command(b, h, "recover", "--from", at, "--name", "offsite", "--password", "file:"+secret, "--all", "--take-over")
 		})
 		for i := range recoveredVolumes {
-			withVolume(b, h, fmt.Sprint("db", i), func(root string) {
+			h.Plug(b).Within(b, fmt.Sprint("db", i), func(root string) {
 				if got := sumOf(b, filepath.Join(root, "data")); got != sums[i] {
 					b.Errorf("volume %d differs", i)
 				}
@@ -84,20 +84,6 @@ func rehearse(b *testing.B, h *host.Host) {
 	text := command(b, h, "recover", "--from", "offsite", "--all", "--rehearse", "-o", "json")
 	if err := json.Unmarshal(text, &out); err != nil || out.Verified != recoveredVolumes {
 		b.Fatalf("%d volumes are verified, %v", out.Verified, err)
-	}
-}
-
-// withVolume calls f with the mounted root of a volume.
-func withVolume(b *testing.B, h *host.Host, name string, f func(root string)) {
-	b.Helper()
-	plug := h.Plug(b)
-	root, err := plug.Mount(name, "bench")
-	if err != nil {
-		b.Fatal(err)
-	}
-	f(root)
-	if err := plug.Unmount(name, "bench"); err != nil {
-		b.Fatal(err)
 	}
 }
 

@@ -145,7 +145,7 @@ func (w *clocks) failover(t *testing.T) {
 		return fmt.Errorf("%+v", w.b.Inspect(t, "db").CopyDetails)
 	})
 	w.Net.Isolate(w.a.On)
-	w.a.KillAgent(t)
+	w.a.Kill9(t)
 	next := w.StartWriter(t, w.b, "db@auto")
 	var ops []dataset.Operation
 	w.Controls[0].JSON(t, &ops, "operation", "ls")
@@ -168,7 +168,7 @@ func (w *clocks) failover(t *testing.T) {
 		}
 	}
 	w.Net.Heal()
-	w.a.StartAgent(t)
+	w.a.Up(t)
 }
 
 // certificates: a restarted control replica has a new certificate, which a host whose clock is an hour behind does

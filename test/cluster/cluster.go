@@ -192,30 +192,12 @@ func (h *Host) Docker(t testing.TB, args ...string) string {
 	return h.Engine.Must(t, args...)
 }
 
-// Drover runs a drover command on the host and returns its output. The command must succeed.
-func (h *Host) Drover(t testing.TB, args ...string) string {
-	t.Helper()
-	return h.Must(t, args...)
-}
-
 // Inspect returns what drover reports about a volume. The name may be one that Docker uses.
 func (h *Host) Inspect(t testing.TB, volume string) (v api.Volume) {
 	t.Helper()
 	name, _, _ := strings.Cut(volume, "@")
 	h.JSON(t, &v, "volume", "inspect", name)
 	return v
-}
-
-// KillAgent kills the agent. Containers and mounts continue.
-func (h *Host) KillAgent(t testing.TB) {
-	t.Helper()
-	h.Kill9(t)
-}
-
-// StartAgent starts the agent.
-func (h *Host) StartAgent(t testing.TB, env ...string) {
-	t.Helper()
-	h.Up(t, env...)
 }
 
 // File returns the path with which the test reaches a file of the host, also below mounts there.

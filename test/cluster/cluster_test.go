@@ -50,7 +50,6 @@ func TestCluster(t *testing.T) {
 		{"I5", testI5},
 		{"A4", testA4},
 		{"A5", testA5},
-		{"requests", testRequests},
 		{"A6", testA6},
 		{"control killed", testControlKilled},
 		{"control cut off", testControlCutOff},
@@ -86,7 +85,7 @@ func (w *world) end(t *testing.T) {
 	}
 	w.Check(t, heads, w.losses...)
 	control := w.Controls[1]
-	for _, name := range w.volumes(t, w.Hosts[1]) {
+	for _, name := range w.Hosts[1].Volumes(t) {
 		control.Must(t, "volume", "rm", name, "--force", "--yes")
 	}
 	control.Must(t, "trash", "purge", "--all", "--yes")
@@ -105,23 +104,6 @@ func (w *world) end(t *testing.T) {
 			t.Errorf("%s had to log %s", h.Name, line)
 		}
 	}
-}
-
-// volumes lists the names of all volumes, as shown by a host.
-func (w *world) volumes(t *testing.T, h *cluster.Host) []string {
-	t.Helper()
-	return volumesOf(t, h)
-}
-
-func volumesOf(t *testing.T, h *cluster.Host) []string {
-	t.Helper()
-	var list []api.Volume
-	h.JSON(t, &list, "volume", "ls")
-	names := make([]string, len(list))
-	for i, v := range list {
-		names[i] = v.Volume
-	}
-	return names
 }
 
 // testI5: concurrent creates of one name from all hosts make one dataset, and all succeed.
@@ -147,7 +129,7 @@ func testI5(t *testing.T, w *world) {
 		t.Error(bad)
 	}
 	var mine []string
-	for _, name := range w.volumes(t, w.Hosts[1]) {
+	for _, name := range w.Hosts[1].Volumes(t) {
 		if strings.HasPrefix(name, "same") {
 			mine = append(mine, name)
 		}
@@ -180,13 +162,5 @@ func testI5(t *testing.T, w *world) {
 // mounted mounts a volume as an engine does, calls f with the mount point, and unmounts it.
 func mounted(t *testing.T, h *cluster.Host, volume string, f func(at string)) {
 	t.Helper()
-	plug, id := h.Plug(t), host.NewID()
-	at, err := plug.Mount(volume, id)
-	if err != nil {
-		t.Fatalf("mount %s on %s: %v", volume, h.Name, err)
-	}
-	f(at)
-	if err := plug.Unmount(volume, id); err != nil {
-		t.Fatalf("unmount %s on %s: %v", volume, h.Name, err)
-	}
+	h.Plug(t).Within(t, volume, f)
 }

@@ -132,8 +132,8 @@ func (c *cuts) cutAt(t *testing.T, step string, cut severed) {
 	if slices.Contains(sourceSteps, step) {
 		at = source
 	}
-	at.KillAgent(t)
-	at.StartAgent(t, "DROVER_STEP="+step, "DROVER_STEP_DO=hold:"+hold)
+	at.Kill9(t)
+	at.Up(t, "DROVER_STEP="+step, "DROVER_STEP_DO=hold:"+hold)
 	client := c.Controls[0].Client(t)
 	defer client.Close()
 	var out api.Outcome

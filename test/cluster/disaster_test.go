@@ -37,10 +37,10 @@ func TestDisaster(t *testing.T) {
 		c := cluster.New(t, small)
 		restictest.Make(t, at, "correct horse battery staple")
 		// The agent of the host opens the repository, and control records it.
-		c.Hosts[0].Drover(t, "--api", c.Controls[0].API(), "repository", "add", "offsite", at, "--password", "file:"+secret)
+		c.Hosts[0].Must(t, "--api", c.Controls[0].API(), "repository", "add", "offsite", at, "--password", "file:"+secret)
 		for i, h := range c.Hosts {
 			for _, v := range volumes[i] {
-				h.Drover(t, "volume", "create", v+"@gold", "-o", "label.host="+h.Name)
+				h.Must(t, "volume", "create", v+"@gold", "-o", "label.host="+h.Name)
 				mounted(t, h, v, func(root string) {
 					for name, text := range map[string][]byte{"data": content(v), "name": []byte(v)} {
 						if err := os.WriteFile(h.File(filepath.Join(root, name)), text, 0o640); err != nil {
@@ -49,19 +49,19 @@ func TestDisaster(t *testing.T) {
 					}
 				})
 			}
-			h.Drover(t, append([]string{"backup", "create"}, volumes[i]...)...)
+			h.Must(t, append([]string{"backup", "create"}, volumes[i]...)...)
 		}
 	})
 	t.Run("recovered", func(t *testing.T) {
 		c := cluster.New(t, small)
 		for i, h := range c.Hosts {
 			if i == 0 {
-				list := h.Drover(t, "--api", c.Controls[0].API(), "recover", "--from", at, "--name", "offsite", "--password", "file:"+secret)
+				list := h.Must(t, "--api", c.Controls[0].API(), "recover", "--from", at, "--name", "offsite", "--password", "file:"+secret)
 				if n := strings.Count(list, " absent"); n != len(all) {
 					t.Errorf("%d volumes can be recovered: %s", n, list)
 				}
 			}
-			out := h.Drover(t, append([]string{"recover", "--from", "offsite", "--take-over"}, volumes[i]...)...)
+			out := h.Must(t, append([]string{"recover", "--from", "offsite", "--take-over"}, volumes[i]...)...)
 			if want := fmt.Sprintf("%d of %[1]d volumes are recovered", len(volumes[i])); !strings.HasSuffix(out, want) {
 				t.Errorf("%s: got %q, want %q", h.Name, out, want)
 			}
@@ -81,7 +81,7 @@ func TestDisaster(t *testing.T) {
 				}
 			}
 		}
-		if list := strings.Fields(c.Hosts[0].Drover(t, "volume", "ls", "-q")); len(list) != len(all) {
+		if list := strings.Fields(c.Hosts[0].Must(t, "volume", "ls", "-q")); len(list) != len(all) {
 			t.Errorf("%d volumes exist, want %d", len(list), len(all))
 		}
 	})

@@ -120,7 +120,7 @@ func (w *drained) lost(t *testing.T, gone, next *cluster.Host) {
 	}
 	w.Net.Isolate(gone.On)
 	gone.Engine.Kill9(t)
-	gone.KillAgent(t)
+	gone.Kill9(t)
 	var said string // after the first of them, some volumes may be moved and others not yet
 	host.Await(t, "it is away", func() error {
 		r := control.Exec(t, "node", "drain", gone.Name, "--fenced", "--yes")
@@ -160,7 +160,7 @@ func (w *drained) wantRows(t *testing.T, h *cluster.Host, n int) {
 // homes lists the volumes of which a host is the home.
 func homes(t *testing.T, h *cluster.Host) (names []string) {
 	t.Helper()
-	for _, name := range volumesOf(t, h) {
+	for _, name := range h.Volumes(t) {
 		if h.Inspect(t, name).Node == h.Name {
 			names = append(names, name)
 		}

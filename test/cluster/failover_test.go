@@ -38,7 +38,7 @@ func testA6(t *testing.T, w *world) {
 	since := clock.Boottime()
 	w.Net.Isolate(b.On)
 	b.Engine.Kill9(t)
-	b.KillAgent(t)
+	b.Kill9(t)
 	next := w.StartWriter(t, a, auto)
 	took := clock.Boottime() - since
 	t.Logf("%s writes %v after %s was lost", a.Name, took.Round(time.Millisecond), b.Name)
@@ -52,7 +52,7 @@ func testA6(t *testing.T, w *world) {
 	lost(t, w, "fallen")
 
 	w.Net.Heal()
-	b.StartAgent(t)
+	b.Up(t)
 	b.Engine.Up(t)
 	host.Await(t, "what was overtaken is kept aside", func() error {
 		for _, k := range a.Inspect(t, auto).CopyDetails {

@@ -154,10 +154,9 @@ func wantAlone(t *testing.T, w *world) {
 				return // one agent keeps running
 			}
 			// An agent that starts must find what it had before.
-			was, took := mounts(t, h), stopwatch(t, h)
-			h.KillAgent(t)
-			h.StartAgent(t)
-			took("its agent started")
+			was := mounts(t, h)
+			h.Kill9(t)
+			h.Up(t)
 			if now := mounts(t, h); len(now) != len(was) || len(was) == 0 {
 				t.Errorf("%s had %v mounted, and after a restart %v", h.Name, was, now)
 			}
@@ -173,15 +172,13 @@ func wantAlone(t *testing.T, w *world) {
 // wantHome fails unless a host can use its own volumes.
 func wantHome(t *testing.T, h *cluster.Host) {
 	t.Helper()
-	name, took := "home-"+h.Name, stopwatch(t, h)
+	name := "home-" + h.Name
 	mounted(t, h, name, func(at string) {
 		if got, err := os.ReadFile(h.File(filepath.Join(at, "file"))); err != nil || string(got) != h.Name {
 			t.Errorf("%s has %q in its volume, %v", h.Name, got, err)
 		}
 	})
-	took("mounted and unmounted")
 	all, err := h.Plug(t).List()
-	took("listed")
 	if err != nil || !strings.Contains(strings.Join(all, " "), name) {
 		t.Errorf("%s lists %v, %v", h.Name, all, err)
 	}
@@ -192,7 +189,6 @@ func wantHome(t *testing.T, h *cluster.Host) {
 			t.Errorf("drover %v on %s without control: exit %d, %q, %q; want what the host knows, and a note about its age",
 				args, h.Name, r.Exit, r.Out, r.Err)
 		}
-		took("drover " + strings.Join(args, " "))
 	}
 	if h.Engine == nil {
 		return
@@ -200,14 +196,12 @@ func wantHome(t *testing.T, h *cluster.Host) {
 	if got := once(t, h, name, "cat /data/file"); got != h.Name {
 		t.Errorf("a container on %s has %q", h.Name, got)
 	}
-	took("used by a container")
 	if out := h.Docker(t, "volume", "ls", "-q"); !strings.Contains(out, name) {
 		t.Errorf("docker volume ls on %s: %s", h.Name, out)
 	}
 	if out := h.Docker(t, "volume", "inspect", name); !strings.Contains(out, h.Name) {
 		t.Errorf("docker volume inspect on %s: %s", h.Name, out)
 	}
-	took("listed and inspected by docker")
 }
 
 // wantUndecided fails unless requests that need a decision are refused, without saying that the volume does not
@@ -215,12 +209,12 @@ func wantHome(t *testing.T, h *cluster.Host) {
 func wantUndecided(t *testing.T, h *cluster.Host) {
 	t.Helper()
 	plug := h.Plug(t)
-	took := stopwatch(t, h)
+	began := time.Now()
 	if err := plug.Create("undecided-"+h.Name, nil); err == nil || !isUnavailable(err) {
 		t.Errorf("create on %s: %v", h.Name, err)
 	}
 	// The host was cut off just now: ten seconds, if the machine has nothing else to do.
-	if after := took("a create failed"); after > 20*time.Second {
+	if after := time.Since(began); after > 20*time.Second {
 		t.Errorf("a create on %s failed only after %s", h.Name, after)
 	}
 	// The plugin closes the connection of a slow request, because the engine takes an error to mean that the volume
@@ -228,23 +222,9 @@ func wantUndecided(t *testing.T, h *cluster.Host) {
 	if _, err := plug.Get("elsewhere"); !errors.Is(err, host.ErrBroken) && (err == nil || !isUnavailable(err)) {
 		t.Errorf("get of a name that %s does not know: %v", h.Name, err)
 	}
-	took("a get hung up")
 	r := h.Exec(t, "volume", "create", "undecided-"+h.Name)
 	if r.Exit != 1 || !isUnavailable(errText(r.Err)) || strings.Count(r.Err, "\n") != 1 {
 		t.Errorf("drover volume create on %s: exit %d, %q", h.Name, r.Exit, r.Err)
-	}
-	took("drover volume create failed")
-}
-
-// stopwatch prints how long each step took: a refusal should come at once, and what a host does alone must not wait
-// for anything.
-func stopwatch(t *testing.T, h *cluster.Host) func(what string) time.Duration {
-	began := time.Now()
-	return func(what string) time.Duration {
-		span := time.Since(began).Round(time.Millisecond)
-		t.Logf("%s: %s in %s", h.Name, what, span)
-		began = time.Now()
-		return span
 	}
 }
 

@@ -219,12 +219,12 @@ func (h *holder) cutOff(t *testing.T) {
 
 func (h *holder) agentKilled(t *testing.T) {
 	since := clock.Boottime()
-	h.a.KillAgent(t)
+	h.a.Kill9(t)
 	h.fenced(t, since)
-	h.a.StartAgent(t)
+	h.a.Up(t)
 	h.awaitContinued(t)
-	h.a.KillAgent(t) // restarted in time, so it is not fenced at all
-	h.a.StartAgent(t)
+	h.a.Kill9(t) // restarted in time, so it is not fenced at all
+	h.a.Up(t)
 	before, _ := h.entry(t)
 	host.Await(t, "the volume is held on", func() error {
 		if e, _ := h.entry(t); e.State != guard.StateArmed || e.Deadline <= before.Deadline {
@@ -331,14 +331,14 @@ func (h *holder) killedAtSteps(t *testing.T) {
 	})
 	id := last.Inspect(t, "steps").ID
 	for _, step := range []string{"mount.registered", "mount.begin", "mount.unchecked", "mount.checked", "mount.mounted", "mount.recorded"} {
-		last.KillAgent(t)
-		last.StartAgent(t, "DROVER_STEP="+step, "DROVER_STEP_DO=kill")
+		last.Kill9(t)
+		last.Up(t, "DROVER_STEP="+step, "DROVER_STEP_DO=kill")
 		use := host.NewID()
 		if _, err := last.Plug(t).Mount("steps@auto", use); err == nil {
 			t.Errorf("%s: the mount was answered", step)
 		}
 		last.Ended(t, time.Minute)
-		last.StartAgent(t)
+		last.Up(t)
 		if step == "mount.recorded" {
 			host.Await(t, step+": it goes on", func() error { _, err := last.Plug(t).Mount("steps@auto", use); return err })
 			for range 2 {

@@ -17,7 +17,7 @@ func testA4(t *testing.T, w *world) {
 	const volume = "moving@gold"
 	a, b := w.Hosts[0], w.Hosts[1]
 	first := w.StartWriter(t, a, volume)
-	a.Drover(t, "snapshot", "create", "moving", "--name", "early")
+	a.Must(t, "snapshot", "create", "moving", "--name", "early")
 	first.Stop(t)
 	v := a.Inspect(t, volume)
 	born := v.Epoch
@@ -27,7 +27,7 @@ func testA4(t *testing.T, w *world) {
 		if now.ID != v.ID || now.Node != h.Name || now.Epoch <= v.Epoch {
 			t.Errorf("move %d: %s of epoch %d at home on %s, want %s of more than %d on %s", i, now.ID, now.Epoch, now.Node, v.ID, v.Epoch, h.Name)
 		}
-		if out := h.Drover(t, "snapshot", "ls", "moving"); !strings.Contains(out, "early") {
+		if out := h.Must(t, "snapshot", "ls", "moving"); !strings.Contains(out, "early") {
 			t.Errorf("after move %d: %s", i, out)
 		}
 		wr.Stop(t)

@@ -23,7 +23,7 @@ profiles:
 func home(t *testing.T, h *cluster.Host, volume string) string {
 	t.Helper()
 	var v api.Volume
-	if err := json.Unmarshal([]byte(h.Drover(t, "volume", "inspect", volume, "-o", "json")), &v); err != nil {
+	if err := json.Unmarshal([]byte(h.Must(t, "volume", "inspect", volume, "-o", "json")), &v); err != nil {
 		t.Fatal(err)
 	}
 	return v.Node
@@ -37,7 +37,7 @@ func TestA9(t *testing.T) {
 	a, b := c.Hosts[0], c.Hosts[1]
 	host.Await(t, "every host has told its facts", func() error {
 		var nodes []api.Node
-		if err := json.Unmarshal([]byte(a.Drover(t, "node", "ls", "-o", "json", "--placement", `cpus > 0 and pool.free > "1MiB"`)), &nodes); err != nil {
+		if err := json.Unmarshal([]byte(a.Must(t, "node", "ls", "-o", "json", "--placement", `cpus > 0 and pool.free > "1MiB"`)), &nodes); err != nil {
 			return err
 		}
 		if len(nodes) != len(c.Hosts) {
@@ -50,7 +50,7 @@ func TestA9(t *testing.T) {
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() { a.Docker(t, "volume", "create", "-d", "drover", "db@there") })
-		all.Go(func() { c.Hosts[2].Drover(t, "volume", "create", "db@there") })
+		all.Go(func() { c.Hosts[2].Must(t, "volume", "create", "db@there") })
 	}
 	all.Wait()
 	if at := home(t, a, "db"); at != b.Name {
@@ -77,7 +77,7 @@ func TestA9(t *testing.T) {
 	if mine, others := home(t, a, "mine"), home(t, a, "others"); mine != a.Name || others == a.Name {
 		t.Errorf("before it was cordoned %s, then %s", mine, others)
 	}
-	b.KillAgent(t)
+	b.Kill9(t)
 	host.Await(t, "a node that is away is passed over", func() error {
 		r := a.Engine.Docker(t, "volume", "create", "-d", "drover", "late@there")
 		if !strings.Contains(r.Stderr, "node host-b: pool default: its node is unreachable") {
@@ -85,6 +85,6 @@ func TestA9(t *testing.T) {
 		}
 		return nil
 	})
-	b.StartAgent(t)
+	b.Up(t)
 	c.Controls[0].Must(t, "node", "cordon", "--off", a.Name)
 }

@@ -174,11 +174,11 @@ func (p *promoted) start(t *testing.T, cut promotion, env ...string) {
 		p.Controls[0].Kill9(t)
 		p.Controls[0].Up(t, env...)
 	case "home":
-		p.home.KillAgent(t)
-		p.home.StartAgent(t, env...)
+		p.home.Kill9(t)
+		p.home.Up(t, env...)
 	default:
-		p.target.KillAgent(t)
-		p.target.StartAgent(t, env...)
+		p.target.Kill9(t)
+		p.target.Up(t, env...)
 	}
 }
 

@@ -33,18 +33,18 @@ func TestStoreGoesBack(t *testing.T) {
 	}
 	control := c.Controls[0]
 	for _, spec := range []string{"moved@gold", "gone@brief", "trashed@gold", "snapped@gold"} {
-		a.Drover(t, "volume", "create", spec)
+		a.Must(t, "volume", "create", spec)
 	}
 	write(a, "moved@gold", "before")
 	saved := c.Consul.Snapshot()
 
 	control.Must(t, "volume", "move", "moved", b.Name)
 	write(b, "moved@gold", "since")
-	b.Drover(t, "volume", "create", "made@gold")
+	b.Must(t, "volume", "create", "made@gold")
 	write(b, "made@gold", "since")
-	a.Drover(t, "volume", "rm", "gone", "--yes")
-	a.Drover(t, "volume", "rm", "trashed")
-	a.Drover(t, "snapshot", "create", "snapped", "--name", "late")
+	a.Must(t, "volume", "rm", "gone", "--yes")
+	a.Must(t, "volume", "rm", "trashed")
+	a.Must(t, "snapshot", "create", "snapped", "--name", "late")
 	host.Await(t, "what is removed is gone", func() error {
 		if out := control.Must(t, "operation", "ls"); strings.Contains(out, "running") || strings.Contains(out, "pending") {
 			return errors.New(out)
@@ -92,9 +92,9 @@ func TestStoreGoesBack(t *testing.T) {
 	}
 	alone()
 	elsewhere()
-	last.KillAgent(t)
-	b.KillAgent(t)
-	b.StartAgent(t)
+	last.Kill9(t)
+	b.Kill9(t)
+	b.Up(t)
 	for _, r := range c.Controls {
 		r.Kill9(t)
 		r.Up(t)
@@ -137,7 +137,7 @@ func TestStoreGoesBack(t *testing.T) {
 		}
 		return nil
 	})
-	last.StartAgent(t)
+	last.Up(t)
 	awaitFinding(t, a, wentBack, false)
 	alone()
 	if now := b.Inspect(t, "moved"); now.Node != b.Name || now.Epoch <= before.Epoch || now.ID != before.ID {

@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/consul"
@@ -116,14 +114,14 @@ func TestClusterStatus(t *testing.T) {
 			func(*testing.T) { servers[0].Start(); leader.Start(); w.Consul.AwaitLeader() },
 		},
 		{
-			"node is dead", here, func(t *testing.T) { other.KillAgent(t) },
+			"node is dead", here, func(t *testing.T) { other.Kill9(t) },
 			finding{"error", "node " + other.Name, "home of", "drover node inspect " + other.Name},
-			func(t *testing.T) { other.StartAgent(t) },
+			func(t *testing.T) { other.Up(t) },
 		},
 		{
-			"failover is halted", here, func(t *testing.T) { other.KillAgent(t); w.Hosts[2].KillAgent(t) },
+			"failover is halted", here, func(t *testing.T) { other.Kill9(t); w.Hosts[2].Kill9(t) },
 			finding{"error", "failover", "failover is halted for the whole cluster", "drover node fence NODE"},
-			func(t *testing.T) { other.StartAgent(t); w.Hosts[2].StartAgent(t) },
+			func(t *testing.T) { other.Up(t); w.Hosts[2].Up(t) },
 		},
 		{
 			"node is cut off from control", other, func(*testing.T) { w.cutFromControl(other) },
@@ -146,7 +144,7 @@ func TestClusterStatus(t *testing.T) {
 			func(t *testing.T) { w.Controls[1].Must(t, "node", "cordon", "--off", other.Name) },
 		},
 		{
-			"pool of another node is nearly full", here, func(t *testing.T) { ok(t, fillTo(filler, 90)) },
+			"pool of another node is nearly full", here, func(t *testing.T) { ok(t, host.FillTo(filepath.Dir(filler), 90)) },
 			finding{"warning", "pool default on " + other.Name, "NEARLY FULL", "drover"},
 			func(t *testing.T) { ok(t, os.Remove(filler)) },
 		},
@@ -178,19 +176,4 @@ func (w *world) cutFromControl(h *cluster.Host) {
 	for _, r := range w.Controls {
 		w.Net.Partition(h.On, r.On)
 	}
-}
-
-// fillTo makes a file, so that so many percent of its filesystem are used.
-func fillTo(file string, percent int64) error {
-	f, err := os.Create(file)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
-		return err
-	}
-	used := int64(fs.Blocks - fs.Bfree)
-	return unix.Fallocate(int(f.Fd()), 0, 0, ((used+int64(fs.Bavail))*percent/100-used)*fs.Bsize)
 }

@@ -132,7 +132,7 @@ func TestSwarm(t *testing.T) {
 	s.await(t, "all", "Running")
 	s.await(t, "all", "", "volume same", "node ")
 	var same []string
-	for _, v := range volumesOf(t, s.a) {
+	for _, v := range s.a.Volumes(t) {
 		if strings.HasPrefix(v, "same") {
 			same = append(same, v)
 		}

@@ -61,7 +61,7 @@ func testVolumes(t *testing.T, w *world) {
 func listed(t *testing.T, w *world, name string) {
 	t.Helper()
 	for _, h := range w.Hosts {
-		if all := w.volumes(t, h); !slices.Contains(all, name) {
+		if all := h.Volumes(t); !slices.Contains(all, name) {
 			t.Errorf("%s lists %v, without %s", h.Name, all, name)
 		}
 		a, err := h.Plug(t).Get(name)

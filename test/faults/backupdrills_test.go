@@ -168,7 +168,7 @@ exec %[2]s "$@"
 	}
 	w := newWorld(t, host.Options{Pool: "xfs", Size: 3 << 30, Env: []string{"PATH=" + at + ":" + os.Getenv("PATH")}})
 	w.make(t, "base", "plain", "base")
-	w.within(t, "base", func(root string) {
+	w.plug.Within(t, "base", func(root string) {
 		w.ok(t, writeFile(filepath.Join(root, "large"), treetest.Bytes(1, 2<<20)))
 	})
 	w.tidy(t)

@@ -97,7 +97,7 @@ func TestStatusNamesConditions(t *testing.T) {
 	inFar := func(name string) string { return filepath.Join(far.at, "pool", name) }
 	use := host.NewID()
 	grow := func(dir string, percent int) func(*testing.T, *world) {
-		return func(t *testing.T, w *world) { w.ok(t, fillTo(dir, percent)) }
+		return func(t *testing.T, w *world) { w.ok(t, host.FillTo(dir, percent)) }
 	}
 	shrink := func(dir string) func(*testing.T, *world) {
 		return func(t *testing.T, w *world) { w.ok(t, os.Remove(filepath.Join(dir, "filler"))) }
@@ -115,7 +115,7 @@ func TestStatusNamesConditions(t *testing.T) {
 			cause: func(t *testing.T, w *world) {
 				_, err := w.plug.Mount("small", use)
 				w.ok(t, err)
-				w.ok(t, fillTo(small, 90))
+				w.ok(t, host.FillTo(small, 90))
 			},
 			mend: shrink(small),
 		},
@@ -219,8 +219,8 @@ func TestStatusNamesConditions(t *testing.T) {
 	}
 }
 
-// lookCommand is a command in the Fix of a finding that only shows something.
-var lookCommand = regexp.MustCompile(`drover (?:[a-z]+ )+?(?:inspect [^ ,;]+|ls\b)`)
+// lookCommand is a command in the Fix of a finding that only shows something, and does not wait.
+var lookCommand = regexp.MustCompile(`drover (?:[a-z]+ )+?(?:inspect [^ ,;-][^ ,;]*|ls\b)`)
 
 // look runs the first command of a fix that only shows something. It must work as it is printed.
 func (w *world) look(t *testing.T, fix string) {
@@ -228,22 +228,6 @@ func (w *world) look(t *testing.T, fix string) {
 	if command := strings.Fields(lookCommand.FindString(fix)); len(command) > 0 {
 		w.h.Must(t, command[1:]...)
 	}
-}
-
-// fillTo writes the file "filler", so that so many percent of the filesystem of dir are used.
-func fillTo(dir string, percent int) error {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return err
-	}
-	size := int64(fs.Blocks-fs.Bfree+fs.Bavail) * int64(percent) / 100
-	size -= int64(fs.Blocks - fs.Bfree)
-	f, err := os.Create(filepath.Join(dir, "filler"))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return unix.Fallocate(int(f.Fd()), 0, 0, max(size*fs.Bsize-1<<20, 1))
 }
 
 // copyDataset copies the directory of a dataset, with shared blocks.

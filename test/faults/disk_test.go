@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/host"
 )
 
 // disk is a disk of a host that can lose its power: an image file on a filesystem with reflinks, so that a copy of it
@@ -95,7 +96,7 @@ func (d *disk) become(t testing.TB, image string) {
 
 // powerCut cuts the power: drover is gone, and so is everything that its disks do not have. copies are the disks at
 // that moment.
-func (w *world) powerCut(t testing.TB, disks []*disk, copies []string, boot bootID) {
+func (w *world) powerCut(t testing.TB, disks []*disk, copies []string, boot host.BootID) {
 	t.Helper()
 	w.h.Kill9(t)
 	for _, path := range w.mountPaths(t) {
@@ -108,7 +109,7 @@ func (w *world) powerCut(t testing.TB, disks []*disk, copies []string, boot boot
 		d.become(t, copies[i])
 	}
 	w.inUse = nil
-	boot.change(t)
+	boot.Change(t, uuid.NewString())
 }
 
 // thaw thaws a filesystem that was frozen when its host lost its power.
@@ -116,33 +117,5 @@ func thaw(path string) {
 	if f, err := os.Open(path); err == nil {
 		_ = fsctl.Thaw(f) // most are not frozen
 		f.Close()
-	}
-}
-
-// bootID is the file from which the kernel's boot ID is read in this test.
-type bootID string
-
-// newBootID mounts a file over the kernel's file until the end of the test.
-func newBootID(t testing.TB) bootID {
-	t.Helper()
-	const kernel = "/proc/sys/kernel/random/boot_id"
-	b := bootID(filepath.Join(t.TempDir(), "boot_id"))
-	b.change(t)
-	if err := unix.Mount(string(b), kernel, "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(kernel, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return b
-}
-
-// change changes the boot ID, as another boot does.
-func (b bootID) change(t testing.TB) {
-	t.Helper()
-	if err := os.WriteFile(string(b), []byte(uuid.NewString()+"\n"), 0o444); err != nil {
-		t.Fatal(err)
 	}
 }

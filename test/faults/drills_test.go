@@ -218,7 +218,7 @@ func restoreDrill() drill {
 		},
 		ends: func(t *testing.T, w *world, asked bool) {
 			var err error
-			w.within(t, "back", func(root string) { err = compare(root, "then") })
+			w.plug.Within(t, "back", func(root string) { err = compare(root, "then") })
 			if err == nil {
 				w.volumes["back"] = "then"
 			} else if asked {
@@ -247,7 +247,7 @@ func (w *world) keepsRestored(t testing.TB) {
 		}
 		w.ok(t, w.plug.Create("look@snapshot-"+s.ID.String(), nil))
 		var err error
-		w.within(t, "look", func(root string) { err = compare(root, "now") })
+		w.plug.Within(t, "look", func(root string) { err = compare(root, "now") })
 		w.drop(t, "look")
 		if err == nil {
 			return

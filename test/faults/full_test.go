@@ -81,7 +81,7 @@ func TestB15VolumeFull(t *testing.T) {
 	w.make(t, "small", "sized", "small")
 	w.make(t, "beside", "plain", "beside")
 	w.hasRoom(t, "small", 320<<20)
-	w.within(t, "small", func(root string) {
+	w.plug.Within(t, "small", func(root string) {
 		n, err := fillUp(filepath.Join(root, "filling"))
 		w.ok(t, err)
 		if !isWithin3Percent(n, 320<<20) {
@@ -244,7 +244,7 @@ func TestB15HostDiskFull(t *testing.T) {
 	w.ok(t, w.plug.Create("toomuch", nil))
 	w.volumes["toomuch"] = ""
 	w.kept(t)
-	w.within(t, "base", func(root string) {
+	w.plug.Within(t, "base", func(root string) {
 		w.ok(t, os.Remove(filepath.Join(root, "filling")))
 		w.awaitStatus(t, "the volume has space again", func(r statusReport) bool { return r.Healthy })
 	})

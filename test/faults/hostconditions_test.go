@@ -11,7 +11,6 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/test/host"
 )
 
@@ -20,6 +19,7 @@ import (
 func hostConditions(near string, far *disk) []condition {
 	var frozen api.Outcome
 	var open *os.File
+	var unfreeze func()
 	return []condition{
 		{
 			name: "pool held", level: "error", subject: "pool far", text: "is held", fix: "drover pool accept far",
@@ -44,7 +44,7 @@ func hostConditions(near string, far *disk) []condition {
 		{
 			name: "disk of the root filling up", level: "warning", subject: "root", text: "is filling up",
 			fix:   "free space on that disk: df -h " + near,
-			cause: func(t *testing.T, w *world) { w.ok(t, fillTo(near, 98)) },
+			cause: func(t *testing.T, w *world) { w.ok(t, host.FillTo(near, 98)) },
 			mend:  func(t *testing.T, w *world) { w.ok(t, os.Remove(filepath.Join(near, "filler"))) },
 		},
 		{
@@ -64,11 +64,11 @@ func hostConditions(near string, far *disk) []condition {
 			name: "snapshot late", level: "warning", subject: "volume there", text: "a snapshot is late",
 			fix: "drover operation inspect --wait ",
 			cause: func(t *testing.T, w *world) {
-				far.freeze(t)
+				unfreeze = freeze(t, far.at)
 				frozen = w.begin(t, api.Request{Kind: dataset.OpSnapshot, Volume: "there", Name: "late"})
 				w.h.SetClock(t, 11*time.Minute)
 			},
-			mend: func(t *testing.T, w *world) { w.thaw(t, far, frozen) },
+			mend: func(t *testing.T, w *world) { w.thaw(t, unfreeze, frozen) },
 		},
 		{
 			name: "scheduled snapshot failed", level: "warning", subject: "operation ", text: "snapshot of nightly failed",
@@ -78,7 +78,7 @@ func hostConditions(near string, far *disk) []condition {
 				host.Await(t, "the volume is created", func() error {
 					return w.plug.Create("nightly", map[string]string{"profile": "nightly", "pool": "far"})
 				})
-				w.ok(t, fillTo(far.at, 100))
+				w.ok(t, host.FillTo(far.at, 100))
 				w.h.SetClock(t, time.Minute)
 			},
 			mend: func(t *testing.T, w *world) {
@@ -93,11 +93,11 @@ func hostConditions(near string, far *disk) []condition {
 			name: "operation takes long", level: "warning", subject: "operation ", text: "clone of ",
 			fix: "drover operation inspect --wait ",
 			cause: func(t *testing.T, w *world) {
-				far.freeze(t)
+				unfreeze = freeze(t, far.at)
 				frozen = w.begin(t, api.Request{Kind: dataset.OpClone, Volume: "slow", Options: map[string]string{"from": "there"}})
 				w.h.SetClock(t, 61*time.Minute)
 			},
-			mend: func(t *testing.T, w *world) { w.thaw(t, far, frozen) },
+			mend: func(t *testing.T, w *world) { w.thaw(t, unfreeze, frozen) },
 		},
 		{
 			name: "deletion waits for a pool", level: "warning", subject: "dataset ", text: "is pending deletion since",
@@ -171,9 +171,9 @@ func (w *world) begin(t *testing.T, req api.Request) api.Outcome {
 }
 
 // thaw lets an operation on a frozen disk end.
-func (w *world) thaw(t *testing.T, d *disk, out api.Outcome) {
+func (w *world) thaw(t *testing.T, unfreeze func(), out api.Outcome) {
 	t.Helper()
-	d.thaw(t)
+	unfreeze()
 	w.h.Must(t, "operation", "inspect", "--wait", out.Operation.ID.String())
 	w.h.SetClock(t, 0)
 }
@@ -197,30 +197,4 @@ func (d *disk) generation(t *testing.T) uint64 {
 		t.Fatal(err)
 	}
 	return is.Generation
-}
-
-// freeze stops all writes to the disk, as a disk does that hangs. A failed test thaws it.
-func (d *disk) freeze(t *testing.T) {
-	t.Helper()
-	if err := d.do(fsctl.Freeze); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = d.do(fsctl.Thaw) }) // it may be thawed
-}
-
-func (d *disk) thaw(t *testing.T) {
-	t.Helper()
-	if err := d.do(fsctl.Thaw); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// do calls f with the directory on which the disk is mounted.
-func (d *disk) do(f func(*os.File) error) error {
-	dir, err := os.Open(d.at)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return f(dir)
 }

@@ -121,7 +121,7 @@ func TestC8HostileVolume(t *testing.T) {
 			outside := filepath.Join(w.h.Dir, "outside")
 			w.ok(t, os.Mkdir(outside, 0o755))
 			w.ok(t, os.WriteFile(filepath.Join(outside, "secret"), []byte("top secret"), 0o644))
-			w.within(t, "evil", func(root string) {
+			w.plug.Within(t, "evil", func(root string) {
 				w.ok(t, os.Symlink(outside, filepath.Join(root, "out")))
 				w.ok(t, os.Symlink(filepath.Join(outside, "secret"), filepath.Join(root, "secret")))
 				w.ok(t, os.Symlink("/", filepath.Join(root, "slash")))
@@ -135,7 +135,7 @@ func TestC8HostileVolume(t *testing.T) {
 			}
 			w.snapshot(t, "evil", "first")
 			w.ok(t, w.plug.Create("copy@snapshot-"+w.snapshotID(t, "evil", "first"), nil))
-			w.within(t, "copy", func(root string) {
+			w.plug.Within(t, "copy", func(root string) {
 				if to, err := os.Readlink(filepath.Join(root, "out")); err != nil || to != outside {
 					t.Errorf("a link of the clone: %q, %v", to, err)
 				}

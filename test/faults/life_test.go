@@ -96,7 +96,7 @@ func TestB14(t *testing.T) {
 	once := func(name string) {
 		w.ok(t, w.plug.Create(name, map[string]string{"profile": "gone"}))
 		// Mounted with another spelling of the name than it was made with.
-		w.within(t, name+"@gone", func(root string) { w.ok(t, writeFile(filepath.Join(root, "file"), []byte(name))) })
+		w.plug.Within(t, name+"@gone", func(root string) { w.ok(t, writeFile(filepath.Join(root, "file"), []byte(name))) })
 		w.ok(t, w.plug.Remove(name+"@gone"))
 		w.ok(t, w.plug.Remove(name))
 	}

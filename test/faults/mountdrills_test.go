@@ -79,7 +79,7 @@ var userID = strings.Repeat("ab", 32)
 // hasRoom fails unless df in a volume that is nearly empty shows that many bytes as free, within 3 %.
 func (w *world) hasRoom(t testing.TB, name string, size int64) {
 	t.Helper()
-	w.within(t, name, func(root string) {
+	w.plug.Within(t, name, func(root string) {
 		if got := freeBytes(t, root); !isWithin3Percent(got, size) {
 			t.Errorf("df in volume %s shows %d free bytes, want about %d", name, got, size)
 		}

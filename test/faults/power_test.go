@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/host"
+	"github.com/google/uuid"
 )
 
 // The power is cut at every step of every operation, and right after each was acknowledged. drover starts with what
@@ -35,7 +36,7 @@ func TestI2PowerCut(t *testing.T) {
 				disks = append(disks, newDisk(t, shelf, layout.fs, 3<<30))
 				o.Config = fmt.Sprintf("pools: [{name: default, backend: loop, path: %s/pool}]\n", disks[1].at)
 			}
-			boot := newBootID(t)
+			boot := host.NewBootID(t, uuid.NewString())
 			w := newWorld(t, o)
 			w.make(t, "base", "plain", "first")
 			w.snapshot(t, "base", "first")
@@ -63,7 +64,7 @@ func answered(backend string) (all []cutShort) {
 }
 
 // cutAt runs a drill and cuts the power at a step of it, or after its answer.
-func (w *world) cutAt(t *testing.T, disks []*disk, boot bootID, c cutShort) {
+func (w *world) cutAt(t *testing.T, disks []*disk, boot host.BootID, c cutShort) {
 	d := c.drill
 	if d.ready != nil {
 		d.ready(t, w)

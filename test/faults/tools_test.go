@@ -156,3 +156,20 @@ func poolContents(t *testing.T, h *host.Host) string {
 	}
 	return strings.Join(names, "\n")
 }
+
+func ok(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// refused expects one line of error with a text.
+func refused(t *testing.T, h *host.Host, want string, args ...string) {
+	t.Helper()
+	r := h.Exec(t, args...)
+	line := strings.Join(strings.Fields(r.Err), " ") // a program that a message quotes may break its lines
+	if r.Exit == 0 || strings.Count(r.Err, "drover: ") != 1 || !strings.Contains(line, want) {
+		t.Errorf("%q: exit %d: %s%s, want %q", args, r.Exit, r.Out, r.Err, want)
+	}
+}

@@ -75,24 +75,14 @@ func (w *world) ok(t testing.TB, err error) {
 // write writes a text into a volume and remembers it.
 func (w *world) write(t testing.TB, name, text string) {
 	t.Helper()
-	w.within(t, name, func(root string) { w.ok(t, fill(root, text)) })
+	w.plug.Within(t, name, func(root string) { w.ok(t, fill(root, text)) })
 	w.volumes[name] = text
-}
-
-// within mounts a volume for one use, as a container would.
-func (w *world) within(t testing.TB, name string, do func(root string)) {
-	t.Helper()
-	id := host.NewID()
-	root, err := w.plug.Mount(name, id)
-	w.ok(t, err)
-	do(root)
-	w.ok(t, w.plug.Unmount(name, id))
 }
 
 // holds fails unless a volume contains exactly that text.
 func (w *world) holds(t testing.TB, name, text string) {
 	t.Helper()
-	w.within(t, name, func(root string) {
+	w.plug.Within(t, name, func(root string) {
 		if err := compare(root, text); err != nil {
 			t.Errorf("volume %s: %v", name, err)
 		}

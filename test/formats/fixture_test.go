@@ -60,24 +60,6 @@ func openFixture(t *testing.T) {
 	mountDisk(t, images)
 }
 
-// setBootID replaces the ID of the boot: uses of volumes count only on the boot on which they were recorded.
-func setBootID(t *testing.T, id string) {
-	t.Helper()
-	const kernel = "/proc/sys/kernel/random/boot_id"
-	file := filepath.Join(t.TempDir(), "boot_id")
-	if err := os.WriteFile(file, []byte(id+"\n"), 0o444); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount(file, kernel, "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(kernel, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
 // start starts Drover on the mounted disk.
 func start(t *testing.T) *host.Host {
 	t.Helper()
@@ -109,7 +91,7 @@ func TestFixture(t *testing.T) {
 //	used      a container used it when Drover ended
 func writeFixture(t *testing.T, images string) {
 	mountDisk(t, images)
-	setBootID(t, boot)
+	host.NewBootID(t, boot)
 	h := start(t)
 	plug := h.Plug(t)
 	ok := func(err error) {

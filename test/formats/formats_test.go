@@ -5,7 +5,6 @@
 package formats
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,7 +25,7 @@ const useID = "5f0c8a6f5e7d44c6a7b7f2c1d4b3a2918070605040302010f0e0d0c0b0a09080"
 // The state opens with all volumes, snapshots and deleted volumes.
 func TestB16Contents(t *testing.T) {
 	openFixture(t)
-	setBootID(t, uuid.NewString()) // all uses of the fixture have ended
+	host.NewBootID(t, uuid.NewString()) // all uses of the fixture have ended
 	h := start(t)
 	plug := h.Plug(t)
 	if _, err := plug.Get("base@plain"); err != nil {
@@ -63,7 +62,7 @@ func TestB16Contents(t *testing.T) {
 // A container that ran while Drover was replaced keeps its volume.
 func TestB16Uses(t *testing.T) {
 	openFixture(t)
-	setBootID(t, boot)
+	host.NewBootID(t, boot)
 	h := start(t)
 	awaitUses(t, h, "used", 1)
 	if err := h.Plug(t).Unmount("used", useID); err != nil {
@@ -76,7 +75,7 @@ func TestB16Uses(t *testing.T) {
 // The records in the pool are enough to rebuild the store.
 func TestB16Rebuild(t *testing.T) {
 	openFixture(t)
-	setBootID(t, uuid.NewString())
+	host.NewBootID(t, uuid.NewString())
 	if err := os.Remove(filepath.Join(root, "store.db")); err != nil {
 		t.Fatal(err)
 	}
@@ -156,33 +155,20 @@ func awaitUses(t *testing.T, h *host.Host, name string, n int) {
 	}
 }
 
-// within mounts a volume for one use, as a container would.
-func within(t *testing.T, plug *host.Plug, name string, do func(dir string) error) {
-	t.Helper()
-	id := host.NewID()
-	dir, err := plug.Mount(name, id)
-	if err == nil {
-		err = errors.Join(do(dir), plug.Unmount(name, id))
-	}
-	if err != nil {
-		t.Fatalf("volume %s: %v", name, err)
-	}
-}
-
 func write(t *testing.T, plug *host.Plug, name, text string) {
 	t.Helper()
-	within(t, plug, name, func(dir string) error {
-		return os.WriteFile(filepath.Join(dir, "text"), []byte(text), 0o644)
+	plug.Within(t, name, func(dir string) {
+		if err := os.WriteFile(filepath.Join(dir, "text"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	})
 }
 
 func holds(t *testing.T, plug *host.Plug, name, text string) {
 	t.Helper()
-	within(t, plug, name, func(dir string) error {
-		got, err := os.ReadFile(filepath.Join(dir, "text"))
-		if err == nil && string(got) != text {
-			t.Errorf("volume %s contains %q, want %q", name, got, text)
+	plug.Within(t, name, func(dir string) {
+		if got, err := os.ReadFile(filepath.Join(dir, "text")); err != nil || string(got) != text {
+			t.Errorf("volume %s contains %q, %v, want %q", name, got, err, text)
 		}
-		return err
 	})
 }

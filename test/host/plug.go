@@ -118,6 +118,20 @@ func (p *Plug) Unmount(name, id string) error {
 	return err
 }
 
+// Within mounts a volume for one use, as a container does, and calls f with the mount point.
+func (p *Plug) Within(t testing.TB, name string, f func(root string)) {
+	t.Helper()
+	id := NewID()
+	root, err := p.Mount(name, id)
+	if err != nil {
+		t.Fatalf("mount %s: %v", name, err)
+	}
+	f(root)
+	if err := p.Unmount(name, id); err != nil {
+		t.Fatalf("unmount %s: %v", name, err)
+	}
+}
+
 // Get returns a volume.
 func (p *Plug) Get(name string) (Answer, error) {
 	return p.Call("VolumeDriver.Get", map[string]any{"Name": name})

@@ -71,3 +71,8 @@ func (vm *VM) refuses(t *testing.T, line, says string) {
 		t.Errorf("%s: exit %d, want %s\n%s", line, exit, says, text)
 	}
 }
+
+// container returns the arguments to run a container with a volume on /data and the machine's tools.
+func container(volume, more string) string {
+	return "docker run --network none --stop-signal KILL --volume-driver drover -v " + volume + ":/data -v /usr:/usr:ro " + more + " tools sh -c "
+}

@@ -78,7 +78,6 @@ func TestAdoptProject(t *testing.T) {
 	s.db.Query(t, w.e, "shop-db-1", "CREATE DATABASE shop; CREATE TABLE shop.orders (id INT); INSERT INTO shop.orders VALUES (7)")
 	s.cache.Query(t, w.e, "shop-cache-1", "SET order 7")
 
-	w.planProjects(t)
 	s.dryRun(t)
 	s.wantRefused(t)
 	out := w.drover(t, "adopt-project", "shop", "--profile", "gold", "--yes")
@@ -305,49 +304,6 @@ func (s *adopted) dryRun(t *testing.T) {
 		t.Errorf("without a terminal: %+v", r)
 	}
 	s.wantFiles(t, ".env", "cache", "compose.yaml", "redis.conf")
-}
-
-// planProjects plans the moves of three projects that have no containers. So docker compose reads override files for
-// anchors, merge keys, extends and profiles, and finds nothing but the plan.
-func (w *world) planProjects(t *testing.T) {
-	t.Helper()
-	top, err := filepath.Abs("../../cmd/drover/internal/projects/testdata")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, c := range map[string]struct {
-		dirs []string
-		plan []string // parts of the output
-	}{
-		"wordpress":  {[]string{"html", "data/db", "data/conf.d"}, []string{"wordpress-html", "wordpress-data-db", "compose.override.yaml will be"}},
-		"monitoring": {[]string{"rules", "prometheus"}, []string{"monitoring-prometheus", "compose.override.yaml will be", `{"read_only":true,"source":"rules","target":"/rules","type":"volume"}`}},
-		"nextcloud":  {[]string{"cloud/files", "cloud/skins"}, []string{"nextcloud-cloud-files", "compose.override.yaml will be"}},
-	} {
-		dir := filepath.Join(t.TempDir(), name)
-		if err := os.CopyFS(dir, os.DirFS(filepath.Join(top, name))); err != nil {
-			t.Fatal(err)
-		}
-		for _, d := range c.dirs {
-			if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(dir, d, "file"), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := os.WriteFile(filepath.Join(dir, ".env"), []byte("DATA_DIR="+dir+"/cloud\nDB_PASSWORD=s3cret\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		t.Run(name, func(t *testing.T) {
-			t.Chdir(dir)
-			r := w.h.Exec(t, "adopt-project", name, "--profile", "silver", "--dry-run")
-			for _, want := range c.plan {
-				if r.Exit != 0 || !strings.Contains(r.Out, want) || strings.Contains(r.Out+r.Err, "s3cret") {
-					t.Errorf("plan without %q:\n%s%s", want, r.Out, r.Err)
-				}
-			}
-		})
-	}
 }
 
 // killedAt runs the command with flags, while it is killed at each of its places, and then to its end.

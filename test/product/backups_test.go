@@ -167,15 +167,7 @@ func TestPushAndPull(t *testing.T) {
 	writePassword(t, secret, "correct horse battery staple")
 	write := func(h *host.Host, volume, text string) {
 		t.Helper()
-		plug := h.Plug(t)
-		root, err := plug.Mount(volume, "user")
-		if err != nil {
-			t.Fatal(err)
-		}
-		put(t, filepath.Join(root, "file"), []byte(text))
-		if err := plug.Unmount(volume, "user"); err != nil {
-			t.Fatal(err)
-		}
+		h.Plug(t).Within(t, volume, func(root string) { put(t, filepath.Join(root, "file"), []byte(text)) })
 	}
 	says := func(got, want string) {
 		t.Helper()
@@ -199,16 +191,11 @@ func TestPushAndPull(t *testing.T) {
 		t.Errorf("got %d, %q", r.Exit, r.Err)
 	}
 	one.Must(t, "pull", "team/shop", "--as", "theirs")
-	root, err := one.Plug(t).Mount("theirs", "user")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := os.ReadFile(filepath.Join(root, "file")); err != nil || string(got) != "theirs" {
-		t.Errorf("pulled %q, %v", got, err)
-	}
-	if err := one.Plug(t).Unmount("theirs", "user"); err != nil {
-		t.Fatal(err)
-	}
+	one.Plug(t).Within(t, "theirs", func(root string) {
+		if got, err := os.ReadFile(filepath.Join(root, "file")); err != nil || string(got) != "theirs" {
+			t.Errorf("pulled %q, %v", got, err)
+		}
+	})
 	one.Must(t, "push", "db", "team", "--as", "shop-ours")
 	if got := one.Must(t, "repository", "versions", "team", "--filter", "state=newest", "--format", "{{.Name}}"); got != "shop\nshop-ours" {
 		t.Errorf("the newest versions are of %q", got)

@@ -116,17 +116,11 @@ func testServer(t *testing.T, r *remote) {
 			last.BytesAdded)
 	}
 	r.Must(t, "backup", "restore", ids[1], "copy")
-	plug := r.Plug(t)
-	copied, err := plug.Mount("copy", "user")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if found := differences(t, r.root, copied); len(found) > 0 {
-		t.Errorf("the restored files differ: %v", found)
-	}
-	if err := plug.Unmount("copy", "user"); err != nil {
-		t.Fatal(err)
-	}
+	r.Plug(t).Within(t, "copy", func(copied string) {
+		if found := differences(t, r.root, copied); len(found) > 0 {
+			t.Errorf("the restored files differ: %v", found)
+		}
+	})
 	r.Must(t, "backup", "verify", "db")
 	r.Must(t, "backup", "rm", ids[0], "--yes")
 	r.Must(t, "backup", "prune")

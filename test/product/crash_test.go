@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/engine"
@@ -238,7 +237,7 @@ func testB6(t *testing.T, w *world) {
 	if err := w.h.Unmount(); err != nil {
 		t.Fatal(err)
 	}
-	anotherBoot(t)
+	host.NewBootID(t, uuid.NewString())
 	// The bare folder below the mount point accepts no data from a container that starts too early.
 	if err := os.WriteFile(filepath.Join(point, "one"), nil, 0o600); err == nil {
 		t.Error("the bare mount point can be written to")
@@ -257,22 +256,4 @@ func testB6(t *testing.T, w *world) {
 		t.Errorf("in the bare mount point: %v, %v", left, err)
 	}
 	w.docker(t, "volume", "rm", "boot@gold")
-}
-
-// anotherBoot replaces the boot ID until the test has ended.
-func anotherBoot(t *testing.T) {
-	t.Helper()
-	const file = "/proc/sys/kernel/random/boot_id"
-	lie := filepath.Join(t.TempDir(), "boot_id")
-	if err := os.WriteFile(lie, []byte(uuid.NewString()+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount(lie, file, "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(file, 0); err != nil {
-			t.Error(err)
-		}
-	})
 }

@@ -1,8 +1,7 @@
 package product
 
 import (
-	"encoding/json"
-	"os"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -12,68 +11,6 @@ import (
 	"github.com/droverhq/drover/test/host"
 	"github.com/droverhq/drover/test/lan"
 )
-
-const placedProfiles = `default: anywhere
-profiles:
-  anywhere:
-  here: {placement: 'load_10 < 100000 and cpus >= 1 and labels.rack == "r1" and pool.free > "1MiB"'}
-  calm: {placement: 'load_10 < 100000 and memory_free > "900TiB"'}
-  other: {placement: 'architecture == "vax"'}
-`
-
-// awaitFacts returns the only node with its facts, once they satisfy a condition.
-func awaitFacts(t *testing.T, h *host.Host, want func(api.Node) bool) api.Node {
-	t.Helper()
-	for end := time.Now().Add(3 * time.Minute); ; time.Sleep(200 * time.Millisecond) {
-		var nodes []api.Node
-		if err := json.Unmarshal([]byte(h.Must(t, "node", "ls", "-o", "json")), &nodes); err != nil || len(nodes) != 1 {
-			t.Fatalf("%v, %d nodes", err, len(nodes))
-		}
-		if nodes[0].Facts != nil && want(nodes[0]) {
-			return nodes[0]
-		}
-		if time.Now().After(end) {
-			t.Fatalf("facts: %+v", nodes[0].Facts)
-		}
-	}
-}
-
-// TestA9 on one host: its facts are on record, a profile's placement is obeyed, and the error in docker's output says
-// which comparison failed with which value.
-func TestA9(t *testing.T) {
-	w := begin(t, host.Options{Profiles: placedProfiles, Config: "labels: {rack: r1}\n"}, engine.Options{})
-	n := awaitFacts(t, w.h, func(api.Node) bool { return true })
-	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if f := n.Facts; f.Kernel != strings.TrimSpace(string(release)) || f.CPUs < 1 || f.MemoryTotal <= 0 || len(f.Pools) != 1 || f.Pools[0].Free <= 0 || !f.Pools[0].Online {
-		t.Errorf("%+v", f)
-	}
-	w.docker(t, "volume", "create", "-d", w.h.Driver, "db@here")
-	if out := w.drover(t, "volume", "inspect", "db", "-o", "json"); !strings.Contains(out, `"placement"`) {
-		t.Errorf("the placement is not frozen into the volume: %s", out)
-	}
-	w.refused(t, `pool default cannot satisfy profile other: architecture is "`+n.Facts.Architecture+`", not == "vax"`,
-		"volume", "create", "-d", w.h.Driver, "nope@other")
-	w.refused(t, "memory_free is ", "volume", "create", "-d", w.h.Driver, "nope@calm")
-	w.refused(t, "not > 900TiB", "run", "--rm", "-v", "nope@calm:/data", "--volume-driver", w.h.Driver, image, "true")
-	if out := w.drover(t, "volume", "ls", "-q"); len(strings.Fields(out)) != 1 {
-		t.Errorf("something was made: %s", out)
-	}
-
-	if out := w.drover(t, "node", "ls", "-q", "--placement", `labels.rack == "r1" and pool.name == "default"`); strings.TrimSpace(out) != n.ID.String() {
-		t.Errorf("filtered: %q", out)
-	}
-	if out := w.drover(t, "node", "ls", "-q", "--placement", `is_virtual and not is_virtual`); out != "" {
-		t.Errorf("filtered: %q", out)
-	}
-	w.drover(t, "node", "cordon", "host-a")
-	w.refused(t, "its node is cordoned", "volume", "create", "-d", w.h.Driver, "late")
-	w.once(t, "db@here", "echo still > /data/x") // existing volumes work
-	w.drover(t, "node", "cordon", "--off", "host-a")
-	w.docker(t, "volume", "create", "-d", w.h.Driver, "late")
-}
 
 // TestSwarmLabels: facts become labels of the Swarm's node. Services are placed by these labels, and not where the
 // labels do not match.
@@ -94,9 +31,15 @@ func TestSwarmLabels(t *testing.T) {
 			t.Fatal(e.Must(t, "node", "inspect", "self"))
 		}
 	}
-	n := awaitFacts(t, h, func(api.Node) bool { return true })
+	var nodes []api.Node
+	host.Await(t, "the facts are recorded", func() error {
+		if h.JSON(t, &nodes, "node", "ls"); len(nodes) != 1 || nodes[0].Facts == nil {
+			return fmt.Errorf("%+v", nodes)
+		}
+		return nil
+	})
 	for name, want := range map[string]string{
-		"mine": "kept", "drover.pool.gone": "", "drover.label.rack": "r1", "drover.architecture": n.Facts.Architecture, "drover.node": "host-a",
+		"mine": "kept", "drover.pool.gone": "", "drover.label.rack": "r1", "drover.architecture": nodes[0].Facts.Architecture, "drover.node": "host-a",
 		"drover.engine_version": e.Must(t, "version", "--format", "{{.Server.Version}}"),
 	} {
 		if got := label(name); got != strings.TrimSpace(want) {

@@ -38,15 +38,8 @@ func TestRecover(t *testing.T) {
 			if err := plug.Create(name, opts); err != nil {
 				t.Fatal(err)
 			}
-			root, err := plug.Mount(name, "user")
-			if err != nil {
-				t.Fatal(err)
-			}
 			content[name] = treetest.Bytes(uint64(i), 8<<20)
-			put(t, filepath.Join(root, "data"), content[name])
-			if err := plug.Unmount(name, "user"); err != nil {
-				t.Fatal(err)
-			}
+			plug.Within(t, name, func(root string) { put(t, filepath.Join(root, "data"), content[name]) })
 		}
 		h.Must(t, "backup", "create", "db", "web", "cache")
 		rehearse(t, h)
@@ -168,14 +161,7 @@ func TestRecoverLostDisk(t *testing.T) {
 	if err := plug.Create("db", map[string]string{"pool": "old"}); err != nil {
 		t.Fatal(err)
 	}
-	root, err := plug.Mount("db", "user")
-	if err != nil {
-		t.Fatal(err)
-	}
-	put(t, filepath.Join(root, "data"), []byte("kept"))
-	if err := plug.Unmount("db", "user"); err != nil {
-		t.Fatal(err)
-	}
+	plug.Within(t, "db", func(root string) { put(t, filepath.Join(root, "data"), []byte("kept")) })
 	snapshot := strings.TrimSpace(h.Must(t, "snapshot", "create", "db", "-q"))
 	h.Must(t, "backup", "create", "db", "--snapshot", snapshot)
 	if err := os.RemoveAll(disk); err != nil {
@@ -190,15 +176,11 @@ func TestRecoverLostDisk(t *testing.T) {
 	if r := h.Exec(t, recover...); r.Exit != 0 || !strings.HasSuffix(r.Out, "\n1 of 1 volumes are recovered\n") {
 		t.Fatalf("exit %d: %s%s", r.Exit, r.Out, r.Err)
 	}
-	if root, err = plug.Mount("db", "check"); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := os.ReadFile(filepath.Join(root, "data")); err != nil || string(got) != "kept" {
-		t.Errorf("%q, %v", got, err)
-	}
-	if err := plug.Unmount("db", "check"); err != nil {
-		t.Fatal(err)
-	}
+	plug.Within(t, "db", func(root string) {
+		if got, err := os.ReadFile(filepath.Join(root, "data")); err != nil || string(got) != "kept" {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
 	h.Must(t, "trash", "purge", "--all", "--yes")
 	h.Must(t, "pool", "rm", "--forget", "old", "--yes")
 }
@@ -259,16 +241,11 @@ func wantWhole(t *testing.T, h *host.Host, content map[string][]byte) (names []s
 		if v.Size != sizes[v.Volume]*dataset.MiB || len(v.Labels) != 1 || v.Labels["team"] != v.Volume {
 			t.Errorf("volume %s has size %s and labels %v", v.Volume, v.Size, v.Labels)
 		}
-		root, err := plug.Mount(v.Volume, "check")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, err := os.ReadFile(filepath.Join(root, "data")); err != nil || !bytes.Equal(got, content[v.Volume]) {
-			t.Errorf("volume %s: %d bytes, %v", v.Volume, len(got), err)
-		}
-		if err := plug.Unmount(v.Volume, "check"); err != nil {
-			t.Fatal(err)
-		}
+		plug.Within(t, v.Volume, func(root string) {
+			if got, err := os.ReadFile(filepath.Join(root, "data")); err != nil || !bytes.Equal(got, content[v.Volume]) {
+				t.Errorf("volume %s: %d bytes, %v", v.Volume, len(got), err)
+			}
+		})
 	}
 	return names
 }
