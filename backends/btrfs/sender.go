@@ -26,21 +26,14 @@ type sender struct {
 // these subvolumes never change.
 func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (backends.Stream, error) {
-	out, err := p.sender.send(ctx, src, base, from, w, progress)
-	if err != nil {
-		return out, fmt.Errorf("send snapshot %s of dataset %s: %w", src.Snapshot, src.Dataset, err)
-	}
-	return out, nil
+	return p.shelf.Send(src, func(f *shelf.Folder) (backends.Stream, error) {
+		return p.sender.send(ctx, f, src, base, from, w, progress)
+	})
 }
 
-// send does the work of Send. Send adds the snapshot and the dataset to its errors.
-func (s *sender) send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
-	progress backends.Progress) (out backends.Stream, err error) {
-	f, err := s.shelf.FindDatasetOrCopy(src.Dataset)
-	if err != nil {
-		return out, err
-	}
-	defer f.Close()
+// send does the work of Send.
+func (s *sender) send(ctx context.Context, f *shelf.Folder, src dataset.Source, base uuid.UUID, from int64,
+	w io.Writer, progress backends.Progress) (out backends.Stream, err error) {
 	snapshot, err := f.ReadSnapshot(src.Snapshot)
 	if err != nil {
 		return out, err

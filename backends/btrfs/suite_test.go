@@ -8,8 +8,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
-	"github.com/droverhq/drover/backends/backendtest/failing"
-	"github.com/droverhq/drover/backends/backendtest/powercut"
+	"github.com/droverhq/drover/backends/backendtest/crashing"
 	"github.com/droverhq/drover/backends/btrfs"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/scratch"
@@ -49,13 +48,13 @@ func uncounted() []string {
 
 // I3: an operation of which any system call fails damages nothing in the pool.
 func TestI3FailingCalls(t *testing.T) {
-	failing.Run(t, "full", func(t *testing.T) (backends.Kind, backends.Config) {
+	crashing.FailingCalls(t, "full", func(t *testing.T) (backends.Kind, backends.Config) {
 		return btrfs.New(), backends.Config{Name: "test", Path: filepath.Join(disk(t, "full", 5<<30), "pool")}
 	})
 }
 
 func TestPowerCut(t *testing.T) {
-	powercut.Run(t, btrfs.New(), "btrfs", func(t *testing.T, disk string) { scratch.Quota(t, disk, "full") })
+	crashing.PowerCut(t, btrfs.New(), "btrfs", func(t *testing.T, disk string) { scratch.Quota(t, disk, "full") })
 }
 
 // BenchmarkGrow measures snapshots and clones of small and large datasets.

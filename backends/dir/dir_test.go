@@ -11,8 +11,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
-	"github.com/droverhq/drover/backends/backendtest/failing"
-	"github.com/droverhq/drover/backends/backendtest/powercut"
+	"github.com/droverhq/drover/backends/backendtest/crashing"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
@@ -34,7 +33,7 @@ func TestSuite(t *testing.T) {
 }
 
 // I3: an operation of which any system call fails damages nothing in the pool.
-func TestI3FailingCalls(t *testing.T) { failing.Run(t, "tmpfs", on(tmpfs)) }
+func TestI3FailingCalls(t *testing.T) { crashing.FailingCalls(t, "tmpfs", on(tmpfs)) }
 
 func tmpfs(t *testing.T) string { return tmpfsOf(t, "1g") }
 
@@ -54,7 +53,7 @@ func tmpfsOf(t *testing.T, size string) string {
 
 func TestPowerCut(t *testing.T) {
 	for _, fs := range []string{"ext4", "xfs", "btrfs"} {
-		powercut.Run(t, dir.Backend{}, fs)
+		crashing.PowerCut(t, dir.Backend{}, fs)
 	}
 }
 

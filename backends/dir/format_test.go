@@ -7,7 +7,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/backendtest/formats"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
 )
@@ -19,7 +18,7 @@ func TestB16RecordOfALaterFormat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	formats.LaterRecord(t, p, func(commit bool) uuid.UUID {
+	laterRecord(t, p, func(commit bool) uuid.UUID {
 		id := uuid.New()
 		_, err := p.Create(t.Context(), dataset.Dataset{ID: id})
 		if err == nil && commit {

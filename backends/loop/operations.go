@@ -56,15 +56,9 @@ func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
 // extents. These can change: the kernel splits an extent when another file shares a part of it.
 func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (backends.Stream, error) {
-	var out backends.Stream
-	err := p.withDatasetOrCopy(src.Dataset, func(f *shelf.Folder) (err error) {
-		out, err = p.sender.Send(ctx, f.Dir, src, base, from, w, progress)
-		return err
+	return p.shelf.Send(src, func(f *shelf.Folder) (backends.Stream, error) {
+		return p.sender.Send(ctx, f.Dir, src, base, from, w, progress)
 	})
-	if err != nil {
-		return out, fmt.Errorf("send snapshot %s of dataset %s: %w", src.Snapshot, src.Dataset, err)
-	}
-	return out, nil
 }
 
 // Same implements backends.Sender.

@@ -214,58 +214,5 @@ func at(s dataset.Snapshot) dataset.Source {
 	return dataset.Source{Dataset: s.Dataset, Snapshot: s.ID}
 }
 
-func TestDatasetLifeCycle(t *testing.T) {
-	onAll(t, func(f *fixture, d dataset.Dataset) {
-		f.create(d)
-		root, unmount := f.mounted(d.ID)
-		if left, err := os.ReadDir(root); err != nil || len(left) != 0 {
-			t.Errorf("a new root holds %v (%v)", left, err)
-		}
-		unmount()
-		f.put(d.ID, "a", "one")
-		s := f.takeSnapshot(d)
-		f.put(d.ID, "a", "two")
-		c := newDataset("")
-		c.Size = 0
-		f.clone(c, at(s))
-		live := newDataset("")
-		live.Size = 0
-		f.clone(live, head0(d))
-		if got := f.get(c.ID, "a"); got != "one" {
-			t.Errorf("the clone of the snapshot has %q", got)
-		}
-		if got := f.get(live.ID, "a"); got != "two" {
-			t.Errorf("the clone of the head has %q", got)
-		}
-		keep := newSnapshot(d)
-		keep.Kind = dataset.SnapshotRestore
-		f.must(f.Restore(f.Context(), d.ID, s.ID, keep, nil))
-		if got := f.get(d.ID, "a"); got != "one" {
-			t.Errorf("restored to %q", got)
-		}
-		f.put(d.ID, "a", "three")
-		f.must(f.Restore(f.Context(), d.ID, s.ID, keep, nil))
-		if got := f.get(d.ID, "a"); got != "three" {
-			t.Errorf("restored twice: %q", got)
-		}
-		kept := newDataset("")
-		kept.Size = 0
-		f.clone(kept, at(keep))
-		if got := f.get(kept.ID, "a"); got != "two" {
-			t.Errorf("what the restore replaced has %q", got)
-		}
-		f.must(f.DeleteSnapshot(f.Context(), d.ID, s.ID))
-		f.must(f.DeleteSnapshot(f.Context(), d.ID, s.ID))
-		f.must(f.Delete(f.Context(), d.ID))
-		f.must(f.Delete(f.Context(), d.ID))
-		if _, ok := f.entries()[d.ID]; ok {
-			t.Error("listed after its deletion")
-		}
-		if got := f.get(c.ID, "a"); got != "one" {
-			t.Errorf("the clone has %q after its source is gone", got)
-		}
-	})
-}
-
 // allocate makes a file take a number of bytes of its disk.
 func allocate(f *os.File, size int64) error { return unix.Fallocate(int(f.Fd()), 0, 0, size) }

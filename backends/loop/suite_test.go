@@ -8,8 +8,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
-	"github.com/droverhq/drover/backends/backendtest/failing"
-	"github.com/droverhq/drover/backends/backendtest/powercut"
+	"github.com/droverhq/drover/backends/backendtest/crashing"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/internal/fault"
 	"github.com/droverhq/drover/internal/linux/loopdev"
@@ -61,7 +60,7 @@ func asWithout() []string {
 // I3: an operation in which any system call fails damages nothing in the pool.
 func TestI3FailingCalls(t *testing.T) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
-		failing.Run(t, fstype, func(t *testing.T) (backends.Kind, backends.Config) {
+		crashing.FailingCalls(t, fstype, func(t *testing.T) (backends.Kind, backends.Config) {
 			if fstype != "xfs" && path.Base(t.Name()) != "restore" {
 				long.Only(t)
 			}
@@ -75,7 +74,7 @@ func TestI3FailingCalls(t *testing.T) {
 
 func TestPowerCut(t *testing.T) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
-		powercut.Run(t, loop.New(&run.System{}), fstype)
+		crashing.PowerCut(t, loop.New(&run.System{}), fstype)
 	}
 }
 

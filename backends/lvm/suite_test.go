@@ -8,7 +8,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
-	"github.com/droverhq/drover/backends/backendtest/failing"
+	"github.com/droverhq/drover/backends/backendtest/crashing"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -20,7 +20,7 @@ func TestSuiteEncrypted(t *testing.T) { suite(t, "luks", backendtest.NewKeys()) 
 // I3: an operation of which any system call fails damages nothing in the pool. Only the calls for the records fail,
 // because each command of LVM takes about a second.
 func TestI3FailingCalls(t *testing.T) {
-	failing.Run(t, "thin", func(t *testing.T) (backends.Kind, backends.Config) {
+	crashing.FailingCalls(t, "thin", func(t *testing.T) (backends.Kind, backends.Config) {
 		return New(&run.System{}), place(t, "lvm-first")
 	})
 }

@@ -13,7 +13,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
-	"github.com/droverhq/drover/backends/backendtest/failing"
+	"github.com/droverhq/drover/backends/backendtest/crashing"
 	"github.com/droverhq/drover/backends/nfs"
 	"github.com/droverhq/drover/dataset"
 )
@@ -75,7 +75,7 @@ func TestSuite(t *testing.T) {
 
 // I3: an operation of which any system call fails damages nothing in the pool.
 func TestI3FailingCalls(t *testing.T) {
-	failing.Run(t, "folder", func(t *testing.T) (backends.Kind, backends.Config) {
+	crashing.FailingCalls(t, "folder", func(t *testing.T) (backends.Kind, backends.Config) {
 		return nfs.Backend{Network: anywhere}, backends.Config{Name: "test", Path: filepath.Join(tmpfs(t), "pool")}
 	})
 }

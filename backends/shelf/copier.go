@@ -2,6 +2,7 @@ package shelf
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -88,6 +89,21 @@ func (cp *copier) move(f *Folder, to backends.EntryState) error {
 	}
 	f.State = to
 	return cp.dir.syncMove(root, f.Dir, dest, from)
+}
+
+// Send opens the folder of the dataset or copy whose snapshot is sent, and calls send with it: see backends.Sender. It
+// adds the snapshot and the dataset to the error.
+func (cp *copier) Send(src dataset.Source, send func(*Folder) (backends.Stream, error)) (backends.Stream, error) {
+	var out backends.Stream
+	f, err := cp.catalog.FindDatasetOrCopy(src.Dataset)
+	if err == nil {
+		defer f.Close()
+		out, err = send(f)
+	}
+	if err != nil {
+		err = fmt.Errorf("send snapshot %s of dataset %s: %w", src.Snapshot, src.Dataset, err)
+	}
+	return out, err
 }
 
 // Received reports how much of a snapshot the pool has; see backends.Copier. streamOf returns the description of the

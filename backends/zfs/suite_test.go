@@ -10,7 +10,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
-	"github.com/droverhq/drover/backends/backendtest/failing"
+	"github.com/droverhq/drover/backends/backendtest/crashing"
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/fault"
@@ -34,7 +34,7 @@ func TestSuite(t *testing.T) {
 
 // I3: an operation of which any system call fails damages nothing in the pool.
 func TestI3FailingCalls(t *testing.T) {
-	failing.RunEvery(t, variant, 2, func(t *testing.T) (backends.Kind, backends.Config) {
+	crashing.FailingCallsEvery(t, variant, 2, func(t *testing.T) (backends.Kind, backends.Config) {
 		if op := path.Base(t.Name()); op != "restore" && op != "supersede" {
 			long.Only(t)
 		}

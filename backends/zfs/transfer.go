@@ -32,20 +32,13 @@ type sender struct {
 // data is sent encrypted and without its key.
 func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
 	progress backends.Progress) (backends.Stream, error) {
-	out, err := p.sender.sendFrom(ctx, src, base, from, w, progress)
-	if err != nil {
-		return out, fmt.Errorf("send snapshot %s of dataset %s: %w", src.Snapshot, src.Dataset, err)
-	}
-	return out, nil
+	return p.shelf.Send(src, func(f *shelf.Folder) (backends.Stream, error) {
+		return p.sender.sendFrom(ctx, f, src, base, from, w, progress)
+	})
 }
 
-func (n *sender) sendFrom(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
-	progress backends.Progress) (out backends.Stream, err error) {
-	f, err := n.shelf.FindDatasetOrCopy(src.Dataset)
-	if err != nil {
-		return out, err
-	}
-	defer f.Close()
+func (n *sender) sendFrom(ctx context.Context, f *shelf.Folder, src dataset.Source, base uuid.UUID, from int64,
+	w io.Writer, progress backends.Progress) (out backends.Stream, err error) {
 	s, err := readSnapshot(f, src.Snapshot)
 	if err != nil {
 		return out, err

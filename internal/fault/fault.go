@@ -3,7 +3,7 @@
 // changes something on a disk to this package, which lets the call through or makes it fail without
 // effect. Commands can fail too, before or after they run: see Runner.
 //
-// Calls of other threads and of child processes never fail. Only tests use the package: backends/backendtest/failing,
+// Calls of other threads and of child processes never fail. Only tests use the package: backends/backendtest/crashing,
 // and the tests of some backends. The only state is the active Run: an atomic pointer to its watcher, whose list of
 // calls a mutex protects. The caller ensures that a process has one Run at a time. Which system calls count as changes
 // is in calls.go.

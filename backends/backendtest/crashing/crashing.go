@@ -1,6 +1,7 @@
 // Package crashing runs the crash matrix of package backendtest. It has two ways to crash an operation at a step:
 // [Stopped] ends the operation in this process. [Killed] runs the operation in another process, and kills that process.
-// The tests of backends call it. It has no state.
+// [FailingCalls] and [PowerCut] run the cases in which system calls fail and in which the power is cut. The tests of
+// backends call it. It has no state.
 package crashing
 
 import (

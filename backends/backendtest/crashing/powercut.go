@@ -1,6 +1,4 @@
-// Package powercut runs the cases of package backendtest that cut the power, on images of disks. The tests of backends
-// call it. It has no state.
-package powercut
+package crashing
 
 import (
 	"path/filepath"
@@ -11,9 +9,9 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// Run runs the power-cut cases on filesystems of fstype. The functions in prepare are called with each disk before a
-// pool is made on it. It needs root.
-func Run(t *testing.T, kind backends.Kind, fstype string, prepare ...func(t *testing.T, disk string)) {
+// PowerCut runs the power-cut cases on filesystems of fstype. The functions in prepare are called with each disk before
+// a pool is made on it. It needs root.
+func PowerCut(t *testing.T, kind backends.Kind, fstype string, prepare ...func(t *testing.T, disk string)) {
 	backendtest.PowerCut(t, kind, fstype, func(t *testing.T) backendtest.Disk {
 		image := scratch.Image(t, fstype, 3<<30)
 		disk := scratch.MountImage(t, fstype, image)

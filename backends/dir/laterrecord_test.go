@@ -1,6 +1,4 @@
-// Package formats tests that a pool does not touch datasets whose records a later version of Drover wrote. The tests of
-// backends call it. It owns no state. Only tests may import it, because it imports package testing.
-package formats
+package dir_test
 
 import (
 	"errors"
@@ -16,11 +14,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// LaterRecord tests that a pool does not touch a dataset whose record has a later format than this version knows. The
+// laterRecord tests that a pool does not touch a dataset whose record has a later format than this version knows. The
 // pool lists it with the reason, refuses every operation on it, and changes and removes nothing. create makes a
 // dataset, and commits it if commit is set. record returns the path of the record of a dataset. area is the directory
 // of the pool that has the dataset: "datasets" or "incoming".
-func LaterRecord(t *testing.T, p backends.Pool, create func(commit bool) uuid.UUID,
+func laterRecord(t *testing.T, p backends.Pool, create func(commit bool) uuid.UUID,
 	record func(area string, id uuid.UUID) string) {
 	t.Helper()
 	const later = `{"format":2,"id":{"new":1}}`
