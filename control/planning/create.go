@@ -8,8 +8,8 @@
 // valid profiles and the last reports of agents, which are in memory.
 //
 // To add an option of a volume, begin in ParseCreate and PlanCreate. A stricter rule for the names of new volumes
-// belongs in create.go, and so does the place of a clone (planSource); otherplace.go refuses requests for other places.
-// A change of an existing volume belongs in update.go, a change of the names in rename.go, a rule about snapshots in
+// belongs in create.go, and so does the place of a clone (planSource); request.go refuses requests for other places. A
+// change of an existing volume belongs in update.go, a change of the names in rename.go, a rule about snapshots in
 // snapshot.go, and a rule about backups and pushes in backup.go.
 package planning
 

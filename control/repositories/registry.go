@@ -9,8 +9,8 @@
 // an atomic flag that says whether this service stores the exports: only one service of a cluster does.
 //
 // A rule for the set of repositories, such as their maximum number, belongs in registry.go, and a rule for the URL or
-// the password of one in package dataset. When an export is due is in exporter.go, and what is reported in findings.go.
-// Package dump defines the format of an export.
+// the password of one in package dataset. When an export is due, and what is reported of it, is in exporter.go. Package
+// dump defines the format of an export.
 package repositories
 
 import (
