@@ -1,8 +1,7 @@
 // Package backendtest is the conformance suite of all backends. It tests the contract in the comments of package
-// backends on real pools. The tests of each backend call Run with a factory of pools. Packages crashing, failing and
-// powercut call Crashing, CutAtEachStep, Failing and PowerCut for them. Package verify runs Cases and Measure for an
-// operator. The benchmarks of backends call Grow and Path. To test a new rule of the contract, add a case to the list
-// in cases.
+// backends on real pools. The tests of each backend call Run with a factory of pools. Package crashing calls Crashing,
+// CutAtEachStep, Failing and PowerCut for them. Package verify runs Cases and Measure for an operator. The benchmarks
+// of backends call Grow and Path. To test a new rule of the contract, add a case to the list in cases.
 //
 // Every method is called twice. The declared capabilities are compared with the optional interfaces and with the
 // behaviour. Content is compared by running the same operations on a plain directory and on the mounted dataset. A test
@@ -18,11 +17,7 @@ import (
 	"slices"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/backendtest/harness"
 )
-
-// T is the part of *testing.T that the suite uses; see harness.T.
-type T = harness.T
 
 // Runner is a T that can run subtests. R is the type of the subtests, which is the type of the Runner itself:
 // *testing.T is a Runner[*testing.T].

@@ -7,16 +7,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/backendtest/harness"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
-
-// Keys provides the keys for pools in which every dataset of the suite is encrypted: see harness.Keys.
-type Keys = harness.Keys
-
-// NewKeys returns Keys with a data key that is always the same: see harness.NewKeys.
-func NewKeys() *Keys { return harness.NewKeys() }
 
 // little is a size that XFS accepts, and that is small enough to search all bytes of the dataset.
 const little = 320 * dataset.MiB

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/backendtest/harness"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/long"
 )
@@ -79,7 +78,7 @@ func freezing(root *os.File) backends.WhileFrozen {
 }
 
 // overwrite writes each file in place with blocks of one byte, and calls before ahead of each.
-func overwrite(f *fixture, m *harness.Mounted, content byte, before func(file int)) {
+func overwrite(f *fixture, m *Mounted, content byte, before func(file int)) {
 	f.Helper()
 	block := bytes.Repeat([]byte{content}, 4096)
 	for i := range overwrittenFiles {
@@ -93,7 +92,7 @@ func overwrite(f *fixture, m *harness.Mounted, content byte, before func(file in
 
 // checkUnchangedFiles fails if a file of copied has the times, but not the content of the same file in head. It
 // unmounts copied.
-func (f *fixture) checkUnchangedFiles(head, copied *harness.Mounted) {
+func (f *fixture) checkUnchangedFiles(head, copied *Mounted) {
 	f.Helper()
 	defer copied.Unmount()
 	stale, same := 0, 0

@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/backendtest/harness"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
@@ -51,7 +50,7 @@ func within(have int64, size dataset.Size) bool {
 	return have >= int64(size)*97/100 && have <= int64(size)*103/100
 }
 
-func (f *fixture) fillsAtItsSize(fs string, size dataset.Size, other *harness.Mounted) {
+func (f *fixture) fillsAtItsSize(fs string, size dataset.Size, other *Mounted) {
 	f.Helper()
 	d := f.Record()
 	d.Size, d.Profile.Filesystem.Type = size, fs
@@ -274,7 +273,7 @@ func (f *fixture) growsNotMounted(d dataset.Dataset) {
 const half = small * 6 / 10
 
 // fillHalf writes a file of the size half.
-func fillHalf(f *fixture, m *harness.Mounted) error {
+func fillHalf(f *fixture, m *Mounted) error {
 	file, err := os.Create(m.PathOf("half"))
 	f.OK(err)
 	defer file.Close()

@@ -8,7 +8,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/backendtest/harness"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/tree"
 	"github.com/droverhq/drover/internal/tree/treetest"
@@ -16,7 +15,7 @@ import (
 
 // streams sends datasets from one pool to another.
 type streams struct {
-	harness.Mounts
+	Mounts
 }
 
 // stream returns the stream of a snapshot, or of its difference to base, and the description of the stream.

@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/backends/backendtest/harness"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -29,7 +28,7 @@ type journal struct {
 }
 
 // journal starts a writer. The caller ends it with stop.
-func (f *fixture) journal(m *harness.Mounted) *journal {
+func (f *fixture) journal(m *Mounted) *journal {
 	f.Helper()
 	file, err := os.OpenFile(m.PathOf("journal"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
 	f.OK(err)

@@ -1,11 +1,4 @@
-// Package harness has the parts of package backendtest that a case works with: the assertions ([Checks]), the pool of a
-// test ([OpenPool]), the datasets of that pool ([Datasets]), and their mounts ([Mounts]). Each part embeds the one
-// before it. Package backendtest adds streams, and contains the cases.
-//
-// Only package backendtest uses it. The parts belong to one test, and have no lock. Open and the methods that mount
-// change them, so only one goroutine may call these methods. During Open, no other goroutine may use the pool. A case
-// may call the other methods from several goroutines.
-package harness
+package backendtest
 
 import (
 	"context"
