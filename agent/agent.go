@@ -149,36 +149,26 @@ func (a *components) create(ctx context.Context) {
 	}
 	// leaseCtx has the values of ctx, but does not end with it.
 	a.leaseCtx, a.endLeases = context.WithCancel(context.WithoutCancel(ctx))
-	a.Throttle = throttle.New(a.Host, a.Config.Cgroups)
 	a.Programs = newPrograms(a.Config)
-	keys := operation.NewKeyring(a.Host, a.Programs)
-	a.Pools = pool.New(a.Host, a.Throttle, keys, a.Config.Backends, a.Config.Pools)
-	a.Leases = lease.New(a.Host, a.Pools, a.Config.Guard, a.Config.PeerHTTP, a.controlReplicas)
-	a.Operations = operation.New(mounting.New(a.Host, a.Pools, a.Leases, a.Throttle, a.Config.Freezer), keys)
-	a.Operations.ListAll = a.Config.ListAll
-	a.Sync = controlsync.New(a.Operations, controlsync.Config{
+	if a.Config.PeerID == nil {
+		a.Config.PeerID = move.CertifiedNode
+	}
+	limits, keys := throttle.New(a.Host, a.Config.Cgroups), operation.NewKeyring(a.Host, a.Programs)
+	pools := pool.New(a.Host, limits, keys, a.Config.Backends, a.Config.Pools)
+	leases := lease.New(a.Host, pools, a.Config.Guard, a.Config.PeerHTTP, a.controlReplicas)
+	operations := operation.New(mounting.New(a.Host, pools, leases, limits, a.Config.Freezer), keys)
+	operations.ListAll = a.Config.ListAll
+	moves := move.New(operations, a.Config.PeerID, a.Config.TransferRate)
+	a.Sync = controlsync.New(moves, controlsync.Config{
 		Node: a.Config.Identity, Address: a.Config.Address, Version: a.Config.Version, Labels: a.Config.Labels,
-		Replicas: a.controlReplicas, Solo: solo, Backends: a.Config.Backends,
+		Solo: solo, Backends: a.Config.Backends,
 		Source: a.Config.Host, Engine: a.Config.Engine,
 	})
 	a.Generations = pooladmin.NewGenerations(pooladmin.GenerationDeps{
 		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools, Prober: a.Pools, Uses: a.Uses,
 		Register: func(ctx context.Context, gone ...uuid.UUID) error { return a.Registration.Register(ctx, gone...) },
 	})
-	a.makeHandover()
-	a.MoveTable = move.NewMoveTable(a.DB, func(id uuid.UUID) { a.Replicas.Stop(id) })
-	if a.Config.PeerID == nil {
-		a.Config.PeerID = move.CertifiedNode
-	}
-	a.makeTransfers()
 	a.makeBackups()
-	a.Access = move.NewAccess(a.Host)
-	a.Retention = move.NewRetention(a.retentionDeps())
-	a.Inspections = move.NewInspections(a.inspectionsDeps())
-	a.Copies = move.NewCopies(a.copiesDeps())
-	a.Replicas = move.NewReplicas(a.replicasDeps())
-	a.Installer = move.NewInstaller(a.installerDeps())
-	a.makeMoves()
 	a.makePoolAdmin()
 	a.makeDoctor()
 	a.connect()
@@ -205,7 +195,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	if err := a.Pools.Open(ctx); err != nil {
 		return err
 	}
-	a.Repairer.ApplyGuard(st, 0)
+	a.ApplyGuard(st, 0)
 	err = a.Throttle.Load(ctx)      // before the first mount, which can reuse a device number
 	if err == nil && !a.Recovered { // after a loss of the database, only control knows the mounts
 		_, err = a.Resolver.Resolve(ctx)

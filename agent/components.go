@@ -9,12 +9,7 @@ import (
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/move"
-	"github.com/droverhq/drover/agent/operation"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/pooladmin"
-	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -25,28 +20,9 @@ type components struct {
 	Config          Config
 	controlReplicas []api.Service // each control replica separately
 
-	Pools *pool.Pools
-
-	Leases   *lease.Leases
-	Throttle *throttle.Throttler
-
 	*controlsync.Sync
 
-	Repairer     *move.Repairer
-	Relinquisher *move.Relinquisher
-	Failover     *move.Failover
-
-	MoveTable   *move.MoveTable
-	Access      *move.Access
-	Retention   *move.Retention
-	Replicas    *move.Replicas
-	Copies      *move.Copies
-	Inspections *move.Inspections
-	Installer   *move.Installer
-
 	Programs *host.Programs
-
-	*operation.Operations
 
 	Backups *backup.Creator
 
@@ -55,11 +31,7 @@ type components struct {
 	Examiner    *doctor.Doctor
 	Watcher     *doctor.Watcher
 
-	Mover          *move.Mover
-	Bounder        *move.Bounder
-	TransferSource *move.TransferSource // provides the data that this node sends to other nodes
-	Bringer        *move.Bringer
-	Cleaner        *pooladmin.Cleaner
+	Cleaner *pooladmin.Cleaner
 
 	Generations *pooladmin.Keeper
 	PoolCreator *pooladmin.Creator
@@ -72,9 +44,6 @@ type components struct {
 	*backup.Catalog // answers the requests of api.Local about backups
 	Restorer        *backup.Restorer
 
-	TransferServer *move.Server // sends datasets to other nodes
-	TransferClient *move.Client // receives datasets from other nodes
-
 	// leaseCtx is the context of renewals and deadlines, and leaseWork waits for them. They continue until an agent
 	// that stops has finished its work. If they ended earlier, a dataset could be fenced while work on it still runs,
 	// and could not be repaired.
@@ -84,16 +53,6 @@ type components struct {
 
 	Cancel context.CancelFunc
 	wg     sync.WaitGroup
-}
-
-// makeTransfers creates the sender and the receiver of transfers. They share one rate limit.
-func (a *components) makeTransfers() {
-	var limit *move.Limiter
-	if a.Config.TransferRate > 0 {
-		limit = move.NewLimiter(a.Clock, a.Config.TransferRate)
-	}
-	a.TransferServer = a.newTransferServer(limit)
-	a.TransferClient = &move.Client{HTTP: a.Config.PeerHTTP, Clock: a.Clock, Log: a.Log, Limit: limit}
 }
 
 // load reads the agent's database into the components.

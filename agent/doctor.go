@@ -26,7 +26,7 @@ func (a *components) makeDoctor() {
 		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Space: a.Pools, PoolChecker: a.PoolChecker,
 		KeyChecker: a.KeyChecker, Datasets: a.Operations, Sizes: a.Sizes, Replicas: a.Replicas, Uses: a.Uses,
 		Engines: a.Engines, Disks: a.Disks, SharedMounter: a.SharedMounts, Registrar: a.Leases.Registrar,
-		Failover: a.Failover,
+		Failover: a.Moves,
 		Throttle: a.Throttle,
 		Holders:  a.Holders.Examine,
 		Pending:  a.Remover.PendingPurges,

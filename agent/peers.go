@@ -4,8 +4,6 @@ import (
 	"context"
 	"net/http"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/internal/requestid"
@@ -33,21 +31,4 @@ func (a *Agent) Peers() http.Handler {
 		}
 		h.ServeHTTP(w, r.WithContext(ctx))
 	})
-}
-
-func (a *components) newTransferServer(limit *move.Limiter) *move.Server {
-	return &move.Server{
-		Source: a.TransferSource, Peer: a.Config.PeerID, Authorize: a.authorizePeer, Clock: a.Clock, Log: a.Log,
-		Limit: limit,
-	}
-}
-
-// authorizePeer returns an error unless a node may be given data of a dataset. If the lease of the dataset is bounded
-// in time, it records the node on disk first. The errors are those of move.Access.Check and
-// lease.Deadlines.Enrol.
-func (a *components) authorizePeer(ctx context.Context, peer, ds uuid.UUID) error {
-	if err := a.Access.Check(ctx, peer, ds); err != nil {
-		return err
-	}
-	return a.Leases.Deadlines.Enrol(ctx, ds, peer)
 }

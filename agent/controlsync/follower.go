@@ -120,7 +120,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error 
 			}
 		}
 		if f.Leases.Apply(d) {
-			f.Relinquisher.AnswerSoon(d.ID)
+			f.AnswerRecallSoon(d.ID)
 		}
 	}
 	if s.Full && !inconsistent {

@@ -35,7 +35,7 @@ func (r *Holdings) SendSoon(recovery uuid.UUID) {
 		}
 		h.Recovery = recovery
 		var all sync.WaitGroup
-		for _, to := range r.Config.Replicas {
+		for _, to := range r.Leases.Replicas {
 			all.Go(func() {
 				if err := r.Send(ctx, to, h); err != nil && ctx.Err() == nil {
 					r.Log.WithError(err).Warn("cannot report the holdings of this node to a control replica; " +

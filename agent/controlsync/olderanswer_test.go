@@ -99,7 +99,7 @@ func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
 		t.Errorf("the answer is accepted: %v", err)
 	}
 	// The restored store does not know that it was relinquished.
-	if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil {
+	if err := r.DropIfUnneeded(ctx, d.ID, y); err != nil {
 		t.Error(err)
 	}
 	if _, err := r.FetchDataset(ctx, d.ID); err != nil {
@@ -133,7 +133,7 @@ func TestRestoredStoreDoesNotReturnRelinquishedEpoch(t *testing.T) {
 	if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil { // the restored store does not know of the move
+	if err := r.DropIfUnneeded(ctx, d.ID, y); err != nil { // the restored store does not know of the move
 		t.Error(err)
 	}
 	if _, given := r.Leases.Relinquished(d.ID); !given {
@@ -241,9 +241,9 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 					s.Halted = suspended
 				}
 			})
-			r.Relinquisher.AnswerAll() // as after a heartbeat: control refuses the answer
+			r.AnswerRecalls() // as after a heartbeat: control refuses the answer
 			for range 2 {
-				if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil {
+				if err := r.DropIfUnneeded(ctx, d.ID, y); err != nil {
 					t.Error(err)
 				}
 				r.FakeClock.Advance(30 * time.Second)
@@ -253,7 +253,7 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 			}
 			r.FakeClock.Advance(30 * time.Second)
 			for range 500 { // the heartbeats answer too, and may record an earlier reason
-				if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil {
+				if err := r.DropIfUnneeded(ctx, d.ID, y); err != nil {
 					t.Error(err)
 				}
 				if strings.Contains(fmt.Sprint(r.Leases.MayChange(d, "change")), c.keeps) {

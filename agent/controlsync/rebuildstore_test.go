@@ -62,7 +62,7 @@ func TestRebuildReplacesEpochAfterLostReply(t *testing.T) {
 	if out, err := r.RebuildStore(ctx, api.RebuildStore{}); err != nil || len(out) != 1 || out[0].Action != "restored" {
 		t.Errorf("got %+v, %v", out, err)
 	}
-	if err := r.Relinquisher.DropIfUnneeded(ctx, d.ID, y); err != nil {
+	if err := r.DropIfUnneeded(ctx, d.ID, y); err != nil {
 		t.Error(err)
 	}
 	r.Restart()

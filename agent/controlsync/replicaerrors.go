@@ -13,7 +13,7 @@ import (
 // concurrent use.
 type replicaErrors struct {
 	mu        sync.Mutex
-	byReplica map[int]error // the error of the last heartbeat, by index in Config.Replicas
+	byReplica map[int]error // the error of the last heartbeat, by index in Leases.Replicas
 	// answered is when a replica last accepted a heartbeat, possibly before this start of the agent. A refusal does not
 	// count. saved is the value on disk.
 	answered, saved time.Time
@@ -80,12 +80,12 @@ func (r *Reporter) LastAnswer() time.Time {
 // Check adds a warning for each control replica that did not answer the last heartbeat. If there is only one replica,
 // Check adds nothing, because doctor asks that replica itself.
 func (r *Reporter) Check(list *host.List) {
-	if len(r.Config.Replicas) < 2 {
+	if len(r.Leases.Replicas) < 2 {
 		return
 	}
 	r.replicaErrors.mu.Lock()
 	defer r.replicaErrors.mu.Unlock()
-	for i, replica := range r.Config.Replicas {
+	for i, replica := range r.Leases.Replicas {
 		err, silent := r.replicaErrors.byReplica[i]
 		if !silent {
 			continue

@@ -6,6 +6,10 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/move"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -26,7 +30,7 @@ func TestSilentReplicaIsNamed(t *testing.T) {
 		"the only one":      {1, []error{gone}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := &Reporter{Sync: &Sync{Config: Config{Replicas: make([]api.Service, c.replicas)}}}
+			r := &Reporter{Sync: syncOf(make([]api.Service, c.replicas))}
 			for _, err := range c.answers {
 				r.replicaErrors.set(c.replicas-1, time.Time{}, err)
 			}
@@ -37,4 +41,10 @@ func TestSilentReplicaIsNamed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// syncOf returns the Sync of a host with these control replicas.
+func syncOf(replicas []api.Service) *Sync {
+	mounts := &mounting.Mounts{Leases: &lease.Leases{Replicas: replicas}}
+	return &Sync{Moves: &move.Moves{Operations: &operation.Operations{Mounts: mounts}}}
 }

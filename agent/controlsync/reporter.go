@@ -33,7 +33,7 @@ const PurgeEvery = 10 * time.Minute
 
 // replicaReporter is one control replica that gets reports.
 type replicaReporter struct {
-	index int // in Config.Replicas
+	index int // in Leases.Replicas
 	to    api.Service
 	// reported has the last reported status of the datasets that were reported as mounted or with a problem.
 	reported map[uuid.UUID]dataset.DatasetStatus
@@ -155,7 +155,7 @@ func (r *Reporter) ReportEverythingSoon() {
 func (r *Reporter) ReportPools(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, reportAtOnceTime)
 	defer cancel()
-	all := newReplicaReporters(r.Config.Replicas)
+	all := newReplicaReporters(r.Leases.Replicas)
 	for _, t := range all {
 		t.complete = true // the report has no datasets, so mark it as incremental
 	}
@@ -167,7 +167,7 @@ func (r *Reporter) ReportPools(ctx context.Context) {
 func (r *Reporter) ReportDataset(ctx context.Context, id uuid.UUID) {
 	ctx, cancel := context.WithTimeout(ctx, reportAtOnceTime)
 	defer cancel()
-	all := newReplicaReporters(r.Config.Replicas)
+	all := newReplicaReporters(r.Leases.Replicas)
 	for _, t := range all {
 		t.complete = true // the report has only one dataset, so mark it as incremental
 	}
@@ -218,7 +218,7 @@ func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []u
 	if ctx.Err() != nil {
 		return // a pool that did not answer before the stop is not offline
 	}
-	if len(r.Config.Replicas) == 1 {
+	if len(r.Leases.Replicas) == 1 {
 		r.reportOne(ctx, all[0], h, seen)
 		return
 	}
@@ -252,7 +252,7 @@ func (r *Reporter) reportOne(ctx context.Context, t *replicaReporter, h api.Hear
 		t.complete = false
 		clear(t.reported)
 		t.generations = nil
-		t.unreachable = len(r.Config.Replicas) > 1 && !errors.Is(err, dataset.ErrConflict)
+		t.unreachable = len(r.Leases.Replicas) > 1 && !errors.Is(err, dataset.ErrConflict)
 		t.failed = true
 		return
 	}
@@ -283,7 +283,7 @@ const SettleTime = 50 * time.Millisecond
 // Each heartbeat also repeats work that earlier requests could not finish, and writes the records that changed in
 // memory to disk.
 func (r *Reporter) Run(begun func()) {
-	all := newReplicaReporters(r.Config.Replicas)
+	all := newReplicaReporters(r.Leases.Replicas)
 	r.report(r.Ctx, all, r.News.Take())
 	r.Facts.Report(r.Ctx)
 	begun()
@@ -338,5 +338,5 @@ func sameMount(x, y dataset.Mount) bool {
 
 // ReportAll reports everything to every control replica, as if nothing had been reported before. Only tests use it.
 func (r *Reporter) ReportAll(ctx context.Context) {
-	r.report(ctx, newReplicaReporters(r.Config.Replicas), nil)
+	r.report(ctx, newReplicaReporters(r.Leases.Replicas), nil)
 }

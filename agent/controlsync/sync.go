@@ -6,7 +6,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/move"
-	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/internal/linux/facts"
@@ -18,33 +17,15 @@ type Config struct {
 	Address  string    // HOST:PORT where other nodes reach this one, or "" if they cannot
 	Version  string
 	Labels   map[string]string
-	Replicas []api.Service // each control replica separately
-	Solo     bool          // control's store belongs to this host only
+	Solo     bool // control's store belongs to this host only
 	Backends *backends.Registry
 	Source   facts.Host    // the host that facts are read from; if zero, this host
 	Engine   func() Engine // returns what is known of the engine without asking it; nil if nothing is known
 }
 
-// Moves are the components that move datasets and keep copies of them.
-type Moves struct {
-	Copies       *move.Copies
-	Retention    *move.Retention
-	Access       *move.Access
-	Replicas     *move.Replicas
-	Relinquisher *move.Relinquisher
-}
-
-// ForgetSent forgets which data of a dataset was sent to other nodes. It is called when this node is no longer the
-// home.
-func (m Moves) ForgetSent(ds uuid.UUID) {
-	m.Retention.Forget(ds)
-	m.Access.Forget(ds)
-}
-
 // Sync keeps this node and control in agreement. Its methods are safe for concurrent use.
 type Sync struct {
-	*operation.Operations
-	Moves
+	*move.Moves
 	Config
 
 	Identity     *Identity
@@ -98,11 +79,11 @@ type Worker interface {
 	DoHeartbeatWork(ctx context.Context) (back bool)
 }
 
-// New returns the Sync of a host. The caller sets Moves, and calls Connect.
-func New(o *operation.Operations, cfg Config) *Sync {
-	s := &Sync{Operations: o, Config: cfg}
-	s.Identity = &Identity{Host: o.Host, configured: cfg.Node}
-	s.StoreClock = &StoreClock{db: o.DB}
+// New returns the Sync of a host. The caller calls Connect.
+func New(m *move.Moves, cfg Config) *Sync {
+	s := &Sync{Moves: m, Config: cfg}
+	s.Identity = &Identity{Host: m.Host, configured: cfg.Node}
+	s.StoreClock = &StoreClock{db: m.DB}
 	s.Registration = &Registration{Sync: s, joined: make(chan struct{})}
 	s.Facts = newFacts(s)
 	s.Status = &StatusReader{Sync: s}

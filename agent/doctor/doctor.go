@@ -56,7 +56,7 @@ type Deps struct {
 	Disks         *mounting.Disks
 	SharedMounter *mounting.SharedMounts
 	Registrar     *lease.Registrar
-	Failover      *move.Failover
+	Failover      *move.Moves
 	Throttle      *throttle.Throttler
 	Pending       func() []operation.PendingPurge // datasets in state purging whose data still exists
 	// Holders finds out who uses a dataset on this host.
@@ -122,7 +122,7 @@ func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID
 		func() { x.deps.Registrar.Findings(ctx, &r.List) },
 		func() {
 			if !r.ControlSilent {
-				x.deps.Failover.Check(ctx, &r.List)
+				x.deps.Failover.CheckFailover(ctx, &r.List)
 			}
 		},
 		func() { x.deps.KeyChecker.checkFences(ctx, r) },

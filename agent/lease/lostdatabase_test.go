@@ -149,7 +149,7 @@ func TestI1SlowFenceShortensLeaseOfOpenDataset(t *testing.T) {
 		if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed {
 			t.Errorf("slow are %v: the guard does not watch the open dataset: %+v", policies, e)
 		}
-		g.A.Repairer.ApplyGuard(before, answer)
+		g.A.ApplyGuard(before, answer)
 		fence := g.A.Leases.Deadlines.FenceTime(d.ID)
 		if long := fence == time.Hour; long != (len(policies) > 1) {
 			t.Errorf("slow are %v: it counts on a fence within %v", policies, fence)

@@ -115,7 +115,7 @@ func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
 		"restore": func() error { return r.Verifier.EnsureUnused(t.Context(), d, "restore") },
 		"remove":  func() error { return r.Remove(t.Context(), "db") },
 		"give up": func() error {
-			if list, err := r.Relinquisher.Holders(t.Context(), d); err != nil || len(list) != 1 {
+			if list, err := r.CheckRelinquishable(t.Context(), d); err != nil || len(list) != 1 {
 				t.Errorf("held by %v, %v", list, err)
 			}
 			return dataset.ErrInUse
@@ -200,7 +200,7 @@ func TestI11FailedLookAtFiles(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if list, err := r.Relinquisher.Holders(t.Context(), d); err != nil || len(list) != 1 {
+	if list, err := r.CheckRelinquishable(t.Context(), d); err != nil || len(list) != 1 {
 		t.Errorf("held by %v, %v", list, err)
 	}
 	r.Holders.Files = open

@@ -23,9 +23,6 @@ type Access struct {
 // target is a running move of a dataset, and the node that the move takes the dataset to.
 type target struct{ move, node uuid.UUID }
 
-// NewAccess returns an Access that knows of no moves yet.
-func NewAccess(h *host.Host) *Access { return &Access{host: h, targets: map[uuid.UUID]target{}} }
-
 // Check returns ErrForbidden unless a node may read a dataset of this node. A node may read it if it has a recorded
 // copy, or if it is the target of a running move of the dataset. Check returns ErrNotFound if this node does not have
 // the dataset. If the records of this node do not allow the request, Check asks control, and can return the errors of

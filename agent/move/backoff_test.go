@@ -3,12 +3,8 @@ package move
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"net/http"
-	"path"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,8 +13,9 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/records"
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -58,34 +55,6 @@ type refreshes struct {
 
 var errNoWay = errors.New("no way to its home")
 
-// answeringHome is the home of a volume. It answers each request with a transfer snapshot.
-type answeringHome struct{}
-
-func (answeringHome) RoundTrip(req *http.Request) (*http.Response, error) {
-	ds := uuid.MustParse(path.Base(path.Dir(req.URL.Path))) // …/datasets/UUID/freshen
-	body := fmt.Sprintf(`{"dataset": %q, "id": %q}`, ds, uuid.New())
-	return &http.Response{
-		StatusCode: http.StatusOK, Header: req.Header.Clone(), Body: io.NopCloser(strings.NewReader(body)),
-	}, nil
-}
-
-// emptyPools are pools without datasets.
-type emptyPools struct{ backends.Pool }
-
-func (p emptyPools) Online(context.Context, uuid.UUID) (backends.Pool, error) { return p, nil }
-func (emptyPools) MarkUsed(uuid.UUID)                                         {}
-func (emptyPools) CheckRootSpace(context.Context) error                       { return nil }
-func (emptyPools) Stat(context.Context, uuid.UUID) (e backends.Entry, err error) {
-	return e, dataset.Errorf(dataset.ErrNotFound, "no such dataset")
-}
-
-// noCopies has nothing to do for a copy.
-type noCopies struct{}
-
-func (noCopies) Reconcile(context.Context, uuid.UUID) error    { return nil }
-func (noCopies) Apply(context.Context, api.AssignedCopy) error { return nil }
-func (noCopies) Report(context.Context, api.CopyReport) error  { return nil }
-
 func newRefreshes(t *testing.T) *refreshes {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
@@ -94,33 +63,36 @@ func newRefreshes(t *testing.T) *refreshes {
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	h := &host.Host{
+	r.Replicas = newReplicas(&Moves{Operations: &operation.Operations{Mounts: &mounting.Mounts{Host: &host.Host{
 		NodeID: uuid.New(), Cache: records.NewCache(), Jobs: host.New(ctx, &wg), News: host.NewNews(),
-		Trust: host.NewTrust(""), Clock: r.clock, Log: log, Timing: host.Timing{}.OrDefault(), Ctx: ctx,
-	}
-	r.Replicas = NewReplicas(ReplicasDeps{
-		Host: h, Moves: NewMoveTable(records.DB{}, nil), Pools: emptyPools{}, Space: emptyPools{}, Copies: noCopies{},
-		TransferClient: &Client{HTTP: answeringHome{}, Clock: r.clock, Log: log},
-		Peer: func(ctx context.Context, _ uuid.UUID) (dataset.Node, error) {
-			select {
-			case err := <-r.fail:
-				return dataset.Node{}, err
-			case <-r.reach:
-				return dataset.Node{Name: "host-a", Address: "host-a:9471"}, nil
-			case <-ctx.Done():
-				return dataset.Node{}, ctx.Err()
-			}
-		},
-	})
+		Clock: r.clock, Log: log, Timing: host.Timing{}.OrDefault(), Ctx: ctx,
+	}}}})
+	r.refresher = r
 	return r
+}
+
+// Refresh implements refresher. It does nothing for a volume in the trash.
+func (r *refreshes) Refresh(ctx context.Context, _ *host.Job, id uuid.UUID) error {
+	if k, _ := r.Cache.Copy(id); k.Record.State != dataset.StateReady {
+		return nil
+	}
+	select {
+	case err := <-r.fail:
+		return err
+	case <-r.reach:
+		r.noteAnswer(id)
+	case <-ctx.Done():
+	}
+	<-ctx.Done() // a long transfer
+	return ctx.Err()
 }
 
 // add adds a replica whose volume has a state.
 func (r *refreshes) add(id uuid.UUID, state dataset.State) {
 	d := dataset.Dataset{ID: id, Volume: "db", State: state, Home: r.home}
 	d.Profile.Replicas.Every = dataset.Duration(time.Hour)
-	r.deps.Cache.SetCopy(id, &api.AssignedCopy{
-		Copy: dataset.Copy{Dataset: id, Node: r.deps.NodeID, Kind: dataset.CopyReplica}, Record: &d,
+	r.Cache.SetCopy(id, &api.AssignedCopy{
+		Copy: dataset.Copy{Dataset: id, Node: r.NodeID, Kind: dataset.CopyReplica}, Record: &d,
 	})
 }
 
@@ -204,9 +176,6 @@ func TestAnsweredRefreshIsNotFailing(t *testing.T) {
 	ids := []uuid.UUID{uuid.New(), uuid.New()}
 	for _, id := range ids {
 		r.add(id, dataset.StateReady)
-		if _, err := r.deps.Locks.Lock(t.Context(), id, "a long transfer"); err != nil {
-			t.Fatal(err)
-		}
 	}
 	for range reportedFailures {
 		r.startDue()
@@ -250,7 +219,7 @@ func TestFailureWithOtherPortIsNotNew(t *testing.T) {
 		{"dial tcp 10.0.0.2:9471: connection refused", false},
 	} {
 		r.fails(id, errors.New(c.why))
-		if got := slices.Contains(r.deps.News.Take(), id); got != c.new {
+		if got := slices.Contains(r.News.Take(), id); got != c.new {
 			t.Errorf("failure %d, %s: reported: %t, want %t", i, c.why, got, c.new)
 		}
 		if got := r.Failure(id); got != c.why {
@@ -266,9 +235,9 @@ func TestFailureWithUnknownStateIsNotReported(t *testing.T) {
 	r := newRefreshes(t)
 	id := uuid.New()
 	r.add(id, dataset.StateReady)
-	k, _ := r.deps.Cache.Copy(id)
+	k, _ := r.Cache.Copy(id)
 	k.Snapshot = uuid.New()
-	r.deps.Cache.SetCopy(id, &k)
+	r.Cache.SetCopy(id, &k)
 	for range reportedFailures {
 		r.fails(id, errNoWay)
 		r.clock.Advance(5 * time.Minute)
@@ -290,10 +259,10 @@ func TestFailureIsReported(t *testing.T) {
 	wants := func(when, problem string, reported bool) {
 		t.Helper()
 		got, told := r.Status(id)
-		if got.Problem != problem || told != reported || slices.Contains(r.deps.News.Take(), id) != reported {
+		if got.Problem != problem || told != reported || slices.Contains(r.News.Take(), id) != reported {
 			t.Errorf("%s: the problem %q is reported: %t, want %q and %t", when, got.Problem, told, problem, reported)
 		}
-		if told && (got.Dataset != id || got.Node != r.deps.NodeID || got.Snapshot != uuid.Nil) {
+		if told && (got.Dataset != id || got.Node != r.NodeID || got.Snapshot != uuid.Nil) {
 			t.Errorf("%s: the report is %+v, want one of dataset %s without a snapshot", when, got, id)
 		}
 	}

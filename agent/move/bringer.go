@@ -3,94 +3,73 @@ package move
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
-// BringerDeps are the dependencies of Bringer.
-type BringerDeps struct {
-	*host.Host
-	Pools          *pool.Pools
-	Nodes          *lease.Nodes
-	Failover       *Failover
-	Mover          *Mover
-	TransferClient *Client
-	PeerHTTP       http.RoundTripper // to the agents of other nodes; nil if there are none
-}
-
-// Bringer moves a volume to this node because a container mounts it here. It has no state. Its methods are safe for
-// concurrent use.
-type Bringer struct{ BringerDeps }
-
-// NewBringer returns a Bringer.
-func NewBringer(deps BringerDeps) *Bringer { return &Bringer{deps} }
-
 // Bring moves a volume whose home is another node to this node and waits for the move, if the profile allows a move
 // without a command of the operator. Several mounts at the same time wait for one move. It returns the record with this
 // node as the home. If the volume has failover auto and its home is lost, the volume continues from a copy instead: see
-// Failover.TakeOver.
+// TakeOver.
 //
 // If the profile does not allow the move, Bring fails with ErrUnsupported and names the command. If the move takes
 // longer than the request may, it fails with ErrPending and the progress. Otherwise it returns the error of the move,
 // such as ErrInUse with the node and the mount IDs that use the volume.
-func (b *Bringer) Bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+func (m *Moves) Bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	if d.Profile.Failover.Auto {
-		now, err := b.Failover.TakeOver(ctx, d)
-		if err != nil || now.Home == b.NodeID {
+		now, err := m.TakeOver(ctx, d)
+		if err != nil || now.Home == m.NodeID {
 			return now, err
 		}
 		d = now
 	}
 	if d.Move == uuid.Nil { // a move that has begun is joined, also one of another request
-		if err := b.checkMayBring(ctx, d); err != nil {
+		if err := m.checkMayBring(ctx, d); err != nil {
 			return d, err
 		}
 	}
-	out, err := b.Control.Submit(ctx, api.Request{
+	out, err := m.Control.Submit(ctx, api.Request{
 		ID:     uuid.New(),
 		Kind:   dataset.OpMove,
 		Volume: d.ID.String(),
-		Node:   b.NodeID.String(),
+		Node:   m.NodeID.String(),
 	})
 	if err != nil {
 		return d, err
 	}
 	if out.Operation != nil {
-		if err := b.awaitMove(ctx, *out.Operation); err != nil {
+		if err := m.awaitMove(ctx, *out.Operation); err != nil {
 			return d, err
 		}
 	}
-	return b.arrivedRecord(ctx, d)
+	return m.arrivedRecord(ctx, d)
 }
 
 // checkMayBring fails unless the profile of a volume lets it move here without a command.
-func (b *Bringer) checkMayBring(ctx context.Context, d dataset.Dataset) error {
-	if err := b.Nodes.Refresh(ctx); err != nil {
+func (m *Moves) checkMayBring(ctx context.Context, d dataset.Dataset) error {
+	if err := m.Leases.Nodes.Refresh(ctx); err != nil {
 		return err
 	}
-	home, command := b.Nodes.Name(d.Home), fmt.Sprintf("drover volume move %s %s", d.Volume, b.NodeName)
+	home, command := m.Leases.Nodes.Name(d.Home), fmt.Sprintf("drover volume move %s %s", d.Volume, m.NodeName)
 	if d.Profile.Follow.Mode == dataset.FollowNever {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"volume %s is on node %s and its profile does not allow it to follow a mount (%s moves it "+
 				"here)", d.Volume, home,
 			command)
 	}
-	if b.isOnShare(ctx, d) {
+	if m.isOnShare(ctx, d) {
 		return nil // nothing is copied
 	}
-	if away, err := b.Nodes.IsUnreachable(ctx, d.Home); err != nil || away {
+	if away, err := m.Leases.Nodes.IsUnreachable(ctx, d.Home); err != nil || away {
 		return err // no estimate is needed: control refuses the move, and its error says what to do
 	}
-	expected, how, err := b.Estimate(ctx, d)
+	expected, how, err := m.Estimate(ctx, d)
 	if err != nil {
 		return err
 	}
@@ -110,16 +89,16 @@ const assumedRate = 60 << 20
 // Estimate estimates how long a move would take, and describes the estimate: an amount of data at the rate of the last
 // move that came here. The amount is the data that this node lacks if it has a copy, and all data of the volume
 // otherwise. If a pool cannot report the amount, the amount counts as 0, so the estimate does not prevent the move.
-func (b *Bringer) Estimate(ctx context.Context, d dataset.Dataset) (time.Duration, string, error) {
-	size, err := b.dataSize(ctx, d)
+func (m *Moves) Estimate(ctx context.Context, d dataset.Dataset) (time.Duration, string, error) {
+	size, err := m.dataSize(ctx, d)
 	if err != nil {
 		return 0, "", err
 	}
-	rate, as := b.Mover.Rate(), "as the last one"
+	rate, as := m.Rate(), "as the last one"
 	if rate == 0 {
 		rate, as = assumedRate, "assumed"
 	}
-	if lacks, known := b.missingBytes(ctx, d); known {
+	if lacks, known := m.missingBytes(ctx, d); known {
 		size = min(size, lacks)
 	}
 	took := time.Duration(float64(size) / float64(rate) * float64(time.Second))
@@ -131,9 +110,9 @@ func (b *Bringer) Estimate(ctx context.Context, d dataset.Dataset) (time.Duratio
 const sizeTries = 10
 
 // dataSize returns how much data a volume has. If its home has not reported that, it returns the volume's maximum size.
-func (b *Bringer) dataSize(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
+func (m *Moves) dataSize(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
 	for range sizeTries {
-		v, err := b.Control.Volume(ctx, d.ID.String())
+		v, err := m.Control.Volume(ctx, d.ID.String())
 		if err != nil {
 			return 0, err
 		}
@@ -143,7 +122,7 @@ func (b *Bringer) dataSize(ctx context.Context, d dataset.Dataset) (dataset.Size
 		select {
 		case <-ctx.Done():
 			return 0, ctx.Err()
-		case <-b.Clock.After(b.Timing.Retry):
+		case <-m.Clock.After(m.Timing.Retry):
 		}
 	}
 	return d.Size, nil
@@ -153,18 +132,18 @@ func (b *Bringer) dataSize(ctx context.Context, d dataset.Dataset) (dataset.Size
 const missingBytesTime = 10 * time.Second
 
 // missingBytes asks the home how many bytes of a dataset the copy on this node lacks.
-func (b *Bringer) missingBytes(ctx context.Context, d dataset.Dataset) (bytes dataset.Size, known bool) {
-	k, kept := b.Cache.Copy(d.ID)
-	if !kept || b.PeerHTTP == nil {
+func (m *Moves) missingBytes(ctx context.Context, d dataset.Dataset) (bytes dataset.Size, known bool) {
+	k, kept := m.Cache.Copy(d.ID)
+	if !kept || m.Leases.Peers == nil {
 		return 0, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, missingBytesTime)
 	defer cancel()
-	home, err := b.Nodes.Peer(ctx, d.Home)
+	home, err := m.Leases.Nodes.Peer(ctx, d.Home)
 	if err != nil || home.Address == "" {
 		return 0, false
 	}
-	pool, err := b.Pools.Online(ctx, k.Pool)
+	pool, err := m.Pools.Online(ctx, k.Pool)
 	if err != nil {
 		return 0, false
 	}
@@ -172,38 +151,38 @@ func (b *Bringer) missingBytes(ctx context.Context, d dataset.Dataset) (bytes da
 	if err != nil || len(have) == 0 {
 		return 0, false
 	}
-	now, err := b.TransferClient.RequestSnapshot(ctx, "https://"+home.Address, d.ID, have)
+	now, err := m.TransferClient.RequestSnapshot(ctx, "https://"+home.Address, d.ID, have)
 	if err != nil {
 		return 0, false
 	}
-	plan, err := b.TransferClient.Plan(ctx, "https://"+home.Address, d.ID, have, now.ID)
+	plan, err := m.TransferClient.Plan(ctx, "https://"+home.Address, d.ID, have, now.ID)
 	return dataset.Size(plan.Bytes()), err == nil
 }
 
 // awaitMove waits for the end of a move for as long as a request may take.
-func (b *Bringer) awaitMove(ctx context.Context, op dataset.Operation) error {
-	return b.Failover.AwaitMove(ctx, op, b.Clock.Steady()+b.Timing.MoveWait)
+func (m *Moves) awaitMove(ctx context.Context, op dataset.Operation) error {
+	return m.AwaitMove(ctx, op, m.Clock.Steady()+m.Timing.MoveWait)
 }
 
 // arrivedRecord returns the record of a dataset that came here.
-func (b *Bringer) arrivedRecord(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
-	now, err := b.Failover.Locate(ctx, d)
-	if err == nil && now.Home != b.NodeID {
+func (m *Moves) arrivedRecord(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+	now, err := m.Locate(ctx, d)
+	if err == nil && now.Home != m.NodeID {
 		err = dataset.Errorf(dataset.ErrConflict, "volume %s moved on to node %s: try again", d.Volume,
-			b.Nodes.Name(now.Home))
+			m.Leases.Nodes.Name(now.Home))
 	}
 	return now, err
 }
 
 // isOnShare reports whether a volume is on a share on which this node has a pool. If control does not answer, it
 // returns false.
-func (b *Bringer) isOnShare(ctx context.Context, d dataset.Dataset) bool {
-	list, err := b.Control.Pools(ctx)
+func (m *Moves) isOnShare(ctx context.Context, d dataset.Dataset) bool {
+	list, err := m.Control.Pools(ctx)
 	if err != nil {
 		return false
 	}
 	i := slices.IndexFunc(list, func(p api.Pool) bool { return p.ID == d.Pool })
 	return i >= 0 && list[i].Share != uuid.Nil && slices.ContainsFunc(list, func(p api.Pool) bool {
-		return p.Node == b.NodeID && p.Share == list[i].Share
+		return p.Node == m.NodeID && p.Share == list[i].Share
 	})
 }

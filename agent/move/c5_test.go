@@ -256,7 +256,7 @@ func TestRightEndsInTheMiddle(t *testing.T) {
 	a.server.Idle = 400 * time.Millisecond
 	a.pool = &pausing{Copier: a.pool.(backends.Copier), Pool: a.pool}
 	var removed atomic.Bool
-	a.server.Authorize = func(context.Context, uuid.UUID, uuid.UUID) error {
+	a.asked = func() error {
 		if removed.Load() {
 			return dataset.Errorf(dataset.ErrForbidden, "node b may not have it")
 		}
@@ -283,7 +283,7 @@ func TestTransferContinuesWithoutControl(t *testing.T) {
 	pool := &pausing{Copier: a.pool.(backends.Copier), Pool: a.pool, until: make(chan struct{})}
 	a.pool = pool
 	var asked atomic.Int32
-	a.server.Authorize = func(context.Context, uuid.UUID, uuid.UUID) error {
+	a.asked = func() error {
 		switch asked.Add(1) {
 		case 1, 2: // the listing and the stream
 			return nil

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -15,48 +17,26 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// CopiesDeps is what Copies needs of other components.
-type CopiesDeps struct {
-	*host.Host
-	Pools interface {
-		Pools
-		Get(id uuid.UUID) (backends.Pool, error) // a pool that is open and not quarantined
-	}
-	Moves       *MoveTable
-	Inspections *Inspections
-	CopyApplied func()             // is called after the record of a copy was applied
-	ForgetHome  func(ds uuid.UUID) // drops the state that only the home of a dataset has
-
-	// DropRelinquished removes the record that this node relinquished the dataset earlier.
-	DropRelinquished func(ctx context.Context, ds uuid.UUID) error
-	// EnsureUnused unmounts a dataset that is not in use, or fails with ErrInUse. The argument what names the work for
-	// the error message.
-	EnsureUnused func(ctx context.Context, d dataset.Dataset, what string) error
-	// EndFencedUses has the guard kill the processes that hold a fenced dataset, and ends the uses of the dataset.
-	// It does nothing if the guard does not have the dataset.
-	EndFencedUses func(ctx context.Context, d dataset.Dataset) error
-	// UpdateKey writes the wrapped data key of a copy beside its data.
-	UpdateKey func(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error
-
-	DropMounts       func(ctx context.Context, ds uuid.UUID) error // removes the record of the dataset's mounts
-	MarkIdle         func(ds uuid.UUID)                            // records that a dataset is mounted without a use
-	RemoveMountPoint func(path string) error
-}
-
 // Copies brings the copies that this node keeps of other nodes' datasets into their recorded state. The records are in
-// the cache and in the agent's database (copies/<dataset>). It has no state.
-type Copies struct{ deps CopiesDeps }
+// the cache and in the agent's database (copies/<dataset>).
+//
+// Copies also mounts superseded heads read-only, so that a person can examine them. It mounts a clone of the head, so
+// neither the mount nor the recovery of the filesystem's log changes the head. The clone has no record and stays
+// incoming. Its UUID is derived from the head, so that each start finds it.
+type Copies struct {
+	*Moves
 
-// NewCopies returns a Copies.
-func NewCopies(deps CopiesDeps) *Copies { return &Copies{deps: deps} }
+	mu     sync.Mutex
+	failed map[uuid.UUID]failure // by dataset, as it was reported to control
+}
 
 // Load reads the records of copies from disk.
 func (c *Copies) Load(ctx context.Context) error {
-	return c.deps.DB.Each(ctx, "copies/", func(_ string, v []byte) error {
+	return c.DB.Each(ctx, "copies/", func(_ string, v []byte) error {
 		var k api.AssignedCopy
 		err := dataset.DecodeRecord(v, &k)
 		if err == nil {
-			c.deps.Cache.SetCopy(k.Dataset, &k)
+			c.Cache.SetCopy(k.Dataset, &k)
 		}
 		return err
 	})
@@ -66,46 +46,46 @@ func (c *Copies) Load(ctx context.Context) error {
 // the copy. The record is written to disk first, so that an agent that starts without control does not consider this
 // node the home. Apply ignores a record from before the dataset came here.
 func (c *Copies) Apply(ctx context.Context, k api.AssignedCopy) error {
-	d, home := c.deps.Cache.Dataset(k.Dataset)
-	if home && (k.Record != nil && k.Record.Epoch <= d.Epoch || c.deps.Trust.Err() != nil) {
+	d, home := c.Cache.Dataset(k.Dataset)
+	if home && (k.Record != nil && k.Record.Epoch <= d.Epoch || c.Trust.Err() != nil) {
 		return nil // the record is from before the dataset came here
 	}
 	key := k.Dataset.String()
-	if err := c.deps.DB.Put(ctx, map[string]any{"copies/" + key: k, "volumes/" + key: nil}); err != nil {
+	if err := c.DB.Put(ctx, map[string]any{"copies/" + key: k, "volumes/" + key: nil}); err != nil {
 		return err
 	}
-	if !c.deps.Cache.ReplaceByCopy(k) { // the dataset came here while the record was written
-		d, _ := c.deps.Cache.Dataset(k.Dataset)
-		now, _ := records.NewerIndexed(c.deps.Cache, d, 0)
-		return c.deps.DB.Put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: now})
+	if !c.Cache.ReplaceByCopy(k) { // the dataset came here while the record was written
+		d, _ := c.Cache.Dataset(k.Dataset)
+		now, _ := records.NewerIndexed(c.Cache, d, 0)
+		return c.DB.Put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: now})
 	}
-	c.deps.ForgetHome(k.Dataset)
+	c.forgetHome(k.Dataset)
 	c.ReconcileSoon(k.Dataset)
-	c.deps.CopyApplied()
+	c.Replicas.Wake()
 	return nil
 }
 
 // Forget removes the record of a copy that this node no longer keeps.
 func (c *Copies) Forget(ctx context.Context, id uuid.UUID) error {
-	k, kept := c.deps.Cache.Copy(id)
+	k, kept := c.Cache.Copy(id)
 	if !kept {
 		return nil
 	}
-	if err := c.deps.DB.Put(ctx, map[string]any{"copies/" + id.String(): nil}); err != nil {
+	if err := c.DB.Put(ctx, map[string]any{"copies/" + id.String(): nil}); err != nil {
 		return err
 	}
-	c.deps.Cache.SetCopy(id, nil)
+	c.Cache.SetCopy(id, nil)
 	if records.IsInspected(k) {
-		c.deps.MarkIdle(records.InspectionID(k)) // the mount for its inspection must be removed
+		c.Uses.MarkIdle(records.InspectionID(k)) // the mount for its inspection must be removed
 	}
 	return nil
 }
 
 // ReconcileSoon starts a job that brings a copy into its recorded state.
 func (c *Copies) ReconcileSoon(id uuid.UUID) {
-	c.deps.Jobs.StartAgain("copy/"+id.String(), func(ctx context.Context, _ *host.Job) error {
+	c.Jobs.StartAgain("copy/"+id.String(), func(ctx context.Context, _ *host.Job) error {
 		if err := c.Reconcile(ctx, id); err != nil && ctx.Err() == nil {
-			c.deps.Log.WithError(err).WithField("dataset",
+			c.Log.WithError(err).WithField("dataset",
 				id).Warn("copy is not in its final state yet, retrying")
 		}
 		return nil
@@ -114,7 +94,7 @@ func (c *Copies) ReconcileSoon(id uuid.UUID) {
 
 // ReconcileAll calls ReconcileSoon for all copies of this node.
 func (c *Copies) ReconcileAll() {
-	for _, id := range c.deps.Cache.CopyIDs() {
+	for _, id := range c.Cache.CopyIDs() {
 		c.ReconcileSoon(id)
 	}
 }
@@ -122,43 +102,43 @@ func (c *Copies) ReconcileAll() {
 // Reconcile brings a copy into its recorded state: without a head, or destroyed. It is idempotent. A copy that is in
 // use stays unchanged until its users end; no new user can open it.
 func (c *Copies) Reconcile(ctx context.Context, id uuid.UUID) error {
-	unlock, err := c.deps.Locks.Lock(ctx, id, "check of the copy of dataset "+id.String())
+	unlock, err := c.Locks.Lock(ctx, id, "check of the copy of dataset "+id.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	k, kept := c.deps.Cache.Copy(id)
-	if !kept || c.deps.Trust.Err() != nil {
+	k, kept := c.Cache.Copy(id)
+	if !kept || c.Trust.Err() != nil {
 		return nil
 	}
-	return c.deps.Inspections.Report(ctx, k, c.ReconcileLocked(ctx, k))
+	return c.ReportInspection(ctx, k, c.ReconcileLocked(ctx, k))
 }
 
 // ReconcileLocked does the work of Reconcile. The caller holds the lock of the dataset.
 func (c *Copies) ReconcileLocked(ctx context.Context, k api.AssignedCopy) error {
 	id := k.Dataset
-	if p, comes := c.deps.Moves.Get(id); comes && p.Files {
+	if p, comes := c.MoveTable.Get(id); comes && p.Files {
 		return nil // the move replaces the copy file by file
 	}
-	d, _ := c.deps.Cache.DatasetOrCopy(id)
-	if err := c.deps.EndFencedUses(ctx, d); err != nil {
+	d, _ := c.Cache.DatasetOrCopy(id)
+	if err := c.Unmounter.Supersede(ctx, d); err != nil {
 		return err
 	}
-	if err := c.deps.EnsureUnused(ctx, d, "release"); err != nil {
+	if err := c.Verifier.EnsureUnused(ctx, d, "release"); err != nil {
 		if errors.Is(err, dataset.ErrInUse) && !records.IsInspected(k) {
-			if pool, err := c.deps.Pools.Get(k.Pool); err == nil {
-				return c.deps.UpdateKey(ctx, pool, k) // the present mount does not need the key again
+			if pool, err := c.Pools.Get(k.Pool); err == nil {
+				return c.Keys.UpdateCopyKey(ctx, pool, k) // the present mount does not need the key again
 			}
 			return nil // doctor reports it
 		}
 		return err
 	}
-	pool, err := c.deps.Pools.Online(ctx, k.Pool)
+	pool, err := c.Pools.Online(ctx, k.Pool)
 	if err != nil {
 		return err
 	}
 	condemned := k.Kind == dataset.CopyCondemned
-	if _, comes := c.deps.Moves.Get(id); condemned && (comes || c.deps.Moves.IsActive(id)) {
+	if _, comes := c.MoveTable.Get(id); condemned && (comes || c.MoveTable.IsActive(id)) {
 		return nil // a move continues from the copy, which is reconciled when the move has ended
 	}
 	// A condemned copy of these kinds may have data that the volume lacks, so its data is examined before it is
@@ -182,12 +162,12 @@ func (c *Copies) ReconcileLocked(ctx context.Context, k api.AssignedCopy) error 
 	}
 	err = errors.Join(
 		err,
-		c.deps.UpdateKey(ctx, pool, k),
-		c.deps.DropRelinquished(ctx, id),
-		c.deps.DropMounts(ctx, id),
-		c.deps.RemoveMountPoint(c.deps.MountPath(id)),
+		c.Keys.UpdateCopyKey(ctx, pool, k),
+		c.Leases.Drop(ctx, id),
+		c.Uses.Drop(ctx, id),
+		mounting.RemoveMountPoint(c.MountPath(id)),
 	)
-	return errors.Join(err, c.deps.Inspections.Reconcile(ctx, pool, k))
+	return errors.Join(err, c.ReconcileInspection(ctx, pool, k))
 }
 
 // removeHead removes the head that this node has of a dataset whose home it was. A head may have data that no snapshot
@@ -204,7 +184,7 @@ func (c *Copies) removeHead(ctx context.Context, pool backends.Pool,
 	if err != nil {
 		return keep, err
 	}
-	superseded := c.supersededSnapshot(k).TakenAfter(e.Snapshots, c.deps.Clock.Now())
+	superseded := c.supersededSnapshot(k).TakenAfter(e.Snapshots, c.Clock.Now())
 	if e.State == backends.EntryCopy && !e.Promoted {
 		if i := host.IndexOf(e, superseded.ID); i >= 0 && k.Snapshot != superseded.ID {
 			keep = e.Snapshots[i] // an earlier attempt was interrupted before its report
@@ -213,7 +193,7 @@ func (c *Copies) removeHead(ctx context.Context, pool backends.Pool,
 		}
 		return keep, nil
 	}
-	if _, comes := c.deps.Moves.Get(k.Dataset); comes && e.State == backends.EntryCopy {
+	if _, comes := c.MoveTable.Get(k.Dataset); comes && e.State == backends.EntryCopy {
 		return keep, nil // a move made the head, and control may have recorded this node as the home
 	}
 	steps.At("leave.begin")
@@ -223,14 +203,14 @@ func (c *Copies) removeHead(ctx context.Context, pool backends.Pool,
 			steps.At("leave.demoted")
 			return keep, err
 		}
-		log := c.deps.Log.WithError(err).WithField("dataset", k.Dataset)
+		log := c.Log.WithError(err).WithField("dataset", k.Dataset)
 		log.Error("the data left behind differs from the relinquished content: it is kept as a superseded snapshot")
 	}
 	if err := copier.Supersede(ctx, k.Dataset, superseded); err != nil {
 		return keep, err
 	}
 	steps.At("leave.superseded")
-	log := c.deps.Log.WithFields(map[string]any{"dataset": k.Dataset, "snapshot": superseded.ID})
+	log := c.Log.WithFields(map[string]any{"dataset": k.Dataset, "snapshot": superseded.ID})
 	log.Warn("superseded data is kept as a snapshot (drover copy ls)")
 	return superseded, nil
 }
@@ -245,7 +225,7 @@ func (c *Copies) reportSuperseded(ctx context.Context, k api.AssignedCopy, s dat
 
 // supersededSnapshot returns the record of the snapshot of a superseded head. There is one for each epoch.
 func (c *Copies) supersededSnapshot(k api.AssignedCopy) dataset.Snapshot {
-	id := uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "superseded/%s/%d", c.deps.NodeID, k.Epoch))
+	id := uuid.NewSHA1(k.Dataset, fmt.Appendf(nil, "superseded/%s/%d", c.NodeID, k.Epoch))
 	s := dataset.Snapshot{ID: id, Dataset: k.Dataset, Kind: dataset.SnapshotSuperseded, Epoch: k.Epoch}
 	if k.Record != nil {
 		s.Volume, s.Size, s.Profile = k.Record.Volume, k.Record.Size, k.Record.Profile
@@ -257,8 +237,8 @@ func (c *Copies) supersededSnapshot(k api.AssignedCopy) dataset.Snapshot {
 // The decision may be old, and the copy may now be the last good one.
 func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
 	if _, err := pool.Stat(ctx, k.Dataset); !errors.Is(err, dataset.ErrNotFound) {
-		err := c.deps.Control.ReportCopy(ctx, c.deps.NodeID, api.CopyReport{
-			Incarnation: c.deps.Incarnation, Copy: k.Copy, ConfirmRemoval: true,
+		err := c.Control.ReportCopy(ctx, c.NodeID, api.CopyReport{
+			Incarnation: c.Incarnation, Copy: k.Copy, ConfirmRemoval: true,
 		})
 		if errors.Is(err, dataset.ErrStale) {
 			return nil // the copy stays, or the next sync has its new record
@@ -266,7 +246,7 @@ func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.Assigned
 			return err
 		}
 	}
-	if err := c.deps.Inspections.Reconcile(ctx, pool, k); err != nil {
+	if err := c.ReconcileInspection(ctx, pool, k); err != nil {
 		return err
 	}
 	steps.At("let-go.begin")
@@ -278,16 +258,16 @@ func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.Assigned
 		return err
 	}
 	return errors.Join(
-		c.deps.DropRelinquished(ctx, k.Dataset),
-		c.deps.DropMounts(ctx, k.Dataset),
-		c.deps.RemoveMountPoint(c.deps.MountPath(k.Dataset)),
+		c.Leases.Drop(ctx, k.Dataset),
+		c.Uses.Drop(ctx, k.Dataset),
+		mounting.RemoveMountPoint(c.MountPath(k.Dataset)),
 	)
 }
 
 // Report reports a copy of this node to control. If control no longer wants the copy, Report returns nil, and the next
 // sync has the new record.
 func (c *Copies) Report(ctx context.Context, r api.CopyReport) error {
-	return reportCopy(ctx, c.deps.Host, r)
+	return reportCopy(ctx, c.Host, r)
 }
 
 func reportCopy(ctx context.Context, h *host.Host, r api.CopyReport) error {
@@ -302,6 +282,6 @@ func reportCopy(ctx context.Context, h *host.Host, r api.CopyReport) error {
 // IsRecorded reports whether this node must keep its data of a dataset whose home is another node: it is a copy that
 // control knows, or a move brings it.
 func (c *Copies) IsRecorded(id uuid.UUID) bool {
-	_, kept := c.deps.Cache.Copy(id)
-	return kept || c.deps.Moves.IsIncoming(id) || c.deps.Moves.IsBeside(id)
+	_, kept := c.Cache.Copy(id)
+	return kept || c.MoveTable.IsIncoming(id) || c.MoveTable.IsBeside(id)
 }

@@ -33,7 +33,7 @@ const (
 
 // homeAddress returns the address of the home's agent.
 func (m *moveRun) homeAddress() (string, error) {
-	if m.PeerHTTP == nil || m.home.Address == "" {
+	if m.Leases.Peers == nil || m.home.Address == "" {
 		return "", dataset.Errorf(dataset.ErrOffline,
 			"move of volume %s: node %s has not reported its address", m.op.Volume, m.home.Name)
 	}
@@ -88,7 +88,7 @@ func (m *moveRun) requestSnapshot(ctx context.Context) (s TakenSnapshot, err err
 		return s, err
 	}
 	// An idle connection may have been lost without notice: a request on it waits for a minute.
-	if t, ok := m.PeerHTTP.(interface{ CloseIdleConnections() }); ok {
+	if t, ok := m.Leases.Peers.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}
 	until, busy := m.Clock.Steady()+UnreachableTries*m.Timing.Retry, busyTries
@@ -106,7 +106,7 @@ func (m *moveRun) requestSnapshot(ctx context.Context) (s TakenSnapshot, err err
 		case m.Clock.Steady() >= until:
 			return s, m.unreachableError(err)
 		default:
-			if away, aerr := m.Nodes.IsUnreachable(ctx, m.op.OtherNode); aerr != nil || away {
+			if away, aerr := m.Leases.Nodes.IsUnreachable(ctx, m.op.OtherNode); aerr != nil || away {
 				return s, errors.Join(aerr, m.unreachableError(err))
 			}
 		}
@@ -147,7 +147,7 @@ func (m *moveRun) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Ma
 		if errors.Is(err, dataset.ErrOffline) && ctx.Err() == nil {
 			return 0, m.unreachableError(err)
 		}
-		return 0, fmt.Errorf("move of volume %s: %w", op.Volume, m.Space.AddHint(ctx, op.DatasetRecord.Pool, err))
+		return 0, fmt.Errorf("move of volume %s: %w", op.Volume, m.Pools.AddHint(ctx, op.DatasetRecord.Pool, err))
 	}
 	for _, s := range got.Snapshots {
 		bytes += s.Bytes
@@ -193,9 +193,7 @@ func (m *moveRun) measureRate(bytes int64, took time.Duration) {
 	if bytes < minMeasuredBytes || took <= 0 {
 		return
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.rate = int64(float64(bytes) / took.Seconds())
+	m.rate.Store(int64(float64(bytes) / took.Seconds()))
 }
 
 // copyRest copies the rest of the relinquished dataset, and checks it against the home's manifest.
@@ -269,7 +267,7 @@ func (m *moveRun) copyFiles(ctx context.Context, manifest *dataset.Manifest) (er
 		Progress: m.jb.SetProgress,
 	}
 	if op.DatasetRecord.Size, err = m.makeFiles(ctx, made, files, rec.Beside != uuid.Nil); err != nil {
-		err = fmt.Errorf("move of volume %s: %w", op.Volume, m.Space.AddHint(ctx, op.DatasetRecord.Pool, err))
+		err = fmt.Errorf("move of volume %s: %w", op.Volume, m.Pools.AddHint(ctx, op.DatasetRecord.Pool, err))
 		if made.ID != op.DatasetID && errors.Is(err, dataset.ErrNoSpace) {
 			err = fmt.Errorf("%w; it is created beside its copy in pool %s, which stays until all data has "+
 				"arrived: free space for both (remove snapshots or volumes "+
@@ -279,7 +277,7 @@ func (m *moveRun) copyFiles(ctx context.Context, manifest *dataset.Manifest) (er
 	}
 	if made.ID != op.DatasetID {
 		rec.Beside = made.ID
-		if err := m.Moves.Set(ctx, op.DatasetID, rec); err != nil {
+		if err := m.MoveTable.Set(ctx, op.DatasetID, rec); err != nil {
 			return err
 		}
 	}

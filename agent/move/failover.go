@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,20 +15,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// FailoverDeps are the dependencies of Failover.
-type FailoverDeps struct {
-	*host.Host
-	Nodes    *lease.Nodes
-	PeerHTTP http.RoundTripper // to the agents of other nodes; nil if there are none
-}
-
-// Failover lets volumes continue from a copy when their home is lost. It has no state. Its methods are safe for
-// concurrent use.
-type Failover struct{ FailoverDeps }
-
-// NewFailover returns a Failover.
-func NewFailover(deps FailoverDeps) *Failover { return &Failover{deps} }
-
 // TakeOver lets a volume with failover auto continue from a copy when its home is lost, here or on the node with the
 // newest copy. It waits for the end of the failover as long as a request may take, and returns the present record. If
 // the home answers, it does nothing.
@@ -37,15 +22,15 @@ func NewFailover(deps FailoverDeps) *Failover { return &Failover{deps} }
 // It fails with ErrPending and names the operation if the failover still runs. It fails with ErrInUse and names the
 // node if a node that control cannot reach has the volume open. It fails with ErrOffline if no node takes over, with
 // the reason and the user's options.
-func (f *Failover) TakeOver(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
-	until := f.Clock.Steady() + f.Timing.MoveWait
+func (m *Moves) TakeOver(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+	until := m.Clock.Steady() + m.Timing.MoveWait
 	for {
-		op, lost, err := f.request(ctx, d)
+		op, lost, err := m.requestFailover(ctx, d)
 		if err == nil && lost {
-			err = f.AwaitMove(ctx, op, until)
+			err = m.AwaitMove(ctx, op, until)
 		}
 		if err == nil && !lost {
-			err = f.checkHome(ctx, d)
+			err = m.checkHome(ctx, d)
 		}
 		// The home may be reachable again, or the volume may continue from another copy.
 		again := errors.Is(err, dataset.ErrPending) && !lost || errors.Is(err, dataset.ErrConflict) && lost
@@ -53,32 +38,32 @@ func (f *Failover) TakeOver(ctx context.Context, d dataset.Dataset) (dataset.Dat
 			return d, err
 		}
 		if err == nil {
-			now, err := f.Locate(ctx, d)
-			if err != nil || !lost || now.Home == f.NodeID {
+			now, err := m.Locate(ctx, d)
+			if err != nil || !lost || now.Home == m.NodeID {
 				return now, err
 			}
 			d = now // its home is another node now, which is examined next
 			continue
 		}
-		if f.Clock.Steady() >= until {
+		if m.Clock.Steady() >= until {
 			return d, dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w (try again)", d.Volume, err)
 		}
 		select {
 		case <-ctx.Done():
 			return d, ctx.Err()
-		case <-f.Clock.After(f.Timing.Retry):
+		case <-m.Clock.After(m.Timing.Retry):
 		}
 	}
 }
 
-// request asks control to let a copy take over. lost reports whether the home is lost. If it is, op is the operation
-// that control has started.
-func (f *Failover) request(ctx context.Context, d dataset.Dataset) (op dataset.Operation, lost bool, err error) {
-	out, err := f.Control.Submit(ctx, api.Request{
+// requestFailover asks control to let a copy take over. lost reports whether the home is lost. If it is, op is the
+// operation that control has started.
+func (m *Moves) requestFailover(ctx context.Context, d dataset.Dataset) (op dataset.Operation, lost bool, err error) {
+	out, err := m.Control.Submit(ctx, api.Request{
 		ID:       uuid.New(),
 		Kind:     dataset.OpMove,
 		Volume:   d.ID.String(),
-		Node:     f.NodeID.String(),
+		Node:     m.NodeID.String(),
 		Failover: true,
 	})
 	if err != nil || out.Operation == nil {
@@ -89,7 +74,7 @@ func (f *Failover) request(ctx context.Context, d dataset.Dataset) (op dataset.O
 	if !op.SameShare {
 		loss = "; data written since " + op.Loss.Taken.UTC().Format(time.RFC3339) + " is not in the copy"
 	}
-	f.LogOf(ctx, d).WithField("op", op.ID).Warn("volume continues without its home: " + op.Loss.Reason + loss)
+	m.LogOf(ctx, d).WithField("op", op.ID).Warn("volume continues without its home: " + op.Loss.Reason + loss)
 	return op, true, nil
 }
 
@@ -99,35 +84,35 @@ const answerTime = 3 * time.Second
 // checkHome fails with ErrPending if the agent of a home does not answer although control counts its node as alive.
 // That node may be lost without control having noticed it yet. A move from that node would have to wait until control
 // notices the loss.
-func (f *Failover) checkHome(ctx context.Context, d dataset.Dataset) error {
-	if f.PeerHTTP == nil {
+func (m *Moves) checkHome(ctx context.Context, d dataset.Dataset) error {
+	if m.Leases.Peers == nil {
 		return nil
 	}
-	now, err := f.Locate(ctx, d)
-	if err != nil || now.Home == f.NodeID {
+	now, err := m.Locate(ctx, d)
+	if err != nil || now.Home == m.NodeID {
 		return err
 	}
-	home, err := f.Nodes.Peer(ctx, now.Home)
+	home, err := m.Leases.Nodes.Peer(ctx, now.Home)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	if _, err := lease.Ask(ctx, f.PeerHTTP, home.Address, home.ID,
-		lease.Request{Incarnation: f.Incarnation}); errors.Is(err, dataset.ErrOffline) {
+	if _, err := lease.Ask(ctx, m.Leases.Peers, home.Address, home.ID,
+		lease.Request{Incarnation: m.Incarnation}); errors.Is(err, dataset.ErrOffline) {
 		return dataset.Errorf(dataset.ErrPending,
 			"node %s, which has it, does not respond, and control considers it alive", home.Name)
 	}
 	return nil
 }
 
-// Check adds an error if control has halted the automatic failover of all volumes. It adds nothing if there are no
-// other hosts.
-func (f *Failover) Check(ctx context.Context, r *host.List) {
-	if f.PeerHTTP == nil {
+// CheckFailover adds an error if control has halted the automatic failover of all volumes. It adds nothing if there are
+// no other hosts.
+func (m *Moves) CheckFailover(ctx context.Context, r *host.List) {
+	if m.Leases.Peers == nil {
 		return
 	}
-	st, err := f.Control.Failover(ctx)
+	st, err := m.Control.Failover(ctx)
 	switch {
 	case err != nil: // doctor reports an unreachable control separately
 	case st.Halted != "":
@@ -138,11 +123,11 @@ func (f *Failover) Check(ctx context.Context, r *host.List) {
 
 // Locate returns the present record of a dataset: that of this node if this node is the home, and that of control
 // otherwise.
-func (f *Failover) Locate(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
-	if now, here := f.Cache.Dataset(d.ID); here {
+func (m *Moves) Locate(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+	if now, here := m.Cache.Dataset(d.ID); here {
 		return now, nil
 	}
-	now, err := f.FetchDataset(ctx, d.ID)
+	now, err := m.FetchDataset(ctx, d.ID)
 	if errors.Is(err, dataset.ErrNotFound) {
 		err = dataset.Errorf(dataset.ErrNotFound, "volume %s was deleted", d.Volume)
 	}
@@ -151,13 +136,13 @@ func (f *Failover) Locate(ctx context.Context, d dataset.Dataset) (dataset.Datas
 
 // AwaitMove waits for the end of a move, and returns the error with which the move ended. until is a time of the steady
 // clock. AwaitMove fails with ErrPending at that time, or when ctx ends.
-func (f *Failover) AwaitMove(ctx context.Context, op dataset.Operation, until time.Duration) error {
+func (m *Moves) AwaitMove(ctx context.Context, op dataset.Operation, until time.Duration) error {
 	for !op.State.Final() {
-		left := until - f.Clock.Steady()
+		left := until - m.Clock.Steady()
 		if left <= 0 || ctx.Err() != nil {
 			return host.Pending("mount of volume "+op.Volume, op.ID, op.Progress)
 		}
-		next, err := f.Control.Operation(ctx, op.ID.String(), min(left, host.LongPoll))
+		next, err := m.Control.Operation(ctx, op.ID.String(), min(left, host.LongPoll))
 		switch {
 		case err != nil && ctx.Err() != nil:
 		case err != nil:

@@ -31,8 +31,8 @@ func (m *moveRun) blockPromises(ctx context.Context) error {
 	e := lease.Epoch{Dataset: op.DatasetID, Epoch: op.Epoch}
 	until := m.Clock.Steady() + m.Timing.InUseWait
 	for {
-		_, span := m.Session()
-		holder, wait := m.Keeper.BlockPromises(e, span)
+		_, span := m.Leases.Deadlines.Session()
+		holder, wait := m.Leases.Keeper.BlockPromises(e, span)
 		if wait == 0 {
 			steps.At("move.sworn")
 			return nil
@@ -43,12 +43,12 @@ func (m *moveRun) blockPromises(ctx context.Context) error {
 					"move of volume %s: node %s has been cut off from control for too long (try again)", op.Volume,
 					m.NodeName)
 			}
-			if err := m.Nodes.Refresh(ctx); err != nil {
+			if err := m.Leases.Nodes.Refresh(ctx); err != nil {
 				return err
 			}
 			return dataset.Errorf(dataset.ErrInUse,
 				"volume %s is open on node %s, which is alive, but cut off from control (stop its containers "+
-					"there first, or repair its connection to control)", op.Volume, m.Nodes.Name(holder))
+					"there first, or repair its connection to control)", op.Volume, m.Leases.Nodes.Name(holder))
 		}
 		select {
 		case <-ctx.Done():
@@ -67,12 +67,12 @@ func (m *moveRun) fence(ctx context.Context) error {
 		return nil
 	}
 	m.jb.Step("fencing its last home")
-	home, err := m.Nodes.Peer(ctx, op.Loss.PreviousHome)
+	home, err := m.Leases.Nodes.Peer(ctx, op.Loss.PreviousHome)
 	if err == nil {
-		err = m.Programs.Check(f.Exec)
+		err = m.Keys.Programs.Check(f.Exec)
 	}
 	if err == nil {
-		err = guard.ExecFence{Args: f.Exec, Timeout: time.Duration(f.Timeout)}.Fence(ctx, m.Programs, home.Name,
+		err = guard.ExecFence{Args: f.Exec, Timeout: time.Duration(f.Timeout)}.Fence(ctx, m.Keys.Programs, home.Name,
 			home.ID)
 	}
 	if err != nil {

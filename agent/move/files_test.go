@@ -49,7 +49,7 @@ func left(h *agenttest.Host, id uuid.UUID) {
 		_, kept := h.Cache.Copy(id)
 		_, comes := h.MoveTable.Get(id)
 		if comes && !h.MoveTable.IsActive(id) {
-			h.Installer.Resume(h.Cluster.Context())
+			h.ResumeMoves(h.Cluster.Context())
 		}
 		return kept && !given && !comes && hasOnly(h, id)
 	})
@@ -167,7 +167,7 @@ func TestI3FilesArriveBesideTheCopy(t *testing.T) {
 			beside.ID, beside.Size = move.BesideID(d.ID, op.ID), 0
 			_, err := f.A.Pool().Clone(t.Context(), beside, dataset.Source{Dataset: d.ID}, nil)
 			f.A.WriteFile("db", "token", "three")
-			if err = errors.Join(err, f.A.Installer.ReplaceCopyAtHome(t.Context(), f.A.Pool(), d, beside.ID)); err != nil {
+			if err = errors.Join(err, f.A.ReplaceCopyAtHome(t.Context(), f.A.Pool(), d, beside.ID)); err != nil {
 				t.Error(err)
 			}
 			f.A.WantFile("db", "token", "three")

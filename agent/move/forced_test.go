@@ -219,7 +219,7 @@ func TestI3ChangedHeadIsKeptAfterMove(t *testing.T) {
 			}
 			agenttest.AwaitDeath(t, untold)
 			if to == "dir" { // where a move back would begin by removing it
-				if err := f.A.Mover.CheckSuperseded(t.Context(), f.A.Pool(), &op); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "discard it first") {
+				if err := f.A.CheckSuperseded(t.Context(), f.A.Pool(), &op); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "discard it first") {
 					t.Fatalf("the way back before control has heard: %v", err)
 				}
 			}

@@ -5,23 +5,22 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/dataset"
 )
-
-// noTransfers is a transfer server that sends nothing.
-type noTransfers struct{ Transfers }
-
-func (noTransfers) Forget(uuid.UUID) {}
 
 // The state of a move is forgotten with its dataset.
 func TestMovesAreForgotten(t *testing.T) {
 	ds, move, node := uuid.New(), uuid.New(), uuid.New()
-	r := NewRetention(RetentionDeps{Transfers: noTransfers{}})
+	m := New(&operation.Operations{Mounts: &mounting.Mounts{Host: &host.Host{}, Leases: &lease.Leases{}}, Keys: &operation.Keyring{}}, nil, 0)
+	r, c := m.Retention, m.Access
 	r.SetBases(ds, move, nil)
 	if r.Forget(ds); len(r.bases) > 0 {
 		t.Errorf("Retention still knows the bases %v", r.bases)
 	}
-	c := NewAccess(nil)
 	c.targets[ds] = target{move, node}
 	d := dataset.Dataset{ID: ds, Move: move}
 	if !c.isTarget(d, node) {

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -18,47 +18,25 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// InspectionsDeps is what Inspections needs of other components.
-type InspectionsDeps struct {
-	*host.Host
-	MakeMountPoint   func(path string) error
-	RemoveMountPoint func(path string) error
-	Mount            func(ctx context.Context, pool backends.Pool, d dataset.Dataset, path string) error
-}
-
-// Inspections mounts superseded heads read-only, so that a person can examine them. It mounts a clone of the head, so
-// neither the mount nor the recovery of the filesystem's log changes the head. The clone has no record and stays
-// incoming. Its UUID is derived from the head, so that each start finds it.
-type Inspections struct {
-	deps InspectionsDeps
-
-	mu     sync.Mutex
-	failed map[uuid.UUID]failure // by dataset, as it was reported to control
-}
-
-// NewInspections returns an Inspections.
-func NewInspections(deps InspectionsDeps) *Inspections {
-	return &Inspections{deps: deps, failed: map[uuid.UUID]failure{}}
-}
-
-// Reconcile mounts a superseded head, or unmounts it, as its record says. Idempotent. The caller holds the copy's lock.
-func (i *Inspections) Reconcile(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
+// ReconcileInspection mounts a superseded head, or unmounts it, as its record says. Idempotent. The caller holds the
+// copy's lock.
+func (c *Copies) ReconcileInspection(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
 	switch {
 	case records.IsInspected(k):
-		return i.Mount(ctx, pool, k)
+		return c.MountInspection(ctx, pool, k)
 	case k.Kind == dataset.CopySuperseded, k.PreviousKind == dataset.CopySuperseded:
-		return i.Unmount(ctx, pool, k)
+		return c.UnmountInspection(ctx, pool, k)
 	}
 	return nil
 }
 
-// Report reports to control where a copy is mounted, if it is, and why it is not in its recorded state. If control
-// knows that already, it does nothing.
-func (i *Inspections) Report(ctx context.Context, k api.AssignedCopy, why error) error {
+// ReportInspection reports to control where a copy is mounted, if it is, and why it is not in its recorded state. If
+// control knows that already, it does nothing.
+func (c *Copies) ReportInspection(ctx context.Context, k api.AssignedCopy, why error) error {
 	if k.Kind != dataset.CopySuperseded || !k.MountReadOnly && k.Path == "" && k.Problem == "" || ctx.Err() != nil {
 		return why
 	}
-	path := i.deps.MountPath(records.InspectionID(k))
+	path := c.MountPath(records.InspectionID(k))
 	mounted, err := host.IsMountPoint(path)
 	if err != nil {
 		return errors.Join(why, err)
@@ -68,11 +46,11 @@ func (i *Inspections) Report(ctx context.Context, k api.AssignedCopy, why error)
 	if mounted {
 		now.Path = path
 	}
-	now.Problem = i.problem(k, why)
+	now.Problem = c.problem(k, why)
 	if now == k.Copy {
 		return why
 	}
-	return errors.Join(why, reportCopy(ctx, i.deps.Host, api.CopyReport{Copy: now, MountOnly: true}))
+	return errors.Join(why, reportCopy(ctx, c.Host, api.CopyReport{Copy: now, MountOnly: true}))
 }
 
 // failure is a problem of a copy, as it was first reported.
@@ -84,31 +62,31 @@ type failure struct {
 // problem returns why a copy is not in its recorded state, for control's record. The text of a problem can differ at
 // each attempt, for example in the name of a device. Only the first text is reported, because each report is a write
 // to the store. The log has every text.
-func (i *Inspections) problem(k api.AssignedCopy, why error) string {
-	i.mu.Lock()
-	defer i.mu.Unlock()
+func (c *Copies) problem(k api.AssignedCopy, why error) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if why == nil {
-		delete(i.failed, k.Dataset)
+		delete(c.failed, k.Dataset)
 		return ""
 	}
-	was, kind := i.failed[k.Dataset], dataset.KindOf(why)
+	was, kind := c.failed[k.Dataset], dataset.KindOf(why)
 	if k.Problem == "" || was.kind != kind { // a new request, or a problem of another kind
 		was = failure{kind, dataset.OneLine(why)}
-		i.failed[k.Dataset] = was
+		c.failed[k.Dataset] = was
 	}
 	return was.text
 }
 
-// Mount mounts a superseded head. A pool without copies (not a backends.Copier) has only the head and no snapshot of
-// it, so Mount mounts the head itself.
-func (i *Inspections) Mount(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
+// MountInspection mounts a superseded head. A pool without copies (not a backends.Copier) has only the head and no
+// snapshot of it, so MountInspection mounts the head itself.
+func (c *Copies) MountInspection(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
 	d := *k.Record
 	d.ID, d.Size, d.ReadOnly = records.InspectionID(k), 0, true
-	path := i.deps.MountPath(d.ID)
+	path := c.MountPath(d.ID)
 	if mounted, err := host.IsMountPoint(path); err != nil || mounted {
 		return err
 	}
-	what := "inspect the copy of volume " + d.Volume + " on node " + i.deps.NodeName
+	what := "inspect the copy of volume " + d.Volume + " on node " + c.NodeName
 	if _, copies := pool.(backends.Copier); copies && k.Snapshot == uuid.Nil {
 		return dataset.Errorf(dataset.ErrPending, "%s: it has not been saved as a snapshot yet", what)
 	} else if !copies {
@@ -117,32 +95,32 @@ func (i *Inspections) Mount(ctx context.Context, pool backends.Pool, k api.Assig
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	steps.At("show.cloned")
-	if err := i.deps.MakeMountPoint(path); err != nil {
+	if err := mounting.MakeMountPoint(path); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	if err := i.deps.Mount(ctx, pool, d, path); err != nil {
+	if err := c.Mounter.MountDataset(ctx, pool, d, path); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	steps.At("show.mounted")
-	i.deps.LogOf(ctx, d).WithField("path", path).Info("mounted a superseded copy read-only, as requested")
+	c.LogOf(ctx, d).WithField("path", path).Info("mounted a superseded copy read-only, as requested")
 	return nil
 }
 
-// Unmount removes what Mount made.
-func (i *Inspections) Unmount(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
+// UnmountInspection removes what MountInspection made.
+func (c *Copies) UnmountInspection(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
 	id := records.InspectionID(k)
-	path := i.deps.MountPath(id)
+	path := c.MountPath(id)
 	err := mount.Unmount(path)
 	switch {
 	case errors.Is(err, mount.ErrBusy):
 		return dataset.Errorf(dataset.ErrInUse, "the superseded copy of dataset %[2]s on node %[1]s stays "+
 			"mounted: a process on the host still uses %[3]s (fuser -vm %[4]s shows it); retrying the unmount",
-			i.deps.NodeName, k.Dataset, path, path)
+			c.NodeName, k.Dataset, path, path)
 	case err != nil && !errors.Is(err, mount.ErrNotMounted) && !errors.Is(err, os.ErrNotExist):
 		return err
 	}
 	steps.At("hide.unmounted")
-	if err := i.deps.RemoveMountPoint(path); err != nil {
+	if err := mounting.RemoveMountPoint(path); err != nil {
 		return err
 	}
 	return pool.Delete(ctx, id)

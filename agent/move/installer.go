@@ -7,37 +7,11 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// InstallerDeps is what Installer needs of other components.
-type InstallerDeps struct {
-	*host.Host
-	Pools interface {
-		Pools
-		MarkChanged(pool uuid.UUID, home bool) // records that the data in a pool has changed
-	}
-	Moves     *MoveTable
-	Retention *Retention
-	Copies    interface {
-		ReconcileSoon(ds uuid.UUID)                     // starts a job that brings a copy into its recorded state
-		Forget(ctx context.Context, ds uuid.UUID) error // removes the record of a copy
-	}
-	// DropRelinquished removes the record that this node relinquished the dataset earlier.
-	DropRelinquished func(ctx context.Context, ds uuid.UUID) error
-	// Resize resizes a head that was made of a snapshot to the recorded size of its volume. If that fails, it records
-	// that the resize must be tried again later.
-	Resize func(ctx context.Context, pool backends.Pool, d dataset.Dataset, of uuid.UUID) error
-	// WriteRecord writes the dataset's record beside its data.
-	WriteRecord func(ctx context.Context, pool backends.Pool, d dataset.Dataset)
-}
-
-// Installer installs the data that moves brought here as the dataset, or destroys it. It has no state: the records are
-// in MoveTable.
-//
 // A move that sends single files creates the dataset again. This node may already have a copy of the dataset. If the
 // home is lost meanwhile, only that copy is left of the volume. So the files are received beside the copy: in an
 // incoming dataset that has no record. Once the files are complete and verified, the record of the move says so and
@@ -47,53 +21,50 @@ type InstallerDeps struct {
 // home. No one opens a copy, so the old data cannot be mistaken for the new data meanwhile. In other pools, the old
 // data is a dataset that could be opened, so the files replace it just before control is asked. If control refuses,
 // the files become the copy.
-type Installer struct{ deps InstallerDeps }
-
-// NewInstaller returns an Installer.
-func NewInstaller(deps InstallerDeps) *Installer { return &Installer{deps: deps} }
 
 // InstallArrived implements mounting.Moves.
-func (i *Installer) InstallArrived(ctx context.Context, d dataset.Dataset) error {
-	p, comes := i.deps.Moves.Get(d.ID)
-	if !comes || p.Epoch != d.Epoch || i.deps.Moves.IsActive(d.ID) {
+func (m *Moves) InstallArrived(ctx context.Context, d dataset.Dataset) error {
+	p, comes := m.MoveTable.Get(d.ID)
+	if !comes || p.Epoch != d.Epoch || m.MoveTable.IsActive(d.ID) {
 		return nil
 	}
-	return i.Install(ctx, d, p)
+	return m.Install(ctx, d, p)
 }
 
-// Resume finishes the moves that a crash interrupted. If this node has become the home, Resume makes the head unless
-// there is one, and installs the dataset (see Install). The data of a failed move is destroyed: see discard.
-func (i *Installer) Resume(ctx context.Context) {
-	for id, p := range i.deps.Moves.Inactive() {
-		if err := i.resume(ctx, id, p); err != nil && ctx.Err() == nil {
-			log := i.deps.Log.WithError(err).WithField("dataset", id)
+// ResumeMoves finishes the moves that a crash interrupted. If this node has become the home, ResumeMoves makes the head
+// unless there is one, and installs the dataset (see Install). The data of a failed move is destroyed: see
+// discardFailed.
+func (m *Moves) ResumeMoves(ctx context.Context) {
+	for id, p := range m.MoveTable.Inactive() {
+		if err := m.resumeMove(ctx, id, p); err != nil && ctx.Err() == nil {
+			log := m.Log.WithError(err).WithField("dataset", id)
 			log.Error("cannot put the data of a move in its place yet, retrying")
 		}
 	}
 }
 
-// resume finishes one interrupted move.
-func (i *Installer) resume(ctx context.Context, id uuid.UUID, p MoveRecord) error {
-	d, home := i.deps.Cache.Dataset(id)
+// resumeMove finishes one interrupted move.
+func (m *Moves) resumeMove(ctx context.Context, id uuid.UUID, p MoveRecord) error {
+	d, home := m.Cache.Dataset(id)
 	if !home {
-		return i.discard(ctx, id, p)
+		return m.discardFailed(ctx, id, p)
 	}
-	unlock, err := i.deps.Locks.Lock(ctx, id, "move of volume "+d.Volume)
+	unlock, err := m.Locks.Lock(ctx, id, "move of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if i.deps.Moves.IsActive(id) {
+	if m.MoveTable.IsActive(id) {
 		return nil
 	}
-	return i.Install(ctx, d, p)
+	return m.Install(ctx, d, p)
 }
 
 // Install makes a dataset that a move brought ready, after control has recorded this node as its home. Before that it
 // takes over a dataset on a share, promotes the snapshot that arrived, or replaces the copy with the files beside it.
 // Idempotent. The caller holds the dataset's lock.
-func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord) error {
-	pool, err := i.deps.Pools.Online(ctx, p.Pool)
+func (m *Moves) Install(ctx context.Context, d dataset.Dataset, p MoveRecord) error {
+	pool, err := m.Pools.Online(ctx, p.Pool)
 	if err != nil {
 		return err
 	}
@@ -112,7 +83,7 @@ func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord
 				"%w", d.Volume, err)
 		}
 	} else if can && p.Beside != uuid.Nil {
-		if err := i.ReplaceCopyAtHome(ctx, pool, d, p.Beside); err != nil {
+		if err := m.ReplaceCopyAtHome(ctx, pool, d, p.Beside); err != nil {
 			return fmt.Errorf("volume %s: its home is this node, but the data that was moved is still beside its "+
 				"copy: %w", d.Volume, err)
 		}
@@ -121,74 +92,75 @@ func (i *Installer) Install(ctx context.Context, d dataset.Dataset, p MoveRecord
 		return fmt.Errorf("volume %s: its home is this node, but its data is not in its place yet: %w", d.Volume, err)
 	}
 	if p.Snapshot != uuid.Nil {
-		if err := i.deps.Resize(ctx, pool, d, p.Snapshot); err != nil {
+		if err := m.Sizes.ResizeAsRecorded(ctx, pool, d, p.Snapshot); err != nil {
 			return err
 		}
 	}
 	steps.At("move.committed")
-	i.deps.Pools.MarkChanged(p.Pool, true)
-	i.deps.WriteRecord(ctx, pool, d)
-	i.deps.Retention.PruneSoon(d.ID)
+	m.Pools.MarkChanged(p.Pool, true)
+	m.WriteRecord(ctx, pool, d)
+	m.Retention.PruneSoon(d.ID)
 	return errors.Join(
-		i.DropBeside(ctx, p),
-		i.deps.Copies.Forget(ctx, d.ID),
-		i.deps.DropRelinquished(ctx, d.ID),
-		i.deps.Moves.Drop(ctx, d.ID),
+		m.DropBeside(ctx, p),
+		m.Copies.Forget(ctx, d.ID),
+		m.Leases.Drop(ctx, d.ID),
+		m.MoveTable.Drop(ctx, d.ID),
 	)
 }
 
-// discard destroys the data of a failed move after KeepFailed, or at once if the volume was deleted. The data is only a
-// transferred copy: the home of the dataset is another node. If this node has a recorded copy of the dataset, discard
-// keeps the copy, for Copies to reconcile, and destroys only the files beside it, without waiting for KeepFailed.
-func (i *Installer) discard(ctx context.Context, id uuid.UUID, p MoveRecord) error {
-	if i.deps.Trust.Err() != nil {
+// discardFailed destroys the data of a failed move after KeepFailed, or at once if the volume was deleted. The data is
+// only a transferred copy: the home of the dataset is another node. If this node has a recorded copy of the dataset,
+// discardFailed keeps the copy, for Copies to reconcile, and destroys only the files beside it, without waiting for
+// KeepFailed.
+func (m *Moves) discardFailed(ctx context.Context, id uuid.UUID, p MoveRecord) error {
+	if m.Trust.Err() != nil {
 		return nil
 	}
-	op, err := i.deps.Control.Operation(ctx, p.Move.String(), 0)
+	op, err := m.Control.Operation(ctx, p.Move.String(), 0)
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) || err == nil && !op.State.Final() {
 		return nil // control is unreachable, or the move was started again
 	}
-	if _, kept := i.deps.Cache.Copy(id); kept {
-		v, err := i.deps.Control.Volume(ctx, id.String())
-		if err != nil && !errors.Is(err, dataset.ErrNotFound) || err == nil && v.Home == i.deps.NodeID ||
-			i.deps.Moves.IsActive(id) {
+	if _, kept := m.Cache.Copy(id); kept {
+		v, err := m.Control.Volume(ctx, id.String())
+		if err != nil && !errors.Is(err, dataset.ErrNotFound) || err == nil && v.Home == m.NodeID ||
+			m.MoveTable.IsActive(id) {
 			return nil // control may have recorded this node as the home; then the data is the head
 		}
-		err = errors.Join(i.DropBeside(ctx, p), i.deps.Moves.Drop(ctx, id)) // the copy stays: control decides about it
-		i.deps.Copies.ReconcileSoon(id)
+		err = errors.Join(m.DropBeside(ctx, p), m.MoveTable.Drop(ctx, id)) // the copy stays: control decides about it
+		m.Copies.ReconcileSoon(id)
 		return err
 	}
-	unlock, err := i.deps.Locks.Lock(ctx, id, "removal of data of a failed move")
+	unlock, err := m.Locks.Lock(ctx, id, "removal of data of a failed move")
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if _, home := i.deps.Cache.Dataset(id); home || i.deps.Moves.IsActive(id) {
+	if _, home := m.Cache.Dataset(id); home || m.MoveTable.IsActive(id) {
 		return nil
 	}
-	v, err := i.deps.Control.Volume(ctx, id.String())
+	v, err := m.Control.Volume(ctx, id.String())
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return nil
 	}
 	// A move of a deleted volume is not tried again.
-	if err == nil && (v.Home == i.deps.NodeID || i.deps.Clock.Now().Sub(p.Since) < KeepFailed) {
+	if err == nil && (v.Home == m.NodeID || m.Clock.Now().Sub(p.Since) < KeepFailed) {
 		return nil
 	}
 	if p.Share { // no data is here
-		return i.deps.Moves.Drop(ctx, id)
+		return m.MoveTable.Drop(ctx, id)
 	}
-	pool, err := i.deps.Pools.Online(ctx, p.Pool)
+	pool, err := m.Pools.Online(ctx, p.Pool)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(pool.Delete(ctx, id), i.DropBeside(ctx, p)); err != nil {
+	if err := errors.Join(pool.Delete(ctx, id), m.DropBeside(ctx, p)); err != nil {
 		return err
 	}
-	return i.deps.Moves.Drop(ctx, id)
+	return m.MoveTable.Drop(ctx, id)
 }
 
 // ReplaceCopy replaces the copy of a dataset with the files that arrived beside it. The caller holds its lock.
-func (i *Installer) ReplaceCopy(ctx context.Context, pool backends.Pool, d dataset.Dataset, beside uuid.UUID) error {
+func (m *Moves) ReplaceCopy(ctx context.Context, pool backends.Pool, d dataset.Dataset, beside uuid.UUID) error {
 	if _, err := pool.Stat(ctx, beside); err != nil { // before anything is deleted
 		return err
 	}
@@ -202,7 +174,7 @@ func (i *Installer) ReplaceCopy(ctx context.Context, pool backends.Pool, d datas
 
 // ReplaceCopyAtHome calls ReplaceCopy after a crash between the record of the new home and the replacement of the
 // copy.
-func (i *Installer) ReplaceCopyAtHome(
+func (m *Moves) ReplaceCopyAtHome(
 	ctx context.Context, pool backends.Pool, d dataset.Dataset, beside uuid.UUID,
 ) error {
 	e, err := pool.Stat(ctx, d.ID)
@@ -212,28 +184,28 @@ func (i *Installer) ReplaceCopyAtHome(
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	return i.ReplaceCopy(ctx, pool, d, beside)
+	return m.ReplaceCopy(ctx, pool, d, beside)
 }
 
 // KeepAsCopy turns the files that replaced a copy into the copy, after control refused to record this node as the
 // home. This is safe because no other copy is left here, and all files were verified. The caller holds the dataset's
 // lock.
-func (i *Installer) KeepAsCopy(ctx context.Context, pool backends.Pool, d dataset.Dataset, p MoveRecord) error {
+func (m *Moves) KeepAsCopy(ctx context.Context, pool backends.Pool, d dataset.Dataset, p MoveRecord) error {
 	if err := pool.WriteRecord(ctx, d, true); err != nil { // until now, the record says that the home is this node
 		return err
 	}
 	if err := pool.Commit(ctx, d.ID); err != nil {
 		return err
 	}
-	return i.DropBeside(ctx, p)
+	return m.DropBeside(ctx, p)
 }
 
 // DropBeside destroys the files that a move brought beside a copy, after they replaced it or the move failed.
-func (i *Installer) DropBeside(ctx context.Context, p MoveRecord) error {
+func (m *Moves) DropBeside(ctx context.Context, p MoveRecord) error {
 	if p.Beside == uuid.Nil {
 		return nil
 	}
-	pool, err := i.deps.Pools.Online(ctx, p.Pool)
+	pool, err := m.Pools.Online(ctx, p.Pool)
 	if err != nil {
 		return err
 	}

@@ -327,7 +327,7 @@ func TestExpectedDurationConsidersCopy(t *testing.T) {
 		return st != nil && st.InPool != nil && *st.InPool >= 16<<20
 	}
 	agenttest.Await(t, heard)
-	before, how, err := f.B.Bringer.Estimate(t.Context(), f.Recorded("db").Dataset)
+	before, how, err := f.B.Estimate(t.Context(), f.Recorded("db").Dataset)
 	if err != nil || before == 0 || !strings.Contains(how, "assumed") {
 		t.Errorf("%s, %s, %v", before, how, err)
 	}
@@ -335,7 +335,7 @@ func TestExpectedDurationConsidersCopy(t *testing.T) {
 	f.A.AwaitSettled(d.ID)
 	f.B.WriteFile("db", "small", "x")
 	agenttest.Await(t, heard)
-	after, how, err := f.A.Bringer.Estimate(t.Context(), f.Recorded("db").Dataset)
+	after, how, err := f.A.Estimate(t.Context(), f.Recorded("db").Dataset)
 	if err != nil || after == 0 || 4*after > before {
 		t.Errorf("back %s (%s), there %s, %v", after, how, before, err)
 	}

@@ -25,16 +25,16 @@ const targetReports = time.Minute
 // Otherwise keep says why the dataset must stay relinquished, and what to do: this node has not yet seen the target
 // reachable for a minute, or a node has halted the store, as the target does if the store lacks its epoch. A target
 // that is fenced, or that was removed from the cluster, does not write. If keep is empty, the record has expired.
-func (r *Relinquisher) lostAnswer(ctx context.Context, id uuid.UUID, y lease.Relinquished) (restored bool, keep string,
+func (m *Moves) lostAnswer(ctx context.Context, id uuid.UUID, y lease.Relinquished) (restored bool, keep string,
 	err error) {
 	if y.Manifest == nil || y.Reported {
 		return false, "", nil
 	}
-	asked := r.Clock.Now()
+	asked := m.Clock.Now()
 	if age := asked.Sub(y.Answered); age >= 0 && age < api.OperationRetention {
 		return true, "", nil
 	}
-	nodes, err := r.Control.NodeList(ctx, "")
+	nodes, err := m.Control.NodeList(ctx, "")
 	if err != nil {
 		return false, "", err
 	}
@@ -42,7 +42,7 @@ func (r *Relinquisher) lostAnswer(ctx context.Context, id uuid.UUID, y lease.Rel
 		if n.ID != y.To || n.Fenced {
 			continue
 		}
-		seen := r.Leases.TargetSeen(id, n, asked, r.Clock.Now())
+		seen := m.Leases.TargetSeen(id, n, asked, m.Clock.Now())
 		if !n.Live {
 			return false, "that node is not reachable (start it; or, when it certainly writes no more, drover node " +
 				"fence " + n.Name + ", or on a single host drover node rm " + n.Name + " --dry-run)", nil
@@ -51,6 +51,6 @@ func (r *Relinquisher) lostAnswer(ctx context.Context, id uuid.UUID, y lease.Rel
 			return false, fmt.Sprintf("that node must be reachable for %s first (try again then)", targetReports), nil
 		}
 	}
-	s, err := r.Control.Sync(ctx, r.NodeID, 0, 0) // read after the nodes: the target halts the store in its minute
+	s, err := m.Control.Sync(ctx, m.NodeID, 0, 0) // read after the nodes: the target halts the store in its minute
 	return false, s.Halted, err
 }

@@ -24,7 +24,7 @@ func (v *TransferSource) Manifest(ctx context.Context, pool backends.Pool, d dat
 	if y.Share {
 		return v.flushOnShare(ctx, pool, d)
 	}
-	s, err := v.Snapshotter.WithTimeAndSize(ctx, pool, v.TransferSnapshot(d, host.FinalSnapshotID(y.Move), y.Move))
+	s, err := v.WithTimeAndSize(ctx, pool, v.TransferSnapshot(d, host.FinalSnapshotID(y.Move), y.Move))
 	if err != nil {
 		return m, err
 	}
@@ -78,7 +78,7 @@ func (v *TransferSource) lastSentManifest(ctx context.Context, pool backends.Poo
 	if !current {
 		return m, false, nil
 	}
-	m, all = v.TransferServer().Sent(to, last)
+	m, all = v.TransferServer.Sent(to, last)
 	m.Taken = m.Taken.UTC()
 	return m, all, nil
 }

@@ -4,129 +4,91 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"sync"
-	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/operation"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// MoverDeps are the dependencies of Mover.
-type MoverDeps struct {
-	*host.Host
-	Pools          *pool.Pools
-	Space          *pool.Space
-	Keys           *operation.Keyring
-	Nodes          *lease.Nodes
-	Keeper         *lease.Keeper
-	Programs       *host.Programs
-	Moves          *MoveTable
-	Copies         *Copies
-	Installer      *Installer
-	Datasets       *operation.Operations
-	TransferClient *Client
-	PeerHTTP       http.RoundTripper // to the agents of other nodes; nil if there are none
-	// Session returns when control was last notified that this agent runs: see lease.Deadlines.Session.
-	Session func() (renewed, ttl time.Duration)
-}
-
-// Mover executes moves to this node. Its methods are safe for concurrent use.
-type Mover struct {
-	MoverDeps
-
-	mu   sync.Mutex
-	rate int64 // see Rate
-}
-
-// NewMover returns a Mover.
-func NewMover(deps MoverDeps) *Mover { return &Mover{MoverDeps: deps} }
-
 // Rate returns the rate in bytes a second of the last copy to this node that was large enough to be measured, or 0 if
 // there was none.
-func (v *Mover) Rate() int64 {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.rate
+func (m *Moves) Rate() int64 {
+	return m.rate.Load()
 }
 
 // Move makes this node the home of a dataset whose home is another node. After a crash Move starts again: copied data
 // is kept, and each step is idempotent.
-func (v *Mover) Move(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
-	pool, err := v.Pools.Online(ctx, op.DatasetRecord.Pool)
+func (m *Moves) Move(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
+	pool, err := m.Pools.Online(ctx, op.DatasetRecord.Pool)
 	if err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if err := v.Space.CheckRootSpace(ctx); err != nil {
+	if err := m.Pools.CheckRootSpace(ctx); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
-	if err := v.Keys.CanOpen(ctx, *op.DatasetRecord); err != nil {
+	if err := m.Keys.CanOpen(ctx, *op.DatasetRecord); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	if op.FileCopy || op.SameShare {
 		// Both kinds remove data here. A former head may have data that no snapshot has, so reconcile it first.
-		if err := v.Copies.Reconcile(ctx, op.DatasetID); err != nil {
+		if err := m.Copies.Reconcile(ctx, op.DatasetID); err != nil {
 			return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 		}
 	}
-	if err := v.CheckSuperseded(ctx, pool, op); err != nil {
+	if err := m.CheckSuperseded(ctx, pool, op); err != nil {
 		return out, err
 	}
-	m := &moveRun{Mover: v, jb: jb, op: op, pool: pool}
-	defer v.Moves.Begin(op.DatasetID)()
+	run := &moveRun{Moves: m, jb: jb, op: op, pool: pool}
+	defer m.MoveTable.Begin(op.DatasetID)()
 	if op.SameShare {
-		if err := m.findGivingPool(ctx); err != nil {
+		if err := run.findGivingPool(ctx); err != nil {
 			return out, err
 		}
 	}
 	if op.Loss != nil {
-		if err := m.blockPromises(ctx); err != nil {
+		if err := run.blockPromises(ctx); err != nil {
 			return out, err
 		}
-		if err := m.fence(ctx); err != nil {
+		if err := run.fence(ctx); err != nil {
 			return out, err
 		}
-		return m.promote(ctx)
+		return run.promote(ctx)
 	}
-	if m.home, err = v.Nodes.Peer(ctx, op.OtherNode); err != nil {
+	if run.home, err = m.Leases.Nodes.Peer(ctx, op.OtherNode); err != nil {
 		return out, fmt.Errorf("move of volume %s: %w", op.Volume, err)
 	}
 	steps.At("move.begin")
-	if was, _ := v.Moves.Get(op.DatasetID); was.Move != op.ID {
-		if err := v.Installer.DropBeside(ctx, was); err != nil {
+	if was, _ := m.MoveTable.Get(op.DatasetID); was.Move != op.ID {
+		if err := m.DropBeside(ctx, was); err != nil {
 			return out, fmt.Errorf("move of volume %s: data of another move: %w", op.Volume, err)
 		}
 	}
-	if err := v.Moves.Set(ctx, op.DatasetID, m.recordOf(uuid.Nil)); err != nil {
+	if err := m.MoveTable.Set(ctx, op.DatasetID, run.recordOf(uuid.Nil)); err != nil {
 		return out, err
 	}
-	if err := m.copyInUse(ctx); err != nil {
+	if err := run.copyInUse(ctx); err != nil {
 		return out, err
 	}
-	if err := m.removeSnapshotsMeanwhile(ctx, m.recall); err != nil {
+	if err := run.removeSnapshotsMeanwhile(ctx, run.recall); err != nil {
 		return out, err
 	}
-	if err := m.copyRest(ctx); err != nil {
+	if err := run.copyRest(ctx); err != nil {
 		return out, err
 	}
-	if err := m.removeSnapshots(ctx); err != nil {
+	if err := run.removeSnapshots(ctx); err != nil {
 		return out, err
 	}
-	return m.promote(ctx)
+	return run.promote(ctx)
 }
 
 // CheckSuperseded refuses a move to a node that has data which the volume lacks, because the move would remove that
 // data.
-func (v *Mover) CheckSuperseded(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
-	k, kept := v.Cache.Copy(op.DatasetID)
+func (m *Moves) CheckSuperseded(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
+	k, kept := m.Cache.Copy(op.DatasetID)
 	if !kept {
 		return nil
 	}
@@ -149,7 +111,7 @@ func (v *Mover) CheckSuperseded(ctx context.Context, pool backends.Pool, op *dat
 	if superseded {
 		return dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: node %s has a superseded copy of it (drover copy ls; discard it "+
-				"first)", op.Volume, v.NodeName)
+				"first)", op.Volume, m.NodeName)
 	}
 	return nil
 }

@@ -8,15 +8,13 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
 )
 
 // MoveTable has the datasets that moves bring to this node. Each is recorded on disk, so that a move resumes
 // after a crash. Its methods are safe for concurrent use.
 type MoveTable struct {
-	db      records.DB
-	started func(uuid.UUID)
+	*Moves
 
 	mu     sync.Mutex
 	moves  map[uuid.UUID]MoveRecord // by dataset; includes ended moves until their data is installed or destroyed
@@ -38,20 +36,12 @@ type MoveRecord struct {
 	Beside   uuid.UUID `json:"beside,omitzero"` // the dataset with all files, beside a copy; see BesideID
 }
 
-// KeepFailed is how long the data that a failed move brought here is kept: see Installer.Resume.
+// KeepFailed is how long the data that a failed move brought here is kept: see Moves.ResumeMoves.
 const KeepFailed = 24 * time.Hour
-
-// NewMoveTable returns an empty table. started is called when a move of a dataset starts.
-func NewMoveTable(db records.DB, started func(uuid.UUID)) *MoveTable {
-	return &MoveTable{
-		db: db, started: started,
-		moves: map[uuid.UUID]MoveRecord{}, active: map[uuid.UUID]bool{},
-	}
-}
 
 // Load reads the table from disk.
 func (t *MoveTable) Load(ctx context.Context) error {
-	return t.db.Each(ctx, "pulls/", func(rest string, v []byte) error {
+	return t.DB.Each(ctx, "pulls/", func(rest string, v []byte) error {
 		id, err := uuid.Parse(rest)
 		if err != nil {
 			return err
@@ -67,7 +57,7 @@ func (t *MoveTable) Load(ctx context.Context) error {
 
 // Set records on disk that a move brings a dataset here.
 func (t *MoveTable) Set(ctx context.Context, id uuid.UUID, p MoveRecord) error {
-	if err := t.db.Put(ctx, map[string]any{"pulls/" + id.String(): p}); err != nil {
+	if err := t.DB.Put(ctx, map[string]any{"pulls/" + id.String(): p}); err != nil {
 		return err
 	}
 	t.mu.Lock()
@@ -81,7 +71,7 @@ func (t *MoveTable) Drop(ctx context.Context, id uuid.UUID) error {
 	if _, known := t.Get(id); !known {
 		return nil
 	}
-	if err := t.db.Put(ctx, map[string]any{"pulls/" + id.String(): nil}); err != nil {
+	if err := t.DB.Put(ctx, map[string]any{"pulls/" + id.String(): nil}); err != nil {
 		return err
 	}
 	t.mu.Lock()
@@ -111,7 +101,7 @@ func (t *MoveTable) Begin(id uuid.UUID) (done func()) {
 	t.mu.Lock()
 	t.active[id] = true
 	t.mu.Unlock()
-	t.started(id)
+	t.Replicas.Stop(id)
 	return func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()

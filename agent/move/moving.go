@@ -21,7 +21,7 @@ import (
 
 // moveRun is a move that this node, its target, executes.
 type moveRun struct {
-	*Mover
+	*Moves
 	jb               *host.Job
 	op               *dataset.Operation
 	pool             backends.Pool
@@ -83,7 +83,7 @@ func (m *moveRun) checkRelinquishing(ctx context.Context, now dataset.Operation)
 	if !slices.Equal(now.InUseBy, []string{dataset.Relinquishing}) {
 		return m.refusalError(now)
 	}
-	away, err := m.Nodes.IsUnreachable(ctx, m.op.OtherNode)
+	away, err := m.Leases.Nodes.IsUnreachable(ctx, m.op.OtherNode)
 	if away {
 		err = m.unreachableError(errors.New("it became unreachable while it gave up the volume"))
 	}
@@ -148,7 +148,7 @@ func (m *moveRun) promote(ctx context.Context) (out api.Committed, err error) {
 		return out, err
 	}
 	rec := m.recordOf(m.headSnapshot())
-	if err := m.Moves.Set(ctx, op.DatasetID, rec); err != nil {
+	if err := m.MoveTable.Set(ctx, op.DatasetID, rec); err != nil {
 		return out, err
 	}
 	if err := m.makeHead(ctx); err != nil {
@@ -156,7 +156,7 @@ func (m *moveRun) promote(ctx context.Context) (out api.Committed, err error) {
 	}
 	steps.At("move.promoted")
 	m.jb.Step("recording")
-	out, err = m.Datasets.Commit(context.WithoutCancel(ctx), op)
+	out, err = m.Commit(context.WithoutCancel(ctx), op)
 	if host.InDoubt(err) {
 		return out, err // the next sync shows whether it is recorded
 	}
@@ -164,15 +164,15 @@ func (m *moveRun) promote(ctx context.Context) (out api.Committed, err error) {
 		return out, errors.Join(err, m.dropHead(ctx))
 	}
 	steps.At("move.recorded")
-	if !m.Datasets.IsHome(out) {
-		// The new head is superseded already. Installer.Resume removes it.
+	if !m.IsHome(out) {
+		// The new head is superseded already. ResumeMoves removes it.
 		return out, dataset.Errorf(dataset.ErrConflict,
 			"move of volume %s: it arrived here, and moved on to another node before control responded (try again)",
 			op.Volume)
 	}
 	// This node is the home now, so the installation must be finished even if the caller no longer waits.
 	ctx = context.WithoutCancel(ctx)
-	return out, m.Installer.Install(ctx, *out.Dataset, rec)
+	return out, m.Install(ctx, *out.Dataset, rec)
 }
 
 // continueFromBest selects the snapshot from which the volume continues, if the move is without the home: the newest
@@ -190,7 +190,7 @@ func (m *moveRun) continueFromBest(ctx context.Context) error {
 // ContinueFromBest chooses the snapshot from which a dataset continues that is moved without its home. It replaces the
 // snapshot in op.Loss by the newest snapshot in the pool. It fails with ErrCorrupt if that snapshot is older than the
 // one in op.Loss.
-func (v *Mover) ContinueFromBest(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
+func (m *Moves) ContinueFromBest(ctx context.Context, pool backends.Pool, op *dataset.Operation) error {
 	e, err := pool.Stat(ctx, op.DatasetID)
 	if err != nil {
 		return fmt.Errorf("move of volume %s: %w", op.Volume, err)
@@ -199,7 +199,7 @@ func (v *Mover) ContinueFromBest(ctx context.Context, pool backends.Pool, op *da
 	if !found || s.At().Compare(op.Loss.At()) < 0 {
 		return dataset.Errorf(dataset.ErrCorrupt,
 			"move of volume %s: the copy on node %s lacks snapshot %s, from which it should continue", op.Volume,
-			v.NodeName, op.Loss.Snapshot)
+			m.NodeName, op.Loss.Snapshot)
 	}
 	loss := *op.Loss
 	loss.Snapshot, loss.Epoch, loss.Taken, loss.OrderTime = s.ID, s.Epoch, s.Created, s.OrderTime
@@ -225,13 +225,13 @@ func (m *moveRun) headSnapshot() uuid.UUID {
 // dataset that was filled.
 func (m *moveRun) makeHead(ctx context.Context) error {
 	if m.op.SameShare {
-		// Installer.Install takes the dataset over after control has recorded the move.
+		// Install takes the dataset over after control has recorded the move.
 		return m.ClearTarget(ctx, m.pool, m.op, m.givingPool, m.takenOver)
 	}
 	copier, can := m.pool.(backends.Copier)
 	if m.op.FileCopy {
 		if beside := m.recordOf(uuid.Nil).Beside; !can && beside != uuid.Nil {
-			return m.Installer.ReplaceCopy(ctx, m.pool, *m.op.DatasetRecord, beside)
+			return m.ReplaceCopy(ctx, m.pool, *m.op.DatasetRecord, beside)
 		}
 		return nil
 	}
@@ -257,12 +257,12 @@ func (m *moveRun) dropHead(ctx context.Context) error {
 	if m.op.FileCopy {
 		rec := m.recordOf(uuid.Nil)
 		if can && rec.Beside != uuid.Nil { // the files are still beside the copy
-			return m.Installer.DropBeside(ctx, rec)
+			return m.DropBeside(ctx, rec)
 		}
 		if k, kept := m.Cache.Copy(m.op.DatasetID); kept && rec.Beside != uuid.Nil && k.Record != nil {
-			return m.Installer.KeepAsCopy(ctx, m.pool, *k.Record, rec)
+			return m.KeepAsCopy(ctx, m.pool, *k.Record, rec)
 		}
-		return errors.Join(m.pool.Delete(ctx, m.op.DatasetID), m.Installer.DropBeside(ctx, rec))
+		return errors.Join(m.pool.Delete(ctx, m.op.DatasetID), m.DropBeside(ctx, rec))
 	}
 	if !can {
 		return nil
@@ -296,7 +296,7 @@ func (m *moveRun) recordOf(snapshot uuid.UUID) MoveRecord {
 		Since:    m.Clock.Now(),
 		Snapshot: snapshot,
 	}
-	if was, _ := m.Moves.Get(op.DatasetID); was.Move == op.ID {
+	if was, _ := m.MoveTable.Get(op.DatasetID); was.Move == op.ID {
 		rec.Beside = was.Beside
 	}
 	return rec

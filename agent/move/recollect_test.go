@@ -8,6 +8,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -21,18 +23,18 @@ type lying struct {
 
 func (l lying) Stat(context.Context, uuid.UUID) (backends.Entry, error) { return l.e, nil }
 
-// silent accepts every report.
-type silent struct{}
+// silent is a control that accepts every report.
+type silent struct{ api.Service }
 
-func (silent) Reconcile(context.Context, uuid.UUID) error    { return nil }
-func (silent) Apply(context.Context, api.AssignedCopy) error { return nil }
-func (silent) Report(context.Context, api.CopyReport) error  { return nil }
+func (silent) ReportCopy(context.Context, uuid.UUID, api.CopyReport) error { return nil }
 
 // After a start, data in a pool is reported as a replica only if it was recorded as one. The home would not ask this
 // node for its promise because of data that a move or an earlier copy left, and the volume would continue from it.
 func TestI1RecollectsWhatWasOnRecord(t *testing.T) {
 	node := uuid.New()
-	p := NewReplicas(ReplicasDeps{Host: &host.Host{News: host.NewNews()}, Copies: silent{}})
+	m := &Moves{Operations: &operation.Operations{Mounts: &mounting.Mounts{Host: &host.Host{Control: silent{}, News: host.NewNews()}}}}
+	m.Copies = &Copies{Moves: m}
+	p := newReplicas(m)
 	for _, recorded := range []bool{false, true} {
 		s := dataset.Snapshot{
 			ID: uuid.New(), Dataset: uuid.New(), Kind: dataset.SnapshotTransfer, Epoch: 1, Created: time.Now(),

@@ -17,21 +17,21 @@ import (
 // Refresh fetches the data that a replica lacks. It also removes the snapshots that the home no longer has. The base
 // of the next difference stays until that difference has arrived.
 func (p *Replicas) Refresh(ctx context.Context, jb *host.Job, id uuid.UUID) error {
-	k, kept := p.deps.Cache.Copy(id)
+	k, kept := p.Cache.Copy(id)
 	if !kept || k.Kind != dataset.CopyReplica || k.Record == nil || k.Record.State != dataset.StateReady ||
-		p.deps.Moves.IsActive(id) || p.deps.Trust.Err() != nil || p.deps.WorksSolo {
+		p.MoveTable.IsActive(id) || p.Trust.Err() != nil || p.Leases.Peers == nil {
 		return nil
 	}
 	d := *k.Record
-	home, err := p.deps.Peer(ctx, d.Home)
+	home, err := p.Leases.Nodes.Peer(ctx, d.Home)
 	if err != nil {
 		return err
 	}
-	pool, err := p.deps.Pools.Online(ctx, k.Pool)
+	pool, err := p.Pools.Online(ctx, k.Pool)
 	if err != nil {
 		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
 	}
-	if err := p.deps.Copies.Reconcile(ctx, id); err != nil { // this node may have been the home until just now
+	if err := p.Copies.Reconcile(ctx, id); err != nil { // this node may have been the home until just now
 		return err
 	}
 	if keep, err := host.UnrecordedLoss(ctx, pool, k); err != nil || keep.ID != uuid.Nil {
@@ -40,16 +40,16 @@ func (p *Replicas) Refresh(ctx context.Context, jb *host.Job, id uuid.UUID) erro
 	if err := p.readState(ctx, pool, k); err != nil {
 		return err
 	}
-	if err := p.deps.Space.CheckRootSpace(ctx); err != nil {
+	if err := p.Pools.CheckRootSpace(ctx); err != nil {
 		return fmt.Errorf("replica of volume %s: %w", d.Volume, err)
 	}
 	jb.Step("refreshing the replica of volume " + d.Volume)
-	checked, peer := p.deps.Clock.Now().UTC().Round(0), "https://"+home.Address
+	checked, peer := p.Clock.Now().UTC().Round(0), "https://"+home.Address
 	have, err := host.SnapshotIDs(ctx, pool, id)
 	if err != nil {
 		return err
 	}
-	s, err := p.deps.TransferClient.RequestSnapshot(ctx, peer, id, have)
+	s, err := p.TransferClient.RequestSnapshot(ctx, peer, id, have)
 	if errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrForbidden) {
 		return errors.Join(err, p.reload(ctx, k)) // the home may be another node now
 	}
@@ -60,22 +60,22 @@ func (p *Replicas) Refresh(ctx context.Context, jb *host.Job, id uuid.UUID) erro
 	if s.Epoch > d.Epoch { // this node's record does not list the losses of the later epoch yet
 		return p.reload(ctx, k)
 	}
-	unlock, err := p.deps.Locks.Lock(ctx, id, "refresh of the replica of volume "+d.Volume)
+	unlock, err := p.Locks.Lock(ctx, id, "refresh of the replica of volume "+d.Volume)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if now, kept := p.deps.Cache.Copy(id); !kept || now.Kind != dataset.CopyReplica || p.deps.Moves.IsActive(id) {
+	if now, kept := p.Cache.Copy(id); !kept || now.Kind != dataset.CopyReplica || p.MoveTable.IsActive(id) {
 		return nil
 	}
-	got, err := p.deps.TransferClient.Pull(ctx, Pull{
+	got, err := p.TransferClient.Pull(ctx, Pull{
 		Peer: peer, Dataset: d, Into: pool, Want: s.ID, Shared: true, Progress: jb.SetProgress,
 	})
 	if err != nil {
 		return fmt.Errorf("from its home, node %s: %w", home.Name, err)
 	}
 	if was, known := p.Copy(id); !known || was.Snapshot != s.ID {
-		p.deps.Pools.MarkUsed(k.Pool)
+		p.Pools.MarkUsed(k.Pool)
 	}
 	if err := host.DropMissing(ctx, pool, id, got.Gone, s.Snapshot); err != nil {
 		return fmt.Errorf("replica of volume %s, of node %s: %w", d.Volume, home.Name, err)
@@ -91,7 +91,7 @@ func (p *Replicas) Refresh(ctx context.Context, jb *host.Job, id uuid.UUID) erro
 // state that was copied. A store that is rebuilt from the replica has these names. A failure is only logged, because
 // the data of the replica is up to date, and the next refresh tries again. The dataset's lock is held.
 func (p *Replicas) updateNames(ctx context.Context, pool backends.Pool, id uuid.UUID) {
-	k, _ := p.deps.Cache.Copy(id)
+	k, _ := p.Cache.Copy(id)
 	e, err := pool.Stat(ctx, id)
 	if err == nil && k.Record != nil && e.Record != nil && !slices.Equal(e.Record.Names(), k.Record.Names()) {
 		d := *e.Record
@@ -100,7 +100,7 @@ func (p *Replicas) updateNames(ctx context.Context, pool backends.Pool, id uuid.
 		err = pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 	}
 	if err != nil {
-		p.deps.Log.WithError(err).WithField("dataset", id).Warn(
+		p.Log.WithError(err).WithField("dataset", id).Warn(
 			"cannot write the new name of a volume beside its replica")
 	}
 }
@@ -112,11 +112,11 @@ func (p *Replicas) update(ctx context.Context, c dataset.Copy) error {
 	r.copy = c
 	was := r.reported
 	p.mu.Unlock()
-	p.deps.News.Changed(c.Dataset)
+	p.News.Changed(c.Dataset)
 	if !c.MustRecord(was) {
 		return nil
 	}
-	if err := p.deps.Copies.Report(ctx, api.CopyReport{Copy: c}); err != nil {
+	if err := p.Copies.Report(ctx, api.CopyReport{Copy: c}); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -153,7 +153,7 @@ func (p *Replicas) readState(ctx context.Context, pool backends.Pool, k api.Assi
 
 // reload reads the record of a replicated dataset from control again.
 func (p *Replicas) reload(ctx context.Context, k api.AssignedCopy) error {
-	v, err := p.deps.Control.Volume(ctx, k.Dataset.String())
+	v, err := p.Control.Volume(ctx, k.Dataset.String())
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil // the next sync says what happens to the replica
 	}
@@ -161,5 +161,5 @@ func (p *Replicas) reload(ctx context.Context, k api.AssignedCopy) error {
 		return err
 	}
 	k.Record = &v.Dataset
-	return p.deps.Copies.Apply(ctx, k)
+	return p.Copies.Apply(ctx, k)
 }

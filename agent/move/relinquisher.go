@@ -12,8 +12,6 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -21,44 +19,21 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// RelinquisherDeps are the dependencies of Relinquisher.
-type RelinquisherDeps struct {
-	*host.Host
-	Pools     *pool.Pools
-	Leases    *lease.Table
-	Uses      *mounting.UseTable
-	Verifier  *mounting.Verifier
-	Unmounter *mounting.Unmounter
-	// Manifest takes and describes the final snapshot of a relinquished dataset. It writes all bytes that it reads to
-	// the writer seen.
-	Manifest func(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
-		seen io.Writer) (dataset.Manifest, error)
-	// CompareStoreSoon schedules a comparison of control's store with what this node has seen.
-	CompareStoreSoon func()
-}
-
-// Relinquisher relinquishes datasets for moves to other nodes: it answers control's recalls. Its state is in
-// lease.Table. Its methods are safe for concurrent use.
-type Relinquisher struct{ RelinquisherDeps }
-
-// NewRelinquisher returns a Relinquisher.
-func NewRelinquisher(deps RelinquisherDeps) *Relinquisher { return &Relinquisher{deps} }
-
-// AnswerSoon starts a job that answers a recall. If such a job is running, it runs once more.
-func (r *Relinquisher) AnswerSoon(id uuid.UUID) {
-	r.Jobs.StartAgain("yield/"+id.String(), func(ctx context.Context, _ *host.Job) error {
+// AnswerRecallSoon starts a job that answers a recall. If such a job is running, it runs once more.
+func (m *Moves) AnswerRecallSoon(id uuid.UUID) {
+	m.Jobs.StartAgain("yield/"+id.String(), func(ctx context.Context, _ *host.Job) error {
 		for {
-			err := r.answer(ctx, id)
+			err := m.answerRecall(ctx, id)
 			if err == nil || ctx.Err() != nil {
 				return nil
 			}
-			r.Log.WithError(err).WithField("dataset", id).Warn("cannot respond to a recall, retrying")
+			m.Log.WithError(err).WithField("dataset", id).Warn("cannot respond to a recall, retrying")
 			if !errors.Is(err, dataset.ErrUnavailable) {
 				return nil // the next heartbeat tries again
 			}
 			select {
 			case <-ctx.Done():
-			case <-r.Clock.After(r.Timing.Retry):
+			case <-m.Clock.After(m.Timing.Retry):
 			}
 		}
 	})
@@ -66,25 +41,25 @@ func (r *Relinquisher) AnswerSoon(id uuid.UUID) {
 
 // AnswerIfRecalled checks again, after the uses of a dataset changed, whether it can be relinquished for a waiting
 // move.
-func (r *Relinquisher) AnswerIfRecalled(id uuid.UUID) {
-	if _, asked := r.Leases.Recall(id); asked {
-		r.AnswerSoon(id)
+func (m *Moves) AnswerIfRecalled(id uuid.UUID) {
+	if _, asked := m.Leases.Recall(id); asked {
+		m.AnswerRecallSoon(id)
 	}
 }
 
-// answer answers a recall as far as possible: it relinquishes the dataset unless it is in use, takes the final
+// answerRecall answers a recall as far as possible: it relinquishes the dataset unless it is in use, takes the final
 // snapshot, and notifies control. It is idempotent: after a crash between two of these steps it continues.
-func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
-	y, relinquished := r.Leases.Relinquished(id)
-	if d, known := r.Cache.Dataset(id); relinquished && (y.Reported || known && d.Epoch > y.Epoch) {
-		return r.DropIfUnneeded(ctx, id, y)
+func (m *Moves) answerRecall(ctx context.Context, id uuid.UUID) error {
+	y, relinquished := m.Leases.Relinquished(id)
+	if d, known := m.Cache.Dataset(id); relinquished && (y.Reported || known && d.Epoch > y.Epoch) {
+		return m.DropIfUnneeded(ctx, id, y)
 	}
-	asked, recalled := r.Leases.Recall(id)
-	if !relinquished && !recalled || r.Trust.Err() != nil {
+	asked, recalled := m.Leases.Recall(id)
+	if !relinquished && !recalled || m.Trust.Err() != nil {
 		return nil
 	}
 	if !relinquished {
-		op, err := r.Control.Operation(ctx, asked.Move.String(), 0)
+		op, err := m.Control.Operation(ctx, asked.Move.String(), 0)
 		if err != nil {
 			return fmt.Errorf("move that recalls dataset %s: %w", id, err)
 		}
@@ -97,38 +72,38 @@ func (r *Relinquisher) answer(ctx context.Context, id uuid.UUID) error {
 		}
 	}
 	first := y.Manifest == nil // nothing was sent before
-	y, holders, err := r.relinquish(ctx, id, y, relinquished)
+	y, holders, err := m.relinquish(ctx, id, y, relinquished)
 	switch {
 	case err != nil:
 		return err
 	case len(holders) > 0:
-		return r.reportHolders(ctx, id, y, holders)
+		return m.reportHolders(ctx, id, y, holders)
 	case y.Manifest == nil:
 		return nil
 	}
-	return r.report(ctx, id, y, first)
+	return m.reportRelinquished(ctx, id, y, first)
 }
 
 // relinquish relinquishes a dataset under its lock, so that a running change ends first. If the dataset cannot be
 // relinquished, it returns the users or the problem that prevents it.
-func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Relinquished,
+func (m *Moves) relinquish(ctx context.Context, id uuid.UUID, y lease.Relinquished,
 	relinquished bool) (lease.Relinquished,
 	[]string, error) {
-	unlock, err := r.Locks.Lock(ctx, id, "move of dataset "+id.String())
+	unlock, err := m.Locks.Lock(ctx, id, "move of dataset "+id.String())
 	if err != nil {
 		return y, nil, err
 	}
 	defer unlock()
-	d, known := r.Cache.Dataset(id)
-	if !known || d.Home != r.NodeID || d.Epoch != y.Epoch || d.State != dataset.StateReady {
+	d, known := m.Cache.Dataset(id)
+	if !known || d.Home != m.NodeID || d.Epoch != y.Epoch || d.State != dataset.StateReady {
 		return y, nil, nil // this node's record is older or newer than the recall
 	}
-	pool, err := r.Pools.Online(ctx, d.Pool)
+	pool, err := m.Pools.Online(ctx, d.Pool)
 	if err != nil {
 		return y, []string{dataset.OneLine(err)}, nil
 	}
 	if !relinquished {
-		if holders, err := r.Holders(ctx, d); err != nil || len(holders) > 0 {
+		if holders, err := m.CheckRelinquishable(ctx, d); err != nil || len(holders) > 0 {
 			return y, holders, err
 		}
 		// A process that has the dataset mounted in another mount namespace could continue to write, and its writes
@@ -139,20 +114,20 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 			}
 		}
 		steps.At("yield.begin")
-		if err := r.dropFinal(ctx, pool, id, y); err != nil {
+		if err := m.dropFinal(ctx, pool, id, y); err != nil {
 			return y, []string{dataset.OneLine(err)}, nil
 		}
-		if err := r.Leases.Relinquish(ctx, id, y); err != nil {
+		if err := m.Leases.Relinquish(ctx, id, y); err != nil {
 			return y, nil, err
 		}
 		steps.At("yield.given-up")
-		r.LogOf(ctx, d).WithField("op", y.Move).Info("relinquished: it is no longer opened here")
+		m.LogOf(ctx, d).WithField("op", y.Move).Info("relinquished: it is no longer opened here")
 	}
 	if y.Manifest == nil {
 		var seen byteCounter
-		stop := r.Jobs.After(ctx, r.Clock, r.Timing.InUseWait/4,
-			func(ctx context.Context) { r.reportProgress(ctx, d, y, &seen) })
-		y, err = r.takeFinal(ctx, pool, d, y, &seen)
+		stop := m.Jobs.After(ctx, m.Clock, m.Timing.InUseWait/4,
+			func(ctx context.Context) { m.reportProgress(ctx, d, y, &seen) })
+		y, err = m.takeFinal(ctx, pool, d, y, &seen)
 		stop()
 		if err != nil {
 			// Only this node knows that the dataset was relinquished, so the dataset can continue here.
@@ -161,14 +136,14 @@ func (r *Relinquisher) relinquish(ctx context.Context, id uuid.UUID, y lease.Rel
 			if ctx.Err() != nil {
 				return y, nil, ctx.Err()
 			}
-			return y, []string{dataset.OneLine(err)}, r.Leases.Drop(undo, id)
+			return y, []string{dataset.OneLine(err)}, m.Leases.Drop(undo, id)
 		}
 	}
 	return y, nil, nil
 }
 
 // dropFinal removes the final snapshot of an earlier attempt, which no other node knows and which is out of date.
-func (r *Relinquisher) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID, y lease.Relinquished) error {
+func (m *Moves) dropFinal(ctx context.Context, pool backends.Pool, id uuid.UUID, y lease.Relinquished) error {
 	e, err := pool.Stat(ctx, id)
 	if err != nil || host.IndexOf(e, host.FinalSnapshotID(y.Move)) < 0 {
 		return err
@@ -176,17 +151,17 @@ func (r *Relinquisher) dropFinal(ctx context.Context, pool backends.Pool, id uui
 	return host.DiscardSnapshot(ctx, pool, dataset.Snapshot{Dataset: id, ID: host.FinalSnapshotID(y.Move)})
 }
 
-// Holders returns what prevents that a dataset is relinquished: the mount IDs of its uses or, if it has none, a
-// description of its holders on this host. If nothing does, Holders has unmounted the dataset, and the guard has
-// forgotten it. The caller holds the dataset's lock.
-func (r *Relinquisher) Holders(ctx context.Context, d dataset.Dataset) ([]string, error) {
-	if err := r.Verifier.CheckEnded(ctx, d, "move"); err != nil {
+// CheckRelinquishable returns what prevents that a dataset is relinquished: the mount IDs of its uses or, if it has
+// none, a description of its holders on this host. If nothing does, CheckRelinquishable has unmounted the dataset, and
+// the guard has forgotten it. The caller holds the dataset's lock.
+func (m *Moves) CheckRelinquishable(ctx context.Context, d dataset.Dataset) ([]string, error) {
+	if err := m.Verifier.CheckEnded(ctx, d, "move"); err != nil {
 		return []string{dataset.OneLine(err)}, nil
 	}
-	if ids := r.Uses.Get(d.ID).SortedIDs(); len(ids) > 0 {
+	if ids := m.Uses.Get(d.ID).SortedIDs(); len(ids) > 0 {
 		return ids, nil
 	}
-	err := r.Unmounter.UnmountAndRelease(ctx, d)
+	err := m.Unmounter.UnmountAndRelease(ctx, d)
 	if errors.Is(err, dataset.ErrInUse) {
 		return []string{dataset.OneLine(err)}, nil
 	}
@@ -195,15 +170,16 @@ func (r *Relinquisher) Holders(ctx context.Context, d dataset.Dataset) ([]string
 
 // takeFinal takes the final snapshot of a relinquished dataset. It writes the manifest of the snapshot, which the next
 // home needs, to disk.
-func (r *Relinquisher) takeFinal(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
+func (m *Moves) takeFinal(ctx context.Context, pool backends.Pool, d dataset.Dataset, y lease.Relinquished,
 	seen io.Writer) (lease.Relinquished, error) {
-	m, err := r.Manifest(ctx, pool, d, y, seen)
+	manifest, err := m.TransferSource.Manifest(ctx, pool, d, y, seen)
 	if err != nil {
 		return y, fmt.Errorf("last snapshot of volume %s: %w", d.Volume, err)
 	}
 	steps.At("yield.snapshot")
-	y.Manifest, y.Answered = &m, r.Clock.Now()
-	if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
+	manifest.Usage = m.usages.Last(d.ID)
+	y.Manifest, y.Answered = &manifest, m.Clock.Now()
+	if err := m.Leases.Relinquish(ctx, d.ID, y); err != nil {
 		return y, err
 	}
 	steps.At("yield.manifest")
@@ -211,9 +187,9 @@ func (r *Relinquisher) takeFinal(ctx context.Context, pool backends.Pool, d data
 }
 
 // reportHolders reports to control who uses a dataset here.
-func (r *Relinquisher) reportHolders(ctx context.Context, id uuid.UUID, y lease.Relinquished, holders []string) error {
-	err := r.Control.Yield(ctx, r.NodeID, api.Yield{
-		Incarnation: r.Incarnation,
+func (m *Moves) reportHolders(ctx context.Context, id uuid.UUID, y lease.Relinquished, holders []string) error {
+	err := m.Control.Yield(ctx, m.NodeID, api.Yield{
+		Incarnation: m.Incarnation,
 		Operation:   y.Move,
 		Dataset:     id,
 		Epoch:       y.Epoch,
@@ -241,39 +217,39 @@ const stuckAfter = 10
 // reportProgress reports to control that the checksums of a relinquished dataset are being computed. The computation
 // may take long, and the move waits for it as long as it makes progress. If it makes no progress, reportProgress
 // reports that it is stuck, and the move ends.
-func (r *Relinquisher) reportProgress(ctx context.Context, d dataset.Dataset, y lease.Relinquished, seen *byteCounter) {
-	was, at, said := seen.bytes.Load(), r.Clock.Steady(), ""
+func (m *Moves) reportProgress(ctx context.Context, d dataset.Dataset, y lease.Relinquished, seen *byteCounter) {
+	was, at, said := seen.bytes.Load(), m.Clock.Steady(), ""
 	for ctx.Err() == nil {
 		if is := seen.bytes.Load(); is != was {
-			was, at = is, r.Clock.Steady()
+			was, at = is, m.Clock.Steady()
 		}
 		say := dataset.Relinquishing
-		if r.Clock.Steady()-at >= stuckAfter*r.Timing.InUseWait {
+		if m.Clock.Steady()-at >= stuckAfter*m.Timing.InUseWait {
 			say = fmt.Sprintf("its last snapshot does not finish: the disk of pool %s may hang (check it: dmesg; "+
 				"the volume is mounted there again once the snapshot has ended)",
-				r.Pools.Name(d.Pool))
+				m.Pools.Name(d.Pool))
 		}
 		if say != said {
-			_, err := host.UntilAnswered(ctx, r.Host, func() (struct{}, error) {
-				return struct{}{}, r.reportHolders(ctx, d.ID, y, []string{say})
+			_, err := host.UntilAnswered(ctx, m.Host, func() (struct{}, error) {
+				return struct{}{}, m.reportHolders(ctx, d.ID, y, []string{say})
 			})
 			if err != nil && ctx.Err() == nil {
-				r.LogOf(ctx, d).WithError(err).Warn("cannot report the progress of giving up a volume to the move")
+				m.LogOf(ctx, d).WithError(err).Warn("cannot report the progress of giving up a volume to the move")
 			}
 			said = say
 		}
 		select {
 		case <-ctx.Done():
-		case <-r.Clock.After(r.Timing.InUseWait / 4):
+		case <-m.Clock.After(m.Timing.InUseWait / 4):
 		}
 	}
 }
 
-// report has control record that a dataset was relinquished, with its manifest. first is true if the manifest was not
-// sent before.
-func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinquished, first bool) error {
-	err := r.Control.Yield(ctx, r.NodeID, api.Yield{
-		Incarnation: r.Incarnation,
+// reportRelinquished has control record that a dataset was relinquished, with its manifest. first is true if the
+// manifest was not sent before.
+func (m *Moves) reportRelinquished(ctx context.Context, id uuid.UUID, y lease.Relinquished, first bool) error {
+	err := m.Control.Yield(ctx, m.NodeID, api.Yield{
+		Incarnation: m.Incarnation,
 		Operation:   y.Move,
 		Dataset:     id,
 		Epoch:       y.Epoch,
@@ -286,15 +262,15 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 		if first {
 			y.Manifest = nil // control has refused it, so it has not recorded it
 		}
-		return r.DropIfUnneeded(ctx, id, y)
+		return m.DropIfUnneeded(ctx, id, y)
 	}
 	steps.At("yield.told")
-	unlock, err := r.Locks.Lock(ctx, id, "move of dataset "+id.String())
+	unlock, err := m.Locks.Lock(ctx, id, "move of dataset "+id.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return r.Leases.SetReported(ctx, id, y)
+	return m.Leases.SetReported(ctx, id, y)
 }
 
 // DropIfUnneeded removes the record of a relinquished epoch once it is not needed any more. It removes nothing while
@@ -305,11 +281,11 @@ func (r *Relinquisher) report(ctx context.Context, id uuid.UUID, y lease.Relinqu
 // its reply was lost. So if control has lost the move within a day after the answer, and gives this node the same
 // epoch, DropIfUnneeded marks the record as reported, which halts the store. After that day, it waits for the target
 // of the move, as described at lostAnswer.
-func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
-	if r.Trust.Err() != nil {
+func (m *Moves) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease.Relinquished) error {
+	if m.Trust.Err() != nil {
 		return nil
 	}
-	op, err := r.Control.Operation(ctx, y.Move.String(), 0)
+	op, err := m.Control.Operation(ctx, y.Move.String(), 0)
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
@@ -317,56 +293,56 @@ func (r *Relinquisher) DropIfUnneeded(ctx context.Context, id uuid.UUID, y lease
 	if !unknown && !op.State.Final() {
 		return nil
 	}
-	v, err := r.Control.Volume(ctx, id.String()) // read after the end of the move: the move changes nothing any more
+	v, err := m.Control.Volume(ctx, id.String()) // read after the end of the move: the move changes nothing any more
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
 	var restored bool
 	var keep string
-	if unknown && v.Home == r.NodeID && v.Epoch == y.Epoch {
-		if restored, keep, err = r.lostAnswer(ctx, id, y); err != nil {
+	if unknown && v.Home == m.NodeID && v.Epoch == y.Epoch {
+		if restored, keep, err = m.lostAnswer(ctx, id, y); err != nil {
 			return err
 		}
 	}
-	unlock, err := r.Locks.Lock(ctx, id, "move of dataset "+id.String())
+	unlock, err := m.Locks.Lock(ctx, id, "move of dataset "+id.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	_, copied := r.Cache.Copy(id)
-	_, known := r.Cache.Dataset(id)
+	_, copied := m.Cache.Copy(id)
+	_, known := m.Cache.Dataset(id)
 	switch {
-	case v.Home == r.NodeID && r.Cache.HasLeftSince(v.Dataset): // the store was restored from a backup
+	case v.Home == m.NodeID && m.Cache.HasLeftSince(v.Dataset): // the store was restored from a backup
 		return nil
 	case restored:
 		// The store was restored from a backup of before the move. If the lost store had recorded the answer, another
 		// node may have opened the next epoch. Marked as reported, the epoch makes the Follower halt the store.
-		if err := r.Leases.SetReported(ctx, id, y); err != nil {
+		if err := m.Leases.SetReported(ctx, id, y); err != nil {
 			return err
 		}
-		r.CompareStoreSoon()
+		m.store.CompareStoreSoon()
 		return nil
 	case keep != "":
-		if r.Leases.SetKept(id, keep) {
-			r.Log.WithField("dataset", id).Warn(r.Leases.MayChange(v.Dataset, "use"))
+		if m.Leases.SetKept(id, keep) {
+			m.Log.WithField("dataset", id).Warn(m.Leases.MayChange(v.Dataset, "use"))
 		}
 		return nil
-	case v.Home == r.NodeID && v.Move != y.Move && (v.Epoch > y.Epoch || v.Epoch == y.Epoch && !y.Reported):
-	case v.Home != r.NodeID && !copied && !known: // the dataset was deleted, or its copy here was destroyed
+	case v.Home == m.NodeID && v.Move != y.Move && (v.Epoch > y.Epoch || v.Epoch == y.Epoch && !y.Reported):
+	case v.Home != m.NodeID && !copied && !known: // the dataset was deleted, or its copy here was destroyed
 		// The record of the dataset may still be on disk. A start without control would read it, and make this node the
 		// home.
-		if err := r.DB.Put(ctx, map[string]any{"volumes/" + id.String(): nil}); err != nil {
+		if err := m.DB.Put(ctx, map[string]any{"volumes/" + id.String(): nil}); err != nil {
 			return err
 		}
 	default:
 		return nil
 	}
-	return r.Leases.Drop(ctx, id)
+	return m.Leases.Drop(ctx, id)
 }
 
-// AnswerAll answers all open recalls. It repeats answers that were lost.
-func (r *Relinquisher) AnswerAll() {
-	for _, id := range r.Leases.Unanswered() {
-		r.AnswerSoon(id)
+// AnswerRecalls answers all open recalls. It repeats answers that were lost.
+func (m *Moves) AnswerRecalls() {
+	for _, id := range m.Leases.Unanswered() {
+		m.AnswerRecallSoon(id)
 	}
 }

@@ -11,39 +11,29 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
-
-// ReplicasDeps is what Replicas needs of other components.
-type ReplicasDeps struct {
-	*host.Host
-	Pools interface {
-		Pools
-		MarkUsed(pool uuid.UUID) // records that the data in a pool has changed
-	}
-	Space interface {
-		CheckRootSpace(ctx context.Context) error // fails while the disk with the root is nearly full
-	}
-	Moves          *MoveTable
-	TransferClient *Client                                                       // receives from other nodes
-	Peer           func(ctx context.Context, id uuid.UUID) (dataset.Node, error) // a node as control has it now
-	Copies         interface {
-		Reconcile(ctx context.Context, ds uuid.UUID) error   // brings a copy into its recorded state
-		Apply(ctx context.Context, k api.AssignedCopy) error // applies the record of a copy
-		Report(ctx context.Context, c api.CopyReport) error  // reports a copy to control
-	}
-	WorksSolo bool // there are no other nodes
-}
 
 // Replicas refreshes the replicas that this node keeps, each as often as its profile says. Its methods are safe for
 // concurrent use.
 type Replicas struct {
-	deps ReplicasDeps
-	wake chan struct{} // holds one token while Run should look for due refreshes
+	*Moves
+	refresher refresher
+	wake      chan struct{} // holds one token while Run should look for due refreshes
 
 	mu        sync.Mutex
 	byDataset map[uuid.UUID]*replica // by dataset
+}
+
+// refresher refreshes replicas. Replicas implements it. Tests replace it.
+type refresher interface {
+	Refresh(ctx context.Context, jb *host.Job, id uuid.UUID) error
+}
+
+func newReplicas(m *Moves) *Replicas {
+	p := &Replicas{Moves: m, wake: make(chan struct{}, 1), byDataset: map[uuid.UUID]*replica{}}
+	p.refresher = p
+	return p
 }
 
 type replica struct {
@@ -63,11 +53,6 @@ type replica struct {
 // the running refresh, isFailing returns false, because that refresh can then transfer data for hours.
 func (r *replica) isFailing() bool {
 	return r.failures >= reportedFailures && !(r.running && r.reached)
-}
-
-// NewReplicas returns a Replicas that refreshes nothing before Run is called.
-func NewReplicas(deps ReplicasDeps) *Replicas {
-	return &Replicas{deps: deps, wake: make(chan struct{}, 1), byDataset: map[uuid.UUID]*replica{}}
 }
 
 // Wake makes Run look for due refreshes at once.
@@ -136,10 +121,10 @@ func (p *Replicas) Run() {
 	for {
 		wait := p.startDue()
 		select {
-		case <-p.deps.Ctx.Done():
+		case <-p.Ctx.Done():
 			return
 		case <-p.wake:
-		case <-p.deps.Clock.After(wait):
+		case <-p.Clock.After(wait):
 		}
 	}
 }
@@ -147,8 +132,8 @@ func (p *Replicas) Run() {
 // startDue starts the refreshes that are due, and returns how long to wait for the next one.
 func (p *Replicas) startDue() (wait time.Duration) {
 	every := map[uuid.UUID]time.Duration{}
-	for _, id := range p.deps.Cache.CopyIDs() {
-		if k, kept := p.deps.Cache.Copy(id); kept && k.Kind == dataset.CopyReplica && k.Record != nil {
+	for _, id := range p.Cache.CopyIDs() {
+		if k, kept := p.Cache.Copy(id); kept && k.Kind == dataset.CopyReplica && k.Record != nil {
 			every[id] = time.Duration(k.Record.Profile.Replicas.Every)
 		}
 	}
@@ -170,7 +155,7 @@ func (p *Replicas) startDue() (wait time.Duration) {
 			}
 		}
 	}
-	now := p.deps.Clock.Steady()
+	now := p.Clock.Steady()
 	wait = maxRefreshWait
 	byDue := slices.SortedFunc(maps.Keys(every), func(x, y uuid.UUID) int {
 		return int(p.byDataset[x].due - p.byDataset[y].due)
@@ -188,7 +173,7 @@ func (p *Replicas) startDue() (wait time.Duration) {
 			if r.isFailing() {
 				failing++
 			}
-			r.running, r.reached, r.due = true, false, now+max(every[id], p.deps.Timing.Retry)
+			r.running, r.reached, r.due = true, false, now+max(every[id], p.Timing.Retry)
 			p.start(id, every[id])
 		}
 	}
@@ -197,13 +182,13 @@ func (p *Replicas) startDue() (wait time.Duration) {
 
 // start starts the refresh of a replica as a job. every is how often the replica is refreshed. The caller holds mu.
 func (p *Replicas) start(id uuid.UUID, every time.Duration) {
-	p.deps.Jobs.StartAgain(refreshKey(id), func(ctx context.Context, jb *host.Job) error {
+	p.Jobs.StartAgain(refreshKey(id), func(ctx context.Context, jb *host.Job) error {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
 		p.mu.Lock()
 		p.byDataset[id].stop = stop
 		p.mu.Unlock()
-		err := p.Refresh(ctx, jb, id)
+		err := p.refresher.Refresh(ctx, jb, id)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		r := p.byDataset[id]
@@ -220,27 +205,27 @@ func (p *Replicas) start(id uuid.UUID, every time.Duration) {
 // notified. If a replica that failed succeeds and its home answered, the other failing replicas of the same home are
 // due at once. The caller holds mu.
 func (p *Replicas) recordResult(id uuid.UUID, every time.Duration, err error) {
-	r, now := p.byDataset[id], p.deps.Clock.Steady()
+	r, now := p.byDataset[id], p.Clock.Steady()
 	if err == nil {
 		if r.failures > 0 && r.reached {
 			p.retryOthers(id, now)
 		}
 		r.failure, r.cause, r.failures = "", "", 0
 		if r.told {
-			p.deps.News.Changed(id)
+			p.News.Changed(id)
 		}
 		return
 	}
 	why := dataset.OneLine(err)
 	cause := causeOf(why, p.home(id))
 	if cause != r.cause { // logged once for each cause
-		p.deps.Log.WithError(err).WithField("dataset", id).Warn("cannot refresh a replica, retrying")
+		p.Log.WithError(err).WithField("dataset", id).Warn("cannot refresh a replica, retrying")
 	}
 	r.failures++
-	r.due = now + backoff(r.failures, every, p.deps.Timing.Retry)
+	r.due = now + backoff(r.failures, every, p.Timing.Retry)
 	if r.failures == reportedFailures || r.failures > reportedFailures && cause != r.cause {
 		r.told = true
-		p.deps.News.Changed(id)
+		p.News.Changed(id)
 	}
 	r.failure, r.cause = why, cause
 }
@@ -279,7 +264,7 @@ func (p *Replicas) noteAnswer(id uuid.UUID) {
 
 // home returns the home of the volume of a replica, according to the record here; uuid.Nil if there is no record.
 func (p *Replicas) home(id uuid.UUID) uuid.UUID {
-	if k, kept := p.deps.Cache.Copy(id); kept && k.Record != nil {
+	if k, kept := p.Cache.Copy(id); kept && k.Record != nil {
 		return k.Record.Home
 	}
 	return uuid.Nil
@@ -290,7 +275,7 @@ func refreshKey(id uuid.UUID) string { return "replica/" + id.String() }
 
 // Progress returns the progress of the running refresh of a replica; the zero value if none runs.
 func (p *Replicas) Progress(id uuid.UUID) dataset.Progress {
-	return p.deps.Jobs.Progress(refreshKey(id))
+	return p.Jobs.Progress(refreshKey(id))
 }
 
 // Stop ends a running refresh of a replica. The data that has arrived stays.
@@ -318,7 +303,7 @@ func (p *Replicas) Copy(id uuid.UUID) (dataset.Copy, bool) {
 // if there is nothing to report. It also returns false while the state of a replica that has a snapshot is not known.
 // A report without a snapshot would say that this node has just begun the replica.
 func (p *Replicas) Status(id uuid.UUID) (dataset.Copy, bool) {
-	k, kept := p.deps.Cache.Copy(id)
+	k, kept := p.Cache.Copy(id)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r := p.byDataset[id]

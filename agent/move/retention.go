@@ -13,34 +13,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Pools are the open pools of this node.
-type Pools interface {
-	// Online returns a pool, or ErrOffline if it is offline.
-	Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
-}
-
-// Transfers are the transfers that send datasets to other nodes.
-type Transfers interface {
-	Busy(ds uuid.UUID) bool            // whether a transfer of the dataset runs
-	InUse(ds, snapshot uuid.UUID) bool // whether a running transfer reads the snapshot
-	Forget(ds uuid.UUID)
-}
-
-// RetentionDeps is what Retention needs of other components.
-type RetentionDeps struct {
-	*host.Host
-	Pools     Pools
-	Transfers Transfers
-	// RelinquishedSnapshots returns the snapshots of a dataset that the target of its move needs. If this node has not
-	// relinquished the dataset, the result is empty.
-	RelinquishedSnapshots func(ds uuid.UUID) []uuid.UUID
-	WorksSolo             bool // there are no other nodes, so that no snapshots are taken for them
-}
-
 // Retention decides which of the snapshots that were taken for other nodes this node, the home, still has to keep,
 // and removes the others. Its methods are safe for concurrent use.
 type Retention struct {
-	deps RetentionDeps
+	*Moves
 	Sent SentLog
 
 	mu    sync.Mutex
@@ -52,11 +28,6 @@ type Retention struct {
 type moveBases struct {
 	move      uuid.UUID
 	snapshots []uuid.UUID
-}
-
-// NewRetention returns a Retention that knows nothing yet.
-func NewRetention(deps RetentionDeps) *Retention {
-	return &Retention{deps: deps, bases: map[uuid.UUID]moveBases{}}
 }
 
 // SetBases records the snapshots that a move brings to the next home for other copies. They are kept until the move
@@ -84,7 +55,7 @@ func (r *Retention) basesOf(ds, move uuid.UUID) []uuid.UUID {
 // the home of the dataset.
 func (r *Retention) Forget(ds uuid.UUID) {
 	r.Sent.Forget(ds)
-	r.deps.Transfers.Forget(ds)
+	r.TransferServer.Forget(ds)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.bases, ds)
@@ -110,12 +81,12 @@ func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dat
 	if _, any := host.Newest(e, host.IsTransfer); !any {
 		return nil
 	}
-	v, err := r.deps.Control.Volume(ctx, d.ID.String())
+	v, err := r.Control.Volume(ctx, d.ID.String())
 	if err != nil {
 		return nil // the next call prunes
 	}
 	needed := host.NeededBy(e, v)
-	nodes := append(slices.Clone(v.Copies), r.Sent.nodesWithoutCopy(d.ID, v.Copies, r.deps.Clock.Steady())...)
+	nodes := append(slices.Clone(v.Copies), r.Sent.nodesWithoutCopy(d.ID, v.Copies, r.Clock.Steady())...)
 	if v.Move != uuid.Nil { // an earlier process of this agent may have sent something to the target
 		for _, s := range e.Snapshots {
 			nodes = append(nodes, s.Request)
@@ -127,11 +98,11 @@ func (r *Retention) Prune(ctx context.Context, pool backends.Pool, d dataset.Dat
 			needed[s.ID] = true
 		}
 	}
-	for _, id := range append(r.deps.RelinquishedSnapshots(d.ID), r.basesOf(d.ID, v.Move)...) {
+	for _, id := range append(r.Leases.RelinquishedSnapshots(d.ID), r.basesOf(d.ID, v.Move)...) {
 		needed[id] = true
 	}
 	for _, s := range e.Snapshots {
-		if host.IsTransfer(s) && !needed[s.ID] && !r.deps.Transfers.InUse(d.ID, s.ID) {
+		if host.IsTransfer(s) && !needed[s.ID] && !r.TransferServer.InUse(d.ID, s.ID) {
 			if err := pool.DeleteSnapshot(ctx, d.ID, s.ID); err != nil {
 				return err
 			}
@@ -151,35 +122,35 @@ const maxPruneDelay = time.Minute
 
 // PruneSoon starts a job that removes the snapshots of a dataset that no other node needs any more, after a delay.
 func (r *Retention) PruneSoon(id uuid.UUID) {
-	if r.deps.WorksSolo {
+	if r.Leases.Peers == nil {
 		return
 	}
-	r.deps.Jobs.StartAgain("prune/"+id.String(), func(ctx context.Context, _ *host.Job) error {
+	r.Jobs.StartAgain("prune/"+id.String(), func(ctx context.Context, _ *host.Job) error {
 		for waited := time.Duration(0); waited < maxPruneDelay; waited += pruneDelay {
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-r.deps.Clock.After(pruneDelay):
+			case <-r.Clock.After(pruneDelay):
 			}
-			if !r.deps.Transfers.Busy(id) {
+			if !r.TransferServer.Busy(id) {
 				break
 			}
 		}
-		unlock, err := r.deps.Locks.Lock(ctx, id, "removal of sent snapshots of dataset "+id.String())
+		unlock, err := r.Locks.Lock(ctx, id, "removal of sent snapshots of dataset "+id.String())
 		if err != nil {
 			return nil
 		}
 		defer unlock()
-		d, home := r.deps.Cache.Dataset(id)
-		if !home || d.State == dataset.StatePurging || r.deps.Trust.Err() != nil {
+		d, home := r.Cache.Dataset(id)
+		if !home || d.State == dataset.StatePurging || r.Trust.Err() != nil {
 			return nil
 		}
-		pool, err := r.deps.Pools.Online(ctx, d.Pool)
+		pool, err := r.Pools.Online(ctx, d.Pool)
 		if err == nil {
 			err = r.Prune(ctx, pool, d)
 		}
 		if err != nil && ctx.Err() == nil {
-			r.deps.LogOf(ctx, d).WithError(err).Warn("cannot remove snapshots for other nodes")
+			r.LogOf(ctx, d).WithError(err).Warn("cannot remove snapshots for other nodes")
 		}
 		return nil
 	})
@@ -192,7 +163,7 @@ func (r *Retention) Received(ctx context.Context, node, ds uuid.UUID, e backends
 	if certain {
 		return has
 	}
-	v, err := r.deps.Control.Volume(ctx, ds.String())
+	v, err := r.Control.Volume(ctx, ds.String())
 	if err != nil {
 		return has
 	}

@@ -45,7 +45,8 @@ type node struct {
 	wire   *wire
 	log    *logtest.Hook
 	denied error
-	bases  []uuid.UUID // that are transferred too
+	asked  func() error // is called by Authorize, if it is not nil
+	bases  []uuid.UUID  // that are transferred too
 }
 
 // quiet checks that no goroutine is left when all nodes of a test have ended.
@@ -99,12 +100,6 @@ func newNode(tb testing.TB, fstype string, size int64) *node {
 	n.server = &Server{
 		Source: n, Clock: clock.System{}, Log: log,
 		Peer: func(r *http.Request) (uuid.UUID, error) { return uuid.Parse(r.Header.Get("X-Test-Node")) },
-		Authorize: func(_ context.Context, peer, _ uuid.UUID) error {
-			if peer == n.id {
-				return dataset.Errorf(dataset.ErrForbidden, "a node does not ask itself")
-			}
-			return n.denied
-		},
 	}
 	n.http = httptest.NewUnstartedServer(n.server.Handler())
 	n.http.EnableHTTP2 = true
@@ -117,6 +112,17 @@ func newNode(tb testing.TB, fstype string, size int64) *node {
 		transport.CloseIdleConnections()
 	})
 	return n
+}
+
+// Authorize implements Source.
+func (n *node) Authorize(_ context.Context, peer, _ uuid.UUID) error {
+	if peer == n.id {
+		return dataset.Errorf(dataset.ErrForbidden, "a node does not ask itself")
+	}
+	if n.asked != nil {
+		return n.asked()
+	}
+	return n.denied
 }
 
 // Pool implements Source.

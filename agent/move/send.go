@@ -165,7 +165,7 @@ func (s *Server) watch(ctx context.Context, r *request, frames *frameWriter, cut
 }
 
 // mayContinue returns an error if a transfer that is running must end: the certificate of the peer has expired or was
-// revoked (Server.Peer), or the peer may not have the dataset any more (Server.Authorize), because its copy was removed
+// revoked (Server.Peer), or the peer may not have the dataset any more (Source.Authorize), because its copy was removed
 // or its move has ended. A slow peer can extend a transfer for as long as it likes, so the checks at the start of the
 // request are not sufficient.
 //
@@ -177,7 +177,7 @@ func (s *Server) mayContinue(ctx context.Context, r *request) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.idle()/4) // the peer waits for the next keep-alive frame
 	defer cancel()
-	if err := s.Authorize(ctx, r.peer, r.dataset); errors.Is(err, dataset.ErrForbidden) {
+	if err := s.Source.Authorize(ctx, r.peer, r.dataset); errors.Is(err, dataset.ErrForbidden) {
 		return err
 	}
 	return nil

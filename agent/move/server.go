@@ -22,6 +22,9 @@ import (
 // Source provides the data that a server sends. TransferSource implements it. Its methods are safe for concurrent
 // use.
 type Source interface {
+	// Authorize returns nil if a node may get a dataset, and otherwise the reason why it may not. It is called at the
+	// start of each request, and regularly during a transfer.
+	Authorize(ctx context.Context, peer, ds uuid.UUID) error
 	// Pool returns the pool that has a dataset, as its home or as a copy. It fails with dataset.ErrNotFound if there is
 	// none.
 	Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error)
@@ -46,13 +49,10 @@ type Source interface {
 type Server struct {
 	Source Source
 	// Peer returns the node that sent a request, from its certificate.
-	Peer func(*http.Request) (uuid.UUID, error)
-	// Authorize returns nil if a node may get a dataset, and otherwise the reason why it may not. It is called at the
-	// start of each request, and regularly during a transfer.
-	Authorize func(ctx context.Context, peer, ds uuid.UUID) error
-	Limit     *Limiter // if nil, there is no limit
-	Clock     clock.Clock
-	Log       logrus.FieldLogger
+	Peer  func(*http.Request) (uuid.UUID, error)
+	Limit *Limiter // if nil, there is no limit
+	Clock clock.Clock
+	Log   logrus.FieldLogger
 	// Idle is how long a peer may accept nothing before it is disconnected. While nothing is written, the server
 	// announces every quarter of Idle that more will follow. If Idle is 0, DefaultIdle is used.
 	Idle time.Duration
@@ -201,7 +201,7 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, f func(http.Resp
 	if req.peer, err = s.Peer(r); err != nil {
 		return err
 	}
-	if err := s.Authorize(r.Context(), req.peer, req.dataset); err != nil {
+	if err := s.Source.Authorize(r.Context(), req.peer, req.dataset); err != nil {
 		return err
 	}
 	return f(w, req)

@@ -61,13 +61,13 @@ func (m *moveRun) findGivingPool(ctx context.Context) error {
 // ClearTarget destroys older data of a dataset in the target pool before control records this node as the home. That
 // data can be from an earlier home, or from a move that copied file by file. ClearTarget fails with ErrConflict if
 // the data may be the present data of the volume. The dataset's lock is held.
-func (v *Mover) ClearTarget(ctx context.Context, pool backends.Pool, op *dataset.Operation, givingPool uuid.UUID,
+func (m *Moves) ClearTarget(ctx context.Context, pool backends.Pool, op *dataset.Operation, givingPool uuid.UUID,
 	takenOver *dataset.TakenOver) error {
 	here := givingPool == op.DatasetRecord.Pool
 	if here && (takenOver == nil || takenOver.FromPool != givingPool) {
 		return dataset.Errorf(dataset.ErrConflict,
 			"pool %s is the pool that already has it (drover pool adopt PATH here makes this node its home)",
-			v.Pools.Name(givingPool))
+			m.Pools.Name(givingPool))
 	}
 	e, err := pool.Stat(ctx, op.DatasetID)
 	switch {
@@ -79,7 +79,7 @@ func (v *Mover) ClearTarget(ctx context.Context, pool backends.Pool, op *dataset
 		err = dataset.Errorf(dataset.ErrConflict, "it may be newer than what its home gave up")
 	}
 	if err != nil {
-		return fmt.Errorf("its data in pool %s (%s): %w", v.Pools.Name(op.DatasetRecord.Pool), e.Path, err)
+		return fmt.Errorf("its data in pool %s (%s): %w", m.Pools.Name(op.DatasetRecord.Pool), e.Path, err)
 	}
 	if here { // this data is the volume: no later home has taken it over
 		return nil

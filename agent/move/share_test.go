@@ -129,7 +129,7 @@ func TestI1TakeFromOwnPoolIsRefused(t *testing.T) {
 	next := f.Recorded("db").Dataset
 	next.Epoch++
 	op := &dataset.Operation{Volume: "db", DatasetID: d.ID, Epoch: d.Epoch, SameShare: true, DatasetRecord: &next}
-	if err := f.A.Mover.ClearTarget(t.Context(), pool, op, pool.ID(), nil); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover pool adopt") {
+	if err := f.A.ClearTarget(t.Context(), pool, op, pool.ID(), nil); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover pool adopt") {
 		t.Errorf("cleared: %v", err)
 	}
 	f.A.WantFile("db", "token", "kept")

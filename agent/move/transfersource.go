@@ -11,39 +11,25 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/operation"
-	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
 
-// TransferSourceDeps are the dependencies of TransferSource.
-type TransferSourceDeps struct {
-	*host.Host
-	Pools       *pool.Pools
-	Keys        *operation.Keyring
-	Leases      *lease.Table
-	Uses        *mounting.UseTable
-	Quiescer    *mounting.Quiescer
-	Sizes       *operation.Sizes
-	Snapshotter *operation.Operations
-	Retention   *Retention
-	// AskGenerations asks every control replica for the generations of this node's pools.
-	AskGenerations func(context.Context) error
-	// TransferServer returns the server of transfers, which has this TransferSource as its source.
-	TransferServer func() *Server
-}
-
 // TransferSource provides the data for other nodes: it is the Source of this node. It has no state. Its
 // methods are safe for concurrent use.
-type TransferSource struct{ TransferSourceDeps }
+type TransferSource struct{ *Moves }
 
 var _ Source = (*TransferSource)(nil)
 
-// NewTransferSource returns a TransferSource.
-func NewTransferSource(deps TransferSourceDeps) *TransferSource { return &TransferSource{deps} }
+// Authorize implements Source. If the lease of the dataset is bounded in time, it records the node on disk first. The
+// errors are those of Access.Check and lease.Deadlines.Enrol.
+func (v *TransferSource) Authorize(ctx context.Context, peer, ds uuid.UUID) error {
+	if err := v.Access.Check(ctx, peer, ds); err != nil {
+		return err
+	}
+	return v.Leases.Deadlines.Enrol(ctx, ds, peer)
+}
 
 // Pool implements Source. It fails with ErrNotFound if this node has no data of the dataset.
 func (v *TransferSource) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool, error) {
@@ -65,7 +51,7 @@ func (v *TransferSource) Pool(ctx context.Context, ds uuid.UUID) (backends.Pool,
 func (v *TransferSource) poolForSending(ctx context.Context, id uuid.UUID) (backends.Pool, error) {
 	isKnown := func() bool { p := v.Pools.ByID(id); return p == nil || p.GenerationKnown }
 	if !isKnown() {
-		if err := v.AskGenerations(ctx); !isKnown() {
+		if _, err := v.generations.Ask(ctx); !isKnown() {
 			return nil, dataset.Errorf(dataset.ErrUnavailable,
 				"pool %s sends nothing to other nodes before control has confirmed its generation: %w",
 				v.Pools.Name(id), cmp.Or(err, errUnknownPool))

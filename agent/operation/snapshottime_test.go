@@ -36,14 +36,14 @@ func TestFailoverUsesNewestSnapshotOfLastEpoch(t *testing.T) {
 	op := &dataset.Operation{
 		Volume: d.Volume, DatasetID: d.ID, Loss: &dataset.Loss{Snapshot: said, Epoch: 2, Taken: noon},
 	}
-	if err := r.Mover.ContinueFromBest(t.Context(), r.Pool(), op); err != nil {
+	if err := r.ContinueFromBest(t.Context(), r.Pool(), op); err != nil {
 		t.Fatal(err)
 	}
 	if l := op.Loss; l.Snapshot != want || l.Epoch != 2 || !l.Taken.Equal(noon.Add(time.Minute)) || !slices.Equal(l.SurvivingSnapshots, []uuid.UUID{later}) {
 		t.Errorf("the volume continues from %+v", l)
 	}
 	op.Loss = &dataset.Loss{Epoch: 3, Taken: noon.Add(-time.Hour)}
-	if err := r.Mover.ContinueFromBest(t.Context(), r.Pool(), op); err == nil {
+	if err := r.ContinueFromBest(t.Context(), r.Pool(), op); err == nil {
 		t.Errorf("the volume continues from an older epoch than reported: %+v", op.Loss)
 	}
 }

@@ -124,7 +124,7 @@ func TestUndersizedIsRecordedUntilControlAnswers(t *testing.T) {
 			t.Errorf("%s: it is kept: %t", when, kept)
 		}
 	}
-	joined := r.Operations.SetMembership(controlsync.New(r.Operations, controlsync.Config{}).Registration)
+	joined := r.Operations.SetMembership(controlsync.New(r.Moves, controlsync.Config{}).Registration)
 	keeps("control is away", true)
 	r.Operations.SetMembership(joined)
 	r.Trust.Set("it is another one")

@@ -24,7 +24,7 @@ type CleanerDeps struct {
 	Pools        *pool.Pools
 	Keys         *operation.Keyring
 	Moves        *move.MoveTable
-	Installer    *move.Installer
+	Moving       *move.Moves
 	Datasets     *operation.Operations
 	Registration *controlsync.Registration
 }
@@ -65,7 +65,7 @@ func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 		c.recordTakeOvers(ctx)
 		// Each heartbeat starts a job with this key, too. If that job is running, it runs once more.
 		pulls := c.Jobs.StartAgain("pulls", func(ctx context.Context, _ *host.Job) error {
-			c.Installer.Resume(ctx)
+			c.Moving.ResumeMoves(ctx)
 			return nil
 		})
 		select {

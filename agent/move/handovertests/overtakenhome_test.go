@@ -142,7 +142,7 @@ func TestHomeThatCrashedBeforeItLearnedKeepsHead(t *testing.T) {
 	for _, volumes := range []bool{false, true} {
 		f.B.Config.Control = answering{agenttest.UnreachableControl{Service: reached}, volumes}
 		f.B.Start()
-		f.B.Installer.Resume(t.Context())
+		f.B.ResumeMoves(t.Context())
 		if err := f.B.Copies.Reconcile(t.Context(), d.ID); err != nil {
 			t.Error(err)
 		}

@@ -218,14 +218,14 @@ func TestInspectionAfterPowerCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.A.MustUnmount("db", "user")
-	if err := f.A.Inspections.Mount(t.Context(), f.A.Pool(), k); err != nil {
+	if err := f.A.Copies.MountInspection(t.Context(), f.A.Pool(), k); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(filepath.Join(f.A.MountPath(records.InspectionID(k)), "token"))
 	if err != nil || string(got) != "lost" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if err := f.A.Inspections.Unmount(t.Context(), f.A.Pool(), k); err != nil {
+	if err := f.A.Copies.UnmountInspection(t.Context(), f.A.Pool(), k); err != nil {
 		t.Error(err)
 	}
 }
@@ -237,7 +237,7 @@ func TestInspectionOfHeadWithoutCopies(t *testing.T) {
 	d := f.A.NewVolume("db", nil)
 	f.A.WriteFile("db", "token", "lost")
 	k := api.AssignedCopy{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.A.Node(), Kind: dataset.CopySuperseded, MountReadOnly: true}}
-	if err := f.A.Inspections.Mount(t.Context(), f.A.Pool(), k); err != nil {
+	if err := f.A.Copies.MountInspection(t.Context(), f.A.Pool(), k); err != nil {
 		t.Fatal(err)
 	}
 	path := f.A.MountPath(records.InspectionID(k))
@@ -251,7 +251,7 @@ func TestInspectionOfHeadWithoutCopies(t *testing.T) {
 	if e, err := f.A.Pool().Stat(t.Context(), records.InspectionID(k)); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a copy of it was made: %+v, %v", e, err)
 	}
-	if err := f.A.Inspections.Unmount(t.Context(), f.A.Pool(), k); err != nil {
+	if err := f.A.Copies.UnmountInspection(t.Context(), f.A.Pool(), k); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
@@ -328,7 +328,7 @@ func TestInspectionErrorIsRecordedOncePerKind(t *testing.T) {
 	} {
 		k.Copy = f.KeptCopy().Copy // the state of the agent by then
 		k.MountReadOnly = true
-		if err := f.B.Inspections.Report(t.Context(), k, step.why); !errors.Is(err, step.why) {
+		if err := f.B.Copies.ReportInspection(t.Context(), k, step.why); !errors.Is(err, step.why) {
 			t.Fatal(err)
 		}
 		if told := f.KeptCopy().Problem; told != step.told.Error() {

@@ -80,7 +80,7 @@ func TestOperationsWithoutKeyChangeNothing(t *testing.T) {
 		"rekey by the wrong file": func() error { return k.rekey("db", k.silver) },
 		"move": func() error {
 			op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", DatasetID: d.ID, DatasetRecord: &d, OtherNode: d.Home}
-			_, err := k.Mover.Move(t.Context(), &host.Job{}, &op)
+			_, err := k.Move(t.Context(), &host.Job{}, &op)
 			return err
 		},
 	}

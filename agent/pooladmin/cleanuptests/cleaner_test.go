@@ -31,7 +31,7 @@ func TestTransferOfAbandonedMoveIsKeptThenRemoved(t *testing.T) {
 		}
 		return err == nil && e.State == backends.EntryCopy
 	}
-	f.B.Installer.Resume(t.Context())
+	f.B.ResumeMoves(t.Context())
 	if !there() {
 		t.Error("the transferred data was removed at once")
 	}
@@ -55,13 +55,13 @@ func TestTransferOfAbandonedMoveIsKeptThenRemoved(t *testing.T) {
 	if err := f.B.MoveTable.Set(t.Context(), d.ID, p); err != nil {
 		t.Fatal(err)
 	}
-	f.B.Installer.Resume(t.Context())
+	f.B.ResumeMoves(t.Context())
 	if _, known := f.B.MoveTable.Get(d.ID); known || there() {
 		t.Error("the data of the abandoned move stays")
 	}
 	f.A.MustUnmount("db", "user")
 	f.Move("db", f.B)
-	f.B.Installer.Resume(t.Context())
+	f.B.ResumeMoves(t.Context())
 	f.B.MustMount("db", "user")
 	f.B.MustUnmount("db", "user")
 }
