@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
+	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
@@ -168,7 +169,8 @@ func (a *components) create(ctx context.Context) {
 		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools, Prober: a.Pools, Uses: a.Uses,
 		Register: func(ctx context.Context, gone ...uuid.UUID) error { return a.Registration.Register(ctx, gone...) },
 	})
-	a.makeBackups()
+	a.Backups = backup.New(operations, a.Identity, a.Config.Version, a.Config.StallLimit)
+	a.Catalog = a.Backups.Catalog
 	a.makePoolAdmin()
 	a.makeDoctor()
 	a.connect()
@@ -221,7 +223,7 @@ func (a *Agent) Start(ctx context.Context) error {
 	a.leaseWork.Go(func() { a.Leases.Deadlines.Renew(a.leaseCtx) })
 	a.wg.Go(a.Throttle.Run)
 	a.wg.Go(a.Watcher.Run)
-	a.wg.Go(func() { a.Repositories.RunProbes(a.Ctx) })
+	a.wg.Go(func() { a.Backups.Repositories.RunProbes(a.Ctx) })
 	a.wg.Add(3)
 	go func() { defer a.wg.Done(); a.Replicas.Run() }()
 	if a.Config.Guard != nil {

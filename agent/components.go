@@ -24,8 +24,6 @@ type components struct {
 
 	Programs *host.Programs
 
-	Backups *backup.Creator
-
 	PoolChecker *doctor.PoolChecker
 	KeyChecker  *doctor.KeyChecker
 	Examiner    *doctor.Doctor
@@ -40,9 +38,8 @@ type components struct {
 	Collector   *pooladmin.Collector
 	Trimmer     *pooladmin.Trimmer
 
-	Repositories    *backup.Checker
+	Backups         *backup.Backups
 	*backup.Catalog // answers the requests of api.Local about backups
-	Restorer        *backup.Restorer
 
 	// leaseCtx is the context of renewals and deadlines, and leaseWork waits for them. They continue until an agent
 	// that stops has finished its work. If they ended earlier, a dataset could be fenced while work on it still runs,

@@ -33,7 +33,7 @@ func (a *components) makeDoctor() {
 		Refusal:  a.Registration.Refusal,
 		Identity: a.Identity.Check,
 		ExtraChecks: append([]func(*host.List){
-			a.Reporter.Check, a.Status.Check, a.LostWrites.Check, a.Repositories.Findings, a.Backups.Findings,
+			a.Reporter.Check, a.Status.Check, a.LostWrites.Check, a.Backups.Repositories.Findings, a.Backups.Findings,
 		}, a.Config.Checks...),
 	})
 	a.Watcher = doctor.NewWatcher(a.Examiner)

@@ -76,5 +76,5 @@ func (a *Agent) VolumeHolders(ctx context.Context, volume string) (dataset.Holde
 
 // CheckRepository is backup.Checker.Check.
 func (a *Agent) CheckRepository(ctx context.Context, c api.RepositoryCheck) (api.RepositoryState, error) {
-	return a.Repositories.Check(ctx, c)
+	return a.Backups.Repositories.Check(ctx, c)
 }

@@ -3,9 +3,7 @@ package agent
 import (
 	"context"
 
-	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
@@ -30,11 +28,7 @@ func (a *components) connect() {
 	a.Sync.Connect(a.Generations, a.Cleaner, a.KeyChecker, a.Watcher, a)
 	a.Moves.Connect(a.Generations, a.Follower, a.Status)
 	a.Runner.Ended = a.Config.OperationEnded
-	a.Operations.Connect(a.Registration, a.Status, a.Reporter, a.Moves, struct {
-		*backup.Creator
-		*backup.Restorer
-		*backup.CheckRunner
-	}{a.Backups, a.Restorer, backup.NewCheckRunner(a.Programs, a.Root, mounting.OpenTree)})
+	a.Operations.Connect(a.Registration, a.Status, a.Reporter, a.Moves, a.Backups)
 }
 
 // makePoolAdmin creates the components with which an operator manages the pools of this node.

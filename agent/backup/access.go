@@ -39,7 +39,7 @@ type access struct {
 
 // noteAccess notes that a repository was opened, or why it could not be opened.
 func (c *Checker) noteAccess(name string, problem error) {
-	if c.deps.Clock == nil {
+	if c.Clock == nil {
 		return
 	}
 	c.access.mu.Lock()
@@ -47,10 +47,10 @@ func (c *Checker) noteAccess(name string, problem error) {
 	if c.access.of == nil {
 		c.access.of = map[string]access{}
 	}
-	now := access{at: c.deps.Clock.Steady(), problem: problem}
+	now := access{at: c.Clock.Steady(), problem: problem}
 	if problem != nil {
 		if now.since = c.access.of[name].since; now.since.IsZero() {
-			now.since = c.deps.Clock.Now()
+			now.since = c.Clock.Now()
 		}
 	}
 	c.access.of[name] = now
@@ -63,7 +63,7 @@ func (c *Checker) RunProbes(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-c.deps.Clock.After(probePause):
+		case <-c.Clock.After(probePause):
 		}
 		c.Probe(ctx)
 	}
@@ -77,7 +77,7 @@ func (c *Checker) Probe(ctx context.Context) {
 	if name == "" {
 		return
 	}
-	record, err := c.deps.Records.Repository(ctx, name)
+	record, err := c.Records.Repository(ctx, name)
 	if err == nil {
 		if r, oerr := c.Restic(ctx, record); oerr == nil {
 			_, _ = r.Stat(ctx) // Options.Ended gets the outcome
@@ -89,14 +89,14 @@ func (c *Checker) Probe(ctx context.Context) {
 	if errors.Is(err, dataset.ErrNotFound) { // control reports it
 		is = access{}
 	}
-	is.at = c.deps.Clock.Steady() // a run that says nothing must not delay the other repositories
+	is.at = c.Clock.Steady() // a run that says nothing must not delay the other repositories
 	c.access.of[name] = is
 }
 
 // forgetRemoved forgets the failures of repositories that have no record any more.
 func (c *Checker) forgetRemoved(ctx context.Context) {
 	for _, name := range c.unopened() {
-		if _, err := c.deps.Records.Repository(ctx, name); errors.Is(err, dataset.ErrNotFound) {
+		if _, err := c.Records.Repository(ctx, name); errors.Is(err, dataset.ErrNotFound) {
 			c.access.mu.Lock()
 			delete(c.access.of, name)
 			c.access.mu.Unlock()
@@ -119,13 +119,13 @@ func (c *Checker) unopened() (names []string) {
 // nextProbe returns the name of the repository that must be probed, or "". It forgets the repositories that no
 // scheduled backup of this host uses, if their outcome is old.
 func (c *Checker) nextProbe() (next string) {
-	used := c.deps.Used()
+	used := c.Users.UsedRepositories()
 	c.access.mu.Lock()
 	defer c.access.mu.Unlock()
 	if c.access.of == nil {
 		c.access.of = map[string]access{}
 	}
-	now := c.deps.Clock.Steady()
+	now := c.Clock.Steady()
 	maps.DeleteFunc(c.access.of, func(name string, is access) bool {
 		return now-is.at > unusedAge && !slices.Contains(used, name)
 	})

@@ -27,19 +27,9 @@ type Records interface {
 	Repository(ctx context.Context, name string) (dataset.Repository, error)
 }
 
-// Deps are the dependencies of Checker.
-type Deps struct {
-	CacheDir string // private folder for restic's cache; restic creates it
-	Records  Records
-	Programs *host.Programs // that print passwords
-	// Clock is nil if this process reports no repositories that cannot be opened. Then RunProbes must not be called.
-	Clock clock.Clock
-	// Used returns the names of the repositories that scheduled backups of this host use. Only RunProbes needs it.
-	Used func() []string
-	// StallLimit is how long restic may make no progress: see restic.Options.
-	StallLimit time.Duration
-	// Log gets a warning if a backup reads without its limit. If nil, there is no warning.
-	Log logrus.FieldLogger
+// Users are the users of repositories on this host.
+type Users interface {
+	UsedRepositories() []string // the names of those that scheduled backups use
 }
 
 // maxChecks is how many checks of content run at a time. A check can take hours, and needs memory in proportion to the
@@ -50,16 +40,30 @@ const maxChecks = 2
 // access to each repository. One channel limits how many checks of content run at a time, and the other one how many
 // repositories without a record are opened or made. Its methods are safe for concurrent use.
 type Checker struct {
-	deps   Deps
+	CacheDir string // private folder for restic's cache; restic creates it
+	Records  Records
+	Programs *host.Programs // that print passwords
+	// Clock is nil if this process reports no repositories that cannot be opened. Then RunProbes must not be called.
+	Clock clock.Clock
+	Users Users // only RunProbes needs it
+	// StallLimit is how long restic may make no progress: see restic.Options.
+	StallLimit time.Duration
+	// Log gets a warning if a backup reads without its limit. If nil, there is no warning.
+	Log logrus.FieldLogger
+
 	checks chan struct{} // has an element for each check of content that runs
 	opens  chan struct{} // has an element while open opens or makes a repository
 	restic restic.Program
 	access accessTable
 }
 
-// NewChecker returns a Checker.
-func NewChecker(deps Deps) *Checker {
-	return &Checker{deps: deps, checks: make(chan struct{}, maxChecks), opens: make(chan struct{}, 1)}
+// NewChecker returns a Checker. cacheDir is a private folder for restic's cache. The caller can set the other fields
+// before the first use.
+func NewChecker(cacheDir string, records Records, programs *host.Programs) *Checker {
+	return &Checker{
+		CacheDir: cacheDir, Records: records, Programs: programs,
+		checks: make(chan struct{}, maxChecks), opens: make(chan struct{}, 1),
+	}
 }
 
 // Check opens the repository that the request names or describes. It makes the repository if the request says so and
@@ -78,7 +82,7 @@ func (c *Checker) Check(ctx context.Context, req api.RepositoryCheck) (api.Repos
 		}
 		return c.open(ctx, record, req.Init)
 	}
-	record, err := c.deps.Records.Repository(ctx, req.Name)
+	record, err := c.Records.Repository(ctx, req.Name)
 	if err != nil {
 		return api.RepositoryState{}, err
 	}
@@ -123,7 +127,7 @@ func (c *Checker) open(ctx context.Context, record dataset.Repository, create bo
 // directory has other files. A recorded repository that cannot be found is usually on a disk that is not mounted. A new
 // one would take its place without its backups.
 func (c *Checker) checkNew(ctx context.Context, url string) error {
-	list, err := c.deps.Records.Repositories(ctx)
+	list, err := c.Records.Repositories(ctx)
 	if err != nil {
 		return fmt.Errorf("it is not made, because the recorded repositories cannot be read: %w", err)
 	}
@@ -211,27 +215,27 @@ func (c *Checker) newRepository(ctx context.Context, record dataset.Repository, 
 		return nil, err
 	}
 	if program := record.Password.Exec; program != "" {
-		if err := c.deps.Programs.Check([]string{program}); err != nil {
+		if err := c.Programs.Check([]string{program}); err != nil {
 			return nil, fmt.Errorf("password of repository %s: %w", record.Name, err)
 		}
 	}
-	return c.restic.Open(ctx, c.deps.Programs, restic.Options{
-		URL: record.URL, Password: record.Password, CredentialsFile: record.CredentialsFile, CacheDir: c.deps.CacheDir,
+	return c.restic.Open(ctx, c.Programs, restic.Options{
+		URL: record.URL, Password: record.Password, CredentialsFile: record.CredentialsFile, CacheDir: c.CacheDir,
 		MaxUpload: int64(record.MaxUpload), MaxRead: int64(record.ReadLimit()), Unlimited: c.warnUnlimited,
-		Ended: ended, StallLimit: c.deps.StallLimit,
+		Ended: ended, StallLimit: c.StallLimit,
 	})
 }
 
 func (c *Checker) warnUnlimited(reason error) {
-	if c.deps.Log != nil {
-		c.deps.Log.WithError(reason).
+	if c.Log != nil {
+		c.Log.WithError(reason).
 			Warn("a backup reads its volume without a limit: its process cannot be observed or stopped")
 	}
 }
 
 // OpenNamed is Restic for the recorded repository with a name. It fails with dataset.ErrNotFound if there is no record.
 func (c *Checker) OpenNamed(ctx context.Context, name string) (*restic.Repository, error) {
-	record, err := c.deps.Records.Repository(ctx, name)
+	record, err := c.Records.Repository(ctx, name)
 	if err != nil {
 		return nil, err
 	}

@@ -4,15 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 	"unicode"
 
-	"github.com/google/uuid"
-
-	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -29,19 +27,7 @@ const (
 )
 
 // CheckRunner runs check programs on restored volumes. It has no state. Its methods are safe for concurrent use.
-type CheckRunner struct {
-	programs *host.Programs
-	root     string
-	open     OpenTree
-}
-
-// OpenTree mounts a dataset for mount.InNamespace: see mounting.OpenTree.
-type OpenTree func(ctx context.Context, pool backends.Pool, id uuid.UUID, readOnly bool) (*os.File, error)
-
-// NewCheckRunner returns a CheckRunner. root is the agent's root, which check programs cannot see.
-func NewCheckRunner(programs *host.Programs, root string, open OpenTree) *CheckRunner {
-	return &CheckRunner{programs, root, open}
-}
+type CheckRunner struct{ *operation.Operations }
 
 // isolate is the command that runs a check program. unshare(1) starts the program as the first process of a new PID
 // namespace, so the kernel kills all processes of the program when the program ends. If the agent is killed, the kernel
@@ -67,14 +53,14 @@ func (c *CheckRunner) RunCheck(ctx context.Context, pool backends.Pool, op datas
 	if err := dataset.CheckCheckProgram(op.Check); err != nil {
 		return false, err
 	}
-	if err := c.programs.Check([]string{op.Check}); err != nil {
+	if err := c.Keys.Programs.Check([]string{op.Check}); err != nil {
 		return false, fmt.Errorf("check %w", err)
 	}
-	tree, err := c.open(ctx, pool, op.DatasetID, false)
+	tree, err := mounting.OpenTree(ctx, pool, op.DatasetID, false)
 	if err != nil {
 		return false, err
 	}
-	path := filepath.Join(c.root, "volume")
+	path := filepath.Join(c.Root, "volume")
 	err = mount.InNamespace(tree, path, func() error {
 		if _, err := c.start(ctx, op, time.Minute, "/bin/true"); err != nil {
 			return dataset.Errorf(dataset.ErrUnsupported, "this host cannot isolate check programs: %w", err)
@@ -92,7 +78,7 @@ func (c *CheckRunner) RunCheck(ctx context.Context, pool backends.Pool, op datas
 func (c *CheckRunner) start(ctx context.Context, op dataset.Operation, limit time.Duration, command ...string) (
 	last string, err error) {
 	out := run.NewTail(maxCheckOutput)
-	res, err := c.programs.Run(ctx, run.Command{
+	res, err := c.Keys.Programs.Run(ctx, run.Command{
 		Name:    isolate[0],
 		Args:    append(isolate[1:len(isolate):len(isolate)], command...),
 		Timeout: limit,

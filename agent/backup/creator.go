@@ -16,6 +16,7 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -24,37 +25,13 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// CreatorDeps is what Creator needs of other components.
-type CreatorDeps struct {
-	*host.Host
-	Version string // of this program, for the records
-	Pools   interface {
-		Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
-	}
-	HasPool func(id uuid.UUID) bool // whether this node has the pool
-	// LockForOperation locks the dataset of an operation, and checks that this node is its home: see
-	// operation.Datasets.
-	LockForOperation func(ctx context.Context, op dataset.Operation, what string) (
-		d dataset.Dataset, pool backends.Pool, unlock func(), err error)
-	// Clone makes a clone of a dataset whose lock is held. taken is the moment of the dataset's content, and exact says
-	// whether the clone is exact, if the source is not a snapshot: see operation.Exporter.
-	Clone func(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset, src dataset.Source) (
-		taken time.Time, exact bool, err error)
-	// BorrowKey lets the dataset id, which has no record, use the data key of another dataset until end is called.
-	// Until then, the clean-up does not remove the dataset id as an orphan. The argument "of" is the owner of the key.
-	BorrowKey func(id, of uuid.UUID) (end func())
-	Lost      *mounting.Watcher
-	OpenTree  OpenTree
-	// Open returns a recorded repository.
-	Open func(ctx context.Context, r dataset.Repository) (*restic.Repository, error)
-	// Report reports the outcome of an operation to control, which records it: see operation.Runner.
-	Report func(ctx context.Context, op *dataset.Operation, status *dataset.DatasetStatus) (api.Committed, error)
-}
-
 // Creator makes backups. Its methods are safe for concurrent use.
 type Creator struct {
-	deps    CreatorDeps
-	cluster Cluster
+	*operation.Operations
+	repositories *Checker
+	version      string // of this program, for the records
+	cluster      Cluster
+
 	targets targets  // the repositories
 	clones  host.Set // one for each clone: its backup runs, or it is removed
 	held    heldClones
@@ -64,11 +41,6 @@ type Creator struct {
 	begun begunOperations
 	// facts gets the new backups, so that the Restorer need not read or measure them.
 	facts *facts
-}
-
-// NewCreator returns a Creator. The Catalog and the Restorer know what it knows of its backups.
-func (c *Catalog) NewCreator(deps CreatorDeps) *Creator {
-	return &Creator{deps: deps, cluster: c.cluster, facts: c.read}
 }
 
 // Create makes the backup of an operation. If an earlier run of the operation was interrupted after it had stored a
@@ -81,7 +53,7 @@ func (c *Creator) Create(ctx context.Context, jb *host.Job, op *dataset.Operatio
 			err = context.Cause(ctx) // it was cancelled, or the agent stops
 		}
 	}()
-	isNew := c.begun.begin(*op, c.deps.Incarnation)
+	isNew := c.begun.begin(*op, c.Incarnation)
 	jb.Step("waiting for other backups")
 	release, err := c.admit(ctx, *op)
 	if err != nil {
@@ -111,7 +83,7 @@ func (c *Creator) Create(ctx context.Context, jb *host.Job, op *dataset.Operatio
 	}
 	op.Backup, op.BytesAdded, op.Parent = got.made.ID, got.summary.BytesAdded, got.made.Parent
 	op.ExactSession, op.ReadsAll, op.Lacks = got.exactSession, got.readsAll, got.lacks
-	out, err = c.deps.Report(context.WithoutCancel(ctx), op, nil) // the backup exists
+	out, err = c.Runner.Report(context.WithoutCancel(ctx), op, nil) // the backup exists
 	switch {
 	case errors.Is(err, dataset.ErrCancelled):
 		c.noteUnwanted(ctx, *op, got.url, got.stored()...)
@@ -153,12 +125,12 @@ func (c *Creator) attempt(ctx context.Context, jb *host.Job, op dataset.Operatio
 	t := c.targets.get(op.Repository)
 	t.using.RLock()
 	defer t.using.RUnlock()
-	record, err := c.deps.Control.Repository(ctx, op.Repository)
+	record, err := c.Control.Repository(ctx, op.Repository)
 	if err != nil {
 		return a, err
 	}
 	a.url = record.URL
-	repo, err := c.deps.Open(ctx, record)
+	repo, err := c.repositories.Restic(ctx, record)
 	if err != nil {
 		return a, err
 	}
@@ -262,7 +234,7 @@ func chooseParent(op dataset.Operation, d dataset.Dataset, session string) (pare
 func (c *Creator) store(ctx context.Context, jb *host.Job, op dataset.Operation, repo *restic.Repository,
 	a *attemptResult) error {
 	clone := uuid.New()
-	end := c.deps.BorrowKey(clone, op.DatasetID)
+	end := c.Keys.BorrowKey(clone, op.DatasetID)
 	defer end()
 	unlock, err := c.clones.Lock(ctx, clone, "backup of volume "+op.Volume)
 	if err != nil {
@@ -283,13 +255,13 @@ func (c *Creator) store(ctx context.Context, jb *host.Job, op dataset.Operation,
 	if made.exact && d.Content == op.Content {
 		a.exactSession = made.session
 	}
-	files, err := c.deps.OpenTree(ctx, pool, clone, true)
+	files, err := mounting.OpenTree(ctx, pool, clone, true)
 	if err != nil {
 		return err
 	}
 	defer files.Close()
 	steps.At("backup.mounted")
-	record := newRecord(d, op.Snapshot, made.taken, c.deps.NodeName, c.deps.Version)
+	record := newRecord(d, op.Snapshot, made.taken, c.NodeName, c.version)
 	survey, err := tree.SurveyTree(ctx, files)
 	if err == nil {
 		err = checkSurvey(survey, d.Size, files)
@@ -303,7 +275,7 @@ func (c *Creator) store(ctx context.Context, jb *host.Job, op dataset.Operation,
 		return err
 	}
 	tags := Tags{
-		Volume: d.Volume, Dataset: d.ID, Cluster: c.cluster.Cluster(), Node: c.deps.NodeName, Operation: op.ID,
+		Volume: d.Volume, Dataset: d.ID, Cluster: c.cluster.Cluster(), Node: c.NodeName, Operation: op.ID,
 		Profile: record.Profile.Name, Snapshot: record.Snapshot,
 	}
 	if op.Push != nil {
@@ -415,7 +387,7 @@ type cloned struct {
 // clone makes the clone that restic reads. The dataset is locked only while the clone is made.
 func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID) (d dataset.Dataset,
 	pool backends.Pool, made cloned, err error) {
-	d, pool, unlock, err := c.deps.LockForOperation(ctx, op, string(op.Kind))
+	d, pool, unlock, err := c.LockForOperation(ctx, op, string(op.Kind))
 	defer unlock()
 	if err != nil {
 		return d, nil, made, err
@@ -440,8 +412,9 @@ func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID)
 	}
 	scratch := d
 	scratch.ID, scratch.Size = id, 0
-	made.session = c.deps.Lost.Session(d.ID)
-	made.taken, made.exact, err = c.deps.Clone(ctx, pool, d, scratch, src)
+	made.session = c.LostWrites.Session(d.ID)
+	made.taken, made.exact, err = c.Clone(ctx, pool, d, scratch, src)
+	err = c.Pools.AddHint(ctx, d.Pool, err)
 	if op.Snapshot != nil {
 		made.taken, made.exact = op.Snapshot.Created, op.Snapshot.Exact
 	}
@@ -449,5 +422,5 @@ func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID)
 }
 
 func (c *Creator) logOf(ctx context.Context, op dataset.Operation) *logrus.Entry {
-	return c.deps.LogOf(ctx, dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithField("op", op.ID)
+	return c.LogOf(ctx, dataset.Dataset{Volume: op.Volume, ID: op.DatasetID}).WithField("op", op.ID)
 }

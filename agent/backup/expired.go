@@ -32,7 +32,7 @@ type dueRemoval struct {
 func (c *Creator) removeExpired(ctx context.Context, op dataset.Operation, answer api.Committed) {
 	if expired := c.stillThere(op, answer.Expired); len(expired) > 0 {
 		t := c.targets.get(op.Repository)
-		if !t.removing(ctx, c.deps.Clock, func(ctx context.Context) error {
+		if !t.removing(ctx, c.Clock, func(ctx context.Context) error {
 			return c.removeDue(ctx, op.Repository, dueRemoval{op, expired, answer.Retained})
 		}) {
 			t.postponed.add(op)
@@ -54,7 +54,7 @@ func (c *Creator) stillThere(op dataset.Operation, expired []api.ExpiredBackup) 
 func (c *Creator) removePostponed(ctx context.Context, repository string) error {
 	var due []dueRemoval
 	for _, op := range c.targets.get(repository).postponed.take() {
-		answer, err := c.deps.Report(ctx, &op, nil)
+		answer, err := c.Runner.Report(ctx, &op, nil)
 		if err != nil {
 			c.logOf(ctx, op).WithError(err).Warn(cannotRemoveExpired)
 			continue

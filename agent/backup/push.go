@@ -54,7 +54,7 @@ func (c *Creator) push(ctx context.Context, jb *host.Job, op dataset.Operation, 
 		a.unwanted = append(a.unwanted, id)
 		h = slices.DeleteFunc(h, func(v dataset.PushedVersion) bool { return v.ID == op.ID })
 	}
-	d, _ := c.deps.Cache.Dataset(op.DatasetID) // without it, the entries of the dataset decide
+	d, _ := c.Cache.Dataset(op.DatasetID) // without it, the entries of the dataset decide
 	continues, err := checkPush(h, op, d.BasedOn)
 	if err != nil {
 		return err
@@ -178,7 +178,7 @@ func (c *Creator) enter(ctx context.Context, op dataset.Operation, repo *restic.
 	parent uuid.UUID) (id string, err error) {
 	v := dataset.PushedVersion{
 		ID: op.ID, Repository: op.Repository, Name: op.Push.Name, Parent: parent, Backup: made.ID, Taken: made.Time,
-		Pushed: c.deps.Clock.Now(), Volume: op.Volume, Dataset: op.DatasetID, Node: c.deps.NodeName, By: op.Push.By,
+		Pushed: c.Clock.Now(), Volume: op.Volume, Dataset: op.DatasetID, Node: c.NodeName, By: op.Push.By,
 	}
 	if tags, ok := ParseTags(made.Tags); ok {
 		v.Volume = tags.Volume // the volume can have got another name since the request
@@ -233,7 +233,7 @@ func (c *Creator) withoutWithdrawn(op dataset.Operation, h dataset.History) (dat
 	if err != nil {
 		return nil, err
 	}
-	d, _ := c.deps.Cache.Dataset(op.DatasetID)
+	d, _ := c.Cache.Dataset(op.DatasetID)
 	return slices.DeleteFunc(slices.Clone(h), func(v dataset.PushedVersion) bool {
 		pulled := slices.ContainsFunc(d.BasedOn, func(r dataset.VersionRef) bool { return r.Version == v.ID })
 		return !pulled && slices.ContainsFunc(notes, func(n noted) bool {

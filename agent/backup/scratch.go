@@ -84,7 +84,7 @@ func (c *Creator) Findings(list *host.List) {
 // No other process can keep the mount of the clone alive by accident, and a crash leaves nothing behind. tree may be
 // nil.
 func (c *Creator) isolate(tree *os.File, name string, text []byte, do func(dir string) error) error {
-	dir := c.deps.MountRoot() // restic must not keep the volumes mounted either
+	dir := c.MountRoot() // restic must not keep the volumes mounted either
 	return mount.InNamespace(tree, filepath.Join(dir, DataName), func() error {
 		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
 			return err
@@ -94,7 +94,7 @@ func (c *Creator) isolate(tree *os.File, name string, text []byte, do func(dir s
 }
 
 // folders is the folder with the notes.
-func (c *Creator) folders() string { return filepath.Join(c.deps.Root, "backups") }
+func (c *Creator) folders() string { return filepath.Join(c.Root, "backups") }
 
 // path is the path of a note in the folder of the notes.
 func (n note) path(folder string) string {
@@ -134,7 +134,7 @@ func (c *Creator) cloneNotes() (list []note, err error) {
 func (c *Creator) Sweep(ctx context.Context) {
 	notes, err := c.cloneNotes()
 	if err != nil {
-		c.deps.Log.WithError(err).Warn("cannot read the notes about clones of backups")
+		c.Log.WithError(err).Warn("cannot read the notes about clones of backups")
 	}
 	for _, n := range notes {
 		_ = c.discard(ctx, n)
@@ -147,7 +147,7 @@ func (c *Creator) RunSweeps(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-c.deps.Clock.After(sweepPause):
+		case <-c.Clock.After(sweepPause):
 		}
 		c.Sweep(ctx)
 	}
@@ -160,9 +160,9 @@ func (c *Creator) Clear(ctx context.Context) {
 	if len(unwantedFiles(c.folders())) == 0 {
 		return
 	}
-	recorded, err := c.deps.Control.Repositories(ctx)
+	recorded, err := c.Control.Repositories(ctx)
 	if err != nil {
-		c.deps.Log.WithError(err).Warn("cannot remove backups that are incomplete: the repositories are not known")
+		c.Log.WithError(err).Warn("cannot remove backups that are incomplete: the repositories are not known")
 		return
 	}
 	for _, r := range recorded {
@@ -206,16 +206,16 @@ func (c *Creator) discard(ctx context.Context, n note) error {
 		return nil
 	}
 	defer unlock()
-	_, recorded := c.deps.Cache.Dataset(n.Clone) // a clone of a backup is never recorded
-	if !recorded && c.deps.HasPool(n.Pool) {     // otherwise the pool was removed, with its data
-		pool, err := c.deps.Pools.Online(ctx, n.Pool)
+	_, recorded := c.Cache.Dataset(n.Clone)       // a clone of a backup is never recorded
+	if !recorded && c.Pools.ByID(n.Pool) != nil { // otherwise the pool was removed, with its data
+		pool, err := c.Pools.Online(ctx, n.Pool)
 		if err != nil {
 			return err
 		}
-		if err := host.Discard(ctx, c.deps.Host, pool, n.Clone); err != nil {
+		if err := host.Discard(ctx, c.Host, pool, n.Clone); err != nil {
 			used, _ := pool.Used(ctx, n.Clone) // 0 if it is not known
 			if c.held.add(heldClone{n, used, err}) {
-				c.deps.Log.WithError(err).WithField("volume", n.Volume).Warn("cannot remove the clone of a backup yet")
+				c.Log.WithError(err).WithField("volume", n.Volume).Warn("cannot remove the clone of a backup yet")
 			}
 			return err
 		}

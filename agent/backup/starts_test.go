@@ -111,10 +111,10 @@ func TestStartsOfRestic(t *testing.T) {
 	must(t, r.Remove(t.Context(), second.Backup))
 	_, err = f.A.VolumeBackup(t.Context(), "offsite", second.Backup)
 	refused(t, err, dataset.ErrNotFound, "it has no such backup")
-	_, err = f.A.Restorer.Size(t.Context(), "offsite", second.Backup)
+	_, err = f.A.Backups.Size(t.Context(), "offsite", second.Backup)
 	refused(t, err, dataset.ErrNotFound, "it has no such backup")
 	root := rootAt(t, t.TempDir())
-	err = f.A.Restorer.Restore(t.Context(), "offsite", second.Backup, nil, root, func(string) {}, nil)
+	err = f.A.Backups.Restore(t.Context(), "offsite", second.Backup, nil, root, func(string) {}, nil)
 	refused(t, err, dataset.ErrNotFound, "it has no such backup")
 	commands()
 

@@ -93,7 +93,7 @@ func (c *Creator) refusedRemoval(url, name string, err error) bool {
 	c.targets.mu.Lock()
 	defer c.targets.mu.Unlock()
 	if t.refused != url {
-		c.deps.Log.WithError(named(name, err)).
+		c.Log.WithError(named(name, err)).
 			Warn("backups stay in their repository: no further attempt to remove any")
 	}
 	t.refused = url
@@ -102,7 +102,7 @@ func (c *Creator) refusedRemoval(url, name string, err error) bool {
 
 // removeOnce removes unwanted backups from a repository, unless it has refused to remove backups before.
 func (c *Creator) removeOnce(ctx context.Context, record dataset.Repository, u unwanted) error {
-	repo, err := c.deps.Open(ctx, record)
+	repo, err := c.repositories.Restic(ctx, record)
 	if err != nil {
 		return err
 	}

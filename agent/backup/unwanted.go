@@ -121,7 +121,7 @@ func (c *Creator) dropNotes(op uuid.UUID) error {
 // but not always if the backup was cancelled or control did not record its outcome. Then the next backup to the
 // repository calls it.
 func (c *Creator) removeUnwanted(ctx context.Context, repository string) {
-	t, clock := c.targets.get(repository), c.deps.Clock
+	t, clock := c.targets.get(repository), c.Clock
 	t.removing(ctx, clock, func(ctx context.Context) error { return c.removeNoted(ctx, repository) })
 	t.removing(ctx, clock, func(ctx context.Context) error { return c.removePostponed(ctx, repository) })
 }
@@ -133,10 +133,10 @@ func (c *Creator) removeNoted(ctx context.Context, repository string) error {
 	if len(files) == 0 {
 		return nil
 	}
-	record, err := c.deps.Control.Repository(ctx, repository)
+	record, err := c.Control.Repository(ctx, repository)
 	if err != nil {
 		if !errors.Is(err, dataset.ErrNotFound) {
-			c.deps.Log.WithError(err).Warn("cannot remove backups that are incomplete: the repositories are not known")
+			c.Log.WithError(err).Warn("cannot remove backups that are incomplete: the repositories are not known")
 		}
 		return nil
 	}
@@ -147,7 +147,7 @@ func (c *Creator) removeNoted(ctx context.Context, repository string) error {
 			err = os.Remove(path)
 		}
 		if err != nil && !errors.Is(err, errKept) {
-			c.deps.Log.WithError(err).WithField("file", path).
+			c.Log.WithError(err).WithField("file", path).
 				Warn("cannot remove backups that are incomplete: trying again after the next backup")
 			failed = append(failed, err)
 		}
@@ -163,14 +163,14 @@ var errKept = errors.New("the backups stay in their repository")
 
 // openRecorded opens a repository. It returns nil if no repository of the name is recorded any more.
 func (c *Creator) openRecorded(ctx context.Context, name string) (*restic.Repository, error) {
-	record, err := c.deps.Control.Repository(ctx, name)
+	record, err := c.Control.Repository(ctx, name)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil, nil //nolint:nilnil // its backups are left alone
 	}
 	if err != nil {
 		return nil, err
 	}
-	return c.deps.Open(ctx, record)
+	return c.repositories.Restic(ctx, record)
 }
 
 // removeNamed removes the backups that a file names if they are in the recorded repository, which can have another name

@@ -42,11 +42,9 @@ func TestAnUnopenedRepositoryIsReported(t *testing.T) {
 	known := &records{r: dataset.Repository{
 		Name: "offsite", URL: url, Password: dataset.PasswordSource{File: file},
 	}}
-	used := []string{"offsite"}
-	c := backup.NewChecker(backup.Deps{
-		CacheDir: filepath.Join(dir, "cache"), Records: known, Clock: now, Used: func() []string { return used },
-		Programs: &host.Programs{Runner: runner, Allowed: []string{}},
-	})
+	used := users{"offsite"}
+	c := backup.NewChecker(filepath.Join(dir, "cache"), known, &host.Programs{Runner: runner, Allowed: []string{}})
+	c.Clock, c.Users = now, &used
 	expect := func(when string, starts int32, want string) {
 		t.Helper()
 		var list host.List
@@ -99,3 +97,8 @@ func TestAnUnopenedRepositoryIsReported(t *testing.T) {
 	probe(time.Minute)
 	expect("once its record is removed", 0, "")
 }
+
+// users are the repositories that scheduled backups use.
+type users []string
+
+func (u *users) UsedRepositories() []string { return *u }

@@ -56,10 +56,7 @@ func newChecker(t *testing.T) (*backup.Checker, *records, api.NewRepository) {
 	dir, known := t.TempDir(), &records{}
 	file := filepath.Join(dir, "password")
 	must(t, os.WriteFile(file, []byte("correct horse\n"), 0o600))
-	c := backup.NewChecker(backup.Deps{
-		CacheDir: filepath.Join(dir, "cache"), Records: known,
-		Programs: &host.Programs{Runner: &run.System{}, Allowed: []string{}},
-	})
+	c := backup.NewChecker(filepath.Join(dir, "cache"), known, &host.Programs{Runner: &run.System{}, Allowed: []string{}})
 	return c, known, api.NewRepository{
 		Name: "offsite", URL: filepath.Join(dir, "repository"), Password: dataset.PasswordSource{File: file},
 	}
@@ -89,9 +86,7 @@ func TestUploadLimitIsPassedOn(t *testing.T) {
 	_, _, place := newChecker(t)
 	for limit, want := range map[dataset.Size]bool{0: false, 20 * dataset.MiB: true} {
 		runner := &spy{}
-		c := backup.NewChecker(backup.Deps{
-			CacheDir: t.TempDir(), Records: &records{}, Programs: &host.Programs{Runner: runner, Allowed: []string{}},
-		})
+		c := backup.NewChecker(t.TempDir(), &records{}, &host.Programs{Runner: runner, Allowed: []string{}})
 		place.MaxUpload = &limit
 		place.URL = filepath.Join(t.TempDir(), "repository")
 		if _, err := c.Check(t.Context(), api.RepositoryCheck{New: &place, Init: true}); err != nil {
@@ -111,9 +106,7 @@ func TestReadLimitIsPassedOn(t *testing.T) {
 		place.MaxRead = limit
 		record := place.Repository()
 		runner := &run.Recorder{Next: &run.System{}}
-		c := backup.NewChecker(backup.Deps{
-			CacheDir: t.TempDir(), Records: &records{}, Programs: &host.Programs{Runner: runner, Allowed: []string{}},
-		})
+		c := backup.NewChecker(t.TempDir(), &records{}, &host.Programs{Runner: runner, Allowed: []string{}})
 		if _, err := c.Check(t.Context(), api.RepositoryCheck{New: &place, Init: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -313,10 +306,8 @@ func TestRecordsOfControlAreCheckedAgain(t *testing.T) {
 				Name: "offsite", URL: filepath.Join(dir, "repository"), Password: dataset.PasswordSource{File: file},
 			}}
 			r.change(&known.r)
-			c := backup.NewChecker(backup.Deps{
-				CacheDir: filepath.Join(dir, "cache"), Records: known,
-				Programs: &host.Programs{Runner: &run.System{}}, // all programs of root are allowed
-			})
+			all := &host.Programs{Runner: &run.System{}} // all programs of root are allowed
+			c := backup.NewChecker(filepath.Join(dir, "cache"), known, all)
 			_, err := c.OpenNamed(t.Context(), "offsite")
 			refused(t, err, dataset.ErrInvalid, r.want)
 		})

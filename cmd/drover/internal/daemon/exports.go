@@ -45,9 +45,8 @@ func (s exportStorer) Store(ctx context.Context, r dataset.Repository, e reposit
 // repository.
 func OpenRepository(ctx context.Context, o Options, cacheDir string, r dataset.Repository) (*restic.Repository,
 	error) {
-	return backup.NewChecker(backup.Deps{
-		CacheDir: cacheDir, Programs: &host.Programs{Runner: &run.System{}, Allowed: o.FencePrograms},
-	}).Restic(ctx, r)
+	programs := &host.Programs{Runner: &run.System{}, Allowed: o.FencePrograms}
+	return backup.NewChecker(cacheDir, nil, programs).Restic(ctx, r)
 }
 
 // The tags of an export in restic's repository. tagRecords has no value. The others have the form KEY=VALUE.

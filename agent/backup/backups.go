@@ -1,5 +1,6 @@
 // Package backup makes backups of volumes in the recorded repositories (Creator), lists, shows, removes and prunes them
-// (Catalog), and restores and verifies them (Restorer, CheckRunner). Checker opens and checks a repository.
+// (Catalog), and restores and verifies them (Restorer, CheckRunner). Checker opens and checks a repository. Backups has
+// these components.
 //
 // A backup is a snapshot of restic. It contains a tree with the folder DataName, which has the content of the volume at
 // one moment, and the file RecordName, which describes the volume (Record). The tags say which volume it is (Tags). The
@@ -27,3 +28,51 @@
 // in creator.go, and the clones are in scratch.go. File checkrunner.go isolates a check program from the rest of the
 // host.
 package backup
+
+import (
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/dataset"
+)
+
+// Backups makes and reads the backups of a host. It implements operation.Backups.
+type Backups struct {
+	*Creator
+	*Restorer
+	*CheckRunner
+	Repositories *Checker
+	Catalog      *Catalog
+}
+
+var _ operation.Backups = (*Backups)(nil)
+
+// New returns the Backups of a host of a cluster. version is that of this program. stall is how long restic may make no
+// progress: see restic.Options.
+func New(o *operation.Operations, cluster Cluster, version string, stall time.Duration) *Backups {
+	c := NewChecker(filepath.Join(o.Root, "restic-cache"), o.Control, o.Keys.Programs)
+	c.Clock, c.Log, c.StallLimit = o.Clock, o.Log, stall
+	list := NewCatalog(c, cluster)
+	b := &Backups{
+		Creator: &Creator{
+			Operations: o, repositories: c, version: version, cluster: cluster, facts: list.read,
+		},
+		Restorer: list.NewRestorer(o.MountRoot()), CheckRunner: &CheckRunner{o}, Repositories: c, Catalog: list,
+	}
+	c.Users = b
+	return b
+}
+
+// UsedRepositories returns the names of the repositories that scheduled backups of this node's volumes use.
+func (c *Creator) UsedRepositories() (names []string) {
+	for _, id := range c.Cache.IDs() {
+		d, ok := c.Cache.Dataset(id)
+		if to := d.Profile.Backup.To; ok && to != "" && d.Home == c.NodeID && d.State == dataset.StateReady &&
+			!slices.Contains(names, to) {
+			names = append(names, to)
+		}
+	}
+	return names
+}
