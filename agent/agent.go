@@ -15,6 +15,7 @@ import (
 
 	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/controlsync"
+	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
@@ -160,19 +161,14 @@ func (a *components) create(ctx context.Context) {
 	operations := operation.New(mounting.New(a.Host, pools, leases, limits, a.Config.Freezer), keys)
 	operations.ListAll = a.Config.ListAll
 	moves := move.New(operations, a.Config.PeerID, a.Config.TransferRate)
-	a.Sync = controlsync.New(moves, controlsync.Config{
+	admin := pooladmin.New(controlsync.New(moves, controlsync.Config{
 		Node: a.Config.Identity, Address: a.Config.Address, Version: a.Config.Version, Labels: a.Config.Labels,
 		Solo: solo, Backends: a.Config.Backends,
 		Source: a.Config.Host, Engine: a.Config.Engine,
-	})
-	a.Generations = pooladmin.NewGenerations(pooladmin.GenerationDeps{
-		Host: a.Host, Replicas: a.controlReplicas, Pools: a.Pools, Prober: a.Pools, Uses: a.Uses,
-		Register: func(ctx context.Context, gone ...uuid.UUID) error { return a.Registration.Register(ctx, gone...) },
-	})
-	a.Backups = backup.New(operations, a.Identity, a.Config.Version, a.Config.StallLimit)
+	}))
+	a.Backups = backup.New(operations, admin.Identity, a.Config.Version, a.Config.StallLimit)
 	a.Catalog = a.Backups.Catalog
-	a.makePoolAdmin()
-	a.makeDoctor()
+	a.Doctor = doctor.New(admin, a.Backups, a.Config.Checks)
 	a.connect()
 }
 

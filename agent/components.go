@@ -6,10 +6,8 @@ import (
 	"sync"
 
 	"github.com/droverhq/drover/agent/backup"
-	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -20,23 +18,9 @@ type components struct {
 	Config          Config
 	controlReplicas []api.Service // each control replica separately
 
-	*controlsync.Sync
+	*doctor.Doctor
 
 	Programs *host.Programs
-
-	PoolChecker *doctor.PoolChecker
-	KeyChecker  *doctor.KeyChecker
-	Examiner    *doctor.Doctor
-	Watcher     *doctor.Watcher
-
-	Cleaner *pooladmin.Cleaner
-
-	Generations *pooladmin.Keeper
-	PoolCreator *pooladmin.Creator
-	PoolRemover *pooladmin.Remover
-	Quarantine  *pooladmin.Quarantine
-	Collector   *pooladmin.Collector
-	Trimmer     *pooladmin.Trimmer
 
 	Backups         *backup.Backups
 	*backup.Catalog // answers the requests of api.Local about backups

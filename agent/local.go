@@ -10,38 +10,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Doctor is status.Doctor.Examine.
-func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) { return a.Examiner.Examine(ctx) }
-
-// CreatePool is pooladmin.Creator.Create.
-func (a *Agent) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
-	return a.PoolCreator.Create(ctx, p)
-}
-
-// AdoptPool is pooladmin.Creator.Adopt.
-func (a *Agent) AdoptPool(ctx context.Context, path string, dryRun bool) (dataset.Pool, []api.Rebuilt, error) {
-	return a.PoolCreator.Adopt(ctx, path, dryRun)
-}
-
-// AcceptPool is pooladmin.Quarantine.Accept.
-func (a *Agent) AcceptPool(ctx context.Context, name string, in api.AcceptPool) (dataset.Pool, error) {
-	return a.Quarantine.Accept(ctx, name, in)
-}
-
-// SetPool is pooladmin.Creator.Set.
-func (a *Agent) SetPool(ctx context.Context, name string, p api.PoolPolicy) (dataset.Pool, error) {
-	return a.PoolCreator.Set(ctx, name, p)
-}
-
-// RemovePool is pooladmin.Remover.Remove.
-func (a *Agent) RemovePool(ctx context.Context, name string, how api.PoolRemoval) (api.RemovedPool, error) {
-	return a.PoolRemover.Remove(ctx, name, how)
-}
-
-// Collect is pooladmin.Collector.Collect.
-func (a *Agent) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (api.Collected, error) {
-	return a.Collector.Collect(ctx, id, dryRun)
-}
+// Doctor is doctor.Doctor.Examine.
+func (a *Agent) Doctor(ctx context.Context) ([]api.Finding, error) { return a.Examine(ctx) }
 
 // RebuildStore is controlsync.Holdings.RebuildStore.
 func (a *Agent) RebuildStore(ctx context.Context, r api.RebuildStore) ([]api.Rebuilt, error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/internal/run"
@@ -25,38 +24,10 @@ func (a *components) connect() {
 	a.Leases.Membership, a.Leases.Homes = a.Registration, a.Follower
 	a.Leases.Repairer, a.Leases.Arrivals = a.Moves, a.MoveTable
 	a.Mounts.Connect(a.Operations, a.Spellings, a.Moves, a.Copies, a.Registration, a.Status)
-	a.Sync.Connect(a.Generations, a.Cleaner, a.KeyChecker, a.Watcher, a)
+	a.Sync.Connect(a.Generations, a.Cleaner, a.Doctor, a.Watcher, a)
 	a.Moves.Connect(a.Generations, a.Follower, a.Status)
 	a.Runner.Ended = a.Config.OperationEnded
 	a.Operations.Connect(a.Registration, a.Status, a.Reporter, a.Moves, a.Backups)
-}
-
-// makePoolAdmin creates the components with which an operator manages the pools of this node.
-func (a *components) makePoolAdmin() {
-	a.Cleaner = pooladmin.NewCleaner(pooladmin.CleanerDeps{
-		Host: a.Host, Pools: a.Pools, Keys: a.Keys, Moves: a.MoveTable, Moving: a.Moves,
-		Datasets: a.Operations, Registration: a.Registration,
-	})
-	a.PoolCreator = pooladmin.NewCreator(pooladmin.CreatorDeps{
-		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Opener: a.Pools, Maker: a.Pools,
-		Keys: a.Keys, Registration: a.Registration,
-		Generations: a.Generations, Reporter: a.Reporter, Holdings: a.Holdings,
-	})
-	a.PoolRemover = pooladmin.NewRemover(pooladmin.RemoverDeps{
-		Host: a.Host, Backends: a.Config.Backends, Configured: a.Config.Pools, Pools: a.Pools, Opener: a.Pools,
-		Maker: a.Pools, Keys: a.Keys,
-		Registration: a.Registration, Reporter: a.Reporter, Copies: a.Copies, Moves: a.MoveTable,
-		Operations: a.Runner, Cleaner: a.Cleaner,
-	})
-	a.Quarantine = pooladmin.NewQuarantine(pooladmin.QuarantineDeps{
-		Host: a.Host, Pools: a.Pools, Generations: a.Generations, RecordFiles: a.Operations, Copies: a.Copies,
-		Executor: a.Operations,
-	})
-	a.Collector = pooladmin.NewCollector(pooladmin.CollectorDeps{
-		Host: a.Host, Backends: a.Config.Backends, Pools: a.Pools, Datasets: a.Operations, Copies: a.Copies,
-		Verifier: a.Verifier,
-	})
-	a.Trimmer = &pooladmin.Trimmer{Host: a.Host, Pools: a.Pools, Configured: a.Config.Pools}
 }
 
 // replicas returns each control replica separately, or s if there is only one.
@@ -82,10 +53,10 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 		a.WriteAllRecords()
 		a.Follower.CompareStoreSoon() // with the records beside the data in this pool
 	}
-	a.PoolRemover.Continue()
+	a.ContinueRemovals()
 	a.Pools.ProbeSuspects()
 	a.Generations.RaiseDue()
-	a.Trimmer.TrimDue()
+	a.TrimDue()
 	a.Unmounter.UnmountIdle()
 	a.Verifier.CheckIfDue(ctx)
 	a.AnswerRecalls()

@@ -134,7 +134,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error 
 			f.News.Changed(d.ID) // control may have restarted and lost the status
 		}
 		if !inconsistent {
-			f.keys.Warn()
+			f.keys.WarnOfKeys()
 			f.Operations.WriteAllRecords()
 		}
 	}

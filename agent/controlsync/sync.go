@@ -66,7 +66,7 @@ type Cleaner interface {
 
 // KeyChecker checks keys and fence programs.
 type KeyChecker interface {
-	Warn() // logs the problems
+	WarnOfKeys() // logs the problems
 }
 
 // Findings are the findings of the examinations of this host.

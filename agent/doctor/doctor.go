@@ -1,13 +1,12 @@
-// Package doctor reports what works on this host, what does not and why. It changes nothing. Package agent calls
-// Doctor.Examine for the command drover doctor, and runs Watcher, whose last result controlsync.Reporter sends with
-// each heartbeat. KeyChecker.Warn is called by controlsync.Follower, through a function, after each full response of
-// control whose store is consistent, and by the daemon, through package agent, when profiles change.
+// Package doctor reports what works on this host, what does not and why. It changes nothing. Examine is the command
+// drover doctor. Watcher examines the host in the background, and controlsync.Reporter sends its last result with each
+// heartbeat. WarnOfKeys is called by controlsync.Follower after each full response of control whose store is
+// consistent, and by the daemon when profiles change.
 //
-// Doctor collects the findings of the components, and adds findings that need several of them. PoolChecker compares
-// the pools with the records of control, and KeyChecker checks the keys of encrypted datasets. Each examination
-// collects its findings in a Report. Work continues during an examination, so it reads the records again before it
-// reports a difference. Two types have state, each protected by a mutex: Watcher has the result of the last
-// examination, and PoolChecker the running examinations of pools.
+// Doctor collects the findings of the components, and adds findings that need several of them: it compares the pools
+// with the records of control, and checks the keys of encrypted datasets. Each examination collects its findings in a
+// Report. Work continues during an examination, so it reads the records again before it reports a difference. Watcher
+// has the result of the last examination, and Doctor the running examinations of pools. Each has a mutex.
 //
 // A finding belongs in the component that knows the problem. It belongs here if it compares several components:
 // pools.go, entries.go and snapshots.go compare pools with control's records, and keycheck.go examines keys. The order
@@ -20,59 +19,41 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/move"
-	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// Deps is what Doctor needs of other components.
-type Deps struct {
-	*host.Host
-	Backends *backends.Registry
-	Pools    interface {
-		All() []*pool.Pool
-		ByID(id uuid.UUID) *pool.Pool
-	}
-	Space         *pool.Space
-	PoolChecker   *PoolChecker
-	KeyChecker    *KeyChecker
-	Datasets      *operation.Operations
-	Sizes         *operation.Sizes
-	Replicas      *move.Replicas
-	Uses          *mounting.UseTable
-	Engines       *mounting.Engines
-	Disks         *mounting.Disks
-	SharedMounter *mounting.SharedMounts
-	Registrar     *lease.Registrar
-	Failover      *move.Moves
-	Throttle      *throttle.Throttler
-	Pending       func() []operation.PendingPurge // datasets in state purging whose data still exists
-	// Holders finds out who uses a dataset on this host.
-	Holders     func(ctx context.Context, d dataset.Dataset) dataset.Holders
-	Refusal     func() string                   // why control does not register this node, or ""
-	Identity    func(ctx context.Context) error // fails if the agent's database cannot be read
-	ExtraChecks []func(*host.List)              // checks of components outside this list
-}
-
-// Doctor reports what works on this host. It has no state.
+// Doctor reports what works on this host. It examines each pool in one goroutine at a time, so that any number of
+// examinations of a pool whose disk hangs occupy only one goroutine. Its methods are safe for concurrent use.
 type Doctor struct {
-	deps Deps
+	*pooladmin.Admin
+	Watcher *Watcher
+
+	backups *backup.Backups
+	checks  []func(*host.List)
+
+	mu       sync.Mutex
+	examined map[uuid.UUID]*examination // the running examinations, by pool
 }
 
-// New returns a Doctor.
-func New(deps Deps) *Doctor { return &Doctor{deps} }
+// New returns the Doctor of a host. The checks add findings that no component knows.
+func New(a *pooladmin.Admin, b *backup.Backups, checks []func(*host.List)) *Doctor {
+	x := &Doctor{Admin: a, backups: b, checks: checks, examined: map[uuid.UUID]*examination{}}
+	x.Watcher = NewWatcher(x)
+	return x
+}
 
 // DamagedMark is part of the names of files in the root that could not be read at a start and were renamed.
 const DamagedMark = ".damaged-"
@@ -80,10 +61,10 @@ const DamagedMark = ".damaged-"
 // Examine reports what works on this host, what does not and why, and the datasets in the pools that the store does not
 // know. It changes nothing. The error is always nil, because each problem is a finding.
 func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
-	r := &Report{StoreRemedy: x.deps.Trust.Remedy(), StoreProblem: x.deps.Trust.Why()}
-	outside := x.deps.Refusal()
-	CheckBackends(ctx, r, x.deps.Backends.Kinds(), x.deps.Pools.All())
-	known, halted, err := x.deps.Datasets.Recorded(ctx)
+	r := &Report{StoreRemedy: x.Trust.Remedy(), StoreProblem: x.Trust.Why()}
+	outside := x.Registration.Refusal()
+	CheckBackends(ctx, r, x.Pools.Backends.Kinds(), x.Pools.All())
+	known, halted, err := x.Recorded(ctx)
 	switch {
 	case err != nil:
 		r.ControlSilent = true
@@ -99,7 +80,7 @@ func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 		r.Add(host.Error, "store", r.StoreRemedy, "%s", halted)
 	}
 	x.examineHost(ctx, r, known, err == nil)
-	x.deps.KeyChecker.Check(ctx, r, known)
+	x.CheckKeys(ctx, r, known)
 	r.sort()
 	r.putStoreProblemFirst()
 	return r.All, nil
@@ -111,38 +92,43 @@ func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID]dataset.Dataset, sure bool) {
 	x.checkDamaged(r)
 	x.checkRoot(ctx, r)
-	for _, p := range x.deps.Pools.All() {
-		x.deps.PoolChecker.checkInTime(ctx, r, p, known, sure)
+	for _, p := range x.Pools.All() {
+		x.checkInTime(ctx, r, p, known, sure)
 	}
-	x.deps.PoolChecker.checkFailedPools(r)
+	x.checkFailedPools(r)
 	x.checkPending(r)
 	x.CheckReplicas(r)
-	x.deps.SharedMounter.Check(&r.List)
+	x.SharedMounts.Check(&r.List)
 	for _, ask := range []func(){
-		func() { x.deps.Registrar.Findings(ctx, &r.List) },
+		func() { x.Leases.Registrar.Findings(ctx, &r.List) },
 		func() {
 			if !r.ControlSilent {
-				x.deps.Failover.CheckFailover(ctx, &r.List)
+				x.CheckFailover(ctx, &r.List)
 			}
 		},
-		func() { x.deps.KeyChecker.checkFences(ctx, r) },
+		func() { x.checkFences(ctx, r) },
 	} {
-		began := x.deps.Clock.Steady()
+		began := x.Clock.Steady()
 		ask()
-		r.Waited += x.deps.Clock.Steady() - began
+		r.Waited += x.Clock.Steady() - began
 	}
 	x.checkMounts(ctx, r)
-	x.deps.Throttle.Check(&r.List)
-	x.deps.Sizes.Check(&r.List)
+	x.Throttle.Check(&r.List)
+	x.Sizes.Check(&r.List)
 	x.checkHung(r)
-	for _, check := range x.deps.ExtraChecks {
+	x.Reporter.Check(&r.List)
+	x.Status.Check(&r.List)
+	x.LostWrites.Check(&r.List)
+	x.backups.Repositories.Findings(&r.List)
+	x.backups.Findings(&r.List)
+	for _, check := range x.checks {
 		check(&r.List)
 	}
 }
 
 // checkPending names the datasets that are purged and whose data still exists.
 func (x *Doctor) checkPending(r *Report) {
-	for _, p := range x.deps.Pending() {
+	for _, p := range x.Remover.PendingPurges() {
 		r.Add(host.Warning, "dataset "+p.Dataset.ID.String(),
 			"drover trash ls shows it; the deletion is tried again within ten minutes",
 			"of volume %s is pending deletion since %s, and its data still exists: %s", p.Dataset.Volume,
@@ -153,31 +139,31 @@ func (x *Doctor) checkPending(r *Report) {
 // checkRoot examines the agent's database and the disk of the root. When that disk is full, nothing can be made in any
 // pool.
 func (x *Doctor) checkRoot(ctx context.Context, r *Report) {
-	if err := x.deps.Identity(ctx); err != nil {
+	if err := x.Identity.Check(ctx); err != nil {
 		r.Add(host.Error, "root", "containers keep their volumes; repair or replace the disk, then restart drover",
 			"mounts and unmounts are refused: %v", err)
 		return
 	}
-	free, size, least, err := x.deps.Space.RootSpace()
+	free, size, least, err := x.Pools.RootSpace()
 	switch {
 	case err != nil:
 		r.Add(host.Error, "root", "", "%v", err)
 	case free < least:
-		r.Add(host.Error, "root", x.deps.Space.RootHint(ctx),
-			"creates are refused: the disk of %s is nearly full: %s free of %s", x.deps.Root, free.Human(),
+		r.Add(host.Error, "root", x.Pools.RootHint(ctx),
+			"creates are refused: the disk of %s is nearly full: %s free of %s", x.Root, free.Human(),
 			size.Human())
 	case free < backends.Reserve(size):
-		r.Add(host.Warning, "root", x.deps.Space.RootHint(ctx),
-			"the disk of %s is filling up: %s free of %s; below %s creates are refused", x.deps.Root, free.Human(),
+		r.Add(host.Warning, "root", x.Pools.RootHint(ctx),
+			"the disk of %s is filling up: %s free of %s; below %s creates are refused", x.Root, free.Human(),
 			size.Human(), least.Human())
 	default:
-		r.Add(host.OK, "root", "", "%s free of %s on the disk of %s", free.Human(), size.Human(), x.deps.Root)
+		r.Add(host.OK, "root", "", "%s free of %s on the disk of %s", free.Human(), size.Human(), x.Root)
 	}
 }
 
 // checkDamaged names the files that could not be read at a start and were renamed.
 func (x *Doctor) checkDamaged(r *Report) {
-	files, err := filepath.Glob(filepath.Join(x.deps.Root, "*"+DamagedMark+"*"))
+	files, err := filepath.Glob(filepath.Join(x.Root, "*"+DamagedMark+"*"))
 	if err != nil {
 		r.Add(host.Error, "root", "", "%v", err)
 	}
@@ -229,10 +215,10 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 		return
 	}
 	n, holders := 0, x.holders(ctx, r)
-	for _, id := range x.deps.Uses.InUse() {
+	for _, id := range x.Uses.InUse() {
 		n++
-		rec, path := x.deps.Uses.Get(id), x.deps.MountPath(id)
-		d, _ := x.deps.Cache.Dataset(id)
+		rec, path := x.Uses.Get(id), x.MountPath(id)
+		d, _ := x.Cache.Dataset(id)
 		if table.At(path) == nil {
 			r.Add(host.Error, "volume "+d.Volume, "restart its containers: their start mounts it again",
 				"is in use by %d but not mounted at %s", len(rec.IDs), path)
@@ -242,10 +228,10 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 				"stop its containers here, or restore it: drover trash restore "+short,
 				"was deleted while this host was confirmed as fenced, but is in use here by %d%s: what they write "+
 					"goes to the trash, and is destroyed with it (dataset %s)", len(rec.IDs), holders(id), short)
-		} else if err := x.deps.Disks.Check(ctx, d, path); err != nil {
+		} else if err := x.Disks.Check(ctx, d, path); err != nil {
 			r.Add(host.Error, "volume "+d.Volume, "", "%v", err)
 		}
-		for _, m := range x.deps.Engines.MountsOf(rec) {
+		for _, m := range x.Engines.MountsOf(rec) {
 			if m.Unverified {
 				r.Add(host.Info, "volume "+d.Volume, "",
 					"mount %s may have ended and is unverified: the engine restarted since, or unmounted it "+
@@ -254,9 +240,9 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 			}
 		}
 	}
-	for _, m := range table.Under(x.deps.MountRoot()) {
+	for _, m := range table.Under(x.MountRoot()) {
 		id, err := uuid.Parse(filepath.Base(m.Mountpoint))
-		if err == nil && len(x.deps.Uses.Get(id).IDs) == 0 && !x.checkInspection(r, id, m.Mountpoint) {
+		if err == nil && len(x.Uses.Get(id).IDs) == 0 && !x.checkInspection(r, id, m.Mountpoint) {
 			x.addUnused(r, m.Mountpoint, id, holders(id))
 		}
 	}
@@ -268,7 +254,7 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 // reason of a mount without a holder is usually a request that has not ended yet.
 func (x *Doctor) addUnused(r *Report, path string, id uuid.UUID, holders string) {
 	level, mend := host.Info, ""
-	if d, ok := x.deps.Cache.Dataset(id); ok && holders != "" {
+	if d, ok := x.Cache.Dataset(id); ok && holders != "" {
 		level, mend = host.Warning, "drover volume inspect "+d.Volume+" shows who holds it, and how to free it"
 	}
 	r.Add(level, "mount "+path, mend, "no recorded use; it is unmounted once no process has it mounted%s", holders)
@@ -282,12 +268,12 @@ const maxHolderScans = 3
 func (x *Doctor) holders(ctx context.Context, r *Report) func(id uuid.UUID) string {
 	known := map[uuid.UUID]string{}
 	return func(id uuid.UUID) string {
-		d, ok := x.deps.Cache.Dataset(id)
+		d, ok := x.Cache.Dataset(id)
 		clause, scanned := known[id]
 		if scanned || !ok || r.Background || len(known) == maxHolderScans {
 			return clause
 		}
-		if held := x.deps.Holders(ctx, d); !held.IsEmpty() {
+		if held := x.Holders.Examine(ctx, d); !held.IsEmpty() {
 			clause = ": " + held.Summary()
 		}
 		known[id] = clause
@@ -298,9 +284,9 @@ func (x *Doctor) holders(ctx context.Context, r *Report) func(id uuid.UUID) stri
 // checkInspection adds a finding for a mount that an operator has requested to inspect a superseded copy, and returns
 // true for such a mount.
 func (x *Doctor) checkInspection(r *Report, id uuid.UUID, path string) bool {
-	k, is := x.deps.Cache.InspectedCopy(id)
+	k, is := x.Cache.InspectedCopy(id)
 	if is {
-		r.Add(host.Info, "mount "+path, "drover copy mount "+k.Dataset.String()+" "+x.deps.NodeName+
+		r.Add(host.Info, "mount "+path, "drover copy mount "+k.Dataset.String()+" "+x.NodeName+
 			" --off", "shows the superseded copy of volume %s, read-only, as requested",
 			k.Record.Volume)
 	}
@@ -310,22 +296,22 @@ func (x *Doctor) checkInspection(r *Report, id uuid.UUID, path string) bool {
 // CheckReplicas names the replicas that are recorded for this node and are missing, are not complete or cannot be
 // refreshed.
 func (x *Doctor) CheckReplicas(r *Report) {
-	for _, id := range x.deps.Cache.CopyIDs() {
-		k, kept := x.deps.Cache.Copy(id)
+	for _, id := range x.Cache.CopyIDs() {
+		k, kept := x.Cache.Copy(id)
 		if !kept || k.Kind != dataset.CopyReplica || k.Record == nil {
 			continue
 		}
 		subject := "volume " + k.Record.Volume
-		if p := x.deps.Pools.ByID(k.Pool); p == nil || p.Gone {
+		if p := x.Pools.ByID(k.Pool); p == nil || p.Gone {
 			r.Add(host.Error, subject, "bring back the disk of that pool (drover pool adopt PATH), or "+
-				"drover node drain "+x.deps.NodeName+" moves the replica to another node",
+				"drover node drain "+x.NodeName+" moves the replica to another node",
 				"has a replica recorded in pool %s, which does not exist on this node", k.Pool)
-		} else if why := x.deps.Replicas.Failure(id); why != "" {
+		} else if why := x.Replicas.Failure(id); why != "" {
 			r.Add(host.Warning, subject, "drover volume inspect "+k.Record.Volume+" shows its copies",
 				"cannot refresh its replica here, retrying: %s", why)
-		} else if _, known := x.deps.Replicas.Copy(id); !known && k.Snapshot == uuid.Nil {
+		} else if _, known := x.Replicas.Copy(id); !known && k.Snapshot == uuid.Nil {
 			r.Add(host.Info, subject, "", "degraded: building replica on this node%s",
-				formatProgress(x.deps.Replicas.Progress(id)))
+				formatProgress(x.Replicas.Progress(id)))
 		}
 	}
 }
@@ -342,7 +328,7 @@ func formatProgress(p dataset.Progress) string {
 // checkHung adds findings on work on datasets that takes long, and on the threads that wait in the kernel and cannot
 // be interrupted.
 func (x *Doctor) checkHung(r *Report) {
-	slow := x.deps.Locks.HeldFor(slowAfter, x.deps.Clock.Steady())
+	slow := x.Locks.HeldFor(slowAfter, x.Clock.Steady())
 	if len(slow) == 0 {
 		return
 	}

@@ -24,10 +24,10 @@ import (
 type recordsNow func() map[uuid.UUID]dataset.Dataset
 
 // CheckEntries compares the datasets in a pool with those in the store.
-func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool, entries []backends.Entry,
+func (x *Doctor) CheckEntries(ctx context.Context, r *Report, p *pool.Pool, entries []backends.Entry,
 	known map[uuid.UUID]dataset.Dataset) {
 	now := recordsNow(sync.OnceValue(func() map[uuid.UUID]dataset.Dataset {
-		again, _, err := c.deps.Datasets.Recorded(ctx)
+		again, _, err := x.Recorded(ctx)
 		if err != nil {
 			return known
 		}
@@ -35,18 +35,18 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 	}))
 	for _, e := range entries {
 		d, onRecord := known[e.ID]
-		c.deps.KeyChecker.CheckRecord(r, p, e, now)
+		x.CheckRecord(r, p, e, now)
 		switch {
 		case e.State == backends.EntryForeign:
 			r.Add(host.Warning, "pool "+p.Name, foreignRemedy(e, known), "%s is not Drover's, and is left "+
 				"unchanged: %s", e.Path, e.Problem)
 		case e.State == backends.EntryCopy,
-			!onRecord && c.deps.Copies.IsRecorded(e.ID) && e.State != backends.EntryDeleting:
-			c.checkCopy(r, p, e)
+			!onRecord && x.Copies.IsRecorded(e.ID) && e.State != backends.EntryDeleting:
+			x.checkCopy(r, p, e)
 		case !onRecord && e.State != backends.EntryDeleting && r.StoreProblem != "":
 			r.Unknown++
 		case !onRecord || e.State == backends.EntryDeleting:
-			c.checkUnrecorded(ctx, r, p, e, now)
+			x.checkUnrecorded(ctx, r, p, e, now)
 		case e.Problem != "":
 			fix := ""
 			if d.State == dataset.StateReady {
@@ -59,7 +59,7 @@ func (c *PoolChecker) CheckEntries(ctx context.Context, r *Report, p *pool.Pool,
 		}
 	}
 	if r.StoreProblem == "" {
-		c.checkMissing(ctx, r, p, entries, known, now)
+		x.checkMissing(ctx, r, p, entries, known, now)
 	}
 }
 
@@ -104,44 +104,44 @@ func checkTrials(r *Report, p *pool.Pool) {
 }
 
 // checkUnrecorded examines a dataset that is being removed, or that the store does not know.
-func (c *PoolChecker) checkUnrecorded(ctx context.Context, r *Report, p *pool.Pool, e backends.Entry, now recordsNow) {
+func (x *Doctor) checkUnrecorded(ctx context.Context, r *Report, p *pool.Pool, e backends.Entry, now recordsNow) {
 	subject := "dataset " + e.ID.String()
 	incoming := e.State == backends.EntryIncoming
-	doubtful := incoming && c.deps.Pools.IsDoubtful(p.ID, e.ID)
-	if c.deps.IsNeeded(e.ID) && e.State != backends.EntryReady || !exists(e.Path) {
+	doubtful := incoming && x.Pools.IsDoubtful(p.ID, e.ID)
+	if x.Cleaner.IsNeeded(e.ID) && e.State != backends.EntryReady || !exists(e.Path) {
 		return
 	}
 	if e.State == backends.EntryReady || doubtful {
 		_, since := now()[e.ID]
-		if since && !doubtful || !since && c.checkElsewhere(ctx, r, p, e) {
+		if since && !doubtful || !since && x.checkElsewhere(ctx, r, p, e) {
 			return
 		}
 	}
 	switch {
 	case doubtful:
-		r.Add(host.Warning, subject, c.remedy(p, e, " restores it to the trash"),
+		r.Add(host.Warning, subject, x.remedy(p, e, " restores it to the trash"),
 			"is in pool %s as %s, created shortly before the records were lost: it may have been acknowledged, "+
 				"and is kept", p.Name, volumeOf(e))
 	case len(e.ForeignFiles) > 0 && e.State != backends.EntryReady:
 		r.Add(host.Warning, subject, "move these files away, then restart drover",
 			"was interrupted by a crash, and is not removed, because %s contains foreign files: %s", e.Path,
 			strings.Join(e.ForeignFiles, ", "))
-	case e.State == backends.EntryDeleting && host.IsDiscarding(c.deps.Host, p.Storage):
+	case e.State == backends.EntryDeleting && host.IsDiscarding(x.Host, p.Storage):
 		r.Add(host.Info, subject, "", "is deleted, and its bytes are being removed (%s)", e.Path)
 	case incoming || e.State == backends.EntryDeleting:
 		r.Add(host.Info, subject, "", "was interrupted by a crash; the next start of drover removes it "+
 			"(%s)", e.Path)
 	default:
-		r.Add(host.Warning, subject, c.remedy(p, e, " restores it"),
+		r.Add(host.Warning, subject, x.remedy(p, e, " restores it"),
 			"is in pool %s as %s but not in the store: quarantined", p.Name, volumeOf(e))
 	}
 }
 
 // checkElsewhere adds a finding and returns true if a dataset without a record on this node belongs to another node, or
 // if that cannot be found out.
-func (c *PoolChecker) checkElsewhere(ctx context.Context, r *Report, p *pool.Pool, e backends.Entry) bool {
+func (x *Doctor) checkElsewhere(ctx context.Context, r *Report, p *pool.Pool, e backends.Entry) bool {
 	subject := "dataset " + e.ID.String()
-	err := c.deps.Datasets.EnsureUnrecorded(ctx, e.ID)
+	err := x.EnsureUnrecorded(ctx, e.ID)
 	switch {
 	case err == nil:
 		return false
@@ -156,16 +156,16 @@ func (c *PoolChecker) checkElsewhere(ctx context.Context, r *Report, p *pool.Poo
 }
 
 // remedy returns what to do about a dataset that the store does not know.
-func (c *PoolChecker) remedy(p *pool.Pool, e backends.Entry, restores string) string {
+func (x *Doctor) remedy(p *pool.Pool, e backends.Entry, restores string) string {
 	look := "drover doctor --gc " + e.ID.String() + " --dry-run shows what it is"
-	if _, known := c.deps.Cache.Dataset(e.ID); e.Record == nil && !known {
+	if _, known := x.Cache.Dataset(e.ID); e.Record == nil && !known {
 		return look
 	}
 	return "drover pool adopt " + p.Record.AdoptPath() + restores + ", " + look
 }
 
 // checkMissing names the datasets that are recorded in a pool and are not there.
-func (c *PoolChecker) checkMissing(ctx context.Context, r *Report, p *pool.Pool, entries []backends.Entry,
+func (x *Doctor) checkMissing(ctx context.Context, r *Report, p *pool.Pool, entries []backends.Entry,
 	known map[uuid.UUID]dataset.Dataset, now recordsNow) {
 	there := map[uuid.UUID]bool{}
 	for _, e := range entries {
@@ -177,14 +177,14 @@ func (c *PoolChecker) checkMissing(ctx context.Context, r *Report, p *pool.Pool,
 		}
 		_, err := p.Storage.Stat(ctx, id)
 		if still, ok := now()[id]; ok && still.State != dataset.StatePurging && errors.Is(err, dataset.ErrNotFound) {
-			r.Add(host.Error, "dataset "+id.String(), c.missingHint(d),
+			r.Add(host.Error, "dataset "+id.String(), x.missingHint(d),
 				"volume %s is recorded in pool %s but missing there", d.Volume, p.Name)
 		}
 	}
 }
 
 // missingHint returns what to do about a dataset that is not where it is recorded.
-func (c *PoolChecker) missingHint(d dataset.Dataset) string {
+func (x *Doctor) missingHint(d dataset.Dataset) string {
 	switch {
 	case d.State == dataset.StateTrashed:
 		return "put back the disk that has it; drover trash ls shows the dataset"
@@ -196,27 +196,27 @@ func (c *PoolChecker) missingHint(d dataset.Dataset) string {
 }
 
 // checkCopy examines the data here of a dataset whose home is another node.
-func (c *PoolChecker) checkCopy(r *Report, p *pool.Pool, e backends.Entry) {
+func (x *Doctor) checkCopy(r *Report, p *pool.Pool, e backends.Entry) {
 	subject := "volume " + volumeName(e)
-	k, kept := c.deps.Cache.Copy(e.ID)
+	k, kept := x.Cache.Copy(e.ID)
 	switch {
 	case e.Problem != "":
 		r.Add(host.Error, "dataset "+e.ID.String(), "", "the copy of %s in pool %s: %s", volumeOf(e), p.Name,
 			e.Problem)
 	case !kept:
-		if !c.deps.Moves.IsIncoming(e.ID) {
+		if !x.MoveTable.IsIncoming(e.ID) {
 			r.Add(host.Warning, "dataset "+e.ID.String(),
 				"drover doctor --gc "+e.ID.String()+" --dry-run shows what it is",
 				"is in pool %s as a copy of %s but not in the store: quarantined", p.Name, volumeOf(e))
-		} else if !c.deps.Moves.IsActive(e.ID) {
+		} else if !x.MoveTable.IsActive(e.ID) {
 			r.Add(host.Info, subject, "",
 				"an unfinished move left a part of it in pool %s, for a retry; it is removed after "+
 					"%s", p.Name, move.KeepFailed)
 		}
-	case len(c.deps.Uses.Get(e.ID).IDs) > 0:
+	case len(x.Uses.Get(e.ID).IDs) > 0:
 		r.Add(host.Error, subject, "stop its containers here",
 			"continued on another node (epoch %d ended here), but is in use here by %d: their writes are kept as "+
-				"a superseded snapshot once they stop", k.Epoch, len(c.deps.Uses.Get(e.ID).IDs))
+				"a superseded snapshot once they stop", k.Epoch, len(x.Uses.Get(e.ID).IDs))
 	case k.Kind == dataset.CopySuperseded:
 		r.Add(host.Warning, subject, "drover copy ls",
 			"the copy of epoch %d is superseded, and is kept in pool %s", k.Epoch, p.Name)

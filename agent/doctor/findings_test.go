@@ -36,7 +36,7 @@ func TestDoctorIgnoresWorkInProgress(t *testing.T) {
 	gone := backends.Entry{ID: uuid.New(), State: backends.EntryDeleting, Path: filepath.Join(r.Root, "gone")}
 	found := func(entries []backends.Entry, known map[uuid.UUID]dataset.Dataset) []string {
 		rep := &doctor.Report{}
-		r.PoolChecker.CheckEntries(t.Context(), rep, p, entries, known)
+		r.CheckEntries(t.Context(), rep, p, entries, known)
 		var texts []string
 		for _, f := range rep.All {
 			texts = append(texts, f.Level+": "+f.Subject+": "+f.Text+": "+f.Fix)
@@ -103,7 +103,7 @@ func TestForeignFilesHaveARemedy(t *testing.T) {
 			"move them out of /p/x"},
 	} {
 		rep := &doctor.Report{StoreProblem: "without the check of missing datasets"}
-		r.PoolChecker.CheckEntries(t.Context(), rep, p, []backends.Entry{tc.entry}, known)
+		r.CheckEntries(t.Context(), rep, p, []backends.Entry{tc.entry}, known)
 		if len(rep.All) != 1 || !strings.Contains(rep.All[0].Fix, tc.want) {
 			t.Errorf("%s: %+v, want the remedy %q", name, rep.All, tc.want)
 		}
@@ -126,7 +126,7 @@ func TestCopiesAreNotQuarantined(t *testing.T) {
 	damaged.Problem = "cannot read its record"
 	for want, entry := range []backends.Entry{theirs, damaged} {
 		rep := &doctor.Report{}
-		r.PoolChecker.CheckEntries(t.Context(), rep, p, []backends.Entry{entry}, nil)
+		r.CheckEntries(t.Context(), rep, p, []backends.Entry{entry}, nil)
 		if len(rep.All) != want {
 			t.Errorf("of %+v: %+v", entry, rep.All)
 		}
@@ -137,7 +137,7 @@ func TestCopiesAreNotQuarantined(t *testing.T) {
 	stranger := theirs
 	stranger.ID = uuid.New()
 	rep := &doctor.Report{}
-	if r.PoolChecker.CheckEntries(t.Context(), rep, p, []backends.Entry{stranger}, nil); len(rep.All) != 1 || !strings.Contains(rep.All[0].Fix, "--gc") {
+	if r.CheckEntries(t.Context(), rep, p, []backends.Entry{stranger}, nil); len(rep.All) != 1 || !strings.Contains(rep.All[0].Fix, "--gc") {
 		t.Errorf("of a copy that is not on record: %+v", rep.All)
 	}
 	for want, kind := range []dataset.SnapshotKind{dataset.SnapshotTransfer, dataset.SnapshotManual} {
@@ -150,7 +150,7 @@ func TestCopiesAreNotQuarantined(t *testing.T) {
 			t.Fatal(entries, err)
 		}
 		rep := &doctor.Report{}
-		r.PoolChecker.CheckSnapshots(t.Context(), rep, p, entries, known)
+		r.CheckSnapshots(t.Context(), rep, p, entries, known)
 		if len(rep.All) != want {
 			t.Errorf("with a snapshot of kind %s: %+v", kind, rep.All)
 		}
@@ -236,7 +236,7 @@ func TestDoctorReportsMissingLateAndNewReplicas(t *testing.T) {
 	<-arriving
 	r.Agent.Replicas.SetFailure(behind, "no way to its home")
 	rep := &doctor.Report{}
-	r.Examiner.CheckReplicas(rep)
+	r.CheckReplicas(rep)
 	said := map[string]api.Finding{}
 	for _, f := range rep.All {
 		said[f.Subject] = f

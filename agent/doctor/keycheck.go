@@ -19,7 +19,7 @@ import (
 // the program printed, keyCheck runs the program again for that volume.
 type keyCheck struct {
 	*Report
-	checker     *KeyChecker
+	doctor      *Doctor
 	now         map[string]dataset.Profile // control's profiles that encrypt, by name
 	have        map[string]keys.Key        // by place
 	missingKeys map[string]*missingKey
@@ -50,7 +50,7 @@ func (v sealedVolume) name() string {
 func (c *keyCheck) checkCanEncrypt(volumes []sealedVolume) {
 	err := crypt.Available() // not every backend needs it
 	can := map[uuid.UUID]bool{}
-	for _, p := range c.checker.deps.Pools.All() {
+	for _, p := range c.doctor.Pools.All() {
 		if p.Storage != nil && p.Capabilities.Encryption {
 			can[p.ID] = true
 		}
@@ -78,7 +78,7 @@ func (c *keyCheck) read(ctx context.Context, from dataset.KeySource, p dataset.P
 	}
 	if c.missingKeys[at] == nil {
 		p.Encryption = from
-		key, err := c.checker.deps.Keys.OperatorKey(ctx, p, uuid.Nil)
+		key, err := c.doctor.Keys.OperatorKey(ctx, p, uuid.Nil)
 		if err == nil {
 			c.have[at] = key
 			return key, nil
@@ -121,7 +121,7 @@ func (c *keyCheck) checkVolume(ctx context.Context, v sealedVolume) {
 		return
 	}
 	if key.ID() != v.Encryption.KeyID && len(v.Profile.Encryption.Exec) > 0 { // each volume may have a key of its own
-		if own, err := c.checker.deps.Keys.OperatorKey(ctx, v.Profile, v.ID); err == nil {
+		if own, err := c.doctor.Keys.OperatorKey(ctx, v.Profile, v.ID); err == nil {
 			key = own
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -18,41 +17,23 @@ import (
 	"github.com/droverhq/drover/internal/keys"
 )
 
-// KeyCheckerDeps is what KeyChecker needs of other components.
-type KeyCheckerDeps struct {
-	*host.Host
-	Keys      *operation.Keyring
-	Programs  *host.Programs
-	Pools     interface{ All() []*pool.Pool }
-	WorksSolo bool // there are no other nodes whose volumes this one could take over
-}
-
-// KeyChecker checks that this node has the keys of its encrypted datasets, and may run the fence programs that profiles
-// name. It has no state.
-type KeyChecker struct {
-	deps KeyCheckerDeps
-}
-
-// NewKeyChecker returns a KeyChecker.
-func NewKeyChecker(deps KeyCheckerDeps) *KeyChecker { return &KeyChecker{deps} }
-
-// Check reports whether this node can encrypt, and whether it has the keys of its profiles, volumes and copies. It
+// CheckKeys reports whether this node can encrypt, and whether it has the keys of its profiles, volumes and copies. It
 // also reports which volumes still need a key that their profile does not name any more. known are the datasets whose
 // home is this node.
-func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]dataset.Dataset) {
+func (x *Doctor) CheckKeys(ctx context.Context, r *Report, known map[uuid.UUID]dataset.Dataset) {
 	c := &keyCheck{
 		Report:      r,
-		checker:     k,
+		doctor:      x,
 		now:         map[string]dataset.Profile{},
 		have:        map[string]keys.Key{},
 		missingKeys: map[string]*missingKey{},
 	}
-	for _, p := range k.profiles(ctx, r) {
+	for _, p := range x.profiles(ctx, r) {
 		if p.Encryption.Wanted() {
 			c.now[p.Name] = p.Profile
 		}
 	}
-	volumes := k.sealedVolumes(known)
+	volumes := x.sealedVolumes(known)
 	c.checkCanEncrypt(volumes)
 	for _, v := range volumes {
 		c.checkVolume(ctx, v)
@@ -71,11 +52,11 @@ func (k *KeyChecker) Check(ctx context.Context, r *Report, known map[uuid.UUID]d
 }
 
 // profiles returns control's profiles, or none if control does not answer: a silent control has a finding already.
-func (k *KeyChecker) profiles(ctx context.Context, r *Report) []api.ListedProfile {
+func (x *Doctor) profiles(ctx context.Context, r *Report) []api.ListedProfile {
 	if r.ControlSilent {
 		return nil
 	}
-	all, err := k.deps.Control.Profiles(ctx)
+	all, err := x.Control.Profiles(ctx)
 	if err != nil {
 		return nil
 	}
@@ -84,12 +65,12 @@ func (k *KeyChecker) profiles(ctx context.Context, r *Report) []api.ListedProfil
 
 // sealedVolumes returns the encrypted datasets of this node: first those whose home is this node, then the copies, each
 // sorted by name.
-func (k *KeyChecker) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []sealedVolume) {
+func (x *Doctor) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []sealedVolume) {
 	for _, d := range known {
 		all = append(all, sealedVolume{d, false})
 	}
-	for _, id := range k.deps.Cache.CopyIDs() {
-		if copied, kept := k.deps.Cache.Copy(id); kept && copied.Record != nil && copied.Kind != dataset.CopyCondemned {
+	for _, id := range x.Cache.CopyIDs() {
+		if copied, kept := x.Cache.Copy(id); kept && copied.Record != nil && copied.Kind != dataset.CopyCondemned {
 			all = append(all, sealedVolume{*copied.Record, true})
 		}
 	}
@@ -107,28 +88,28 @@ func (k *KeyChecker) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []s
 
 // warnOfKey logs a finding if it is a warning or an error, and if a key of a profile is missing: the log tells the
 // author of the profile at once.
-func (k *KeyChecker) warnOfKey(f api.Finding) {
+func (x *Doctor) warnOfKey(f api.Finding) {
 	switch level := f.Level; {
 	case level == host.Warning, level == host.Info && strings.HasPrefix(f.Subject, "key "):
-		k.deps.Log.WithField("subject", f.Subject).Warn(f.Text)
+		x.Log.WithField("subject", f.Subject).Warn(f.Text)
 	case level == host.Error:
-		k.deps.Log.WithField("subject", f.Subject).Error(f.Text)
+		x.Log.WithField("subject", f.Subject).Error(f.Text)
 	}
 }
 
-// Warn starts a job that logs what doctor reports about keys and fence programs. It is called after each full response
-// of control whose store is consistent, and when the profiles change.
-func (k *KeyChecker) Warn() {
-	k.deps.Jobs.StartAgain("keys", func(ctx context.Context, _ *host.Job) error {
+// WarnOfKeys starts a job that logs what doctor reports about keys and fence programs. It is called after each full
+// response of control whose store is consistent, and when the profiles change.
+func (x *Doctor) WarnOfKeys() {
+	x.Jobs.StartAgain("keys", func(ctx context.Context, _ *host.Job) error {
 		r := &Report{}
 		known := map[uuid.UUID]dataset.Dataset{}
-		for _, id := range k.deps.Cache.IDs() {
-			known[id], _ = k.deps.Cache.Dataset(id)
+		for _, id := range x.Cache.IDs() {
+			known[id], _ = x.Cache.Dataset(id)
 		}
-		k.Check(ctx, r, known)
-		k.checkFences(ctx, r)
+		x.CheckKeys(ctx, r, known)
+		x.checkFences(ctx, r)
 		for _, f := range r.All {
-			k.warnOfKey(f)
+			x.warnOfKey(f)
 		}
 		return nil
 	})
@@ -136,13 +117,13 @@ func (k *KeyChecker) Warn() {
 
 // CheckRecord compares the record beside the data with control's record. If the data key is wrapped by different keys
 // in the two records, it adds a finding: the key of the record beside the data must not be destroyed yet.
-func (k *KeyChecker) CheckRecord(r *Report, p *pool.Pool, e backends.Entry, now recordsNow) {
+func (x *Doctor) CheckRecord(r *Report, p *pool.Pool, e backends.Entry, now recordsNow) {
 	if e.Record == nil || e.Record.Encryption == nil || e.State == backends.EntryForeign ||
 		e.State == backends.EntryDeleting {
 		return
 	}
-	d, known := k.deps.Cache.DatasetOrCopy(e.ID)
-	home := d.Home == k.deps.NodeID
+	d, known := x.Cache.DatasetOrCopy(e.ID)
+	home := d.Home == x.NodeID
 	other := func() bool {
 		return known && d.Encryption != nil && d.Encryption.ID == e.Record.Encryption.ID &&
 			d.Encryption.KeyID != e.Record.Encryption.KeyID
@@ -165,8 +146,8 @@ func (k *KeyChecker) CheckRecord(r *Report, p *pool.Pool, e backends.Entry, now 
 // checkFences warns of fence programs that this node would refuse to run: those of control's profiles, and those of
 // volumes with a copy here. Without this check, a refused program would be noticed only when a home is lost.
 // checkFences runs no program.
-func (k *KeyChecker) checkFences(ctx context.Context, r *Report) {
-	if k.deps.WorksSolo { // no other node whose volumes this one could take over
+func (x *Doctor) checkFences(ctx context.Context, r *Report) {
+	if x.Leases.Peers == nil { // no other node whose volumes this one could take over
 		return
 	}
 	users := map[string][]string{} // profiles, by the program that they name
@@ -179,16 +160,16 @@ func (k *KeyChecker) checkFences(ctx context.Context, r *Report) {
 			users[program] = append(users[program], p.Name)
 		}
 	}
-	for _, p := range k.profiles(ctx, r) {
+	for _, p := range x.profiles(ctx, r) {
 		uses(p.Profile)
 	}
-	for _, id := range k.deps.Cache.CopyIDs() {
-		if copied, kept := k.deps.Cache.Copy(id); kept && copied.Record != nil && copied.Kind != dataset.CopyCondemned {
+	for _, id := range x.Cache.CopyIDs() {
+		if copied, kept := x.Cache.Copy(id); kept && copied.Record != nil && copied.Kind != dataset.CopyCondemned {
 			uses(copied.Record.Profile)
 		}
 	}
 	for _, program := range slices.Sorted(maps.Keys(users)) {
-		if err := k.deps.Programs.Check([]string{program}); err != nil {
+		if err := x.Keys.Programs.Check([]string{program}); err != nil {
 			slices.Sort(users[program])
 			r.Add(host.Warning, "failover", "",
 				"volumes of profiles that name this fence program (%s) do not fail over to this node: %v",

@@ -33,7 +33,7 @@ func TestPoolsOnOneFilesystem(t *testing.T) {
 			t.Fatalf("no pool %s", name)
 		}
 		rep := &doctor.Report{}
-		h.PoolChecker.CheckPool(t.Context(), rep, p, nil, false)
+		h.CheckPool(t.Context(), rep, p, nil, false)
 		for _, f := range rep.All {
 			if strings.Contains(f.Text, "one filesystem") {
 				return f.Level, f.Text

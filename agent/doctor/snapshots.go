@@ -14,32 +14,32 @@ import (
 )
 
 // CheckSnapshots compares the snapshots in a pool with those in the store.
-func (c *PoolChecker) CheckSnapshots(ctx context.Context, r *Report, p *pool.Pool, entries []backends.Entry,
+func (x *Doctor) CheckSnapshots(ctx context.Context, r *Report, p *pool.Pool, entries []backends.Entry,
 	known map[uuid.UUID]dataset.Dataset) {
-	recorded, err := c.recordedSnapshots(ctx)
+	recorded, err := x.recordedSnapshots(ctx)
 	if err != nil {
 		r.Add(host.Error, "control", "", "cannot list its snapshots: %v", err)
 		return
 	}
 	var volumes []dataset.Dataset
-	defer func() { c.CheckTight(ctx, r, p, volumes...) }()
+	defer func() { x.CheckTight(ctx, r, p, volumes...) }()
 	for _, e := range entries {
 		d, onRecord := known[e.ID]
-		if !onRecord || c.deps.IsNeeded(e.ID) {
+		if !onRecord || x.Cleaner.IsNeeded(e.ID) {
 			continue
 		}
 		volumes = append(volumes, d)
 		there := map[uuid.UUID]bool{}
 		for _, s := range e.Snapshots {
 			there[s.ID] = true
-			if !recorded[d.ID][s.ID] && !host.IsInternal(s) && c.isStillUnknown(ctx, s.ID) {
+			if !recorded[d.ID][s.ID] && !host.IsInternal(s) && x.isStillUnknown(ctx, s.ID) {
 				r.Add(host.Warning, "snapshot "+s.ID.String(),
 					"drover pool adopt "+p.Record.AdoptPath()+" restores it",
 					"is in pool %s as one of volume %s but not in the store: quarantined", p.Name, d.Volume)
 			}
 		}
 		for id := range recorded[d.ID] {
-			if !there[id] && d.State != dataset.StatePurging && c.isStillMissing(ctx, p, d.ID, id) {
+			if !there[id] && d.State != dataset.StatePurging && x.isStillMissing(ctx, p, d.ID, id) {
 				r.Add(host.Error, "snapshot "+id.String(), "drover snapshot inspect "+id.String(),
 					"of volume %s is recorded but missing in pool %s", d.Volume, p.Name)
 			}
@@ -48,10 +48,10 @@ func (c *PoolChecker) CheckSnapshots(ctx context.Context, r *Report, p *pool.Poo
 }
 
 // recordedSnapshots returns all snapshots that control knows, by dataset.
-func (c *PoolChecker) recordedSnapshots(ctx context.Context) (map[uuid.UUID]map[uuid.UUID]bool, error) {
+func (x *Doctor) recordedSnapshots(ctx context.Context) (map[uuid.UUID]map[uuid.UUID]bool, error) {
 	out := map[uuid.UUID]map[uuid.UUID]bool{}
 	for page := (api.Page{}); ; {
-		list, err := c.deps.Control.Snapshots(ctx, "", page)
+		list, err := x.Control.Snapshots(ctx, "", page)
 		if err != nil {
 			return nil, err
 		}
@@ -68,15 +68,15 @@ func (c *PoolChecker) recordedSnapshots(ctx context.Context) (map[uuid.UUID]map[
 }
 
 // isStillUnknown asks again, because the snapshot may have been recorded meanwhile.
-func (c *PoolChecker) isStillUnknown(ctx context.Context, id uuid.UUID) bool {
-	_, err := c.deps.Control.Snapshot(ctx, "", id.String())
+func (x *Doctor) isStillUnknown(ctx context.Context, id uuid.UUID) bool {
+	_, err := x.Control.Snapshot(ctx, "", id.String())
 	return errors.Is(err, dataset.ErrNotFound)
 }
 
 // isStillMissing looks again, because the snapshot may have been made or deleted meanwhile.
-func (c *PoolChecker) isStillMissing(ctx context.Context, p *pool.Pool, ds, id uuid.UUID) bool {
+func (x *Doctor) isStillMissing(ctx context.Context, p *pool.Pool, ds, id uuid.UUID) bool {
 	e, err := p.Storage.Stat(ctx, ds)
-	if err != nil || c.isStillUnknown(ctx, id) {
+	if err != nil || x.isStillUnknown(ctx, id) {
 		return false
 	}
 	for _, s := range e.Snapshots {

@@ -28,14 +28,14 @@ type Watcher struct {
 
 // NewWatcher returns a Watcher that has not examined anything.
 func NewWatcher(doctor *Doctor) *Watcher {
-	return &Watcher{ctx: doctor.deps.Ctx, clock: doctor.deps.Clock, examine: doctor.examineInBackground}
+	return &Watcher{ctx: doctor.Ctx, clock: doctor.Clock, examine: doctor.examineInBackground}
 }
 
 // examineInBackground returns the findings about this host. It leaves out those about the connection to control, those
 // that need a list of all datasets in the pools, and those that need the operator's keys. waited is how long it waited
 // for other processes: see Report.
 func (x *Doctor) examineInBackground(ctx context.Context) (found []api.Finding, waited time.Duration) {
-	r := &Report{StoreRemedy: x.deps.Trust.Remedy(), StoreProblem: x.deps.Trust.Why(), Background: true}
+	r := &Report{StoreRemedy: x.Trust.Remedy(), StoreProblem: x.Trust.Why(), Background: true}
 	x.examineHost(ctx, r, nil, false)
 	r.sort()
 	r.putStoreProblemFirst()

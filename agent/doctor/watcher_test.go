@@ -155,8 +155,8 @@ func TestSummary(t *testing.T) {
 	}
 }
 
-// TestSummaryCutsFindings: control refuses a heartbeat with a finding that is longer than a line. The text is cut before
-// the remedy, and the remedy before the subject.
+// TestSummaryCutsFindings: control refuses a heartbeat with a finding that is longer than a line. The text is cut
+// before the remedy, and the remedy before the subject.
 func TestSummaryCutsFindings(t *testing.T) {
 	long := func(n int) string { return strings.Repeat("é", n/2) }
 	for name, f := range map[string]api.Finding{

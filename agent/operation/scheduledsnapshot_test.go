@@ -70,14 +70,14 @@ func TestScheduledSnapshotIsSkippedInTightPool(t *testing.T) {
 	p, _ := r.Pools.ByName("default")
 	other := d
 	other.Volume = "another"
-	r.PoolChecker.CheckTight(ctx, rep, p, d, other) // one finding for the pool
+	r.CheckTight(ctx, rep, p, d, other) // one finding for the pool
 	if len(rep.All) != 1 || rep.All[0].Subject != "pool default" || !strings.Contains(rep.All[0].Text, "2 (another, db)") || rep.All[0].Level != host.Warning || !strings.Contains(rep.All[0].Text, "no scheduled snapshot") ||
 		!strings.Contains(rep.All[0].Text, "or take a snapshot manually") {
 		t.Errorf("doctor: %+v", rep.All)
 	}
 	n.free = dataset.GiB // the pool refuses a manual snapshot too
 	full := &doctor.Report{}
-	r.PoolChecker.CheckTight(ctx, full, p, d)
+	r.CheckTight(ctx, full, p, d)
 	if len(full.All) != 1 || strings.Contains(full.All[0].Text, "manually") || !strings.Contains(full.All[0].Text, "drover snapshot ls --size") {
 		t.Errorf("doctor about a full pool: %+v", full.All)
 	}
@@ -89,7 +89,7 @@ func TestScheduledSnapshotIsSkippedInTightPool(t *testing.T) {
 	if err := take(true); err != nil {
 		t.Errorf("with enough free: %v", err)
 	}
-	if r.PoolChecker.CheckTight(ctx, rep, p, d); len(rep.All) != 1 {
+	if r.CheckTight(ctx, rep, p, d); len(rep.All) != 1 {
 		t.Errorf("doctor: %+v", rep.All)
 	}
 }

@@ -63,7 +63,7 @@ func TestPoolWarningsAreReportedOnce(t *testing.T) {
 	found := func() (lines []string) {
 		rep := &doctor.Report{}
 		p, _ := r.Pools.ByName("default")
-		r.PoolChecker.CheckPool(t.Context(), rep, p, nil, false)
+		r.CheckPool(t.Context(), rep, p, nil, false)
 		for _, f := range rep.All {
 			if f.Level == host.Warning && strings.HasPrefix(f.Text, "it lost ") {
 				lines = append(lines, f.Text)

@@ -9,38 +9,20 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/move"
-	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
 
-// CleanerDeps are the dependencies of Cleaner.
-type CleanerDeps struct {
-	*host.Host
-	Pools        *pool.Pools
-	Keys         *operation.Keyring
-	Moves        *move.MoveTable
-	Moving       *move.Moves
-	Datasets     *operation.Operations
-	Registration *controlsync.Registration
-}
-
 // Cleaner cleans up the pools after a crash: it makes recorded datasets that are still incoming ready
 // (backends.Pool.Commit), and destroys datasets that were never acknowledged. Its methods are safe for concurrent use.
 type Cleaner struct {
-	CleanerDeps
+	*Admin
 
 	mu   sync.Mutex
 	lost map[uuid.UUID]bool // datasets that a full response of control has lacked since the start
-}
-
-// NewCleaner returns a Cleaner.
-func NewCleaner(deps CleanerDeps) *Cleaner {
-	return &Cleaner{CleanerDeps: deps, lost: map[uuid.UUID]bool{}}
 }
 
 // CleanUp cleans up after a crash. It works on each pool in a separate job, because a pool's disk may hang. Until the
@@ -65,7 +47,7 @@ func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 		c.recordTakeOvers(ctx)
 		// Each heartbeat starts a job with this key, too. If that job is running, it runs once more.
 		pulls := c.Jobs.StartAgain("pulls", func(ctx context.Context, _ *host.Job) error {
-			c.Moving.ResumeMoves(ctx)
+			c.ResumeMoves(ctx)
 			return nil
 		})
 		select {
@@ -171,7 +153,7 @@ func (c *Cleaner) recordDoubtful(ctx context.Context, p *pool.Pool) error {
 // That node has not taken the dataset over yet. An incomplete dataset is not such a volume: it comes from an
 // interrupted move that copied file by file.
 func (c *Cleaner) mayContinueElsewhere(ctx context.Context, p *pool.Pool, id uuid.UUID, incomplete bool) bool {
-	return p.Share != uuid.Nil && !incomplete && c.Datasets.EnsureUnrecorded(ctx, id) != nil
+	return p.Share != uuid.Nil && !incomplete && c.EnsureUnrecorded(ctx, id) != nil
 }
 
 // incompleteDatasets returns the incoming datasets in a pool on a share that are incomplete.
@@ -198,8 +180,8 @@ func (c *Cleaner) incompleteDatasets(ctx context.Context, p *pool.Pool) (map[uui
 func (c *Cleaner) recordTakeOvers(ctx context.Context) {
 	for _, id := range c.Cache.IDs() {
 		d, home := c.Cache.Dataset(id)
-		if _, comes := c.Moves.Get(id); !home || comes || d.TakenOver == nil || d.State == dataset.StatePurging ||
-			c.Moves.IsActive(id) {
+		if _, comes := c.MoveTable.Get(id); !home || comes || d.TakenOver == nil || d.State == dataset.StatePurging ||
+			c.MoveTable.IsActive(id) {
 			continue
 		}
 		pool, err := c.Pools.Online(ctx, d.Pool)
@@ -207,7 +189,7 @@ func (c *Cleaner) recordTakeOvers(ctx context.Context) {
 			continue // the volumes of this pool are offline anyway
 		}
 		if _, err := pool.Stat(ctx, id); errors.Is(err, dataset.ErrNotFound) {
-			err = c.Moves.Set(ctx, id, move.MoveRecord{
+			err = c.MoveTable.Set(ctx, id, move.MoveRecord{
 				Pool:  d.Pool,
 				Epoch: d.Epoch,
 				Share: true,
@@ -225,7 +207,7 @@ func (c *Cleaner) recordTakeOvers(ctx context.Context) {
 // a move continues from it. cleanUpPool leaves such a dataset incoming even if it is recorded, because running work
 // commits it.
 func (c *Cleaner) IsNeeded(id uuid.UUID) bool {
-	if _, shown := c.Cache.InspectedCopy(id); shown || c.Keys.BorrowsKey(id) || c.Moves.IsBeside(id) {
+	if _, shown := c.Cache.InspectedCopy(id); shown || c.Keys.BorrowsKey(id) || c.MoveTable.IsBeside(id) {
 		return true
 	}
 	return c.Jobs.WorksOn(id)

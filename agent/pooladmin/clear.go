@@ -15,25 +15,25 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Continue resumes the removals of pools that were interrupted or could not be finished. Each runs as a job.
-func (r *Remover) Continue() {
-	for _, p := range r.Pools.All() {
+// ContinueRemovals resumes the removals of pools that were interrupted or could not be finished. Each runs as a job.
+func (a *Admin) ContinueRemovals() {
+	for _, p := range a.Pools.All() {
 		if p.Record.Leaving == pool.NotLeaving || p.Storage == nil && p.Opening != nil {
 			continue
 		}
-		r.Jobs.Start("removal of pool "+p.Name, func(ctx context.Context, _ *host.Job) error {
-			unlock, err := r.lockPool(ctx, p)
+		a.Jobs.Start("removal of pool "+p.Name, func(ctx context.Context, _ *host.Job) error {
+			unlock, err := a.lockPool(ctx, p)
 			if err != nil {
 				return err
 			}
 			defer unlock()
-			if now := r.Pools.ByID(p.ID); now.Gone || now.Record.Leaving == pool.NotLeaving {
+			if now := a.Pools.ByID(p.ID); now.Gone || now.Record.Leaving == pool.NotLeaving {
 				return nil
 			}
-			_, err = r.finish(ctx, p.ID)
-			if err != nil && r.Pools.ByID(p.ID).RemovalProblem != err.Error() {
-				r.Log.WithError(err).WithField("pool", p.Name).Warn("cannot remove pool yet")
-				r.Pools.Change(p.ID, func(p *pool.Pool) { p.RemovalProblem = err.Error() })
+			_, err = a.finish(ctx, p.ID)
+			if err != nil && a.Pools.ByID(p.ID).RemovalProblem != err.Error() {
+				a.Log.WithError(err).WithField("pool", p.Name).Warn("cannot remove pool yet")
+				a.Pools.Change(p.ID, func(p *pool.Pool) { p.RemovalProblem = err.Error() })
 			}
 			return nil
 		})
@@ -41,43 +41,43 @@ func (r *Remover) Continue() {
 }
 
 // clearPath removes a pool's files from its path. left describes the files that remain.
-func (r *Remover) clearPath(ctx context.Context, id uuid.UUID) (left string, err error) {
+func (a *Admin) clearPath(ctx context.Context, id uuid.UUID) (left string, err error) {
 	var b backends.Pool
-	p := r.Pools.ByID(id)
+	p := a.Pools.ByID(id)
 	if p.Storage != nil {
-		b, err = r.Pools.Detach(ctx, id, "it is being removed")
+		b, err = a.Pools.Detach(ctx, id, "it is being removed")
 	} else {
-		b, left, err = r.openLeaving(ctx, p)
+		b, left, err = a.openLeaving(ctx, p)
 	}
 	if err != nil || b == nil {
 		return left, err
 	}
 	c, can := b.(backends.Clearer)
 	if !can {
-		return p.Record.AdoptPath() + " keeps an empty pool", errors.Join(b.Close(), r.Maker.PoolLocks.Unlock(id))
+		return p.Record.AdoptPath() + " keeps an empty pool", errors.Join(b.Close(), a.Pools.PoolLocks.Unlock(id))
 	}
 	if left, err = c.Clear(ctx); err != nil {
 		return "", errors.Join(err, b.Close())
 	}
-	return left, r.Maker.PoolLocks.Unlock(id)
+	return left, a.Pools.PoolLocks.Unlock(id)
 }
 
 // openLeaving opens a pool that is being removed and is not open. Its path may be cleared in part, so the backend first
 // makes the missing parts again (backends.Config.Make). openLeaving returns nil if there is nothing at the pool's path
 // or if the pool cannot be opened; left then says what the operator must do. It fails with ErrInUse while another
 // drover process has the pool.
-func (r *Remover) openLeaving(ctx context.Context, p *pool.Pool) (b backends.Pool, left string, err error) {
+func (a *Admin) openLeaving(ctx context.Context, p *pool.Pool) (b backends.Pool, left string, err error) {
 	if p.Opening != nil {
 		return nil, "", p.CheckServed()
 	}
-	cfg := p.Record.Config(p.Name, r.Keys, r.MountRoot())
+	cfg := p.Record.Config(p.Name, a.Keys, a.MountRoot())
 	cfg.Make = len(cfg.Devices) == 0 || cfg.Path != cfg.Mount // a filesystem on devices is never cleared in part
 	if _, err := os.Lstat(cfg.Path); errors.Is(err, os.ErrNotExist) && len(cfg.Devices) == 0 &&
 		!pool.IsWithin(cfg.Path, "/dev") {
 		return nil, "there is nothing at " + cfg.Path + " now: " + p.Record.AdoptHint("if its disk is "+
 			"disconnected"), nil
 	}
-	kind, err := r.Backends.Kind(p.Record.Backend)
+	kind, err := a.Pools.Backends.Kind(p.Record.Backend)
 	if err != nil {
 		return nil, "", err
 	}
@@ -92,7 +92,7 @@ func (r *Remover) openLeaving(ctx context.Context, p *pool.Pool) (b backends.Poo
 		return nil, fmt.Sprintf("%s: cannot be opened, and is not changed: %s: %s", p.Record.AdoptPath(),
 			dataset.OneLine(err), p.Record.AdoptHint("if it is still the pool")), nil
 	}
-	if _, err := r.Maker.PoolLocks.Lock(ctx, b); err != nil {
+	if _, err := a.Pools.PoolLocks.Lock(ctx, b); err != nil {
 		return nil, "", errors.Join(fmt.Errorf("%w (drover pool rm %s --forget --dry-run)", err,
 			p.Name), b.Close())
 	}
@@ -100,24 +100,24 @@ func (r *Remover) openLeaving(ctx context.Context, p *pool.Pool) (b backends.Poo
 }
 
 // unknownPoolError returns the error for a pool that is on another node or does not exist.
-func (r *Remover) unknownPoolError(ctx context.Context, name string) error {
+func (a *Admin) unknownPoolError(ctx context.Context, name string) error {
 	var have []string
-	for _, o := range r.Pools.All() {
+	for _, o := range a.Pools.All() {
 		have = append(have, o.Name)
 	}
 	hint := "available: " + dataset.FormatChoices(have)
 	if near := dataset.Nearest(name, have); near != "" {
 		hint += "; did you mean " + near + "?"
 	}
-	list, _ := r.Control.Pools(ctx) // it is only a hint
+	list, _ := a.Control.Pools(ctx) // it is only a hint
 	for _, p := range list {
 		isUUID := dataset.CheckPrefix(strings.ToLower(name)) == nil &&
 			strings.HasPrefix(p.ID.String(), strings.ToLower(name))
 		isOther := isUUID || name == p.NodeName+"/"+p.Name // names that drover pool inspect accepts
 		switch {
-		case p.Name == name && p.Node != r.NodeID:
+		case p.Name == name && p.Node != a.NodeID:
 			hint = "node " + p.NodeName + " has a pool of that name: run this there"
-		case isOther && p.Node == r.NodeID:
+		case isOther && p.Node == a.NodeID:
 			hint = "that is pool " + p.Name + " of this node: use its name"
 		case isOther:
 			hint = "that is pool " + p.Name + " of node " + p.NodeName + ": run this there, with the name of the pool"

@@ -8,10 +8,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/move"
-	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
@@ -19,34 +15,17 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// CollectorDeps are the dependencies of Collector.
-type CollectorDeps struct {
-	*host.Host
-	Backends *backends.Registry
-	Pools    *pool.Pools
-	Datasets *operation.Operations
-	Copies   *move.Copies
-	Verifier *mounting.Verifier
-}
-
-// Collector destroys datasets in this node's pools that have no record. An operator asks for each one. It has no state.
-// Its methods are safe for concurrent use.
-type Collector struct{ CollectorDeps }
-
-// NewCollector returns a Collector.
-func NewCollector(deps CollectorDeps) *Collector { return &Collector{deps} }
-
 // Collect destroys a dataset in a pool of this node if control's store has no record of the dataset. It fails with
 // ErrConflict while the store is inconsistent: then the record may exist, and only be missing in the store. A dry run
 // destroys nothing, and fails if Collect would fail.
-func (c *Collector) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (out api.Collected, err error) {
-	if out, found, err := c.collectTrial(ctx, id, dryRun); found {
+func (a *Admin) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (out api.Collected, err error) {
+	if out, found, err := a.collectTrial(ctx, id, dryRun); found {
 		return out, err
 	}
-	if err := c.checkCollectable(ctx, id); err != nil {
+	if err := a.checkCollectable(ctx, id); err != nil {
 		return out, err
 	}
-	for _, p := range c.Pools.All() {
+	for _, p := range a.Pools.All() {
 		if p.Storage == nil {
 			continue
 		}
@@ -64,53 +43,53 @@ func (c *Collector) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (out
 		if err := p.CheckServed(); err != nil {
 			return out, err
 		}
-		return out, c.destroy(ctx, p, e, dryRun)
+		return out, a.destroy(ctx, p, e, dryRun)
 	}
 	return out, dataset.Errorf(dataset.ErrNotFound, "no dataset %s in any pool of this node", id)
 }
 
 // destroy destroys an entry of a pool that control has no record of. A dry run only checks whether destroy would fail.
-func (c *Collector) destroy(ctx context.Context, p *pool.Pool, e backends.Entry, dryRun bool) error {
+func (a *Admin) destroy(ctx context.Context, p *pool.Pool, e backends.Entry, dryRun bool) error {
 	d := dataset.Dataset{ID: e.ID, Volume: e.ID.String(), Pool: p.ID}
 	if dryRun {
 		if e.State != backends.EntryCopy {
-			if err := c.Datasets.EnsureUnrecorded(ctx, e.ID); err != nil {
+			if err := a.EnsureUnrecorded(ctx, e.ID); err != nil {
 				return err
 			}
 		}
-		return c.Verifier.CheckUnmounted(ctx, d)
+		return a.Verifier.CheckUnmounted(ctx, d)
 	}
-	unlock, err := c.Locks.Lock(ctx, e.ID, "gc of dataset "+e.ID.String())
+	unlock, err := a.Locks.Lock(ctx, e.ID, "gc of dataset "+e.ID.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	// The previous holder of the lock may have recorded the dataset.
-	if err := c.checkCollectable(ctx, e.ID); err != nil {
+	if err := a.checkCollectable(ctx, e.ID); err != nil {
 		return err
 	}
 	if e.State != backends.EntryCopy {
-		if err := c.Datasets.EnsureUnrecorded(ctx, e.ID); err != nil {
+		if err := a.EnsureUnrecorded(ctx, e.ID); err != nil {
 			return err
 		}
 	}
-	if err := c.Verifier.EnsureUnused(ctx, d, "destroy"); err != nil {
+	if err := a.Verifier.EnsureUnused(ctx, d, "destroy"); err != nil {
 		return err
 	}
-	log := c.Log.WithFields(map[string]any{"pool": p.Name, "dataset": e.ID})
+	log := a.Log.WithFields(map[string]any{"pool": p.Name, "dataset": e.ID})
 	log.Warn("destroying quarantined data, as requested")
 	if err := p.Storage.Delete(ctx, e.ID); err != nil {
 		return err
 	}
 	log.Warn("destroyed quarantined data, as requested")
-	c.Cache.Remove(e.ID)
+	a.Cache.Remove(e.ID)
 	return nil
 }
 
 // collectTrial removes the remains of a drover backend verify that have this UUID, and reports whether there are any.
-func (c *Collector) collectTrial(ctx context.Context, id uuid.UUID, dryRun bool) (out api.Collected, found bool,
+func (a *Admin) collectTrial(ctx context.Context, id uuid.UUID, dryRun bool) (out api.Collected, found bool,
 	err error) {
-	for _, p := range c.Pools.All() {
+	for _, p := range a.Pools.All() {
 		if p.Storage == nil {
 			continue
 		}
@@ -123,10 +102,10 @@ func (c *Collector) collectTrial(ctx context.Context, id uuid.UUID, dryRun bool)
 		if err := p.CheckServed(); err != nil || dryRun {
 			return out, true, err
 		}
-		if err := trialdir.Remove(ctx, c.Backends, list[i]); err != nil {
+		if err := trialdir.Remove(ctx, a.Pools.Backends, list[i]); err != nil {
 			return out, true, err
 		}
-		c.Log.WithFields(map[string]any{"pool": p.Name, "path": list[i].Path}).
+		a.Log.WithFields(map[string]any{"pool": p.Name, "path": list[i].Path}).
 			Warn("removed the remains of a verification, as requested")
 		return out, true, nil
 	}
@@ -134,23 +113,23 @@ func (c *Collector) collectTrial(ctx context.Context, id uuid.UUID, dryRun bool)
 }
 
 // checkCollectable fails unless it is certain that no record of a dataset exists.
-func (c *Collector) checkCollectable(ctx context.Context, id uuid.UUID) error {
-	if err := c.Trust.Err(); err != nil {
+func (a *Admin) checkCollectable(ctx context.Context, id uuid.UUID) error {
+	if err := a.Trust.Err(); err != nil {
 		return fmt.Errorf("dataset %s: %w", id, err)
 	}
-	known, halted, err := c.Datasets.Recorded(ctx)
+	known, halted, err := a.Recorded(ctx)
 	if err != nil {
 		return err
 	}
 	if halted != "" { // control or another node says so, and this node may not have noticed
 		return dataset.Errorf(dataset.ErrConflict, "dataset %s: store inconsistent; changes suspended: %s (%s)", id,
-			halted, c.Trust.Remedy())
+			halted, a.Trust.Remedy())
 	}
 	if _, ok := known[id]; ok {
 		return dataset.Errorf(dataset.ErrExists,
 			"dataset %s is in the store, and is no garbage (drover volume inspect, drover trash ls)", id)
 	}
-	if c.Copies.IsRecorded(id) {
+	if a.Copies.IsRecorded(id) {
 		return dataset.Errorf(dataset.ErrExists,
 			"dataset %s is a recorded copy of a dataset whose home is another node (for a superseded copy: "+
 				"drover copy mount shows it)", id)

@@ -14,9 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -25,101 +23,81 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// CreatorDeps are the dependencies of Creator.
-type CreatorDeps struct {
-	*host.Host
-	Backends     *backends.Registry
-	Pools        *pool.Pools
-	Opener       *pool.Opener
-	Maker        *pool.Maker
-	Keys         *operation.Keyring
-	Registration *controlsync.Registration
-	Generations  *Keeper
-	Reporter     *controlsync.Reporter
-	Holdings     *controlsync.Holdings
-}
-
-// Creator makes pools on this node, and adopts existing ones. It has no state. Its methods are safe for concurrent use.
-type Creator struct{ CreatorDeps }
-
-// NewCreator returns a Creator.
-func NewCreator(deps CreatorDeps) *Creator { return &Creator{deps} }
-
 // lockPools serializes changes of this host's pools and of their records, because two pools could want the same name or
 // path.
 func lockPools(ctx context.Context, h *host.Host, what string) (unlock func(), err error) {
 	return h.Locks.Lock(ctx, uuid.Nil, what)
 }
 
-// Create makes a pool on this node and has control record it.
-func (c *Creator) Create(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
+// CreatePool makes a pool on this node and has control record it.
+func (a *Admin) CreatePool(ctx context.Context, p api.NewPool) (dataset.Pool, error) {
 	if err := dataset.CheckPoolName(p.Name); err != nil {
 		return dataset.Pool{}, err
 	}
-	rec, err := c.Maker.RequestedRecord(p)
+	rec, err := a.Pools.RequestedRecord(p)
 	if err != nil {
 		return dataset.Pool{}, err
 	}
 	rec.ID = uuid.New()
-	unlock, err := lockPools(ctx, c.Host, "making of pool "+p.Name)
+	unlock, err := lockPools(ctx, a.Host, "making of pool "+p.Name)
 	if err != nil {
 		return dataset.Pool{}, err
 	}
 	defer unlock()
-	pl, err := c.Maker.Make(ctx, p.Name, rec)
+	pl, err := a.Pools.Make(ctx, p.Name, rec)
 	if err != nil {
 		return dataset.Pool{}, err
 	}
-	defer c.News.Soon()
+	defer a.News.Soon()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel() // the pool exists, and control must learn of it even if the caller no longer waits
-	if err := c.Registration.Register(ctx); err != nil {
+	if err := a.Registration.Register(ctx); err != nil {
 		return pl.Pool, err
 	}
-	c.Reporter.ReportPools(ctx)
+	a.Reporter.ReportPools(ctx)
 	return pl.Pool, nil
 }
 
-// Set changes the policy of a pool. The new policy is checked when the next volume is made or grows. A policy of
+// SetPool changes the policy of a pool. The new policy is checked when the next volume is made or grows. A policy of
 // drover.yaml cannot be changed, because the next start would restore it. Idempotent.
-func (c *Creator) Set(ctx context.Context, name string, p api.PoolPolicy) (dataset.Pool, error) {
+func (a *Admin) SetPool(ctx context.Context, name string, p api.PoolPolicy) (dataset.Pool, error) {
 	if err := dataset.CheckOvercommit(p.Overcommit); err != nil {
 		return dataset.Pool{}, fmt.Errorf("pool %s: %w", dataset.Clip(name), err)
 	}
-	unlock, err := lockPools(ctx, c.Host, "change of pool "+name)
+	unlock, err := lockPools(ctx, a.Host, "change of pool "+name)
 	if err != nil {
 		return dataset.Pool{}, err
 	}
 	defer unlock()
-	pl, known := c.Pools.ByName(name)
+	pl, known := a.Pools.ByName(name)
 	if !known {
 		return dataset.Pool{}, dataset.Errorf(dataset.ErrNotFound, "no such pool: %q on this node (drover pool ls)",
 			dataset.Clip(name))
 	}
-	for _, of := range c.Pools.Configured {
+	for _, of := range a.Pools.Configured {
 		if of.Name == name && of.Overcommit > 0 {
 			return dataset.Pool{}, dataset.Errorf(dataset.ErrConflict,
 				"pool %s: drover.yaml sets its overcommit to %s: change it there, and restart drover", name,
 				dataset.FormatRatio(of.Overcommit))
 		}
 	}
-	err = c.Pools.UpdateRecord(ctx, pl.ID, func(rec *pool.Record) {
+	err = a.Pools.UpdateRecord(ctx, pl.ID, func(rec *pool.Record) {
 		rec.Overcommit, rec.OvercommitConfigured, rec.OvercommitUnknown = p.Overcommit, false, false
 	})
 	if err != nil {
 		return dataset.Pool{}, err
 	}
-	c.Pools.SyncPolicy(ctx, pl.ID)
-	c.Reporter.ReportPools(ctx)
+	a.Pools.SyncPolicy(ctx, pl.ID)
+	a.Reporter.ReportPools(ctx)
 	return pl.Pool, nil
 }
 
-// Adopt adopts a pool that was made on another node, or before the store was lost, and records its volumes again. For a
-// pool that this node has, it only records the volumes that the store does not know. With
-// dryRun it opens the pool, reads its content, closes it again, and records nothing. It then returns the result that
-// the adoption would have. A dry run does not compare the generation of the pool with the one that control knows, so
-// the adoption can fail although the dry run succeeded.
-func (c *Creator) Adopt(ctx context.Context, path string, dryRun bool) (dataset.Pool, []api.Rebuilt, error) {
+// AdoptPool adopts a pool that was made on another node, or before the store was lost, and records its volumes again.
+// For a pool that this node has, it only records the volumes that the store does not know. With dryRun it opens the
+// pool, reads its content, closes it again, and records nothing. It then returns the result that the adoption would
+// have. A dry run does not compare the generation of the pool with the one that control knows, so the adoption can fail
+// although the dry run succeeded.
+func (a *Admin) AdoptPool(ctx context.Context, path string, dryRun bool) (dataset.Pool, []api.Rebuilt, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path {
 		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid, "path %q is not absolute and clean", path)
 	}
@@ -131,12 +109,12 @@ func (c *Creator) Adopt(ctx context.Context, path string, dryRun bool) (dataset.
 		return dataset.Pool{}, nil, dataset.Errorf(dataset.ErrInvalid,
 			"adopt %s: cannot find a pool: %w (is its disk mounted?)", path, err)
 	}
-	unlock, err := lockPools(ctx, c.Host, "adoption of "+path)
+	unlock, err := lockPools(ctx, a.Host, "adoption of "+path)
 	if err != nil {
 		return dataset.Pool{}, nil, err
 	}
 	defer unlock()
-	for _, o := range c.Pools.All() {
+	for _, o := range a.Pools.All() {
 		// Checked before the pool is read, whose disk may hang.
 		if o.Record.AdoptPath() == path || o.Record.Path == path {
 			if err := o.CheckNotLeaving(); err != nil {
@@ -144,25 +122,25 @@ func (c *Creator) Adopt(ctx context.Context, path string, dryRun bool) (dataset.
 			}
 		}
 		// If the pool is online, its disk does not hang, so sameFile may read its path.
-		if c.isOnline(ctx, o) && (o.Record.AdoptPath() == path || sameFile(path, o.Record.Path)) {
-			return c.restoreRecords(ctx, o, dryRun)
+		if a.isOnline(ctx, o) && (o.Record.AdoptPath() == path || sameFile(path, o.Record.Path)) {
+			return a.restoreRecords(ctx, o, dryRun)
 		}
 	}
-	name := c.unusedName(path)
-	defer c.Maker.RemoveMountPoint(name)
+	name := a.unusedName(path)
+	defer a.Pools.RemoveMountPoint(name)
 	var tried, unable []adoptFailure
-	for _, kind := range c.Backends.Kinds() {
+	for _, kind := range a.Pools.Backends.Kinds() {
 		if err := backends.CheckOpen(ctx, kind); err != nil {
 			unable = append(unable, adoptFailure{kind.Name(), err})
 			continue
 		}
 		rec := found
 		rec.Backend = kind.Name()
-		c.Maker.SetPlace(name, &rec)
+		a.Pools.SetPlace(name, &rec)
 		var b backends.Pool
-		err := c.Maker.CheckDevices(ctx, name, rec, kind)
+		err := a.Pools.CheckDevices(ctx, name, rec, kind)
 		if err == nil {
-			b, err = kind.Open(ctx, rec.Config(name, c.Keys, c.MountRoot()))
+			b, err = kind.Open(ctx, rec.Config(name, a.Keys, a.MountRoot()))
 		}
 		if err != nil {
 			tried = append(tried, adoptFailure{kind.Name(), err})
@@ -171,15 +149,15 @@ func (c *Creator) Adopt(ctx context.Context, path string, dryRun bool) (dataset.
 		rec.ID = b.ID()
 		var found []api.FoundDataset
 		if dryRun {
-			found, err = c.Holdings.ListStorage(ctx, b, func(uuid.UUID) bool { return rec.Unexamined })
+			found, err = a.Holdings.ListStorage(ctx, b, func(uuid.UUID) bool { return rec.Unexamined })
 		}
 		if err := errors.Join(err, b.Close()); err != nil {
 			return dataset.Pool{}, nil, err
 		}
 		if dryRun {
-			return c.previewAdoption(ctx, name, rec, found)
+			return a.previewAdoption(ctx, name, rec, found)
 		}
-		return c.adopt(ctx, name, rec)
+		return a.adopt(ctx, name, rec)
 	}
 	return dataset.Pool{}, nil, notAdoptedError(path, tried, unable)
 }
@@ -254,18 +232,18 @@ func recordAt(path string) (pool.Record, error) {
 }
 
 // isOnline reports whether a pool of this node is online. A pool that is not may have been moved to another path.
-func (c *Creator) isOnline(ctx context.Context, p *pool.Pool) bool {
-	st, err := c.Pools.ReadStatus(ctx, p.ID)
+func (a *Admin) isOnline(ctx context.Context, p *pool.Pool) bool {
+	st, err := a.Pools.ReadStatus(ctx, p.ID)
 	return err == nil && st.Online
 }
 
 // restoreRecords has control record the datasets in a pool of this node that the store does not know.
-func (c *Creator) restoreRecords(ctx context.Context, p *pool.Pool, dryRun bool) (dataset.Pool, []api.Rebuilt, error) {
-	found, err := c.Holdings.ListPool(ctx, p)
+func (a *Admin) restoreRecords(ctx context.Context, p *pool.Pool, dryRun bool) (dataset.Pool, []api.Rebuilt, error) {
+	found, err := a.Holdings.ListPool(ctx, p)
 	if err != nil {
 		return p.Pool, nil, err
 	}
-	back, err := c.Control.Rebuild(ctx, c.NodeID, found, dryRun)
+	back, err := a.Control.Rebuild(ctx, a.NodeID, found, dryRun)
 	return p.Pool, back, err
 }
 
@@ -276,29 +254,29 @@ func sameFile(a, b string) bool {
 }
 
 // previewAdoption returns what adopt would return for a pool that contains the given datasets.
-func (c *Creator) previewAdoption(ctx context.Context, name string, rec pool.Record, found []api.FoundDataset) (
+func (a *Admin) previewAdoption(ctx context.Context, name string, rec pool.Record, found []api.FoundDataset) (
 	dataset.Pool, []api.Rebuilt, error) {
-	name, rec, err := c.placeMoved(ctx, name, rec)
+	name, rec, err := a.placeMoved(ctx, name, rec)
 	if err != nil {
 		return dataset.Pool{}, nil, err
 	}
-	p := c.Opener.UnopenedPool(name, rec).Pool
-	p.Node = c.NodeID
-	back, err := c.Control.Rebuild(ctx, c.NodeID, found, true)
+	p := a.Pools.UnopenedPool(name, rec).Pool
+	p.Node = a.NodeID
+	back, err := a.Control.Rebuild(ctx, a.NodeID, found, true)
 	return p, back, err
 }
 
 // placeMoved returns the name and the record with which a pool is adopted. A pool of this node that has moved keeps its
 // position and name. placeMoved fails if this node has the pool already and it is online, or is being removed.
-func (c *Creator) placeMoved(ctx context.Context, name string, rec pool.Record) (string, pool.Record, error) {
-	for _, p := range c.Pools.All() {
+func (a *Admin) placeMoved(ctx context.Context, name string, rec pool.Record) (string, pool.Record, error) {
+	for _, p := range a.Pools.All() {
 		if p.ID != rec.ID {
 			continue
 		}
 		if err := p.CheckNotLeaving(); err != nil { // being removed, by whichever path it was found
 			return name, rec, err
 		}
-		if c.isOnline(ctx, p) {
+		if a.isOnline(ctx, p) {
 			return name, rec, dataset.Errorf(dataset.ErrExists, "it is already pool %s of this node, at %s", p.Name,
 				p.Record.Path)
 		}
@@ -308,38 +286,38 @@ func (c *Creator) placeMoved(ctx context.Context, name string, rec pool.Record) 
 		if len(rec.Devices) > 0 && rec.Path == rec.Mount {
 			rec.Path = ""
 		}
-		c.Maker.SetPlace(name, &rec)
+		a.Pools.SetPlace(name, &rec)
 	}
 	return name, rec, nil
 }
 
-func (c *Creator) adopt(ctx context.Context, name string, rec pool.Record) (dataset.Pool, []api.Rebuilt, error) {
-	name, rec, err := c.placeMoved(ctx, name, rec)
+func (a *Admin) adopt(ctx context.Context, name string, rec pool.Record) (dataset.Pool, []api.Rebuilt, error) {
+	name, rec, err := a.placeMoved(ctx, name, rec)
 	if err != nil {
 		return dataset.Pool{}, nil, err
 	}
-	if err := c.DB.Put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
+	if err := a.DB.Put(ctx, map[string]any{"pools/" + name: rec}); err != nil {
 		return dataset.Pool{}, nil, err
 	}
-	c.Opener.OpenAll(ctx, true, c.Opener.UnopenedPool(name, rec))
-	defer c.News.Soon()
-	if err := c.Generations.AnnounceLate(ctx); err != nil {
+	a.Pools.OpenAll(ctx, true, a.Pools.UnopenedPool(name, rec))
+	defer a.News.Soon()
+	if err := a.Generations.AnnounceLate(ctx); err != nil {
 		return dataset.Pool{}, nil, err
 	}
-	p, _ := c.Pools.ByName(name)
+	p, _ := a.Pools.ByName(name)
 	if err := p.CheckServed(); err != nil {
 		if p.QuarantineReason() != "" {
 			err = fmt.Errorf("%w; then drover pool adopt %s restores its volumes", err, p.Record.AdoptPath())
 		}
 		return p.Pool, nil, err
 	}
-	defer c.Reporter.ReportPools(ctx)
-	return c.restoreRecords(ctx, p, false)
+	defer a.Reporter.ReportPools(ctx)
+	return a.restoreRecords(ctx, p, false)
 }
 
 var notPoolName = regexp.MustCompile(`[^a-z0-9]+`)
 
-func (c *Creator) unusedName(path string) string {
+func (a *Admin) unusedName(path string) string {
 	base := strings.Trim(notPoolName.ReplaceAllString(strings.ToLower(strings.TrimSuffix(filepath.Base(path),
 		".img")), "-"), "-")
 	if dataset.CheckPoolName(base) != nil {
@@ -347,7 +325,7 @@ func (c *Creator) unusedName(path string) string {
 	}
 	name := base
 	for n := 2; ; n++ {
-		if _, taken := c.Pools.ByName(name); !taken {
+		if _, taken := a.Pools.ByName(name); !taken {
 			return name
 		}
 		name = fmt.Sprintf("%s-%d", base, n)

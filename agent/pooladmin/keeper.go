@@ -10,34 +10,17 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 )
 
-// GenerationDeps are the dependencies of Keeper.
-type GenerationDeps struct {
-	*host.Host
-	Replicas []api.Service // each control replica separately
-	Pools    *pool.Pools
-	Prober   *pool.Prober
-	Uses     *mounting.UseTable
-	// Register has control record this node and its pools, and remove the records of the pools in gone.
-	Register func(ctx context.Context, gone ...uuid.UUID) error
-}
-
 // Keeper raises the generations of this node's pools, and compares them with those that control knows. Its methods are
 // safe for concurrent use.
 type Keeper struct {
-	GenerationDeps
+	*Admin
 
 	mu    sync.Mutex
-	asked map[int]bool // the control replicas (index in Replicas) that have reported the generations
-}
-
-// NewGenerations returns a Keeper that has asked no replica yet.
-func NewGenerations(deps GenerationDeps) *Keeper {
-	return &Keeper{GenerationDeps: deps, asked: map[int]bool{}}
+	asked map[int]bool // the control replicas (index in Leases.Replicas) that have reported the generations
 }
 
 // askTime is how long the control replicas may take to answer.
@@ -87,9 +70,10 @@ func (g *Keeper) Store(ctx context.Context) error {
 func (g *Keeper) Ask(ctx context.Context) (all bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	is, of, errs := g.Pools.Generations(), make([][]uuid.UUID, len(g.Replicas)), make([]error, len(g.Replicas))
+	n := len(g.Leases.Replicas)
+	is, of, errs := g.Pools.Generations(), make([][]uuid.UUID, n), make([]error, n)
 	var wg sync.WaitGroup
-	for i, to := range g.Replicas {
+	for i, to := range g.Leases.Replicas {
 		wg.Go(func() { of[i], errs[i] = g.report(ctx, to, is, true) })
 	}
 	wg.Wait()
@@ -111,7 +95,7 @@ func (g *Keeper) Ask(ctx context.Context) (all bool, err error) {
 	if !answered {
 		err = errors.Join(errs...)
 	}
-	return len(g.asked) == len(g.Replicas), err
+	return len(g.asked) == n, err
 }
 
 // RaiseDue starts a job that raises the generations of the pools that are due. The job has a goroutine for each pool,
@@ -172,7 +156,7 @@ func (g *Keeper) raiseOne(ctx context.Context, id uuid.UUID) {
 		g.Pools.Change(id, func(p *pool.Pool) { p.RaiseSoon, p.RaisedAt = false, g.Clock.Steady() })
 	}
 	g.Pools.Change(id, func(p *pool.Pool) { p.Raising = false })
-	g.Prober.Suspect(id, err)
+	g.Pools.Suspect(id, err)
 	g.News.Soon()
 }
 
@@ -196,7 +180,7 @@ func (g *Keeper) AnnounceLate(ctx context.Context) error {
 	g.mu.Lock()
 	clear(g.asked) // no replica was asked about these pools
 	g.mu.Unlock()
-	err := g.Register(ctx)
+	err := g.Registration.Register(ctx)
 	if err == nil {
 		_, err = g.Ask(ctx)
 	}

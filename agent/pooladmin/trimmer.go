@@ -14,31 +14,23 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Trimmer discards the free blocks of pools on devices when it is due. Its state is in the records of the pools. Its
-// methods are safe for concurrent use.
-type Trimmer struct {
-	*host.Host
-	Pools      *pool.Pools
-	Configured []pool.Config // from drover.yaml
-}
-
 // TrimDue discards the free blocks of pools on devices when it is due. It does not trim images, because an image must
 // keep its blocks.
-func (m *Trimmer) TrimDue() (begun []*host.Job) {
-	now := m.Clock.Now()
-	for _, p := range m.Pools.All() {
+func (a *Admin) TrimDue() (begun []*host.Job) {
+	now := a.Clock.Now()
+	for _, p := range a.Pools.All() {
 		t, ok := p.Storage.(backends.Trimmer)
 		if !ok || len(p.Record.Devices) == 0 {
 			continue
 		}
-		every := m.interval(p.Name)
+		every := a.interval(p.Name)
 		since := now.Sub(p.Record.Trimmed)
 		if every < 0 || (since >= 0 && since < every) { // a negative value means that the clock was set back
 			continue
 		}
 		id, name := p.ID, p.Name
-		begun = append(begun, m.Jobs.Start("trim of pool "+name, func(ctx context.Context, _ *host.Job) error {
-			return m.trim(ctx, id, name, t)
+		begun = append(begun, a.Jobs.Start("trim of pool "+name, func(ctx context.Context, _ *host.Job) error {
+			return a.trim(ctx, id, name, t)
 		}))
 	}
 	return begun
@@ -46,23 +38,23 @@ func (m *Trimmer) TrimDue() (begun []*host.Job) {
 
 // interval returns how often the free blocks of a pool's devices are discarded. If the interval is negative, they are
 // never discarded.
-func (m *Trimmer) interval(name string) time.Duration {
-	i := slices.IndexFunc(m.Configured, func(c pool.Config) bool { return c.Name == name })
-	if i < 0 || m.Configured[i].Trim == 0 {
+func (a *Admin) interval(name string) time.Duration {
+	i := slices.IndexFunc(a.Pools.Configured, func(c pool.Config) bool { return c.Name == name })
+	if i < 0 || a.Pools.Configured[i].Trim == 0 {
 		return pool.TrimEvery
 	}
-	return m.Configured[i].Trim
+	return a.Pools.Configured[i].Trim
 }
 
 // trim trims one pool that is online. It records the time first, so that a trim that fails, or stops the host, is
 // not repeated at once.
-func (m *Trimmer) trim(ctx context.Context, id uuid.UUID, name string, t backends.Trimmer) error {
-	log := m.Log.WithField("pool", name)
-	if _, err := m.Pools.Online(ctx, id); err != nil {
+func (a *Admin) trim(ctx context.Context, id uuid.UUID, name string, t backends.Trimmer) error {
+	log := a.Log.WithField("pool", name)
+	if _, err := a.Pools.Online(ctx, id); err != nil {
 		return nil //nolint:nilerr // the pool is offline, which is reported elsewhere; it is trimmed later
 	}
-	now := m.Clock.Now()
-	err := m.Pools.UpdateRecord(ctx, id, func(rec *pool.Record) { rec.Trimmed = now })
+	now := a.Clock.Now()
+	err := a.Pools.UpdateRecord(ctx, id, func(rec *pool.Record) { rec.Trimmed = now })
 	if err != nil {
 		log.WithError(err).Warn("cannot trim pool")
 		return err

@@ -86,12 +86,12 @@ func TestTrimOfDevicesWhenDue(t *testing.T) {
 	after := func(d time.Duration, want ...string) {
 		t.Helper()
 		r.FakeClock.Advance(d)
-		r.Trimmer.TrimDue() // unless the heartbeat was first
+		r.TrimDue() // unless the heartbeat was first
 		var got []string
 		for range want {
 			got = append(got, <-trimmed)
 		}
-		for _, jb := range r.Trimmer.TrimDue() {
+		for _, jb := range r.TrimDue() {
 			<-jb.Ended()
 		}
 		for len(trimmed) > 0 {

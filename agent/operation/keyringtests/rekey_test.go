@@ -206,7 +206,7 @@ func TestCopiesNeedOnlyNewKeyAfterRekey(t *testing.T) {
 		kept := api.AssignedCopy{Record: &now, Copy: before.Copy}
 		k.Cache.SetCopy(d.ID, &kept)
 		r := &doctor.Report{}
-		k.KeyChecker.CheckRecord(r, &pool.Pool{}, target.entry, onRecord)
+		k.CheckRecord(r, &pool.Pool{}, target.entry, onRecord)
 		if said := fmt.Sprint(r.All); len(r.All) != 1 || !strings.Contains(said, "still needs key "+d.Encryption.KeyID) {
 			t.Errorf("of a record with the old key doctor says %s", said)
 		}
@@ -217,7 +217,7 @@ func TestCopiesNeedOnlyNewKeyAfterRekey(t *testing.T) {
 		}
 		beside := target.entry.Record
 		r = &doctor.Report{}
-		if k.KeyChecker.CheckRecord(r, &pool.Pool{}, target.entry, onRecord); len(r.All) > 0 {
+		if k.CheckRecord(r, &pool.Pool{}, target.entry, onRecord); len(r.All) > 0 {
 			t.Errorf("and then %v", r.All)
 		}
 		if target.wrote != 1 || !bytes.Equal(beside.Encryption.Wrapped, now.Encryption.Wrapped) || beside.Profile.Encryption.KeyFile != k.silver || d.Profile.Encryption.KeyFile != k.gold {
@@ -256,7 +256,7 @@ func TestDoctorReportsRecordsWithOldKey(t *testing.T) {
 	trashed := now
 	trashed.State = dataset.StateTrashed
 	r := &doctor.Report{}
-	k.KeyChecker.CheckRecord(r, &pool.Pool{}, backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: trashed} })
+	k.CheckRecord(r, &pool.Pool{}, backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: trashed} })
 	if len(r.All) != 1 || r.All[0].Fix != "drover trash restore "+d.ID.String()[:8]+", then drover volume rekey db" {
 		t.Errorf("in the trash doctor says %+v", r.All)
 	}
@@ -278,7 +278,7 @@ func TestDoctorReportsRecordsWithOldKey(t *testing.T) {
 		"gone from the record": {backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return nil }},
 	} {
 		r := &doctor.Report{}
-		if k.KeyChecker.CheckRecord(r, &pool.Pool{}, c.e, c.now); len(r.All) > 0 {
+		if k.CheckRecord(r, &pool.Pool{}, c.e, c.now); len(r.All) > 0 {
 			t.Errorf("of what is %s doctor says %v", what, r.All)
 		}
 	}
@@ -391,7 +391,7 @@ func TestDoctorReportsMissingAndRetiringKeys(t *testing.T) {
 	lost.Profile = lost.Profile.Clone()
 	lost.Profile.Encryption = dataset.KeySource{}
 	r := &doctor.Report{}
-	k.KeyChecker.Check(t.Context(), r, map[uuid.UUID]dataset.Dataset{run.ID: lost})
+	k.CheckKeys(t.Context(), r, map[uuid.UUID]dataset.Dataset{run.ID: lost})
 	if said := fmt.Sprint(r.All); !strings.Contains(said, "the location of its key was lost") || !strings.Contains(said, "drover volume rekey run") {
 		t.Errorf("of a volume whose key is nowhere doctor says %s", said)
 	}
