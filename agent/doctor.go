@@ -8,7 +8,7 @@ import (
 )
 
 // DamagedMark is part of the names of files in the root that could not be read at a start and were renamed: see
-// status.DamagedMark.
+// doctor.DamagedMark.
 const DamagedMark = doctor.DamagedMark
 
 // GuardStatus calls lease.Registrar.Status.

@@ -7,7 +7,7 @@
 // makes and removes pools as an operator asks, and finds pools whose disk was restored from an older backup.
 //
 // The package owns the table of pools in memory, and the keys pools/ and making/ of the agent's database;
-// pooladmin.Creator also writes the record of an adopted pool to pools/. Pools.mu protects the pools in memory,
+// pooladmin.Admin also writes the record of an adopted pool to pools/. Pools.mu protects the pools in memory,
 // recording protects their records on disk, and identities serializes the writes of a pool's identity. No backend is
 // called while mu is held, because a disk may hang. Calls that must survive a hanging disk go through Ask. Locks keeps
 // other drover processes on this host away from the pools. Failed does not change after Open.

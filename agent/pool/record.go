@@ -38,7 +38,7 @@ type Record struct {
 	// Share is the share that the pool was made on; see Pool.checkShare.
 	Share uuid.UUID `json:"share,omitzero"`
 	// Leaving is set while the pool is being removed. Unrecorded is true once control has removed the pool from its
-	// store: the pool may then be cleared in part. See pooladmin.Remover.
+	// store: the pool may then be cleared in part. See pooladmin.Admin.
 	Leaving    leaving `json:"leaving,omitempty"`
 	Unrecorded bool    `json:"off,omitempty"`
 }
