@@ -372,6 +372,3 @@ func (t *Leases) RelinquishedSnapshots(ds uuid.UUID) []uuid.UUID {
 	}
 	return ids
 }
-
-// Table is a name of Leases in packages that do not use it yet.
-type Table = Leases

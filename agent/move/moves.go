@@ -9,7 +9,7 @@
 // the mounts agree with control's records (repairer.go), and BoundLease gives a volume a lease that is bounded in time
 // (bounder.go).
 //
-// MoveTable has the moves to this node, on disk under pulls/; copies are under copies/. lease.Table has the datasets
+// MoveTable has the moves to this node, on disk under pulls/; copies are under copies/. lease.Leases has the datasets
 // that this node has relinquished. The lock of a dataset (host.Host.Locks) is held while its lease, its mount or its
 // data changes.
 package move

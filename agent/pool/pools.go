@@ -233,12 +233,3 @@ func Warnings(b backends.Pool) []string {
 	}
 	return nil
 }
-
-// Prober, Maker, Opener, Space and Provisioning are names of Pools in packages that do not use it yet.
-type (
-	Prober       = Pools
-	Maker        = Pools
-	Opener       = Pools
-	Space        = Pools
-	Provisioning = Pools
-)
