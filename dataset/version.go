@@ -138,11 +138,17 @@ func (h History) Ancestors(ids ...uuid.UUID) map[uuid.UUID]bool {
 	return found
 }
 
+// Names reports whether a reference names a version. Its UUID is not enough: everybody with the password of another
+// repository can store a version with the same UUID there.
+func (r VersionRef) Names(v PushedVersion) bool {
+	return r.Version == v.ID && r.Repository == v.Repository
+}
+
 // Bases returns the versions on which a dataset is based: those that were pushed from it, and those in refs that the
 // repository has. The latest is the last.
 func (h History) Bases(id uuid.UUID, refs []VersionRef) (bases []PushedVersion) {
 	for _, v := range h {
-		named := slices.ContainsFunc(refs, func(r VersionRef) bool { return r.Version == v.ID })
+		named := slices.ContainsFunc(refs, func(r VersionRef) bool { return r.Names(v) })
 		if v.Dataset == id || named {
 			bases = append(bases, v)
 		}

@@ -75,7 +75,10 @@ func TestAncestorsAndBases(t *testing.T) {
 			t.Errorf("%s: got %v", letter, !want)
 		}
 	}
-	refs := []VersionRef{{Repository: "other", Name: "db", Version: versionID("d")}, {Version: versionID("none")}}
+	refs := []VersionRef{
+		{Name: "db", Version: versionID("d")}, {Version: versionID("none")},
+		{Repository: "other", Name: "db", Version: versionID("c")}, // a version with the same UUID in another repository
+	}
 	if got := letters(h.Bases(versionID("dataset a"), refs)); got != "a d" {
 		t.Errorf("the bases are %q", got)
 	}

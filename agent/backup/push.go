@@ -235,7 +235,7 @@ func (c *Creator) withoutWithdrawn(op dataset.Operation, h dataset.History) (dat
 	}
 	d, _ := c.Cache.Dataset(op.DatasetID)
 	return slices.DeleteFunc(slices.Clone(h), func(v dataset.PushedVersion) bool {
-		pulled := slices.ContainsFunc(d.BasedOn, func(r dataset.VersionRef) bool { return r.Version == v.ID })
+		pulled := slices.ContainsFunc(d.BasedOn, func(r dataset.VersionRef) bool { return r.Names(v) })
 		return !pulled && slices.ContainsFunc(notes, func(n noted) bool {
 			return n.Operation == v.ID && n.names(v.Backup)
 		})

@@ -289,6 +289,22 @@ func TestNameMeansBackupsOfOneRepository(t *testing.T) {
 	}
 }
 
+// TestNameOfVolumeIsNoID: a backup whose ID begins with the name of a volume is not taken for its backup.
+func TestNameOfVolumeIsNoID(t *testing.T) {
+	w := theWorld()
+	w.volumes[0].Volume = "deadbeef"
+	planted := w.backups[0]
+	planted.ID, planted.Volume, planted.Dataset = "deadbeef"+strings.Repeat("0", 56), "other", uuid.New()
+	w.backups = []api.VolumeBackup{planted}
+	for _, command := range []string{"restore", "verify"} {
+		c := newConsole(w)
+		_ = c.run(t, "backup", command, "deadbeef")
+		if len(c.fake.asked) > 0 || !strings.Contains(c.err.String(), `no backup of a volume "deadbeef"`) {
+			t.Errorf("asked %v: %s", c.fake.asked, c.err.String())
+		}
+	}
+}
+
 // TestRestoreOfNewestBackup: a restore with the name of a volume takes the newest complete backup of that volume. A name
 // that looks like an ID is taken for the ID of a backup first.
 func TestRestoreOfNewestBackup(t *testing.T) {

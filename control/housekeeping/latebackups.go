@@ -419,7 +419,7 @@ func (k *Housekeeper) damagedBackups(ctx context.Context) (out []api.Finding, er
 		out = append(out, api.Finding{
 			Level: "error", Subject: "volume " + d.Volume,
 			Text: fmt.Sprintf("its backup %.8s in %s failed a verification: %s", is.Backup, is.Repository, is.Problem),
-			Fix:  "drover repository check " + is.Repository + ", then drover backup create " + d.Volume,
+			Fix:  "drover repository check " + is.Repository + " --read-data 100, then drover backup create and verify " + d.Volume,
 		})
 	}
 	return out, nil

@@ -529,7 +529,7 @@ func TestDamagedBackupIsReportedUntilAGoodOne(t *testing.T) {
 		}
 	}
 	const text = "error volume db: its backup bbbbbbbb in offsite failed a verification: table t1 [drover repository " +
-		"check offsite, then drover backup create db]"
+		"check offsite --read-data 100, then drover backup create and verify db]"
 	verify(bad, dataset.ErrNoSpace)
 	want("after a failure that says nothing about the backup", "")
 	verify(bad, dataset.ErrCorrupt)
@@ -542,8 +542,10 @@ func TestDamagedBackupIsReportedUntilAGoodOne(t *testing.T) {
 	want("after a good verification", "")
 	verify(bad, dataset.ErrNotFound)
 	want("again", text)
-	finishBackup(a, *e.MustSubmit(api.Request{Kind: dataset.OpBackup, Volume: "db", Repository: "offsite"}).Operation)
-	want("after a good backup", "")
+	made := finishBackup(a, *e.MustSubmit(api.Request{Kind: dataset.OpBackup, Volume: "db", Repository: "offsite"}).Operation)
+	want("after a backup, which can have the same damage", text)
+	verify(made, nil)
+	want("after its verification", "")
 	verify(bad, dataset.ErrCorrupt)
 	a.MustDelete("db")
 	e.MustSubmit(api.Request{Kind: dataset.OpPurge, Volume: d.ID.String()})

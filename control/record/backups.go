@@ -158,7 +158,7 @@ func EndManualBackup(t *Tx, op dataset.Operation) error {
 	if op.State != dataset.OpDone {
 		return nil
 	}
-	if err := EndDamage(t, op.DatasetID); err != nil {
+	if err := noteLaterBackup(t, op); err != nil {
 		return err
 	}
 	var d dataset.Dataset
@@ -188,7 +188,7 @@ func EndBackup(t *Tx, op dataset.Operation) error {
 		return err
 	}
 	if op.State == dataset.OpDone {
-		if err := EndDamage(t, d.ID); err != nil {
+		if err := noteLaterBackup(t, op); err != nil {
 			return err
 		}
 		b.Newest = ScheduledBackup{ID: op.Backup, Operation: op.ID, Repository: op.Repository, Time: op.Created}
@@ -366,8 +366,24 @@ func FoundUnusable(op dataset.Operation) bool {
 	return kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound
 }
 
-// EndDamage ends the warning about a damaged backup of a dataset, because a later backup of it is good. Idempotent.
-func EndDamage(t *Tx, id uuid.UUID) error {
+// IsDamaged reports whether the last known verification of a dataset's backups found one damaged or absent. A later
+// backup does not change that: it has the same damage where restic found that the repository has the data already.
+func IsDamaged(t *Tx, id uuid.UUID) (bool, error) {
+	there, err := t.Get(DamagedKey(id), &DamagedBackup{})
+	if there || dataset.KindOf(err) == dataset.ErrCorrupt {
+		return true, nil
+	} else if err != nil {
+		return false, err
+	}
+	var v Verifications
+	if _, err = t.Get(VerificationsKey(id), &v); dataset.KindOf(err) == dataset.ErrCorrupt {
+		return true, nil
+	}
+	return v.Unusable != "", err
+}
+
+// endDamage ends the warning about a damaged backup of a dataset, because a verification was good. Idempotent.
+func endDamage(t *Tx, id uuid.UUID) error {
 	there, err := t.Get(DamagedKey(id), &DamagedBackup{})
 	if there || dataset.KindOf(err) == dataset.ErrCorrupt {
 		t.Delete(DamagedKey(id))
@@ -376,8 +392,24 @@ func EndDamage(t *Tx, id uuid.UUID) error {
 	return err
 }
 
-// noteDamage records that a verification found a backup of a dataset unusable, or ends the warning about one if the
-// verification shows that this backup, or the newest scheduled one, is good.
+// noteLaterBackup notes that a backup was made after another one was found damaged. Only its verification can show that
+// it is good: restic does not store again what the damaged part of the repository should have.
+func noteLaterBackup(t *Tx, op dataset.Operation) error {
+	var damaged DamagedBackup
+	there, err := t.Get(DamagedKey(op.DatasetID), &damaged)
+	if dataset.KindOf(err) == dataset.ErrCorrupt {
+		return nil // the backup is good nevertheless
+	}
+	if !there || err != nil || damaged.Repository != op.Repository {
+		return err
+	}
+	damaged.Later = op.Backup
+	return t.Put(DamagedKey(op.DatasetID), damaged)
+}
+
+// noteDamage records that a verification found a backup of a dataset unusable, or ends the warning about one. The
+// warning ends if the home has found that this backup, a later one, or the newest scheduled one is good. Another node
+// could lie about a volume that is not its own.
 func noteDamage(t *Tx, d dataset.Dataset, op dataset.Operation, isNewest bool) error {
 	if FoundUnusable(op) {
 		return t.Put(DamagedKey(d.ID), DamagedBackup{
@@ -386,10 +418,14 @@ func noteDamage(t *Tx, d dataset.Dataset, op dataset.Operation, isNewest bool) e
 	}
 	var damaged DamagedBackup
 	there, err := t.Get(DamagedKey(d.ID), &damaged)
-	if !there || err != nil || !isNewest && damaged.Backup != op.Backup {
+	if !there || err != nil || op.Node != d.Home {
 		return err
 	}
-	return EndDamage(t, d.ID)
+	same := op.Repository == damaged.Repository && (op.Backup == damaged.Backup || op.Backup == damaged.Later)
+	if !isNewest && !same {
+		return nil
+	}
+	return endDamage(t, d.ID)
 }
 
 // EndVerification records how a verification ended. The transaction also writes its operation.
@@ -426,7 +462,7 @@ func EndVerification(t *Tx, op dataset.Operation) error {
 		switch {
 		case good:
 			v.Unusable = ""
-			if err := EndDamage(t, d.ID); err != nil {
+			if err := endDamage(t, d.ID); err != nil {
 				return err
 			}
 		case unusable:
@@ -465,7 +501,7 @@ func (v *Verifications) addResult(r dataset.VerifiedBackup) {
 // countsAsScheduled reports whether a good verification that a user has requested shows the same as a scheduled one.
 func countsAsScheduled(t *Tx, d dataset.Dataset, op dataset.Operation) (bool, error) {
 	wanted := d.Profile.Backup.Verify
-	if !wanted.Restore || wanted.Check != "" && wanted.Check != op.Check {
+	if !wanted.Restore || wanted.Check != "" && wanted.Check != op.Check || op.Node != d.Home {
 		return false, nil
 	}
 	newest, err := NewestBackup(t, d.ID)

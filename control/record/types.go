@@ -141,13 +141,14 @@ type Verifications struct {
 }
 
 // DamagedBackup is the value of DamagedKey: a verification found this backup of a dataset damaged or absent. It stays
-// until a later backup or verification is good: see EndDamage.
+// until a later verification is good: see noteDamage.
 type DamagedBackup struct {
 	Dataset    uuid.UUID `json:"dataset"`
 	Repository string    `json:"repository"`
 	Backup     string    `json:"backup"`
 	Found      time.Time `json:"found"`
 	Problem    string    `json:"problem"`
+	Later      string    `json:"later,omitempty"` // the last backup in the repository since; not verified yet
 }
 
 // Export is the value of ExportKey: what became of the exports of the records to a repository.

@@ -200,12 +200,30 @@ func findWithRecord(ctx context.Context, c cli.Remote, repository, id string) (a
 	return find(ctx, c, repository, id) // it explains best what is wrong
 }
 
+// hasVolume reports whether a volume has the name. Such a name is never taken for the ID of a backup: everybody with the
+// password of any repository can store a backup there whose ID begins with the digits of a name.
+func hasVolume(ctx context.Context, c cli.Remote, name string) (bool, error) {
+	if dataset.CheckName(name) != nil {
+		return false, nil
+	}
+	_, err := c.Volume(ctx, name)
+	if errors.Is(err, dataset.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // findForRestore returns the backup with an ID, or the newest backup of a volume. An argument that has as many
-// hexadecimal digits as the lists show is taken for an ID first: then no list of the backups is needed. If a backup or
-// a repository cannot be read, findForRestore prints that the volume may have a newer backup.
+// hexadecimal digits as the lists show, and is the name of no volume, is taken for an ID first: then no list of the
+// backups is needed. If a backup or a repository cannot be read, findForRestore prints that the volume may have a newer
+// backup.
 func findForRestore(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (b api.VolumeBackup,
 	err error) {
-	if regexp.MustCompile(fmt.Sprintf("^[0-9a-fA-F]{%d,64}$", shortID)).MatchString(ref) {
+	isName, err := hasVolume(ctx, c, ref)
+	if err != nil {
+		return b, err
+	}
+	if !isName && regexp.MustCompile(fmt.Sprintf("^[0-9a-fA-F]{%d,64}$", shortID)).MatchString(ref) {
 		b, err = findWithRecord(ctx, c, repository, ref)
 		if !errors.Is(err, dataset.ErrNotFound) || dataset.CheckName(ref) != nil {
 			return b, err

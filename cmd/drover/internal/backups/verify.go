@@ -143,7 +143,16 @@ func findNewest(ctx context.Context, a *cli.App, c cli.Remote, repository, ref s
 // findByID returns the backup whose ID begins with ref, which is not the name of a volume with backups. incomplete says
 // why some backups could not be read when they were looked for.
 func findByID(ctx context.Context, c cli.Remote, repository, ref string, incomplete error) (api.VolumeBackup, error) {
-	b, err := find(ctx, c, repository, ref)
+	exists, err := hasVolume(ctx, c, ref)
+	if err != nil {
+		return api.VolumeBackup{}, err
+	}
+	var b api.VolumeBackup
+	if exists {
+		err = dataset.ErrNotFound
+	} else {
+		b, err = find(ctx, c, repository, ref)
+	}
 	if errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrInvalid) {
 		err = cmp.Or(incomplete, dataset.Errorf(dataset.ErrNotFound,
 			"no backup of a volume %q, and none with this ID (drover backup ls lists the backups)", ref))
