@@ -48,8 +48,12 @@ func TestDoctorOfHangingPool(t *testing.T) {
 		}
 		ended := make(chan struct{})
 		go func() { all.Wait(); close(ended) }()
+		passed := time.Duration(0)
 		agenttest.Await(t, func() bool {
-			r.FakeClock.Advance(time.Second)
+			if passed < time.Minute { // much later, a clean-up of the pool begins
+				r.FakeClock.Advance(time.Second)
+				passed += time.Second
+			}
 			select {
 			case <-ended:
 				return true
