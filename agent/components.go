@@ -50,15 +50,18 @@ func (a *components) load(ctx context.Context) error {
 	if err := a.Follower.Load(ctx); err != nil {
 		return err
 	}
+	err := a.DB.Each(ctx, "volumes/", func(_ string, v []byte) error {
+		var d api.IndexedDataset
+		err := dataset.DecodeRecord(v, &d)
+		if err == nil {
+			a.Cache.Load(d)
+		}
+		return err
+	})
+	if err != nil {
+		return err // the others remove what belongs to no dataset of the cache
+	}
 	return errors.Join(
-		a.DB.Each(ctx, "volumes/", func(_ string, v []byte) error {
-			var d api.IndexedDataset
-			err := dataset.DecodeRecord(v, &d)
-			if err == nil {
-				a.Cache.Load(d)
-			}
-			return err
-		}),
 		a.Spellings.Load(ctx),
 		a.Status.LoadUsages(ctx), a.Reporter.LoadAnswer(ctx),
 		a.Mounts.Load(ctx),

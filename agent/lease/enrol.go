@@ -15,7 +15,7 @@ import (
 func enrolledKey(id, node uuid.UUID) string { return "enrolled/" + id.String() + "/" + node.String() }
 
 // loadEnrolled reads from disk which nodes are enrolled, and removes the records of datasets that have left this node.
-// The cache must be loaded.
+// The cache must be loaded completely: otherwise the nodes of a dataset that is still here would be forgotten.
 func (b *Deadlines) loadEnrolled(ctx context.Context) error {
 	left := map[string]any{}
 	err := b.DB.Each(ctx, "enrolled/", func(rest string, _ []byte) error {
@@ -37,7 +37,10 @@ func (b *Deadlines) loadEnrolled(ctx context.Context) error {
 		h.enrolled[node] = enrolment{onDisk: true}
 		return nil
 	})
-	return errors.Join(err, b.DB.PutAll(ctx, left))
+	if err != nil {
+		return err
+	}
+	return b.DB.PutAll(ctx, left)
 }
 
 // Enrol records on disk, before a node is given any part of a dataset, that the node could continue from that part. It

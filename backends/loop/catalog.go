@@ -18,13 +18,12 @@ import (
 
 // isComplete reports whether an incoming dataset has its head, which it gets last. A copy has no head. It is complete
 // if its folder has any file: a crash can leave an empty folder.
-func (i *images) isComplete(f *shelf.Folder) bool {
+func (i *images) isComplete(f *shelf.Folder) (bool, error) {
 	if f.State == backends.EntryCopy {
 		c, err := contentsOf(i.layout, f.Dir)
-		return err == nil && len(c.Items)+len(c.Records)+len(c.Foreign) > 0
+		return err == nil && len(c.Items)+len(c.Records)+len(c.Foreign) > 0, err
 	}
-	_, err := f.Lstat(i.layout.Image(headItem))
-	return err == nil
+	return f.Has(i.layout.Image(headItem))
 }
 
 // errNoHead says that a dataset exists, and its image was deleted.

@@ -159,9 +159,6 @@ func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
 // checkIdle fails with dataset.ErrInUse if a dataset is attached, or if its device is open or mounted in any mount
 // namespace. It waits up to a second for an open device. A dataset that is absent or incomplete is not in use.
 func (a *attachments) checkIdle(ctx context.Context, id uuid.UUID) error {
-	if err := a.attached.CheckNone(id); err != nil {
-		return err
-	}
 	f, err := a.shelf.FindDataset(id)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil // the dataset is incomplete
@@ -170,6 +167,18 @@ func (a *attachments) checkIdle(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
+	return a.checkFolderIdle(ctx, f)
+}
+
+// checkFolderIdle is checkIdle with the open folder of the dataset. It takes no lock of the dataset.
+func (a *attachments) checkFolderIdle(ctx context.Context, f *shelf.Folder) error {
+	id := f.ID
+	if err := a.attached.CheckNone(id); err != nil {
+		return err
+	}
+	if complete, err := f.Has(shelf.RecordFile); !complete || err != nil {
+		return err
+	}
 	name, err := headOf(f)
 	if err != nil {
 		return err

@@ -30,9 +30,9 @@ func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
 	return p.shelf.Delete(ctx, id)
 }
 
-// checkUnused fails if a dataset is in use. Package shelf calls it.
+// checkUnused fails if a dataset is in use. Package shelf calls it, also while it has claimed the dataset.
 func (p *Pool) checkUnused(ctx context.Context, f *shelf.Folder) error {
-	return p.attachments.checkIdle(ctx, f.ID)
+	return p.attachments.checkFolderIdle(ctx, f)
 }
 
 // Reap implements backends.Pool.

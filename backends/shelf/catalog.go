@@ -1,6 +1,7 @@
 package shelf
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"path/filepath"
@@ -16,7 +17,7 @@ type catalog struct {
 	// IsComplete reports whether an incoming folder or a copy is complete. If nil, it is complete if it has its record:
 	// the record of a dataset is the last file that is written, and that of a copy the first one. It is set before the
 	// pool is used.
-	IsComplete func(*Folder) bool
+	IsComplete func(*Folder) (bool, error)
 
 	dir     *directory
 	claims  claims
@@ -46,17 +47,20 @@ func (cat *catalog) FindDatasetOrCopy(id uuid.UUID) (*Folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !cat.isComplete(f) {
-		_ = f.Close()
-		return nil, cat.dir.notFoundError(id)
+	complete, err := cat.isComplete(f)
+	if complete && err == nil {
+		return f, nil
 	}
-	return f, nil
+	return nil, errors.Join(cmp.Or(err, cat.dir.notFoundError(id)), f.Close())
 }
 
-// isComplete reports whether a folder is complete.
-func (cat *catalog) isComplete(f *Folder) bool {
-	if f.State == backends.EntryReady || cat.IsComplete == nil {
-		return f.State == backends.EntryReady || f.hasRecord()
+// isComplete reports whether a folder is complete. It fails if the folder cannot be read: then nobody knows.
+func (cat *catalog) isComplete(f *Folder) (bool, error) {
+	switch {
+	case f.State == backends.EntryReady:
+		return true, nil
+	case cat.IsComplete == nil:
+		return f.Has(RecordFile)
 	}
 	return cat.IsComplete(f)
 }

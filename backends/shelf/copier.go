@@ -29,8 +29,14 @@ func (cp *copier) MakeCopy(d dataset.Dataset, begin func() error) (*Folder, erro
 	}
 	defer root.Close()
 	f, err := cp.catalog.findFolder(root, d.ID)
+	complete := false
+	if err == nil {
+		if complete, err = cp.catalog.isComplete(f); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
 	switch {
-	case err == nil && f.State == backends.EntryCopy && cp.catalog.isComplete(f):
+	case err == nil && f.State == backends.EntryCopy && complete:
 		return f, nil
 	case err == nil && f.State != backends.EntryCopy:
 		return nil, errors.Join(dataset.Errorf(dataset.ErrConflict, "%s contains the dataset itself, with a head",

@@ -30,10 +30,15 @@ func (c *creator) Make(id uuid.UUID) (f *Folder, complete bool, err error) {
 	}
 	defer root.Close()
 	f, err = c.catalog.findFolder(root, id)
+	if err == nil {
+		if complete, err = c.catalog.isComplete(f); err != nil {
+			return nil, false, errors.Join(err, f.Close())
+		}
+	}
 	switch {
 	case err == nil && f.State == backends.EntryCopy:
 		return nil, false, errors.Join(c.dir.isCopyError(id), f.Close())
-	case err == nil && c.catalog.isComplete(f):
+	case err == nil && complete:
 		return f, true, nil
 	case err == nil:
 		if err := f.Close(); err != nil {

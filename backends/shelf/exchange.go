@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
 )
@@ -108,11 +107,12 @@ func (x *Exchange) openComplete(at string, id uuid.UUID) (otherRoot safefile.Dir
 				return safefile.Dir{}, nil, errors.Join(err, f.Close(), otherRoot.Close())
 			}
 		}
-		if err == nil && (f.State != backends.EntryIncoming || x.catalog.isComplete(f)) {
-			return otherRoot, f, nil
-		}
 		if err == nil {
-			err = f.Close()
+			var complete bool
+			if complete, err = x.catalog.isComplete(f); complete && err == nil {
+				return otherRoot, f, nil
+			}
+			err = errors.Join(err, f.Close())
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return safefile.Dir{}, nil, errors.Join(err, otherRoot.Close())

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -91,8 +92,12 @@ func stateOf(area string) backends.EntryState {
 
 // parseName returns the ID of the dataset from the name of its folder in an area.
 func parseName(area, name string) (uuid.UUID, bool) {
-	if area == Deleting {
-		name, _, _ = strings.Cut(name, ".")
+	if area == Deleting { // see remover.moveAway
+		before, number, numbered := strings.Cut(name, ".")
+		if n, err := strconv.Atoi(number); numbered && (err != nil || n < 1 || strconv.Itoa(n) != number) {
+			return uuid.Nil, false
+		}
+		name = before
 	}
 	return ParseID(name)
 }
@@ -103,10 +108,13 @@ func ParseID(name string) (uuid.UUID, bool) {
 	return id, err == nil && id.String() == name
 }
 
-// hasRecord reports whether the folder has its record.
-func (f *Folder) hasRecord() bool {
-	_, err := f.Lstat(RecordFile)
-	return err == nil
+// Has reports whether the folder has a file. It fails if that cannot be read.
+func (f *Folder) Has(name string) (bool, error) {
+	_, err := f.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // isEmpty reports whether the folder of a copy has no files except temporary ones. A crash while the folder is made

@@ -58,8 +58,12 @@ func (cat *catalog) list(root safefile.Dir, describe func(*Folder, *backends.Ent
 			if !ok {
 				continue
 			}
-			if at, twice := seen[e.ID]; twice && e.ID != uuid.Nil && e.State != entries[at].State {
+			at, twice := seen[e.ID]
+			twice = twice && e.ID != uuid.Nil && e.State != entries[at].State
+			if twice && e.State != backends.EntryDeleting {
 				entries[at] = e // it moved to the next area meanwhile
+			}
+			if twice { // remains of an earlier dataset do not hide the present one
 				continue
 			}
 			seen[e.ID] = len(entries)
@@ -78,13 +82,19 @@ func (cat *catalog) foreignNames(root safefile.Dir) ([]backends.Entry, error) {
 	var entries []backends.Entry
 	for _, name := range names {
 		known := trialdir.IsSandbox(cat.dir.path, name) || name == MarkerFile || name == Temp+MarkerFile ||
-			name == "lost+found" || slices.Contains(cat.dir.areas(), name) ||
+			name == "lost+found" && isEmpty(root, name) || slices.Contains(cat.dir.areas(), name) ||
 			slices.Contains(cat.dir.BackendNames, name)
 		if !known {
 			entries = append(entries, cat.foreign(name, "drover did not create an object of that name there"))
 		}
 	}
 	return entries, nil
+}
+
+// isEmpty reports whether a folder is empty. In lost+found, fsck puts files that somebody may still need.
+func isEmpty(root safefile.Dir, name string) bool {
+	names, err := root.Names(name)
+	return err == nil && len(names) == 0
 }
 
 // foreign returns the entry for a name that Drover did not make.

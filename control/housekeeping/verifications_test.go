@@ -529,7 +529,8 @@ func TestDamagedBackupIsReportedUntilAGoodOne(t *testing.T) {
 		}
 	}
 	const text = "error volume db: its backup bbbbbbbb in offsite failed a verification: table t1 [drover repository " +
-		"check offsite --read-data 100, then drover backup create and verify db]"
+		"check offsite --read-data 100, then, on the home: drover backup create db --to offsite, and drover backup " +
+		"verify db --repository offsite]"
 	verify(bad, dataset.ErrNoSpace)
 	want("after a failure that says nothing about the backup", "")
 	verify(bad, dataset.ErrCorrupt)

@@ -366,17 +366,20 @@ func FoundUnusable(op dataset.Operation) bool {
 	return kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound
 }
 
-// IsDamaged reports whether the last known verification of a dataset's backups found one damaged or absent. A later
-// backup does not change that: it has the same damage where restic found that the repository has the data already.
-func IsDamaged(t *Tx, id uuid.UUID) (bool, error) {
-	there, err := t.Get(DamagedKey(id), &DamagedBackup{})
-	if there || dataset.KindOf(err) == dataset.ErrCorrupt {
+// IsDamaged reports whether the last known verification of a dataset's backups in the repository of its profile found
+// one damaged or absent. A later backup does not change that: it has the same damage where restic found that the
+// repository has the data already.
+func IsDamaged(t *Tx, d dataset.Dataset) (bool, error) {
+	var damaged DamagedBackup
+	there, err := t.Get(DamagedKey(d.ID), &damaged)
+	switch {
+	case dataset.KindOf(err) == dataset.ErrCorrupt, there && damaged.Repository == d.Profile.Backup.To:
 		return true, nil
-	} else if err != nil {
+	case err != nil, !d.Profile.Backup.Verify.Restore: // without verifications, nothing would end it
 		return false, err
 	}
 	var v Verifications
-	if _, err = t.Get(VerificationsKey(id), &v); dataset.KindOf(err) == dataset.ErrCorrupt {
+	if _, err = t.Get(VerificationsKey(d.ID), &v); dataset.KindOf(err) == dataset.ErrCorrupt {
 		return true, nil
 	}
 	return v.Unusable != "", err
@@ -392,6 +395,9 @@ func endDamage(t *Tx, id uuid.UUID) error {
 	return err
 }
 
+// maxLater is the maximum length of DamagedBackup.Later, because the size of a value in the store is limited.
+const maxLater = 100
+
 // noteLaterBackup notes that a backup was made after another one was found damaged. Only its verification can show that
 // it is good: restic does not store again what the damaged part of the repository should have.
 func noteLaterBackup(t *Tx, op dataset.Operation) error {
@@ -400,10 +406,17 @@ func noteLaterBackup(t *Tx, op dataset.Operation) error {
 	if dataset.KindOf(err) == dataset.ErrCorrupt {
 		return nil // the backup is good nevertheless
 	}
-	if !there || err != nil || damaged.Repository != op.Repository {
+	if !there || err != nil {
 		return err
 	}
-	damaged.Later = op.Backup
+	if damaged.Repository != op.Repository {
+		if _, err := GetRepository(t, damaged.Repository); dataset.KindOf(err) == dataset.ErrNotFound {
+			return endDamage(t, op.DatasetID) // nobody can verify a backup there any more
+		}
+		return nil
+	}
+	damaged.Later = append(damaged.Later, op.Backup)
+	damaged.Later = damaged.Later[max(0, len(damaged.Later)-maxLater):]
 	return t.Put(DamagedKey(op.DatasetID), damaged)
 }
 
@@ -421,7 +434,8 @@ func noteDamage(t *Tx, d dataset.Dataset, op dataset.Operation, isNewest bool) e
 	if !there || err != nil || op.Node != d.Home {
 		return err
 	}
-	same := op.Repository == damaged.Repository && (op.Backup == damaged.Backup || op.Backup == damaged.Later)
+	same := op.Repository == damaged.Repository &&
+		(op.Backup == damaged.Backup || slices.Contains(damaged.Later, op.Backup))
 	if !isNewest && !same {
 		return nil
 	}

@@ -148,7 +148,8 @@ type DamagedBackup struct {
 	Backup     string    `json:"backup"`
 	Found      time.Time `json:"found"`
 	Problem    string    `json:"problem"`
-	Later      string    `json:"later,omitempty"` // the last backup in the repository since; not verified yet
+	// Later has the last backups in the repository since, of which none is verified yet: see maxLater.
+	Later []string `json:"later,omitempty"`
 }
 
 // Export is the value of ExportKey: what became of the exports of the records to a repository.

@@ -28,8 +28,8 @@ func Volatile() (string, error) {
 	return "/run/docker", nil
 }
 
-// prepareMounts hides what engines and their plugins would share otherwise:
-// the sockets of plugins, a system-wide containerd (dockerd uses one if it finds it), and the sockets of shims.
+// prepareMounts hides what engines and their plugins would share otherwise: the sockets of plugins, a system-wide
+// containerd (dockerd uses one if it finds it), and the sockets of shims.
 func prepareMounts() error {
 	for _, dir := range []string{"/run/docker", "/run/containerd"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {

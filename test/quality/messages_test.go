@@ -14,7 +14,7 @@ import (
 var (
 	// destructive matches a command of drover that destroys data. The rest of the hint is its arguments and flags, up
 	// to the next command or sign.
-	destructive = regexp.MustCompile(`drover (volume (rm|superseded discard)|trash purge|pool rm|node rm|snapshot rm|` +
+	destructive = regexp.MustCompile(`drover (volume rm|copy discard|trash purge|pool rm|node rm|snapshot rm|` +
 		`doctor --gc)\b[^,;:()]*`)
 	looksOnly = regexp.MustCompile(`--dry-run\b`)
 )

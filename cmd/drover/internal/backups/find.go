@@ -1,6 +1,7 @@
 package backups
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -200,52 +201,86 @@ func findWithRecord(ctx context.Context, c cli.Remote, repository, id string) (a
 	return find(ctx, c, repository, id) // it explains best what is wrong
 }
 
-// hasVolume reports whether a volume has the name. Such a name is never taken for the ID of a backup: everybody with the
-// password of any repository can store a backup there whose ID begins with the digits of a name.
+// hasVolume reports whether a volume has the name. Such a name is never taken for the ID of a backup: everybody with
+// the password of any repository can store a backup there whose ID begins with the digits of a name.
 func hasVolume(ctx context.Context, c cli.Remote, name string) (bool, error) {
 	if dataset.CheckName(name) != nil {
 		return false, nil
 	}
-	_, err := c.Volume(ctx, name)
+	v, err := c.Volume(ctx, name)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return false, nil
 	}
-	return err == nil, err
+	return err == nil && v.HasName(name), err
 }
 
-// findForRestore returns the backup with an ID, or the newest backup of a volume. An argument that has as many
-// hexadecimal digits as the lists show, and is the name of no volume, is taken for an ID first: then no list of the
-// backups is needed. If a backup or a repository cannot be read, findForRestore prints that the volume may have a newer
-// backup.
-func findForRestore(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (b api.VolumeBackup,
+// findOne returns the backup with an ID, or the newest backup of a volume. An argument that is the name of no volume,
+// and has as many hexadecimal digits as the lists show, is taken for an ID first: then no list of the backups is
+// needed. With fewer digits, it is first taken for the name of a lost volume. incomplete is the reason if a backup or
+// the repository cannot be read: the volume may have a newer backup.
+func findOne(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (b api.VolumeBackup, incomplete,
 	err error) {
-	isName, err := hasVolume(ctx, c, ref)
-	if err != nil {
-		return b, err
+	if dataset.CheckName(ref) != nil {
+		b, err = find(ctx, c, repository, ref)
+		return b, nil, err
 	}
-	if !isName && regexp.MustCompile(fmt.Sprintf("^[0-9a-fA-F]{%d,64}$", shortID)).MatchString(ref) {
-		b, err = findWithRecord(ctx, c, repository, ref)
-		if !errors.Is(err, dataset.ErrNotFound) || dataset.CheckName(ref) != nil {
-			return b, err
+	exists, err := hasVolume(ctx, c, ref)
+	if err != nil {
+		return b, nil, err
+	}
+	var noID error // why no backup has the ID, if that is known
+	if !exists && regexp.MustCompile(fmt.Sprintf("^[0-9a-fA-F]{%d,64}$", shortID)).MatchString(ref) {
+		if b, noID = findWithRecord(ctx, c, repository, ref); !errors.Is(noID, dataset.ErrNotFound) {
+			return b, nil, noID
 		}
 	}
-	if dataset.CheckName(ref) != nil {
-		return find(ctx, c, repository, ref)
-	}
-	newest, incomplete, ferr := newestOf(ctx, a, c, repository, ref)
+	newest, incomplete, err := newestOf(ctx, a, c, repository, ref)
 	switch {
-	case ferr != nil:
-		return b, ferr
-	case newest != nil && incomplete != nil:
+	case newest != nil:
+		return *newest, incomplete, nil
+	case err != nil && (exists || !errors.Is(err, dataset.ErrAmbiguous)):
+		return b, nil, err
+	case exists:
+		return b, nil, cmp.Or(incomplete, noBackupError(ctx, c, ref))
+	case noID != nil:
+		return b, nil, cmp.Or(err, incomplete, noID)
+	}
+	byID, iderr := find(ctx, c, repository, ref)
+	switch dataset.KindOf(iderr) {
+	case dataset.ErrNotFound, dataset.ErrInvalid:
+		return b, nil, cmp.Or(err, incomplete, noBackupError(ctx, c, ref))
+	}
+	return byID, nil, iderr
+}
+
+// noBackupError returns the error for an argument that names no backup.
+func noBackupError(ctx context.Context, c cli.Remote, ref string) error {
+	if recorded, err := c.Repositories(ctx); err == nil && len(recorded) == 0 {
+		return dataset.Errorf(dataset.ErrNotFound,
+			"no backup of a volume %q: no repository is recorded (drover repository add)", ref)
+	}
+	return dataset.Errorf(dataset.ErrNotFound,
+		"no backup of a volume %q, and none with this ID (drover backup ls lists the backups)", ref)
+}
+
+// findForRestore is findOne. If a newer backup of the volume may exist, it prints that.
+func findForRestore(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
+	b, incomplete, err := findOne(ctx, a, c, repository, ref)
+	if err == nil && incomplete != nil {
 		a.PrintError(ctx, fmt.Errorf("some backups cannot be read, so a newer one of volume %s may exist: %w", ref,
 			incomplete))
-		return *newest, nil
-	case newest != nil:
-		return *newest, nil
-	case err != nil:
-		return b, err
 	}
-	return findByID(ctx, c, repository, ref, incomplete)
+	return b, err
+}
+
+// findNewest is findOne. If a newer backup of the volume may exist, it fails: an older one must not hide the damage.
+func findNewest(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
+	b, incomplete, err := findOne(ctx, a, c, repository, ref)
+	if err == nil && incomplete != nil {
+		return api.VolumeBackup{}, fmt.Errorf("not all backups can be read, so the newest one of volume %s is not "+
+			"known (give the ID of one, or --repository): %w", ref, incomplete)
+	}
+	return b, err
 }
 
 // findForRemoval is find for a backup that will be removed. If a repository cannot be read, another backup can have an

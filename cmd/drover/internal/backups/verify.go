@@ -1,7 +1,6 @@
 package backups
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,50 +117,6 @@ func (f *verifyFlags) request(ctx context.Context, c cli.Remote, b api.VolumeBac
 	return api.Request{
 		Kind: dataset.OpVerify, Volume: b.Volume, Options: opts, Repository: b.Repository, Backup: b.ID, Check: f.check,
 	}, b, nil
-}
-
-// findNewest returns the newest backup of a volume or, if no backup is of a volume with this name, the backup whose ID
-// begins with it. If a backup or a repository cannot be read, and others are of the volume, findNewest fails: an older
-// one must not hide the damage.
-func findNewest(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
-	if dataset.CheckName(ref) != nil {
-		return find(ctx, c, repository, ref)
-	}
-	newest, incomplete, err := newestOf(ctx, a, c, repository, ref)
-	switch {
-	case err != nil:
-		return api.VolumeBackup{}, err
-	case newest != nil && incomplete != nil:
-		return api.VolumeBackup{}, fmt.Errorf("not all backups can be read, so the newest one of volume %s is not "+
-			"known (give the ID of one, or --repository): %w", ref, incomplete)
-	case newest != nil:
-		return *newest, nil
-	}
-	return findByID(ctx, c, repository, ref, incomplete)
-}
-
-// findByID returns the backup whose ID begins with ref, which is not the name of a volume with backups. incomplete says
-// why some backups could not be read when they were looked for.
-func findByID(ctx context.Context, c cli.Remote, repository, ref string, incomplete error) (api.VolumeBackup, error) {
-	exists, err := hasVolume(ctx, c, ref)
-	if err != nil {
-		return api.VolumeBackup{}, err
-	}
-	var b api.VolumeBackup
-	if exists {
-		err = dataset.ErrNotFound
-	} else {
-		b, err = find(ctx, c, repository, ref)
-	}
-	if errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrInvalid) {
-		err = cmp.Or(incomplete, dataset.Errorf(dataset.ErrNotFound,
-			"no backup of a volume %q, and none with this ID (drover backup ls lists the backups)", ref))
-		if recorded, rerr := c.Repositories(ctx); rerr == nil && len(recorded) == 0 {
-			err = dataset.Errorf(dataset.ErrNotFound,
-				"no backup of a volume %q: no repository is recorded (drover repository add)", ref)
-		}
-	}
-	return b, err
 }
 
 // newestOf returns the newest backup of a volume, or nil if no backup is of a volume with this name: see ofVolume. If a

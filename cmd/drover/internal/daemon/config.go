@@ -419,7 +419,7 @@ func (p *profilesFile) describe() *api.Finding {
 		f.Fix = "systemctl reload drover (on a control host: drover-control)"
 		return f
 	}
-	f.Fix = "drover config check " + p.path + ", then reload it (SIGHUP)"
+	f.Fix = "drover config check --profiles " + p.path + ", then reload it (SIGHUP)"
 	return f
 }
 

@@ -103,6 +103,11 @@ complete only if the exit code is 0. drover store import imports it.`,
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, stop := a.Signals(cmd.Context())
 		defer stop()
+		for _, name := range []string{"from", "at", "cluster", "password", "credentials-file"} {
+			if cmd.Flags().Changed(name) && stored.from == "" {
+				return cli.UsageError(cmd, "--%s needs --from REPOSITORY, the repository with the stored records", name)
+			}
+		}
 		if stored.from != "" {
 			err := stored.run(ctx, args)
 			if err != nil && ctx.Err() != nil {

@@ -72,7 +72,7 @@ func ReferencePages() []reference.Page {
 			Schema: profiles.Schema,
 			About: "`/etc/drover/profiles.yaml` defines the profiles that volumes can have. Without the " +
 				"file, Drover uses the built-in profiles bronze, silver and gold. `drover config check " +
-				"FILE` checks a file.",
+				"--profiles FILE` checks a file.",
 			Notes: []string{
 				"Drover reads the file at its start and at `systemctl reload drover`. A file with a " +
 					"mistake changes nothing. A reload applies all keys to new volumes. **Existing " +
