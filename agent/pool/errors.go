@@ -26,7 +26,7 @@ func WithoutPoolName(name string, err error) string {
 
 // OfflineError is the error for work on a pool that is offline.
 func OfflineError(name, why string) error {
-	if strings.HasPrefix(why, "pool "+name+" at ") {
+	if strings.HasPrefix(why, "pool "+name+" is offline: ") {
 		return dataset.Errorf(dataset.ErrOffline, "%s", why)
 	}
 	return dataset.Errorf(dataset.ErrOffline, "pool %s is offline: %s", name, why)

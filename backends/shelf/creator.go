@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -50,7 +51,11 @@ func (c *creator) Make(id uuid.UUID) (f *Folder, complete bool, err error) {
 	case !errors.Is(err, dataset.ErrNotFound):
 		return nil, false, err
 	}
-	if err := root.Mkdir(filepath.Join(Incoming, id.String())); err != nil {
+	err = root.Mkdir(filepath.Join(Incoming, id.String()))
+	if errors.Is(err, unix.ENOSPC) {
+		err = dataset.Errorf(dataset.ErrNoSpace, "%s is full: %w", c.dir.title(), err)
+	}
+	if err != nil {
 		return nil, false, backends.NoSpace(err)
 	}
 	done := c.catalog.claims.Use(id)

@@ -151,7 +151,7 @@ func (cat *catalog) Describe(f *Folder, describe func(*Folder, *backends.Entry))
 	e := backends.Entry{ID: f.ID, State: f.State, Path: f.Path()}
 	record, err := f.ReadRecord()
 	if err != nil {
-		AddProblem(&e, err)
+		AddProblem(&e, fmt.Errorf("cannot read its record: %w", err))
 	}
 	e.Record = record
 	describe(f, &e)

@@ -200,7 +200,7 @@ func TestC8Planted(t *testing.T) {
 		if _, err := w.plug.Mount(name, host.NewID()); err == nil {
 			t.Errorf("volume %s was mounted through a link", name)
 		}
-		w.ok(t, w.plug.Remove(name))
+		_ = w.plug.Remove(name)                                       // refused for a link that Drover did not make
 		w.submit(t, api.Request{Kind: dataset.OpPurge, Volume: name}) //nolint:errcheck // it may well fail; what it does not destroy counts
 	}
 	for _, id := range []string{"3", "4", "5"} {

@@ -2,6 +2,7 @@ package product
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -130,9 +131,12 @@ func testNameless(t *testing.T, w *world) {
 	}
 	trash := w.drover(t, "trash", "ls", "-q")
 	w.docker(t, "volume", "rm", left[0])
-	if now := w.drover(t, "trash", "ls", "-q"); now != trash {
-		t.Errorf("in the trash: %s, before %s", now, trash)
-	}
+	host.Await(t, "it is destroyed, and not in the trash", func() error {
+		if now := w.drover(t, "trash", "ls", "-q"); now != trash {
+			return fmt.Errorf("in the trash: %s, before %s", now, trash)
+		}
+		return nil
+	})
 	w.docker(t, "run", "--name", "gone", "-v", "db@gold:/other", "--volume-driver", w.h.Driver, image, "true")
 	w.docker(t, "rm", "-v", "gone")
 	w.docker(t, "run", "--rm", "-v", "db@gold:/other", "--volume-driver", w.h.Driver, image, "true")
