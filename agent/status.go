@@ -92,7 +92,7 @@ func (a *Agent) VolumeIO(context.Context) ([]api.VolumeIO, error) {
 		if err != nil || !ok {
 			continue
 		}
-		if s, ok := stats[iolimit.BlockDevice{Major: dev.Major, Minor: dev.Minor}]; ok {
+		if s, ok := stats[iolimit.BlockDevice(dev)]; ok {
 			out = append(out, api.VolumeIO{
 				Dataset: id,
 				Volume:  d.Volume,

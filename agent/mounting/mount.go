@@ -221,7 +221,7 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset, asked ui
 	}
 	m.LostWrites.Mounted(ctx, pool, d, path)
 	if pool.Info().Capabilities.OwnDevice {
-		m.Throttle.RemoveInherited(ctx, d)
+		m.Throttle.RemoveInherited(d)
 	}
 	if err := m.Throttle.Limit(ctx, d); err != nil {
 		return errors.Join(fmt.Errorf("mount of volume %s: %w", d.Volume, err), m.Unmounter.Unmount(ctx, d))

@@ -151,7 +151,7 @@ func (l *Throttler) subtractRules(rec LimitRecord) error {
 
 // RemoveInherited removes rules that already exist for the device of a dataset that was just mounted. They were set for
 // an earlier user of the device number, for example by an agent on this host whose records are lost.
-func (l *Throttler) RemoveInherited(ctx context.Context, d dataset.Dataset) {
+func (l *Throttler) RemoveInherited(d dataset.Dataset) {
 	dev, own, err := iolimit.DeviceOf(l.MountPath(d.ID))
 	if err != nil || !own || l.HierarchyProblem != nil {
 		return

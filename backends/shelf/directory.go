@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
+// The files of a pool.
 const (
 	MarkerFile = "pool.json"   // identifies the pool
 	RecordFile = "record.json" // the record in the folder of a dataset

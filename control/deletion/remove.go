@@ -31,7 +31,7 @@ type NodeRemover struct {
 	end        func(*record.Tx, dataset.Operation) error
 }
 
-// New returns a NodeRemover. end records the end of an operation.
+// NewNodeRemover returns a NodeRemover. end records the end of an operation.
 func NewNodeRemover(a *membership.Admission, v *view.Views, k *placement.CopyKeeper,
 	end func(*record.Tx, dataset.Operation) error) *NodeRemover {
 	return &NodeRemover{a, v, k, k.Ledger, k.Reports, k.Ledger.Clock, end}

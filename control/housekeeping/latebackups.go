@@ -419,7 +419,7 @@ func (k *Housekeeper) damagedBackups(ctx context.Context) (out []api.Finding, er
 		out = append(out, api.Finding{
 			Level: "error", Subject: "volume " + d.Volume,
 			Text: fmt.Sprintf("its backup %.8s in %s failed a verification: %s", is.Backup, is.Repository, is.Problem),
-			Fix:  fmt.Sprintf("drover repository check %s --read-data 100, then, on the home: drover backup create %s "+
+			Fix: fmt.Sprintf("drover repository check %s --read-data 100, then, on the home: drover backup create %s "+
 				"--to %[1]s, and drover backup verify %[2]s --repository %[1]s", is.Repository, d.Volume),
 		})
 	}

@@ -12,13 +12,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Recorder records the generations of pools. Its methods are safe for concurrent use.
+// GenerationRecorder records the generations of pools. Its methods are safe for concurrent use.
 type GenerationRecorder struct {
 	ledger   *record.Ledger
 	reported reportedGenerations
 }
 
-// New returns a Recorder without reports.
+// NewGenerationRecorder returns a GenerationRecorder without reports.
 func NewGenerationRecorder(l *record.Ledger) *GenerationRecorder {
 	return &GenerationRecorder{ledger: l}
 }

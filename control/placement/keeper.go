@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Keeper decides which copies are kept. It has no state. Its methods are safe for concurrent use.
+// CopyKeeper decides which copies are kept. It has no state. Its methods are safe for concurrent use.
 type CopyKeeper struct {
 	Ledger  *record.Ledger
 	Reports *reports.Latest
@@ -26,7 +26,7 @@ type CopyKeeper struct {
 	MaxReportAge time.Duration
 }
 
-// New returns a Keeper.
+// NewKeeper returns a CopyKeeper.
 func NewKeeper(p *Placer, u *record.Uptime) *CopyKeeper {
 	m := p.Members
 	return &CopyKeeper{m.Ledger, m.Reports, p, u, m.Timing.MaxClockAge()}

@@ -74,13 +74,13 @@ func (r *lastMark) forget() {
 // MassLossWindow is the time within which nodes count as lost at once: see package membership.
 const MassLossWindow = 5 * time.Minute
 
-// Counter counts how long services have run on the store, in total. Its methods are safe for concurrent use.
+// Uptime counts how long services have run on the store, in total. Its methods are safe for concurrent use.
 type Uptime struct {
 	Ledger *Ledger
 	mark   lastMark
 }
 
-// New returns a Counter that has read nothing.
+// NewUptime returns an Uptime that has read nothing.
 func NewUptime(l *Ledger) *Uptime { return &Uptime{Ledger: l} }
 
 // Forget drops the remembered mark, so that it is read again: the store was restored from a backup.

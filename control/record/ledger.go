@@ -33,7 +33,7 @@ type Ledger struct {
 	clockReads clockReads
 }
 
-// New returns a ledger on a store.
+// NewLedger returns a ledger on a store.
 func NewLedger(s store.Store, c clock.Clock, shared bool, failed func(what string, err error)) *Ledger {
 	l := &Ledger{
 		Store: s, Clock: c, Feed: NewFeed(), Events: NewEventLog(c.Now()), Shared: shared, Failed: failed,

@@ -13,7 +13,7 @@ type Profiles struct {
 	get func(name string) (dataset.Profile, error)
 }
 
-// New returns Profiles. get returns a profile of profiles.yaml.
+// NewProfiles returns Profiles. get returns a profile of profiles.yaml.
 func NewProfiles(get func(name string) (dataset.Profile, error)) *Profiles { return &Profiles{get} }
 
 // A fence command runs as root on the node that takes over, and a volume is mounted with the options of its profile

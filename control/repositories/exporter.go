@@ -85,8 +85,8 @@ func placeOf(r dataset.Repository) place { return place{r.Name, r.URL, r.Created
 // Background knows whether this service does the background work now.
 type Background interface{ IsActive() bool }
 
-// New returns an Exporter of the store of a ledger. storeKind is bolt or consul. If r is nil, Run and Round must not be
-// called, and States and Findings return nothing.
+// NewExporter returns an Exporter of the store of a ledger. storeKind is bolt or consul. If r is nil, Run and Round
+// must not be called, and States and Findings return nothing.
 func NewExporter(l *record.Ledger, storeKind string, r Repositories, b Background) *Exporter {
 	return &Exporter{ledger: l, storeKind: storeKind, repositories: r, background: b, due: map[place]time.Time{}}
 }

@@ -22,7 +22,7 @@ type Syncer struct {
 	quit    <-chan struct{}
 }
 
-// New returns a Syncer. quit is closed when the service must stop.
+// NewSyncer returns a Syncer. quit is closed when the service must stop.
 func NewSyncer(l *record.Ledger, r *reports.Latest, quit <-chan struct{}) *Syncer {
 	return &Syncer{l, r, quit}
 }

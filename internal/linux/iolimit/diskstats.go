@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Device is the number of a block device.
+// BlockDevice is the number of a block device.
 type BlockDevice struct{ Major, Minor uint32 }
 
 // Counters count the reads, or the writes, of a device since it was made. They only grow until the device is removed,
@@ -28,7 +28,7 @@ type Stats struct{ Read, Write Counters }
 // (Documentation/admin-guide/iostats.rst).
 const sectorSize = 512
 
-// Read returns the counters of all block devices of this host.
+// ReadStats returns the counters of all block devices of this host.
 func ReadStats() (map[BlockDevice]Stats, error) {
 	f, err := os.Open("/proc/diskstats")
 	if err != nil {

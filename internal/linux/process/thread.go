@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Run calls do on a thread that ends afterwards, and returns when do has returned. Goroutines that do starts run on
-// other threads. A process that do starts gets its parent-death signal at the end of the thread, too (prctl(2)).
+// RunOnThread calls do on a thread that ends afterwards, and returns when do has returned. Goroutines that do starts
+// run on other threads. A process that do starts gets its parent-death signal at the end of the thread, too (prctl(2)).
 func RunOnThread(do func()) {
 	done := make(chan struct{})
 	go func() {

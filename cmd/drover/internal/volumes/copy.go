@@ -101,7 +101,7 @@ func fetchCopies(ctx context.Context, a *cli.App, c cli.Remote, names []string) 
 		if err != nil {
 			return nil, err
 		}
-		all = append(live, trashed...)
+		all = slices.Concat(live, trashed)
 	}
 	return copiesOf(all, a.Now()), nil
 }
