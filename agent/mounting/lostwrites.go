@@ -301,8 +301,8 @@ func (w *Watcher) flush(ctx context.Context, d dataset.Dataset, path string) {
 }
 
 // Failed records that the kernel could not write data of a mounted dataset because its pool was full. It records ENOSPC
-// in any case, and EIO only if the pool is full or was full a moment ago. It ignores other errors: they are those of a
-// failing disk, which package pool examines (Pools.Suspect).
+// in any case, and EIO if the pool is full or was full a moment ago, or if its status cannot be read. It ignores other
+// errors: they are those of a failing disk, which package pool examines (Pools.Suspect).
 func (w *Watcher) Failed(ctx context.Context, d dataset.Dataset, err error) {
 	switch {
 	case errors.Is(err, unix.ENOSPC):

@@ -325,7 +325,7 @@ func TestSteadyClusterWritesNothing(t *testing.T) {
 }
 
 // However many operations end within a day, only a fixed number of the latest stays on record. The store's file only
-// grows to what they need, because the room of forgotten operations is used again.
+// grows to what they need, because the space of forgotten operations is used again.
 func TestEndedOperationsAreBounded(t *testing.T) {
 	e, a := controltest.OneNode(t)
 	a.MustCreate("db@gold")

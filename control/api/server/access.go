@@ -130,8 +130,8 @@ func withBy(ctx context.Context, who api.Principal, h http.Header) context.Conte
 	return requestid.WithBy(ctx, string(who.Kind)+" "+who.Name)
 }
 
-// onNode returns the name that the agent of a node sends for whoever made a request there, with the name of the node.
-// So a compromised node cannot claim that the request was made elsewhere. It returns "" for the requests that the agent
+// onNode adds the name of a node to the name of the user who made a request there, which the node's agent sends. So a
+// compromised node cannot claim that the request was made elsewhere. It returns "" for the requests that the agent
 // makes on its own account, and for an invalid name. It is a pure function.
 func onNode(by, node string) string {
 	at := " on " + node
