@@ -41,17 +41,31 @@ func (i *images) checkHead(f *shelf.Folder) error {
 	return err
 }
 
+// untilSettled calls look again if it found no head while a dataset became a copy: look can have opened the folder
+// before that.
+func (p *Pool) untilSettled(look func() error) error {
+	for {
+		before := p.shelf.MovesBack()
+		err := look()
+		if !errors.Is(err, errNoHead) || p.shelf.MovesBack() == before {
+			return err
+		}
+	}
+}
+
 // withDataset calls do with the folder of a dataset that is not a copy and has a head.
 func (p *Pool) withDataset(id uuid.UUID, do func(f *shelf.Folder) error) error {
-	f, err := p.shelf.FindDataset(id)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := p.images.checkHead(f); err != nil {
-		return err
-	}
-	return backends.NoSpace(do(f))
+	return p.untilSettled(func() error {
+		f, err := p.shelf.FindDataset(id)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := p.images.checkHead(f); err != nil {
+			return err
+		}
+		return backends.NoSpace(do(f))
+	})
 }
 
 // withDatasetOrCopy calls do with the folder of a dataset, which may have lost its head, or of a copy.
@@ -157,13 +171,17 @@ func (i *images) wasRemoved(dir safefile.Dir, item string) bool {
 }
 
 // Stat implements backends.Pool. If the image of the dataset was deleted, it returns the snapshots and an error.
-func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
-	f, err := p.shelf.FindDatasetOrCopy(id)
-	if err != nil {
-		return backends.Entry{}, err
-	}
-	defer f.Close()
-	return p.shelf.Describe(f, p.images.describe), p.images.checkHead(f)
+func (p *Pool) Stat(_ context.Context, id uuid.UUID) (e backends.Entry, err error) {
+	err = p.untilSettled(func() error {
+		f, err := p.shelf.FindDatasetOrCopy(id)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		e = p.shelf.Describe(f, p.images.describe)
+		return p.images.checkHead(f)
+	})
+	return e, err
 }
 
 // Used implements backends.Pool. It reads the number of allocated blocks from the inode of the head's image. If

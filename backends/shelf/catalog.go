@@ -25,6 +25,9 @@ type catalog struct {
 	moves   moves // counts datasets that became copies; a search is repeated if the count has changed
 }
 
+// MovesBack returns how often a dataset of the pool has become a copy. Safe for concurrent use.
+func (cat *catalog) MovesBack() int { return cat.moves.Count() }
+
 // FindDataset opens the folder of a dataset that is ready, or incoming and complete. It fails with
 // dataset.ErrNotFound if there is none, with dataset.ErrConflict if the dataset is a copy, and with
 // dataset.ErrCorrupt if the name belongs to something else.

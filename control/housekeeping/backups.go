@@ -212,7 +212,15 @@ func backupState(t *record.Tx, d dataset.Dataset, v record.Verifications, now ti
 	if d.Profile.Backup.Verify.Restore {
 		state.Verify = &api.VerifyState{
 			Last: v.Last, Next: verificationDue(d, b.Newest, v, now), Running: v.Running, Failures: v.Failures,
-			Problem: v.Problem, Unusable: v.Unusable,
+			Problem: v.Problem,
+		}
+		var damaged record.DamagedBackup
+		there, err := t.Peek(record.DamagedKey(d.ID), &damaged)
+		if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
+			return nil, err
+		}
+		if there && err == nil {
+			state.Verify.Unusable, state.Verify.Problem = damaged.Backup, damaged.Problem
 		}
 	}
 	return state, nil

@@ -7,6 +7,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -20,14 +21,15 @@ func TestOnlyHomeEndsDamage(t *testing.T) {
 	verifications(e, a, 30*time.Hour, 30*time.Hour)
 	endVerification(a, wantVerification(e, a, 26*time.Hour, d, "the first"), dataset.ErrCorrupt)
 	for _, by := range []*controltest.Agent{b, a} {
-		e.OK(by.TrySubmit(api.Request{
+		out, err := e.Submit(api.WithPrincipal(e.Ctx, api.Principal{Identity: controltest.NodeIdentity("", by.ID)}), api.Request{
 			Kind: dataset.OpVerify, Volume: "db@silver", Repository: "offsite", Backup: backupsOf(e, d.ID).Newest.ID,
 			Check: checkProgram,
-		}))
-		endVerification(by, by.OpenOperations()[0], nil)
+		})
+		e.OK(err)
+		endVerification(by, *out.Operation, nil)
 		e.AdvanceAndRun(11 * time.Minute)
-		if got := verificationsOf(e, d.ID).Unusable; (got == "") != (by == a) {
-			t.Errorf("after a good verification (by the home: %t), backup %q is damaged", by == a, got)
+		if damaged, err := record.IsDamaged(record.NewTx(e.Ctx, e.Spy), d); err != nil || damaged == (by == a) {
+			t.Errorf("after a good verification (by the home: %t), damaged: %t, %v", by == a, damaged, err)
 		}
 	}
 }

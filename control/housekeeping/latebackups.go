@@ -128,8 +128,6 @@ type seenBackups struct {
 type seenVerification struct {
 	seenSchedule
 	every time.Duration // 0 if there is no schedule
-	// unusable is the ID of the backup that a verification found damaged or absent; problem then says why
-	unusable string
 	// refused is why the next verification cannot be requested. It is empty if it can, or if the reason is not known:
 	// only the control replica that does the background work knows all reasons.
 	refused string
@@ -141,7 +139,6 @@ func newSeenVerification(d dataset.Dataset, newest record.ScheduledBackup, v rec
 	now time.Time, missing bool) seenVerification {
 	is := seenVerification{
 		seenSchedule: newSeenSchedule(d, v.Scheduled), every: time.Duration(d.Profile.Backup.Verify.Every),
-		unusable: v.Unusable,
 	}
 	if missing {
 		is.refused = "repository " + newest.Repository + ", which has the newest backup, is not recorded"
@@ -372,10 +369,9 @@ func (k *Housekeeper) BackupSchedules() []BackupSchedule {
 }
 
 // LateBackups returns the warnings about the scheduled backups: for each volume whose backup or whose verification is
-// late, whose backup failed repeatedly, whose repository is not recorded, or whose backup was found not usable. It also
-// returns an error for each volume with a damaged backup that a user has verified. All
-// control replicas return the same ones: those that do not do the background work read the records. Only why a
-// verification cannot be requested is not in the records.
+// late, whose backup failed repeatedly, or whose repository is not recorded. It also returns an error for each volume
+// whose backup was found damaged or absent. All control replicas return the same ones: those that do not do the
+// background work read the records. Only why a verification cannot be requested is not in the records.
 func (k *Housekeeper) LateBackups(ctx context.Context) (out []api.Finding, err error) {
 	now := k.Ledger.Clock.Now()
 	list, complete := k.backupStates.list()
@@ -384,16 +380,23 @@ func (k *Housekeeper) LateBackups(ctx context.Context) (out []api.Finding, err e
 			return nil, err
 		}
 	}
+	damaged, err := k.damagedBackups(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, is := range list {
-		for _, finding := range []api.Finding{is.finding(now), is.verification.finding(is.volume, now)} {
+		found := []api.Finding{is.finding(now)}
+		if !slices.ContainsFunc(damaged, func(f api.Finding) bool { return f.Subject == "volume "+is.volume }) {
+			found = append(found, is.verification.finding(is.volume, now))
+		}
+		for _, finding := range found {
 			if finding.Text != "" {
 				finding.Level, finding.Subject = api.LevelWarning, "volume "+is.volume
 				out = append(out, finding)
 			}
 		}
 	}
-	damaged, err := k.damagedBackups(ctx)
-	return append(out, damaged...), err
+	return append(out, damaged...), nil
 }
 
 // damagedBackups returns an error for each volume whose record says that a backup is damaged.
@@ -406,7 +409,7 @@ func (k *Housekeeper) damagedBackups(ctx context.Context) (out []api.Finding, er
 	for _, e := range entries {
 		var is record.DamagedBackup
 		if err := record.Decode(e.Key, e.Value, &is); err != nil {
-			return nil, err
+			continue // reported as a damaged record
 		}
 		var d dataset.Dataset
 		there, err := t.Peek(record.DatasetKey(is.Dataset), &d)
@@ -416,11 +419,15 @@ func (k *Housekeeper) damagedBackups(ctx context.Context) (out []api.Finding, er
 		if !there || err != nil || d.State != dataset.StateReady {
 			continue
 		}
+		check := ""
+		if is.Check != "" {
+			check = " --check " + is.Check
+		}
 		out = append(out, api.Finding{
 			Level: "error", Subject: "volume " + d.Volume,
 			Text: fmt.Sprintf("its backup %.8s in %s failed a verification: %s", is.Backup, is.Repository, is.Problem),
 			Fix: fmt.Sprintf("drover repository check %s --read-data 100, then, on the home: drover backup create %s "+
-				"--to %[1]s, and drover backup verify %[2]s --repository %[1]s", is.Repository, d.Volume),
+				"--to %[1]s, and drover backup verify %[2]s --repository %[1]s%[3]s", is.Repository, d.Volume, check),
 		})
 	}
 	return out, nil
@@ -448,15 +455,10 @@ func (is seenBackups) finding(now time.Time) (f api.Finding) {
 	return f
 }
 
-// finding returns the text and the remedy of the warning about scheduled verifications. It is empty if there is none. A
-// backup that is not usable is reported at once.
+// finding returns the text and the remedy of the warning about scheduled verifications. It is empty if there is none.
 func (is seenVerification) finding(volume string, now time.Time) (f api.Finding) {
 	switch {
 	case is.every == 0:
-	case is.unusable != "":
-		f.Text = fmt.Sprintf("its backup %.8s failed a verification: %s; this warning ends with a good verification "+
-			"of the newest scheduled backup", is.unusable, is.problem)
-		f.Fix = "drover volume inspect " + volume
 	case is.overdue(now) > is.grace():
 		f.Text = is.late("the verification of its backups", "there is no good one", now)
 		if is.refused != "" {

@@ -366,33 +366,15 @@ func FoundUnusable(op dataset.Operation) bool {
 	return kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound
 }
 
-// IsDamaged reports whether the last known verification of a dataset's backups in the repository of its profile found
-// one damaged or absent. A later backup does not change that: it has the same damage where restic found that the
-// repository has the data already.
+// IsDamaged reports whether a backup of a dataset in the repository of its profile was found damaged or absent, and
+// none was found good since: see noteResult.
 func IsDamaged(t *Tx, d dataset.Dataset) (bool, error) {
 	var damaged DamagedBackup
 	there, err := t.Get(DamagedKey(d.ID), &damaged)
-	switch {
-	case dataset.KindOf(err) == dataset.ErrCorrupt, there && damaged.Repository == d.Profile.Backup.To:
-		return true, nil
-	case err != nil, !d.Profile.Backup.Verify.Restore: // without verifications, nothing would end it
-		return false, err
-	}
-	var v Verifications
-	if _, err = t.Get(VerificationsKey(d.ID), &v); dataset.KindOf(err) == dataset.ErrCorrupt {
+	if dataset.KindOf(err) == dataset.ErrCorrupt {
 		return true, nil
 	}
-	return v.Unusable != "", err
-}
-
-// endDamage ends the warning about a damaged backup of a dataset, because a verification was good. Idempotent.
-func endDamage(t *Tx, id uuid.UUID) error {
-	there, err := t.Get(DamagedKey(id), &DamagedBackup{})
-	if there || dataset.KindOf(err) == dataset.ErrCorrupt {
-		t.Delete(DamagedKey(id))
-		return nil
-	}
-	return err
+	return there && damaged.Repository == d.Profile.Backup.To, err
 }
 
 // maxLater is the maximum length of DamagedBackup.Later, because the size of a value in the store is limited.
@@ -411,7 +393,7 @@ func noteLaterBackup(t *Tx, op dataset.Operation) error {
 	}
 	if damaged.Repository != op.Repository {
 		if _, err := GetRepository(t, damaged.Repository); dataset.KindOf(err) == dataset.ErrNotFound {
-			return endDamage(t, op.DatasetID) // nobody can verify a backup there any more
+			t.Delete(DamagedKey(op.DatasetID)) // nobody can verify a backup there any more
 		}
 		return nil
 	}
@@ -420,26 +402,36 @@ func noteLaterBackup(t *Tx, op dataset.Operation) error {
 	return t.Put(DamagedKey(op.DatasetID), damaged)
 }
 
-// noteDamage records that a verification found a backup of a dataset unusable, or ends the warning about one. The
-// warning ends if the home has found that this backup, a later one, or the newest scheduled one is good. Another node
-// could lie about a volume that is not its own.
-func noteDamage(t *Tx, d dataset.Dataset, op dataset.Operation, isNewest bool) error {
-	if FoundUnusable(op) {
-		return t.Put(DamagedKey(d.ID), DamagedBackup{
-			Dataset: d.ID, Repository: op.Repository, Backup: op.Backup, Found: op.Ended, Problem: op.Problem.Message,
-		})
-	}
-	var damaged DamagedBackup
-	there, err := t.Get(DamagedKey(d.ID), &damaged)
-	if !there || err != nil || op.Node != d.Home {
+// noteResult records that a verification found a backup of a dataset damaged or absent. If the backup is good, it ends
+// such a record of the same repository. For that, the backup must be the damaged one or a later one, and pass the same
+// check program, or be the newest scheduled one. And the home must have verified it: another node could lie about a
+// volume that is not its own.
+//
+// A later backup alone ends nothing: it has the same damage where restic found that the repository has the data
+// already.
+func noteResult(t *Tx, d dataset.Dataset, op dataset.Operation, isNewest bool) error {
+	var was DamagedBackup
+	there, err := t.Get(DamagedKey(d.ID), &was)
+	corrupt := dataset.KindOf(err) == dataset.ErrCorrupt
+	same := there && was.Repository == op.Repository
+	switch {
+	case err != nil && !corrupt:
 		return err
+	case FoundUnusable(op):
+		if there && !same && was.Repository == d.Profile.Backup.To {
+			return nil // retention waits for that one
+		}
+		return t.Put(DamagedKey(d.ID), DamagedBackup{
+			Dataset: d.ID, Repository: op.Repository, Backup: op.Backup, Check: op.Check, Found: op.Ended,
+			Problem: op.Problem.Message,
+		})
+	case op.Node != d.Home:
+	case isNewest && (same || corrupt),
+		same && (was.Check == "" || was.Check == op.Check) &&
+			(op.Backup == was.Backup || slices.Contains(was.Later, op.Backup)):
+		t.Delete(DamagedKey(d.ID))
 	}
-	same := op.Repository == damaged.Repository &&
-		(op.Backup == damaged.Backup || slices.Contains(damaged.Later, op.Backup))
-	if !isNewest && !same {
-		return nil
-	}
-	return endDamage(t, d.ID)
+	return nil
 }
 
 // EndVerification records how a verification ended. The transaction also writes its operation.
@@ -459,46 +451,26 @@ func EndVerification(t *Tx, op dataset.Operation) error {
 		return err
 	}
 	v.Dataset = d.ID
+	isNewest, err := op.Scheduled, error(nil)
 	good, unusable := op.State == dataset.OpDone, FoundUnusable(op)
-	if good || unusable {
+	switch {
+	case op.Scheduled && v.Running != op.ID:
+		return nil
+	case op.Scheduled:
+		err = v.end(t, d, op)
+	case good:
+		if isNewest, err = countsAsScheduled(t, d, op); isNewest {
+			v.succeed(op.Created)
+		}
+	}
+	if err == nil && (good || unusable) {
 		v.addResult(dataset.VerifiedBackup{
 			Repository: op.Repository, Backup: op.Backup, At: op.Ended, Check: op.Check, Failed: unusable,
 		})
+		err = noteResult(t, d, op, isNewest)
 	}
-	if op.Scheduled {
-		if v.Running != op.ID {
-			return nil
-		}
-		before := v.Problem
-		if err := v.end(t, d, op); err != nil {
-			return err
-		}
-		switch {
-		case good:
-			v.Unusable = ""
-			if err := endDamage(t, d.ID); err != nil {
-				return err
-			}
-		case unusable:
-			v.Unusable = op.Backup
-		case v.Unusable != "": // a failure that says nothing about the backup does not end the warning
-			v.Problem = before
-		}
-		return t.Put(VerificationsKey(d.ID), v)
-	}
-	if !good && !unusable {
-		return nil // nothing is known about the backup
-	}
-	counts, err := countsAsScheduled(t, d, op)
-	if err != nil {
-		return err
-	}
-	if good && counts {
-		v.succeed(op.Created)
-		v.Unusable = ""
-	}
-	if err := noteDamage(t, d, op, counts); err != nil {
-		return err
+	if err != nil || !op.Scheduled && !good && !unusable {
+		return err // in the last case, nothing is known about the backup
 	}
 	return t.Put(VerificationsKey(d.ID), v)
 }

@@ -126,26 +126,22 @@ type ScheduledBackup struct {
 // The key is absent if none was requested yet, and Since is not known.
 //
 // A verification that a user has requested counts as a scheduled one if it has shown the same: see EndVerification.
-//
-// While Unusable is set, Problem is why that backup is not usable.
 type Verifications struct {
 	Scheduled
 	// Since is when the volume got a profile with other verifications than the profile before. It is zero if the volume
 	// has had the same ones since it was created. No scheduled verification was due before.
 	Since time.Time `json:"since,omitzero"`
-	// Unusable is the ID of the backup that the last of these with a result found damaged or absent. It is empty if
-	// none had a result. A later failure that says nothing about a backup does not change it.
-	Unusable string `json:"unusable,omitempty"`
 	// Results has the last verification of each backup, with the time of its end, the oldest first: see maxResults.
 	Results []dataset.VerifiedBackup `json:"results,omitempty"`
 }
 
 // DamagedBackup is the value of DamagedKey: a verification found this backup of a dataset damaged or absent. It stays
-// until a later verification is good: see noteDamage.
+// until a later verification is good: see noteResult.
 type DamagedBackup struct {
 	Dataset    uuid.UUID `json:"dataset"`
 	Repository string    `json:"repository"`
 	Backup     string    `json:"backup"`
+	Check      string    `json:"check,omitempty"` // the check program that ran
 	Found      time.Time `json:"found"`
 	Problem    string    `json:"problem"`
 	// Later has the last backups in the repository since, of which none is verified yet: see maxLater.
