@@ -369,7 +369,7 @@ func TestRestoreListsOnlyIfItMust(t *testing.T) {
 		id[:16] + " new":                         "VolumeBackup",
 		id + " new":                              "VolumeBackup",
 		id[:8] + " new --repository offsite":     "VolumeBackup",
-		id[:7] + " new":                          "VolumeBackups VolumeBackups VolumeBackup", // or a volume
+		id[:7] + " new":                          "VolumeBackups",                            // of a volume with this name
 		id[:8] + "000 new":                       "VolumeBackup VolumeBackups VolumeBackups", // the next digits differ
 		"00000000 new":                           "VolumeBackup VolumeBackups VolumeBackups",
 		"db new":                                 "VolumeBackups VolumeBackup",

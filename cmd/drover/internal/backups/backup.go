@@ -349,7 +349,7 @@ is given.`,
 	repository := cmd.Flags().String("repository", "", "look only in the `REPOSITORY`")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		ctx := cmd.Context()
-		b, err := findForRemoval(ctx, c, *repository, args[0])
+		b, err := find(ctx, c, *repository, args[0])
 		if err != nil {
 			return err
 		}

@@ -20,7 +20,7 @@ import (
 
 // referenceHelp says in the help of a command how an argument names a backup.
 const referenceHelp = `BACKUP is the ID of a backup, or its first
-digits, at least 4 of them.`
+digits, at least 8 of them.`
 
 // fetch returns the backups of a volume or, if volume is empty, of all volumes, oldest first: those in one repository
 // or, if repository is empty, in all recorded ones, which are read at the same time. If a part of the backups cannot be
@@ -162,32 +162,24 @@ func repositoryOf(ctx context.Context, c cli.Remote, volume, ofProfile string) (
 		"has the backups of volume %s (use --repository: %s)", volume, dataset.FormatChoices(names))
 }
 
-// minDigits is how many digits of an ID an argument must have. With fewer, a typing error could name a backup.
-const minDigits = 4
-
-// find returns the backup whose ID begins with the given digits, in one repository or, if repository is empty, in all
-// recorded ones. It ignores backups that cannot be read if it finds one, and fails with their error if it finds none.
-// If all can be read, it fails with dataset.ErrNotFound if there is none. It fails with dataset.ErrAmbiguous if there
-// are several, and with dataset.ErrInvalid if id is not hexadecimal or has fewer than minDigits digits.
-func find(ctx context.Context, c cli.Remote, repository, id string) (api.VolumeBackup, error) {
-	b, _, err := findReadable(ctx, c, repository, id)
-	return b, err
-}
+// idRE matches the ID of a backup, and its first digits: at least as many as the lists show, because with fewer, a
+// typing error could name a backup.
+var idRE = regexp.MustCompile(fmt.Sprintf(`^[0-9a-fA-F]{%d,64}$`, shortID))
 
 // findWithRecord is find, and usually returns the backup with its record. If only one repository can have the backup,
-// and id is long enough for a request, it reads the backup at once, without a list of all.
+// it reads the backup at once, without a list of all.
 func findWithRecord(ctx context.Context, c cli.Remote, repository, id string) (api.VolumeBackup, error) {
 	only := repository
 	if recorded, err := c.Repositories(ctx); only == "" && err == nil && len(recorded) == 1 {
 		only = recorded[0].Name
 	}
-	prefix := strings.ToLower(id)
-	if only == "" || !regexp.MustCompile(`^[0-9a-f]{8,64}$`).MatchString(prefix) {
+	if only == "" {
 		return find(ctx, c, repository, id)
 	}
+	prefix := strings.ToLower(id)
 	requested := prefix
 	if len(prefix) < 64 {
-		requested = prefix[:8] // an agent accepts all digits or the first 8
+		requested = prefix[:shortID] // an agent accepts all digits or the first 8
 	}
 	b, err := c.VolumeBackup(ctx, only, requested)
 	switch dataset.KindOf(err) {
@@ -215,21 +207,16 @@ func hasVolume(ctx context.Context, c cli.Remote, name string) (bool, error) {
 }
 
 // findOne returns the backup with an ID, or the newest backup of a volume. An argument that is the name of no volume,
-// and has as many hexadecimal digits as the lists show, is taken for an ID first: then no list of the backups is
-// needed. With fewer digits, it is first taken for the name of a lost volume. incomplete is the reason if a backup or
-// the repository cannot be read: the volume may have a newer backup.
+// and can be an ID, is taken for an ID first, and then for the name of a lost volume. incomplete is the reason if a
+// backup or the repository cannot be read: the volume may have a newer backup.
 func findOne(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (b api.VolumeBackup, incomplete,
 	err error) {
-	if dataset.CheckName(ref) != nil {
-		b, err = find(ctx, c, repository, ref)
-		return b, nil, err
-	}
 	exists, err := hasVolume(ctx, c, ref)
 	if err != nil {
 		return b, nil, err
 	}
-	var noID error // why no backup has the ID, if that is known
-	if !exists && regexp.MustCompile(fmt.Sprintf("^[0-9a-fA-F]{%d,64}$", shortID)).MatchString(ref) {
+	var noID error // why no backup has the ID
+	if !exists && (idRE.MatchString(ref) || dataset.CheckName(ref) != nil) {
 		if b, noID = findWithRecord(ctx, c, repository, ref); !errors.Is(noID, dataset.ErrNotFound) {
 			return b, nil, noID
 		}
@@ -238,19 +225,10 @@ func findOne(ctx context.Context, a *cli.App, c cli.Remote, repository, ref stri
 	switch {
 	case newest != nil:
 		return *newest, incomplete, nil
-	case err != nil && (exists || !errors.Is(err, dataset.ErrAmbiguous)):
-		return b, nil, err
-	case exists:
-		return b, nil, cmp.Or(incomplete, noBackupError(ctx, c, ref))
-	case noID != nil:
-		return b, nil, cmp.Or(err, incomplete, noID)
+	case cmp.Or(err, incomplete, noID) == nil:
+		err = noBackupError(ctx, c, ref)
 	}
-	byID, iderr := find(ctx, c, repository, ref)
-	switch dataset.KindOf(iderr) {
-	case dataset.ErrNotFound, dataset.ErrInvalid:
-		return b, nil, cmp.Or(err, incomplete, noBackupError(ctx, c, ref))
-	}
-	return byID, nil, iderr
+	return b, nil, cmp.Or(err, incomplete, noID)
 }
 
 // noBackupError returns the error for an argument that names no backup.
@@ -283,27 +261,18 @@ func findNewest(ctx context.Context, a *cli.App, c cli.Remote, repository, ref s
 	return b, err
 }
 
-// findForRemoval is find for a backup that will be removed. If a repository cannot be read, another backup can have an
-// ID with the same first digits. The caller must then give as many digits as the lists show, or the repository.
-func findForRemoval(ctx context.Context, c cli.Remote, repository, id string) (api.VolumeBackup, error) {
-	b, incomplete, err := findReadable(ctx, c, repository, id)
-	if err == nil && incomplete != nil && repository == "" && len(id) < shortID {
-		return api.VolumeBackup{}, fmt.Errorf("not all backups can be read, so more digits than %s are needed "+
-			"(use at least %d digits, or --repository): %w", dataset.Clip(id), shortID, incomplete)
-	}
-	return b, err
-}
-
-// findReadable is find, and returns why a part of the backups could not be compared.
-func findReadable(ctx context.Context, c cli.Remote, repository, id string) (b api.VolumeBackup,
-	incomplete, err error) {
-	if !regexp.MustCompile(fmt.Sprintf("^[0-9a-fA-F]{%d,64}$", minDigits)).MatchString(id) {
-		return b, nil, dataset.Errorf(dataset.ErrInvalid, "bad ID of a backup %q: expected at least %d "+
-			"hexadecimal digits (drover backup ls shows the IDs)", dataset.Clip(id), minDigits)
+// find returns the backup whose ID begins with the given digits, in one repository or, if repository is empty, in all
+// recorded ones. It ignores backups that cannot be read if it finds one, and fails with their error if it finds none.
+// If all can be read, it fails with dataset.ErrNotFound if there is none. It fails with dataset.ErrAmbiguous if there
+// are several, and with dataset.ErrInvalid if id does not match idRE.
+func find(ctx context.Context, c cli.Remote, repository, id string) (b api.VolumeBackup, err error) {
+	if !idRE.MatchString(id) {
+		return b, dataset.Errorf(dataset.ErrInvalid, "bad ID of a backup %q: expected at least %d hexadecimal digits "+
+			"(drover backup ls shows the IDs)", dataset.Clip(id), shortID)
 	}
 	list, incomplete, err := fetch(ctx, c, repository, "")
 	if err != nil {
-		return b, nil, err
+		return b, err
 	}
 	var found []api.VolumeBackup
 	var ids, repositories []string
@@ -316,19 +285,19 @@ func findReadable(ctx context.Context, c cli.Remote, repository, id string) (b a
 	different := len(slices.Compact(slices.Sorted(slices.Values(ids))))
 	switch {
 	case len(found) == 1:
-		return found[0], incomplete, nil
+		return found[0], nil
 	case different > 1:
-		return b, nil, dataset.Errorf(dataset.ErrAmbiguous, "%d backups have IDs that begin with %s (use more digits)",
+		return b, dataset.Errorf(dataset.ErrAmbiguous, "%d backups have IDs that begin with %s (use more digits)",
 			different, dataset.Clip(id))
 	case different == 1: // a repository that is recorded under two names, or a copy of it
-		return b, nil, dataset.Errorf(dataset.ErrAmbiguous,
+		return b, dataset.Errorf(dataset.ErrAmbiguous,
 			"backup %s is in several repositories (use --repository: %s)", short(ids[0]),
 			dataset.FormatChoices(repositories))
 	case incomplete != nil:
-		return b, nil, fmt.Errorf("no backup that can be read has an ID that begins with %s: %w",
-			dataset.Clip(id), incomplete)
+		return b, fmt.Errorf("no backup that can be read has an ID that begins with %s: %w", dataset.Clip(id),
+			incomplete)
 	}
-	return b, nil, dataset.Errorf(dataset.ErrNotFound, "no such backup: %s (drover backup ls shows the IDs)",
+	return b, dataset.Errorf(dataset.ErrNotFound, "no such backup: %s (drover backup ls shows the IDs)",
 		dataset.Clip(id))
 }
 
