@@ -83,8 +83,8 @@ func TestFetchAllFailsIfOnePageFails(t *testing.T) {
 	}
 }
 
-// FetchAll also works without the read-ahead of the client.
-func TestFetchAllWithoutReadAhead(t *testing.T) {
+// A list that repeats itself has no end.
+func TestFetchAllEnds(t *testing.T) {
 	next := map[string]string{"": "a", "a": "b", "b": ""}
 	page := func(_ context.Context, p api.Page) (api.List[string], error) {
 		return api.List[string]{Items: []string{"after " + p.After}, Next: next[p.After]}, nil
