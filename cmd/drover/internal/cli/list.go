@@ -392,7 +392,8 @@ func FetchAll[T any](ctx context.Context, page func(context.Context, api.Page) (
 		case "":
 			return slices.Concat(pages...), nil
 		case after: // a list that repeats itself has no end
-			return nil, dataset.Errorf(dataset.ErrInternal, "list of the server: the next page does not follow %q", after)
+			return nil, dataset.Errorf(dataset.ErrInternal, "list of the server: the next page does not follow %q",
+				after)
 		}
 		after = l.Next
 	}
