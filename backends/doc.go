@@ -2,7 +2,7 @@
 // of these kinds. The agent (packages agent/…, mainly agent/pool) opens pools and calls their methods. Packages
 // backends/verify and backendtest test a pool by the same contract, and package trialdir opens the pools of a trial to
 // remove their datasets. In the command, package settings makes the Registry and reads the limits of a BoundedKind,
-// package daemon passes the Registry to the agent, and packages verification and suiterunner pass a Kind to a trial.
+// package daemon passes the Registry to the agent, and package verification passes a Kind to a trial.
 // The package holds no state about datasets. A Registry does not change after NewRegistry, and Attachments has a mutex.
 //
 // Where to change what: the methods that each pool has are in pool.go, those that only some pools have in optional.go,

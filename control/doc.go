@@ -3,7 +3,8 @@
 // A request is planned from the records in the store, the valid profiles and the last reports of agents. The plan
 // changes nothing. The agent of the home carries the plan out. Its report is committed by one transaction, which checks
 // every key that the decision depends on. Control never connects to a node: agents send requests and reports, and wait
-// for changes.
+// for changes. The command's package daemon makes a Service. Package api/server serves it; on a single host, the agent
+// calls it directly (server.Audited).
 //
 // Service implements the API, and routes each request to the package that decides:
 //
@@ -49,6 +50,7 @@
 //	repositories/<name>           dataset.Repository: a place for backups
 //	backups/<dataset>             what became of the scheduled backups of a dataset: see record.Backups
 //	verifications/<dataset>       what became of the verifications of its backups: see record.Verifications
+//	damaged-backups/<dataset>     a backup of it that was found damaged: see record.DamagedBackup
 //	parents/<dataset>             the backups that can be restic's parent of the next one: see record.Parents
 //	exports/<repository>          what became of the exports of the records: see record.Export
 //	tokens/<sha256>               a join token, by its hash
@@ -64,6 +66,7 @@
 //	cluster/format                the format of the records: see record.Format
 //	cluster/halted                why changes are suspended: see record.Halt
 //	cluster/recovery              the last recovery, in which agents reported their datasets
+//	cluster/loading               an import of the store has not ended: see package dump
 //	house/ran                     how long services have run, in total; the count stops while no record depends on
 //	                              it: see record.RunMark
 //	rev/<replica>/<lane>          the last changes by a service, for the other services: see record.LaneValue

@@ -12,7 +12,9 @@ import (
 )
 
 // kind is what control does for one kind of operation, and what it permits. A new kind is a constant of
-// dataset.OpKind, a row here, and a handler of the agent (agent/operations.go).
+// dataset.OpKind, a row here, and, if an agent carries it out, a handler in
+// Operations.Connect (agent/operation/operations.go). Look also at controlsync.StatusReader.OperationEnded and
+// withHolders of the command line.
 type kind struct {
 	// plan returns the operation for a request. If the dataset already is as requested, it returns the dataset instead.
 	plan func(*Service) planner

@@ -2,8 +2,8 @@
 // function: it converts bytes to resolved profiles, or to an error with the position of each mistake. The package owns
 // no state, and a Set never changes.
 //
-// In cmd/drover, package settings reads the file and calls Parse, package servers keeps the Set that was read last and
-// passes it to control, and package profiles checks a file for an operator. To add a key, add a field to
+// In cmd/drover, package settings reads the file, calls Parse and has the commands of drover profile. Package daemon
+// keeps the Set that was read last and passes it to control. To add a key, add a field to
 // dataset.Profile, its reader to this package, the key to both lists in parseProfile, and its description to
 // profiles.schema.json. If the field contains a slice or a pointer, also change dataset.Profile.Clone.
 package profiles

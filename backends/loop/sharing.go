@@ -19,7 +19,7 @@ import (
 // fragmented image takes seconds. Sharing the file delays the FICLONE until the head is written to. Some heads are
 // never written to again. Three kinds of items are shared in this way: snapshots of the kinds that MayShare names,
 // heads that Promote makes, and received snapshots that equal their base (the base and the snapshot are one file then).
-// Unshare must be called before a head is written to. Package attach does not attach an image that has a second name.
+// Unshare must be called before a head is written to. A pool does not attach an image that has a second name.
 
 // Share makes item a second name of the image of src. If the image is attached to a device, or if clones are cheap in
 // the layout, Share does nothing and returns false.
@@ -42,7 +42,7 @@ func (i *images) Share(dir safefile.Dir, item, src string) (done bool, err error
 	if err := image.Sync(); err != nil {
 		return false, err
 	}
-	// The second name of the image is temporary until it is certain that no loop device has the image. Package attach
+	// The second name of the image is temporary until it is certain that no loop device has the image. A pool
 	// checks the number of names of an image after it has attached the image.
 	if err := dir.Link(i.layout.Image(src), tmp); err != nil {
 		return false, err

@@ -13,10 +13,10 @@
 //
 // # Callers and state
 //
-// The command (cmd/drover/internal/verification) makes a sandbox and removes it, backends/verify clears the folder of
-// each case, and suiterunner thaws the filesystems of a process that it kills. The agent finds remaining sandboxes:
-// agent/doctor reports them, and agent/pooladmin removes them (`drover doctor --gc`) and refuses to remove a pool that
-// has one. Backends loop and lvm and package shelf recognize sandboxes in their pools. All state is on disk. The lock
+// The command (cmd/drover/internal/verification) makes and removes a sandbox, and thaws the filesystems of a process
+// that it kills. backends/verify clears the folder of each case. The agent finds remaining sandboxes: agent/doctor
+// reports them, and agent/pooladmin removes them (`drover doctor --gc`) and refuses to remove a pool that has one.
+// Backend lvm and package shelf recognize sandboxes in their pools. All state is on disk. The lock
 // on the mark protects a used sandbox from being removed. How a sandbox is made, marked and recognized is in
 // sandbox.go, what is removed with it in remove.go, and which filesystems are thawed in thaw.go.
 package trialdir

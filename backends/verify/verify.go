@@ -2,7 +2,7 @@
 // on new pools in a sandbox of that pool (package trialdir), and does not touch the datasets of the pool.
 //
 // [Suite] runs the cases and reports an [Event] for each step. The command `drover backend verify`
-// (cmd/drover/internal/suiterunner and verification) calls it in a separate process. The command decodes the events
+// (cmd/drover/internal/verification) calls it in a separate process. The command decodes the events
 // from JSON and adds them to a [Report]. Packages main and cli only name the type Report, for App.VerifyPool. The
 // report shows the claims of the pool beside the results. The package keeps its state in the files in the sandbox.
 // Suite removes them after each case, and the lock on the sandbox protects them. A mutex protects the failures and

@@ -7,7 +7,7 @@
 // a finding of status or doctor needs attention, or 2 if the command line was wrong.
 //
 // A new command belongs in the package of its noun below internal (newRootCmd has them all). events, version, help,
-// completion and man are here.
+// completion, man and the hidden freezer are here.
 // Package main builds the command tree (root.go) and keeps no state.
 package main
 

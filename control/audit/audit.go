@@ -96,7 +96,7 @@ func (l *Log) Keep(c api.Change) {
 type line struct {
 	api.Change
 	// Omitted is how many lines about requests that changed nothing were left out before this one.
-	Omitted int `json:"unkept,omitempty"`
+	Omitted int `json:"omitted,omitempty"`
 }
 
 func (l *Log) keep(c api.Change) error {

@@ -1,11 +1,11 @@
 // Package health reports the state of the parts of a cluster: the servers of the store, the control replicas, and the
 // nodes with the findings of their agents.
 //
-// Package control embeds a Reader in its Service, so the API calls it directly. Its answer is used by drover status, by
-// the ls commands, which warn if the store is halted, and by the metrics of cmd/drover. It changes nothing, and has no
-// state: reports.Latest has the reports of nodes. If the store cannot be read, the answer still contains the other
-// parts. A new part of the answer gets a field of api.ClusterHealth and is filled in here. So is a finding that
-// compares a node with control, such as a clock that differs.
+// Package control embeds a Reader in its Service, so the API calls it directly. Its answer is used by drover status and
+// drover backup ls, by the ls commands, which warn if the store is halted, and by the metrics of cmd/drover. It changes
+// nothing, and has no state: reports.Latest has the reports of nodes. If the store cannot be read, the answer still
+// contains the other parts. A new part of the answer gets a field of api.ClusterHealth and is filled in here. So is a
+// finding that compares a node with control, such as a clock that differs.
 package health
 
 import (

@@ -31,7 +31,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Profiles is the set of profiles that is valid at present. settings.Set implements it.
+// Profiles is the set of profiles that is valid at present. profiles.Set implements it.
 type Profiles interface {
 	// Get returns a profile by its name, or the default profile if the name is empty. It fails with
 	// dataset.ErrInvalid, which lists the existing profiles.

@@ -1,6 +1,6 @@
 // Package config parses drover.yaml, the settings of an operator for a host. Package settings of the command
-// (cmd/drover/internal) parses the file. Packages servers and daemon use the parsed [Config] and the names of the
-// places where facts are published, and package supportbundle uses the paths of the pools. Package config performs no
+// (cmd/drover/internal) parses the file. Package daemon uses the parsed [Config] and the names of the
+// places where facts are published, and package status uses the paths of the pools. Package config performs no
 // I/O, keeps no state, and is as strict as the parser of profiles.yaml. To add a key, add a field to Config, a reader
 // to this package, and the key with its description to drover.schema.json, from which the reference pages are made.
 package config

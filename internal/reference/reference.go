@@ -1,7 +1,7 @@
 // Package reference writes the reference pages of profiles.yaml and drover.yaml, as Markdown for docs/reference and as
 // man pages, from their JSON schemas. Package settings of the command makes the pages from the schemas. Tests of the
 // parsers check that the schemas match the code. The package performs no I/O and keeps no state. How a schema is read
-// is in reference.go, and the layout of the pages in markdown.go and man.go.
+// is in reference.go, and the layout of the pages in markdown.go.
 //
 // A schema has these annotations for each key: description, examples, x-default (what holds if the key is absent) and
 // x-live (how a change takes effect). A key without x-live has that of its parent.

@@ -2,7 +2,7 @@
 // standard input, so that neither a list of arguments nor an environment contains it.
 //
 // Packages agent/backup and cmd/drover/internal/daemon store and read backups with it. Package agent/backup
-// checks repositories, and packages cmd/drover/internal/daemon and cmd/drover/internal/stores open the repositories for
+// checks repositories, and packages cmd/drover/internal/daemon and cmd/drover/internal/nodes open the repositories for
 // exports. A [Repository] keeps no state besides its options, and is safe for concurrent use.
 //
 // File restic.go makes, opens and checks a repository, and runs restic. File program.go checks the version of restic.

@@ -1,10 +1,10 @@
 // Package run starts external commands: argument vectors and never a shell, the C locale, a time limit on every call,
 // bounded output, and errors that say in one line what failed and why. Backends, the agent, the guard and packages such
 // as crypt, keys and restic start their commands through a [Runner] that their caller passes to them. Packages settings
-// and supportbundle of the command drover, and control/store/bolt, start theirs with a new [System]. A [System]
-// remembers the running commands. A [Recorder], which is for tests, remembers the commands that it was asked to run.
-// Each of them is protected by a mutex. How a command is started, limited and killed is in system.go, and how an error
-// is described in run.go.
+// and status of the command drover, and control/store/bolt, start theirs with a new [System]. A [System] remembers the
+// running commands. A [Recorder], which is for tests, remembers the commands that it was asked to run. Each of them is
+// protected by a mutex. How a command is started, limited and killed is in system.go, and how an error is described in
+// run.go.
 package run
 
 import (

@@ -90,6 +90,24 @@ func TestInvariantsNameTests(t *testing.T) {
 	}
 }
 
+// A comment names only files that exist.
+func TestCommentsNameFiles(t *testing.T) {
+	exists := map[string]bool{"kvs.go": true, "tree_saver.go": true} // of Consul, and of restic
+	for _, name := range files(t, ".go") {
+		exists[filepath.Base(name)] = true
+	}
+	named := regexp.MustCompile(`(^|[^\w./-])([a-z][a-z0-9_]*\.go)\b`)
+	for _, s := range sources(t) {
+		for _, group := range s.file.Comments {
+			for _, m := range named.FindAllStringSubmatch(group.Text(), -1) {
+				if !exists[m[2]] {
+					t.Errorf("%s names %s, which does not exist", s.name, m[2])
+				}
+			}
+		}
+	}
+}
+
 // The page on the design names packages. If a package was moved, the page would mislead its readers.
 func TestDesignNamesPackages(t *testing.T) {
 	exists := map[string]bool{}

@@ -6,7 +6,7 @@
 //
 // The only state of a Client is its connections and the index of the server that it asks first. Both are safe for
 // concurrent use. A method makes a call of an endpoint (call.go). Retries, timeouts and the choice of a server are in
-// connection.go and dial.go.
+// connection.go.
 package client
 
 import (

@@ -2,7 +2,7 @@
 // types, and the descriptions of properties. Package control/api/server calls New, adds the endpoints of package
 // endpoint, and calls Complete. The package has no state. The text of a property is the comment of its Go field. The
 // values of a property whose Go type is a string with constants are those constants. A type that JSON represents in
-// another way than its Go type suggests, such as a UUID, gets a schema in schema.go.
+// another way than its Go type suggests, such as a UUID, gets a schema in this file (registry).
 //
 // A compiled program contains neither comments nor the names of constants. So descriptions.json has the comments of the
 // Go fields, and enums.json has the values of the constants. The tests of this package write both files and

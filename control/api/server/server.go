@@ -1,11 +1,12 @@
 // Package server serves the HTTP API of Drover. It checks who may use an endpoint (access.go), limits the resources
-// that one peer may use (limits.go), collects the lines of the audit log, and passes requests to the implementations
-// of the interfaces in package api.
+// that one peer may use (fronthandler.go), collects the lines of the audit log, and passes requests to the
+// implementations of the interfaces in package api.
 //
 // Every request goes through the frontHandler, which identifies the peer, then through the routes, the access rule of
 // the endpoint and its limits, to a handler. Errors are answered as problem details, see package wire. The only state
 // is the number of requests in progress: a requestCounter is protected by a mutex, and the joins are counted in a
-// channel. A new endpoint is a row of package endpoint, and a handler here in the file of its noun.
+// channel. A new endpoint is a row of package endpoint, and a handler here: in volumes.go, with
+// snapshots and the trash, in operations.go, or in nodes.go, with pools, repositories, backups and doctor.
 package server
 
 import (

@@ -7,7 +7,7 @@
 //
 // The key of a container is random and as long as the volume key that it protects. So no key derivation is needed, and
 // opening a container takes no longer than starting a process. How cryptsetup is called is in crypt.go, and how
-// mappings are found and removed in dm.go.
+// mappings are found and removed in package dm.
 package crypt
 
 import (

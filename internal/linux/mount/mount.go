@@ -3,10 +3,10 @@
 // filesystem mounted.
 //
 // The agent mounts volumes with it, the backends mount their pools and look for users of datasets, and the guard looks
-// for the processes that it must stop. The commands drover guard and drover backend verify (packages verification and
-// suiterunner), and packages inuse and iolimit, call it too. Packages for tests, such as scratch, call it as well. Each
-// table is a copy of one moment, and is not changed. Only [Users] has state: it remembers the processes that it has
-// seen. Its caller must prevent concurrent calls.
+// for the processes that it must stop. The commands drover guard and drover backend verify (package verification), and
+// packages inuse and iolimit, call it too. Packages for tests, such as scratch, call it as well. Each table is a copy
+// of one moment, and is not changed. Only [Users] has state: it remembers the processes that it has seen. Its caller
+// must prevent concurrent calls.
 //
 // The package has no list of allowed mount options. Package profiles decides which options a profile may choose, and
 // the backend adds those that its volumes need. How options are passed to the kernel is in options.go. Mount tables are

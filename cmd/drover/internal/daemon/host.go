@@ -6,9 +6,10 @@
 // A process owns the files of Options.Root, its sockets and its stores. Locks on two files in the root ensure that at
 // most one process with an agent (Serve or Agent) and at most one control replica use the root at a time (lockRoot).
 // The only other state is the number of closed connections that were not logged yet (closedLog), which a mutex
-// protects. OpenUnserved opens the store for commands that run without a server (package stores). Where to change what:
-// Options and Serve are in host.go, Control is in replica.go, Agent in node.go, and the checks of Options in config.go.
-// The stores are opened in stores.go, and the sockets in sockets.go.
+// protects. OpenUnserved opens the store for commands that run without a server (package nodes). Where to change what:
+// Options and Serve are in host.go, Control and Agent in replica.go, and the checks of Options in config.go. The stores
+// are opened in stores.go, and the sockets in sockets.go. A metric is declared in metrics.go and filled in by
+// collector.go; durations are recorded in recorder.go.
 package daemon
 
 import (

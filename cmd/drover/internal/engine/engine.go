@@ -3,7 +3,7 @@
 // main passes them to the commands as App.DockerPath, App.ContainerNames and App.EngineVersion. Package projects calls
 // Open and Path. While Drover's daemon
 // serves a request, it must not wait for the engine, because the engine may be waiting for the daemon (invariant I10 in
-// docs/invariants.md). In the background, package swarm connects to the engine with Open. The package keeps no state.
+// docs/invariants.md). In the background, package daemon connects to the engine with Open. The package keeps no state.
 package engine
 
 import (
