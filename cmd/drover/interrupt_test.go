@@ -130,29 +130,6 @@ func TestInterruptTooLateChangesNothing(t *testing.T) {
 	}
 }
 
-func TestServerAwayForTooLong(t *testing.T) {
-	c := newConsole(theWorld())
-	works(c.fake, ended(dataset.OpDone, nil))
-	c.fake.progress = nil
-	c.fake.fail = map[string]error{"Operation": dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover")}
-	if code := c.run(t, "volume", "create", "db"); code != 1 || c.slept != cli.MaxOffline {
-		t.Errorf("exit %d after %d pauses", code, c.slept)
-	}
-	if want := "drover: cannot watch operation " + idOp.String() + ", which continues: cannot reach " +
-		"drover\n"; c.err.String() != want {
-		t.Errorf("said %q", c.err.String())
-	}
-}
-
-func TestResultThatCannotBeLookedAt(t *testing.T) {
-	c := newConsole(theWorld())
-	scenarios["works"](c)
-	c.fake.fail = map[string]error{"Volume": dataset.Errorf(dataset.ErrUnavailable, "away")}
-	if code := c.run(t, "volume", "create", "db"); code != 0 || !strings.Contains(c.out.String(), "created volume db: dataset "+idDB.String()) {
-		t.Errorf("exit %d, said %q", code, c.out.String())
-	}
-}
-
 func TestBackup(t *testing.T) {
 	exists := func(t *testing.T, path, content string) {
 		t.Helper()
@@ -207,13 +184,6 @@ func TestBackup(t *testing.T) {
 				t.Errorf("mode %v", info.Mode())
 			}
 		})
-	}
-}
-
-func TestBackupIntoNoFolder(t *testing.T) {
-	c := newConsole(theWorld())
-	if code := c.run(t, "store", "backup", filepath.Join(t.TempDir(), "none", "b.db")); code != 1 || strings.Count(c.err.String(), "\n") != 1 {
-		t.Errorf("exit %d, said %q", code, c.err.String())
 	}
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -93,40 +92,6 @@ func TestListsNameALostStore(t *testing.T) {
 	}
 }
 
-// TestInspectNamesNewerProfile: the form says that the profile has a newer revision, and how the volume gets it.
-func TestInspectNamesNewerProfile(t *testing.T) {
-	w := theWorld()
-	for _, changed := range []bool{false, true} {
-		if changed {
-			for i := range w.volumes {
-				w.volumes[i].Profile.Revision = "0ldrevision0"
-			}
-		}
-		c := newConsole(w)
-		if code := c.run(t, "volume", "inspect", "db"); code != 0 {
-			t.Fatal(c.err.String())
-		}
-		const want = "newer revision: 0123456789ab (drover volume set-profile db gold applies it)"
-		if said := strings.Contains(c.out.String(), want); said != changed {
-			t.Errorf("changed %t: %s", changed, c.out.String())
-		}
-	}
-}
-
-// TestExportNamesSnapshotFlag: an export of VOLUME@SNAPSHOT is refused with the right form.
-func TestExportNamesSnapshotFlag(t *testing.T) {
-	w := theWorld()
-	w.fail = map[string]error{"Export": dataset.Errorf(dataset.ErrInvalid, "volume db has profile gold, not before-upgrade")}
-	c := newConsole(w)
-	if code := c.run(t, "volume", "export", "db@before-upgrade"); code == 0 {
-		t.Error("it was exported")
-	}
-	const want = "before-upgrade is a snapshot (use drover volume export db --snapshot before-upgrade)"
-	if !strings.Contains(c.err.String(), want) {
-		t.Errorf("%q, want %s", c.err.String(), want)
-	}
-}
-
 // TestDropAliasWaitsForReport: dropping an alias is tried again while the home reports a use of it, but not for ever,
 // because a container that has just ended counts as a use until its unmount is reported.
 func TestDropAliasWaitsForReport(t *testing.T) {
@@ -211,15 +176,5 @@ func TestJSONIsTheAPIsObjects(t *testing.T) {
 				t.Errorf("[%s] %v:\n%s", tc.scenario, args, d)
 			}
 		}
-	}
-}
-
-// TestJSONOfDestroyedObject: doctor --gc -o json prints the destroyed object as JSON.
-func TestJSONOfDestroyedObject(t *testing.T) {
-	c := newConsole(theWorld())
-	code := c.run(t, "doctor", "--gc", idGone.String(), "--yes", "-o", "json")
-	var got api.Collected
-	if err := json.Unmarshal(c.out.Bytes(), &got); err != nil || code != 0 || got.Dataset != idGone {
-		t.Errorf("exit %d, %v, %q", code, err, c.out.String())
 	}
 }

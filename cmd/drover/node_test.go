@@ -101,23 +101,6 @@ func drainWithLoss() *fake {
 	return f
 }
 
-// TestDrainNamesLosses: with --fenced, the drain and its dry run say since when each volume loses data.
-func TestDrainNamesLosses(t *testing.T) {
-	f := drainWithLoss()
-	const loss = "node host-z, without the data written since 2026-03-01 11:58:00 UTC (2 minutes ago)\n"
-	for want, flags := range map[string][]string{
-		"dry run: volume db would move to " + loss: {"--dry-run"},
-		"volume db is on " + loss:                  nil,
-		`"loses_since": "2026-03-01T11:58:00Z"`:    {"-o", "json"},
-	} {
-		c := newConsole(f)
-		status := c.run(t, append([]string{"node", "drain", "host-a", "--fenced", "--yes"}, flags...)...)
-		if status != 0 || !strings.Contains(c.out.String(), want) {
-			t.Errorf("%v: status %d: %s%s", flags, status, c.out.String(), c.err.String())
-		}
-	}
-}
-
 // A drain with --fenced shows which data is lost, and changes nothing before the user has confirmed it. While it waits
 // for the confirmation, the first signal ends the command.
 func TestDrainAsks(t *testing.T) {
@@ -141,42 +124,6 @@ func TestDrainAsks(t *testing.T) {
 		if status != want || did != (want == 0) || !strings.Contains(c.err.String(), loss) {
 			t.Errorf("typed %q: status %d, asked %v: %s", typed, status, f.asked, c.err.String())
 		}
-	}
-}
-
-// TestDrainOfTheOnlyNode is refused, and changes nothing. A removed node is not another one. A dry run says the same.
-func TestDrainOfTheOnlyNode(t *testing.T) {
-	for _, flags := range [][]string{nil, {"--dry-run"}, {"--fenced"}, {"-o", "json"}} {
-		f := theWorld()
-		f.nodes = append(f.nodes, api.Node{Node: dataset.Node{ID: uuid.New(), Name: "former", Removed: now}})
-		c := newConsole(f)
-		status := c.run(t, append([]string{"node", "drain", "host-a"}, flags...)...)
-		if status != 1 || c.out.Len() > 0 || len(f.asked) > 0 || !strings.Contains(c.err.String(), "host-a: it is the only node") {
-			t.Errorf("%v: status %d, asked %v: %s%s", flags, status, f.asked, c.out.String(), c.err.String())
-		}
-	}
-}
-
-func TestDrainForPrograms(t *testing.T) {
-	f := theWorld()
-	f.nodes = append(f.nodes, api.Node{Node: dataset.Node{ID: uuid.New(), Name: "host-z"}})
-	v := f.volumes[0]
-	v.Home = f.nodes[0].ID
-	f.volumes = []api.Volume{v}
-	f.fail = map[string]error{"Submit " + v.ID.String(): dataset.Errorf(dataset.ErrOffline, "there is no other node")}
-	c := newConsole(f)
-	want := `[
-  {
-    "volume": "` + v.Volume + `",
-    "problem": {
-      "code": "offline",
-      "message": "there is no other node"
-    }
-  }
-]
-`
-	if status := c.run(t, "node", "drain", "-o", "json", f.nodes[0].Name); status != 1 || c.out.String() != want {
-		t.Errorf("status %d: %s", status, c.out.String())
 	}
 }
 

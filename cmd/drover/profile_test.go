@@ -21,22 +21,6 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 )
 
-// TestProfileCheckShowsBackups: config check shows the scheduled backups of each profile that has some.
-func TestProfileCheckShowsBackups(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "profiles.yaml")
-	src := "default: plain\nprofiles:\n  plain: {}\n  saved:\n" +
-		"    backup: {to: offsite, schedule: '@daily', keep: {last: 7}}\n"
-	if err := os.WriteFile(file, []byte(src), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c := newConsole(&fake{})
-	code := c.run(t, "config", "check", "--profiles", file)
-	want := "\nprofile saved makes backups to offsite, at @daily, kept: the last 7\n"
-	if out := c.out.String(); code != 0 || !strings.Contains(out, want) || strings.Count(out, "makes backups") != 1 {
-		t.Errorf("exit %d: %s%s", code, out, c.err.String())
-	}
-}
-
 // A profile that no host can satisfy is a mistake, whether it names a backend or none. A profile that some host can
 // satisfy is not a mistake.
 func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -189,51 +188,6 @@ func TestInterruptOfARecovery(t *testing.T) {
 	}
 }
 
-// TestFilesystemOfRestoredVolume: a restore asks for the filesystem that a user or the profile had named, unless the
-// user names another one, or a profile.
-func TestFilesystemOfRestoredVolume(t *testing.T) {
-	for words, want := range map[string]string{
-		"backup restore 1c09bb5f new":            `"fs":"xfs"`,
-		"backup restore 1c09bb5f new -o fs=ext4": `"fs":"ext4"`,
-		"backup restore 1c09bb5f new@gold":       "",
-		"recover --from offsite db":              `"fs":"xfs"`,
-		"recover --from offsite db --profile db": "",
-	} {
-		c := newConsole(theWorld())
-		wipedThen(c, ended(dataset.OpDone, nil))
-		_ = c.run(t, strings.Fields(words)...) // the fake restores nothing
-		asked := strings.Join(c.fake.asked, "\n")
-		if !strings.Contains(asked, `"kind":"import"`) || !strings.Contains(asked, want) || want == "" && strings.Contains(asked, `"fs"`) {
-			t.Errorf("drover %s: %s, want %s\n%s", words, asked, want, c.err.String())
-		}
-	}
-}
-
-// A renamed volume comes back once, under the name of its newest backup: a container that uses the former name, which
-// was an alias, must not find old content.
-func TestRecoverAllOfRenamedVolume(t *testing.T) {
-	for words, want := range map[string][]string{
-		"recover --from offsite --all": {"shop"},
-		"recover --from offsite db":    {"db"},
-	} {
-		c := newConsole(theWorld())
-		wipedThen(c, ended(dataset.OpDone, nil))
-		newest := c.fake.backups[2]
-		newest.ID, newest.Volume, newest.Taken = strings.Repeat("5eb1c3d7", 8), "shop", now.Add(-time.Hour)
-		c.fake.backups = []api.VolumeBackup{c.fake.backups[2], newest}
-		_ = c.run(t, strings.Fields(words)...) // the fake restores nothing
-		asked := strings.Join(c.fake.asked, "\n")
-		for _, name := range []string{"db", "shop"} {
-			if got := strings.Contains(asked, `"volume":"`+name+`"`); got != slices.Contains(want, name) {
-				t.Errorf("drover %s: %s was recovered: %t\n%s\n%s", words, name, got, asked, c.err.String())
-			}
-		}
-		if renamed := "volume db was renamed: shop has its newer backups"; strings.Contains(c.err.String(), renamed) != (want[0] == "shop") {
-			t.Errorf("drover %s said %s", words, c.err.String())
-		}
-	}
-}
-
 // TestBackupsOfAllRepositoriesAreListedTogether: a repository that does not answer does not delay the others. Each
 // answer waits here until all repositories were asked.
 func TestBackupsOfAllRepositoriesAreListedTogether(t *testing.T) {
@@ -257,106 +211,6 @@ func TestBackupsOfAllRepositoriesAreListedTogether(t *testing.T) {
 	}
 	if code := c.run(t, "backup", "ls", "-q"); code != 0 {
 		t.Errorf("exit %d: %s", code, c.err.String())
-	}
-}
-
-// TestNameMeansBackupsOfOneRepository: who knows the password of another repository can store backups of any name there,
-// so the name of a volume means the backups in the repository of its profile or in the only one.
-func TestNameMeansBackupsOfOneRepository(t *testing.T) {
-	for name, tc := range map[string]struct{ profile, words, want, err string }{
-		"of the profile": {profile: "offsite", words: "db new@gold", want: strings.Repeat("1", 64)},
-		"unknown":        {words: "db new", err: "no profile says which one has the backups of volume db (use --repository: offsite, team)"},
-		"given":          {words: "db new@gold --repository team", want: strings.Repeat("2", 64)},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := theWorld()
-			w.repositories = append(w.repositories, dataset.Repository{Name: "team"})
-			for i := range w.volumes {
-				w.volumes[i].Profile.Backup.To = tc.profile
-			}
-			ours := w.backups[0]
-			ours.ID, ours.Operation = strings.Repeat("1", 64), uuid.Nil
-			planted := ours
-			planted.ID, planted.Repository, planted.Taken = strings.Repeat("2", 64), "team", ours.Taken.Add(time.Minute)
-			w.backups = []api.VolumeBackup{ours, planted}
-			c := newConsole(w)
-			_ = c.run(t, append([]string{"backup", "restore"}, strings.Fields(tc.words)...)...) // the fake restores nothing
-			asked := strings.Join(c.fake.asked, "\n")
-			if !strings.Contains(asked, tc.want) || tc.want == "" && asked != "" || !strings.Contains(c.err.String(), tc.err) {
-				t.Errorf("asked %s, want backup %s\n%s", asked, tc.want, c.err.String())
-			}
-		})
-	}
-}
-
-// TestNameOfVolumeIsNoID: a backup whose ID begins with the name of a volume is not taken for its backup.
-func TestNameOfVolumeIsNoID(t *testing.T) {
-	w := theWorld()
-	w.volumes[0].Volume = "deadbeef"
-	planted := w.backups[0]
-	planted.ID, planted.Volume, planted.Dataset = "deadbeef"+strings.Repeat("0", 56), "other", uuid.New()
-	w.backups = []api.VolumeBackup{planted}
-	for _, command := range []string{"restore", "verify"} {
-		c := newConsole(w)
-		_ = c.run(t, "backup", command, "deadbeef")
-		if len(c.fake.asked) > 0 || !strings.Contains(c.err.String(), `no backup of a volume "deadbeef"`) {
-			t.Errorf("asked %v: %s", c.fake.asked, c.err.String())
-		}
-	}
-}
-
-// TestRestoreOfNewestBackup: a restore with the name of a volume takes the newest complete backup of that volume. A name
-// that looks like an ID is taken for the ID of a backup first.
-func TestRestoreOfNewestBackup(t *testing.T) {
-	id := func(digit string) string { return strings.Repeat(digit, 64) }
-	for name, tc := range map[string]struct{ words, want, err string }{
-		"newest":             {words: "db new@gold", want: id("2")},
-		"lost volume":        {words: "gone new", want: id("4")},
-		"nothing but pieces": {words: "cut new", err: `no backup of a volume "cut"`},
-		"other cluster":      {words: "theirs new", err: "backups of other volumes of this name: 1 (give the ID of one"},
-		"other dataset": {words: "db-test new", err: "the volume that has the name db-test now has no backup yet; " +
-			"backups of an earlier volume of this name: 1 (give the ID of one: drover backup ls db-test)"},
-		"two volumes":         {words: "twice new", err: "2 volumes had the name twice, and none has it now"},
-		"name like an ID":     {words: "11111111 new@gold", want: id("1")},
-		"name that is no ID":  {words: "98989898 new", want: id("6")},
-		"neither":             {words: "nothing new", err: `no backup of a volume "nothing", and none with this ID`},
-		"volume still exists": {words: "db", err: "volume db exists (name the new volume: drover backup restore 22222222 NEW)"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			w := theWorld()
-			like := w.backups[0]
-			w.backups = nil
-			for i, volume := range []string{"db", "db", "db", "gone", "cut", "98989898", "theirs", "db-test", "twice", "twice", "db"} {
-				b := like
-				b.ID, b.Volume, b.Taken = id(fmt.Sprintf("%x", i+1)), volume, like.Taken.Add(time.Duration(i)*time.Hour)
-				b.Operation, b.Incomplete = uuid.Nil, i == 2 || volume == "cut"
-				switch {
-				case volume == "theirs" || i == 10: // the newest one of db is of another host that recovered db
-					b.Elsewhere, b.Cluster, b.Dataset = true, idOther, uuid.New()
-				case volume != "db":
-					b.Dataset = uuid.New()
-				}
-				w.backups = append(w.backups, b)
-			}
-			c := newConsole(w)
-			_ = c.run(t, append([]string{"backup", "restore"}, strings.Fields(tc.words)...)...) // the fake restores nothing
-			asked := strings.Join(c.fake.asked, "\n")
-			if !strings.Contains(asked, tc.want) || tc.want == "" && asked != "" || !strings.Contains(c.err.String(), tc.err) {
-				t.Errorf("asked %s, want backup %s\n%s", asked, tc.want, c.err.String())
-			}
-		})
-	}
-}
-
-// TestRestoreWithoutRepository: the error says that no repository is recorded, not only that there is no backup.
-func TestRestoreWithoutRepository(t *testing.T) {
-	w := theWorld()
-	w.repositories, w.backups = nil, nil
-	for _, command := range []string{"restore", "verify"} {
-		c := newConsole(w)
-		if c.run(t, "backup", command, "db"); !strings.Contains(c.err.String(), "no repository is recorded (drover repository add)") {
-			t.Errorf("%s: %s", command, c.err.String())
-		}
 	}
 }
 

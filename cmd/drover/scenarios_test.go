@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -438,4 +439,121 @@ var scenarios = map[string]func(c *console){
 	"overtaken":       isOvertaken,
 	"pulled":          hasPulled,
 	"damaged-version": hasDamagedVersion,
+	"ages":            func(c *console) { *c.fake = *pruneWorld() },
+	"deleted": func(c *console) { // a snapshot named first
+		s := snapshot(9, "first", "", time.Hour)
+		c.fake.operations = append(c.fake.operations, dataset.Operation{
+			ID: idBare, Kind: dataset.OpSnapshotDelete, State: dataset.OpDone, Volume: "db", Snapshot: &s, Ended: now.Add(-time.Minute),
+		})
+		c.fake.fail = map[string]error{
+			"Submit": dataset.Errorf(dataset.ErrInvalid, "volume db has profile gold, not first"),
+			"Export": dataset.Errorf(dataset.ErrInvalid, "volume db has profile gold, not before-upgrade"),
+		}
+	},
+	"requested": func(c *console) { // the first operation has a request ID
+		c.fake.operations[0].RequestID = "4f1d0a7c2b9e"
+	},
+	"older-profile": func(c *console) {
+		for i := range c.fake.volumes {
+			c.fake.volumes[i].Profile.Revision = "0ldrevision0"
+		}
+	},
+	"planted": func(c *console) { // a backup of another volume, whose ID begins with the name of a volume
+		c.fake.volumes[0].Volume = "deadbeef"
+		b := c.fake.backups[0]
+		b.ID, b.Volume, b.Dataset = "deadbeef"+strings.Repeat("0", 56), "other", idBare
+		c.fake.backups = []api.VolumeBackup{b}
+	},
+	"many-backups":     manyBackups,
+	"two-repositories": twoRepositories,
+	"profile-names-repository": func(c *console) {
+		twoRepositories(c)
+		for i := range c.fake.volumes {
+			c.fake.volumes[i].Profile.Backup.To = "offsite"
+		}
+	},
+	"wiped-renamed": func(c *console) { // db was renamed to shop, which has a newer backup
+		wipedThen(c, ended(dataset.OpDone, nil))
+		newest := c.fake.backups[2]
+		newest.ID, newest.Volume, newest.Taken = strings.Repeat("5eb1c3d7", 8), "shop", now.Add(-time.Hour)
+		c.fake.backups = []api.VolumeBackup{c.fake.backups[2], newest}
+	},
+	"only-node": func(c *console) { // the other one was removed
+		c.fake.nodes = append(c.fake.nodes, api.Node{Node: dataset.Node{ID: uuid.New(), Name: "former", Removed: now}})
+	},
+	"drain-refused": func(c *console) {
+		*c.fake = *drainWithLoss()
+		c.fake.byVolume, c.fake.fail = nil, map[string]error{"Submit": dataset.Errorf(dataset.ErrOffline, "there is no other node")}
+	},
+	"drain-loses":  func(c *console) { *c.fake = *drainWithLoss() },
+	"purge-failed": failedPurge,
+	"purge-succeeded-later": func(c *console) {
+		failedPurge(c)
+		c.fake.trash = nil
+	},
+	"events-of-volumes": func(c *console) { // db was named before, and old is gone
+		for i, name := range []string{"before", "db", "db-test", "old"} {
+			of := []uuid.UUID{idDB, idDB, idTest, idGone}[i]
+			c.fake.events = append(c.fake.events[:i:i], api.Event{ID: uint64(i + 1), Time: now, Type: "volume.update", Volume: name, Dataset: of})
+		}
+	},
+	"away-while-waiting": func(c *console) {
+		works(c.fake, ended(dataset.OpDone, nil))
+		c.fake.progress = nil
+		c.fake.fail = map[string]error{"Operation": dataset.Errorf(dataset.ErrUnavailable, "cannot reach drover")}
+	},
+	"away-at-last": func(c *console) { // when the result is shown
+		works(c.fake, ended(dataset.OpDone, nil))
+		c.fake.fail = map[string]error{"Volume": dataset.Errorf(dataset.ErrUnavailable, "away")}
+	},
+	"one-socket": func(c *console) { c.fake.leftOut = api.OmittedFiles{Count: 1, First: []string{"mysql.sock"}} },
+	"many-sockets": func(c *console) {
+		c.fake.leftOut = api.OmittedFiles{Count: 5, First: []string{"a", "b\n\x1b[2J", "c"}}
+	},
+	"purges-later": func(c *console) { // the pool is offline
+		waits := running("pending deletion: pool default is offline", 0, 0)
+		waits.op.Kind, waits.op.Progress.Waiting = dataset.OpPurge, true
+		works(c.fake, waits, waits, waits)
+		c.fake.trash[0].State, c.fake.trash[0].Pending = dataset.StatePurging, "pool default is offline"
+	},
+	"purge-fails": func(c *console) {
+		works(c.fake, ended(dataset.OpFailed, dataset.ProblemOf(dataset.Errorf(dataset.ErrInternal, "input/output error"))))
+	},
+}
+
+// manyBackups: backup n has the ID nnnn…. The newest of db was made by another host that recovered db, and the one before
+// is incomplete. Other volumes had the other names, or names that look like IDs.
+func manyBackups(c *console) {
+	works(c.fake, ended(dataset.OpDone, nil))
+	like := c.fake.backups[0]
+	c.fake.backups = nil
+	for i, volume := range []string{"db", "db", "db", "gone", "cut", "98989898", "theirs", "db-test", "twice", "twice", "db"} {
+		b := like
+		b.ID, b.Volume, b.Taken = strings.Repeat(fmt.Sprintf("%x", i+1), 64), volume, like.Taken.Add(time.Duration(i)*time.Hour)
+		b.Operation, b.Incomplete = uuid.Nil, i == 2 || volume == "cut"
+		if b.Elsewhere = volume == "theirs" || i == 10; b.Elsewhere {
+			b.Cluster = idOther
+		}
+		if b.Elsewhere || volume != "db" {
+			b.Dataset = uuid.NewSHA1(idDB, []byte(volume+b.ID))
+		}
+		c.fake.backups = append(c.fake.backups, b)
+	}
+}
+
+// twoRepositories: somebody who knows the password of team has stored a newer backup of db there.
+func twoRepositories(c *console) {
+	c.fake.repositories = append(c.fake.repositories, dataset.Repository{Name: "team"})
+	planted := c.fake.backups[1]
+	planted.ID, planted.Repository, planted.Taken = strings.Repeat("2", 64), "team", now
+	c.fake.backups = append(c.fake.backups, planted)
+	works(c.fake, ended(dataset.OpDone, nil))
+}
+
+// failedPurge: a purge has failed, and its dataset is still in the trash.
+func failedPurge(c *console) {
+	c.fake.operations = []dataset.Operation{{
+		ID: idOp, Kind: dataset.OpPurge, Volume: "old", DatasetID: idGone, State: dataset.OpFailed,
+		Created: now.Add(-time.Minute), Problem: &dataset.Problem{Message: "it has a snapshot that is in use"},
+	}}
 }

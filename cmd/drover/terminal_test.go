@@ -271,38 +271,6 @@ func TestDestructiveCommandsNeedATerminal(t *testing.T) {
 	}
 }
 
-// A purge is effective when it is recorded, also if its pool is offline. Nobody waits for the pool.
-func TestPurgeWhilePoolIsOffline(t *testing.T) {
-	const want = "formerly volume old, is pending deletion: pool default is offline, and the data is destroyed when it is " +
-		"online again (drover trash ls)"
-	waits := running("pending deletion: pool default is offline", 0, 0)
-	waits.op.Kind, waits.op.Progress.Waiting = dataset.OpPurge, true
-	for _, what := range []string{"old", "--all"} {
-		c := newConsole(theWorld())
-		first := running("", 0, 0).op
-		first.Kind = dataset.OpPurge
-		c.fake.progress = []answer{waits, waits, waits}
-		c.fake.outcome = api.Outcome{Operation: &first}
-		if code := c.run(t, "trash", "purge", what, "--yes"); code != 0 || !strings.Contains(c.out.String(), want) {
-			t.Errorf("%s: exit %d, %q, %q", what, code, c.out.String(), c.err.String())
-		}
-	}
-	c := newConsole(theWorld())
-	works(c.fake, ended(dataset.OpFailed, dataset.ProblemOf(dataset.Errorf(dataset.ErrInternal, "input/output error"))))
-	if code := c.run(t, "trash", "purge", "old", "--yes"); code != 1 {
-		t.Errorf("it failed otherwise: exit %d", code)
-	}
-
-	c = newConsole(theWorld())
-	c.fake.trash[0].State, c.fake.trash[0].Pending = dataset.StatePurging, "pool default is offline"
-	if code := c.run(t, "trash", "ls"); code != 0 || !strings.Contains(c.out.String(), "pending deletion: pool default is offline") {
-		t.Errorf("trash ls: exit %d, %q", code, c.out.String())
-	}
-	if code := c.run(t, "trash", "purge", "--all", "--yes"); code != 0 || strings.Contains(strings.Join(c.fake.asked, ""), c.fake.trash[0].ID.String()) {
-		t.Errorf("it was purged again: exit %d, %v", code, c.fake.asked)
-	}
-}
-
 func TestImportKnowsHowMuchAFileHolds(t *testing.T) {
 	f, err := os.CreateTemp(t.TempDir(), "tar")
 	if err != nil {

@@ -101,11 +101,14 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
-// overTheWire connects the commands to the fake through the handlers and the client of the API.
+// overTheWire connects the commands to the fake through the handlers and the client of the API. All commands of a test use
+// the same handlers, because making them takes longer than a command.
 func overTheWire(t *testing.T) func(f *fake) cli.Remote {
+	s := &service{}
+	c := loopback.New(server.Handler(server.Deps{Service: s, Local: s, Backup: s, Members: s}))
+	t.Cleanup(c.Close)
 	return func(f *fake) cli.Remote {
-		c := loopback.New(server.Handler(server.Deps{Service: service{fake: f}, Local: f, Backup: f, Members: f}))
-		t.Cleanup(c.Close)
+		s.fake = f
 		return c
 	}
 }

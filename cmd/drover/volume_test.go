@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,30 +16,6 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
-
-// An export succeeds if the archive lacks the sockets of the volume. One line reports the missing sockets, whatever
-// their names are.
-func TestExportSaysWhatItLacks(t *testing.T) {
-	for name, c := range map[string]struct {
-		lacks api.OmittedFiles
-		want  string
-	}{
-		"nothing": {},
-		"one": {api.OmittedFiles{Count: 1, First: []string{"mysql.sock"}}, "drover: 1 socket was left out of the " +
-			"archive, because tar does not support sockets: mysql.sock\n"},
-		"many": {api.OmittedFiles{Count: 5, First: []string{"a", "b\n\x1b[2J", "c"}},
-			`drover: 5 sockets were left out of the archive, because tar does not support sockets: a, b\n\x1b[2J, c and 2 more
-`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			con := newConsole(&fake{data: "tar", leftOut: c.lacks})
-			code := con.run(t, "volume", "export", "db")
-			if code != 0 || con.err.String() != c.want || !strings.HasPrefix(con.out.String(), "tar") {
-				t.Errorf("exit %d, out %q, err %q; want %q", code, con.out.String(), con.err.String(), c.want)
-			}
-		})
-	}
-}
 
 // TestExportToFile: the file has the archive when it is complete. A failed export leaves no file, and no file is
 // replaced.
@@ -161,60 +135,6 @@ func pruned(f *fake) (digits string) {
 	return digits
 }
 
-// TestPruneChooses: without --kind only manual snapshots are deleted: not those that a restore, a schedule, a replica
-// or a clone keeps.
-func TestPruneChooses(t *testing.T) {
-	for flags, want := range map[string]string{
-		"--older-than 3d":                      "123",
-		"--older-than 30d":                     "1",
-		"--older-than 0s":                      "1234",
-		"--older-than 3d --keep 1":             "123",
-		"--older-than 3d --keep 2":             "12",
-		"--older-than 3d --keep 9":             "",
-		"--keep 1":                             "123",
-		"--keep 9":                             "",
-		"--older-than 3d --kind manual":        "123",
-		"--older-than 3d --kind restore":       "6",
-		"--older-than 3d --kind scheduled":     "5",
-		"--older-than 50d":                     "",
-		"--older-than 3d --dry-run":            "",
-		"--older-than 3d db f23ca986 --keep 2": "12",
-	} {
-		f := pruneWorld()
-		c := newConsole(f)
-		args := append([]string{"snapshot", "rm", "db", "--yes"}, strings.Fields(flags)...)
-		if code := c.run(t, args...); code != 0 || pruned(f) != want {
-			t.Errorf("%s: exit %d, deleted %q, want %q: %s%s", flags, code, pruned(f), want, c.out.String(), c.err.String())
-		}
-	}
-}
-
-func TestPruneRefuses(t *testing.T) {
-	for flags, want := range map[string]string{
-		"db --keep 0":                              "missing flag: --older-than AGE, such as --older-than 30d, or --keep N",
-		"db --keep 1":                              "this requires confirmation",
-		"db --older-than soon":                     "bad duration",
-		"db --older-than 3d --kind superseded":     "unknown kind",
-		"db --older-than 3d --kind transfer":       "unknown kind",
-		"db --older-than 3d --kind implicit":       "unknown kind",
-		"db --older-than 3d --keep -1":             "--keep",
-		"nope --older-than 3d --yes":               "no such volume",
-		"db nope --older-than 3d --yes":            "no such volume",
-		"db --older-than 3d":                       "this requires confirmation",
-		"--older-than 3d":                          "missing argument: [VOLUME]",
-		"db --older-than 3d --kind schedule --yes": "did you mean scheduled?",
-	} {
-		f := pruneWorld()
-		c := newConsole(f)
-		code := c.run(t, append([]string{"snapshot", "rm"}, strings.Fields(flags)...)...)
-		if code == 0 || !strings.Contains(c.err.String(), want) || slices.ContainsFunc(f.asked, func(line string) bool {
-			return !onlyAsks(line)
-		}) {
-			t.Errorf("%s: exit %d, asked %v: %s", flags, code, f.asked, c.err.String())
-		}
-	}
-}
-
 // TestPruneAsks: the command lists the snapshots, and accepts only the word prune.
 func TestPruneAsks(t *testing.T) {
 	for typed, want := range map[string]string{"prune": "12", "db": "", "y": "", "": ""} {
@@ -233,74 +153,4 @@ func TestPruneAsks(t *testing.T) {
 			t.Errorf("typed %q (-want +got):\n%s", typed, d)
 		}
 	}
-}
-
-// says runs a command and fails unless its output and exit code are as wanted.
-func says(t *testing.T, f *fake, words string, code int, want string) string {
-	t.Helper()
-	c := newConsole(f)
-	got := c.run(t, strings.Fields(words)...)
-	if out := c.out.String() + c.err.String(); got != code || !strings.Contains(out, want) {
-		t.Errorf("drover %s: exit %d, %s, want %d and %q", words, got, out, code, want)
-	}
-	return c.out.String()
-}
-
-// TestResizeBy: +SIZE adds to the present size.
-func TestResizeBy(t *testing.T) {
-	for words, size := range map[string]string{
-		"volume resize db +1GiB": "21GiB", "volume resize db +64M": "20544MiB",
-	} {
-		f := theWorld()
-		works(f, ended(dataset.OpDone, nil))
-		says(t, f, words, 0, "volume db has")
-		if asked := strings.Join(f.asked, "\n"); !strings.Contains(asked, `"size":"`+size+`"`) {
-			t.Errorf("drover %s: %s, want %s", words, asked, size)
-		}
-	}
-	f := theWorld()
-	says(t, f, "volume resize db-test +1GiB", 2, "volume db-test has no size limit")
-	if len(f.asked) > 0 {
-		t.Errorf("%v", f.asked)
-	}
-}
-
-// TestInspectSeveral: inspect shows all the items that it is given, as JSON in a list.
-func TestInspectSeveral(t *testing.T) {
-	says(t, theWorld(), "volume inspect db db-test", 0, "db-test@snapshot-5100")
-	says(t, theWorld(), "pool inspect default plain", 0, "/srv/plain")
-	says(t, theWorld(), "volume inspect db nosuch", 1, `no such volume: "nosuch"`)
-	var list []api.Volume
-	out := says(t, theWorld(), "volume inspect db db-test -o json", 0, "")
-	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != 2 {
-		t.Errorf("%v: %s", err, out)
-	}
-}
-
-// TestOperationShowsItsRequest: inspect shows the ID with which all logs can be searched.
-func TestOperationShowsItsRequest(t *testing.T) {
-	f := theWorld()
-	f.operations[0].RequestID = "4f1d0a7c2b9e"
-	works(f, answer{op: f.operations[0]})
-	f.progress = []answer{{op: f.operations[0]}}
-	says(t, f, "operation inspect "+idOp.String(), 0, "4f1d0a7c2b9e")
-}
-
-// TestDeletedSnapshot: the error about a snapshot says that it was deleted, if a recent operation did that.
-func TestDeletedSnapshot(t *testing.T) {
-	f := theWorld()
-	s := snapshot(9, "first", "", time.Hour)
-	f.operations = append(f.operations, dataset.Operation{
-		ID: idBare, Kind: dataset.OpSnapshotDelete, State: dataset.OpDone, Volume: "db", Snapshot: &s, Ended: now.Add(-time.Minute),
-	})
-	want := "snapshot " + s.ID.String() + " of volume db was deleted about a minute ago, by operation " + idBare.String()
-	for _, words := range []string{"snapshot inspect db first", "snapshot show db@first", "snapshot inspect --volume db first", "snapshot inspect " + s.ID.String()[:8]} {
-		says(t, f, words, 1, want)
-	}
-	c := newConsole(f)
-	if c.run(t, "snapshot", "inspect", "db", "other"); strings.Contains(c.err.String(), "was deleted") {
-		t.Error(c.err.String())
-	}
-	f.fail = map[string]error{"Submit": dataset.Errorf(dataset.ErrInvalid, "volume db has profile gold, not first")}
-	says(t, f, "volume rm db@first", 2, "; to delete only a snapshot of that name: drover snapshot rm --dry-run db first")
 }
