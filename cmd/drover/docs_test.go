@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
@@ -22,6 +21,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/golden"
 )
 
 // TestGeneratedPages fails if a page differs from what it is generated from: the help of the commands, or the
@@ -38,19 +38,7 @@ func TestGeneratedPages(t *testing.T) {
 		pages["reference/"+strings.TrimSuffix(p.File, ".yaml")+".md"] = text
 	}
 	for page, want := range pages {
-		file := filepath.Join("../../docs", page)
-		if *update {
-			if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		got, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d := cmp.Diff(string(got), want); d != "" {
-			t.Errorf("%s is stale (go test ./cmd/drover -run TestGeneratedPages -update writes it anew):\n%s", file, d)
-		}
+		golden.Check(t, filepath.Join("../../docs", page), want)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,9 +22,8 @@ import (
 	"github.com/droverhq/drover/control/controltest/loopback"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
+	"github.com/droverhq/drover/test/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // console is an App with a fake server, and the output of the App.
 type console struct {
@@ -86,14 +84,7 @@ func TestTranscripts(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := transcript(t, string(b), func(f *fake) cli.Remote { return f })
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if d := cmp.Diff(string(b), got); d != "" && !*update {
-				t.Errorf("%s (go test ./cmd/drover -update writes it anew):\n%s", file, d)
-			}
+			golden.Check(t, file, got)
 			if d := cmp.Diff(got, transcript(t, string(b), overTheWire(t))); d != "" {
 				t.Errorf("%s goes otherwise over the API:\n%s", file, d)
 			}

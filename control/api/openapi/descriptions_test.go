@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/openapi"
 	"github.com/droverhq/drover/control/api/server"
+	"github.com/droverhq/drover/test/golden"
 )
 
 // TestGeneratedFilesAreTheSource fails when descriptions.json differs from the comments of the fields, or enums.json
@@ -30,7 +31,7 @@ func TestGeneratedFilesAreTheSource(t *testing.T) {
 		addConstants(t, values, file)
 	}
 	descriptions, enums := indented(t, texts), indented(t, values)
-	if *update {
+	if *golden.Update {
 		for name, content := range map[string][]byte{"descriptions.json": descriptions, "enums.json": enums} {
 			if err := os.WriteFile(name, content, 0o644); err != nil {
 				t.Fatal(err)

@@ -1,17 +1,13 @@
 package openapi_test
 
 import (
-	"flag"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/droverhq/drover/control/api/server"
+	"github.com/droverhq/drover/test/golden"
 )
-
-var update = flag.Bool("update", false, "write docs/openapi.yaml anew")
 
 // TestOpenAPIIsKept fails when docs/openapi.yaml is not what the handlers say.
 func TestOpenAPIIsKept(t *testing.T) {
@@ -19,22 +15,7 @@ func TestOpenAPIIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join("..", "..", "..", "docs", "openapi.yaml")
-	if *update {
-		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	kept, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(kept), string(got)); diff != "" {
-		t.Errorf("docs/openapi.yaml is stale, run go generate ./control/api/openapi (-kept +is):\n%s", diff)
-	}
+	golden.Check(t, "../../../docs/openapi.yaml", string(got))
 }
 
 func TestOpenAPIIsTheSameEveryTime(t *testing.T) {

@@ -28,7 +28,6 @@ import (
 	"github.com/droverhq/drover/control/repositories"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/config"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/internal/restic"
@@ -253,43 +252,25 @@ func TestControlWithoutConsul(t *testing.T) {
 	}
 }
 
-// A peer that is not a member of the cluster is refused.
-func TestStrangersStayOutside(t *testing.T) {
+// An agent does not start with the certificate of an operator, or of another node.
+func TestWrongCertificate(t *testing.T) {
 	l := newLab(t)
-	o := l.control("c1", []string{"http://127.0.0.1:1"})
-	l.start(Control, o)
-	other, err := pki.Create(filepath.Join(l.dir, "other"), time.Now())
-	if err != nil {
+	replica := l.control("c1", nil) // is not started
+	another, operators := l.agent("n1", replica), l.agent("n2", replica)
+	bob, err := l.ca.Issue(pki.Identity{Kind: pki.Operator, Role: pki.Admin, Name: "bob"}, time.Now())
+	if err == nil {
+		err = bob.Save(pki.NodeFiles(filepath.Join(operators.Root, "tls")))
+	}
+	node := []byte(`{"node":"` + uuid.NewString() + `"}`)
+	if err := errors.Join(err, os.WriteFile(filepath.Join(another.Root, "node.json"), node, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	pair, err := other.Issue(pki.Identity{Cluster: other.Cluster(), Kind: pki.Node, Node: uuid.New(), Name: "n1"}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	mine, err := l.ca.Issue(pki.Identity{Cluster: l.ca.Cluster(), Kind: pki.Node, Node: uuid.New(), Name: "n1"}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, tc := range map[string]struct {
-		pair *pki.Pair
-		kind *dataset.Kind
-		says string
-	}{
-		"of another cluster": {pair, dataset.ErrForbidden, "belongs to cluster"},
-		"of this one":        {mine, dataset.ErrUnavailable, "the store does not respond"},
+	for want, o := range map[string]Options{
+		"the certificate is for node":                                       another,
+		": expected the certificate of a node, not of operator bob (admin)": operators,
 	} {
-		cfg := pki.NewCredentials(tc.pair, clock.System{}, nil).Client(pki.Control)
-		if name == "of another cluster" {
-			cfg.VerifyConnection = nil
-		}
-		client, err := client.NewTLS("https://"+o.Listen.Advertise, cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = client.Volume(soon(t), "db")
-		client.Close()
-		if dataset.KindOf(err) != tc.kind || !strings.Contains(err.Error(), tc.says) {
-			t.Errorf("%s: %v", name, err)
+		if err := l.ends(Agent, o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
 		}
 	}
 }

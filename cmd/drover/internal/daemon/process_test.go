@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"flag"
 	"io"
 	"net/http"
 	"os"
@@ -17,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -29,6 +27,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 	testconsul "github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/golden"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -145,26 +144,8 @@ func TestMemoryIsReleasedOnceAfterWork(t *testing.T) {
 	}
 }
 
-var update = flag.Bool("update", false, "write docs/metrics.md")
-
-const page = "../../../../docs/metrics.md"
-
 // TestPage compares the page of metrics with the code.
-func TestPage(t *testing.T) {
-	want := Markdown()
-	if *update {
-		if err := os.WriteFile(page, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(got), want); diff != "" {
-		t.Errorf("docs/metrics.md is out of date: run go test ./cmd/drover/internal/daemon -update\n(-file +code):\n%s", diff)
-	}
-}
+func TestPage(t *testing.T) { golden.Check(t, "../../../../docs/metrics.md", Markdown()) }
 
 // TestNames checks the rules of Prometheus for names, and that labels are in the order in which they are exposed.
 func TestNames(t *testing.T) {
