@@ -1,6 +1,7 @@
 package restic_test
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,7 +11,9 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/run"
 )
 
 // fake puts a program restic that runs the script first in PATH. Each run appends its command to the file that fake
@@ -222,47 +225,62 @@ func TestMissingDataOfRestoreAreDamage(t *testing.T) {
 	refused(t, err, dataset.ErrCorrupt, "its data are damaged: ciphertext verification failed (drover repository check NAME --read-data 100")
 }
 
-// A lock is removed only if its process was of this node and has ended. A host of another cluster can have the same
-// host name. restic would also remove a lock that was not refreshed for long, so no lock is removed beside such a one.
-// Whoever wrote the lock chose its PID: restic reaches no process of the host with it.
+// A lock is removed only if its process was of this node and has ended, or if it was seen unchanged for so long that
+// nobody refreshes it. A copy of this machine, or of its folder, has another name in its locks. restic would also remove
+// a lock that was not refreshed for long, so no lock is removed beside such a one. Whoever wrote the lock chose its PID:
+// restic reaches no process of the host with it.
 func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 	host, err := os.Hostname()
 	must(t, err)
-	const own = "node-0123456789abcdef"
 	victim := exec.CommandContext(t.Context(), "sleep", "infinity")
 	must(t, victim.Start())
 	t.Cleanup(func() { _, _ = victim.Process.Kill(), victim.Wait() })
 	check := func(r *restic.Repository) error { return r.Check(t.Context(), 0) }
 	prune := func(r *restic.Repository) error { return r.Prune(t.Context()) }
+	const digits = "node-0123456789abcdef"
+	const copied = digits + "-00000000"
 	for name, c := range map[string]struct {
 		host string
-		age  time.Duration
+		age  time.Duration // of the lock that is listed
+		seen time.Duration
 		call func(*restic.Repository) error
 		want string
 	}{
-		"ended":            {own, time.Minute, check, "check list cat unlock check"},
-		"ended long ago":   {own, time.Hour, check, "check list cat unlock check"},
-		"same host name":   {host, time.Minute, check, "check"},
-		"of another":       {own + "-b", time.Minute, check, "check"},
-		"ended at prune":   {own, time.Minute, prune, "prune list cat unlock prune"},
-		"beside old":       {own, time.Hour, prune, "prune list cat"},
-		"beside abandoned": {own, 25 * time.Hour, prune, "prune list cat unlock prune"},
+		"ended":                {"", time.Minute, 0, check, "check list cat unlock check"},
+		"ended long ago":       {"", time.Hour, 0, check, "check list cat unlock check"},
+		"same host name":       {host, time.Minute, 0, check, "check list cat"},
+		"of a copy":            {copied, time.Hour, 0, check, "check list cat"},
+		"of a copy, refreshed": {copied, time.Minute, 39 * time.Minute, check, "check list cat"},
+		"of an earlier boot":   {copied, time.Hour, 41 * time.Minute, check, "check list cat unlock check"},
+		"of another, old":      {"other", 30 * time.Hour, 23 * time.Hour, check, "check list cat"},
+		"of another, for good": {"other", 30 * time.Hour, 25 * time.Hour, check, "check list cat unlock check"},
+		"beside old":           {"", time.Hour, 0, prune, "prune list cat"},
+		"beside abandoned":     {"", time.Hour, 25 * time.Hour, prune, "prune list cat unlock prune"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			listed := c.host
+			o, clk := options(t), clock.NewFake(time.Now())
+			write(t, filepath.Join(ownCache(o), "lock-host"), digits)
+			own := lockName(t, o)
+			by := cmp.Or(c.host, own)
+			listed := by
 			if strings.HasPrefix(name, "beside") {
 				listed = "other"
 			}
-			commands := fake(t, fmt.Sprintf("[ $1 = unlock ] && { kill -HUP %d; exit 0; }\n"+
-				"[ $1 = list ] && echo %s && exit\n"+
-				`[ $1 = cat ] && echo '{"time":"%s","hostname":"%s","pid":1}' && exit`+"\n"+
-				"echo 'Fatal: unable to create lock in backend: repository is already locked by PID 1 on %s by root' "+
-				">&2; exit 1\n", victim.Process.Pid, strings.Repeat("5f", 32),
-				time.Now().Add(-c.age).Format(time.RFC3339Nano), listed, c.host))
-			o := options(t)
-			write(t, filepath.Join(ownCache(o), "lock-host"), own)
-			refused(t, c.call(open(t, o)), dataset.ErrInUse,
-				"it is locked by process 1 of host "+c.host+" (try again when ")
+			commands := fake(t, fmt.Sprintf(
+				"[ $1 = unlock ] && { kill -HUP %d; exit 0; }\n[ $1 = list ] && echo %s && exit\n"+
+					`[ $1 = cat ] && echo '{"time":"%s","hostname":"%s","pid":1}' && exit`+"\n"+
+					"echo 'Fatal: unable to create lock in backend: repository is already locked by PID 1 on %s by root' "+
+					">&2; exit 1\n", victim.Process.Pid, strings.Repeat("5f", 32),
+				time.Now().Add(c.seen-c.age).Format(time.RFC3339Nano), listed, by))
+			program := &restic.Program{Clock: clk}
+			r, err := program.Open(t.Context(), &run.System{}, o)
+			must(t, err)
+			if c.seen > 0 {
+				refused(t, c.call(r), dataset.ErrInUse, "it is locked by process 1 of host "+by)
+				clk.Advance(c.seen)
+			}
+			_ = os.Remove(commands)
+			refused(t, c.call(r), dataset.ErrInUse, "it is locked by process 1 of host "+by+" (try again when ")
 			got, err := os.ReadFile(commands)
 			if err != nil || strings.Join(strings.Fields(string(got)), " ") != c.want {
 				t.Errorf("got the commands %q, %v, want %s", got, err, c.want)
@@ -275,20 +293,32 @@ func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 	}
 }
 
+// lockName returns the host name that the runs of restic on this node write into their locks.
+func lockName(t *testing.T, o restic.Options) string {
+	t.Helper()
+	seen := filepath.Join(t.TempDir(), "seen")
+	path := os.Getenv("PATH")
+	fake(t, "hostname >"+seen+"\n")
+	must(t, open(t, o).Check(t.Context(), 0))
+	t.Setenv("PATH", path)
+	name, err := os.ReadFile(seen)
+	must(t, err)
+	return strings.TrimSpace(string(name))
+}
+
 // restic 0.14 can crash after SIGINT, and leaves its lock. It is removed at once, because other nodes cannot remove it.
 func TestLockOfACrashedRunIsRemoved(t *testing.T) {
-	const own = "node-0123456789abcdef"
 	const crash = "signal interrupt received, cleaning up\n" +
 		"panic: runtime error: invalid memory address or nil pointer dereference\n\ngoroutine 99 [running]:\n"
 	for stderr, want := range map[string]string{
 		crash:                        "check list cat unlock",
 		"Fatal: no panic: goroutine": "check",
 	} {
+		o := options(t)
+		own := lockName(t, o)
 		commands := fake(t, fmt.Sprintf("[ $1 = unlock ] && exit\n[ $1 = list ] && echo %s && exit\n"+
 			`[ $1 = cat ] && echo '{"time":"%s","hostname":"%s","pid":1}' && exit`+"\n"+"echo '%s' >&2; exit 2\n",
 			strings.Repeat("5f", 32), time.Now().Format(time.RFC3339Nano), own, stderr))
-		o := options(t)
-		write(t, filepath.Join(ownCache(o), "lock-host"), own)
 		if err := open(t, o).Check(t.Context(), 0); err == nil {
 			t.Errorf("%q: no error", stderr)
 		}
@@ -328,10 +358,9 @@ func TestPruneAfterKilledRun(t *testing.T) {
 	o := options(t)
 	r := initialized(t, o)
 	must(t, r.Prune(t.Context()))
-	name, err := os.ReadFile(filepath.Join(ownCache(o), "lock-host"))
-	must(t, err)
-	leaveLock(t, o, string(name))
-	leaveLock(t, o, string(name))
+	name := lockName(t, o)
+	leaveLock(t, o, name)
+	leaveLock(t, o, name)
 	must(t, r.Prune(t.Context()))
 	if n := locks(t, o); n != 0 {
 		t.Errorf("got %d locks after the prune", n)
@@ -347,19 +376,24 @@ func TestPruneAfterKilledRun(t *testing.T) {
 
 // Each run of restic sees the host name of the node's locks. The runs of two nodes with the same host name differ.
 func TestLocksNameTheNode(t *testing.T) {
-	seen := filepath.Join(t.TempDir(), "seen")
-	fake(t, "hostname >>"+seen+"\n")
-	a, b := options(t), options(t)
-	for _, o := range []restic.Options{a, b, a} {
-		must(t, open(t, o).Check(t.Context(), 0))
-	}
-	text, err := os.ReadFile(seen)
-	must(t, err)
 	host, err := os.Hostname()
 	must(t, err)
-	got := strings.Fields(string(text))
-	if len(got) != 3 || got[0] != got[2] || got[0] == got[1] || !strings.HasPrefix(got[0], host[:min(len(host), 8)]) {
-		t.Errorf("restic saw %q on host %s", got, host)
+	a, b := options(t), options(t)
+	first := lockName(t, a)
+	if first != lockName(t, a) || first == lockName(t, b) || !strings.HasPrefix(first, host[:min(len(host), 8)]) {
+		t.Errorf("restic saw %s on host %s", first, host)
+	}
+	file := filepath.Join(ownCache(a), "lock-host")
+	digits, err := os.ReadFile(file)
+	must(t, err)
+	must(t, os.Rename(file, file+"-original")) // the inode stays in use
+	write(t, file, string(digits))
+	if copied := lockName(t, a); copied == first || copied[:len(digits)] != string(digits) {
+		t.Errorf("restic saw %s in a copy of the folder, and %s in the original", copied, first)
+	}
+	write(t, file, "")
+	if lockName(t, a) == "" {
+		t.Error("no name with a damaged file")
 	}
 }
 

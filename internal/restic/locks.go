@@ -3,6 +3,7 @@ package restic
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,43 +25,54 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// lockHostFile is the file in the folder of the cache with the host name in the locks of this node.
+// lockHostFile is the file in the folder of the cache with the digits of this node in the names of its locks.
 const lockHostFile = "lock-host"
 
-// lockHost returns the host name that this node's runs of restic write into their locks. Hosts of two clusters can have
-// the same name. So the name ends with random digits. The first call chooses it. Each URL has another one: a repository
-// can have several, and hold knows only the runs with this URL. lockHost returns "" if there is no CacheDir, or if its
-// disk takes no file.
-func (o Options) lockHost() (string, error) {
+// lockHost returns the host name that this node's runs of restic write into their locks: the name of the host, digits
+// of this node, and digits of this boot and file. Hosts of two clusters can have the same name, and a copied machine or
+// folder has the digits of its original, whose runs it cannot know: its boot, or its file, is another one. Each URL has
+// other digits: a repository can have several, and hold knows only the runs with this URL. The first call chooses the
+// digits. of is the name without the last digits. Both are "" if there is no CacheDir, or if its disk takes no file.
+func (o Options) lockHost() (host, of string, err error) {
 	dir := o.cacheDir()
 	if dir == "" {
-		return "", nil
+		return "", "", nil
 	}
 	path := filepath.Join(dir, lockHostFile)
 	text, err := os.ReadFile(path)
-	if err == nil && validHost().Match(text) {
-		return string(text), nil
+	if err == nil && !validHost().Match(text) { // a failing disk
+		err = os.Remove(path)
+		text = nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("read the host name for locks: %w", err)
+		return "", "", fmt.Errorf("read the host name for locks: %w", err)
 	}
-	host, _ := os.Hostname() // only for people who read the name
-	host = regexp.MustCompile(`[^A-Za-z0-9-]+`).ReplaceAllString(host, "-")
-	digits := make([]byte, 8)
-	_, _ = rand.Read(digits) // never fails, see its documentation
-	host = fmt.Sprintf("%.40s-%s", host, hex.EncodeToString(digits))
-	err = writeNew(path, []byte(host))
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EROFS) {
-		return "", nil // a restore must be possible nevertheless; restic then uses the name of the host
+	if len(text) == 0 {
+		name, _ := os.Hostname() // only for people who read the name
+		name = regexp.MustCompile(`[^A-Za-z0-9-]+`).ReplaceAllString(name, "-")
+		digits := make([]byte, 8)
+		_, _ = rand.Read(digits) // never fails, see its documentation
+		err = writeNew(path, []byte(fmt.Sprintf("%.32s-%s", name, hex.EncodeToString(digits))))
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EROFS) {
+			return "", "", nil // a restore must be possible nevertheless; restic then uses the name of the host
+		}
+		if err == nil {
+			text, err = os.ReadFile(path) // another call can have chosen it
+		}
+		if err != nil {
+			return "", "", fmt.Errorf("choose the host name for locks: %w", err)
+		}
 	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return "", "", fmt.Errorf("read the host name for locks: %w", err)
+	}
+	boot, err := clock.BootID()
 	if err != nil {
-		return "", fmt.Errorf("choose the host name for locks: %w", err)
+		return "", "", err
 	}
-	text, err = os.ReadFile(path) // another call can have chosen it
-	if err == nil && !validHost().Match(text) {
-		err = fmt.Errorf("%s is damaged (remove it)", path)
-	}
-	return string(text), err
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %d %d", boot, st.Dev, st.Ino))
+	return fmt.Sprintf("%s-%x", text, sum[:4]), string(text), nil
 }
 
 // writeNew writes a file durably, unless it exists. Another call never sees a part of it.
@@ -83,8 +96,8 @@ func writeNew(path string, text []byte) (err error) {
 	return durable.SyncDir(dir)
 }
 
-// validHost matches a host name that lockHost has chosen.
-func validHost() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9-]{0,40}-[0-9a-f]{16}$`) }
+// validHost matches what lockHost writes into its file.
+func validHost() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9-]{0,32}-[0-9a-f]{16}$`) }
 
 // hold locks the file with the host name until it is closed. A run that can have a lock in the repository shares it
 // (LOCK_SH), and restic inherits it. While removeEndedLocks has it alone (LOCK_EX), all locks with the host name are of
@@ -112,7 +125,7 @@ func (o Options) hold(ctx context.Context, how int) (*os.File, error) {
 
 // share returns lockHost. If a run with these arguments can have a lock in the repository, it also inherits the file.
 func (o Options) share(ctx context.Context, at *place, args []string) (host string, err error) {
-	host, err = o.lockHost()
+	host, _, err = o.lockHost()
 	if host == "" || err != nil || args[0] == "unlock" || slices.Contains(args, "--no-lock") {
 		return host, err
 	}
@@ -149,28 +162,48 @@ func lockAge(text string) string {
 	return fmt.Sprintf(", which refreshed its lock %s ago", age.Round(time.Second))
 }
 
-// isOwn reports whether the lock that made restic fail has the host name of this node.
-func (r *Repository) isOwn(text []byte) bool {
-	locked := lockedBy().FindStringSubmatch(withoutJSON(string(text)))
-	host, err := r.options.lockHost()
-	return locked != nil && err == nil && locked[2] == host
-}
-
-// restic unlock also removes the locks of other hosts that were not refreshed for half an hour. A process that was
-// stopped for a while, or a clock that is wrong, makes the lock of a process that runs look like one of these.
-// removeEndedLocks therefore removes none if there is a lock of another process that is older than maxLockAge. After
-// abandonedAge, such a lock is taken for abandoned: restic refreshes its lock every 5 minutes. Otherwise the locks that
-// two hosts left in a power cut would protect each other for ever.
+// restic unlock removes the locks that were not refreshed for half an hour, by their times and the clock of this host.
+// A process refreshes its lock every 5 minutes, and the refreshed lock has another ID. So removeEndedLocks runs unlock
+// only if each lock that this could remove is of a process of this node that has ended, or was seen unchanged for
+// endedAge by this process: then nobody refreshes it. For the lock of another host, that is abandonedAge, because a
+// machine that was suspended continues. No clock but the steady one of this host decides, and no process of it is asked.
 //
 // At most maxLocks locks are examined, of maxLock bytes.
 const (
-	maxLockAge   = 20 * time.Minute
+	youngAge     = 20 * time.Minute // unlock does not remove it, also if the clocks differ a little
+	endedAge     = 40 * time.Minute
 	abandonedAge = 24 * time.Hour
 	maxLocks     = 50
 	maxLock      = 64 << 10
 )
 
-// removeEndedLocks removes the locks of processes of this node that have ended. ok is false if it must not.
+// seenLocks remembers since when locks were seen, by the URL of their repository and their IDs. The zero value is ready
+// to use, and safe for concurrent use.
+type seenLocks struct {
+	mu sync.Mutex
+	of map[string]map[string]time.Duration // by the steady clock
+}
+
+// see notes which locks are in a repository at a time, and returns for how long each was seen.
+func (s *seenLocks) see(url string, ids []string, now time.Duration) map[string]time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	since, seen := map[string]time.Duration{}, map[string]time.Duration{}
+	for _, id := range ids {
+		at, known := s.of[url][id]
+		if !known {
+			at = now
+		}
+		since[id], seen[id] = at, now-at
+	}
+	if s.of == nil {
+		s.of = map[string]map[string]time.Duration{}
+	}
+	s.of[url] = since
+	return seen
+}
+
+// removeEndedLocks removes the locks of processes that have ended. ok is false if there is none, or if it must not.
 //
 // To find out whether the process of a lock exists, restic unlock sends SIGHUP to its PID. Anybody who can write to the
 // repository can write any PID into it. So runOnce starts it in a PID namespace. There it reaches no process, and takes
@@ -178,7 +211,7 @@ const (
 func (r *Repository) removeEndedLocks(ctx context.Context) (ok bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, shortTime) // other runs wait
 	defer cancel()
-	host, err := r.options.lockHost()
+	host, of, err := r.options.lockHost()
 	if host == "" || err != nil {
 		return false, err
 	}
@@ -201,10 +234,11 @@ func (r *Repository) removeEndedLocks(ctx context.Context) (ok bool, err error) 
 	if len(ids) > maxLocks {
 		return false, nil
 	}
+	if err := r.checkIDs(ids...); err != nil {
+		return false, err
+	}
+	seen := r.program.locks.see(r.URL(), ids, r.program.clock().Steady())
 	for _, id := range ids {
-		if err := r.checkIDs(id); err != nil {
-			return false, err
-		}
 		out = run.NewHead(maxLock)
 		_, err := r.runOnce(ctx, command{time: shortTime, stdout: out}, "cat", "lock", id, "--no-lock")
 		if err != nil {
@@ -214,10 +248,19 @@ func (r *Repository) removeEndedLocks(ctx context.Context) (ok bool, err error) 
 		if err := json.Unmarshal(out.Bytes(), &l); err != nil {
 			return false, r.errorf(dataset.ErrInternal, "lock %s is not as expected: %w", id, err)
 		}
-		age := clock.System{}.Now().Sub(l.Time)
-		if l.Host != host && age > maxLockAge && age < abandonedAge {
+		least := abandonedAge
+		if strings.HasPrefix(l.Host, of+"-") {
+			least = endedAge
+		}
+		switch {
+		case l.Host == host, seen[id] >= least:
+			ok = true
+		case r.program.clock().Now().Sub(l.Time) > youngAge:
 			return false, nil
 		}
+	}
+	if !ok {
+		return false, nil
 	}
 	_, err = r.runOnce(ctx, command{time: shortTime}, "unlock")
 	return err == nil, err

@@ -97,5 +97,5 @@ the `+"`unlock`"+` command can be used to remove stale locks
 `, "1")
 	refused(t, open(t, options(t)).Prune(t.Context()), dataset.ErrInUse, "it is locked by process 4660 of host host-b, which "+
 		"refreshed its lock 26h3m5s ago (try again when that backup, check or removal has ended; if that process was killed, "+
-		"run restic unlock half an hour later)")
+		"its lock is removed 40 minutes after it was first met, or after a day if it is of another host)")
 }

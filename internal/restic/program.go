@@ -10,15 +10,26 @@ import (
 	"sync"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/run"
 )
 
 // Program is the program restic of this host. It checks the version once, and again after the file of the program has
 // changed. The zero value is ready to use, and safe for concurrent use.
 type Program struct {
+	Clock clock.Clock // nil: the clock of this machine
+
 	mu     sync.Mutex
 	file   os.FileInfo // of the version that was accepted last; nil if there is none
 	sparse bool
+	locks  seenLocks
+}
+
+func (p *Program) clock() clock.Clock {
+	if p.Clock == nil {
+		return clock.System{}
+	}
+	return p.Clock
 }
 
 // Open is New. It runs restic only if the file of the program has changed since the last Open.
@@ -43,7 +54,7 @@ func (p *Program) Open(ctx context.Context, runner run.Runner, options Options) 
 		p.file, p.sparse = file, sparse
 		p.mu.Unlock()
 	}
-	return &Repository{runner, options, sparse}, nil
+	return &Repository{p, runner, options, sparse}, nil
 }
 
 // isSame reports whether two files are the same, and have not changed in between.

@@ -73,6 +73,7 @@ type Options struct {
 
 // Repository is a repository of backups.
 type Repository struct {
+	program *Program
 	runner  run.Runner
 	options Options
 	sparse  bool // restic can restore holes: restic 0.15 and later
@@ -165,8 +166,8 @@ func (r *Repository) json(ctx context.Context, c command, into any, args ...stri
 // maxOutput bounds the output that is kept in memory. A backup in a list needs about 600 bytes.
 const maxOutput = 64 << 20
 
-// run runs restic. If another run of this node that was killed left its lock in the repository, run removes the lock,
-// and runs restic again. If restic itself crashes, run removes the lock that it left.
+// run runs restic. If a process that has ended left its lock in the repository, run removes the lock, and runs restic
+// again: see removeEndedLocks. If restic itself crashes, run removes the lock that it left.
 func (r *Repository) run(ctx context.Context, c command, args ...string) (res run.Result, err error) {
 	defer func() { reportAccess(ctx, r.options.Ended, err) }()
 	res, err = r.runOnce(ctx, c, args...)
@@ -177,11 +178,11 @@ func (r *Repository) run(ctx context.Context, c command, args ...string) (res ru
 		_, _ = r.removeEndedLocks(later)
 		return res, err
 	}
-	if !errors.Is(err, dataset.ErrInUse) || !r.isOwn(res.Stderr) {
+	if !errors.Is(err, dataset.ErrInUse) {
 		return res, err
 	}
-	if ok, uerr := r.removeEndedLocks(ctx); !ok {
-		return res, errors.Join(err, uerr)
+	if ok, _ := r.removeEndedLocks(ctx); !ok {
+		return res, err // also if the locks cannot be read: nobody knows then whose they are
 	}
 	return r.runOnce(ctx, c, args...)
 }
