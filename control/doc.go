@@ -50,7 +50,7 @@
 //	repositories/<name>           dataset.Repository: a place for backups
 //	backups/<dataset>             what became of the scheduled backups of a dataset: see record.Backups
 //	verifications/<dataset>       what became of the verifications of its backups: see record.Verifications
-//	damaged-backups/<dataset>     a backup of it that was found damaged: see record.DamagedBackup
+//	damaged-backups/<dataset>     its backups that were found damaged: see record.DamagedBackups
 //	parents/<dataset>             the backups that can be restic's parent of the next one: see record.Parents
 //	exports/<repository>          what became of the exports of the records: see record.Export
 //	tokens/<sha256>               a join token, by its hash

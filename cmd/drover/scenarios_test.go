@@ -464,6 +464,14 @@ var scenarios = map[string]func(c *console){
 		b.ID, b.Volume, b.Dataset = "deadbeef"+strings.Repeat("0", 56), "other", idBare
 		c.fake.backups = []api.VolumeBackup{b}
 	},
+	"planted-lost": func(c *console) { // the same in a second repository, and the volume is lost
+		twoRepositories(c)
+		lost := c.fake.backups[0]
+		lost.Volume, lost.Dataset = "deadbeef", idBare
+		planted := lost
+		planted.ID, planted.Volume, planted.Repository = "deadbeef"+strings.Repeat("0", 56), "other", c.fake.repositories[1].Name
+		c.fake.backups = []api.VolumeBackup{lost, planted}
+	},
 	"many-backups":     manyBackups,
 	"two-repositories": twoRepositories,
 	"profile-names-repository": func(c *console) {

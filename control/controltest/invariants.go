@@ -18,7 +18,7 @@ type Records struct {
 	Operations    map[uuid.UUID]dataset.Operation
 	Backups       []record.Backups
 	Verifications []record.Verifications
-	Damaged       []record.DamagedBackup
+	Damaged       []record.DamagedBackups
 }
 
 // CheckInvariants checks what must be true between any two transactions: a name and its dataset refer to each other,
@@ -76,7 +76,7 @@ func (e *Control) CheckInvariants() Records {
 		case "verifications":
 			st.Verifications = append(st.Verifications, read[record.Verifications](e, en.Key, en.Value))
 		case "damaged-backups":
-			st.Damaged = append(st.Damaged, read[record.DamagedBackup](e, en.Key, en.Value))
+			st.Damaged = append(st.Damaged, read[record.DamagedBackups](e, en.Key, en.Value))
 		case "repositories":
 			read[dataset.Repository](e, en.Key, en.Value)
 		case "exports":

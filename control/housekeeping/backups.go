@@ -214,13 +214,14 @@ func backupState(t *record.Tx, d dataset.Dataset, v record.Verifications, now ti
 			Last: v.Last, Next: verificationDue(d, b.Newest, v, now), Running: v.Running, Failures: v.Failures,
 			Problem: v.Problem,
 		}
-		var damaged record.DamagedBackup
+		var damaged record.DamagedBackups
 		there, err := t.Peek(record.DamagedKey(d.ID), &damaged)
 		if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 			return nil, err
 		}
 		if there && err == nil {
-			state.Verify.Unusable, state.Verify.Problem = damaged.Backup, damaged.Problem
+			last := damaged.Of[len(damaged.Of)-1]
+			state.Verify.Unusable, state.Verify.Problem = last.Backup, last.Problem
 		}
 	}
 	return state, nil

@@ -1,6 +1,7 @@
 package housekeeping_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,25 +12,78 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Only the home of a volume can end the warning about a damaged backup, because another node could lie about it.
-func TestOnlyHomeEndsDamage(t *testing.T) {
-	e := controltest.New(t)
-	tested(e)
-	a := e.NewAgent("alpha")
-	d := a.MustCreate("db@tested")
-	b := e.NewAgent("beta")
-	verifications(e, a, 30*time.Hour, 30*time.Hour)
-	endVerification(a, wantVerification(e, a, 26*time.Hour, d, "the first"), dataset.ErrCorrupt)
-	for _, by := range []*controltest.Agent{b, a} {
-		out, err := e.Submit(api.WithPrincipal(e.Ctx, api.Principal{Identity: controltest.NodeIdentity("", by.ID)}), api.Request{
-			Kind: dataset.OpVerify, Volume: "db@silver", Repository: "offsite", Backup: backupsOf(e, d.ID).Newest.ID,
-			Check: checkProgram,
-		})
-		e.OK(err)
-		endVerification(by, *out.Operation, nil)
-		e.AdvanceAndRun(11 * time.Minute)
-		if damaged, err := record.IsDamaged(record.NewTx(e.Ctx, e.Spy), d); err != nil || damaged == (by == a) {
-			t.Errorf("after a good verification (by the home: %t), damaged: %t, %v", by == a, damaged, err)
+// Only the home of a volume can end the record of a damaged backup, because another node could lie about it: with a good
+// verification of that backup, or of one made later, in the same repository, with the same check program.
+func TestDamageEndsWithProof(t *testing.T) {
+	for _, c := range []struct{ steps, damagedIn string }{
+		{"made 1; bad 1", "offsite"},
+		{"made 1; bad 1; made 2", "offsite"}, // it has the same damage
+		{"made 1; bad 1; made 2; good 2", ""},
+		{"made 1; bad 1; good 1", ""},
+		{"made 1; bad 1; good 1 beta", "offsite"},
+		{"made 1; made 2; bad 2; good 1", "offsite"},
+		{"made 1; made 2; bad 2; bad 1; made 3; good 3", ""},
+		{"made 1; bad 1; made 2; bad 2; good 1", "offsite"},
+		{"made 1; bad 1; made 2; bad 2; made 3; good 3", ""},
+		{"made 1; bad 1; made 2; made 3; bad 3; good 2", "offsite"},
+		{"made 1; bad 1; snapshot 2; good 2", "offsite"}, // it can be older
+		{"made 1; bad 1 check; good 1", "offsite"},
+		{"made 1; bad 1 check; made 2; good 2; bad 1; good 1", "offsite"},
+		{"made 1; bad 1 check; made 2; good 2 check", ""},
+		{"made 1; bad 1; copy 2; good 2", "offsite"},
+		{"made 1; copy 2; bad 2; bad 1", "offsite second"},
+		{"made 1; copy 2; bad 2; bad 1; good 1", "second"},
+	} {
+		e := controltest.New(t)
+		tested(e)
+		controltest.AddRepository(e, "second")
+		a := e.NewAgent("alpha")
+		d := a.MustCreate("db@silver")
+		agents := map[string]*controltest.Agent{"alpha": a, "beta": e.NewAgent("beta")}
+		a.MustCommit(*e.MustSubmit(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "old"}).Operation)
+		made, in := map[string]string{}, map[string]string{}
+		for step := range strings.SplitSeq(c.steps, "; ") {
+			w := strings.Fields(step)
+			switch w[0] {
+			case "made", "copy", "snapshot":
+				req := api.Request{Kind: dataset.OpBackup, Volume: "db", Repository: "offsite"}
+				if w[0] == "copy" {
+					req.Repository = "second"
+				} else if w[0] == "snapshot" {
+					req.Snapshot = "old"
+				}
+				made[w[1]], in[w[1]] = finishBackup(a, *e.MustSubmit(req).Operation), req.Repository
+			default:
+				req := api.Request{
+					Kind: dataset.OpVerify, Volume: "db@silver", Repository: in[w[1]], Backup: made[w[1]],
+				}
+				by, kind := a, map[string]*dataset.Kind{"bad": dataset.ErrCorrupt}[w[0]]
+				if w = w[2:]; slices.Contains(w, "check") {
+					req.Check = checkProgram
+				} else if len(w) > 0 {
+					by = agents[w[0]]
+				}
+				who := api.Principal{Identity: controltest.NodeIdentity("", by.ID)}
+				out, err := e.Submit(api.WithPrincipal(e.Ctx, who), req)
+				e.OK(err)
+				endVerification(by, *out.Operation, kind)
+			}
+		}
+		var got []string
+		for _, repository := range []string{"offsite", "second"} {
+			damaged, err := record.IsDamaged(record.NewTx(e.Ctx, e.Spy), d.ID, repository)
+			e.OK(err)
+			if damaged {
+				got = append(got, repository)
+			}
+		}
+		if got := strings.Join(got, " "); got != c.damagedIn {
+			t.Errorf("%s: damaged in %q, want %q", c.steps, got, c.damagedIn)
+		}
+		for _, repository := range got {
+			if found := volumeFindings(e); !strings.Contains(found, " in "+repository+" failed") {
+				t.Errorf("%s: not reported: %s", c.steps, found)
+			}
 		}
 	}
 }

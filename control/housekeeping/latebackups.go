@@ -399,7 +399,7 @@ func (k *Housekeeper) LateBackups(ctx context.Context) (out []api.Finding, err e
 	return append(out, damaged...), nil
 }
 
-// damagedBackups returns an error for each volume whose record says that a backup is damaged.
+// damagedBackups returns an error for each backup that is recorded as damaged.
 func (k *Housekeeper) damagedBackups(ctx context.Context) (out []api.Finding, err error) {
 	t := record.NewTx(ctx, k.Ledger.Store)
 	entries, err := t.List(record.DamagedPrefix, "", 0)
@@ -407,28 +407,36 @@ func (k *Housekeeper) damagedBackups(ctx context.Context) (out []api.Finding, er
 		return nil, err
 	}
 	for _, e := range entries {
-		var is record.DamagedBackup
-		if err := record.Decode(e.Key, e.Value, &is); err != nil {
-			continue // reported as a damaged record
+		var damaged record.DamagedBackups
+		if err := record.Decode(e.Key, e.Value, &damaged); err != nil {
+			out = append(out, api.Finding{
+				Level: api.LevelError, Subject: "store", Text: dataset.OneLine(err),
+				Fix: "verify a backup of the volume: drover backup verify VOLUME",
+			})
+			continue
 		}
 		var d dataset.Dataset
-		there, err := t.Peek(record.DatasetKey(is.Dataset), &d)
+		there, err := t.Peek(record.DatasetKey(damaged.Dataset), &d)
 		if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 			return nil, err
 		}
 		if !there || err != nil || d.State != dataset.StateReady {
 			continue
 		}
-		check := ""
-		if is.Check != "" {
-			check = " --check " + is.Check
+		for _, is := range damaged.Of {
+			check := ""
+			if is.Check != "" {
+				check = " --check " + is.Check
+			}
+			out = append(out, api.Finding{
+				Level: api.LevelError, Subject: "volume " + d.Volume,
+				Text: fmt.Sprintf("its backup %.8s in %s failed a verification: %s", is.Backup, is.Repository,
+					is.Problem),
+				Fix: fmt.Sprintf("drover repository check %s --read-data 100, then, on the home: drover backup create "+
+					"%s --to %[1]s, and drover backup verify %[2]s --repository %[1]s%[3]s", is.Repository, d.Volume,
+					check),
+			})
 		}
-		out = append(out, api.Finding{
-			Level: "error", Subject: "volume " + d.Volume,
-			Text: fmt.Sprintf("its backup %.8s in %s failed a verification: %s", is.Backup, is.Repository, is.Problem),
-			Fix: fmt.Sprintf("drover repository check %s --read-data 100, then, on the home: drover backup create %s "+
-				"--to %[1]s, and drover backup verify %[2]s --repository %[1]s%[3]s", is.Repository, d.Volume, check),
-		})
 	}
 	return out, nil
 }

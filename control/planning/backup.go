@@ -204,7 +204,7 @@ func ExpireBackups(t *record.Tx, op, id uuid.UUID, now time.Time) (expired []api
 	if !slices.Contains(slices.Collect(maps.Values(kept)), false) {
 		return nil, nil, nil
 	}
-	if damaged, err := record.IsDamaged(t, d); damaged || err != nil {
+	if damaged, err := record.IsDamaged(t, id, b.Made[last].Repository); damaged || err != nil {
 		return nil, nil, err // the older backups can be the last good ones
 	}
 	inUse, err := record.OpenRestores(t)

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -366,72 +367,116 @@ func FoundUnusable(op dataset.Operation) bool {
 	return kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound
 }
 
-// IsDamaged reports whether a backup of a dataset in the repository of its profile was found damaged or absent, and
-// none was found good since: see noteResult.
-func IsDamaged(t *Tx, d dataset.Dataset) (bool, error) {
-	var damaged DamagedBackup
-	there, err := t.Get(DamagedKey(d.ID), &damaged)
+// IsDamaged reports whether a backup of a dataset in a repository was found damaged or absent, and none was found good
+// since: see noteResult.
+func IsDamaged(t *Tx, id uuid.UUID, repository string) (bool, error) {
+	var damaged DamagedBackups
+	_, err := t.Get(DamagedKey(id), &damaged)
 	if dataset.KindOf(err) == dataset.ErrCorrupt {
 		return true, nil
 	}
-	return there && damaged.Repository == d.Profile.Backup.To, err
+	return slices.ContainsFunc(damaged.Of, func(b DamagedBackup) bool { return b.Repository == repository }), err
 }
 
-// maxLater is the maximum length of DamagedBackup.Later, because the size of a value in the store is limited.
-const maxLater = 100
+// The maximum lengths of DamagedBackups.Of and DamagedBackup.Later: the size of a value in the store is limited.
+const (
+	maxDamaged = 10
+	maxLater   = 50
+)
 
-// noteLaterBackup notes that a backup was made after another one was found damaged. Only its verification can show that
-// it is good: restic does not store again what the damaged part of the repository should have.
-func noteLaterBackup(t *Tx, op dataset.Operation) error {
-	var damaged DamagedBackup
-	there, err := t.Get(DamagedKey(op.DatasetID), &damaged)
-	if dataset.KindOf(err) == dataset.ErrCorrupt {
-		return nil // the backup is good nevertheless
-	}
-	if !there || err != nil {
+// changeDamaged calls change for the damaged backups of a dataset, and writes those that it returns. A damaged record
+// stays as it is, unless change returns an entry.
+func changeDamaged(t *Tx, id uuid.UUID, change func([]DamagedBackup) []DamagedBackup) error {
+	var damaged DamagedBackups
+	there, err := t.Get(DamagedKey(id), &damaged)
+	if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 		return err
 	}
-	if damaged.Repository != op.Repository {
-		if _, err := GetRepository(t, damaged.Repository); dataset.KindOf(err) == dataset.ErrNotFound {
-			t.Delete(DamagedKey(op.DatasetID)) // nobody can verify a backup there any more
-		}
+	of := change(slices.Clone(damaged.Of))
+	switch {
+	case len(of) > 0:
+		return t.Put(DamagedKey(id), DamagedBackups{id, of})
+	case there:
+		t.Delete(DamagedKey(id))
+	}
+	return nil
+}
+
+// noteLaterBackup notes that a backup was made after others were found damaged. Only its verification can show that it
+// is good: restic does not store again what the damaged part of the repository should have. The backup of a snapshot is
+// none, because the snapshot can be older.
+func noteLaterBackup(t *Tx, op dataset.Operation) error {
+	if op.Snapshot != nil {
 		return nil
 	}
-	damaged.Later = append(damaged.Later, op.Backup)
-	damaged.Later = damaged.Later[max(0, len(damaged.Later)-maxLater):]
-	return t.Put(DamagedKey(op.DatasetID), damaged)
+	var gone error
+	err := changeDamaged(t, op.DatasetID, func(of []DamagedBackup) []DamagedBackup {
+		for i := range of {
+			if b := &of[i]; b.Repository == op.Repository {
+				b.Later = append(slices.Clone(b.Later), op.Backup)
+				b.Later = b.Later[max(0, len(b.Later)-maxLater):]
+			}
+		}
+		return slices.DeleteFunc(of, func(b DamagedBackup) bool { // nobody can verify a backup there any more
+			_, err := GetRepository(t, b.Repository)
+			if err != nil && dataset.KindOf(err) != dataset.ErrNotFound && dataset.KindOf(err) != dataset.ErrCorrupt {
+				gone = err
+			}
+			return dataset.KindOf(err) == dataset.ErrNotFound
+		})
+	})
+	return cmp.Or(gone, err)
 }
 
 // noteResult records that a verification found a backup of a dataset damaged or absent. If the backup is good, it ends
-// such a record of the same repository. For that, the backup must be the damaged one or a later one, and pass the same
-// check program, or be the newest scheduled one. And the home must have verified it: another node could lie about a
-// volume that is not its own.
+// the records of damaged backups in the same repository that this backup proves wrong: it must be the damaged one, or
+// one that was made after the damage was found, and must have passed the same check program, or that of the profile.
+// And the home must have verified it: another node could lie about a volume that is not its own. A damaged record of
+// the damaged backups ends with any good verification by the home.
 //
 // A later backup alone ends nothing: it has the same damage where restic found that the repository has the data
 // already.
-func noteResult(t *Tx, d dataset.Dataset, op dataset.Operation, isNewest bool) error {
-	var was DamagedBackup
-	there, err := t.Get(DamagedKey(d.ID), &was)
-	corrupt := dataset.KindOf(err) == dataset.ErrCorrupt
-	same := there && was.Repository == op.Repository
-	switch {
-	case err != nil && !corrupt:
-		return err
-	case FoundUnusable(op):
-		if there && !same && was.Repository == d.Profile.Backup.To {
-			return nil // retention waits for that one
-		}
-		return t.Put(DamagedKey(d.ID), DamagedBackup{
-			Dataset: d.ID, Repository: op.Repository, Backup: op.Backup, Check: op.Check, Found: op.Ended,
-			Problem: op.Problem.Message,
-		})
-	case op.Node != d.Home:
-	case isNewest && (same || corrupt),
-		same && (was.Check == "" || was.Check == op.Check) &&
-			(op.Backup == was.Backup || slices.Contains(was.Later, op.Backup)):
-		t.Delete(DamagedKey(d.ID))
+func noteResult(t *Tx, d dataset.Dataset, op dataset.Operation) error {
+	unusable, verify := FoundUnusable(op), d.Profile.Backup.Verify
+	if !unusable && op.Node != d.Home {
+		return nil
 	}
-	return nil
+	if _, err := t.Get(DamagedKey(d.ID), &DamagedBackups{}); !unusable && dataset.KindOf(err) == dataset.ErrCorrupt {
+		t.Delete(DamagedKey(d.ID))
+		return nil
+	}
+	return changeDamaged(t, d.ID, func(of []DamagedBackup) []DamagedBackup {
+		if unusable {
+			return addDamaged(of, op)
+		}
+		return slices.DeleteFunc(of, func(b DamagedBackup) bool {
+			return b.Repository == op.Repository && (b.Backup == op.Backup || slices.Contains(b.Later, op.Backup)) &&
+				(b.Check == "" || b.Check == op.Check || verify.Restore && verify.Check == op.Check)
+		})
+	})
+}
+
+// addDamaged adds the backup that an operation found damaged. It replaces earlier backups that the same check has found
+// damaged: only a backup made after the last of them is in doubt no more.
+func addDamaged(of []DamagedBackup, op dataset.Operation) []DamagedBackup {
+	is := DamagedBackup{
+		Repository: op.Repository, Backup: op.Backup, Check: op.Check, Found: op.Ended, Problem: op.Problem.Message,
+	}
+	same := func(b DamagedBackup) bool { return b.Repository == is.Repository && b.Check == is.Check }
+	if slices.ContainsFunc(of, func(b DamagedBackup) bool { return same(b) && b.Backup == is.Backup }) {
+		return of
+	}
+	of = slices.DeleteFunc(of, func(b DamagedBackup) bool {
+		at := slices.Index(b.Later, is.Backup)
+		if at >= 0 && same(b) {
+			is.Later = b.Later[at+1:]
+		}
+		return at >= 0 && same(b)
+	})
+	if len(of) >= maxDamaged {
+		return of
+	}
+	return append(of, is)
 }
 
 // EndVerification records how a verification ended. The transaction also writes its operation.
@@ -451,7 +496,7 @@ func EndVerification(t *Tx, op dataset.Operation) error {
 		return err
 	}
 	v.Dataset = d.ID
-	isNewest, err := op.Scheduled, error(nil)
+	var err error
 	good, unusable := op.State == dataset.OpDone, FoundUnusable(op)
 	switch {
 	case op.Scheduled && v.Running != op.ID:
@@ -459,7 +504,8 @@ func EndVerification(t *Tx, op dataset.Operation) error {
 	case op.Scheduled:
 		err = v.end(t, d, op)
 	case good:
-		if isNewest, err = countsAsScheduled(t, d, op); isNewest {
+		var counts bool
+		if counts, err = countsAsScheduled(t, d, op); counts {
 			v.succeed(op.Created)
 		}
 	}
@@ -467,7 +513,7 @@ func EndVerification(t *Tx, op dataset.Operation) error {
 		v.addResult(dataset.VerifiedBackup{
 			Repository: op.Repository, Backup: op.Backup, At: op.Ended, Check: op.Check, Failed: unusable,
 		})
-		err = noteResult(t, d, op, isNewest)
+		err = noteResult(t, d, op)
 	}
 	if err != nil || !op.Scheduled && !good && !unusable {
 		return err // in the last case, nothing is known about the backup

@@ -87,7 +87,7 @@ func checkBelongs(key string, v any) error {
 		want = ParentsKey(v.Dataset)
 	case *Verifications:
 		want = VerificationsKey(v.Dataset)
-	case *DamagedBackup:
+	case *DamagedBackups:
 		want = DamagedKey(v.Dataset)
 	case *Export:
 		want = ExportKey(v.Repository)

@@ -109,7 +109,7 @@ func ExportKey(repository string) string { return ExportsPrefix + repository }
 // BackupsKey is the key of the scheduled backups of a dataset.
 func BackupsKey(id uuid.UUID) string { return BackupsPrefix + id.String() }
 
-// DamagedKey is the key of the damaged backup of a dataset.
+// DamagedKey is the key of the damaged backups of a dataset.
 func DamagedKey(id uuid.UUID) string { return DamagedPrefix + id.String() }
 
 // ParentsKey is the key of the backups of a dataset that can be the parent of the next one.

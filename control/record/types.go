@@ -135,16 +135,21 @@ type Verifications struct {
 	Results []dataset.VerifiedBackup `json:"results,omitempty"`
 }
 
-// DamagedBackup is the value of DamagedKey: a verification found this backup of a dataset damaged or absent. It stays
-// until a later verification is good: see noteResult.
+// DamagedBackups is the value of DamagedKey. The key is absent if there are none.
+type DamagedBackups struct {
+	Dataset uuid.UUID       `json:"dataset"`
+	Of      []DamagedBackup `json:"of"` // at most maxDamaged
+}
+
+// DamagedBackup is a backup that a verification found damaged or absent, or that a check program refused. It stays
+// until a verification is good: see noteResult.
 type DamagedBackup struct {
-	Dataset    uuid.UUID `json:"dataset"`
 	Repository string    `json:"repository"`
 	Backup     string    `json:"backup"`
 	Check      string    `json:"check,omitempty"` // the check program that ran
 	Found      time.Time `json:"found"`
 	Problem    string    `json:"problem"`
-	// Later has the last backups in the repository since, of which none is verified yet: see maxLater.
+	// Later has the last backups of the volume in the repository since: see maxLater.
 	Later []string `json:"later,omitempty"`
 }
 

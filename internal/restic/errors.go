@@ -241,8 +241,8 @@ func (r *Repository) classify(ctx context.Context, err error, secrets ...string)
 	}
 	if locked := lockedBy().FindStringSubmatch(text); locked != nil {
 		return r.errorf(dataset.ErrInUse, "it is locked by process %s of host %s%s (try again when that backup, check "+
-			"or removal has ended; if that process was killed, its lock is removed %d minutes after it was first met, or "+
-			"after a day if it is of another host)", locked[1], locked[2], lockAge(text), int(endedAge.Minutes()))
+			"or removal has ended; if that process was killed, its lock is removed %d minutes after it was first met, "+
+			"or after a day if it is of another host)", locked[1], locked[2], lockAge(text), int(endedAge.Minutes()))
 	}
 	if removalRefused().MatchString(text) {
 		return r.errorf(dataset.ErrForbidden, "%w", ErrAppendOnly)

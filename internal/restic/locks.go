@@ -166,7 +166,7 @@ func lockAge(text string) string {
 // A process refreshes its lock every 5 minutes, and the refreshed lock has another ID. So removeEndedLocks runs unlock
 // only if each lock that this could remove is of a process of this node that has ended, or was seen unchanged for
 // endedAge by this process: then nobody refreshes it. For the lock of another host, that is abandonedAge, because a
-// machine that was suspended continues. No clock but the steady one of this host decides, and no process of it is asked.
+// machine that was suspended continues. No clock but the steady one of this host decides.
 //
 // At most maxLocks locks are examined, of maxLock bytes.
 const (

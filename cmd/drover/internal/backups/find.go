@@ -282,8 +282,13 @@ func find(ctx context.Context, c cli.Remote, repository, id string) (b api.Volum
 			ids, repositories = append(ids, b.ID), append(repositories, b.Repository)
 		}
 	}
+	named := func(b api.VolumeBackup) bool { return b.Volume == id }
 	different := len(slices.Compact(slices.Sorted(slices.Values(ids))))
 	switch {
+	case len(found) > 0 && len(id) < 64 && slices.ContainsFunc(list, named):
+		// Everybody with the password of any repository can store a backup whose ID begins with the digits of a name.
+		return b, dataset.Errorf(dataset.ErrAmbiguous, "%s is the name of a volume, and the ID of a backup begins "+
+			"with it (give all 64 digits of the ID, or drover recover --from REPOSITORY %[1]s)", id)
 	case len(found) == 1:
 		return found[0], nil
 	case different > 1:
