@@ -82,27 +82,14 @@ func S3(t testing.TB) *Server {
 	return s
 }
 
-// REST starts a server of restic's REST protocol with TLS.
-func REST(t testing.TB) *Server {
-	t.Helper()
-	s := newServer(t)
-	s.spec = child.Spec{
-		Args: []string{
-			"rclone", "serve", "restic", "--config", s.write(t, "rclone.conf", ""), "--addr", s.addr, s.Data,
-		},
-	}
-	s.Start(t)
-	s.URL = "rest:" + s.proxy(t) + "/drover"
-	return s
-}
-
 // user is the user of PrivateREST, and Password the user's password at the server.
 const (
 	user     = "ann"
 	Password = "a password of the test"
 )
 
-// PrivateREST starts a server like REST that lets each user reach only the repositories below the folder of the user.
+// PrivateREST starts a server of restic's REST protocol with TLS, which lets each user reach only the repositories below
+// the folder of the user.
 // flags are further options of rclone. CredentialsFile has the user, the password and the certificate of the server.
 func PrivateREST(t testing.TB, flags ...string) *Server {
 	t.Helper()

@@ -3,7 +3,7 @@
 // containers, and starts processes that keep a mount. Several faults happen at once, while users on all hosts start and
 // stop containers, and operators move, snapshot and remove volumes. At the end it compares the volumes with the
 // writers' notes outside of them, and with the answers that clients got. Only the tests of the package call it. A
-// [Campaign] shares its state with its parts (scene, volume, dockerd, restorer, parts, partitions, tally), and each of
+// [Campaign] shares its state with its parts (scene, volume, dockerd, restorer, parts, tally), and each of
 // these has a mutex. The mutex of a writer orders what the engine does to one container.
 //
 // A new kind of fault needs a [Kind] and a row of allKinds in plan.go, and a case in injector.inject or
@@ -67,8 +67,7 @@ type scene struct {
 	names   *cluster.Traffic
 	report  tally
 
-	parts      *parts
-	partitions *partitions
+	parts *parts
 
 	mu   sync.Mutex
 	lost map[*cluster.Host]bool // no container is started on these hosts
@@ -105,8 +104,8 @@ func Run(t testing.TB, c *cluster.Cluster, opts Options) {
 	}
 	k := newCampaign(&scene{
 		Cluster: c, opts: opts, dir: t.TempDir(), writer: program, leases: history.Leases(),
-		parts: &parts{locks: map[string]*sync.Mutex{}}, partitions: &partitions{cluster: c, cuts: map[cut]int{}},
-		lost: map[*cluster.Host]bool{},
+		parts: &parts{locks: map[string]*sync.Mutex{}},
+		lost:  map[*cluster.Host]bool{},
 	})
 	defer func() { t.Logf("seed %d: %s", opts.Seed, &k.report) }()
 	defer k.injector.restartAgents(t)()

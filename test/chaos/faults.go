@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/lan"
 )
 
 // injector makes the faults of a plan, and awaits their end.
@@ -76,31 +77,31 @@ func (i *injector) inject(t testing.TB, f Fault) {
 		i.stopConsul(f, i.leader(f))
 	case LeaderCut:
 		defer i.parts.reserve("consul")()
-		i.partitions.cut(f, i.partitions.cutsAround(i.leader(f).On))
+		i.cut(f, i.cutsAround(i.leader(f).On))
 	case HostCut:
-		i.partitions.cut(f, append(i.partitions.toControl(one().On), i.partitions.fromControl(one().On)...))
+		i.cut(f, append(i.toControl(one().On), i.fromControl(one().On)...))
 	case HostMute:
-		i.partitions.cut(f, i.partitions.toControl(one().On))
+		i.cut(f, i.toControl(one().On))
 	case HostDeaf:
-		i.partitions.cut(f, i.partitions.fromControl(one().On))
+		i.cut(f, i.fromControl(one().On))
 	case HostAlone:
-		i.partitions.cut(f, i.partitions.cutsAround(one().On))
+		i.cut(f, i.cutsAround(one().On))
 	case PeersCut, PeersDeaf:
 		a, b := one().On, i.Hosts[f.Targets[1]].On
-		cuts := []cut{{a, b}}
+		cuts := []lan.Cut{{From: a, To: b}}
 		if f.Kind == PeersCut {
-			cuts = append(cuts, cut{b, a})
+			cuts = append(cuts, lan.Cut{From: b, To: a})
 		}
-		i.partitions.cut(f, cuts)
+		i.cut(f, cuts)
 	case ControlCut, ControlDeaf:
-		var cuts []cut
+		var cuts []lan.Cut
 		for _, s := range i.Consul.Servers {
-			cuts = append(cuts, cut{s.On, replica().On})
+			cuts = append(cuts, lan.Cut{From: s.On, To: replica().On})
 			if f.Kind == ControlCut {
-				cuts = append(cuts, cut{replica().On, s.On})
+				cuts = append(cuts, lan.Cut{From: replica().On, To: s.On})
 			}
 		}
-		i.partitions.cut(f, cuts)
+		i.cut(f, cuts)
 	case HostLost:
 		i.loseHost(t, f, one())
 	case StoreRestored:

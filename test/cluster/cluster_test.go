@@ -22,6 +22,8 @@ import (
 func TestMain(m *testing.M) { engine.Main(m) }
 
 const profiles = volumes.Profiles + `  safe: {size: 512MiB, replicas: {count: 1, every: 2s}, on_delete: {trash: 1h}}
+  there: {placement: 'node == "host-b" and load_10 < 100000', on_delete: purge}
+  nowhere: {placement: 'load_10 < 100000 and node matches "^db"'}
   auto: {size: 512MiB, replicas: {count: 2, every: 2s}, failover: auto, fence: guard, max_loss: 1m, on_delete: {trash: 1h}}
 `
 
@@ -50,13 +52,9 @@ func TestCluster(t *testing.T) {
 		{"I5", testI5},
 		{"A4", testA4},
 		{"A5", testA5},
+		{"A9", testA9},
 		{"A6", testA6},
-		{"control killed", testControlKilled},
-		{"control cut off", testControlCutOff},
-		{"leader killed", testLeaderKilled},
 		{"B5 control away", testControlAway},
-		{"B5 network cut", testNetworkCut},
-		{"B5 quorum lost", testQuorumLost},
 	} {
 		if !t.Run(s.name, func(t *testing.T) {
 			s.test(t, w)
@@ -85,6 +83,11 @@ func (w *world) end(t *testing.T) {
 	}
 	w.Check(t, heads, w.losses...)
 	control := w.Controls[1]
+	last := w.Hosts[2]
+	if out := control.Must(t, "node", "drain", last.Name); !strings.Contains(out, "node "+last.Name+" has no volumes left") {
+		t.Errorf("drained: %s", out)
+	}
+	control.Must(t, "node", "cordon", "--off", last.Name)
 	for _, name := range w.Hosts[1].Volumes(t) {
 		control.Must(t, "volume", "rm", name, "--force", "--yes")
 	}

@@ -27,9 +27,12 @@ const failoverTime = 45 * time.Second
 // until its guard stops them. Volumes with automatic failover are started by the other engine. Others are refused
 // with the command that continues them. When the host returns, its data is kept as superseded.
 func testA6(t *testing.T, w *world) {
-	const auto, manual = "fallen@auto", "waits@safe"
+	const auto, manual = "fallen@auto", "waits@gold"
 	a, b := w.Hosts[0], w.Hosts[1]
-	once(t, b, manual, "echo kept > /data/file")
+	once(t, b, "waits@gold", "echo kept > /data/file")
+	if out := w.Controls[0].Must(t, "volume", "set-profile", "waits", "safe"); !strings.Contains(out, "volume waits has profile safe@") {
+		t.Errorf("set-profile: %s", out)
+	}
 	first := w.StartWriter(t, b, auto)
 	for _, v := range []string{auto, manual} {
 		host.Await(t, v+" has replicas", func() error { return replicated(t, a, v) })

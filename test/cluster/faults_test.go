@@ -10,92 +10,11 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/internal/linux/mount"
-	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/cluster"
-	"github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/host"
 )
 
-// startTraffic starts clients that share names with a prefix, and returns once they get answers.
-func startTraffic(t *testing.T, w *world, prefix string) *cluster.Traffic {
-	t.Helper()
-	tr := w.StartTraffic(t, cluster.Load{Prefix: prefix, Seed: 1})
-	tr.Await(t, 10)
-	return tr
-}
-
-// testControlKilled: while clients make and remove volumes, one replica is killed, and then the other one.
-// Acknowledged changes are kept, and the remaining replica continues.
-func testControlKilled(t *testing.T, w *world) {
-	tr := startTraffic(t, w, "killed")
-	for _, r := range w.Controls {
-		r.Kill9(t)
-		tr.Await(t, 40)
-		r.Up(t)
-		tr.Await(t, 20)
-	}
-	tr.Check(t)
-}
-
-// testControlCutOff: clients do not wait for a replica that cannot reach Consul, nor for one that does not answer.
-func testControlCutOff(t *testing.T, w *world) {
-	tr := startTraffic(t, w, "cutoff")
-	deaf := w.Controls[0]
-	for _, s := range w.Consul.Servers {
-		w.Net.Partition(deaf.On, s.On)
-	}
-	tr.Await(t, 40)
-	w.Net.Heal()
-	tr.Await(t, 20)
-	for _, h := range w.Hosts {
-		w.Net.PartitionOneWay(deaf.On, h.On)
-	}
-	tr.Await(t, 40)
-	w.Net.Heal()
-	tr.Await(t, 20)
-	tr.Check(t)
-}
-
-// testLeaderKilled: Consul's leader is killed, and later cut off from the others, while clients make and remove
-// volumes.
-func testLeaderKilled(t *testing.T, w *world) {
-	tr := startTraffic(t, w, "leader")
-	leader := w.Consul.Leader()
-	leader.Kill()
-	tr.Await(t, 40)
-	leader.Start()
-	tr.Await(t, 20)
-	w.Net.Isolate(w.Consul.Leader().On)
-	tr.Await(t, 40)
-	w.Net.Heal()
-	w.Consul.AwaitLeader()
-	tr.Await(t, 20)
-	tr.Check(t)
-}
-
-// testQuorumLost: without two of three Consul servers nothing is decided. Home volumes continue to work, even if
-// their agent is killed.
-func testQuorumLost(t *testing.T, w *world) {
-	long.Only(t)
-	prepareAlone(t, w)
-	gone := []*consul.Server{w.Consul.Leader()}
-	for _, s := range w.Consul.Servers {
-		if s != gone[0] && len(gone) < 2 {
-			gone = append(gone, s)
-		}
-	}
-	for _, s := range gone {
-		s.Kill()
-	}
-	wantAlone(t, w)
-	for _, s := range gone {
-		s.Start()
-	}
-	w.Consul.AwaitLeader()
-	wantTogether(t, w)
-}
-
-// testControlAway: the same with every control replica killed.
+// testControlAway: without control nothing is decided. Home volumes continue to work, even if their agent is killed.
 func testControlAway(t *testing.T, w *world) {
 	prepareAlone(t, w)
 	for _, r := range w.Controls {
@@ -105,21 +24,6 @@ func testControlAway(t *testing.T, w *world) {
 	for _, r := range w.Controls {
 		r.Up(t)
 	}
-	wantTogether(t, w)
-}
-
-// testNetworkCut: the same with packets that are lost between each host and control: in both directions, only from
-// the host, and only to the host.
-func testNetworkCut(t *testing.T, w *world) {
-	long.Only(t)
-	prepareAlone(t, w)
-	for _, r := range w.Controls {
-		w.Net.Partition(w.Hosts[0].On, r.On)
-		w.Net.PartitionOneWay(w.Hosts[1].On, r.On)
-		w.Net.PartitionOneWay(r.On, w.Hosts[2].On)
-	}
-	wantAlone(t, w)
-	w.Net.Heal()
 	wantTogether(t, w)
 }
 

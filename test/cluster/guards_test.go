@@ -58,14 +58,12 @@ func TestI1Holder(t *testing.T) {
 	h.id = h.a.Inspect(t, "db").ID
 	h.wr = c.StartWriter(t, h.a, "db@auto")
 	h.replicated(t)
-	h.killedAtSteps(t)
 	for _, s := range []struct {
 		name string
 		test func(*testing.T)
 	}{
 		{"cut off", h.cutOff},
 		{"agent killed", h.agentKilled},
-		{"guard killed", h.guardKilled},
 		{"quorum lost", h.quorumLost},
 	} {
 		if !t.Run(s.name, func(t *testing.T) {
@@ -79,32 +77,6 @@ func TestI1Holder(t *testing.T) {
 		}) {
 			return
 		}
-	}
-	h.overtaken(t)
-}
-
-// TestI1CpBeforeFailover: docker cp into a container that outlived its engine leaves the container's
-// volume in use, and with the guard. So the container has stopped when another host takes over.
-func TestI1CpBeforeFailover(t *testing.T) {
-	t.Parallel()
-	c := cluster.New(t, cluster.Options{Engines: 1, Restore: true, Profiles: boundedProfiles})
-	h := &holder{Cluster: c, a: c.Hosts[0], b: c.Hosts[1]}
-	host.Await(t, "a volume is made", func() error {
-		if r := h.a.Exec(t, "volume", "create", "db@auto"); r.Exit != 0 {
-			return errors.New(r.Err)
-		}
-		return nil
-	})
-	h.id = h.a.Inspect(t, "db").ID
-	h.wr = c.StartWriter(t, h.a, "db@auto")
-	h.replicated(t)
-	h.a.Engine.Kill9(t)
-	h.a.Engine.Up(t)
-	h.wr.AwaitProgress(t)
-	h.a.Docker(t, "cp", "/etc/hostname", h.wr.Container()+":/data/copied")
-	h.wr.AwaitProgress(t)
-	if e, there := h.entry(t); !there || e.State != guard.StateArmed {
-		t.Fatalf("the guard has %t, %+v", there, e)
 	}
 	h.overtaken(t)
 }
@@ -234,21 +206,6 @@ func (h *holder) agentKilled(t *testing.T) {
 	})
 }
 
-func (h *holder) guardKilled(t *testing.T) {
-	since := clock.Boottime()
-	h.Net.Isolate(h.a.On)
-	h.a.Guard.Kill9(t)
-	h.a.Guard.Up(t)
-	h.fenced(t, since)
-	h.a.Guard.Kill9(t) // what is fenced stays fenced
-	h.a.Guard.Up(t)
-	if e, _ := h.entry(t); e.State != guard.StateFenced || e.Breaches > 0 {
-		t.Errorf("another guard found %+v", e)
-	}
-	h.Net.Heal()
-	h.awaitContinued(t)
-}
-
 // quorumLost: nothing is decided for a long time, one minute in the long form. Nothing is frozen, because the host
 // with the replica can be reached.
 func (h *holder) quorumLost(t *testing.T) {
@@ -317,47 +274,4 @@ func (h *holder) overtaken(t *testing.T) {
 		t.Errorf("announced losses: %+v", losses)
 	}
 	h.Check(t, []witness.Copy{h.Head(t, h.b, "db@auto")}, losses...)
-}
-
-// killedAtSteps: an agent dies between any two steps of a mount. After its restart no unacknowledged mount is left,
-// and its guard has forgotten the volume.
-func (h *holder) killedAtSteps(t *testing.T) {
-	last := h.Hosts[2]
-	host.Await(t, "a volume is made", func() error {
-		if r := last.Exec(t, "volume", "create", "steps@auto"); r.Exit != 0 {
-			return errors.New(r.Err)
-		}
-		return nil
-	})
-	id := last.Inspect(t, "steps").ID
-	for _, step := range []string{"mount.registered", "mount.begin", "mount.unchecked", "mount.checked", "mount.mounted", "mount.recorded"} {
-		last.Kill9(t)
-		last.Up(t, "DROVER_STEP="+step, "DROVER_STEP_DO=kill")
-		use := host.NewID()
-		if _, err := last.Plug(t).Mount("steps@auto", use); err == nil {
-			t.Errorf("%s: the mount was answered", step)
-		}
-		last.Ended(t, time.Minute)
-		last.Up(t)
-		if step == "mount.recorded" {
-			host.Await(t, step+": it goes on", func() error { _, err := last.Plug(t).Mount("steps@auto", use); return err })
-			for range 2 {
-				if err := last.Plug(t).Unmount("steps@auto", use); err != nil {
-					t.Error(err)
-				}
-			}
-		}
-		host.Await(t, step+": nothing is left of it", func() error {
-			st, err := last.Guard.Status(t.Context())
-			for _, e := range st.Datasets {
-				if e.Dataset == id {
-					err = errors.Join(err, fmt.Errorf("the guard has %+v", e))
-				}
-			}
-			if points := mounts(t, last); len(points) > 0 {
-				err = errors.Join(err, errors.New(strings.Join(points, " ")))
-			}
-			return err
-		})
-	}
 }

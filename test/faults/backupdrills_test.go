@@ -278,16 +278,11 @@ func TestC1WhileCheckProgramRuns(t *testing.T) {
 // backupRepository is a repository for backups in memory.
 type backupRepository struct{ name, at, secret string }
 
-// newBackupRepository makes a repository with a new name.
+// newBackupRepository makes a repository that opens quickly. It and restic's cache are in memory until the test ends:
+// restic has idle I/O priority, and would wait for the other tests.
 func (w *world) newBackupRepository(t *testing.T) backupRepository {
 	t.Helper()
-	return w.newNamedRepository(t, "r-"+uuid.NewString())
-}
-
-// newNamedRepository makes a repository that opens quickly. It and restic's cache are in memory until the test ends:
-// restic has idle I/O priority, and would wait for the other tests.
-func (w *world) newNamedRepository(t *testing.T, name string) backupRepository {
-	t.Helper()
+	name := "r-" + uuid.NewString()
 	r := backupRepository{name, filepath.Join(w.h.Dir, name), filepath.Join(w.h.Dir, name+".password")}
 	for _, at := range []string{r.at, filepath.Join(w.h.Root, "restic-cache")} {
 		w.ok(t, os.MkdirAll(at, 0o700))

@@ -10,12 +10,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
-	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/test/host"
 )
 
@@ -89,12 +88,10 @@ func lines(r statusReport) string {
 func TestStatusNamesConditions(t *testing.T) {
 	w, far := twoPools(t)
 	w.make(t, "small", "sized", "small")
-	id := map[string]uuid.UUID{}
-	for _, name := range []string{"here", "there", "small"} {
-		id[name] = w.volume(t, name).ID
-	}
-	inDefault := func(name string) string { return filepath.Join(w.poolPath(t, "default"), name) }
-	inFar := func(name string) string { return filepath.Join(far.at, "pool", name) }
+	small, near := filepath.Join(w.h.Root, "mnt", w.volume(t, "small").ID.String()), filepath.Dir(w.h.Root)
+	var frozen api.Outcome
+	var open *os.File
+	var unfreeze func()
 	use := host.NewID()
 	grow := func(dir string, percent int) func(*testing.T, *world) {
 		return func(t *testing.T, w *world) { w.ok(t, host.FillTo(dir, percent)) }
@@ -102,26 +99,16 @@ func TestStatusNamesConditions(t *testing.T) {
 	shrink := func(dir string) func(*testing.T, *world) {
 		return func(t *testing.T, w *world) { w.ok(t, os.Remove(filepath.Join(dir, "filler"))) }
 	}
-	move := func(from, to string) func(*testing.T, *world) {
-		return func(t *testing.T, w *world) { w.ok(t, os.Rename(from, to)) }
-	}
-	small := filepath.Join(w.h.Root, "mnt", id["small"].String())
-	record := inDefault("datasets/" + id["here"].String() + "/record.json")
 	w.awaitStatus(t, "all is well", func(r statusReport) bool { return r.Healthy })
 
-	for _, c := range append([]condition{
+	for _, c := range []condition{
 		{
-			name: "volume nearly full", level: "warning", subject: "volume small", text: "NEARLY FULL", fix: "drover volume resize small",
+			name: "volume full", level: "error", subject: "volume small", text: "FULL", fix: "drover volume resize small",
 			cause: func(t *testing.T, w *world) {
 				_, err := w.plug.Mount("small", use)
 				w.ok(t, err)
-				w.ok(t, host.FillTo(small, 90))
+				grow(small, 100)(t, w)
 			},
-			mend: shrink(small),
-		},
-		{
-			name: "volume full", level: "error", subject: "volume small", text: "FULL", fix: "drover volume resize small",
-			cause: grow(small, 100),
 			mend: func(t *testing.T, w *world) {
 				shrink(small)(t, w)
 				w.ok(t, w.plug.Unmount("small", use))
@@ -137,10 +124,6 @@ func TestStatusNamesConditions(t *testing.T) {
 			mend: func(t *testing.T, w *world) { w.ok(t, w.plug.Unmount("small", use)) },
 		},
 		{
-			name: "pool nearly full", level: "warning", subject: "pool far", text: "NEARLY FULL",
-			cause: grow(far.at, 90), mend: shrink(far.at),
-		},
-		{
 			name: "pool full", level: "error", subject: "pool far", text: "creates are refused",
 			cause: grow(far.at, 100), mend: shrink(far.at),
 		},
@@ -150,56 +133,56 @@ func TestStatusNamesConditions(t *testing.T) {
 			mend:  func(t *testing.T, _ *world) { far.plugIn(t) },
 		},
 		{
-			name: "dataset missing", level: "error", subject: "dataset " + id["there"].String(), text: "missing", fix: "put back the disk",
-			cause: move(inFar("datasets/"+id["there"].String()), filepath.Join(far.at, "away")),
-			mend:  move(filepath.Join(far.at, "away"), inFar("datasets/"+id["there"].String())),
-		},
-		{
-			name: "record damaged", level: "error", subject: "dataset " + id["here"].String(), text: "cannot read its record",
-			cause: func(t *testing.T, w *world) {
-				move(record, record+".kept")(t, w)
-				w.ok(t, os.WriteFile(record, []byte("{"), 0o600))
-			},
-			mend: move(record+".kept", record),
-		},
-		{
-			name: "image missing", level: "error", subject: "dataset " + id["here"].String(), text: "image is missing",
-			cause: move(inDefault("datasets/"+id["here"].String()+"/head.img"), inDefault("head.kept")),
-			mend:  move(inDefault("head.kept"), inDefault("datasets/"+id["here"].String()+"/head.img")),
-		},
-		{
-			name: "foreign file", level: "warning", subject: "pool default", text: "notes.txt is not Drover's",
-			cause: func(t *testing.T, w *world) { w.ok(t, os.WriteFile(inDefault("datasets/notes.txt"), nil, 0o600)) },
-			mend:  func(t *testing.T, w *world) { w.ok(t, os.Remove(inDefault("datasets/notes.txt"))) },
-		},
-		{
-			name: "dataset that the store does not know", level: "warning", subject: "dataset 99999999-0000-4000-8000-000000000009", text: "quarantined",
-			cause: func(t *testing.T, w *world) {
-				w.ok(t, copyDataset(inDefault("datasets/"+id["here"].String()), inDefault("datasets/99999999-0000-4000-8000-000000000009")))
-			},
-			mend: func(t *testing.T, w *world) {
-				w.ok(t, os.RemoveAll(inDefault("datasets/99999999-0000-4000-8000-000000000009")))
-			},
-		},
-		{
-			name: "operation failed", level: "warning", subject: "operation", text: "import of later failed",
-			cause: func(t *testing.T, w *world) {
-				// The kernel answers reads of some of these files with EINVAL.
-				if r := w.h.Exec(t, "volume", "import", "later", "--from", "/sys/devices/virtual/net/lo"); r.Exit == 0 {
-					t.Fatalf("an import of unreadable files succeeded: %s", r.Out)
-				}
-			},
-			mend: func(t *testing.T, w *world) {
-				w.ok(t, os.MkdirAll(filepath.Join(w.h.Dir, "later"), 0o755))
-				w.h.Must(t, "volume", "import", "later", "--from", filepath.Join(w.h.Dir, "later"))
-			},
-		},
-		{
 			name: "profiles cannot be loaded", level: "error", subject: "profiles", text: "keeping",
 			cause: func(t *testing.T, w *world) { w.reload(t, "profiles: [") },
 			mend:  func(t *testing.T, w *world) { w.reload(t, profiles) },
 		},
-	}, hostConditions(filepath.Dir(w.h.Root), far)...) {
+		{
+			name: "disk of the root filling up", level: "warning", subject: "root", text: "is filling up",
+			fix:   "free space on that disk: df -h " + near,
+			cause: grow(near, 98), mend: shrink(near),
+		},
+		{
+			name: "operation takes long", level: "warning", subject: "operation ", text: "clone of ",
+			fix: "drover operation inspect --wait ",
+			cause: func(t *testing.T, w *world) {
+				unfreeze = freeze(t, far.at)
+				frozen = w.begin(t, api.Request{Kind: dataset.OpClone, Volume: "slow", Options: map[string]string{"from": "there"}})
+				w.h.SetClock(t, 61*time.Minute)
+			},
+			mend: func(t *testing.T, w *world) { w.thaw(t, unfreeze, frozen) },
+		},
+		{
+			name: "store damaged", level: "error", subject: "store", text: "changes are suspended",
+			fix: "drover store recover --from-pools",
+			cause: func(t *testing.T, w *world) {
+				w.h.Stop(t)
+				w.ok(t, os.WriteFile(filepath.Join(w.h.Root, "store.db"), []byte("damaged"), 0o600))
+				w.h.Up(t)
+			},
+			mend: func(t *testing.T, w *world) {
+				w.h.Must(t, "store", "recover", "--from-pools")
+				aside, err := filepath.Glob(filepath.Join(w.h.Root, "store.db.damaged-*"))
+				if err != nil || len(aside) != 1 {
+					t.Fatal(aside, err)
+				}
+				w.ok(t, os.Remove(aside[0]))
+			},
+		},
+		{
+			name: "process keeps a volume mounted", level: "warning", subject: "mount ", text: "no recorded use",
+			fix: "drover volume inspect small",
+			cause: func(t *testing.T, w *world) {
+				use := host.NewID()
+				at, err := w.plug.Mount("small", use)
+				w.ok(t, err)
+				open, err = os.Create(filepath.Join(at, "open"))
+				w.ok(t, err)
+				w.says(t, w.plug.Unmount("small", use), "small", "still uses")
+			},
+			mend: func(t *testing.T, w *world) { w.ok(t, open.Close()) },
+		},
+	} {
 		if !t.Run(c.name, func(t *testing.T) {
 			c.cause(t, w)
 			w.awaitStatus(t, "named", func(r statusReport) bool {
@@ -230,33 +213,22 @@ func (w *world) look(t *testing.T, fix string) {
 	}
 }
 
-// copyDataset copies the directory of a dataset, with shared blocks.
-func copyDataset(from, to string) error {
-	if err := os.Mkdir(to, 0o700); err != nil {
-		return err
-	}
-	list, err := os.ReadDir(from)
-	if err != nil {
-		return err
-	}
-	for _, e := range list {
-		source, err := os.Open(filepath.Join(from, e.Name()))
-		if err != nil {
-			return err
-		}
-		defer source.Close()
-		target, err := os.Create(filepath.Join(to, e.Name()))
-		if err != nil {
-			return err
-		}
-		if err := reflink.Clone(target, source); err != nil {
-			return err
-		}
-		if err := target.Close(); err != nil {
-			return err
-		}
-	}
-	return nil
+// begin requests an operation without waiting for its end.
+func (w *world) begin(t *testing.T, req api.Request) api.Outcome {
+	t.Helper()
+	c := w.h.Client(t)
+	defer c.Close()
+	out, err := c.Submit(t.Context(), req)
+	w.ok(t, err)
+	return out
+}
+
+// thaw lets an operation on a frozen disk end.
+func (w *world) thaw(t *testing.T, unfreeze func(), out api.Outcome) {
+	t.Helper()
+	unfreeze()
+	w.h.Must(t, "operation", "inspect", "--wait", out.Operation.ID.String())
+	w.h.SetClock(t, 0)
 }
 
 // reload replaces profiles.yaml and has drover read it.

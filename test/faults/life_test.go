@@ -17,40 +17,6 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// A socket file that a crash left does not prevent a start of drover, and is removed when drover ends. A second
-// drover says which one is running, and does no harm.
-func TestB13(t *testing.T) {
-	w := newWorld(t, host.Options{})
-	w.make(t, "base", "plain", "base")
-	w.h.Kill9(t)
-	if _, err := os.Lstat(w.h.Socket()); err != nil {
-		t.Fatalf("the kill left no socket file: %v", err)
-	}
-	w.h.Up(t)
-	w.kept(t)
-
-	pid := strconv.Itoa(w.h.PID())
-	second := w.h.Exec(t, "serve", "--root", w.h.Root, "--run", filepath.Join(w.h.Dir, "run"), "--driver", w.h.Driver,
-		"--profiles", filepath.Join(w.h.Dir, "profiles.yaml"), "--config", filepath.Join(w.h.Dir, "drover.yaml"))
-	if second.Exit != 1 || !strings.Contains(second.Err, "pid "+pid) || !strings.Contains(second.Err, w.h.Root) {
-		t.Errorf("the second drover: exit %d: %s", second.Exit, second.Err)
-	}
-	// With a different root, it is the socket that is in use.
-	other := w.h.Exec(t, "serve", "--root", filepath.Join(w.h.Dir, "other"), "--run", filepath.Join(w.h.Dir, "run2"), "--driver", w.h.Driver,
-		"--profiles", filepath.Join(w.h.Dir, "profiles.yaml"), "--config", filepath.Join(w.h.Dir, "drover.yaml"))
-	if other.Exit != 1 || !strings.Contains(other.Err, pid) || !strings.Contains(other.Err, w.h.Socket()) {
-		t.Errorf("another drover on the same socket: exit %d: %s", other.Exit, other.Err)
-	}
-	w.kept(t)
-	w.h.Stop(t)
-	if _, err := os.Lstat(w.h.Socket()); !os.IsNotExist(err) {
-		t.Errorf("its end left a socket file: %v", err)
-	}
-	w.h.Up(t)
-	w.kept(t)
-	w.tidy(t)
-}
-
 // usage is what a process uses.
 type usage struct {
 	files, loops, mounts, goroutines, entries int
@@ -59,8 +25,16 @@ type usage struct {
 
 func (w *world) usage(t testing.TB) (u usage) {
 	t.Helper()
+	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(w.h.PID()), "status"))
+	w.ok(t, err)
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			w.ok(t, err)
+			u.rss = kib << 10
+		}
+	}
 	u.files = len(names(t, filepath.Join("/proc", strconv.Itoa(w.h.PID()), "fd")))
-	u.rss = w.residentMemory(t)
 	devices, err := loopdev.List()
 	w.ok(t, err)
 	for _, d := range devices {
@@ -74,23 +48,7 @@ func (w *world) usage(t testing.TB) (u usage) {
 	return u
 }
 
-// residentMemory returns the bytes of memory that the daemon uses. Unlike usage, it asks the daemon for nothing, so it
-// does not keep the daemon busy.
-func (w *world) residentMemory(t testing.TB) (bytes int64) {
-	t.Helper()
-	status, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(w.h.PID()), "status"))
-	w.ok(t, err)
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			w.ok(t, err)
-			bytes = kib << 10
-		}
-	}
-	return bytes
-}
-
-// create, mount, unmount and remove run 500 times, four at a time. Afterwards everything is as in the beginning.
+// create, mount, unmount and remove run 250 times, four at a time. Afterwards everything is as in the beginning.
 func TestB14(t *testing.T) {
 	w := newWorld(t, host.Options{Size: 2 << 30})
 	once := func(name string) {
@@ -119,7 +77,7 @@ func TestB14(t *testing.T) {
 			return nil
 		})
 	}
-	rounds := long.Rounds(500, 5000)
+	rounds := long.Rounds(250, 5000)
 	cycle(0, rounds/5) // caches and connection pools are full by then
 	before := w.usage(t)
 	cycle(rounds/5, rounds)

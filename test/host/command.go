@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,18 +90,6 @@ func (h *Host) Findings(t testing.TB) (findings []api.Finding) {
 		t.Fatalf("doctor: exit %d, %v\n%s%s", r.Exit, err, r.Out, r.Err)
 	}
 	return findings
-}
-
-// FindError returns an error with the first finding of doctor that is an error, or nil. A host of a test may have
-// warnings, such as data in memory.
-func (h *Host) FindError(t testing.TB) error {
-	t.Helper()
-	for _, f := range h.Findings(t) {
-		if f.Level == "error" {
-			return fmt.Errorf("doctor: %s: %s", f.Subject, f.Text)
-		}
-	}
-	return nil
 }
 
 // Clean fails the test if doctor reports a problem that is not allowed.

@@ -85,7 +85,7 @@ func Table() []Entry {
 // directoryEntries are the tests of the lab itself, of directories and of control groups.
 func directoryEntries() []Entry {
 	return []Entry{
-		{Package: "test/lab/inside", Disks: []Disk{{"first", 2 * gib}, {"second", 2 * gib}}},
+		{Package: "test/lab/inside", Disks: []Disk{{"first", 2 * gib}}},
 		{
 			Package: "backends/dir", Run: "^TestProject(Volume|OfOthers|Limit|Quotas)",
 			Disks: []Disk{{"quota", 6 * gib}},

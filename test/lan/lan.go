@@ -29,16 +29,16 @@ type Net struct {
 
 	mu       sync.Mutex
 	machines []*Machine
-	cuts     map[cut]bool
+	cuts     map[Cut]int // how often each was made
 }
 
-// A cut drops the packets of one machine to another.
-type cut struct{ from, to *Machine }
+// A Cut drops the packets of one machine to another.
+type Cut struct{ From, To *Machine }
 
 // New creates a network. At the end of the test it is removed with its machines and everything that runs on them.
 func New(tb testing.TB) *Net {
 	tb.Helper()
-	n := &Net{tb: tb, cuts: map[cut]bool{}}
+	n := &Net{tb: tb, cuts: map[Cut]int{}}
 	err := onThread(func() (err error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("make a network namespace (these tests need root): %w", err)
@@ -88,16 +88,17 @@ func (n *Net) Partition(a, b *Machine) {
 	n.PartitionOneWay(b, a)
 }
 
-// PartitionOneWay drops what one machine sends to another. The other direction still works.
+// PartitionOneWay drops what one machine sends to another. The other direction still works. A cut that was made several
+// times lasts until HealOneWay was called as often.
 func (n *Net) PartitionOneWay(from, to *Machine) {
 	n.tb.Helper()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if c := (cut{from, to}); !n.cuts[c] {
+	c := Cut{from, to}
+	if n.cuts[c]++; n.cuts[c] == 1 {
 		// A machine that does not forward sends no error for a packet that a blackhole has dropped (ip_error in
 		// the kernel's net/ipv4/route.c).
 		must(n.tb, to.Command("ip", "rule", "add", "pref", "10", "from", from.IP, "blackhole"))
-		n.cuts[c] = true
 	}
 }
 
@@ -121,19 +122,23 @@ func (n *Net) Heal() {
 	}
 }
 
-// HealOneWay lets one machine receive packets of another again. Idempotent.
+// HealOneWay ends one call of PartitionOneWay. Idempotent.
 func (n *Net) HealOneWay(from, to *Machine) {
 	n.tb.Helper()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if c := (cut{from, to}); n.cuts[c] {
+	switch c := (Cut{from, to}); n.cuts[c] {
+	case 0:
+	case 1:
 		n.heal(c)
+	default:
+		n.cuts[c]--
 	}
 }
 
-func (n *Net) heal(c cut) {
+func (n *Net) heal(c Cut) {
 	n.tb.Helper()
-	must(n.tb, c.to.Command("ip", "rule", "del", "pref", "10", "from", c.from.IP, "blackhole"))
+	must(n.tb, c.To.Command("ip", "rule", "del", "pref", "10", "from", c.From.IP, "blackhole"))
 	delete(n.cuts, c)
 }
 

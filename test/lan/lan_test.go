@@ -67,7 +67,8 @@ func TestPartitions(t *testing.T) {
 	}
 	both("whole")
 	n.PartitionOneWay(a, b)
-	n.PartitionOneWay(a, b) // a second call changes nothing
+	n.PartitionOneWay(a, b)
+	n.HealOneWay(a, b) // ends one of them
 	send(t, ca, cb, "lost")
 	send(t, cb, ca, "against it")
 	wantNext(t, ca, "against it")

@@ -100,12 +100,6 @@ func (a *agent) Get(_ context.Context, ref dataset.Reference) (v plugin.Volume, 
 // serve starts the plugin with a separate driver name, and then an engine.
 func serve(t *testing.T) (*agent, *engine.Engine, string) {
 	t.Helper()
-	return serveOn(t, engine.Options{})
-}
-
-// serveOn is serve with options for the engine.
-func serveOn(t *testing.T, opts engine.Options) (*agent, *engine.Engine, string) {
-	t.Helper()
 	a := &agent{dir: t.TempDir(), volumes: map[string]bool{}, calls: map[string]int{}}
 	driver := engine.DriverName()
 	l, err := socket.Listen(t.Context(), filepath.Join("/run/docker/plugins", driver+".sock"), "")
@@ -125,7 +119,7 @@ func serveOn(t *testing.T, opts engine.Options) (*agent, *engine.Engine, string)
 			t.Error(err)
 		}
 	})
-	return a, engine.Start(t, opts), driver
+	return a, engine.Start(t, engine.Options{}), driver
 }
 
 // TestI7GetThatKnowsNothing: if the agent cannot say whether a volume exists, the engine keeps its record of the

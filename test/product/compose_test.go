@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/test/engine"
-	"github.com/droverhq/drover/test/host"
 )
 
 // project is a Compose project: a folder with one file.
@@ -63,9 +62,9 @@ volumes:
   cache: {name: cache, driver: DRIVER, driver_opts: {profile: gold, size: 1GiB}}
 `
 
-// TestA3: the same through Compose, with the profile in the name and in driver_opts.
-func TestA3(t *testing.T) {
-	w := begin(t, host.Options{}, engine.Options{})
+// testA3: the same through Compose, with the profile in the name and in driver_opts.
+func testA3(t *testing.T, w *world) {
+	w.drover(t, "trash", "purge", "--all", "--yes")
 	p := w.project(t, "shop", shop)
 	db, cache := engine.MariaDB(), engine.Redis()
 	up := func(t *testing.T) {
@@ -77,7 +76,7 @@ func TestA3(t *testing.T) {
 	up(t)
 	db.Query(t, w.e, "shop-db-1", "CREATE DATABASE shop; CREATE TABLE shop.orders (id INT); INSERT INTO shop.orders VALUES (7)")
 	cache.Query(t, w.e, "shop-cache-1", "SET order 7")
-	for spelling, size := range map[string]int64{"data@gold": 20 << 30, "cache": 1 << 30} {
+	for spelling, size := range map[string]int64{"data@gold": 1 << 30, "cache": 1 << 30} {
 		if st := w.inspect(t, spelling); st.Driver != w.h.Driver || st.Status.Profile != "gold" || st.Status.Size != size {
 			t.Errorf("%s: %+v", spelling, st)
 		}
@@ -126,7 +125,7 @@ func TestA3(t *testing.T) {
 	// A wrong word is reported as elsewhere, and nothing is made (A10).
 	p.write(t, strings.ReplaceAll(shop, "profile: gold", "profile: glod"))
 	r := p.try(t, "up", "-d")
-	if want := `create cache: VolumeDriver.Create: drover: unknown profile "glod" (available: bronze, gold, silver)`; r.Exit == 0 || !strings.Contains(r.Stderr, want) {
+	if want := `create cache: VolumeDriver.Create: drover: unknown profile "glod" (available: brief, bronze, gold, silver)`; r.Exit == 0 || !strings.Contains(r.Stderr, want) {
 		t.Errorf("up with an unknown profile: exit %d, %s, want %s", r.Exit, r.Stderr, want)
 	}
 	p.must(t, "down", "-v")

@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 )
@@ -96,34 +95,6 @@ func testB7Run(t *testing.T, w *world) {
 	w.docker(t, "volume", "rm", "crowded@gold")
 }
 
-// TestB2LiveRestore: containers outlive the engine, and their uses with them.
-func TestB2LiveRestore(t *testing.T) {
-	w := begin(t, host.Options{}, engine.Options{LiveRestore: true})
-	w.command(t, "one", "live@gold", ticking, "--hostname", "one")
-	pid := w.docker(t, "inspect", "-f", "{{.State.Pid}}", "one")
-	for _, end := range []func(testing.TB){w.e.Stop, w.e.Kill9} {
-		end(t)
-		w.h.Restart(t) // Drover is killed as well, while nobody looks
-		w.e.Up(t)
-		if got := w.docker(t, "inspect", "-f", "{{.State.Pid}}", "one"); got != pid {
-			t.Fatalf("the container is process %s, want %s", got, pid)
-		}
-		w.wantUses(t, "live@gold", 1, 1)
-		w.awaitMore(t, "one", "/data/one")
-		w.refused(t, "volume is in use", "volume", "rm", "live@gold")
-		if a := ask(t, w.h, "Remove", request{Name: "live@gold"}); !strings.Contains(a.Err, "cannot remove volume live: it is mounted by") {
-			t.Errorf("Remove: %+v", a)
-		}
-	}
-	w.docker(t, "stop", "one")
-	w.wantUses(t, "live@gold", 0, 0)
-	w.docker(t, "start", "one")
-	w.wantUses(t, "live@gold", 1, 1)
-	w.awaitMore(t, "one", "/data/one")
-	w.docker(t, "stop", "one")
-	w.wantUses(t, "live@gold", 0, 0)
-}
-
 // TestDroverKilled: B3, B4 and B6.
 func TestDroverKilled(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{})
@@ -171,26 +142,6 @@ func TestB4Activated(t *testing.T) {
 	testB4(t, w, w.h.HasWaitingConnection)
 	if strings.Contains(w.e.Log(), unable) {
 		t.Error("the engine found a socket that nobody listens on")
-	}
-}
-
-// TestB4LongAway: Drover is not running while the engine starts. The engine waits 15 s for each volume and container,
-// and then gives up.
-func TestB4LongAway(t *testing.T) {
-	long.Only(t)
-	w := begin(t, host.Options{}, engine.Options{})
-	w.docker(t, "volume", "create", "-d", w.h.Driver, "--label", "team=a", "-o", "size=5GiB", "kept@gold")
-	w.command(t, "one", "kept@gold", ticking, "--hostname", "one")
-	w.docker(t, "stop", "one")
-	w.e.Stop(t)
-	w.h.Stop(t)
-	w.e.Up(t)
-	w.h.Up(t)
-	w.docker(t, "start", "one")
-	w.awaitMore(t, "one", "/data/one")
-	w.wantUses(t, "kept@gold", 1, 1)
-	if got := w.docker(t, "volume", "inspect", "-f", "{{.Labels}} {{.Options}}", "kept@gold"); got != "map[team:a] map[size:5GiB]" {
-		t.Errorf("labels and options: %s", got)
 	}
 }
 

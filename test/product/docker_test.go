@@ -8,22 +8,30 @@ import (
 	"sync"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/volumes"
 )
 
-// TestDockersHabits: one engine and one Drover serve all tests that do not disturb them.
-func TestDockersHabits(t *testing.T) {
-	w := begin(t, host.Options{Profiles: threeProfiles}, engine.Options{})
+// TestDocker: one engine and one Drover serve all tests that do not disturb them.
+func TestDocker(t *testing.T) {
+	w := begin(t, host.Options{Profiles: volumes.Profiles}, engine.Options{})
+	t.Run("volumes", func(t *testing.T) { volumes.Run(t, w.suite()) }) // test/cluster runs them in a cluster
 	t.Run("B1", func(t *testing.T) { testB1(t, w) })
 	t.Run("B12", func(t *testing.T) { testB12(t, w) })
 	t.Run("B17", func(t *testing.T) { testB17(t, w) })
-	t.Run("B17 promoted", func(t *testing.T) { testPromoted(t, w) })
 	t.Run("B17 anonymous", func(t *testing.T) { testB17Anonymous(t, w) })
-	t.Run("B17 profile gone", func(t *testing.T) { testB17ProfileGone(t, w) })
+	t.Run("I11 holders", func(t *testing.T) { testHolders(t, w) })
+	t.Run("A3", func(t *testing.T) { testA3(t, w) })
+	t.Run("first hour", func(t *testing.T) { testFirstHour(t, w) })
+	t.Run("first hour of Compose", func(t *testing.T) { testFirstHourCompose(t, w) })
+	t.Run("rename", func(t *testing.T) { testRename(t, w) })
+}
+
+// suite adapts the world to the suite of volumes.
+func (w *world) suite() volumes.World {
+	return volumes.World{Engine: w.e, Host: w.h, Name: "host-a", Admin: w.h, Servers: []*host.Host{w.h}}
 }
 
 const threeProfiles = `default: bronze
@@ -96,18 +104,6 @@ func testB12(t *testing.T, w *world) {
 	w.docker(t, append([]string{"volume", "rm"}, strings.Fields(w.docker(t, "volume", "ls", "-q", "-f", "driver="+w.h.Driver))...)...)
 }
 
-// testPromoted: a volume whose pool chose the filesystem gets a profile that names the filesystem.
-func testPromoted(t *testing.T, w *world) {
-	w.run(t, "climber", "rise@bronze")
-	w.drover(t, "volume", "set-profile", "rise", "gold")
-	if st := w.inspect(t, "rise@bronze").Status; st.Profile != "gold" {
-		t.Errorf("status after set-profile: %+v", st)
-	}
-	w.docker(t, "restart", "climber")
-	w.docker(t, "rm", "-f", "climber")
-	w.docker(t, "volume", "rm", "rise@bronze")
-}
-
 // testB17: a spelling that the engine has used continues to work, whatever happens to the profile. A spelling that it
 // has never used does not find the volume.
 func testB17(t *testing.T, w *world) {
@@ -151,7 +147,7 @@ func testB17Anonymous(t *testing.T, w *world) {
 	w.drover(t, "trash", "purge", "--all", "--yes")
 	var wg sync.WaitGroup
 	turns := make(chan struct{}, 4)
-	for range long.Rounds(40, 100) {
+	for range long.Rounds(12, 100) {
 		turns <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-turns }()
@@ -172,29 +168,30 @@ func testB17Anonymous(t *testing.T, w *world) {
 	})
 }
 
-// testB17ProfileGone: a volume keeps the settings of its profile after the profile was removed.
-func testB17ProfileGone(t *testing.T, w *world) {
-	w.run(t, "keeper", "shop@gold")
-	file := filepath.Join(w.h.Dir, "profiles.yaml")
-	if err := os.WriteFile(file, []byte("default: bronze\nprofiles: {bronze: {}}\n"), 0o600); err != nil {
-		t.Fatal(err)
+// testHolders: the refusal of a volume in use names the container and the command that stops it.
+func testHolders(t *testing.T, w *world) {
+	t.Setenv("DOCKER_HOST", w.e.Host)
+	w.run(t, "web", "held")
+	id := w.docker(t, "inspect", "-f", "{{.Id}}", "web")[:12]
+	w.wantRefusal(t, "held", "docker container web ("+id+") at /data: process ", "; to free it: docker stop web\n")
+	want := "docker container web (" + id + ") at /data: process "
+	if out := w.drover(t, "volume", "inspect", "held"); !strings.Contains(out, want) {
+		t.Errorf("volume inspect does not show %q:\n%s", want, out)
 	}
-	if err := unix.Kill(w.h.PID(), unix.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
-	host.Await(t, "the profiles are read again", func() error {
-		if got := w.drover(t, "profile", "ls", "-q"); got != "bronze" {
-			return fmt.Errorf("there are %q", got)
+	// If no engine answers, the ID must suffice.
+	t.Setenv("DOCKER_HOST", "unix://"+filepath.Join(t.TempDir(), "none.sock"))
+	w.wantRefusal(t, "held", "docker container "+id+" at /data: process ", "; to free it: docker stop "+id+"\n")
+	w.docker(t, "rm", "-f", "web")
+	w.docker(t, "volume", "rm", "held")
+}
+
+// wantRefusal fails unless drover volume rm fails, and prints all of words.
+func (w *world) wantRefusal(t *testing.T, volume string, words ...string) {
+	t.Helper()
+	r := w.h.Exec(t, "volume", "rm", volume)
+	for _, word := range words {
+		if r.Exit != 1 || !strings.Contains(r.Err, word) {
+			t.Errorf("drover volume rm: exit %d, and no %q in:\n%s", r.Exit, word, r.Err)
 		}
-		return nil
-	})
-	w.docker(t, "restart", "keeper")
-	w.wantUses(t, "shop@gold", 1, 1)
-	if st := w.inspect(t, "shop@gold").Status; st.Profile != "gold" || st.Size != 20<<30 {
-		t.Errorf("status: %+v", st)
 	}
-	w.refused(t, "volume is in use", "volume", "rm", "shop@gold")
-	w.refused(t, `unknown profile "gold" (available: bronze)`, "volume", "create", "-d", w.h.Driver, "other@gold")
-	w.docker(t, "rm", "-f", "keeper")
-	w.docker(t, "volume", "rm", "shop@gold")
 }

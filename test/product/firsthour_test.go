@@ -15,10 +15,9 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// TestFirstHour: what surprises people in their first hour with volume plugins. Each case is a row of the table in
+// testFirstHour: what surprises people in their first hour with volume plugins. Each case is a row of the table in
 // the README.
-func TestFirstHour(t *testing.T) {
-	w := begin(t, host.Options{Profiles: threeProfiles}, engine.Options{})
+func testFirstHour(t *testing.T, w *world) {
 	// docker run with some options makes nothing of Drover's.
 	local := func(t *testing.T, args ...string) engine.Result {
 		t.Helper()
@@ -161,10 +160,9 @@ func testNameless(t *testing.T, w *world) {
 	w.docker(t, "volume", "rm", "db@gold")
 }
 
-// TestFirstHourCompose: Compose refuses "@" in the key of a volume, and puts the project's name before a key without
+// testFirstHourCompose: Compose refuses "@" in the key of a volume, and puts the project's name before a key without
 // name:.
-func TestFirstHourCompose(t *testing.T) {
-	w := begin(t, host.Options{Profiles: threeProfiles}, engine.Options{})
+func testFirstHourCompose(t *testing.T, w *world) {
 	const key = `
 services:
   cache: {image: drover-redis, network_mode: none, volumes: ["data@gold:/data"]}

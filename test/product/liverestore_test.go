@@ -13,50 +13,44 @@ import (
 	"github.com/droverhq/drover/test/host"
 )
 
-// TestI9CpLiveRestore: containers that outlived their engine lose nothing if docker cp copies into and out of them.
-// Their volume is neither removed nor restored nor destroyed until they end, and is free then.
-func TestI9CpLiveRestore(t *testing.T) {
+// TestI9LiveRestore: containers outlive the engine, and their uses with them. They lose nothing if docker cp copies into
+// and out of them. Their volume is neither removed nor restored nor destroyed until they end, and is free then, also if
+// the last of them ended while the engine was down.
+func TestI9LiveRestore(t *testing.T) {
 	w := begin(t, host.Options{}, engine.Options{LiveRestore: true})
 	for _, name := range []string{"one", "two"} {
 		w.command(t, name, "live@gold", ticking, "--hostname", name)
 		w.awaitMore(t, name, "/data/"+name)
 	}
 	w.drover(t, "snapshot", "create", "live", "--name", "before")
-	w.e.Kill9(t)
-	w.e.Up(t)
+	pid := w.docker(t, "inspect", "-f", "{{.State.Pid}}", "one")
 	out := filepath.Join(t.TempDir(), "out")
-	for range 2 {
+	for _, end := range []func(testing.TB){w.e.Stop, w.e.Kill9} {
+		end(t)
+		w.h.Restart(t) // Drover is killed as well, while nobody looks
+		w.e.Up(t)
+		if got := w.docker(t, "inspect", "-f", "{{.State.Pid}}", "one"); got != pid {
+			t.Fatalf("the container is process %s, want %s", got, pid)
+		}
 		w.docker(t, "cp", "/etc/hostname", "one:/data/copied")
 		w.docker(t, "cp", "one:/data/one", out)
 		w.wantUses(t, "live@gold", 2, 2)
-		w.h.Restart(t)
 	}
 	w.wantInUse(t, "live", "one", "two")
-
 	w.docker(t, "stop", "two")
-	w.awaitMore(t, "one", "/data/one")
 	w.wantInUse(t, "live", "one")
-	w.docker(t, "stop", "one")
-	w.awaitUnused(t, "live@gold")
-	if got := w.once(t, "live@gold", "cat /data/one"); !strings.Contains(got, "tick") {
-		t.Errorf("what was written is lost: %q", got)
-	}
-	w.drover(t, "snapshot", "restore", "live", "before")
-}
-
-// TestI9EndedWithEngineDown: a container that ended while the engine was down loses its use soon after.
-func TestI9EndedWithEngineDown(t *testing.T) {
-	w := begin(t, host.Options{}, engine.Options{LiveRestore: true})
-	w.command(t, "one", "live@gold", ticking, "--hostname", "one")
-	pid := w.docker(t, "inspect", "-f", "{{.State.Pid}}", "one")
 	w.e.Kill9(t)
 	if n, err := strconv.Atoi(pid); err != nil || unix.Kill(n, unix.SIGKILL) != nil {
 		t.Fatalf("process %q is not killed: %v", pid, err)
 	}
 	w.e.Up(t)
 	w.awaitUnused(t, "live@gold")
-	w.docker(t, "rm", "-f", "one")
-	w.docker(t, "volume", "rm", "live@gold")
+	if got := w.once(t, "live@gold", "cat /data/one"); !strings.Contains(got, "tick") {
+		t.Errorf("what was written is lost: %q", got)
+	}
+	w.drover(t, "snapshot", "restore", "live", "before")
+	w.docker(t, "start", "one")
+	w.wantUses(t, "live@gold", 1, 1)
 }
 
 // wantInUse fails unless a volume to which containers write cannot be removed, restored or destroyed. The refusals

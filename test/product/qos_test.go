@@ -10,7 +10,6 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/iolimit"
 	"github.com/droverhq/drover/internal/linux/mount"
-	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 )
@@ -148,49 +147,4 @@ func TestQoS(t *testing.T) {
 	w.wantLimits(t, dev, slow, "two")
 	w.docker(t, "stop", "two", "free")
 	w.wantLimits(t, dev, iolimit.Limits{})
-}
-
-// 200 MiB of dirty data, with a limit of 5 MiB a second, block neither a snapshot nor a stop, and hardly the writers.
-func TestQoSFlush(t *testing.T) {
-	long.Only(t)
-	w := begin(t, host.Options{Profiles: qosProfiles}, engine.Options{})
-	const mebibytes = 200
-	for _, profile := range []string{"slow", "frozen"} {
-		name := "db-" + profile
-		w.command(t, name, name+"@"+profile, "while :; do cut -d' ' -f1 /proc/uptime >>/data/log; sleep 0.01; done")
-		dev := w.device(t, name+"@"+profile)
-		w.wantLimits(t, dev, iolimit.Limits{WriteBPS: 5 << 20}, name)
-		dirty := []string{"exec", name, "dd", "if=/dev/zero", "of=/data/f", "bs=1M", fmt.Sprintf("count=%d", mebibytes)}
-		w.docker(t, dirty...)
-		began := time.Now()
-		w.drover(t, "snapshot", "create", name)
-		t.Logf("%s: snapshot with %d MiB dirty: %.2f s", profile, mebibytes, time.Since(began).Seconds())
-		w.wantLimits(t, dev, iolimit.Limits{WriteBPS: 5 << 20}, name)
-		w.awaitMore(t, name, "/data/log")
-		gap := 0.0
-		last := 0.0
-		for _, line := range w.lines(t, name, "/data/log") {
-			at, err := strconv.ParseFloat(line, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if last > 0 {
-				gap = max(gap, at-last)
-			}
-			last = at
-		}
-		t.Logf("%s: the writer was held up for %.2f s", profile, gap)
-		if gap > 2 {
-			t.Errorf("%s: the writer was held up for %.2f s", profile, gap)
-		}
-		w.docker(t, dirty...)
-		began = time.Now()
-		w.docker(t, "stop", name)
-		took := time.Since(began)
-		t.Logf("%s: stop with %d MiB dirty: %.2f s", profile, mebibytes, took.Seconds())
-		if took > 20*time.Second { // 40 s if the limit is not lifted
-			t.Errorf("%s: docker stop with %d MiB dirty took %s", profile, mebibytes, took)
-		}
-		w.wantLimits(t, dev, iolimit.Limits{})
-	}
 }

@@ -46,14 +46,6 @@ func TestRecover(t *testing.T) {
 	})
 
 	h := host.Start(t, host.Options{Size: 4 << 30, Profiles: text})
-	empty := filepath.Join(elsewhere, "empty")
-	r := h.Exec(t, "recover", "--from", empty, "--password", "file:"+secret, "--all")
-	if !strings.HasPrefix(r.Err, "drover: repository "+empty+": there is no repository") || r.Exit != 1 {
-		t.Errorf("exit %d: %q", r.Exit, r.Err)
-	}
-	if _, err := os.Stat(empty); !os.IsNotExist(err) {
-		t.Errorf("a repository was made: %v", err)
-	}
 	list := h.Exec(t, "recover", "--from", at, "--password", "file:"+secret)
 	if rows := regexp.MustCompile(`(?m)^(cache|db|web) .* (80|96|112)MiB +\S+ +(gold|image) +absent$`).
 		FindAllString(list.Out, -1); list.Exit != 0 || len(rows) != 3 {
@@ -111,7 +103,7 @@ func TestRecordsInRepository(t *testing.T) {
 	h.Must(t, "volume", "create", "db", "-o", "label.team=sea")
 	h.Restart(t) // the first export is stored soon after a start
 	fetch := []string{"store", "export", "--root", h.Root, "--from", at, "--password", "file:" + secret}
-	awaitLong(t, "the first export", func() error {
+	host.Await(t, "the first export", func() error {
 		if r := h.Exec(t, fetch...); r.Exit != 0 || strings.Count(r.Out, "\n") < 2 { // a heading, and a line
 			return fmt.Errorf("%+v", r)
 		}
@@ -146,43 +138,6 @@ func TestRecordsInRepository(t *testing.T) {
 		t.Errorf("the repositories are %q", got)
 	}
 	h.Clean(t)
-}
-
-// TestRecoverLostDisk follows docs/disaster-recovery.md after the loss of a pool: a volume whose record exists is not
-// recovered until it is deleted.
-func TestRecoverLostDisk(t *testing.T) {
-	h := host.Start(t, host.Options{Size: 4 << 30, Profiles: "default: plain\nprofiles:\n  plain: {}\n"})
-	elsewhere := t.TempDir()
-	secret, disk := filepath.Join(elsewhere, "password"), filepath.Join(elsewhere, "disk")
-	writePassword(t, secret, "correct horse battery staple")
-	h.Must(t, "repository", "add", "offsite", filepath.Join(elsewhere, "offsite"), "--password", "file:"+secret)
-	h.Must(t, "pool", "create", "old", "--backend", "dir", "--path", disk)
-	plug := h.Plug(t)
-	if err := plug.Create("db", map[string]string{"pool": "old"}); err != nil {
-		t.Fatal(err)
-	}
-	plug.Within(t, "db", func(root string) { put(t, filepath.Join(root, "data"), []byte("kept")) })
-	snapshot := strings.TrimSpace(h.Must(t, "snapshot", "create", "db", "-q"))
-	h.Must(t, "backup", "create", "db", "--snapshot", snapshot)
-	if err := os.RemoveAll(disk); err != nil {
-		t.Fatal(err)
-	}
-	recover := []string{"recover", "--from", "offsite", "db"}
-	if r := h.Exec(t, recover...); r.Exit != 0 || !strings.HasSuffix(r.Out,
-		"\n0 of 1 volumes are recovered, and 1 exist already\n") {
-		t.Errorf("exit %d: %s%s", r.Exit, r.Out, r.Err)
-	}
-	h.Must(t, "volume", "rm", "db")
-	if r := h.Exec(t, recover...); r.Exit != 0 || !strings.HasSuffix(r.Out, "\n1 of 1 volumes are recovered\n") {
-		t.Fatalf("exit %d: %s%s", r.Exit, r.Out, r.Err)
-	}
-	plug.Within(t, "db", func(root string) {
-		if got, err := os.ReadFile(filepath.Join(root, "data")); err != nil || string(got) != "kept" {
-			t.Errorf("%q, %v", got, err)
-		}
-	})
-	h.Must(t, "trash", "purge", "--all", "--yes")
-	h.Must(t, "pool", "rm", "--forget", "old", "--yes")
 }
 
 // startCommand starts a command of the drover command line.
@@ -248,4 +203,24 @@ func wantWhole(t *testing.T, h *host.Host, content map[string][]byte) (names []s
 		})
 	}
 	return names
+}
+
+func put(t *testing.T, path string, content []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func writePassword(t *testing.T, path, password string) {
+	t.Helper()
+	put(t, path, []byte(password+"\n"))
+}
+
+// wantOutput fails unless a command succeeded and its output begins and ends with texts.
+func wantOutput(t *testing.T, r host.Result, begin, end string) {
+	t.Helper()
+	if r.Exit != 0 || !strings.HasPrefix(r.Out, begin) || !strings.HasSuffix(r.Out, end) {
+		t.Errorf("exit %d: %q %q, want %q…%q", r.Exit, r.Out, r.Err, begin, end)
+	}
 }

@@ -3,6 +3,9 @@
 package inside_test
 
 import (
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -60,4 +63,18 @@ func TestReusedMapping(t *testing.T) {
 			is("another mapping", true)
 		})
 	}
+}
+
+// do runs a command and returns its output.
+func do(t *testing.T, in string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdin = strings.NewReader(in)
+	// There is no udev, for which they would wait.
+	cmd.Env = append(os.Environ(), "DM_DISABLE_UDEV=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
 }

@@ -132,9 +132,7 @@ func Serve(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	controlAPI, shut := link(server.Audited(svc, changes.Keep))
-	p.addCloser(func() error { shut(); return nil })
-	ag, err := p.agent(ctx, controlAPI, uuid.Nil, nil, func(l *host.List) {
+	ag, err := p.agent(ctx, server.Audited(svc, changes.Keep), uuid.Nil, nil, func(l *host.List) {
 		if p.ProfileFindings != nil {
 			l.All = append(l.All, p.ProfileFindings()...)
 		}

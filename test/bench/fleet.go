@@ -1,8 +1,4 @@
-// Package sim runs thousands of agents against real control replicas, over HTTP and TLS. Each agent has its own
-// certificate, and storage that does nothing. The agents send the same requests as real ones, in the same order. Only
-// the tests of the package call it. A [Fleet] owns its agents and their goroutines. An [Agent] has the counts of its
-// requests and what it must report next, both protected by its mutex.
-package sim
+package bench
 
 import (
 	"context"
@@ -34,7 +30,8 @@ const (
 	session = 10 * time.Second
 )
 
-// Fleet is a number of agents that follow control until the test ends.
+// Fleet is a number of agents that follow control until the test ends. Each has its own certificate, and storage that
+// does nothing. The agents send the same requests as real ones, in the same order, over HTTP and TLS.
 type Fleet struct {
 	Agents []*Agent
 
@@ -68,8 +65,8 @@ func (a *Agent) count(kind func(*Asked) *int64) {
 	*kind(&a.asked)++
 }
 
-// Start registers n agents with control at these addresses, and lets them follow it.
-func Start(t testing.TB, ca *pki.Authority, control []string, n int) *Fleet {
+// startFleet registers n agents with control at these addresses, and lets them follow it.
+func startFleet(t testing.TB, ca *pki.Authority, control []string, n int) *Fleet {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	f := &Fleet{stop: stop}

@@ -1,4 +1,4 @@
-package sim_test
+package bench
 
 import (
 	"errors"
@@ -16,12 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/test/consul"
-	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
-	"github.com/droverhq/drover/test/sim"
 )
-
-func TestMain(m *testing.M) { engine.Main(m) }
 
 // bed is what the simulated hosts use: Consul, and control replicas that are real processes.
 type bed struct {
@@ -78,27 +74,28 @@ func (b *bed) writes(t testing.TB) int {
 // lateShare: one agent in this number may miss its renewals for a session, with three servers.
 const lateShare = 10
 
-// D3: every agent makes, leases and mounts its volumes at the same time. A volume costs no more requests than it costs
+// BenchmarkFleet (D3): every agent makes, leases and mounts its volumes at the same time. A volume costs no more requests than it costs
 // now, and afterwards a cluster in which nothing changes writes nothing.
-func TestD3(t *testing.T) {
+func BenchmarkFleet(t *testing.B) {
 	agents := long.Rounds(40, 1000)
 	const each = 20
 	for _, servers := range []int{1, 3}[:long.Rounds(1, 2)] {
-		t.Run(fmt.Sprint(servers, " servers"), func(t *testing.T) {
+		t.Run(fmt.Sprint(servers, " servers"), func(t *testing.B) {
 			b := newBed(t, servers, 2)
-			f := sim.Start(t, b.ca, b.at, agents)
+			f := startFleet(t, b.ca, b.at, agents)
 			before, begin := b.counted(t, f), time.Now()
-			if err := f.Each(func(a *sim.Agent) error { return a.Fill(t.Context(), each) }); err != nil {
+			if err := f.Each(func(a *Agent) error { return a.Fill(t.Context(), each) }); err != nil {
 				t.Fatal(err)
 			}
 			t.Logf("%d agents × %d volumes on %d servers: %s", agents, each, servers, time.Since(begin).Round(time.Millisecond))
 			b.counted(t, f).check(t, before, float64(agents*each))
 			b.steady(t)
+			quiet(t)
 			wrong := f.Failures()
 			// Three servers and all agents on one small machine show what they cost. It is not required that each
 			// renewal is answered in time at the peak of a storm.
-			if late := wrong[sim.Renewing]; servers > 1 && len(late)*lateShare <= agents {
-				delete(wrong, sim.Renewing)
+			if late := wrong[Renewing]; servers > 1 && len(late)*lateShare <= agents {
+				delete(wrong, Renewing)
 			}
 			for doing, errs := range wrong {
 				t.Errorf("in the background, %s of %d of %d agents: %.2000v", doing, len(errs), agents, errors.Join(errs...))
@@ -111,10 +108,10 @@ func TestD3(t *testing.T) {
 type counted struct {
 	writes float64 // entries of Consul's log
 	reads  float64 // requests of control to Consul, except committed transactions and renewals
-	asked  sim.Asked
+	asked  Asked
 }
 
-func (b *bed) counted(t testing.TB, f *sim.Fleet) counted {
+func (b *bed) counted(t testing.TB, f *Fleet) counted {
 	t.Helper()
 	c := counted{writes: float64(b.writes(t)), asked: f.Asked()}
 	c.reads = -float64(c.asked.Renewals)
