@@ -7,16 +7,24 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // While doctor looks at the pools and then at the records, other work continues. A dataset that was deleted, created
@@ -299,4 +307,142 @@ func TestDoctorReportsCapabilitiesThatPoolLacks(t *testing.T) {
 			t.Errorf("%q is not in %q", want, said)
 		}
 	}
+}
+
+// The disk of a pool hangs while doctor lists it: further examinations, at the same time and later, do not ask it
+// again, and say that it hangs. Once it answers, it is examined again.
+func TestDoctorOfHangingPool(t *testing.T) {
+	h := &agenttest.HangingBackend{}
+	r := agenttest.New(t, func(c *agent.Config) {
+		c.Backends = backends.NewRegistry(h)
+		c.Pools = append(c.Pools, pool.Config{Name: "other", Backend: "dir", Path: filepath.Join(c.Root, "other")})
+	})
+	t.Cleanup(h.Resume)
+	h.Hang("list")
+	examine := func() api.Finding {
+		all, err := r.Doctor(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		for _, f := range all {
+			if f.Subject == "pool other" && f.Level == host.Error {
+				return f
+			}
+		}
+		return api.Finding{}
+	}
+	for range 3 {
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() {
+				if f := examine(); !strings.Contains(f.Text, "its disk hangs") {
+					t.Errorf("%+v", f)
+				}
+			})
+		}
+		ended := make(chan struct{})
+		go func() { all.Wait(); close(ended) }()
+		passed := time.Duration(0)
+		agenttest.Await(t, func() bool {
+			if passed < time.Minute { // much later, a clean-up of the pool begins
+				r.FakeClock.Advance(time.Second)
+				passed += time.Second
+			}
+			select {
+			case <-ended:
+				return true
+			default:
+				return false
+			}
+		})
+	}
+	if n := h.Calls(); n != 1 {
+		t.Errorf("the pool was listed %d times at once", n)
+	}
+	h.Resume()
+	agenttest.Await(t, func() bool { return examine() == api.Finding{} })
+}
+
+// Pools on one filesystem exceed the policy of one of them together, although none exceeds it alone.
+func TestPoolsOnOneFilesystem(t *testing.T) {
+	shared, own := scratch.Mount(t, "xfs", 1<<30), scratch.Mount(t, "xfs", 1<<30)
+	config := func(name, disk string, overcommit float64) pool.Config {
+		return pool.Config{Name: name, Backend: loop.Name, Path: filepath.Join(disk, name), Overcommit: overcommit}
+	}
+	h := agenttest.New(t, func(c *agent.Config) {
+		c.Backends = backends.NewRegistry(loop.New(&run.System{}))
+		c.Pools = []pool.Config{config("fast", shared, 1.5), config("slow", shared, 0), config("apart", own, 1.5)}
+	})
+	found := func(name string) (level, text string) {
+		t.Helper()
+		p, ok := h.Pools.ByName(name)
+		if !ok {
+			t.Fatalf("no pool %s", name)
+		}
+		rep := &doctor.Report{}
+		h.CheckPool(t.Context(), rep, p, nil, false)
+		for _, f := range rep.All {
+			if strings.Contains(f.Text, "one filesystem") {
+				return f.Level, f.Text
+			}
+		}
+		return "", ""
+	}
+	make := func(name, pool string) {
+		t.Helper()
+		if err := h.Create(t.Context(), name, map[string]string{"pool": pool, "size": "800MiB"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	make("db", "fast")
+	if level, text := found("fast"); level != host.OK || !strings.Contains(text, "with slow: they share its free space") {
+		t.Errorf("with room: %s %s", level, text)
+	}
+	make("web", "slow")
+	if level, text := found("fast"); level != host.Warning || !strings.Contains(text, "1.56GiB large together") {
+		t.Errorf("without room: %s %s", level, text)
+	}
+	if level, text := found("slow"); level != host.OK {
+		t.Errorf("a pool without a policy: %s %s", level, text)
+	}
+	if level, text := found("apart"); level != "" {
+		t.Errorf("a pool with a filesystem of its own: %s %s", level, text)
+	}
+}
+
+// countedProfiles counts the requests for the profiles.
+type countedProfiles struct {
+	api.Service
+	requests atomic.Int64
+}
+
+func (c *countedProfiles) Profiles(ctx context.Context) ([]api.ListedProfile, error) {
+	c.requests.Add(1)
+	return c.Service.Profiles(ctx)
+}
+
+// An examination that has found out that control does not answer sends it no other request: each one would wait until
+// it times out.
+func TestSilentControlIsNotAskedAgain(t *testing.T) {
+	var control *countedProfiles
+	r := agenttest.New(t, func(cfg *agent.Config) {
+		control = &countedProfiles{Service: cfg.Control}
+		cfg.Control = control
+	})
+	agenttest.Await(t, func() bool { return !r.Jobs.IsRunning("keys") })
+	ask := func() int64 {
+		before := control.requests.Load()
+		if _, err := r.Doctor(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return control.requests.Load() - before
+	}
+	if n := ask(); n == 0 {
+		t.Error("a control that answers was not asked for its profiles")
+	}
+	r.Link.Cut()
+	if n := ask(); n != 0 {
+		t.Errorf("a silent control was asked for its profiles %d times", n)
+	}
+	r.Link.Mend()
 }

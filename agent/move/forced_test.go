@@ -1,13 +1,16 @@
 package move_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -16,9 +19,11 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/move"
+	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // An operator forces a volume to continue from the copy of another node. The superseded home that returns refuses new
@@ -242,4 +247,126 @@ func TestI3ChangedHeadIsKeptAfterMove(t *testing.T) {
 			f.B.WantFile("db", "token", "given up")
 		})
 	}
+}
+
+// cutOff is a control that gets no messages from a node, once that is set.
+type cutOff struct {
+	api.Service
+	node uuid.UUID
+	away *atomic.Bool
+}
+
+func (c cutOff) NodeList(ctx context.Context, filter string) ([]api.Node, error) {
+	list, err := c.Service.NodeList(ctx, filter)
+	for i := range list {
+		list[i].Live = list[i].ID != c.node || !c.away.Load()
+	}
+	return list, err
+}
+
+// blackHole is a connection to other nodes on which everything is lost: a request ends when a connection attempt
+// would have timed out.
+type blackHole struct {
+	patience time.Duration
+	asked    *atomic.Int64
+}
+
+func (h blackHole) RoundTrip(r *http.Request) (*http.Response, error) {
+	h.asked.Add(1)
+	select {
+	case <-time.After(h.patience):
+		return nil, errors.New("i/o timeout")
+	case <-r.Context().Done():
+		return nil, context.Cause(r.Context())
+	}
+}
+
+// A mount of a volume whose home is cut off ends with an error that says what to do: at once if control says that the
+// home is unreachable, as soon as control says so, and after a bounded time if control never does. The number of
+// requests to the home shows that the mount does not wait longer.
+func TestI8MountWhileHomeIsCutOff(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.A.NewVolume("db", nil)
+	var away atomic.Bool
+	var asked atomic.Int64
+	f.B.Stop()
+	f.B.Config.Control = cutOff{f.B.Config.Control, f.A.Node(), &away}
+	f.B.Config.PeerHTTP = blackHole{4 * f.B.Config.Timing.Retry, &asked} // a real connection attempt ends after 5 s
+	f.B.Start()
+	mount := func(atMost int64) {
+		t.Helper()
+		asked.Store(0)
+		_, err := f.B.Mount(t.Context(), "db", "id")
+		if !errors.Is(err, dataset.ErrOffline) || errors.Is(err, dataset.ErrPending) {
+			t.Fatal(err)
+		}
+		for _, says := range []string{"volume db is on node host-a, which is unreachable", "drover volume move db host-b --force --fenced host-a"} {
+			if !strings.Contains(err.Error(), says) {
+				t.Errorf("%v: does not say %s", err, says)
+			}
+		}
+		if n := asked.Load(); n > atMost {
+			t.Errorf("the home was asked %d times, want %d at most", n, atMost)
+		}
+	}
+	mount(move.UnreachableTries/4 + 1) // each takes four retries, and the wait after it takes one more
+	away.Store(true)
+	mount(1)
+}
+
+// If only the disk of a home fails, its volume does not continue elsewhere without an operator, and a move is refused
+// with the reason. An operator can force it to continue from another node's copy, once Drover is stopped on the home.
+// After that Drover can start on the home again, and serves its other pools.
+func TestMoveFromAFailingDisk(t *testing.T) {
+	t.Parallel()
+	// Control is one of several replicas: it knows which nodes are alive.
+	f := &agenttest.Cluster{T: t, Session: 5 * time.Second}
+	f.StartControl()
+	f.A, f.B = f.AddHost("host-a", "loop"), f.AddHost("host-b", "loop")
+	t.Cleanup(f.Close)
+	disk := scratch.Mount(t, "xfs", 2<<30)
+	f.A.Config.Pools = []pool.Config{
+		{Name: "default", Backend: "loop", Path: filepath.Join(disk, "pool")},
+		{Name: "near", Backend: "dir", Path: filepath.Join(t.TempDir(), "near")},
+	}
+	f.A.Start()
+	f.B.Start()
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB", "pool": "default"})
+	f.A.NewVolume("near", map[string]string{"pool": "near"})
+	f.A.WriteFile("db", "token", "before")
+	f.Move("db", f.B)
+	f.A.AwaitSettled(d.ID)
+	f.Move("db", f.A) // this leaves a copy there
+	f.B.AwaitSettled(d.ID)
+	f.A.WriteFile("db", "token", "after")
+
+	scratch.ShutDown(t, disk)
+	if _, err := f.A.Mount(t.Context(), "db", "refused"); err == nil || !strings.Contains(err.Error(), "input/output error") {
+		t.Errorf("a mount: %v", err)
+	}
+	if op := f.AwaitEnd(f.BeginMove("db", f.B)); op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "its disk fails") {
+		t.Errorf("a move: %s, %+v", op.State, op.Problem)
+	}
+	force := func() (api.Outcome, error) {
+		return f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"})
+	}
+	if _, err := force(); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "is alive") {
+		t.Errorf("by force while its home is alive: %v", err)
+	}
+	f.A.Stop()
+	var out api.Outcome
+	agenttest.Await(t, func() bool { // until control knows that the node is down
+		var err error
+		if out, err = force(); err != nil && !strings.Contains(err.Error(), "is alive") {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
+		t.Fatalf("by force: %+v", op.Problem)
+	}
+	f.B.WantFile("db", "token", "before")
+	f.A.Start()
+	f.A.WriteFile("near", "token", "served")
+	f.A.WantFile("near", "token", "served")
 }

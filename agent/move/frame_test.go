@@ -5,16 +5,19 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/klauspost/compress/zstd"
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
@@ -200,5 +203,43 @@ func TestPace(t *testing.T) {
 	}
 	if a, b, c := run(100, 0.1, 0.3), run(300, 20, 0.3), run(300, 20, 1); a > 5 || b < 280 || c > 40 {
 		t.Errorf("%d of 100, %d of 300, %d of 300 frames were packed", a, b, c)
+	}
+}
+
+// answers is a peer that gives every request the same answer.
+type answers struct {
+	frames string // the value of framesHeader
+	asked  int
+	known  string // the version that the client says it knows
+}
+
+func (a *answers) RoundTrip(r *http.Request) (*http.Response, error) {
+	a.asked++
+	a.known = r.Header.Get(framesHeader)
+	h := http.Header{}
+	if a.frames != "" {
+		h.Set(framesHeader, a.frames)
+	}
+	return &http.Response{StatusCode: http.StatusOK, Header: h, Body: io.NopCloser(strings.NewReader("{}"))}, nil
+}
+
+// Frames of a later version are refused by their number, at once: it is not a fault of the connection.
+func TestLaterVersionOfFrames(t *testing.T) {
+	ask := func(a *answers) error {
+		c := &Client{HTTP: a, Clock: clock.System{}}
+		_, err := c.Snapshots(t.Context(), "https://peer", uuid.New())
+		return err
+	}
+	later := &answers{frames: "2"}
+	if err := ask(later); !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "format 2") {
+		t.Errorf("got error %v, want that format 2 is not supported", err)
+	}
+	if later.asked != 1 || later.known != "1" {
+		t.Errorf("the client asked %d times and said that it knows %q, want once and 1", later.asked, later.known)
+	}
+	for _, version := range []string{"", "1"} {
+		if err := ask(&answers{frames: version}); err != nil {
+			t.Errorf("version %q: %v", version, err)
+		}
 	}
 }

@@ -285,3 +285,150 @@ func TestMoveOfIdleVolumeCopiesOnce(t *testing.T) {
 		}
 	}
 }
+
+// Snapshots that a user removed on the earlier home do not return with the volume. Snapshots for other nodes that are
+// no longer needed are removed as well, once the volume is on its new home.
+func TestRemovedSnapshotsDoNotReturn(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.WriteFile("db", "token", "first")
+	if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	has := func(h *agenttest.Host) (kinds []dataset.SnapshotKind, ids []uuid.UUID) {
+		e, err := h.Pool().Stat(t.Context(), d.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range e.Snapshots {
+			kinds, ids = append(kinds, s.Kind), append(ids, s.ID)
+		}
+		return kinds, ids
+	}
+	f.Move("db", f.B)
+	f.A.AwaitSettled(d.ID)
+	_, before := has(f.A)
+	if err := f.B.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshotDelete, Volume: "db", Snapshot: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	f.B.WriteFile("db", "token", "second")
+	f.Move("db", f.A)
+	f.B.AwaitSettled(d.ID)
+	if kinds, _ := has(f.A); slices.Contains(kinds, dataset.SnapshotManual) {
+		t.Errorf("a removed snapshot exists: %v", kinds)
+	}
+	for range 3 {
+		f.A.WriteFile("db", "token", "third")
+		f.Move("db", f.B)
+		f.A.AwaitSettled(d.ID)
+		f.B.WriteFile("db", "token", "fourth")
+		f.Move("db", f.A)
+		f.B.AwaitSettled(d.ID)
+	}
+	agenttest.Await(t, func() bool {
+		_, ids := has(f.A)
+		return !slices.ContainsFunc(before, func(id uuid.UUID) bool { return slices.Contains(ids, id) })
+	})
+	f.A.WantFile("db", "token", "fourth")
+}
+
+// A volume is renamed while a move of it waits for its users. The move continues. Then the new home and the record
+// beside the data have the new name and the alias. Both names bring it back.
+func TestRenameDuringMove(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "dir", "dir")
+	d := f.A.NewVolume("old")
+	f.A.WriteFile("old", "token", "of a")
+	f.A.MustMount("old", "job")
+	op := f.BeginMove("old", f.B)
+	agenttest.Await(t, func() bool { _, asked := f.A.Leases.Recall(d.ID); return asked })
+	f.Submit(api.Request{Kind: dataset.OpRename, Volume: "old", Name: "new"})
+	f.A.MustUnmount("old", "job")
+	if op = f.AwaitEnd(op); op.State != dataset.OpDone {
+		t.Fatalf("the move: %s: %+v", op.State, op.Problem)
+	}
+	wantNames := func(h *agenttest.Host) {
+		t.Helper()
+		v := f.Recorded("old")
+		if v.ID != d.ID || v.Home != h.Node() || v.Volume != "new" || !slices.Equal(v.Aliases, []string{"old"}) {
+			t.Errorf("the volume is %+v, want it on %s with both names", v.Dataset, h.NodeName)
+		}
+		agenttest.Await(t, func() bool { // the record beside the data is written in the background
+			e, err := h.Pool().Stat(t.Context(), d.ID)
+			return err == nil && e.Record != nil && e.Record.Volume == "new" && e.Record.HasName("old")
+		})
+	}
+	wantNames(f.B)
+	f.B.WantFile("new", "token", "of a")
+	f.B.WriteFile("old", "token", "of b")
+	f.A.WantFile("old", "token", "of b") // the mount moves the volume
+	wantNames(f.A)
+	f.B.WantFile("new", "token", "of b")
+	wantNames(f.B)
+}
+
+// A volume on a zpool moves to another node and back, with its snapshots and data, and the data that it left behind
+// is not a head.
+func TestMoveOnZFS(t *testing.T) {
+	f := agenttest.NewCluster(t, "zfs", "zfs")
+	d := f.A.NewVolume("db", map[string]string{"size": "64MiB"})
+	f.A.WriteFile("db", "token", "first")
+	if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	f.A.WriteFile("db", "token", "second")
+	for i, to := range []*agenttest.Host{f.B, f.A} {
+		f.Move("db", to)
+		if v := f.Recorded("db"); v.Home != to.Node() || v.Epoch != uint64(2+i) || v.Move != uuid.Nil || len(v.Copies) != 1 {
+			t.Errorf("on record: %+v", v)
+		}
+		f.Other(to).AwaitSettled(d.ID)
+		to.WantFile("db", "token", "second")
+		if e, err := to.Pool().Stat(t.Context(), d.ID); err != nil || e.State != backends.EntryReady || e.Problem != "" || e.Record.Home != to.Node() {
+			t.Errorf("%+v, %v", e, err)
+		}
+		to.WriteFile("db", "token", "second")
+	}
+	if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}); err != nil {
+		t.Fatal(err)
+	}
+	f.A.WantFile("db", "token", "first")
+}
+
+// What the files of a volume use is unknown before its first mount. Then it keeps its value while the volume is
+// mounted, after the unmount, after a restart, and after a move. The space that it occupies in its pool is always known.
+func TestUsageIsKept(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	status := func(h *agenttest.Host) dataset.DatasetStatus {
+		now, _ := h.Cache.Dataset(d.ID)
+		return h.Status.Status(t.Context(), now)
+	}
+	if st := status(f.A); st.Used != nil || st.InPool == nil || *st.InPool == 0 {
+		t.Errorf("never mounted: %+v", st)
+	}
+	f.A.MustMount("db", "user")
+	st := status(f.A)
+	if st.Used == nil || *st.Used == 0 || st.InPool == nil {
+		t.Fatalf("mounted: %+v", st)
+	}
+	want := *st.Used
+	check := func(h *agenttest.Host, what string) {
+		t.Helper()
+		if st := status(h); st.Used == nil || *st.Used != want || st.InPool == nil || *st.InPool == 0 {
+			t.Errorf("%s: %+v, want %s used", what, st, want)
+		}
+	}
+	f.A.MustUnmount("db", "user")
+	check(f.A, "unmounted")
+	f.A.Restart()
+	check(f.A, "after a restart")
+	f.Move("db", f.B)
+	agenttest.Await(t, func() bool { _, known := f.B.Cache.Dataset(d.ID); return known })
+	agenttest.Await(t, func() bool { return f.B.Status.Last(d.ID).Used != 0 })
+	check(f.B, "moved")
+	f.B.Restart()
+	check(f.B, "moved, and after a restart")
+}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -354,4 +356,186 @@ func failoverOnAShare(t *testing.T, removed bool) {
 		return
 	}
 	g.B.WantFile("db", "token", "kept")
+}
+
+// untaken makes a volume whose recorded home is host-b, but which host-b has not taken from host-a yet. host-b has no
+// record any more that it should take it.
+func untaken(f *agenttest.Cluster) dataset.Dataset {
+	f.Helper()
+	d := f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "kept")
+	f.Move("db", f.B)
+	f.A.AwaitSettled(d.ID)
+	old := filepath.Join("datasets", d.ID.String())
+	err := os.Rename(filepath.Join(f.Share, f.B.NodeName, old), filepath.Join(f.Share, f.A.NodeName, old))
+	if err == nil {
+		err = f.A.Pool().WriteRecord(f.Context(), d, true)
+	}
+	if err != nil {
+		f.Fatal(err)
+	}
+	return d
+}
+
+// The data survives if a home is lost before it has taken a volume, or if its record of the move is lost. The volume
+// continues where its data is, on a third node, and on that home.
+func TestHomeThatNeverTookVolumeLosesNothing(t *testing.T) {
+	for _, to := range []string{"host-a", "host-c", "host-b"} {
+		t.Run(to, func(t *testing.T) { neverTook(t, to) })
+	}
+}
+
+func neverTook(t *testing.T, to string) {
+	f := agenttest.NewCluster(t, "nfs", "nfs")
+	third := f.AddHost("host-c", "nfs")
+	third.Start()
+	d := untaken(f)
+	next := map[string]*agenttest.Host{"host-a": f.A, "host-b": f.B, "host-c": third}[to]
+	if next == f.B {
+		f.B.Restart()
+	} else {
+		f.B.Stop()
+		out, err := f.Service.Submit(t.Context(), api.Request{Kind: dataset.OpMove, Volume: "db", Node: to, Force: true, Fenced: "host-b"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
+			t.Fatalf("%s: %+v", to, op.Problem)
+		}
+		f.B.Start()
+	}
+	if got := next.ReadFile("db", "token"); got != "kept" {
+		t.Errorf("%s has %q", to, got)
+	}
+	v := f.Recorded("db")
+	if e, err := next.Pool().Stat(t.Context(), d.ID); err != nil || e.Record.Epoch != v.Epoch || v.TakenOver == nil || v.TakenOver.FromPool != f.A.Pool().ID() {
+		t.Errorf("%s: %+v, %+v, %v", to, v.TakenOver, e, err)
+	}
+}
+
+// The data of an interrupted file-by-file move in a pool does not hinder a volume that is taken there. It is not kept
+// for a volume that continued elsewhere.
+func TestInterruptedMoveOfFilesOnShare(t *testing.T) {
+	f := agenttest.NewCluster(t, "nfs", "nfs")
+	d := f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "kept")
+	for _, restart := range []bool{false, true} {
+		half := filepath.Join(f.Share, f.B.NodeName, "incoming", d.ID.String())
+		if err := os.MkdirAll(filepath.Join(half, "head"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if restart {
+			f.B.Restart()
+			if _, err := os.Stat(half); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("it is kept: %v", err)
+			}
+			continue
+		}
+		f.Move("db", f.B)
+		f.B.WantFile("db", "token", "kept")
+		f.Move("db", f.A)
+		f.B.AwaitSettled(d.ID)
+	}
+}
+
+// inNamespace runs a script in a new mount namespace, and returns when the script writes ready. The script reads
+// commands from tell, until the command end.
+func inNamespace(t *testing.T, script string, args ...string) (tell io.Writer, said io.Reader, end func() error) {
+	t.Helper()
+	c := exec.Command("unshare", append([]string{"--mount", "--propagation", "private", "sh", "-ec", script}, args...)...)
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err = c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err == nil {
+		_, err = said.Read(make([]byte, 6))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return in, said, func() error { return errors.Join(in.Close(), c.Wait()) }
+}
+
+// A copy of the host's mount that nobody can reach, which any user can make, does not prevent a move.
+func TestMoveDespiteACopyOfTheMount(t *testing.T) {
+	f := agenttest.NewCluster(t, "dir", "dir")
+	f.A.NewVolume("db", nil)
+	f.A.MustMount("db", "web")
+	_, _, end := inNamespace(t, `exec setpriv --reuid=65534 --regid=65534 --clear-groups unshare -Urm sh -c "echo ready; read -r line || true"`)
+	f.A.MustUnmount("db", "web")
+	f.Move("db", f.B)
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A volume is not relinquished while a process has it mounted in another mount namespace or has a file of it open,
+// even if the agent has recorded the end of its use: the process may still write.
+func TestI1MoveOfDatasetHeldInAnotherNamespace(t *testing.T) {
+	const mounted = `mount --bind "$0" "$1"; umount "$0"; echo ready; read -r line; echo late >"$1/token"; echo written; read -r line || true`
+	// The container passes the open file to a process of the host, and ends.
+	const handed = `mount --bind "$0" "$1"; exec 3>"$1/token"
+		exec nsenter --mount="/proc/$2/ns/mnt" sh -ec "echo ready; read -r line; echo late >&3; echo written; read -r line || true"`
+	for _, c := range []struct{ name, backend, script string }{
+		{"dir", "dir", mounted},
+		{"nfs", "nfs", mounted},
+		{"dir, a file handed over", "dir", handed},
+		{"nfs, a file handed over", "nfs", handed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := agenttest.NewCluster(t, c.backend, c.backend)
+			f.A.NewVolume("db", nil)
+			path, in := f.A.MustMount("db", "web"), t.TempDir()
+			tell, said, end := inNamespace(t, c.script, path, in, strconv.Itoa(os.Getpid()))
+			f.A.MustUnmount("db", "web")
+			op := f.AwaitEnd(f.BeginMove("db", f.B))
+			words := in
+			if c.script == handed {
+				words = "head/token open inside of it"
+			}
+			if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrInUse.Code || !strings.Contains(op.Problem.Message, words) {
+				t.Errorf("%s: %+v", op.State, op.Problem)
+			}
+			_, err := tell.Write([]byte("\n"))
+			if err == nil {
+				_, err = said.Read(make([]byte, 8))
+			}
+			if err := errors.Join(err, end()); err != nil {
+				t.Fatal(err)
+			}
+			f.Move("db", f.B)
+			f.B.WantFile("db", "token", "late\n")
+		})
+	}
+}
+
+// After a volume left the share, the pool of the former home still has data of it. That data is not taken for the
+// volume when the volume returns from another pool of the share.
+func TestMoveBackToAShare(t *testing.T) {
+	f := agenttest.NewCluster(t, "nfs", "dir")
+	c := f.AddHost("host-c", "nfs")
+	c.Start()
+	d := f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "left")
+	f.Move("db", f.B)
+	f.Move("db", c)
+	c.WriteFile("db", "token", "acknowledged")
+	if e, err := f.A.Pool().Stat(t.Context(), d.ID); err != nil || e.Record.Epoch != 1 {
+		t.Fatalf("nothing was left: %+v, %v", e, err)
+	}
+	f.Move("db", f.A)
+	if got := f.A.ReadFile("db", "token"); got != "acknowledged" {
+		t.Fatalf("it came back with %q", got)
+	}
+	c.AwaitSettled(d.ID)
+	if e, err := c.Pool().Stat(t.Context(), d.ID); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("it lies there too: %+v, %v", e, err)
+	}
+	if v := f.Recorded("db"); v.Home != f.A.Node() || v.Epoch != 4 {
+		t.Errorf("on record: %+v", v.Dataset)
+	}
 }

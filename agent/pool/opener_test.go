@@ -1,21 +1,31 @@
 package pool_test
 
 import (
+	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 func TestWithin(t *testing.T) {
@@ -271,4 +281,179 @@ func TestNoDefaultPoolBesideFailedPool(t *testing.T) {
 	} else {
 		t.Log(err)
 	}
+}
+
+// sizes is a backend that makes no images, and records how large they would be.
+type sizes struct {
+	dir.Backend
+	asked []dataset.Size
+}
+
+func (*sizes) Name() string { return "loop" }
+
+func (s *sizes) Open(_ context.Context, cfg backends.Config) (backends.Pool, error) {
+	if cfg.Image > 0 {
+		s.asked = append(s.asked, cfg.Image)
+	}
+	return nil, dataset.Errorf(dataset.ErrUnsupported, "not here")
+}
+
+// The image that a killed start left does not reduce the size of the next start's image.
+func TestDefaultPoolAfterKilledStart(t *testing.T) {
+	root := scratch.Mount(t, "ext4", 8<<30)
+	if err := os.Mkdir(filepath.Join(root, "pools"), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(backends.TemporaryImagePath(filepath.Join(root, "pools", "default.img")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = unix.Fallocate(int(f.Fd()), 0, 0, 4<<30)
+	if cErr := f.Close(); err != nil || cErr != nil {
+		t.Fatal(err, cErr)
+	}
+	s := &sizes{}
+	agenttest.New(t, func(c *agent.Config) {
+		c.Root, c.Pools, c.Backends = root, nil, backends.NewRegistry(s, dir.Backend{})
+	})
+	if len(s.asked) != 1 || s.asked[0] != 3*dataset.GiB {
+		t.Errorf("images of %v were asked for, want half of the 8 GiB less what ext4 takes: 3GiB", s.asked)
+	}
+}
+
+// The name of a pool's lock can be read by everyone. An unprivileged user who takes the name while Drover is down
+// does not keep the pool offline. Doctor reports that the pool is not protected from another Drover.
+func TestPoolNameTakenByUnprivilegedUser(t *testing.T) {
+	r := agenttest.New(t)
+	r.NewVolume("db")
+	names := slices.Collect(maps.Keys(r.Pools.PoolLocks.Sockets))
+	if len(names) != 1 {
+		t.Fatalf("holds %q", names)
+	}
+	cfg := r.Config
+	r.Stop()
+	fd, done := -1, make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with its user ID
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), 65534, ^uintptr(0)); errno != 0 {
+			done <- errno
+			return
+		}
+		var err error
+		if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err == nil {
+			err = unix.Bind(fd, &unix.SockaddrUnix{Name: "@" + names[0]})
+		}
+		if err == nil {
+			err = unix.Listen(fd, 16)
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	r.StartWith(cfg)
+	if err := r.Create(t.Context(), "new", nil); err != nil {
+		t.Error(err)
+	}
+	list, err := r.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := false
+	for _, f := range list {
+		said = said || f.Level == host.Warning && f.Subject == "pool default" && strings.Contains(f.Text, "uid 65534")
+	}
+	if !said {
+		t.Errorf("doctor does not say it: %+v", list)
+	}
+}
+
+// The start that makes the pools finds them in another order than later starts do. The pool for new volumes must not
+// depend on that.
+func TestPoolsHaveOneOrder(t *testing.T) {
+	configured := []pool.Config{{Name: "ssd"}, {Name: "hdd"}}
+	for _, met := range [][]string{
+		{"ssd", "hdd", "default", "zoo", "ant"},
+		{"ant", "default", "hdd", "ssd", "zoo"},
+		{"zoo", "ssd", "ant", "hdd", "default"},
+	} {
+		p := pool.New(&host.Host{Log: logrus.New()}, nil, nil, nil, configured)
+		for _, name := range met {
+			p.Add(&pool.Pool{Pool: dataset.Pool{ID: uuid.New(), Name: name, Default: name == "default"}})
+		}
+		p.Add(p.All()[0]) // again, as when it returns
+		var got []string
+		for _, o := range p.All() {
+			got = append(got, o.Name)
+		}
+		if diff := cmp.Diff([]string{"ssd", "hdd", "default", "ant", "zoo"}, got); diff != "" {
+			t.Errorf("met as %v: %s", met, diff)
+		}
+	}
+}
+
+// TestReadingsOfAStatusAreShared: all who wait for the status of a pool while it works on an earlier question get one
+// reading, which begins after that question. A caller whose context ends does not wait, and does not end the reading.
+func TestReadingsOfAStatusAreShared(t *testing.T) {
+	r, h, _, there := hungRig(t)
+	began, gate, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- r.Pools.Ask(t.Context(), there.Pool, func(backends.Pool) { close(began); <-gate })
+	}()
+	<-began
+	before := h.Statuses()
+	first := r.Pools.JoinReading(there.Pool)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if st, err := r.Pools.ReadStatus(ctx, there.Pool); !errors.Is(err, context.Canceled) || st.Online {
+		t.Errorf("a caller that has gone: %+v, %v", st, err)
+	}
+	if r.Pools.JoinReading(there.Pool) != first {
+		t.Error("another caller that waits has another reading")
+	}
+	close(gate)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	<-first
+	if n := h.Statuses() - before; n != 1 {
+		t.Errorf("the status was read %d times, want once", n)
+	}
+	if st, err := r.Pools.ReadStatus(t.Context(), there.Pool); err != nil || !st.Online || st.Size == 0 {
+		t.Errorf("a later caller: %+v, %v", st, err)
+	}
+	if n := h.Statuses() - before; n != 2 {
+		t.Errorf("after a later call, the status was read %d times, want twice", n)
+	}
+}
+
+// TestHangingPoolIsReportedAtOnce: once a pool counts as hanging, all callers get that answer: those that wait for the
+// question that hangs, those that wait for their turn after it, and later ones. The clock stands still meanwhile, so
+// none of them has waited for AskPatience.
+func TestHangingPoolIsReportedAtOnce(t *testing.T) {
+	r, _, _, there := hungRig(t)
+	const callers = 4
+	began, gate, ended := make(chan struct{}), make(chan struct{}), make(chan error, callers)
+	ask := func(f func(backends.Pool)) { ended <- r.Pools.Ask(t.Context(), there.Pool, f) }
+	go ask(func(backends.Pool) { close(began); <-gate })
+	<-began
+	go ask(func(backends.Pool) { t.Error("the pool is asked while it hangs") })
+	reading := r.Pools.JoinReading(there.Pool) // it waits for its turn
+	readStatus := func() {
+		_, err := r.Pools.ReadStatus(t.Context(), there.Pool)
+		ended <- err
+	}
+	go readStatus()
+	r.Pools.MarkHung(there.Pool)
+	go readStatus()
+	agenttest.Await(t, func() bool { return len(ended) == callers })
+	for range callers {
+		if err := <-ended; !errors.Is(err, dataset.ErrOffline) {
+			t.Errorf("%v, want %v", err, dataset.ErrOffline)
+		}
+	}
+	<-reading
+	close(gate)
+	agenttest.Await(t, func() bool { return r.PoolStatus("other").Online })
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,8 +15,10 @@ import (
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/move"
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/long"
 )
 
 // A replica follows the writes, and catches up after its node was unreachable. It costs its home no snapshot while
@@ -299,4 +302,123 @@ func TestCopyIsNotDestroyedDuringMove(t *testing.T) {
 	if _, err := f.A.Pool().Stat(t.Context(), d.ID); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("not destroyed after it: %v", err)
 	}
+}
+
+// If the guard of a node does not answer at the moment when a volume with failover auto is created, the node gets no
+// replica then. It gets one when the guard answers again, without a change of the volume: a busy host can look like
+// that now and then.
+func TestReplicaIsAddedWhenGuardAnswers(t *testing.T) {
+	t.Parallel()
+	g := agenttest.NewBounded(t)
+	follows := func() bool { // control would choose a node for a replica
+		_, err := g.Service.Plan(t.Context(), g.A.Node(), api.Request{Kind: dataset.OpCreate, Volume: "probe@auto"})
+		return err == nil
+	}
+	agenttest.Await(t, follows)
+	var once sync.Once
+	g.A.Fuse.Set(-1, false, func(act string) {
+		if act == "commit" {
+			once.Do(func() {
+				g.GuardB.Stop()
+				agenttest.Await(t, func() bool { return !follows() })
+			})
+		}
+	})
+	agenttest.Await(t, func() bool { return g.A.Create(t.Context(), "db@auto", nil) == nil })
+	d, _ := g.A.Cache.Volume("db")
+	time.Sleep(2 * agenttest.BoundSession / 5) // one round of the background work, which nothing reports
+	if v := g.Recorded("db"); len(v.Copies) > 0 {
+		t.Fatalf("copies: %v", v.Copies)
+	}
+	g.GuardB.Start()
+	agenttest.Await(t, func() bool { _, kept := g.B.Replicas.Copy(d.ID); return kept })
+}
+
+// lying is a pool with one entry.
+type lying struct {
+	backends.Pool
+	e backends.Entry
+}
+
+func (l lying) Stat(context.Context, uuid.UUID) (backends.Entry, error) { return l.e, nil }
+
+// deletes records what is deleted from a pool with one entry.
+type deletes struct {
+	lying
+	n *int
+}
+
+func (d deletes) DeleteSnapshot(context.Context, uuid.UUID, uuid.UUID) error {
+	*d.n++
+	return nil
+}
+
+// According to a store, which may have been restored from a backup, this node is the home of a dataset, but it has no
+// head. It removes nothing of the data that it has: that may be the last data of the dataset.
+func TestI3HomeWithoutAHeadRemovesNothing(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	for _, c := range []struct {
+		e    backends.Entry
+		want int
+	}{
+		{backends.Entry{State: backends.EntryCopy}, 0},
+		{backends.Entry{State: backends.EntryCopy, Promoted: true}, 1},
+		{backends.Entry{State: backends.EntryReady}, 1},
+	} {
+		c.e.Snapshots = []dataset.Snapshot{{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotTransfer, Request: uuid.New(), Epoch: 1, Created: r.Clock.Now()}}
+		n := 0
+		if err := r.Retention.Prune(t.Context(), deletes{lying{e: c.e}, &n}, d); err != nil || n != c.want {
+			t.Errorf("%s, promoted %t: %d removed, %v", c.e.State, c.e.Promoted, n, err)
+		}
+	}
+}
+
+// After a rename, the node with a replica has the new name and the alias, also in the record beside its data.
+func TestReplicaHasNamesAfterRename(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("old", map[string]string{"size": "320MiB", "profile": "safe"})
+	f.A.WriteFile("old", "token", "one")
+	written := time.Now()
+	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "old", written) })
+	f.Submit(api.Request{Kind: dataset.OpRename, Volume: "old", Name: "new"})
+	agenttest.Await(t, func() bool { k, _ := f.B.Cache.Copy(d.ID); return k.Record != nil && k.Record.HasName("new") })
+	agenttest.Await(t, func() bool {
+		e, err := f.B.Pool().Stat(t.Context(), d.ID)
+		return err == nil && e.Record.Volume == "new" && e.Record.HasName("old") && e.Record.Epoch == d.Epoch
+	})
+	f.Submit(api.Request{Kind: dataset.OpDropAlias, Volume: "new", Name: "old"})
+	agenttest.Await(t, func() bool {
+		e, err := f.B.Pool().Stat(t.Context(), d.ID)
+		return err == nil && e.Record.Volume == "new" && !e.Record.HasName("old")
+	})
+	f.B.Restart()
+	f.A.WriteFile("new", "token", "two")
+	written = time.Now()
+	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "new", written) })
+}
+
+// A replica on a zpool follows the writes, and the volume continues from it if the home is lost.
+func TestReplicaOnZFS(t *testing.T) {
+	long.Only(t)
+	f := agenttest.NewCluster(t, "zfs", "zfs")
+	f.MayFailWith = "requires replicas on more nodes" // once its home was superseded
+	d := f.A.NewVolume("db", map[string]string{"size": "64MiB", "profile": "safe"})
+	for _, text := range []string{"one", "two"} {
+		f.A.WriteFile("db", "token", text)
+		written := time.Now()
+		agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "db", written) })
+	}
+	f.A.Stop()
+	out, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
+		t.Fatalf("%s: %+v, %+v", op.State, op.Problem, op.Loss)
+	}
+	f.B.WantFile("db", "token", "two")
+	f.A.Start()
+	f.A.AwaitSettled(d.ID)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/process"
 	"github.com/droverhq/drover/plugin"
 )
 
@@ -293,5 +295,155 @@ func TestForgetOfSpellingsIsRepeatedAfterError(t *testing.T) {
 	}
 	if there, err := r.DB.Get(ctx, "spellings/db", &records.Spellings{}); err != nil || there {
 		t.Errorf("after the second attempt recorded: %t, %v", there, err)
+	}
+}
+
+func lists(h *agenttest.Host) (names []string) {
+	h.Cluster.Helper()
+	list, err := h.List(h.Cluster.Context())
+	if err != nil {
+		h.Cluster.Fatal(err)
+	}
+	for _, v := range list {
+		if v.Mountpoint == "" {
+			h.Cluster.Errorf("%s has no mountpoint", v.Spelling)
+		}
+		names = append(names, v.Spelling)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// A node lists the volumes whose home it is and those that its engine has used. If drover.yaml says so it also lists
+// all other volumes, each once and in the spelling that is used here. While control is unreachable it lists only the
+// volumes whose home it is.
+func TestListOfAllNodes(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "dir", "dir")
+	f.A.NewVolume("far@plain", nil)
+	f.A.NewVolume("used@plain", nil)
+	f.A.NewVolume("gone", nil)
+	f.B.NewVolume("near@never", nil)
+	if err := f.B.Create(t.Context(), "used", nil); err != nil {
+		t.Fatal(err)
+	}
+	own := []string{"near@never", "used"}
+	if got := lists(f.B); !slices.Equal(got, own) {
+		t.Errorf("it lists %v", got)
+	}
+	f.B.Config.ListAll = true
+	f.B.Restart()
+	if got := lists(f.B); !slices.Equal(got, []string{"far@plain", "gone", "near@never", "used"}) {
+		t.Errorf("of the cluster it lists %v", got)
+	}
+	if err := f.A.Remove(t.Context(), "gone"); err != nil {
+		t.Fatal(err)
+	}
+	if got := lists(f.B); slices.Contains(got, "gone") {
+		t.Errorf("it lists %v", got)
+	}
+	if v, err := f.B.Get(t.Context(), "far@plain"); err != nil || v.Spelling != "far@plain" {
+		t.Errorf("%+v, %v", v, err)
+	}
+	f.B.Config.Control = agenttest.UnreachableControl{Service: f.Client}
+	f.B.Restart()
+	if got := lists(f.B); !slices.Equal(got, own) {
+		t.Errorf("with control away it lists %v", got)
+	}
+}
+
+// A former home that keeps a copy of a volume lists the volume until it is deleted at its new home, again after it was
+// restored, and once if another volume has its name.
+func TestListOfFormerHome(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db@plain", nil)
+	f.A.MustMount("db@plain", "one")
+	f.A.MustUnmount("db@plain", "one")
+	f.Move("db", f.B)
+	await := func(what string, want ...string) {
+		t.Helper()
+		f.AwaitNamed(what, func() bool { return slices.Equal(lists(f.A), want) })
+	}
+	await("the volume is listed after its move", "db@plain")
+	remove := func() {
+		t.Helper()
+		if op := f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpDelete, Volume: "db"}).Operation); op.State != dataset.OpDone {
+			t.Fatalf("%+v", op.Problem)
+		}
+	}
+	remove()
+	await("the deleted volume is not listed")
+	f.Submit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
+	await("the restored volume is listed", "db@plain")
+	remove()
+	f.B.NewVolume("db@plain", nil)
+	if err := f.A.Create(t.Context(), "db@plain", nil); err != nil {
+		t.Fatal(err)
+	}
+	await("the new volume is listed once", "db@plain")
+}
+
+// A Docker engine lists a volume by the name for which it asked last, and by a name that a container needs, also one
+// that does not run. It can remove the volume by any name once no container needs another one. This test is the engine.
+func TestSpellingsThatContainersNeed(t *testing.T) {
+	r, root := agenttest.New(t), t.TempDir()
+	write := func(file, text string) {
+		t.Helper()
+		path := filepath.Join(root, file)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("volumes/metadata.db", "")
+	list, err := os.Open(filepath.Join(root, "volumes/metadata.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer list.Close()
+	self, err := process.Of(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := plugin.WithTool(plugin.WithCaller(t.Context(), self), plugin.Docker)
+	asks := func(name string, want ...string) {
+		t.Helper()
+		if _, err := r.Get(ctx, name); err != nil {
+			t.Error(err)
+		}
+		all, err := r.List(ctx)
+		var got []string
+		for _, v := range all {
+			got = append(got, v.Spelling)
+		}
+		if slices.Sort(got); err != nil || !slices.Equal(got, want) {
+			t.Errorf("after %s was asked for it lists %v, want %v: %v", name, got, want, err)
+		}
+	}
+	write("containers/c1/config.v2.json", `{"MountPoints":{"/data":{"Name":"six@bronze","Driver":"drover"}}}`)
+	if err := r.Create(ctx, "six@bronze", nil); err != nil {
+		t.Fatal(err)
+	}
+	asks("six@bronze", "six@bronze")
+	if err := r.Remove(ctx, "six"); !errors.Is(err, dataset.ErrInUse) {
+		t.Errorf("removed although a container needs it: %v", err)
+	}
+	asks("six", "six", "six@bronze")
+	if err := r.Remove(ctx, "six"); err != nil { // only this name
+		t.Error(err)
+	}
+	asks("six@bronze", "six@bronze")
+	write("containers/c1/config.v2.json", "not written completely")
+	asks("six", "six", "six@bronze") // what cannot be read may need any name
+	if err := os.RemoveAll(filepath.Join(root, "containers/c1")); err != nil {
+		t.Fatal(err)
+	}
+	asks("six", "six")
+	asks("six@bronze", "six@bronze")
+	if err := r.Remove(ctx, "six"); err != nil {
+		t.Error(err)
+	}
+	if _, err := r.Get(ctx, "six"); !errors.Is(err, dataset.ErrNotFound) {
+		t.Errorf("after the removal: %v", err)
 	}
 }

@@ -2,15 +2,21 @@ package mounting_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
@@ -124,5 +130,101 @@ func TestMountRightAfterTrashRestore(t *testing.T) {
 	r.Cache.Apply(trashed, 0)
 	if _, err := r.Mounter.MayMount(d, asked); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("mount of the volume that was deleted meanwhile: %v", err)
+	}
+}
+
+// A mount that the host kept busy when its last use ended is unmounted later, and that is reported. A request that
+// was refused because of it is not repeated, and that is reported too.
+func TestBusyUnmountIsRetried(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	r.MountDataset(d, "id")
+	shell, err := os.Open(r.MountPath(d.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shell.Close()
+	if err := r.Unmount(t.Context(), "db", "id"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; retrying the unmount") {
+		t.Errorf("unmount while the host is in it: %v", err)
+	}
+	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; retrying the unmount; try again to remove it after that") {
+		t.Errorf("remove while the host is in it: %v", err)
+	}
+	if err := shell.Close(); err != nil {
+		t.Fatal(err)
+	}
+	agenttest.Await(t, func() bool {
+		r.FakeClock.Advance(mounting.IdleLimit)
+		mounted, err := host.IsMountPoint(r.MountPath(d.ID))
+		return err == nil && !mounted
+	})
+	r.WantUses(d)
+	if err := r.Remove(t.Context(), "db"); err != nil {
+		t.Error(err)
+	}
+}
+
+// The kernel reports a damaged filesystem as an errno, so the error also says what to do. Errors that are not caused
+// by damage have no such remedy.
+func TestMountErrorOfDamagedFilesystemHasRemedy(t *testing.T) {
+	for _, c := range []struct {
+		step string
+		err  error
+		want bool
+	}{
+		{mount.StepCreate, unix.EIO, true},
+		{mount.StepCreate, unix.EUCLEAN, true},
+		{mount.StepCreate, unix.EBADMSG, true},
+		{mount.StepCreate, unix.EINVAL, true},
+		{mount.StepCreate, unix.EBUSY, false},
+		{"option nonsense", unix.EINVAL, false},
+	} {
+		failed := &mount.Error{Spec: mount.Spec{Source: "/dev/loop1", FSType: "xfs"}, Step: c.step, Err: c.err}
+		err := mounting.ExplainMountError(failed)
+		if !errors.Is(err, c.err) || strings.Contains(err.Error(), "drover snapshot restore") != c.want {
+			t.Errorf("%v", err)
+		}
+	}
+	empty := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(empty, 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	dev, err := loopdev.Attach(t.Context(), empty, loopdev.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = mounting.MountAttached(backends.Attachment{Mount: backends.Mount{Source: dev.Path, FSType: "ext4"}, Release: dev.Close}, t.TempDir())
+	if err == nil || !strings.Contains(err.Error(), "drover snapshot restore") {
+		t.Errorf("a mount of zeros: %v", err)
+	}
+}
+
+// A program that writes to a volume below OpenRoot and tree.NoFollow, as restic does in a restore, writes through no
+// link and opens no device, on each kind of pool.
+func TestOpenRootFollowsNoLink(t *testing.T) {
+	for _, backend := range []string{"loop", "dir"} {
+		f := agenttest.NewCluster(t, backend, "dir")
+		d := f.A.NewVolume("db")
+		root, err := mounting.OpenRoot(t.Context(), f.A.Pool(), d.ID, backends.AttachOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := fmt.Sprintf("/proc/%d/fd/%d/", os.Getpid(), root.Fd())
+		victim := filepath.Join(t.TempDir(), "victim")
+		if err := errors.Join(os.Symlink(victim, at+"link"), unix.Mknod(at+"null", unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3)))); err != nil {
+			t.Error(err)
+		}
+		if err := os.WriteFile(at+"link", nil, 0o600); !errors.Is(err, unix.ELOOP) {
+			t.Errorf("%s: a write through a link: %v", backend, err)
+		}
+		if err := os.WriteFile(at+"null", nil, 0o600); !errors.Is(err, unix.EACCES) {
+			t.Errorf("%s: a write to a device: %v", backend, err)
+		}
+		if err := root.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -1,10 +1,13 @@
 package operation_test
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -219,5 +222,95 @@ func TestOwnPurgeIsNotRecorded(t *testing.T) {
 	})
 	if first := <-late.records; first.Operation.Kind != dataset.OpResize || len(late.records) > 0 {
 		t.Errorf("first record: %s, %d more, want that of the resize alone", first.Operation.Kind, len(late.records))
+	}
+}
+
+// An operation that waits for the dataset's lock while the volume is deleted changes nothing in the trash, and fails.
+func TestOperationAfterDeleteChangesNothing(t *testing.T) {
+	for _, req := range []api.Request{
+		{Kind: dataset.OpResize, Size: "600MiB"},
+		{Kind: dataset.OpRestore, Snapshot: "first"},
+		{Kind: dataset.OpSnapshot, Name: "second"},
+	} {
+		t.Run(string(req.Kind), func(t *testing.T) {
+			r := newLoopHost(t, 0)
+			d := r.NewVolume("db", map[string]string{"size": "300MiB"})
+			first := api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"}
+			if err := r.Perform(t.Context(), first); err != nil {
+				t.Fatal(err)
+			}
+			before, err := r.Pool().Stat(t.Context(), d.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			unlock, err := r.Locks.Lock(t.Context(), d.ID, "test")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			req.Volume = "db"
+			go func() { ended <- r.Perform(t.Context(), req) }()
+			agenttest.Await(t, func() bool { return r.Locks.Users(d.ID) == 2 })
+			deleted, _ := r.Cache.Dataset(d.ID)
+			deleted.State, deleted.Trash = dataset.StateTrashed, &dataset.Trash{At: d.Created}
+			r.Cache.Apply(deleted, 0)
+			unlock()
+			if err := <-ended; !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "deleted meanwhile") {
+				t.Errorf("%v", err)
+			}
+			after, err := r.Pool().Stat(t.Context(), d.ID)
+			if err != nil || after.Record.Size != before.Record.Size || len(after.Snapshots) != len(before.Snapshots) {
+				t.Errorf("%+v, %v, was %+v", after, err, before)
+			}
+		})
+	}
+}
+
+// wantIdle fails unless control shows a volume as idle, with its usage.
+func wantIdle(t *testing.T, r *agenttest.Host, d dataset.Dataset, what string, used dataset.Size) {
+	t.Helper()
+	v, err := r.Control.Volume(t.Context(), d.ID.String())
+	if err != nil || v.Status == nil {
+		t.Fatalf("%s: %+v, %v", what, v.Status, err)
+	}
+	if v.Status.Mounted || v.Status.Problem != "" || used > 0 && (v.Status.InPool == nil || *v.Status.InPool < used) {
+		t.Errorf("%s: %+v", what, v.Status)
+	}
+}
+
+// Users who look at a volume that was just created, cloned, imported or restored from the trash see its status. The
+// clock of the test does not move, so no heartbeat reports it.
+func TestStatusIsKnownAfterCreate(t *testing.T) {
+	for name, start := range map[string]func(t *testing.T) *agenttest.Host{
+		"loop": func(t *testing.T) *agenttest.Host { return newLoopHost(t, 0) },
+		"dir":  func(t *testing.T) *agenttest.Host { return agenttest.New(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, ctx := start(t), t.Context()
+			var used dataset.Size
+			if name == "loop" {
+				used = 1
+			}
+			made := r.NewVolume("db")
+			wantIdle(t, r, made, "create", used)
+			wantIdle(t, r, r.NewVolume("copy", map[string]string{"from": "db"}), "clone", used)
+			var archive bytes.Buffer
+			if err := tar.NewWriter(&archive).Close(); err != nil {
+				t.Fatal(err)
+			}
+			imported, err := r.Import(ctx, api.Request{ID: uuid.New(), Volume: "imported"}, &archive)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantIdle(t, r, imported, "import", used)
+			if err := r.Remove(ctx, "db"); err != nil {
+				t.Fatal(err)
+			}
+			_, err = r.Link.Service.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: made.ID.String()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantIdle(t, r, made, "restored from the trash", used)
+		})
 	}
 }
