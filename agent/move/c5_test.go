@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -24,7 +23,6 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree/treetest"
 )
@@ -108,25 +106,6 @@ func TestC5CutsAndFlips(t *testing.T) {
 		b.holds(d.ID, "data", data)
 		must(t, b.pool.Delete(t.Context(), d.ID))
 	})
-}
-
-// Received data is not transferred again: a cut costs no more than the data that was in transit.
-func TestCutsCostLittle(t *testing.T) {
-	quiet(t)
-	a, b := newNode(t, "xfs", disk), newNode(t, "xfs", disk)
-	b.client.Clock = hasty{}
-	d := a.create(small)
-	a.write(d.ID, "data", treetest.Bytes(1, 24<<20))
-	s := a.take(d, dataset.SnapshotManual)
-	m, err := Sum(t.Context(), a.pool, s, uuid.Nil, io.Discard)
-	must(t, err)
-	b.wire.set(func(body io.ReadCloser) io.ReadCloser { return &cutter{body, 3 << 20} })
-	brought, err := b.pull(a, d, uuid.Nil)
-	must(t, err)
-	const frame = 1<<20 + 1<<10
-	if cuts := m.Bytes/(3<<20-frame) + 1; brought.ReceivedBytes > m.Bytes*101/100+cuts*frame {
-		t.Errorf("%d bytes came over the wire for %d", brought.ReceivedBytes, m.Bytes)
-	}
 }
 
 // C5: a connection to a peer that sends nothing, or receives nothing, is closed, and the transfer continues.
@@ -399,61 +378,6 @@ func TestC5FullTarget(t *testing.T) {
 			b.holds(d.ID, "two", two)
 		})
 	}
-}
-
-// A difference takes little more than the data that was written: 1 % of 1 GiB, at random, in blocks of 64 KiB, while
-// the dataset is in use. (Each mount of an XFS writes 2 MiB to its journal.)
-func TestDifferenceTakesWhatChanged(t *testing.T) {
-	kinds := []string{"xfs"}
-	if long.Enabled() {
-		kinds = append(kinds, "btrfs", subvolumes)
-	}
-	for _, fstype := range kinds {
-		t.Run(fstype, func(t *testing.T) {
-			quiet(t)
-			a, b := newNode(t, fstype, 6<<30), newNode(t, fstype, 4<<30)
-			d := a.create(1200 * dataset.MiB)
-			a.open(d.ID, func(root *os.File) { a.differ(b, d, root) })
-		})
-	}
-}
-
-// differ transfers a dataset, which is open, to b, and then transfers what was written to it.
-func (n *node) differ(b *node, d dataset.Dataset, root *os.File) {
-	const size, block, changed = 1 << 30, 64 << 10, 1 << 30 / 100
-	bulk := treetest.Bytes(1, 64<<20)
-	f, err := os.Create(pathBelow(root, "data"))
-	must(n, err)
-	defer f.Close()
-	for range size / len(bulk) {
-		_, err := f.Write(bulk)
-		must(n, err)
-	}
-	must(n, f.Sync())
-	first := n.take(d, dataset.SnapshotManual)
-	_, err = b.pull(n, d, uuid.Nil)
-	must(n, err)
-	wrote := int64(0)
-	rng := rand.New(rand.NewPCG(3, 4))
-	for _, i := range rng.Perm(size / block)[:changed/block] {
-		_, err := f.WriteAt(treetest.Bytes(uint64(i), block), int64(i)*block)
-		must(n, err)
-		wrote += block
-	}
-	must(n, f.Sync())
-	second := n.take(d, dataset.SnapshotManual)
-	brought, err := b.pull(n, d, uuid.Nil)
-	must(n, err)
-	n.Logf("%d bytes over the wire for %d written, ratio %.4f", brought.ReceivedBytes, wrote, float64(brought.ReceivedBytes)/float64(wrote))
-	if len(brought.Snapshots) != 1 || brought.Snapshots[0].Base != first.ID || brought.ReceivedBytes > wrote*105/100 {
-		n.Errorf("brought %+v for %d bytes", brought, wrote)
-	}
-	b.promote(d, second.ID)
-	b.open(d.ID, func(there *os.File) {
-		if digest(n, pathBelow(root, "data")) != digest(n, pathBelow(there, "data")) {
-			n.Error("the bytes differ")
-		}
-	})
 }
 
 // On a link that is slower than the processor, compressible data is compressed, and everything that is sent shares

@@ -3,7 +3,6 @@ package move
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"flag"
 	"io"
@@ -344,18 +343,6 @@ func warnings(hook *logtest.Hook) (n int) {
 		}
 	}
 	return n
-}
-
-// digest returns the checksum of a file.
-func digest(tb testing.TB, path string) [sha256.Size]byte {
-	tb.Helper()
-	f, err := os.Open(path)
-	must(tb, err)
-	defer f.Close()
-	sum := sha256.New()
-	_, err = io.Copy(sum, f)
-	must(tb, err)
-	return [sha256.Size]byte(sum.Sum(nil))
 }
 
 // plain is a writer that buffers nothing.

@@ -75,7 +75,7 @@ func testB2Forgotten(t *testing.T, w *world) {
 	w.awaitMore(t, "mortal", "/data/mortal")
 }
 
-const crowd = 50
+const crowd = 20
 
 // testB7Run: many containers on one volume are one mount with as many IDs.
 func testB7Run(t *testing.T, w *world) {

@@ -97,7 +97,7 @@ func invalidRequests(t *testing.T, w World) {
 			}
 		}
 	}
-	w.refused(t, `silver); did you mean gold?`, "volume", "create", "-d", w.Host.Driver, "x1@golden")
+	w.refused(t, `; did you mean gold?`, "volume", "create", "-d", w.Host.Driver, "x1@golden")
 	w.refused(t, `unknown option "sise"`, "volume", "create", "-d", w.Host.Driver, "-o", "sise=1GiB", "x1")
 	w.refused(t, `unknown profile "golden"`, "run", "--rm", "-v", "x1@golden:/data", "--volume-driver",
 		w.Host.Driver, image, "true")
