@@ -21,14 +21,6 @@ func TestI1MoveCrashesAtEveryAct(t *testing.T) {
 	movesCutShort(f, f.A.NewVolume("db", map[string]string{"size": "320MiB"}))
 }
 
-// The same with a backend that copies subvolumes.
-func TestI1MoveOfSubvolumesCrashesAtEveryAct(t *testing.T) {
-	t.Parallel()
-	long.Only(t)
-	f := agenttest.NewCluster(t, "btrfs", "btrfs")
-	movesCutShort(f, f.A.NewVolume("db", nil))
-}
-
 // The same on a share, where nothing is copied.
 func TestI1MoveOnShareCrashesAtEveryAct(t *testing.T) {
 	t.Parallel()

@@ -27,7 +27,7 @@ const failoverTime = 45 * time.Second
 // until its guard stops them. Volumes with automatic failover are started by the other engine. Others are refused
 // with the command that continues them. When the host returns, its data is kept as superseded.
 func testA6(t *testing.T, w *world) {
-	const auto, manual = "fallen@auto", "waits@gold"
+	const auto, manual = "fallen@auto", "waits"
 	a, b := w.Hosts[0], w.Hosts[1]
 	once(t, b, "waits@gold", "echo kept > /data/file")
 	if out := w.Controls[0].Must(t, "volume", "set-profile", "waits", "safe"); !strings.Contains(out, "volume waits has profile safe@") {

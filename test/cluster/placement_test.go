@@ -34,5 +34,5 @@ func testA9(t *testing.T, w *world) {
 			t.Errorf("%q does not say %q", r.Stderr, want)
 		}
 	}
-	w.Controls[0].Must(t, "volume", "rm", "placed")
+	w.Controls[0].Must(t, "volume", "rm", "placed", "--yes")
 }
