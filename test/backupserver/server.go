@@ -88,9 +88,9 @@ const (
 	Password = "a password of the test"
 )
 
-// PrivateREST starts a server of restic's REST protocol with TLS, which lets each user reach only the repositories below
-// the folder of the user.
-// flags are further options of rclone. CredentialsFile has the user, the password and the certificate of the server.
+// PrivateREST starts a server of restic's REST protocol with TLS, which lets each user reach only the repositories
+// below the folder of the user. flags are further options of rclone. CredentialsFile has the user, the password and the
+// certificate of the server.
 func PrivateREST(t testing.TB, flags ...string) *Server {
 	t.Helper()
 	s := newServer(t)
