@@ -229,33 +229,50 @@ func chooseParent(op dataset.Operation, d dataset.Dataset, session string) (pare
 	return op.Parent, ""
 }
 
-// store makes a clone, stores it with restic, and removes it. a has the result. If store fails, a backup in it is
-// incomplete.
+// store makes a clone, stores it with restic, and removes it. It ends before the clone fills the pool. a has the
+// result. If store fails, a backup in it is incomplete.
 func (c *Creator) store(ctx context.Context, jb *host.Job, op dataset.Operation, repo *restic.Repository,
 	a *attemptResult) error {
-	clone := uuid.New()
-	end := c.Keys.BorrowKey(clone, op.DatasetID)
+	made := cloned{id: uuid.New()}
+	end := c.Keys.BorrowKey(made.id, op.DatasetID)
 	defer end()
-	unlock, err := c.clones.Lock(ctx, clone, "backup of volume "+op.Volume)
+	unlock, err := c.clones.Lock(ctx, made.id, "backup of volume "+op.Volume)
 	if err != nil {
 		return err
 	}
 	jb.Step("cloning")
-	d, pool, made, err := c.clone(ctx, op, clone)
-	defer func() {
-		unlock()
-		_ = c.discardClones(context.WithoutCancel(ctx), op.DatasetID) // doctor names those that stay
-	}()
+	var release func()
+	made.source, made.pool, release, err = c.LockForOperation(ctx, op, string(op.Kind))
 	if err != nil {
+		release()
+		unlock()
 		return err
 	}
+	return c.KeepReserve(ctx, made.pool, func(ctx context.Context, copied backends.Progress) error {
+		defer func() {
+			unlock()
+			_ = c.discardClones(context.WithoutCancel(ctx), op.DatasetID) // doctor names those that stay
+		}()
+		err := c.clone(ctx, op, &made, copied)
+		release()
+		if err != nil {
+			return err
+		}
+		return c.storeClone(ctx, jb, op, repo, made, a)
+	})
+}
+
+// storeClone stores a clone with restic.
+func (c *Creator) storeClone(ctx context.Context, jb *host.Job, op dataset.Operation, repo *restic.Repository,
+	made cloned, a *attemptResult) error {
 	steps.At("backup.cloned")
+	d := made.source
 	var parent string
 	parent, a.readsAll = chooseParent(op, d, made.session)
 	if made.exact && d.Content == op.Content {
 		a.exactSession = made.session
 	}
-	files, err := mounting.OpenTree(ctx, pool, clone, true)
+	files, err := mounting.OpenTree(ctx, made.pool, made.id, true)
 	if err != nil {
 		return err
 	}
@@ -377,48 +394,46 @@ func describeLacks(s tree.Survey) string {
 	return strings.Join(lacks, "; ")
 }
 
-// cloned describes the content of a clone.
+// cloned is a clone that restic reads.
 type cloned struct {
-	taken   time.Time // its moment
+	id      uuid.UUID
+	source  dataset.Dataset // as recorded when the clone was made
+	pool    backends.Pool
+	taken   time.Time // the moment of its content
 	exact   bool      // see dataset.Snapshot
-	session string    // of the dataset when the clone was made: see mounting.Watcher
+	session string    // of the source when the clone was made: see mounting.Watcher
 }
 
-// clone makes the clone that restic reads. The dataset is locked only while the clone is made.
-func (c *Creator) clone(ctx context.Context, op dataset.Operation, id uuid.UUID) (d dataset.Dataset,
-	pool backends.Pool, made cloned, err error) {
-	d, pool, unlock, err := c.LockForOperation(ctx, op, string(op.Kind))
-	defer unlock()
-	if err != nil {
-		return d, nil, made, err
-	}
+// clone makes a clone. The source is locked only meanwhile, by the caller.
+func (c *Creator) clone(ctx context.Context, op dataset.Operation, made *cloned, copied backends.Progress) error {
+	d := made.source
 	if d.State != dataset.StateReady {
-		return d, nil, made, dataset.Errorf(dataset.ErrConflict, "it was deleted meanwhile (drover trash ls)")
+		return dataset.Errorf(dataset.ErrConflict, "it was deleted meanwhile (drover trash ls)")
 	}
 	src := dataset.Source{Dataset: d.ID}
 	switch {
 	case op.Snapshot != nil:
 		src.Snapshot = op.Snapshot.ID
-	case !pool.Info().Capabilities.InstantSnapshot:
+	case !made.pool.Info().Capabilities.InstantSnapshot:
 		remedy := "back up a snapshot, with --snapshot, or use drover volume export"
 		if op.Push != nil {
 			remedy = fmt.Sprintf("push a snapshot: drover push %s@SNAPSHOT %s", op.Volume, op.Repository)
 		}
-		return d, nil, made, dataset.Errorf(dataset.ErrUnsupported, "its pool copies the whole volume for a "+
+		return dataset.Errorf(dataset.ErrUnsupported, "its pool copies the whole volume for a "+
 			"clone, and the volume can change meanwhile (%s)", remedy)
 	}
-	if err := c.writeNote(note{Pool: d.Pool, Clone: id, Dataset: d.ID, Volume: d.Volume}); err != nil {
-		return d, nil, made, err
+	if err := c.writeNote(note{Pool: d.Pool, Clone: made.id, Dataset: d.ID, Volume: d.Volume}); err != nil {
+		return err
 	}
 	scratch := d
-	scratch.ID, scratch.Size = id, 0
+	scratch.ID, scratch.Size = made.id, 0
 	made.session = c.LostWrites.Session(d.ID)
-	made.taken, made.exact, err = c.Clone(ctx, pool, d, scratch, src)
-	err = c.Pools.AddHint(ctx, d.Pool, err)
+	var err error
+	made.taken, made.exact, err = c.Clone(ctx, made.pool, d, scratch, src, copied)
 	if op.Snapshot != nil {
 		made.taken, made.exact = op.Snapshot.Created, op.Snapshot.Exact
 	}
-	return d, pool, made, err
+	return c.Pools.AddHint(ctx, d.Pool, err)
 }
 
 func (c *Creator) logOf(ctx context.Context, op dataset.Operation) *logrus.Entry {

@@ -75,7 +75,7 @@ func (o *Operations) exportClone(ctx context.Context, pool backends.Pool, d data
 	if err != nil {
 		return err
 	}
-	_, _, err = o.Clone(ctx, pool, d, scratch, src)
+	_, _, err = o.Clone(ctx, pool, d, scratch, src, nil)
 	unlock()
 	if err != nil {
 		return err
@@ -88,9 +88,9 @@ func (o *Operations) exportClone(ctx context.Context, pool backends.Pool, d data
 // contains everything that was written before taken. exact reports whether the clone is exact: see dataset.Snapshot.
 // For a snapshot, taken and exact are zero, since its record has them.
 func (o *Operations) Clone(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
-	src dataset.Source) (taken time.Time, exact bool, err error) {
+	src dataset.Source, progress backends.Progress) (taken time.Time, exact bool, err error) {
 	if src.Snapshot != uuid.Nil {
-		_, err = pool.Clone(ctx, scratch, src, nil)
+		_, err = pool.Clone(ctx, scratch, src, progress)
 		return taken, false, err
 	}
 	if err := o.writeOut(d); err != nil {

@@ -1,10 +1,10 @@
 package operation
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -43,6 +43,62 @@ type spaceWatch struct {
 	sync func(root *os.File) error
 }
 
+// KeepReserve calls work, which makes and reads a clone that only Drover knows, and removes it. The clone keeps the
+// blocks that users of its source overwrite, or is a copy. Once the pool has less free space than backends.Reserve,
+// KeepReserve cancels the context of work, and fails with dataset.ErrNoSpace. While the clone is copied, work calls
+// copied with the bytes so far: a copy is faster than the examinations at intervals.
+func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool,
+	work func(ctx context.Context, copied backends.Progress) error) error {
+	working, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	copies := !pool.Info().Capabilities.InstantSnapshot
+	last := pool.Status(ctx)
+	stop := o.examine(working, func(ctx context.Context) error {
+		st := pool.Status(ctx)
+		ahead := 4 * max(0, last.Free-st.Free) // what writers take until the clone is removed
+		if last = st; copies {
+			ahead = 0 // the copy takes the space
+		}
+		return checkClone(pool, st, ahead)
+	}, cancel)
+	var next dataset.Size // bytes of a copy at which the pool is examined
+	err := work(working, func(done, _ int64) {
+		if dataset.Size(done) < next {
+			return
+		}
+		st := pool.Status(working)
+		step := backends.Reserve(st.Size) / 16
+		next = dataset.Size(done) + step
+		if err := checkClone(pool, st, 4*step); err != nil { // other copies can be made meanwhile
+			cancel(err)
+		}
+	})
+	stop()
+	if err != nil && ctx.Err() == nil && working.Err() != nil {
+		return context.Cause(working)
+	}
+	return err
+}
+
+// checkClone fails with dataset.ErrNoSpace if a pool with the status st has hardly any inodes, or less free space than
+// its reserve and more.
+func checkClone(pool backends.Pool, st dataset.PoolStatus, more dataset.Size) error {
+	reserve := backends.Reserve(st.Size)
+	const why = ", which its existing volumes need: the clone that it reads is a copy, or keeps the blocks that the " +
+		"volume overwrites (free some space, or enlarge the pool, and repeat it while less is written)"
+	switch {
+	case !st.Online:
+		return nil
+	case st.Free < reserve+more:
+		return dataset.Errorf(dataset.ErrNoSpace, "it was ended, because less than %s would be free in its pool"+why,
+			reserve.Human())
+	case hasFewInodes(pool):
+		return dataset.Errorf(dataset.ErrNoSpace, "it was ended, because hardly any inodes would be free in its pool"+
+			why)
+	}
+	return nil
+}
+
 // watchSpace calls write, and flushes the files. Once the pool has less free space than backends.Reserve, watchSpace
 // cancels the context of write, and fails with dataset.ErrNoSpace. Like checkRoom, it ignores a reserve that protects
 // nothing.
@@ -57,37 +113,24 @@ func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.U
 	w.begin(pool.Status(ctx))
 	writing, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watching, stop := context.WithCancel(ctx)
-	defer stop()
-	ended := make(chan error, 1)
-	var full error
-	wrote := func() {
+	stop, wrote := func() {}, func() {
 		used, known := w.usedBytes()
-		if full != nil || known && used-w.checked < backends.Reserve(w.size)/8 && !w.fewInodes() {
+		if writing.Err() != nil || known && used-w.checked < backends.Reserve(w.size)/8 && !hasFewInodes(pool) {
 			return
 		}
-		if w.checked, full = used, w.check(ctx); full != nil {
-			cancel(full)
+		w.checked = used
+		if err := w.check(ctx); err != nil {
+			cancel(err)
 		}
 	}
-	if part == nil {
-		ended <- nil
-	} else {
-		wrote = func() {}
-		go func() { // watchSpace waits for it
-			err := w.run(watching)
-			if err != nil {
-				cancel(err)
-			}
-			ended <- err
-		}()
+	if part != nil {
+		stop, wrote = i.examine(writing, w.check, cancel), func() {}
 	}
 	err := write(writing, wrote)
 	stop()
-	full = cmp.Or(full, <-ended)
 	switch {
-	case full != nil:
-		return full
+	case ctx.Err() == nil && writing.Err() != nil:
+		return context.Cause(writing)
 	case err != nil:
 		return err
 	}
@@ -104,21 +147,29 @@ func (w *spaceWatch) begin(st dataset.PoolStatus) {
 	}
 }
 
-// run examines the pool until ctx ends. It then returns nil. If the pool is too full, it returns an error.
-func (w *spaceWatch) run(ctx context.Context) error {
-	wait := spaceTick
-	for {
-		select {
-		case <-w.Clock.After(wait):
-		case <-ctx.Done():
-			return nil
+// examine calls check at intervals until stop is called. If check fails, examine calls end with the error, and no more
+// check. stop waits for the check that runs.
+func (o *Operations) examine(ctx context.Context, check func(context.Context) error, end context.CancelCauseFunc) (
+	stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() {
+		wait := spaceTick
+		for {
+			select {
+			case <-o.Clock.After(wait):
+			case <-ctx.Done():
+				return
+			}
+			start := o.Clock.Steady()
+			if err := check(ctx); err != nil {
+				end(err)
+				return
+			}
+			wait = min(max(spaceTick, 10*(o.Clock.Steady()-start)), maxSpaceTick)
 		}
-		start := w.Clock.Steady()
-		if err := w.check(ctx); err != nil {
-			return err
-		}
-		wait = min(max(spaceTick, 10*(w.Clock.Steady()-start)), maxSpaceTick)
-	}
+	})
+	return func() { cancel(); running.Wait() }
 }
 
 // check fails with dataset.ErrNoSpace if the pool is too full. The data that a filesystem in an image or block device
@@ -140,7 +191,7 @@ func (w *spaceWatch) check(ctx context.Context) error {
 			w.begin(st)
 		}
 	}
-	few := w.fewInodes()
+	few := hasFewInodes(w.pool)
 	switch {
 	case !st.Online, st.Free >= reserve && !few, w.isAlone(ctx):
 		return nil
@@ -152,12 +203,12 @@ func (w *spaceWatch) check(ctx context.Context) error {
 	return w.fullError(reserve)
 }
 
-// fewInodes reports whether the volumes of the pool share a filesystem, such as ext4, with a fixed number of inodes,
+// hasFewInodes reports whether the volumes of a pool share a filesystem, such as ext4, with a fixed number of inodes,
 // and less than a hundredth of these is free.
-func (w *spaceWatch) fewInodes() bool {
+func hasFewInodes(pool backends.Pool) bool {
 	var st unix.Statfs_t
-	return !w.pool.Info().Capabilities.OwnFilesystem && unix.Fstatfs(int(w.root.Fd()), &st) == nil &&
-		st.Ffree < st.Files/100
+	info := pool.Info()
+	return !info.Capabilities.OwnFilesystem && unix.Statfs(info.Path, &st) == nil && st.Ffree < st.Files/100
 }
 
 func (w *spaceWatch) fullError(reserve dataset.Size) error {
