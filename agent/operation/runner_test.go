@@ -430,11 +430,17 @@ func TestI1OperationOfOlderEpochIsRefused(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
 	d := r.NewVolume("db")
-	op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpPurge, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: d.Epoch}
+	epoch := d.Epoch
 	d.Epoch++
 	r.Cache.Apply(d, r.Cache.Index(d.ID)+1)
-	if _, err := r.Execute(ctx, &host.Job{}, op); !errors.Is(err, dataset.ErrStale) {
-		t.Errorf("a purge of an older epoch: %v", err)
+	for _, kind := range []dataset.OpKind{dataset.OpPurge, dataset.OpRestore, dataset.OpSnapshotDelete} {
+		op := dataset.Operation{
+			ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: epoch,
+			Snapshot: &dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}, Source: &dataset.Source{Dataset: d.ID, Snapshot: uuid.New()},
+		}
+		if _, err := r.Execute(ctx, &host.Job{}, op); !errors.Is(err, dataset.ErrStale) {
+			t.Errorf("a %s of an older epoch: %v", kind, err)
+		}
 	}
 	if _, err := r.Pool().Stat(ctx, d.ID); err != nil {
 		t.Errorf("what it was of: %v", err)
