@@ -228,3 +228,13 @@ func TestOpenRootFollowsNoLink(t *testing.T) {
 		}
 	}
 }
+
+// A mount ID that control would refuse in a report is refused at once, and does not mount the volume.
+func TestMountIDIsBounded(t *testing.T) {
+	r := agenttest.New(t)
+	d := r.NewVolume("db")
+	if _, err := r.Mount(t.Context(), "db", strings.Repeat("i", dataset.MaxMountID+1)); !errors.Is(err, dataset.ErrInvalid) {
+		t.Errorf("mounted with an ID of more than %d bytes: %v", dataset.MaxMountID, err)
+	}
+	r.WantUses(d)
+}

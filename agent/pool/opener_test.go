@@ -42,6 +42,31 @@ func TestWithin(t *testing.T) {
 	}
 }
 
+// Another pool at the path of a pool is not taken for it.
+func TestExchangedPoolIsOffline(t *testing.T) {
+	r := agenttest.New(t)
+	r.NewVolume("db")
+	marker := filepath.Join(r.Root, "pool", "pool.json")
+	own, err := os.ReadFile(marker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		text string
+		err  error
+	}{{strings.Replace(string(own), r.Pool().ID().String(), uuid.NewString(), 1), dataset.ErrOffline}, {string(own), nil}} {
+		r.Stop()
+		if err := os.WriteFile(marker, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r.Start()
+		err := r.CallsByName("db")["mount"]
+		if !errors.Is(err, c.err) || err != nil && !strings.Contains(err.Error(), "it contains another pool") {
+			t.Errorf("mount: %v, want %v", err, c.err)
+		}
+	}
+}
+
 // A pool that cannot be opened at a start is offline and keeps its UUID. No other pool is made in its place, its
 // volumes are known, and it returns without intervention.
 func TestOfflinePoolReturns(t *testing.T) {
