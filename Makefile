@@ -41,7 +41,6 @@ chaos: ## faults on a whole cluster: CHAOS_SECONDS, CHAOS_SEED (root; docs/inter
 bench: ## print the figures, as ratios to Docker's own local driver (root)
 	scripts/deps.sh test
 	go test -count=1 -p 1 -timeout 2h -run '^$$' -bench . -benchtime 1x ./test/bench
-	go test -count=1 -p 1 -timeout 1h -run '^$$' -bench 'Grow|Path' -benchtime 1x ./backends/...
 
 lint: ## check the code, the scripts and the API
 	scripts/lint.sh

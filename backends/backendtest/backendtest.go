@@ -1,7 +1,7 @@
 // Package backendtest is the conformance suite of all backends. It tests the contract in the comments of package
 // backends on real pools. The tests of each backend call Run with a factory of pools. Package crashing calls Crashing,
-// CutAtEachStep, Failing and PowerCut for them. Package verify runs Cases and Measure for an operator. The benchmarks
-// of backends call Grow and Path. To test a new rule of the contract, add a case to the list in cases.
+// CutAtEachStep, Failing and PowerCut for them. Package verify runs Cases and Measure for an operator. To test a
+// new rule of the contract, add a case to the list in cases.
 //
 // Every method is called twice. The declared capabilities are compared with the optional interfaces and with the
 // behaviour. Content is compared by running the same operations on a plain directory and on the mounted dataset. A test

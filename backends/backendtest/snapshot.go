@@ -134,6 +134,7 @@ func restoreKeepsOldHead(f *fixture) {
 			f.Twice(func() error { return f.Pool.DeleteSnapshot(f.Ctx, d.ID, old.ID) })
 		}
 	}
+	f.OK(f.Pool.Restore(f.Ctx, d.ID, keep.ID, back, nil)) // repeated without its snapshots: it is complete
 	f.CheckContent(d.ID, "third", "third")
 	f.CheckContent(kept.ID, "third", "third")
 }

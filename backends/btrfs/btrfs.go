@@ -22,20 +22,17 @@
 // would leave them out. So both are refused, with an error that says so. When the tree that contains the subvolumes is
 // removed, they are destroyed too.
 //
-// # Parts
+// # State
 //
-//	quota, counters   limits of subvolumes, and the counters of destroyed ones
-//	subvolumes        opening, copying and destroying subvolumes
+// Package cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. The agent opens a
+// [Pool] and calls it by the contract of package backends. A Pool opens the folder of the dataset that it works on,
+// which claims the dataset (package shelf). Everything about datasets is read from the folder. The state in memory is
+// the attachments (package bindmount), the time of the next recount of the quotas and the calls that destroy subvolumes
+// (counters.go), and the commits that callers share (btrfsctl.Commits). Each is protected by a mutex. The claim only
+// excludes Reap: the caller of backends.Pool prevents other concurrent changes of the dataset.
 //
-// This package has the operations on datasets: creator.go (Create, Clone), snapshots.go, sizes.go, sender.go,
-// receiver.go and copier.go. The methods that need no part, such as Attach and Delete, are in pool.go. Package
-// cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. The agent opens a [Pool]
-// and calls it by the contract of package backends. A Pool opens the folder of the dataset that it works on, which
-// claims the dataset (package shelf), and passes the folder to a part. Parts keep no state about datasets: everything
-// is read from the folder. The state in memory is the attachments (package bindmount), the time of the next recount of
-// the quotas and the calls that destroy subvolumes (counters.go), and the commits that callers share
-// (btrfsctl.Commits). Each is protected by a mutex. The claim only excludes Reap: the caller of backends.Pool prevents
-// other concurrent changes of the dataset.
+// Where to change what: limits of subvolumes are in quota.go, the counters of destroyed ones in counters.go, and how
+// subvolumes are opened, copied and destroyed in subvolume.go. The other files have the operations on datasets.
 package btrfs
 
 import (

@@ -3,32 +3,20 @@ package btrfs
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
-	"github.com/droverhq/drover/backends/bindmount"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/dataset"
 )
 
-// copier turns datasets into copies and copies into datasets. It makes and removes the heads of copies.
-type copier struct {
-	shelf  *shelf.Shelf
-	uses   *bindmount.Tracker
-	heads  *heads
-	points *points
-	trees  *subvolumes
-	step   func(string)
-}
-
 // dropHead removes the head of a copy, if it has one. If a crash interrupted a Supersede, dropHead completes it, and
 // the head becomes the snapshot. Any other head is destroyed if it has the content of a snapshot. Otherwise dropHead
 // fails with dataset.ErrConflict.
-func (cp *copier) dropHead(ctx context.Context, f *shelf.Folder) error {
+func (p *Pool) dropHead(ctx context.Context, f *shelf.Folder) error {
 	h, err := f.Head()
 	if err != nil {
 		return err
@@ -43,7 +31,7 @@ func (cp *copier) dropHead(ctx context.Context, f *shelf.Folder) error {
 	if isSnapshot {
 		err = protect(f, h.Tree)
 	} else {
-		err = cp.checkKept(ctx, f, h)
+		err = p.checkKept(ctx, f, h)
 	}
 	if err != nil {
 		return err
@@ -51,15 +39,15 @@ func (cp *copier) dropHead(ctx context.Context, f *shelf.Folder) error {
 	if err := f.RemoveHead(); err != nil {
 		return err
 	}
-	cp.step("btrfs.head.dropped")
+	p.step("btrfs.head.dropped")
 	if isSnapshot {
 		return nil
 	}
-	return cp.trees.Destroy(ctx, f.Dir, h.Tree)
+	return p.trees.Destroy(ctx, f.Dir, h.Tree)
 }
 
 // checkKept fails with dataset.ErrConflict if the head of a copy contains data that is in no snapshot.
-func (cp *copier) checkKept(ctx context.Context, f *shelf.Folder, h shelf.Head) error {
+func (p *Pool) checkKept(ctx context.Context, f *shelf.Folder, h shelf.Head) error {
 	if h.From != uuid.Nil {
 		if _, err := f.ReadSnapshot(h.From); err == nil {
 			return nil
@@ -70,7 +58,7 @@ func (cp *copier) checkKept(ctx context.Context, f *shelf.Folder, h shelf.Head) 
 		return err
 	}
 	for _, s := range snapshots {
-		if same, err := cp.points.equal(ctx, f, h, s.ID); err != nil || same {
+		if same, err := p.headEquals(ctx, f, h, s.ID); err != nil || same {
 			return err
 		}
 	}
@@ -80,7 +68,7 @@ func (cp *copier) checkKept(ctx context.Context, f *shelf.Folder, h shelf.Head) 
 
 // dropRelated prepares the deletion of a snapshot of a copy. It removes the received part of the snapshot, and the head
 // if it was made from this snapshot.
-func (cp *copier) dropRelated(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+func (p *Pool) dropRelated(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
 	if err := stream.DropOf(f.Dir, snapshot); err != nil {
 		return err
 	}
@@ -94,24 +82,17 @@ func (cp *copier) dropRelated(ctx context.Context, f *shelf.Folder, snapshot uui
 	if err != nil || h.From != snapshot && !keeping {
 		return err
 	}
-	return cp.dropHead(ctx, f)
+	return p.dropHead(ctx, f)
 }
 
 // Promote implements backends.Copier.
-func (p *Pool) Promote(ctx context.Context, ds, snapshot uuid.UUID) error {
-	f, err := p.shelf.FindDatasetOrCopy(ds)
-	if err == nil {
-		defer f.Close()
-		err = p.copier.promote(ctx, f, snapshot)
-	}
+func (p *Pool) Promote(ctx context.Context, ds, snapshot uuid.UUID) (err error) {
+	defer backends.Wrap(&err, "promote the copy of dataset %s to snapshot %s", ds, snapshot)
+	f, err := p.FindDatasetOrCopy(ds)
 	if err != nil {
-		return fmt.Errorf("promote the copy of dataset %s to snapshot %s: %w", ds, snapshot, err)
+		return err
 	}
-	return nil
-}
-
-// promote makes a snapshot of a copy its head. Idempotent.
-func (cp *copier) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+	defer f.Close()
 	if f.State != backends.EntryCopy {
 		return nil
 	}
@@ -126,19 +107,19 @@ func (cp *copier) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UU
 	if _, err := f.Lstat(h.Tree); err == nil && h.From == snapshot {
 		return shelf.SyncDir(f.Dir)
 	}
-	if err := cp.dropHead(ctx, f); err != nil {
+	if err := p.dropHead(ctx, f); err != nil {
 		return err
 	}
 	newHead := shelf.Head{Tree: shelf.RestoredTree(uuid.New()), Size: s.Limit, From: snapshot}
-	if err := cp.heads.fill(ctx, f, s, newHead); err != nil {
+	if err := p.fillHead(ctx, f, s, newHead); err != nil {
 		return err
 	}
-	cp.step("btrfs.promote.made")
+	p.step("btrfs.promote.made")
 	return f.SetHead(newHead)
 }
 
-// commit makes a promoted copy a ready dataset.
-func (cp *copier) commit(f *shelf.Folder) error {
+// commitCopy makes a promoted copy a ready dataset.
+func (p *Pool) commitCopy(f *shelf.Folder) error {
 	h, err := f.Head()
 	if err == nil {
 		if _, err = f.Lstat(h.Tree); errors.Is(err, os.ErrNotExist) {
@@ -149,25 +130,22 @@ func (cp *copier) commit(f *shelf.Folder) error {
 		err = stream.Drop(f.Dir)
 	}
 	if err == nil {
-		err = cp.shelf.Promote(f)
+		err = p.Shelf.Promote(f)
 	}
 	return err
 }
 
 // Demote implements backends.Copier.
-func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
-	err := p.copier.demote(ctx, ds, func(f *shelf.Folder) (uuid.UUID, error) {
-		return snapshot, p.copier.checkHead(ctx, f, snapshot)
+func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) (err error) {
+	defer backends.Wrap(&err, "make dataset %s a copy with snapshot %s", ds, snapshot)
+	return p.demote(ctx, ds, func(f *shelf.Folder) (uuid.UUID, error) {
+		return snapshot, p.checkHead(ctx, f, snapshot)
 	})
-	if err != nil {
-		return fmt.Errorf("make dataset %s a copy with snapshot %s: %w", ds, snapshot, err)
-	}
-	return nil
 }
 
 // checkHead fails with dataset.ErrConflict if the head in a folder does not have the content of a snapshot. The folder
 // is that of a dataset, or that of a copy whose head an interrupted Demote did not remove.
-func (cp *copier) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+func (p *Pool) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
 	if _, err := f.ReadSnapshot(snapshot); err != nil {
 		return err
 	}
@@ -180,7 +158,7 @@ func (cp *copier) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.
 			return nil
 		}
 	}
-	same, err := cp.points.equal(ctx, f, h, snapshot)
+	same, err := p.headEquals(ctx, f, h, snapshot)
 	if err == nil && !same {
 		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that data would be lost",
 			snapshot)
@@ -189,9 +167,10 @@ func (cp *copier) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.
 }
 
 // Supersede implements backends.Copier. The head becomes the snapshot.
-func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error {
-	err := p.copier.demote(ctx, ds, func(f *shelf.Folder) (is uuid.UUID, err error) {
-		if err := p.copier.checkHead(ctx, f, keep.ID); !errors.Is(err, dataset.ErrNotFound) {
+func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) (err error) {
+	defer backends.Wrap(&err, "keep the head of dataset %s as snapshot %s", ds, keep.ID)
+	return p.demote(ctx, ds, func(f *shelf.Folder) (is uuid.UUID, err error) {
+		if err := p.checkHead(ctx, f, keep.ID); !errors.Is(err, dataset.ErrNotFound) {
 			return keep.ID, err
 		}
 		h, err := f.Head()
@@ -206,22 +185,18 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 		}
 		return is, f.WriteSnapshot(shelf.SnapshotRecord{Snapshot: keep, Tree: h.Tree, Limit: h.Size})
 	})
-	if err != nil {
-		return fmt.Errorf("keep the head of dataset %s as snapshot %s: %w", ds, keep.ID, err)
-	}
-	return nil
 }
 
 // demote calls keep and then turns the dataset into a copy. The dataset moves together with its head, and the head is
 // removed afterwards, so that there is never a dataset without a head. keep returns the snapshot with the content of
 // the head. If keep has recorded that the head becomes a snapshot, it returns uuid.Nil instead.
-func (cp *copier) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) (uuid.UUID, error)) error {
-	f, err := cp.shelf.FindDatasetOrCopy(ds)
+func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) (uuid.UUID, error)) error {
+	f, err := p.Shelf.FindDatasetOrCopy(ds)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := cp.uses.CheckIdle(ctx, ds, f.Path()); err != nil {
+	if err := p.uses.CheckIdle(ctx, ds, f.Path()); err != nil {
 		return err
 	}
 	if err := f.Sweep(); err != nil {
@@ -231,7 +206,7 @@ func (cp *copier) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Fol
 	if err != nil {
 		return backends.NoSpace(err)
 	}
-	cp.step("btrfs.demote.kept")
+	p.step("btrfs.demote.kept")
 	if f.State != backends.EntryCopy {
 		h, err := f.Head()
 		if err != nil {
@@ -245,10 +220,10 @@ func (cp *copier) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Fol
 				return err
 			}
 		}
-		if err := cp.shelf.Demote(f); err != nil {
+		if err := p.Shelf.Demote(f); err != nil {
 			return err
 		}
-		cp.step("btrfs.demote.moved")
+		p.step("btrfs.demote.moved")
 	}
-	return cp.dropHead(ctx, f)
+	return p.dropHead(ctx, f)
 }

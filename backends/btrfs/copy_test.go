@@ -49,7 +49,7 @@ func checkDemoted(f *fixture, c cast, done bool) {
 
 // readdressed returns the stream of a snapshot, as a difference to base, with the given header.
 func readdressed(ctx context.Context, p *Pool, s dataset.Snapshot, base uuid.UUID, h stream.Header) ([]byte, error) {
-	f, err := p.shelf.FindDatasetOrCopy(s.Dataset)
+	f, err := p.Shelf.FindDatasetOrCopy(s.Dataset)
 	if err != nil {
 		return nil, err
 	}

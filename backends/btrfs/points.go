@@ -14,13 +14,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 )
 
-// points opens and compares points in time of a dataset: its snapshots and its head.
-type points struct {
-	trees *subvolumes
-}
-
-// open opens a point in time read-only. For the head it takes a snapshot, which done destroys.
-func (pt *points) open(ctx context.Context, f *shelf.Folder, src dataset.Source) (tree *os.File, done func(),
+// openPoint opens a point in time read-only. For the head it takes a snapshot, which done destroys.
+func (p *Pool) openPoint(ctx context.Context, f *shelf.Folder, src dataset.Source) (tree *os.File, done func(),
 	err error) {
 	if src.Snapshot != uuid.Nil {
 		s, err := f.ReadSnapshot(src.Snapshot)
@@ -37,17 +32,17 @@ func (pt *points) open(ctx context.Context, f *shelf.Folder, src dataset.Source)
 	if err != nil {
 		return nil, nil, err
 	}
-	return pt.snapshotHead(ctx, f, h)
+	return p.snapshotHead(ctx, f, h)
 }
 
 // snapshotHead takes a snapshot of a head, which done destroys.
-func (pt *points) snapshotHead(ctx context.Context, f *shelf.Folder, h shelf.Head) (tree *os.File, done func(),
+func (p *Pool) snapshotHead(ctx context.Context, f *shelf.Folder, h shelf.Head) (tree *os.File, done func(),
 	err error) {
 	name := shelf.Temp + uuid.NewString()
-	if err := pt.trees.Copy(ctx, f, h.Tree, f, name, true); err != nil {
+	if err := p.trees.Copy(ctx, f, h.Tree, f, name, true); err != nil {
 		return nil, nil, err
 	}
-	destroy := func() { _ = pt.trees.Destroy(context.WithoutCancel(ctx), f.Dir, name) }
+	destroy := func() { _ = p.trees.Destroy(context.WithoutCancel(ctx), f.Dir, name) }
 	if tree, err = openSubvolume(f, name); err != nil {
 		destroy()
 		return nil, nil, err
@@ -55,14 +50,14 @@ func (pt *points) snapshotHead(ctx context.Context, f *shelf.Folder, h shelf.Hea
 	return tree, func() { _ = tree.Close(); destroy() }, nil
 }
 
-// equal reports whether a head has the content of a snapshot. The folder may be that of a dataset or of a copy.
-func (pt *points) equal(ctx context.Context, f *shelf.Folder, h shelf.Head, snapshot uuid.UUID) (bool, error) {
-	old, done, err := pt.open(ctx, f, dataset.Source{Snapshot: snapshot})
+// headEquals reports whether a head has the content of a snapshot. The folder may be that of a dataset or of a copy.
+func (p *Pool) headEquals(ctx context.Context, f *shelf.Folder, h shelf.Head, snapshot uuid.UUID) (bool, error) {
+	old, done, err := p.openPoint(ctx, f, dataset.Source{Snapshot: snapshot})
 	if err != nil {
 		return false, err
 	}
 	defer done()
-	head, destroy, err := pt.snapshotHead(ctx, f, h)
+	head, destroy, err := p.snapshotHead(ctx, f, h)
 	if err != nil {
 		return false, err
 	}
@@ -74,11 +69,11 @@ func (pt *points) equal(ctx context.Context, f *shelf.Folder, h shelf.Head, snap
 	return err == nil, err
 }
 
-// compare lists the differences of two points in time of a dataset, or the content of newer if older is the zero
+// comparePoints lists the differences of two points in time of a dataset, or the content of newer if older is the zero
 // value. If first is set, it fails with btrfsctl.ErrDiffers at the first difference.
-func (pt *points) compare(ctx context.Context, f *shelf.Folder, older, newer dataset.Source,
+func (p *Pool) comparePoints(ctx context.Context, f *shelf.Folder, older, newer dataset.Source,
 	first bool) (c btrfsctl.Change, err error) {
-	newerTree, done, err := pt.open(ctx, f, newer)
+	newerTree, done, err := p.openPoint(ctx, f, newer)
 	if err != nil {
 		return c, err
 	}
@@ -86,7 +81,7 @@ func (pt *points) compare(ctx context.Context, f *shelf.Folder, older, newer dat
 	if older.Dataset == uuid.Nil {
 		return compareTrees(ctx, newerTree, nil, first)
 	}
-	olderTree, oldDone, err := pt.open(ctx, f, older)
+	olderTree, oldDone, err := p.openPoint(ctx, f, older)
 	if err != nil {
 		return c, err
 	}

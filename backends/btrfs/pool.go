@@ -19,22 +19,16 @@ import (
 
 // Pool is an open pool. A pool whose quotas are on is opened as a sizedPool.
 type Pool struct {
-	name     string
-	shelf    *shelf.Shelf
+	name string
+	*shelf.Shelf
 	disk     *disk.Disk // nil unless the pool has separate devices
 	quota    *quota
 	counters *counters
 	uses     bindmount.Tracker
 	step     func(string)
 
-	trees     *subvolumes
-	space     *space
-	sizes     *sizes
-	creator   *creator
-	snapshots *snapshots
-	sender    *sender
-	receiver  *receiver
-	copier    *copier
+	trees   *subvolumes
+	commits btrfsctl.Commits
 }
 
 // sizedPool is an open pool whose datasets can have a size, because its quotas are on. It adds the methods of
@@ -53,50 +47,30 @@ func (p *Pool) openOrMake(cfg backends.Config, c clock.Clock) (err error) {
 			}
 		}
 	}
-	if p.shelf, err = shelf.Open(cfg, Name); err != nil {
+	if p.Shelf, err = shelf.Open(cfg, Name); err != nil {
 		return err
 	}
 	p.uses.MountPath = cfg.MountPath
-	if err := checkFilesystem(p.shelf.Path()); err != nil {
+	if err := checkFilesystem(p.Shelf.Path()); err != nil {
 		return err
 	}
-	_ = p.shelf.KeepCopies() // this fails in a full pool, which must still open; it then refuses copies
-	err = p.shelf.Within(func(dir *os.File) (err error) {
-		p.quota, err = newQuota(dir, p.shelf.Path(), c)
+	_ = p.Shelf.KeepCopies() // this fails in a full pool, which must still open; it then refuses copies
+	err = p.Shelf.Within(func(dir *os.File) (err error) {
+		p.quota, err = newQuota(dir, p.Shelf.Path(), c)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	p.assemble()
-	p.shelf.Destroy, p.shelf.CheckUnused = p.trees.Destroy, p.checkUnused
-	p.shelf.BackendNames = []string{notesDir}
+	p.counters = &counters{Enabled: p.quota.Enabled(), Enter: p.Enter}
+	p.trees = &subvolumes{Counters: p.counters, Step: p.step}
+	p.Shelf.Destroy, p.Shelf.CheckUnused = p.trees.Destroy, p.checkUnused
+	p.Shelf.BackendNames = []string{notesDir}
 	if !p.quota.Enabled() {
 		return nil
 	}
-	return p.sizes.enforceAll()
+	return p.enforceAll()
 }
-
-// assemble makes the parts of an open pool.
-func (p *Pool) assemble() {
-	p.counters = &counters{Enabled: p.quota.Enabled(), Enter: p.shelf.Enter}
-	p.trees = &subvolumes{Counters: p.counters, Step: p.step}
-	p.space = &space{pool: p.name, shelf: p.shelf}
-	p.sizes = &sizes{shelf: p.shelf, quota: p.quota, space: p.space, step: p.step}
-	p.creator = &creator{
-		pool: p.name, shelf: p.shelf, quota: p.quota, sizes: p.sizes, space: p.space, trees: p.trees, step: p.step,
-	}
-	newHeads, pts := &heads{quota: p.quota, sizes: p.sizes, trees: p.trees}, &points{trees: p.trees}
-	p.snapshots = &snapshots{uses: &p.uses, space: p.space, heads: newHeads, trees: p.trees, step: p.step}
-	p.sender = &sender{shelf: p.shelf, points: pts}
-	p.copier = &copier{shelf: p.shelf, uses: &p.uses, heads: newHeads, points: pts, trees: p.trees, step: p.step}
-	p.receiver = &receiver{
-		shelf: p.shelf, quota: p.quota, space: p.space, trees: p.trees, copier: p.copier, step: p.step,
-	}
-}
-
-// ID implements backends.Pool.
-func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
@@ -107,7 +81,7 @@ func (p *Pool) Info() backends.Info {
 		Capabilities: caps,
 		Note: "subvolumes: constant-time snapshots and clones; df in a volume shows the whole pool; " +
 			p.quota.Note() + p.devices(),
-		Path: p.shelf.Path(), Missing: p.quota.Missing(), UsedStartsNoProgram: true,
+		Path: p.Shelf.Path(), Missing: p.quota.Missing(), UsedStartsNoProgram: true,
 	}
 }
 
@@ -126,14 +100,14 @@ func (p *Pool) devices() string {
 
 // Status implements backends.Pool.
 func (p *Pool) Status(context.Context) dataset.PoolStatus {
-	st := p.shelf.Status()
+	st := p.Shelf.Status()
 	if !st.Online {
 		return st
 	}
 	p.counters.Collect()
 	err := backends.CheckRoom(p.name, st.Free, st.Size)
 	if err == nil {
-		err = p.shelf.Within(p.quota.Check)
+		err = p.Shelf.Within(p.quota.Check)
 	}
 	if err != nil {
 		st.Reason = err.Error()
@@ -141,20 +115,8 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 	return st
 }
 
-// Generation implements backends.Pool.
-func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
-
-// Raise implements backends.Pool.
-func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
-
-// Overcommit implements backends.PolicyKeeper.
-func (p *Pool) Overcommit() (float64, error) { return p.shelf.Overcommit() }
-
-// KeepOvercommit implements backends.PolicyKeeper.
-func (p *Pool) KeepOvercommit(ratio float64) error { return p.shelf.KeepOvercommit(ratio) }
-
 // Trim implements backends.Trimmer.
-func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim() }
+func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.Shelf.Trim() }
 
 // Close implements backends.Pool. It unmounts a pool on separate devices, unless datasets of the pool are in use.
 func (p *Pool) Close() error { return p.disk.Close() }
@@ -165,7 +127,7 @@ func (p *Pool) RemoveStorage(ctx context.Context) error { return p.counters.Drai
 
 // Clear implements backends.Clearer.
 func (p *Pool) Clear(ctx context.Context) (remains string, err error) {
-	if err := p.shelf.CheckEmpty(); err != nil {
+	if err := p.Shelf.CheckEmpty(); err != nil {
 		return "", err
 	}
 	if err := p.RemoveStorage(ctx); err != nil {
@@ -174,42 +136,35 @@ func (p *Pool) Clear(ctx context.Context) (remains string, err error) {
 	if p.disk != nil {
 		return p.disk.Remains(Name), p.Close()
 	}
-	return "", p.shelf.Clear()
+	return "", p.Shelf.Clear()
 }
 
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
-	return p.shelf.CommitAny(id, p.copier.commit)
-}
-
-// WriteRecord implements backends.Pool.
-func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	return p.shelf.WriteRecord(d, sync)
+	return p.Shelf.CommitAny(id, p.commitCopy)
 }
 
 // List implements backends.Pool.
 func (p *Pool) List(context.Context) ([]backends.Entry, error) {
-	return p.shelf.List(describe(p.quota))
+	return p.Shelf.List(describe(p.quota))
 }
 
 // Stat implements backends.Pool.
 func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
-	f, err := p.shelf.FindDatasetOrCopy(id)
+	f, err := p.Shelf.FindDatasetOrCopy(id)
 	if err != nil {
 		return backends.Entry{}, err
 	}
 	defer f.Close()
-	return p.shelf.Describe(f, describe(p.quota)), nil
+	return p.Shelf.Describe(f, describe(p.quota)), nil
 }
 
 // Attach implements backends.Pool. The head needs no preparation.
 func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
-	if len(opts.Mount) > 0 {
-		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend btrfs has no mount options for a single volume (requested: "+
-				"%s)", dataset.FormatChoices(opts.Mount))
+	if err := shelf.CheckFilesystem(Name, dataset.Filesystem{Mount: opts.Mount}); err != nil {
+		return backends.Attachment{}, err
 	}
-	f, err := p.shelf.FindDataset(id)
+	f, err := p.Shelf.FindDataset(id)
 	if err != nil {
 		return backends.Attachment{}, err
 	}
@@ -227,17 +182,12 @@ func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptio
 
 // CheckIdle implements backends.IdleChecker.
 func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
-	f, err := p.shelf.FindDataset(id)
+	f, err := p.Shelf.FindDataset(id)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	return p.uses.CheckIdle(ctx, id, f.Path())
-}
-
-// Delete implements backends.Pool. A folder with names that Drover did not make stays.
-func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id)
 }
 
 // checkUnused fails if a dataset is in use, or if its folder has names that Drover did not make. Package shelf calls
@@ -256,11 +206,5 @@ func (p *Pool) checkUnused(ctx context.Context, f *shelf.Folder) error {
 // Reap implements backends.Pool.
 func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
 	defer p.counters.Collect()
-	return p.shelf.Reap(ctx, drop, func(f *shelf.Folder) (int, error) {
-		doomed, err := f.Leftovers()
-		if err != nil {
-			return 0, err
-		}
-		return len(doomed), p.trees.Destroy(ctx, f.Dir, doomed...)
-	})
+	return p.ReapTrees(ctx, drop)
 }

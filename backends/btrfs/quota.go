@@ -31,7 +31,7 @@ type quota struct {
 	recount time.Duration // the earliest time of the next recount, by the steady clock
 }
 
-// New returns the present quotas of the pool's filesystem. dir is the directory of the pool, and path its path.
+// newQuota returns the present quotas of the pool's filesystem. dir is the directory of the pool, and path its path.
 func newQuota(dir *os.File, path string, c clock.Clock) (*quota, error) {
 	mode, _, err := btrfsctl.Quotas(dir)
 	return &quota{path: path, mode: mode, clock: c}, err

@@ -17,20 +17,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// receiver receives snapshots into copies. It gathers a stream in a file, and applies it once it is complete and
-// verified.
-type receiver struct {
-	shelf  *shelf.Shelf
-	quota  *quota
-	space  *space
-	trees  *subvolumes
-	copier *copier
-	step   func(string)
-}
-
 // Received implements backends.Copier.
 func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Received, error) {
-	return p.shelf.Received(ds, snapshot, receivedStream)
+	return p.Shelf.Received(ds, snapshot, receivedStream)
 }
 
 // receivedStream describes the stream of a complete snapshot.
@@ -41,29 +30,20 @@ func receivedStream(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error
 
 // Receive implements backends.Copier.
 func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
-	progress backends.Progress) (backends.Stream, error) {
-	out, err := p.receiver.receive(ctx, d, r, progress)
-	if err != nil {
-		err = backends.NoSpace(err)
-		return out, fmt.Errorf("receive snapshot %s of dataset %s: %w", d.Snapshot.ID, d.Dataset.ID, err)
-	}
-	return out, nil
-}
-
-// receive does the work of Receive. Receive adds the snapshot and the dataset to its errors.
-func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reader,
 	progress backends.Progress) (out backends.Stream, err error) {
-	f, err := r.shelf.MakeCopy(d.Dataset, r.space.room)
+	defer backends.Wrap(&err, "receive snapshot %s of dataset %s", d.Snapshot.ID, d.Dataset.ID)
+	defer func() { err = backends.NoSpace(err) }()
+	f, err := p.Shelf.MakeCopy(d.Dataset, p.Room)
 	if err != nil {
 		return out, err
 	}
 	defer f.Close()
-	r.step("btrfs.receive.copy")
+	p.step("btrfs.receive.copy")
 	out, complete, err := f.BeginReceive(d, receivedStream)
 	if err != nil || complete {
 		return out, err
 	}
-	if err := r.space.room(); err != nil {
+	if err := p.Room(); err != nil {
 		return out, err
 	}
 	base := func(id uuid.UUID) error {
@@ -73,24 +53,24 @@ func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reade
 		}
 		return err
 	}
-	if err := r.copier.dropHead(ctx, f); err != nil {
+	if err := p.dropHead(ctx, f); err != nil {
 		return out, err
 	}
-	s := f.Spool(func(came int64) error { return r.space.roomFor(came, 0) }, r.step)
-	if out, err = s.Receive(ctx, d, Name, in, progress, base); err != nil {
+	s := f.Spool(func(came int64) error { return p.roomFor(came, 0) }, p.step)
+	if out, err = s.Receive(ctx, d, Name, r, progress, base); err != nil {
 		return out, err
 	}
-	r.step("btrfs.receive.gathered")
-	if err := r.space.roomFor(out.Bytes, out.Bytes); err != nil {
+	p.step("btrfs.receive.gathered")
+	if err := p.roomFor(out.Bytes, out.Bytes); err != nil {
 		return out, err
 	}
-	if err := r.apply(ctx, f, shelf.TreeOf(d.Snapshot.ID), d.Base); err != nil {
+	if err := p.applyStream(ctx, f, shelf.TreeOf(d.Snapshot.ID), d.Base); err != nil {
 		if errors.Is(err, dataset.ErrCorrupt) {
 			err = errors.Join(err, stream.Drop(f.Dir))
 		}
-		return out, errors.Join(err, r.trees.Destroy(context.WithoutCancel(ctx), f.Dir, shelf.TreeOf(d.Snapshot.ID)))
+		return out, errors.Join(err, p.trees.Destroy(context.WithoutCancel(ctx), f.Dir, shelf.TreeOf(d.Snapshot.ID)))
 	}
-	r.step("btrfs.receive.durable")
+	p.step("btrfs.receive.durable")
 	if err := f.WriteSnapshot(shelf.SnapshotRecord{
 		Snapshot: d.Snapshot,
 		Tree:     shelf.TreeOf(d.Snapshot.ID),
@@ -99,14 +79,14 @@ func (r *receiver) receive(ctx context.Context, d backends.Delivery, in io.Reade
 	}); err != nil {
 		return out, err
 	}
-	r.step("btrfs.receive.recorded")
+	p.step("btrfs.receive.recorded")
 	return out, stream.Drop(f.Dir)
 }
 
-// apply makes a tree from the gathered stream. If the stream is a difference, the tree starts as a snapshot of the
-// base.
-func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base uuid.UUID) error {
-	if err := r.trees.Destroy(ctx, f.Dir, name); err != nil {
+// applyStream makes a tree from the gathered stream. If the stream is a difference, the tree starts as a snapshot of
+// the base.
+func (p *Pool) applyStream(ctx context.Context, f *shelf.Folder, name string, base uuid.UUID) error {
+	if err := p.trees.Destroy(ctx, f.Dir, name); err != nil {
 		return err
 	}
 	var old *os.File
@@ -126,14 +106,14 @@ func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base
 	} else if err := backends.NoSpace(btrfsctl.Create(f.File, name)); err != nil {
 		return err
 	}
-	r.step("btrfs.receive.begun")
+	p.step("btrfs.receive.begun")
 	tree, err := openSubvolume(f, name)
 	if err != nil {
 		return err
 	}
 	defer tree.Close()
 	// A snapshot of the base has the limit of the base. The received content may be larger, so the limit is removed.
-	if err := r.quota.Assign(tree, 0); err != nil {
+	if err := p.quota.Assign(tree, 0); err != nil {
 		return err
 	}
 	stream, err := f.Dir.Open(stream.File)
@@ -151,7 +131,7 @@ func (r *receiver) apply(ctx context.Context, f *shelf.Folder, name string, base
 	if err != nil {
 		return backends.NoSpace(err)
 	}
-	r.step("btrfs.receive.applied")
+	p.step("btrfs.receive.applied")
 	if err := btrfsctl.SetReadOnly(tree); err != nil {
 		return err
 	}

@@ -14,18 +14,10 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// sizes enforces the sizes of heads.
-type sizes struct {
-	shelf *shelf.Shelf
-	quota *quota
-	space *space
-	step  func(string)
-}
-
 // enforceAll sets the limit of each head to its size. A limit can differ because an operator switched quotas off and
 // on, or because a crash happened before the limit was set. List reports a limit that cannot be set.
-func (sz *sizes) enforceAll() error {
-	_, err := sz.shelf.List(func(f *shelf.Folder, _ *backends.Entry) {
+func (p *Pool) enforceAll() error {
+	_, err := p.Shelf.List(func(f *shelf.Folder, _ *backends.Entry) {
 		h, err := f.Head()
 		if err != nil {
 			return
@@ -35,26 +27,26 @@ func (sz *sizes) enforceAll() error {
 			return
 		}
 		defer dir.Close()
-		if sz.quota.Verify(dir, h.Size) != nil {
+		if p.quota.Verify(dir, h.Size) != nil {
 			_ = Limit(dir, h.Size)
 		}
 	})
 	return err
 }
 
-// used returns the usage of a tree, including blocks that it shares with others.
-func (sz *sizes) used(ctx context.Context, f *shelf.Folder, name string) (dataset.Size, error) {
+// usedBy returns the usage of a tree, including blocks that it shares with others.
+func (p *Pool) usedBy(ctx context.Context, f *shelf.Folder, name string) (dataset.Size, error) {
 	dir, err := openSubvolume(f, name)
 	if err != nil {
 		return 0, err
 	}
 	defer dir.Close()
-	return sz.quota.Used(ctx, dir)
+	return p.quota.Used(ctx, dir)
 }
 
 // Used implements backends.Pool.
 func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
-	f, err := p.shelf.FindDataset(id)
+	f, err := p.Shelf.FindDataset(id)
 	if err != nil {
 		return 0, err
 	}
@@ -63,36 +55,29 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	if err != nil {
 		return 0, err
 	}
-	return p.sizes.used(ctx, f, h.Tree)
+	return p.usedBy(ctx, f, h.Tree)
 }
 
 // Resize implements backends.Resizer. A dataset can grow and shrink, but not below the usage that the quota has
 // counted. Size 0 removes the limit.
-func (p *sizedPool) Resize(_ context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
-	f, err := p.shelf.FindDataset(id)
+func (p *sizedPool) Resize(_ context.Context, id uuid.UUID, size dataset.Size, _ *os.File) (err error) {
+	defer backends.Wrap(&err, "resize dataset %s to %s", id, size)
+	f, err := p.FindDataset(id)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	h, err := f.Head()
-	if err == nil {
-		err = p.sizes.resize(f, h, size)
-	}
 	if err != nil {
-		return fmt.Errorf("resize dataset %s to %s: %w", id, size, err)
+		return err
 	}
-	return nil
-}
-
-// resize records a size and sets the limit.
-func (sz *sizes) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) error {
 	dir, err := openSubvolume(f, h.Tree)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	if size != 0 {
-		if err := sz.space.checkSize(size); err != nil {
+		if err := p.checkSize(size); err != nil {
 			return err
 		}
 	}
@@ -111,17 +96,8 @@ func (sz *sizes) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) error 
 	if err := f.SetHead(shelf.Head{Tree: h.Tree, Size: size}); err != nil {
 		return err
 	}
-	sz.step("btrfs.resize.recorded")
+	p.step("btrfs.resize.recorded")
 	return Limit(dir, size) // if a power cut undoes it, opening the pool repeats it
-}
-
-// Grow implements backends.Resizer. It has nothing to do, because a subvolume has no size besides its limit.
-func (p *sizedPool) Grow(_ context.Context, id uuid.UUID, _ *os.File) error {
-	f, err := p.shelf.FindDataset(id)
-	if err != nil {
-		return err
-	}
-	return f.Close()
 }
 
 // tooLargeError returns the error for something that does not fit into a size.

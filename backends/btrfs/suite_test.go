@@ -56,22 +56,3 @@ func TestI3FailingCalls(t *testing.T) {
 func TestPowerCut(t *testing.T) {
 	crashing.PowerCut(t, btrfs.New(), "btrfs", func(t *testing.T, disk string) { scratch.Quota(t, disk, "full") })
 }
-
-// BenchmarkGrow measures snapshots and clones of small and large datasets.
-func BenchmarkGrow(b *testing.B) {
-	backendtest.Metrics(b, backendtest.Grow(b, func() (backends.Kind, backends.Config) {
-		return btrfs.New(), backends.Config{Name: "test", Path: filepath.Join(disk(b, "full", 5<<30), "pool")}
-	}))
-}
-
-// BenchmarkPath compares a volume with a subvolume that was made by hand beside the pool.
-func BenchmarkPath(b *testing.B) {
-	var at string
-	backendtest.Path(b, b, func() (backends.Kind, backends.Config) {
-		at = disk(b, "full", 5<<30)
-		return btrfs.New(), backends.Config{Name: "test", Path: filepath.Join(at, "pool")}
-	}, func(backends.Config) string {
-		scratch.Run(b, "btrfs", "subvolume", "create", filepath.Join(at, "beside"))
-		return filepath.Join(at, "beside")
-	}, func() {})
-}

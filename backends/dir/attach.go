@@ -15,11 +15,10 @@ import (
 
 // Attach implements backends.Pool. It only returns a bind mount, because the head is a directory.
 func (p *Pool) Attach(_ context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
-	if len(opts.Mount) > 0 {
-		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend %s has no mount options (requested: %s)", p.kind, dataset.FormatChoices(opts.Mount))
+	if err := shelf.CheckFilesystem(p.kind, dataset.Filesystem{Mount: opts.Mount}); err != nil {
+		return backends.Attachment{}, err
 	}
-	f, err := p.shelf.FindDataset(id)
+	f, err := p.Shelf.FindDataset(id)
 	if err != nil {
 		return backends.Attachment{}, err
 	}
@@ -52,7 +51,7 @@ func (p *Pool) checkIdle(ctx context.Context, f *shelf.Folder, operation string)
 
 // CheckIdle implements backends.IdleChecker.
 func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
-	f, err := p.shelf.FindDataset(id)
+	f, err := p.Shelf.FindDataset(id)
 	if err != nil {
 		return err
 	}

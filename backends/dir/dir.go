@@ -153,23 +153,21 @@ func (Backend) PathOf(_, mount string) string { return mount }
 
 // openOrMake opens the pool at its path. If cfg.Make is set, it makes the pool.
 func (p *Pool) openOrMake(cfg backends.Config, backend string) (err error) {
-	if p.shelf, err = shelf.Open(cfg, backend); err != nil {
+	if p.Shelf, err = shelf.Open(cfg, backend); err != nil {
 		return err
 	}
 	p.uses.MountPath = cfg.MountPath
-	if p.projects, err = newProjects(p.shelf); err != nil {
+	if p.projects, err = newProjects(p.Shelf); err != nil {
 		return err
 	}
-	p.shelf.Destroy = p.projects.destroy
-	p.shelf.CheckUnused = func(ctx context.Context, f *shelf.Folder) error {
+	p.Shelf.Destroy = p.projects.destroy
+	p.Shelf.CheckUnused = func(ctx context.Context, f *shelf.Folder) error {
 		return p.uses.CheckRemovable(ctx, f.ID, f.Path(), f.State)
 	}
-	method, shares, err := describe(p.shelf.Path())
-	if err != nil {
+	if p.copyMethod, p.shares, err = describe(p.Path()); err != nil {
 		return err
 	}
-	p.copyMethod, p.trees = method, &trees{shelf: p.shelf, projects: p.projects, shares: shares, step: p.step}
-	return p.projects.enforceAll(p.shelf)
+	return p.projects.enforceAll(p.Shelf)
 }
 
 // describe reports how files are copied in a pool, and whether a copy shares blocks with its source.
@@ -189,25 +187,19 @@ func describe(path string) (method string, shares bool, err error) {
 
 // Pool is an open pool without sizes.
 type Pool struct {
-	name       string
-	kind       string // the backend's name
-	shelf      *shelf.Shelf
+	name string
+	kind string // the backend's name
+	*shelf.Shelf
 	disk       *disk.Disk // the pool's own disk; nil if it has none
 	copyMethod string     // how files are copied, for Info
 	uses       bindmount.Tracker
 	projects   *projects
-	trees      *trees
+	shares     bool // a copied file shares blocks with its source
 	step       func(string)
 }
 
 // sizedPool is an open pool whose datasets can have a size.
 type sizedPool struct{ *Pool }
-
-// Shelf returns the shelf of the pool, for a backend that is built on this one.
-func (p *Pool) Shelf() *shelf.Shelf { return p.shelf }
-
-// ID implements backends.Pool.
-func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
@@ -223,17 +215,17 @@ func (p *Pool) Info() backends.Info {
 		Capabilities: caps,
 		Note: fmt.Sprintf("directories on %s: %s; snapshots and clones %s, and require that the volume is not in "+
 			"use%s", p.projects.fs, p.projects.enforcement(), p.copyMethod, devices),
-		Path: p.shelf.Path(), Missing: p.projects.missing(), UsedStartsNoProgram: true,
+		Path: p.Shelf.Path(), Missing: p.projects.missing(), UsedStartsNoProgram: true,
 	}
 }
 
 // Status implements backends.Pool.
 func (p *Pool) Status(context.Context) dataset.PoolStatus {
-	st := p.shelf.Status()
+	st := p.Shelf.Status()
 	if st.Online {
 		err := backends.CheckRoom(p.name, st.Free, st.Size)
 		if err == nil && p.projects.advice == "" {
-			err = p.shelf.Within(p.projects.checkEnforced)
+			err = p.Shelf.Within(p.projects.checkEnforced)
 		}
 		if err != nil {
 			st.Reason = err.Error()
@@ -242,29 +234,8 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 	return st
 }
 
-// Generation implements backends.Pool.
-func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
-
-// Raise implements backends.Pool.
-func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
-
-// Overcommit implements backends.PolicyKeeper.
-func (p *Pool) Overcommit() (float64, error) { return p.shelf.Overcommit() }
-
-// KeepOvercommit implements backends.PolicyKeeper.
-func (p *Pool) KeepOvercommit(ratio float64) error { return p.shelf.KeepOvercommit(ratio) }
-
-// room returns dataset.ErrNoSpace if the pool is too full to begin something new.
-func (p *Pool) room() error {
-	st, err := p.shelf.Space()
-	if err != nil {
-		return err
-	}
-	return backends.CheckRoom(p.name, st.Free, st.Size)
-}
-
 // Trim implements backends.Trimmer.
-func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim() }
+func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.Shelf.Trim() }
 
 // Close implements backends.Pool. It unmounts the pool's own devices, unless datasets on them are in use.
 func (p *Pool) Close() error { return p.disk.Close() }
@@ -272,46 +243,39 @@ func (p *Pool) Close() error { return p.disk.Close() }
 // Clear implements backends.Clearer.
 func (p *Pool) Clear(context.Context) (remains string, err error) {
 	if p.disk == nil {
-		return "", p.shelf.Clear()
+		return "", p.Shelf.Clear()
 	}
-	if err := p.shelf.CheckEmpty(); err != nil {
+	if err := p.Shelf.CheckEmpty(); err != nil {
 		return "", err
 	}
 	return p.disk.Remains(p.kind), p.Close()
 }
 
-// Commit implements backends.Pool.
-func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Commit(id) }
-
-// Delete implements backends.Pool.
-func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id)
-}
-
-// WriteRecord implements backends.Pool.
-func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	return p.shelf.WriteRecord(d, sync)
-}
-
 // Compresses implements backends.Compressor.
-func (p *Pool) Compresses() bool { return mount.Compresses(p.shelf.Path()) }
+func (p *Pool) Compresses() bool { return mount.Compresses(p.Shelf.Path()) }
 
 // List implements backends.Pool.
 func (p *Pool) List(context.Context) ([]backends.Entry, error) {
-	return p.shelf.List(p.projects.describe)
+	return p.Shelf.List(p.projects.describe)
 }
 
 // Stat implements backends.Pool.
 func (p *Pool) Stat(_ context.Context, id uuid.UUID) (backends.Entry, error) {
-	f, err := p.shelf.FindDataset(id)
+	f, err := p.Shelf.FindDataset(id)
 	if err != nil {
 		return backends.Entry{}, err
 	}
 	defer f.Close()
-	return p.shelf.Describe(f, p.projects.describe), nil
+	return p.Shelf.Describe(f, p.projects.describe), nil
 }
 
 // Reap implements backends.Pool.
 func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
-	return p.shelf.Reap(ctx, drop, func(f *shelf.Folder) (int, error) { return p.tidy(ctx, f) })
+	return p.Shelf.Reap(ctx, drop, func(f *shelf.Folder) (int, error) {
+		doomed, err := f.Leftovers()
+		if err != nil {
+			return 0, err
+		}
+		return len(doomed), p.removeAll(ctx, f, doomed...)
+	})
 }

@@ -57,26 +57,6 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// BenchmarkGrow measures snapshots and clones of small and large datasets.
-func BenchmarkGrow(b *testing.B) {
-	backendtest.Metrics(b, backendtest.Grow(b, func() (backends.Kind, backends.Config) {
-		return dir.Backend{}, backends.Config{
-			Name: "test",
-			Path: filepath.Join(scratch.Mount(b, "ext4", 8<<30), "pool"),
-		}
-	}))
-}
-
-// BenchmarkPath compares a volume with a folder beside the pool.
-func BenchmarkPath(b *testing.B) {
-	backendtest.Path(b, b, func() (backends.Kind, backends.Config) {
-		return dir.Backend{}, backends.Config{
-			Name: "test",
-			Path: filepath.Join(scratch.Mount(b, "ext4", 2<<30), "pool"),
-		}
-	}, func(cfg backends.Config) string { return filepath.Dir(cfg.Path) }, func() {})
-}
-
 // Without project quotas, the pool reports how to get them. If the kernel has none, it names another kernel.
 func TestWhatSizesNeed(t *testing.T) {
 	for fs, mend := range map[string]string{

@@ -16,7 +16,7 @@ const minSize = dataset.MiB
 // Create implements backends.Pool. If d has no size, the dataset has no limit, and Create returns 0.
 func (p *Pool) Create(_ context.Context, d dataset.Dataset) (dataset.Size, error) {
 	return p.make(d, func(f *shelf.Folder) (shelf.Head, error) {
-		return p.trees.makeRoot(f, d.Size, d.Profile.Owner)
+		return p.makeRoot(f, d.Size, d.Profile.Owner)
 	})
 }
 
@@ -24,7 +24,7 @@ func (p *Pool) Create(_ context.Context, d dataset.Dataset) (dataset.Size, error
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	progress backends.Progress) (dataset.Size, error) {
 	return p.make(d, func(f *shelf.Folder) (shelf.Head, error) {
-		from, err := p.shelf.FindDataset(src.Dataset)
+		from, err := p.Shelf.FindDataset(src.Dataset)
 		if err != nil {
 			return shelf.Head{}, err
 		}
@@ -37,7 +37,7 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		if p.projects.advice != "" { // the filesystem does not enforce the limits of the source
 			size = 0
 		}
-		return p.trees.copyHead(ctx, from, name, f, shelf.Head{Tree: shelf.FirstHead, Size: size}, progress)
+		return p.copyHead(ctx, from, name, f, shelf.Head{Tree: shelf.FirstHead, Size: size}, progress)
 	})
 }
 
@@ -60,9 +60,9 @@ func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (shelf.Head, err
 	if err := p.checkRequest(d); err != nil {
 		return 0, err
 	}
-	return p.shelf.Build(d, (*shelf.Folder).HeadSize, func(f *shelf.Folder) (dataset.Size, error) {
+	return p.Shelf.Build(d, (*shelf.Folder).HeadSize, func(f *shelf.Folder) (dataset.Size, error) {
 		p.step("dir.make.folder")
-		if err := p.room(); err != nil {
+		if err := p.Room(); err != nil {
 			return 0, err
 		}
 		h, err := fill(f)
@@ -82,25 +82,18 @@ func (p *Pool) make(d dataset.Dataset, fill func(*shelf.Folder) (shelf.Head, err
 
 // checkRequest returns dataset.ErrUnsupported if a request has a property that a directory cannot provide.
 func (p *Pool) checkRequest(d dataset.Dataset) error {
-	fs := d.Profile.Filesystem
 	switch {
 	case d.Encryption != nil:
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"a pool of backend %s cannot encrypt: use a pool of backend loop, lvm or zfs", p.kind)
-	case fs.Type != "":
-		return dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend %s creates no filesystem (requested: %s): omit it, or use a pool of backend loop",
-			p.kind, fs.Type)
-	case len(fs.Mount) > 0:
-		return dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend %s has no mount options (requested: %s): omit them, or use a pool of backend "+
-				"loop", p.kind, dataset.FormatChoices(fs.Mount))
-	case d.Size == 0:
-		return nil
-	case p.projects.advice != "":
+	case d.Size != 0 && p.projects.advice != "":
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"this pool of backend %s cannot enforce a size (requested: %s): omit it, or use a pool of backend "+
 				"loop (%s)", p.kind, d.Size, p.projects.advice)
 	}
-	return p.checkSize(d.Size)
+	err := shelf.CheckFilesystem(p.kind, d.Profile.Filesystem)
+	if err == nil && d.Size != 0 {
+		err = p.checkSize(d.Size)
+	}
+	return err
 }

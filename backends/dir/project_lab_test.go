@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -107,7 +106,7 @@ func TestProjectC1StoppedAtEveryStep(t *testing.T) {
 }
 
 // A volume of 256 MiB is full at 256 MiB ± 3 %, and returns the error that the pool declares. df in the volume shows
-// that. Neither the neighbouring volume nor its snapshots count. The volume can grow while a process writes to it.
+// that. Neither the neighbouring volume nor its snapshots count.
 func TestProjectVolumeIsFullAtItsSize(t *testing.T) {
 	for fs, full := range map[string]error{"xfs": unix.ENOSPC, "ext4": unix.EDQUOT} {
 		t.Run(fs, func(t *testing.T) {
@@ -150,33 +149,9 @@ func TestProjectVolumeIsFullAtItsSize(t *testing.T) {
 			if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "delete some of it first") {
 				t.Errorf("made smaller than what is there: %v", err)
 			}
-			b.growsUnderAWriter(at, size)
 			b.ok(mount.Unmount(at))
 			b.ok(b.pool.DeleteSnapshot(t.Context(), b.d.ID, s.ID))
 		})
-	}
-}
-
-// growsUnderAWriter writes to a full volume until the volume has grown.
-func (b *bench) growsUnderAWriter(at string, size dataset.Size) {
-	b.Helper()
-	refused, done := make(chan struct{}), make(chan error, 1)
-	go func() {
-		_, err := fill(at, "more", 16*dataset.MiB)
-		close(refused)
-		for err != nil { // as a database does that retries
-			time.Sleep(time.Millisecond)
-			_, err = fill(at, "more", 16*dataset.MiB)
-		}
-		done <- err
-	}()
-	<-refused
-	b.ok(b.pool.(backends.Resizer).Resize(b.Context(), b.d.ID, size+64*dataset.MiB, nil))
-	select {
-	case err := <-done:
-		b.ok(err)
-	case <-time.After(time.Minute):
-		b.Fatal("who writes gets no more room")
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/backends/shelf"
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/tree"
@@ -15,13 +15,8 @@ import (
 
 // checkSize returns dataset.ErrUnsupported if no dataset of this pool can have the size.
 func (p *Pool) checkSize(size dataset.Size) error {
-	st, err := p.shelf.Space()
-	switch {
-	case err != nil:
+	if err := p.CheckSize(size); err != nil {
 		return err
-	case size > st.Size:
-		return dataset.Errorf(dataset.ErrUnsupported, "%s is more than the total size of pool %s (%s)", size, p.name,
-			st.Size.Human())
 	}
 	return Backend{}.CheckSize("", size)
 }
@@ -32,7 +27,7 @@ func tooLargeError(what string, used, size dataset.Size) error {
 
 // Used implements backends.Pool. It reads the usage from the quota. Without a quota it walks the tree.
 func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
-	f, err := p.shelf.FindDataset(id)
+	f, err := p.Shelf.FindDataset(id)
 	if err != nil {
 		return 0, err
 	}
@@ -55,23 +50,17 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 }
 
 // Resize implements backends.Resizer. A dataset can grow and shrink, but not below its usage. Size 0 removes the limit.
-func (p *sizedPool) Resize(_ context.Context, id uuid.UUID, size dataset.Size, _ *os.File) error {
-	f, err := p.shelf.FindDataset(id)
+func (p *sizedPool) Resize(_ context.Context, id uuid.UUID, size dataset.Size, _ *os.File) (err error) {
+	defer backends.Wrap(&err, "resize dataset %s to %s", id, size)
+	f, err := p.FindDataset(id)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	h, err := f.Head()
-	if err == nil {
-		err = p.resize(f, h, size)
-	}
 	if err != nil {
-		return fmt.Errorf("resize dataset %s to %s: %w", id, size, err)
+		return err
 	}
-	return nil
-}
-
-func (p *sizedPool) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) error {
 	dir, err := openTree(f, h.Tree)
 	if err != nil {
 		return err
@@ -103,13 +92,4 @@ func (p *sizedPool) resize(f *shelf.Folder, h shelf.Head, size dataset.Size) err
 	p.step("dir.resize.recorded")
 	// If a crash undoes this, opening the pool sets the limit again.
 	return fsctl.LimitProject(dir, h.Project, uint64(size))
-}
-
-// Grow implements backends.Resizer. It has nothing to do, because Resize does not need the filesystem mounted.
-func (p *sizedPool) Grow(_ context.Context, id uuid.UUID, _ *os.File) error {
-	f, err := p.shelf.FindDataset(id)
-	if err != nil {
-		return err
-	}
-	return f.Close()
 }

@@ -16,7 +16,7 @@ import (
 // Snapshot implements backends.Pool. It returns dataset.ErrInUse while the dataset is attached or mounted, because it
 // copies file by file.
 func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backends.Progress) error {
-	f, err := p.shelf.FindDataset(s.Dataset)
+	f, err := p.Shelf.FindDataset(s.Dataset)
 	if err != nil {
 		return err
 	}
@@ -24,7 +24,7 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 	if exists, err := f.HasSnapshot(s.ID); err != nil || exists {
 		return err
 	}
-	if err := p.room(); err != nil {
+	if err := p.Room(); err != nil {
 		return err
 	}
 	if err := p.checkIdle(ctx, f, "copied"); err != nil {
@@ -35,7 +35,7 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 		return err
 	}
 	name := shelf.TreeOf(s.ID)
-	if err := p.trees.copyTree(ctx, f, from.Tree, f, name, copyOptions{}, progress); err != nil {
+	if err := p.copyTree(ctx, f, from.Tree, f, name, copyOptions{}, progress); err != nil {
 		return fmt.Errorf("snapshot %s: %w", s.ID, err)
 	}
 	p.step("dir.snapshot.copied")
@@ -44,7 +44,7 @@ func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, progress backen
 
 // DeleteSnapshot implements backends.Pool.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
-	f, err := p.shelf.FindDataset(ds)
+	f, err := p.Shelf.FindDataset(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil
 	}
@@ -62,7 +62,7 @@ func (p *Pool) removeSnapshot(ctx context.Context, f *shelf.Folder, id uuid.UUID
 		return err
 	}
 	p.step("dir.snapshot-delete.forgotten")
-	return p.trees.removeAll(ctx, f, name)
+	return p.removeAll(ctx, f, name)
 }
 
 // Restore implements backends.Pool. See the package comment. The size does not change.
@@ -78,7 +78,7 @@ func (p *Pool) RestoreByCopy(ctx context.Context, ds, id uuid.UUID, keep dataset
 
 func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, copyHead bool,
 	progress backends.Progress) error {
-	f, err := p.shelf.FindDataset(ds)
+	f, err := p.Shelf.FindDataset(ds)
 	if err != nil {
 		return err
 	}
@@ -98,18 +98,18 @@ func (p *Pool) restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	old := plan.Old
 	newHead := shelf.Head{Tree: shelf.RestoredTree(keep.ID), Size: old.Size}
 	if copyHead { // copy before the head changes, because the copy fails if the pool has no room for it
-		if err := p.trees.copyTree(ctx, f, old.Tree, f, shelf.TreeOf(keep.ID), copyOptions{}, progress); err != nil {
+		if err := p.copyTree(ctx, f, old.Tree, f, shelf.TreeOf(keep.ID), copyOptions{}, progress); err != nil {
 			return fmt.Errorf("keep its current data: %w", err)
 		}
 		p.step("dir.restore.kept")
 	}
-	if newHead, err = p.trees.copyHead(ctx, f, plan.From.Tree, f, newHead, progress); err != nil {
+	if newHead, err = p.copyHead(ctx, f, plan.From.Tree, f, newHead, progress); err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, err) // Reap removes the unrecorded copy of the head
 	}
 	p.step("dir.restore.copied")
 	kept := shelf.SnapshotRecord{Snapshot: keep, Tree: old.Tree, Limit: old.Size}
 	if err := f.Replace(kept, newHead, func() { p.step("dir.restore.recorded") }); err != nil {
-		p.trees.discard(ctx, f, newHead)
+		p.discard(ctx, f, newHead)
 		return err
 	}
 	p.projects.liftLimit(f, old)
@@ -126,7 +126,7 @@ func (p *Pool) copyFormerHead(ctx context.Context, f *shelf.Folder, kept shelf.S
 	formerTree := kept.Tree
 	kept.Tree, kept.CopiedHead = shelf.TreeOf(kept.ID), true
 	if _, err := f.Lstat(kept.Tree); errors.Is(err, fs.ErrNotExist) { // Reap removed the copy after a crash
-		err = p.trees.copyTree(ctx, f, formerTree, f, kept.Tree, copyOptions{}, nil)
+		err = p.copyTree(ctx, f, formerTree, f, kept.Tree, copyOptions{}, nil)
 		if err != nil {
 			return err
 		}
@@ -136,7 +136,7 @@ func (p *Pool) copyFormerHead(ctx context.Context, f *shelf.Folder, kept shelf.S
 	}
 	p.step("dir.restore.parted")
 	if f.Removable(formerTree) {
-		_ = p.trees.removeAll(ctx, f, formerTree) // if this fails, Reap removes the rest
+		_ = p.removeAll(ctx, f, formerTree) // if this fails, Reap removes the rest
 	}
 	return nil
 }

@@ -5,25 +5,16 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/linux/mkfs"
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// trees makes, copies and removes the trees of datasets.
-type trees struct {
-	shelf    *shelf.Shelf
-	projects *projects
-	shares   bool // a copied file shares blocks with its source
-	step     func(string)
-}
-
 // makeRoot makes the empty tree of a new dataset. The tree is durable, except for its name.
-func (t *trees) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owner) (shelf.Head, error) {
+func (p *Pool) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owner) (shelf.Head, error) {
 	h := shelf.Head{Tree: shelf.FirstHead, Size: size}
 	if err := f.Mkdir(h.Tree); err != nil {
 		return h, err
@@ -33,23 +24,14 @@ func (t *trees) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owne
 		return h, err
 	}
 	defer dir.Close()
-	mode := uint32(0o755)
-	if owner != nil {
-		if err := dir.Chown(int(owner.UID), int(owner.GID)); err != nil {
-			return h, err
-		}
-		if owner.Mode != nil {
-			mode = *owner.Mode
-		}
-	}
-	if err := unix.Fchmod(int(dir.Fd()), mode); err != nil {
+	if err := mkfs.SetOwner(dir, owner); err != nil {
 		return h, err
 	}
-	if t.projects.advice == "" {
-		if h.Project, err = t.projects.assign(dir); err != nil {
+	if p.projects.advice == "" {
+		if h.Project, err = p.projects.assign(dir); err != nil {
 			return h, err
 		}
-		t.step("dir.make.entered")
+		p.step("dir.make.entered")
 		if err := fsctl.LimitProject(dir, h.Project, uint64(size)); err != nil {
 			return h, err
 		}
@@ -58,14 +40,14 @@ func (t *trees) makeRoot(f *shelf.Folder, size dataset.Size, owner *dataset.Owne
 }
 
 // copyHead copies a tree to a new head with the size of h, in its own project.
-func (t *trees) copyHead(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, h shelf.Head,
+func (p *Pool) copyHead(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, h shelf.Head,
 	progress backends.Progress) (shelf.Head, error) {
-	if t.projects.advice != "" {
-		return h, t.copyTree(ctx, from, name, to, h.Tree, copyOptions{}, progress)
+	if p.projects.advice != "" {
+		return h, p.copyTree(ctx, from, name, to, h.Tree, copyOptions{}, progress)
 	}
-	err := t.copyTree(ctx, from, name, to, h.Tree, copyOptions{
+	err := p.copyTree(ctx, from, name, to, h.Tree, copyOptions{
 		maxSize: h.Size,
-		begin:   func(dir *os.File) (err error) { h.Project, err = t.projects.assign(dir); return err },
+		begin:   func(dir *os.File) (err error) { h.Project, err = p.projects.assign(dir); return err },
 		// The limit is set last, because a copy may use a block more than its source.
 		end: func(dir *os.File) error { return fsctl.LimitProject(dir, h.Project, uint64(h.Size)) },
 	}, progress)
@@ -82,7 +64,7 @@ type copyOptions struct {
 // copyTree durably copies a tree from one folder to another. name is the name of the tree in the folder from, and
 // copyName the name of the copy in the folder to. If an earlier attempt left a tree with that name, copyTree removes it
 // first.
-func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, copyName string,
+func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, copyName string,
 	c copyOptions, progress backends.Progress) (err error) {
 	src, err := from.Open(name)
 	if err != nil {
@@ -96,15 +78,15 @@ func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, t
 	if used := dataset.Size(size.Bytes); c.maxSize != 0 && used > c.maxSize {
 		return tooLargeError("the source of the copy", used, c.maxSize)
 	}
-	switch st, err := t.shelf.Space(); {
+	switch st, err := p.Space(); {
 	case err != nil:
 		return err
-	case !t.shares && dataset.Size(size.Bytes) > st.Free:
+	case !p.shares && dataset.Size(size.Bytes) > st.Free:
 		return dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left",
 			dataset.Size(size.Bytes).Human(), st.Free.Human())
 	}
 	temp := shelf.Temp + copyName
-	if err := t.removeAll(ctx, to, temp, copyName); err != nil {
+	if err := p.removeAll(ctx, to, temp, copyName); err != nil {
 		return err
 	}
 	if err := to.Mkdir(temp); err != nil {
@@ -114,7 +96,7 @@ func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, t
 		if err != nil {
 			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 			defer cancel()
-			_ = t.removeAll(after, to, temp) // if this fails, Reap removes the rest
+			_ = p.removeAll(after, to, temp) // if this fails, Reap removes the rest
 		}
 	}()
 	dst, err := openTree(to, temp)
@@ -126,7 +108,7 @@ func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, t
 		if err := c.begin(dst); err != nil {
 			return err
 		}
-		t.step("dir.copy.entered")
+		p.step("dir.copy.entered")
 	}
 	report := func(done int64) {
 		if progress != nil {
@@ -136,18 +118,18 @@ func (t *trees) copyTree(ctx context.Context, from *shelf.Folder, name string, t
 	if err := tree.Copy(ctx, src, dst, report, tree.WithSync()); err != nil {
 		return err
 	}
-	t.step("dir.copy.copied")
+	p.step("dir.copy.copied")
 	if c.end != nil {
 		if err := c.end(dst); err != nil {
 			return err
 		}
-		t.step("dir.copy.limited")
+		p.step("dir.copy.limited")
 	}
 	return to.Rename(temp, copyName)
 }
 
 // removeAll removes trees of a folder. Absent trees are ignored.
-func (t *trees) removeAll(ctx context.Context, f *shelf.Folder, names ...string) error {
+func (p *Pool) removeAll(ctx context.Context, f *shelf.Folder, names ...string) error {
 	for _, name := range names {
 		if err := tree.Remove(ctx, f.File, name); err != nil {
 			return err
@@ -158,12 +140,12 @@ func (t *trees) removeAll(ctx context.Context, f *shelf.Folder, names ...string)
 
 // discard removes the tree of a new head after a restore failed. The tree takes as much room as the head. Reap removes
 // what discard cannot remove.
-func (t *trees) discard(ctx context.Context, f *shelf.Folder, h shelf.Head) {
+func (p *Pool) discard(ctx context.Context, f *shelf.Folder, h shelf.Head) {
 	if !f.Removable(h.Tree) {
 		return
 	}
-	t.projects.liftLimit(f, h)
+	p.projects.liftLimit(f, h)
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	_ = t.removeAll(after, f, h.Tree)
+	_ = p.removeAll(after, f, h.Tree)
 }

@@ -352,9 +352,6 @@ func (d *Disk) Close() error {
 	if d == nil {
 		return nil
 	}
-	err := mount.Unmount(d.mount)
-	if errors.Is(err, mount.ErrBusy) || errors.Is(err, mount.ErrNotMounted) || errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+	_, err := mount.UnmountUnused(d.mount)
 	return err
 }

@@ -132,7 +132,7 @@ func (r *receiving) complete(ctx context.Context) error {
 		return nil
 	}
 	base := r.in.Header.Base.String()
-	size, err := r.to.Size(r.dir, base)
+	size, err := r.to.imageSize(r.dir, base)
 	if err != nil {
 		return err
 	}
@@ -164,7 +164,7 @@ func (r *receiving) startBase(ctx context.Context) (err error) {
 // openBase begins to share the base into the image.
 func (r *receiving) openBase(ctx context.Context) (*baseSharing, error) {
 	p, base := r.to, r.in.Header.Base
-	from, err := p.OpenSnapshot(r.dir, base)
+	from, err := p.openSnapshot(r.dir, base)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ func (r *receiving) openBase(ctx context.Context) (*baseSharing, error) {
 	if err := unix.Fstatfs(int(from.Fd()), &fs); err != nil {
 		return nil, errors.Join(err, from.Close())
 	}
-	b, err := startBaseSharing(ctx, r.image, from, r.done.End, p.tuning.Part, fs.Bsize)
+	b, err := startBaseSharing(ctx, r.image, from, r.done.End, p.backend.tuning.Part, fs.Bsize)
 	if err != nil {
 		return nil, errors.Join(err, from.Close())
 	}

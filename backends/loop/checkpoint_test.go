@@ -24,9 +24,9 @@ func TestCheckpointGoesOnMeanwhile(t *testing.T) {
 	r := &receiving{
 		dir:   safefile.Dir{File: dir},
 		image: image,
-		to: &receiver{
-			images: &images{layout: xfsLayout{}, step: func(string) {}},
-			tuning: &tuning{Every: 4, Lag: 10, Ahead: true},
+		to: &Pool{
+			layout:  xfsLayout{},
+			backend: &Backend{step: func(string) {}, tuning: &tuning{Every: 4, Lag: 10, Ahead: true}},
 		},
 		roomChecked: 9,
 		flushing:    make(chan error, 1),
@@ -54,7 +54,7 @@ func TestCheckpointGoesOnMeanwhile(t *testing.T) {
 
 // An interruption costs little compared with the received bytes, and a flush is rare in a long stream.
 func TestCheckpointsAreRare(t *testing.T) {
-	r := &receiving{to: &receiver{tuning: defaultTuning()}}
+	r := &receiving{to: &Pool{backend: &Backend{tuning: defaultTuning()}}}
 	n := 0
 	for r.done.Offset < 10<<30 {
 		due := r.checkpointDistance()

@@ -12,16 +12,16 @@ var _ backends.Clearer = (*Pool)(nil)
 // Clear implements backends.Clearer. It removes no images except that of the pool and the templates, and no directories
 // except empty ones.
 func (p *Pool) Clear(context.Context) (remains string, err error) {
-	if err := p.shelf.CheckEmpty(); err != nil {
+	if err := p.Shelf.CheckEmpty(); err != nil {
 		return "", err
 	}
-	if err := p.containers.DropAllUnused(); err != nil {
+	if err := p.dropAllUnused(); err != nil {
 		return "", err
 	}
 	if p.image != nil {
 		return "", p.image.Clear(p.step)
 	}
-	root, err := p.shelf.Enter()
+	root, err := p.Shelf.Enter()
 	if err != nil {
 		return "", err
 	}
@@ -32,5 +32,5 @@ func (p *Pool) Clear(context.Context) (remains string, err error) {
 	if p.disk != nil { // the marker stays on the disk, because it contains the generation that control has recorded
 		return p.disk.Remains(Name), p.Close()
 	}
-	return "", p.shelf.Clear()
+	return "", p.Shelf.Clear()
 }

@@ -99,7 +99,7 @@ func (f *fixture) sameBytes(a, b dataset.Snapshot) {
 	f.Helper()
 	var images []*os.File
 	for _, s := range []dataset.Snapshot{a, b} {
-		image, err := f.images.OpenSnapshot(f.folderOf(s.Dataset).Dir, s.ID)
+		image, err := f.openSnapshot(f.folderOf(s.Dataset).Dir, s.ID)
 		f.must(err)
 		defer image.Close()
 		images = append(images, image)

@@ -17,18 +17,6 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// creator makes incoming datasets.
-type creator struct {
-	*images
-	shelf      *shelf.Shelf
-	room       func() error
-	records    recordWriter
-	containers *containers
-	templates  *templates
-	attacher   *attacher
-	grower     *grower
-}
-
 // Create implements backends.Pool. It starts a program only if the template does not exist yet, or if the dataset is
 // encrypted. It flushes once.
 func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
@@ -37,11 +25,11 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 		return 0, err
 	}
 	if d.Encryption != nil {
-		return p.creator.createEncrypted(ctx, d, t)
+		return p.createEncrypted(ctx, d, t)
 	}
 	var made madeItem
-	size, err := p.creator.build(d, func(f *shelf.Folder) (_ madeItem, err error) {
-		made, err = p.creator.fromTemplate(ctx, f.Dir, t)
+	size, err := p.build(d, func(f *shelf.Folder) (_ madeItem, err error) {
+		made, err = p.fromTemplate(ctx, f.Dir, t)
 		return made, err
 	})
 	if err == nil && made.used > 0 {
@@ -53,8 +41,8 @@ func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, err
 // Clone implements backends.Pool. It clones the image of the source, which copies no data, and flushes once.
 func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	progress backends.Progress) (dataset.Size, error) {
-	size, err := p.creator.build(d, func(f *shelf.Folder) (madeItem, error) {
-		return p.creator.fromSource(ctx, f.Dir, d, src)
+	size, err := p.build(d, func(f *shelf.Folder) (madeItem, error) {
+		return p.fromSource(ctx, f.Dir, d, src)
 	})
 	if err != nil {
 		return 0, err
@@ -66,18 +54,18 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 }
 
 // fromTemplate makes the item next by cloning a template.
-func (c *creator) fromTemplate(ctx context.Context, dir safefile.Dir, t templateSpec) (madeItem, error) {
-	root, err := c.shelf.Enter()
+func (p *Pool) fromTemplate(ctx context.Context, dir safefile.Dir, t templateSpec) (madeItem, error) {
+	root, err := p.Shelf.Enter()
 	if err != nil {
 		return madeItem{}, err
 	}
 	defer root.Close()
-	from, err := c.templates.Open(ctx, root, t)
+	from, err := p.templates.Open(ctx, root, t)
 	if err != nil {
 		return madeItem{}, err
 	}
 	defer from.Close()
-	image, err := c.layout.Create(dir, nextItem)
+	image, err := p.layout.Create(dir, nextItem)
 	if err != nil {
 		return madeItem{}, err
 	}
@@ -90,18 +78,18 @@ func (c *creator) fromTemplate(ctx context.Context, dir safefile.Dir, t template
 }
 
 // fromSource clones the item of src for dataset d in dir. The clone grows if d is larger than src.
-func (c *creator) fromSource(ctx context.Context, dir safefile.Dir, d dataset.Dataset, src dataset.Source) (
+func (p *Pool) fromSource(ctx context.Context, dir safefile.Dir, d dataset.Dataset, src dataset.Source) (
 	madeItem, error) {
-	source, item, err := c.openSource(src)
+	source, item, err := p.openSource(src)
 	if err != nil {
 		return madeItem{}, err
 	}
 	defer source.Close()
 	from := source.Dir
-	if err := c.SameKey(from, item, d); err != nil {
+	if err := p.sameKey(from, item, d); err != nil {
 		return madeItem{}, err
 	}
-	size, err := c.SizeOf(from, item)
+	size, err := p.sizeOf(from, item)
 	if err != nil {
 		return madeItem{}, err
 	}
@@ -111,7 +99,7 @@ func (c *creator) fromSource(ctx context.Context, dir safefile.Dir, d dataset.Da
 	}
 	if want != d.Size { // images.SizeOf reads the size from the record
 		d.Size = want
-		if err := c.records.WriteNew(dir, shelf.RecordFile, d); err != nil {
+		if err := p.records.WriteNew(dir, shelf.RecordFile, d); err != nil {
 			return madeItem{}, err
 		}
 	}
@@ -120,30 +108,30 @@ func (c *creator) fromSource(ctx context.Context, dir safefile.Dir, d dataset.Da
 		m.item = nextItem // it becomes the head once it has its size
 	}
 	_, err = backends.Frozen(ctx, func() (err error) {
-		m.durable, err = c.layout.Clone(dir, m.item, from, item, false)
+		m.durable, err = p.layout.Clone(dir, m.item, from, item, false)
 		return err
 	})
 	if err != nil {
 		return m, err
 	}
-	c.step("clone.shared")
+	p.step("clone.shared")
 	if m.item == nextItem {
-		err = c.grower.GrowIdle(ctx, dir, nextItem, image)
+		err = p.growIdle(ctx, dir, nextItem, image)
 	}
 	return m, err
 }
 
 // openSource opens the folder that contains src and returns the item of src.
-func (c *creator) openSource(src dataset.Source) (*shelf.Folder, string, error) {
-	find, item := c.shelf.FindDataset, headItem
+func (p *Pool) openSource(src dataset.Source) (*shelf.Folder, string, error) {
+	find, item := p.Shelf.FindDataset, headItem
 	if src.Snapshot != uuid.Nil {
-		find, item = c.shelf.FindDatasetOrCopy, src.Snapshot.String()
+		find, item = p.Shelf.FindDatasetOrCopy, src.Snapshot.String()
 	}
 	f, err := find(src.Dataset)
 	if err != nil {
 		return nil, "", err
 	}
-	if _, err := f.Lstat(c.layout.Image(item)); err != nil {
+	if _, err := f.Lstat(p.layout.Image(item)); err != nil {
 		if errors.Is(err, os.ErrNotExist) && item != headItem {
 			err = dataset.Errorf(dataset.ErrNotFound, "dataset %s has no snapshot %s", src.Dataset, src.Snapshot)
 		}
@@ -163,49 +151,49 @@ type madeItem struct {
 
 // build makes an incoming dataset. fill makes its item. The item gets the name of the head last, so a dataset with a
 // head is complete. An incoming dataset without a head is discarded and made again.
-func (c *creator) build(d dataset.Dataset, fill func(f *shelf.Folder) (madeItem, error)) (dataset.Size, error) {
-	f, complete, err := c.shelf.Make(d.ID)
+func (p *Pool) build(d dataset.Dataset, fill func(f *shelf.Folder) (madeItem, error)) (dataset.Size, error) {
+	f, complete, err := p.Shelf.Make(d.ID)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
 	if complete {
-		size, err := c.accept(f, d)
+		size, err := p.accept(f, d)
 		return size, backends.NoSpace(err)
 	}
-	size, err := c.fill(f, d, fill)
+	size, err := p.fill(f, d, fill)
 	if err != nil {
-		return 0, errors.Join(backends.NoSpace(err), c.shelf.Discard(d.ID))
+		return 0, errors.Join(backends.NoSpace(err), p.Shelf.Discard(d.ID))
 	}
 	return size, nil
 }
 
 // fill makes the dataset's folder complete: its record, its item and the name of the head.
-func (c *creator) fill(f *shelf.Folder, d dataset.Dataset, fill func(f *shelf.Folder) (madeItem, error)) (
+func (p *Pool) fill(f *shelf.Folder, d dataset.Dataset, fill func(f *shelf.Folder) (madeItem, error)) (
 	dataset.Size, error) {
-	if err := c.room(); err != nil {
+	if err := p.room(); err != nil {
 		return 0, err
 	}
-	c.step("create.begun")
-	if err := c.records.WriteNew(f.Dir, shelf.RecordFile, d); err != nil {
+	p.step("create.begun")
+	if err := p.records.WriteNew(f.Dir, shelf.RecordFile, d); err != nil {
 		return 0, err
 	}
-	c.shelf.Wrote(f)
-	c.step("create.recorded")
+	p.Shelf.Wrote(f)
+	p.step("create.recorded")
 	m, err := fill(f)
 	if err != nil {
 		return 0, err
 	}
-	c.step("create.filled")
+	p.step("create.filled")
 	if m.item != headItem {
-		if err := c.layout.Rename(f.Dir, m.item, headItem); err != nil {
+		if err := p.layout.Rename(f.Dir, m.item, headItem); err != nil {
 			return 0, err
 		}
 		m.durable = false
 	}
-	c.step("create.named")
+	p.step("create.named")
 	if !m.durable {
-		if err := c.layout.Flush(f.Dir); err != nil {
+		if err := p.layout.Flush(f.Dir); err != nil {
 			return 0, err
 		}
 	}
@@ -213,52 +201,49 @@ func (c *creator) fill(f *shelf.Folder, d dataset.Dataset, fill func(f *shelf.Fo
 }
 
 // accept returns the size of a dataset that an earlier attempt completed. An incoming dataset gets d as its record.
-func (c *creator) accept(f *shelf.Folder, d dataset.Dataset) (dataset.Size, error) {
-	size, err := c.SizeOf(f.Dir, headItem)
+func (p *Pool) accept(f *shelf.Folder, d dataset.Dataset) (dataset.Size, error) {
+	size, err := p.sizeOf(f.Dir, headItem)
 	if err != nil || f.State != backends.EntryIncoming {
 		return size.Size, err
 	}
-	if err := c.SameKey(f.Dir, headItem, d); err != nil {
+	if err := p.sameKey(f.Dir, headItem, d); err != nil {
 		return 0, dataset.Errorf(dataset.ErrExists, "%s exists from an earlier attempt: %w", f.Path(), err)
 	}
 	if d.Size < size.Size { // a clone whose source was larger than planned
 		d.Size = size.Size
 	}
-	if err := c.records.Write(f.Dir, shelf.RecordFile, d); err != nil {
+	if err := p.records.Write(f.Dir, shelf.RecordFile, d); err != nil {
 		return 0, err
 	}
-	if size, err = c.SizeOf(f.Dir, headItem); err != nil {
+	if size, err = p.sizeOf(f.Dir, headItem); err != nil {
 		return 0, err
 	}
-	return size.Size, c.layout.Flush(f.Dir)
+	return size.Size, p.layout.Flush(f.Dir)
 }
 
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
 	p.newUsage.take(id)
-	if err := p.shelf.CommitAny(id, p.copier.commit); err != nil {
-		return fmt.Errorf("commit dataset %s: %w", id, err)
-	}
-	return nil
+	return p.CommitAny(id, p.commitCopy)
 }
 
 // WriteRecord implements backends.Pool.
-func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	err := p.withDatasetOrCopy(d.ID, func(f *shelf.Folder) error {
-		if err := p.records.Write(f.Dir, shelf.RecordFile, d); err != nil || !sync {
-			return err
-		}
-		return p.layout.Flush(f.Dir)
-	})
+func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) (err error) {
+	defer backends.Wrap(&err, "write the record of dataset %s", d.ID)
+	f, err := p.FindDatasetOrCopy(d.ID)
 	if err != nil {
-		return fmt.Errorf("write the record of dataset %s: %w", d.ID, err)
+		return err
 	}
-	return nil
+	defer f.Close()
+	if err := p.records.Write(f.Dir, shelf.RecordFile, d); err != nil || !sync {
+		return err
+	}
+	return p.layout.Flush(f.Dir)
 }
 
 // createEncrypted makes an encrypted dataset. It uses no template.
-func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t templateSpec) (dataset.Size, error) {
-	if !c.containers.available {
+func (p *Pool) createEncrypted(ctx context.Context, d dataset.Dataset, t templateSpec) (dataset.Size, error) {
+	if !p.info.Capabilities.Encryption {
 		err := crypt.Available()
 		if err == nil {
 			err = dataset.Errorf(dataset.ErrUnsupported,
@@ -266,13 +251,13 @@ func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t temp
 		}
 		return 0, err
 	}
-	key, err := c.containers.Key(ctx, d)
+	key, err := p.keyOf(ctx, d)
 	if err != nil {
 		return 0, err
 	}
-	return c.build(d, func(f *shelf.Folder) (madeItem, error) {
+	return p.build(d, func(f *shelf.Folder) (madeItem, error) {
 		dir := f.Dir
-		image, err := c.layout.Create(dir, nextItem)
+		image, err := p.layout.Create(dir, nextItem)
 		if err != nil {
 			return madeItem{}, err
 		}
@@ -280,7 +265,7 @@ func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t temp
 		if err := image.Truncate(imageFor(t.FS, t.Size, true)); err != nil {
 			return madeItem{}, err
 		}
-		if err := c.encrypt(ctx, dir, d.Encryption.ID, key, t); err != nil {
+		if err := p.encrypt(ctx, dir, d.Encryption.ID, key, t); err != nil {
 			return madeItem{}, fmt.Errorf("create an encrypted image: %w", err)
 		}
 		return madeItem{item: nextItem, size: t.Size}, image.Sync()
@@ -288,25 +273,25 @@ func (c *creator) createEncrypted(ctx context.Context, d dataset.Dataset, t temp
 }
 
 // encrypt makes a container in next, and the filesystem in the container.
-func (c *creator) encrypt(ctx context.Context, dir safefile.Dir, id uuid.UUID, key []byte, t templateSpec) error {
-	dev, err := c.attacher.OpenDevice(ctx, dir.Path(c.layout.Image(nextItem)))
+func (p *Pool) encrypt(ctx context.Context, dir safefile.Dir, id uuid.UUID, key []byte, t templateSpec) error {
+	dev, err := p.openDevice(ctx, dir.Path(p.layout.Image(nextItem)))
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
-	if err := c.containers.Format(ctx, dev.Path, id, key); err != nil {
+	if err := p.formatContainer(ctx, dev.Path, id, key); err != nil {
 		return err
 	}
-	c.step("create.encrypted")
-	open, err := c.containers.Open(ctx, dir, dev.Path, key)
+	p.step("create.encrypted")
+	open, err := p.openContainer(ctx, dir, dev.Path, key)
 	if err != nil {
 		return err
 	}
 	defer open.Close()
-	c.step("create.opened")
+	p.step("create.opened")
 	// Each block that mkfs writes takes room, because an encrypted image shares none with a template. So mkfs leaves
 	// the tables of inodes to the kernel, which initialises them later.
-	if err := c.templates.Mkfs(ctx, t, open.Path(), "nodiscard,lazy_itable_init=1"); err != nil {
+	if err := p.templates.Mkfs(ctx, t, open.Path(), "nodiscard,lazy_itable_init=1"); err != nil {
 		return err
 	}
 	return withMountedDevice(open.Path(), t.FS, func(root *os.File) error {

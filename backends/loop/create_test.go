@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/mkfs"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
@@ -152,37 +153,12 @@ func TestStall(t *testing.T) {
 	})
 }
 
-func TestRestoreComparesBeforeItReplaces(t *testing.T) {
-	onPools(t, func(f *fixture) {
-		c := f.stage(xfs)
-		f.backend.step = func(name string) {
-			if name != "loop.restore.cloned" {
-				return
-			}
-			// A fault between the clone and its source.
-			image := filepath.Join(f.shelf.Path(), shelf.Datasets, c.Dataset.ID.String(), f.layout.Image(nextItem))
-			file, err := os.OpenFile(image, os.O_RDWR, 0)
-			f.must(err)
-			defer file.Close()
-			_, err = file.WriteAt(make([]byte, sector), 0)
-			f.must(err)
-		}
-		err := f.Restore(f.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil)
-		f.isKind(err, dataset.ErrCorrupt)
-		f.backend.step = func(string) {}
-		if got := f.get(c.Dataset.ID, "a"); got != "two" {
-			f.Errorf("the head has %q", got)
-		}
-		f.settled()
-	})
-}
-
 // A dataset whose folder contains files that Drover did not make is reported, and is not deleted.
 func TestUnknownFilesSurviveDeletion(t *testing.T) {
 	onPools(t, func(f *fixture) {
 		d := newDataset(xfs)
 		f.create(d)
-		stranger := filepath.Join(f.shelf.Path(), shelf.Datasets, d.ID.String(), "precious")
+		stranger := filepath.Join(f.Shelf.Path(), shelf.Datasets, d.ID.String(), "precious")
 		f.write(stranger, "data")
 		if e := f.entries()[d.ID]; !strings.Contains(e.Problem, `"precious"`) {
 			f.Errorf("entry %+v", e)
@@ -206,7 +182,7 @@ func TestMountOptions(t *testing.T) {
 		{ext4, []string{"noatime"}, []string{"discard", "noatime"}},
 		{xfs, []string{"nodiscard", "noatime"}, []string{"nouuid", "nodiscard", "noatime"}},
 	} {
-		if got := mountOptions(tt.fs, tt.more); !slices.Equal(got, tt.want) {
+		if got := mkfs.MountOptions(tt.fs, tt.more); !slices.Equal(got, tt.want) {
 			t.Errorf("%s with %v: %v", tt.fs, tt.more, got)
 		}
 	}
@@ -246,7 +222,7 @@ func TestWritesAfterASnapshotTakeWhatTheyAre(t *testing.T) {
 	path := filepath.Join(root, "a")
 	f.write(path, strings.Repeat("x", blocks*2*16<<10))
 	f.takeSnapshot(d)
-	image := filepath.Join(f.shelf.Path(), shelf.Datasets, d.ID.String(), "head.img")
+	image := filepath.Join(f.Shelf.Path(), shelf.Datasets, d.ID.String(), "head.img")
 	before := freeOf(t, f.disk)
 	file, err := os.OpenFile(path, os.O_RDWR, 0)
 	f.must(err)

@@ -94,7 +94,7 @@ func TestSnapshotThatGoesIsNoDamage(t *testing.T) {
 		f.must(f.DeleteSnapshot(f.Context(), d.ID, goes.ID))
 		f.must(dir.Remove(snapshotRecord(damaged.ID)))
 		e := backends.Entry{ID: d.ID, State: backends.EntryReady}
-		f.images.describeContents(dir, &e, before)
+		f.describeContents(dir, &e, before)
 		if len(e.Snapshots) != 1 || e.Snapshots[0].ID != damaged.ID ||
 			!strings.Contains(e.Problem, damaged.ID.String()) || strings.Contains(e.Problem, goes.ID.String()) {
 			f.Errorf("%+v", e)

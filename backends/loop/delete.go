@@ -17,32 +17,17 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// remover removes datasets and the remains of interrupted operations.
-type remover struct {
-	*images
-	containers *containers
-	attacher   *attacher
-}
-
-// Delete implements backends.Pool. It renames, flushes once, and then removes the bytes.
-func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	if err := p.shelf.Delete(ctx, id); err != nil {
-		return fmt.Errorf("delete dataset %s: %w", id, err)
-	}
-	return nil
-}
-
 // checkUnused fails if a dataset is in use, or if its folder contains files that Drover did not make. Package shelf
 // calls it before it removes the dataset.
-func (r *remover) checkUnused(ctx context.Context, f *shelf.Folder) error {
-	c, err := contentsOf(r.layout, f.Dir)
+func (p *Pool) checkUnused(ctx context.Context, f *shelf.Folder) error {
+	c, err := contentsOf(p.layout, f.Dir)
 	if err == nil {
 		err = foreignError(f.Dir, c)
 	}
 	if err != nil {
 		return err
 	}
-	return r.attacher.Release(ctx, f.Dir, true)
+	return p.release(ctx, f.Dir, true)
 }
 
 // foreignError returns an error if a folder contains files that Drover did not make.
@@ -56,31 +41,31 @@ func foreignError(dir safefile.Dir, c contents) error {
 
 // destroy removes the folders of datasets with all of Drover's files in them. It leaves a folder that contains other
 // files, and fails with ErrCorrupt. Idempotent. Package shelf calls it.
-func (r *remover) destroy(_ context.Context, area safefile.Dir, names ...string) error {
+func (p *Pool) destroy(_ context.Context, area safefile.Dir, names ...string) error {
 	for _, name := range names {
-		if err := r.destroyOne(area, name); err != nil {
+		if err := p.destroyOne(area, name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *remover) destroyOne(area safefile.Dir, name string) error {
+func (p *Pool) destroyOne(area safefile.Dir, name string) error {
 	dir, err := area.Sub(name)
 	if err != nil {
 		return safefile.AbsentIsFine(err)
 	}
 	defer dir.Close()
-	r.step("delete.hidden")
-	c, err := contentsOf(r.layout, dir)
+	p.step("delete.hidden")
+	c, err := contentsOf(p.layout, dir)
 	if err == nil {
-		err = errors.Join(foreignError(dir, c), r.containers.Discard(dir))
+		err = errors.Join(foreignError(dir, c), p.discardMapping(dir))
 	}
 	if err != nil {
 		return err
 	}
 	for _, item := range c.Items {
-		if err := r.layout.Remove(dir, item); err != nil {
+		if err := p.layout.Remove(dir, item); err != nil {
 			return err
 		}
 	}
@@ -94,7 +79,7 @@ func (r *remover) destroyOne(area safefile.Dir, name string) error {
 
 // Reap implements backends.Pool. It also removes incoming datasets without a head, which were never complete.
 func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
-	root, err := p.shelf.Enter()
+	root, err := p.Shelf.Enter()
 	if err != nil {
 		return 0, err
 	}
@@ -103,7 +88,7 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 		_, err := root.Lstat(filepath.Join(shelf.Incoming, id.String(), p.layout.Image(headItem)))
 		return errors.Is(err, os.ErrNotExist)
 	}
-	count, err := p.shelf.Reap(ctx, func(id uuid.UUID) bool { return isIncomplete(id) || drop(id) }, p.remover.tidy)
+	count, err := p.Shelf.Reap(ctx, func(id uuid.UUID) bool { return isIncomplete(id) || drop(id) }, p.tidy)
 	templates, tErr := p.templates.Reap(root)
 	if err = errors.Join(err, tErr); err != nil {
 		err = fmt.Errorf("reap pool %s: %w", p.name, err)
@@ -113,8 +98,8 @@ func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error)
 
 // tidy removes temporary files and worthless items in a folder: next, the part of a snapshot that cannot be resumed,
 // the future head of an interrupted restore, and records whose snapshot was not taken or is gone.
-func (r *remover) tidy(f *shelf.Folder) (count int, err error) {
-	c, err := contentsOf(r.layout, f.Dir)
+func (p *Pool) tidy(f *shelf.Folder) (count int, err error) {
+	c, err := contentsOf(p.layout, f.Dir)
 	if err != nil || f.State == backends.EntryIncoming {
 		return 0, err
 	}
@@ -136,7 +121,7 @@ func (r *remover) tidy(f *shelf.Folder) (count int, err error) {
 	}
 	useless := map[string]bool{nextItem: true}
 	for _, item := range c.Items {
-		unfinished, err := r.Unfinished(f.Dir, item)
+		unfinished, err := p.unfinished(f.Dir, item)
 		if err != nil {
 			return count, err
 		}
@@ -150,7 +135,7 @@ func (r *remover) tidy(f *shelf.Folder) (count int, err error) {
 		if !useless[item] || !listed[item] {
 			continue
 		}
-		if err := r.layout.Remove(f.Dir, item); err != nil {
+		if err := p.layout.Remove(f.Dir, item); err != nil {
 			return count, err
 		}
 		listed[item] = false

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/droverhq/drover/dataset"
@@ -33,20 +32,6 @@ func openDevice(ctx context.Context, path string, opts loopdev.Options) (*loopde
 	}
 }
 
-// mountOptions returns the mount options that every image needs, followed by those of the profile.
-func mountOptions(fs string, more []string) []string {
-	var opts []string
-	if fs == mkfs.XFS {
-		// All images of one size have the UUID of their template.
-		opts = append(opts, "nouuid")
-	}
-	// Deleting files in a volume returns their space to the pool.
-	if !slices.Contains(more, "nodiscard") && !slices.Contains(more, "discard") {
-		opts = append(opts, "discard")
-	}
-	return append(opts, more...)
-}
-
 // withMountedImage mounts the filesystem in the image at path where no other process sees it, calls f with its root,
 // and flushes it.
 func withMountedImage(ctx context.Context, path, fs string, f func(dir *os.File) error) error {
@@ -59,7 +44,7 @@ func withMountedImage(ctx context.Context, path, fs string, f func(dir *os.File)
 
 // withMountedDevice is WithMountedImage for the filesystem on a device.
 func withMountedDevice(device, fs string, f func(dir *os.File) error) error {
-	dir, err := mount.Detached(mount.Spec{Source: device, FSType: fs, Options: mountOptions(fs, nil)})
+	dir, err := mount.Detached(mount.Spec{Source: device, FSType: fs, Options: mkfs.MountOptions(fs, nil)})
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 // newDataset returns a dataset that is encrypted if the pool has keys.
 func (f *fixture) newDataset(fs string) dataset.Dataset {
 	d := newDataset(fs)
-	if f.containers.keys != nil {
+	if f.Pool.keys != nil {
 		d.Encryption = &dataset.Encryption{
 			ID:      uuid.MustParse("8a6b5a0e-5d0f-4c55-9c4f-0f2f5a1f7d11"),
 			KeyID:   "00000000",
@@ -75,7 +75,7 @@ func TestSecondHeaderInAFilesystem(t *testing.T) {
 		f.must(err)
 		_, err = image.WriteAt([]byte("SKUL\xba\xbe\x00\x02"), 16<<10)
 		f.must(err)
-		_, _, err := f.images.Inspect(dir, headItem)
+		_, _, err := f.inspect(dir, headItem)
 		if said := err != nil && strings.Contains(err.Error(), want) &&
 			dataset.KindOf(err) == dataset.ErrCorrupt; said != (want != "") || want == "" && err != nil {
 			t.Errorf("behind %s: %v", first, err)

@@ -9,27 +9,28 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mkfs"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/safefile"
+	"github.com/google/uuid"
 )
 
-// grower grows images together with their devices and filesystems.
-type grower struct {
-	*images
-	runner     run.Runner // starts resize2fs
-	containers *containers
-	attacher   *attacher
-}
-
-// Resize gives the head in dir another size. root is the open directory of its mount, or nil if it is not mounted. It
-// fails with dataset.ErrUnsupported if the size is less than the present one, or if the image is more than 1/32 larger
-// than the new size needs.
-func (gr *grower) Resize(ctx context.Context, dir safefile.Dir, size dataset.Size, root *os.File) error {
-	present, err := gr.SizeOf(dir, headItem)
+// Resize implements backends.Resizer. It grows the image first, then its device, then the filesystem in it. It fails
+// with dataset.ErrUnsupported if the size is less than the present one, or if the image is more than 1/32 larger than
+// the new size needs.
+func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) (err error) {
+	defer backends.Wrap(&err, "resize dataset %s to %s", id, size)
+	f, err := p.findHead(id)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	dir := f.Dir
+	present, err := p.sizeOf(dir, headItem)
 	if err != nil {
 		return err
 	}
@@ -43,37 +44,43 @@ func (gr *grower) Resize(ctx context.Context, dir safefile.Dir, size dataset.Siz
 	}
 	want := max(fits, present.Image)
 	if root != nil {
-		return gr.growMounted(ctx, dir, want, root)
+		return p.growMounted(ctx, dir, want, root)
 	}
-	if err := gr.attacher.Release(ctx, dir, false); err != nil {
+	if err := p.release(ctx, dir, false); err != nil {
 		return err
 	}
-	fs, grow, err := gr.Inspect(dir, headItem)
+	fs, grow, err := p.inspect(dir, headItem)
 	if err != nil {
 		return err
 	}
 	if want == present.Image && !grow {
-		return gr.layout.Flush(dir)
+		return p.layout.Flush(dir)
 	}
-	return gr.growHead(ctx, dir, fs, want)
+	return p.growHead(ctx, dir, fs, want)
 }
 
-// Grow makes the filesystem mounted at root fill the image of the head in dir.
-func (gr *grower) Grow(ctx context.Context, dir safefile.Dir, root *os.File) error {
-	imageSize, err := gr.Size(dir, headItem)
+// Grow implements backends.Resizer.
+func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) (err error) {
+	defer backends.Wrap(&err, "grow dataset %s", id)
+	f, err := p.findHead(id)
 	if err != nil {
 		return err
 	}
-	return gr.growMounted(ctx, dir, imageSize, root)
+	defer f.Close()
+	imageSize, err := p.imageSize(f.Dir, headItem)
+	if err != nil {
+		return err
+	}
+	return p.growMounted(ctx, f.Dir, imageSize, root)
 }
 
 // growMounted grows the head, which is mounted at root.
-func (gr *grower) growMounted(ctx context.Context, dir safefile.Dir, size int64, root *os.File) error {
-	fs, _, err := gr.Inspect(dir, headItem)
+func (p *Pool) growMounted(ctx context.Context, dir safefile.Dir, size int64, root *os.File) error {
+	fs, _, err := p.inspect(dir, headItem)
 	if err != nil {
 		return err
 	}
-	image, err := dir.OpenFile(gr.layout.Image(headItem), os.O_RDWR)
+	image, err := dir.OpenFile(p.layout.Image(headItem), os.O_RDWR)
 	if err != nil {
 		return err
 	}
@@ -87,17 +94,17 @@ func (gr *grower) growMounted(ctx context.Context, dir safefile.Dir, size int64,
 	}
 	g := mountedGrowth{image: image, device: info.Path, size: size}
 	if fs == luks {
-		if fs, g.inner, g.growInner, err = gr.containers.PrepareGrowth(ctx, dir, info.Path); err != nil {
+		if fs, g.inner, g.growInner, err = p.prepareGrowth(ctx, dir, info.Path); err != nil {
 			return err
 		}
 	}
 	if err := checkGrowable(fs); err != nil {
 		return err
 	}
-	if err := gr.enlarge(root, fs, g); err != nil {
+	if err := p.enlarge(root, fs, g); err != nil {
 		return err
 	}
-	return errors.Join(fsctl.Sync(root), image.Sync(), gr.layout.Flush(dir))
+	return errors.Join(fsctl.Sync(root), image.Sync(), p.layout.Flush(dir))
 }
 
 // mountedGrowth is the growth of one mounted filesystem.
@@ -114,7 +121,7 @@ type mountedGrowth struct {
 // their former sizes, so that no later mount completes a refused growth. The image stays larger only in two cases: if
 // the filesystem has begun to grow, or if the error is fsctl.ErrCapability, because the caller then continues with
 // resize2fs.
-func (gr *grower) enlarge(root *os.File, fs string, g mountedGrowth) error {
+func (p *Pool) enlarge(root *os.File, fs string, g mountedGrowth) error {
 	oldSize, err := g.image.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err
@@ -126,7 +133,7 @@ func (gr *grower) enlarge(root *os.File, fs string, g mountedGrowth) error {
 	if err != nil {
 		return err
 	}
-	if err = gr.enlargeAll(root, fs, g); err == nil || errors.Is(err, fsctl.ErrCapability) {
+	if err = p.enlargeAll(root, fs, g); err == nil || errors.Is(err, fsctl.ErrCapability) {
 		return err // after ErrCapability, GrowIdle continues with resize2fs
 	}
 	fsSize, sErr := sizeOfMounted(root, fs, g.inner)
@@ -148,20 +155,20 @@ func (gr *grower) enlarge(root *os.File, fs string, g mountedGrowth) error {
 
 // enlargeAll grows the image, its devices and the filesystem. After a failure, the caller undoes the steps that
 // succeeded.
-func (gr *grower) enlargeAll(root *os.File, fs string, g mountedGrowth) error {
+func (p *Pool) enlargeAll(root *os.File, fs string, g mountedGrowth) error {
 	if err := g.image.Truncate(g.size); err != nil {
 		return err
 	}
-	gr.step("resize.truncated")
+	p.step("resize.truncated")
 	if err := loopdev.SetCapacity(g.device); err != nil {
 		return err
 	}
-	gr.step("resize.capacity")
+	p.step("resize.capacity")
 	size, err := g.growInner()
 	if err != nil {
 		return err
 	}
-	return growFS(root, fs, size)
+	return fsctl.Grow(root, fs, size)
 }
 
 // sizeOfMounted returns how many bytes of its device the filesystem mounted at root takes. ext4 keeps its superblock in
@@ -193,17 +200,9 @@ func checkGrowable(fs string) error {
 	return err
 }
 
-// growFS grows the filesystem mounted at root.
-func growFS(root *os.File, fs string, size int64) error {
-	if fs == mkfs.XFS {
-		return fsctl.GrowXFS(root, size)
-	}
-	return fsctl.GrowExt4(root, size)
-}
-
 // growHead grows a head that is not in use. If the kernel grows the filesystem, every step is journalled and can be
 // repeated. resize2fs works on a clone, because a crash during resize2fs can leave a broken filesystem.
-func (gr *grower) growHead(ctx context.Context, dir safefile.Dir, fs string, size int64) error {
+func (p *Pool) growHead(ctx context.Context, dir safefile.Dir, fs string, size int64) error {
 	inPlace := true
 	if fs == mkfs.Ext4 || fs == luks {
 		var err error
@@ -212,28 +211,28 @@ func (gr *grower) growHead(ctx context.Context, dir safefile.Dir, fs string, siz
 		}
 	}
 	if inPlace {
-		if err := gr.Unshare(ctx, dir); errors.Is(err, loopdev.ErrAttached) {
+		if err := p.unshare(ctx, dir); errors.Is(err, loopdev.ErrAttached) {
 			return dataset.Errorf(dataset.ErrInUse, "%w", err)
 		} else if err != nil {
 			return err
 		}
-		if err := gr.GrowIdle(ctx, dir, headItem, size); err != nil {
+		if err := p.growIdle(ctx, dir, headItem, size); err != nil {
 			return err
 		}
-		return gr.layout.Flush(dir)
+		return p.layout.Flush(dir)
 	}
 	if _, err := run.LookPath("resize2fs"); err != nil && fs == mkfs.Ext4 {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"growing ext4 needs resize2fs here, because this process lacks CAP_SYS_RESOURCE (apt-get install "+
 				"e2fsprogs)")
 	}
-	return gr.exchangeHead(dir, headItem, func(*os.File) error { return gr.GrowIdle(ctx, dir, nextItem, size) })
+	return p.exchangeHead(dir, headItem, func(*os.File) error { return p.growIdle(ctx, dir, nextItem, size) })
 }
 
-// GrowIdle grows an item that nothing uses: its image and the filesystem in it. It mounts the filesystem first, so that
+// growIdle grows an item that nothing uses: its image and the filesystem in it. It mounts the filesystem first, so that
 // it changes nothing if the filesystem cannot be mounted.
-func (gr *grower) GrowIdle(ctx context.Context, dir safefile.Dir, item string, size int64) error {
-	image, err := dir.OpenFile(gr.layout.Image(item), os.O_RDWR)
+func (p *Pool) growIdle(ctx context.Context, dir safefile.Dir, item string, size int64) error {
+	image, err := dir.OpenFile(p.layout.Image(item), os.O_RDWR)
 	if err != nil {
 		return err
 	}
@@ -244,26 +243,26 @@ func (gr *grower) GrowIdle(ctx context.Context, dir safefile.Dir, item string, s
 	}
 	var key []byte
 	if fs == luks { // check the key before anything is changed
-		if key, err = gr.containers.KeyFor(ctx, dir, gr.layout.Image(item)); err != nil {
+		if key, err = p.keyFor(ctx, dir, p.layout.Image(item)); err != nil {
 			return err
 		}
 	}
-	path := dir.Path(gr.layout.Image(item))
+	path := dir.Path(p.layout.Image(item))
 	if fs == luks {
-		return errors.Join(gr.growInContainer(ctx, dir, mountedGrowth{image: image, size: size}, key), image.Sync())
+		return errors.Join(p.growInContainer(ctx, dir, mountedGrowth{image: image, size: size}, key), image.Sync())
 	}
-	dev, err := gr.attacher.OpenDevice(ctx, path)
+	dev, err := p.openDevice(ctx, path)
 	if err != nil {
 		return err
 	}
 	err = withMountedDevice(dev.Path, fs, func(root *os.File) error {
-		return gr.enlarge(root, fs, mountedGrowth{image: image, device: dev.Path, size: size})
+		return p.enlarge(root, fs, mountedGrowth{image: image, device: dev.Path, size: size})
 	})
 	err = errors.Join(err, dev.Close())
 	// The mount has replayed the journal, which resize2fs demands.
 	if errors.Is(err, fsctl.ErrCapability) {
 		if err = waitDetached(ctx, image); err == nil {
-			err = gr.resize2fs(ctx, path, size)
+			err = p.resize2fs(ctx, path, size)
 		}
 	}
 	if err != nil {
@@ -276,21 +275,21 @@ const resizeTimeout = 90 * time.Second
 
 // resize2fs grows an unmounted ext4. It passes -f because the last check of the filesystem is older than its last
 // mount.
-func (gr *grower) resize2fs(ctx context.Context, path string, size int64) error {
-	_, err := gr.runner.Run(ctx, run.Command{
+func (p *Pool) resize2fs(ctx context.Context, path string, size int64) error {
+	_, err := p.backend.runner.Run(ctx, run.Command{
 		Name: "resize2fs", Args: []string{"-f", path, strconv.FormatInt(size/1024, 10) + "K"}, Timeout: resizeTimeout,
 	})
 	return err
 }
 
 // growInContainer grows an encrypted image that nothing uses, and the filesystem in it.
-func (gr *grower) growInContainer(ctx context.Context, dir safefile.Dir, g mountedGrowth, key []byte) error {
-	dev, err := gr.attacher.OpenDevice(ctx, g.image.Name())
+func (p *Pool) growInContainer(ctx context.Context, dir safefile.Dir, g mountedGrowth, key []byte) error {
+	dev, err := p.openDevice(ctx, g.image.Name())
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
-	open, err := gr.containers.Open(ctx, dir, dev.Path, key)
+	open, err := p.openContainer(ctx, dir, dev.Path, key)
 	if err != nil {
 		return err
 	}
@@ -301,13 +300,13 @@ func (gr *grower) growInContainer(ctx context.Context, dir safefile.Dir, g mount
 	}
 	g.device, g.inner = dev.Path, open.Path()
 	g.growInner = func() (int64, error) {
-		return gr.containers.FillDevice(ctx, gr.containers.Mapping(dir), open.Path(), key)
+		return p.fillDevice(ctx, p.mapping(dir), open.Path(), key)
 	}
-	err = withMountedDevice(open.Path(), fs, func(root *os.File) error { return gr.enlarge(root, fs, g) })
+	err = withMountedDevice(open.Path(), fs, func(root *os.File) error { return p.enlarge(root, fs, g) })
 	if errors.Is(err, fsctl.ErrCapability) { // as in GrowIdle
 		var size int64
 		if size, err = open.Size(); err == nil {
-			err = gr.resize2fs(ctx, open.Path(), size)
+			err = p.resize2fs(ctx, open.Path(), size)
 		}
 	}
 	return err

@@ -28,20 +28,11 @@ func imageFor(fs string, size dataset.Size, encrypted bool) int64 {
 	return int64(device)
 }
 
-// images reads the image files of items: their size, filesystem, container and tags.
-type images struct {
-	pool   string // its name, for errors
-	layout layout
-	// defaultFS returns the filesystem that a dataset of a size gets if its profile names none.
-	defaultFS func(dataset.Size) string
-	step      func(string) // called between two actions, for tests
-}
-
-// Size returns the length of an item's image in bytes.
-func (i *images) Size(dir safefile.Dir, item string) (int64, error) {
-	st, err := dir.Lstat(i.layout.Image(item))
+// imageSize returns the length of an item's image in bytes.
+func (p *Pool) imageSize(dir safefile.Dir, item string) (int64, error) {
+	st, err := dir.Lstat(p.layout.Image(item))
 	if err == nil && !safefile.IsRegular(st) {
-		err = dataset.Errorf(dataset.ErrCorrupt, "%s is not a file", dir.Path(i.layout.Image(item)))
+		err = dataset.Errorf(dataset.ErrCorrupt, "%s is not a file", dir.Path(p.layout.Image(item)))
 	}
 	if err != nil {
 		return 0, err
@@ -60,18 +51,18 @@ type itemSize struct {
 // ImageFor returns the length of the image for another size.
 func (s itemSize) ImageFor(size dataset.Size) int64 { return imageFor(s.FS, size, s.Encrypted) }
 
-// SizeOf returns the size of an item from its record, or, if the record has none, the size that fits into its image.
-func (i *images) SizeOf(dir safefile.Dir, item string) (s itemSize, err error) {
-	if s.Image, err = i.Size(dir, item); err != nil {
+// sizeOf returns the size of an item from its record, or, if the record has none, the size that fits into its image.
+func (p *Pool) sizeOf(dir safefile.Dir, item string) (s itemSize, err error) {
+	if s.Image, err = p.imageSize(dir, item); err != nil {
 		return s, err
 	}
-	if s.FS, _, err = i.Inspect(dir, item); err != nil {
+	if s.FS, _, err = p.inspect(dir, item); err != nil {
 		return s, err
 	}
 	recorded, profile := recordedSize(dir, item)
 	if s.Encrypted = s.FS == luks; s.Encrypted { // the filesystem in a container cannot be read without the key
 		if s.FS = profile.Filesystem.Type; s.FS == "" {
-			s.FS = i.defaultFS(dataset.Size(s.Image))
+			s.FS = p.Filesystem(dataset.Size(s.Image))
 		}
 	}
 	s.Size = min(recorded, dataset.Size(s.Image))
@@ -101,15 +92,11 @@ func recordedSize(dir safefile.Dir, item string) (dataset.Size, dataset.Profile)
 	return d.Size, d.Profile
 }
 
-// growSlack is the largest difference in bytes between an image and its filesystem for which the filesystem is not
-// grown. A filesystem leaves out a last group that would be too small. ext4 leaves out more than XFS.
-const growSlack = 16 << 20
-
-// Inspect returns the filesystem in an item's image. grow reports whether the filesystem is smaller than the image, as
+// inspect returns the filesystem in an item's image. grow reports whether the filesystem is smaller than the image, as
 // after an interrupted resize. For an encrypted image, grow is always true, because the size of the filesystem is not
 // visible.
-func (i *images) Inspect(dir safefile.Dir, item string) (fs string, grow bool, err error) {
-	f, err := dir.Open(i.layout.Image(item))
+func (p *Pool) inspect(dir safefile.Dir, item string) (fs string, grow bool, err error) {
+	f, err := dir.Open(p.layout.Image(item))
 	if err != nil {
 		return "", false, err
 	}
@@ -127,7 +114,7 @@ func inspectFile(image *os.File) (fs string, grow bool, err error) {
 		return fs, true, nil
 	}
 	imageSize, err := image.Seek(0, io.SeekEnd)
-	return fs, imageSize-size > growSlack, err
+	return fs, imageSize-size > mkfs.GrowSlack, err
 }
 
 // superblock reads which filesystem is in an image, and its size in bytes. For a container the size is 0, because the
@@ -160,8 +147,8 @@ func superblock(d fsctl.Disk) (fs string, size int64, err error) {
 const luks = "luks"
 
 // container reports whether an item's image is a container, and returns the UUID of the container.
-func (i *images) container(dir safefile.Dir, item string) (uuid.UUID, bool, error) {
-	f, err := dir.Open(i.layout.Image(item))
+func (p *Pool) container(dir safefile.Dir, item string) (uuid.UUID, bool, error) {
+	f, err := dir.Open(p.layout.Image(item))
 	if err != nil {
 		return uuid.Nil, false, err
 	}
@@ -173,15 +160,15 @@ func (i *images) container(dir safefile.Dir, item string) (uuid.UUID, bool, erro
 	return id, encrypted, err
 }
 
-// SameKey fails with ErrInvalid unless the item and the dataset d are encrypted with the same data key, or neither is
+// sameKey fails with ErrInvalid unless the item and the dataset d are encrypted with the same data key, or neither is
 // encrypted.
-func (i *images) SameKey(dir safefile.Dir, item string, d dataset.Dataset) error {
-	id, encrypted, err := i.container(dir, item)
+func (p *Pool) sameKey(dir safefile.Dir, item string, d dataset.Dataset) error {
+	id, encrypted, err := p.container(dir, item)
 	switch {
 	case err != nil:
 		return err
 	case encrypted != (d.Encryption != nil):
-		if _, _, err := i.Inspect(dir, item); err != nil { // the image may contain neither a filesystem nor a container
+		if _, _, err := p.inspect(dir, item); err != nil { // the image may contain neither a filesystem nor a container
 			return err
 		}
 		return dataset.Errorf(dataset.ErrInvalid, "either it or its source is encrypted, but not both")
@@ -192,24 +179,24 @@ func (i *images) SameKey(dir safefile.Dir, item string, d dataset.Dataset) error
 	return nil
 }
 
-// VerifyClone compares a new clone with its source, and fails with ErrCorrupt if they differ.
-func (i *images) VerifyClone(dir safefile.Dir, source, clone string) error {
-	equal, err := i.equal(dir, source, clone)
+// verifyClone compares a new clone with its source, and fails with ErrCorrupt if they differ.
+func (p *Pool) verifyClone(dir safefile.Dir, source, clone string) error {
+	equal, err := p.equal(dir, source, clone)
 	if err == nil && !equal {
 		err = dataset.Errorf(dataset.ErrCorrupt, "the clone of %s differs from it: the head was not changed",
-			dir.Path(i.layout.Image(source)))
+			dir.Path(p.layout.Image(source)))
 	}
 	return err
 }
 
 // equal reports whether two items have the same bytes. It compares their extents.
-func (i *images) equal(dir safefile.Dir, a, b string) (bool, error) {
-	fa, err := dir.Open(i.layout.Image(a))
+func (p *Pool) equal(dir safefile.Dir, a, b string) (bool, error) {
+	fa, err := dir.Open(p.layout.Image(a))
 	if err != nil {
 		return false, err
 	}
 	defer fa.Close()
-	fb, err := dir.Open(i.layout.Image(b))
+	fb, err := dir.Open(p.layout.Image(b))
 	if err != nil {
 		return false, err
 	}
@@ -217,23 +204,23 @@ func (i *images) equal(dir safefile.Dir, a, b string) (bool, error) {
 	return reflink.Same(fa, fb)
 }
 
-// HeadEquals reports whether there is a head with the same bytes as an item.
-func (i *images) HeadEquals(dir safefile.Dir, item string) (bool, error) {
-	if _, err := dir.Lstat(i.layout.Image(headItem)); err != nil {
+// headEquals reports whether there is a head with the same bytes as an item.
+func (p *Pool) headEquals(dir safefile.Dir, item string) (bool, error) {
+	if _, err := dir.Lstat(p.layout.Image(headItem)); err != nil {
 		return false, safefile.AbsentIsFine(err)
 	}
-	return i.equal(dir, item, headItem)
+	return p.equal(dir, item, headItem)
 }
 
-// IsHeadInode reports whether an inode is that of the head's image.
-func (i *images) IsHeadInode(dir safefile.Dir, inode uint64) (bool, error) {
-	st, err := dir.Lstat(i.layout.Image(headItem))
+// isHeadInode reports whether an inode is that of the head's image.
+func (p *Pool) isHeadInode(dir safefile.Dir, inode uint64) (bool, error) {
+	st, err := dir.Lstat(p.layout.Image(headItem))
 	return st.Ino == inode, err
 }
 
-// OpenSnapshot opens a snapshot's image. It fails with ErrNotFound if there is none.
-func (i *images) OpenSnapshot(dir safefile.Dir, id uuid.UUID) (*os.File, error) {
-	f, err := dir.Open(i.layout.Image(id.String()))
+// openSnapshot opens a snapshot's image. It fails with ErrNotFound if there is none.
+func (p *Pool) openSnapshot(dir safefile.Dir, id uuid.UUID) (*os.File, error) {
+	f, err := dir.Open(p.layout.Image(id.String()))
 	if errors.Is(err, os.ErrNotExist) {
 		err = dataset.Errorf(dataset.ErrNotFound, "no such snapshot: %s", id)
 	}

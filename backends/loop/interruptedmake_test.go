@@ -57,7 +57,7 @@ func TestTemplateBesideOrphan(t *testing.T) {
 		d := newDataset(xfs)
 		want, err := f.templates.SpecFor(d)
 		f.must(err)
-		path := filepath.Join(f.shelf.Path(), templatesDir, want.Name())
+		path := filepath.Join(f.Shelf.Path(), templatesDir, want.Name())
 		orphan, err := os.Create(path + tmpSuffix)
 		f.must(err)
 		defer orphan.Close()

@@ -53,28 +53,26 @@
 //
 // An interrupted operation is recognized by names: an item that is not complete has a name such as next or tmp-….
 //
-// # Parts
+// # Files of this package
 //
-// All parts embed [images], which reads, replaces and shares the image files of one pool (images.go, heads.go,
-// sharing.go, tags.go) in one of the two layouts (layout.go, btrfslayout.go).
+//	attacher, device, containers   loop devices, LUKS containers, use of a head
+//	grower                         growing images with their devices and filesystems
+//	templates                      formatted images for new datasets
+//	poolimage, imageblocks         a pool in one image file
+//	images, heads, sharing, tags   reading, replacing and sharing image files
+//	layout, btrfslayout            the two ways to store them
+//	create, delete, snapshot       the operations on datasets and snapshots
+//	copy, send, receive            copies, and the streams of snapshots
+//	catalog                        List, Stat and Used
 //
-//	attacher, containers   loop devices, LUKS containers, use of a head
-//	grower                 growing images with their devices and filesystems
-//	templates              formatted images for new datasets
-//	poolImage              a pool in one image file
-//	creator, remover       Create, Clone, Commit; Delete and the backend's part of Reap
-//	snapshots              Snapshot, DeleteSnapshot, Restore, UniqueSize
-//	copier                 Promote, Demote, Supersede
-//	sender, receiver       streams of snapshots
+// Opening a pool is in open.go. Records are written with direct I/O (record.go), because package shelf would flush
+// them.
 //
-// List, Stat and Used are in catalog.go, and the methods that only call a part in operations.go and pool.go. Opening a
-// pool is in open.go. Records are written with direct I/O (record.go), because package shelf would flush them.
-//
-// A [Pool] opens the folder of the dataset that it works on, which claims the dataset (package shelf), and passes the
-// folder to a part. The claim only excludes Reap. The caller of backends.Pool, which is the agent, prevents other
-// concurrent changes of a dataset. Everything about datasets is read from the folder. Three things are in memory, each
-// protected by a mutex: the last comparison of two snapshots, the used bytes of new datasets until they are committed
-// (newUsage), and the blocks that the image of a pool has lost. A mutex is held while a template is made.
+// A [Pool] opens the folder of the dataset that it works on, which claims the dataset (package shelf). The claim only
+// excludes Reap. The caller of backends.Pool, which is the agent, prevents other concurrent changes of a dataset.
+// Everything about datasets is read from the folder. Two things are in memory, each protected by a mutex: the used
+// bytes of new datasets until they are committed (newUsage), and the blocks that the image of a pool has lost. A mutex
+// is held while a template is made.
 package loop
 
 import (

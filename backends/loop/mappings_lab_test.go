@@ -36,7 +36,7 @@ func (oneKey) DataKey(context.Context, dataset.Dataset) ([]byte, error) {
 
 // keys returns the keys of the fixture's pool, or nil if it has none.
 func (f *fixture) keys() backends.Keys {
-	if f.containers.keys != nil {
+	if f.Pool.keys != nil {
 		return oneKey{}
 	}
 	return nil
@@ -87,7 +87,7 @@ func (f *fixture) nothingOpen(when string) {
 	devices, err := loopdev.List()
 	f.must(err)
 	for _, d := range devices {
-		if strings.HasPrefix(d.Backing, f.shelf.Path()+"/") {
+		if strings.HasPrefix(d.Backing, f.Shelf.Path()+"/") {
 			f.Errorf("%s %s still holds %s", when, d.Path, d.Backing)
 		}
 	}
@@ -103,7 +103,7 @@ func TestC1Encrypted(t *testing.T) {
 	c.CheckReaped = func(t backendtest.T, p backends.Pool) {
 		settled(t, p)
 		f := &fixture{T: f.T, Pool: p.(*Pool)}
-		f.must(f.containers.DropAllUnused())
+		f.must(f.dropAllUnused())
 		f.nothingOpen("after reaping")
 	}
 	crashing.Run(t, "xfs", func(t *testing.T) (backends.Kind, backends.Config) {
@@ -152,7 +152,7 @@ func TestMappingsThatWereLeft(t *testing.T) {
 	fails = nil
 	left := func() dataset.Dataset {
 		d := f.newDataset(xfs)
-		dir := filepath.Join(f.shelf.Path(), shelf.Incoming, d.ID.String())
+		dir := filepath.Join(f.Shelf.Path(), shelf.Incoming, d.ID.String())
 		f.must(os.Mkdir(dir, 0o700))
 		image := filepath.Join(dir, f.layout.Image(nextItem))
 		f.must(os.WriteFile(image, nil, 0o600))
@@ -239,7 +239,7 @@ func TestFirstHeaderLost(t *testing.T) {
 
 func (f *fixture) absentAt(place string, d dataset.Dataset) {
 	f.Helper()
-	if _, err := os.Stat(filepath.Join(f.shelf.Path(), place, d.ID.String())); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(f.Shelf.Path(), place, d.ID.String())); !errors.Is(err, os.ErrNotExist) {
 		f.Errorf("it lies in %s: %v", place, err)
 	}
 }

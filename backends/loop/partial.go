@@ -35,7 +35,7 @@ type receivedSnapshot struct {
 }
 
 // openStream reads the beginning of a stream, or resumes an interrupted stream.
-func (rc *receiver) openStream(dir safefile.Dir, d backends.Delivery, r io.Reader) (*stream.Reader, error) {
+func (p *Pool) openStream(dir safefile.Dir, d backends.Delivery, r io.Reader) (*stream.Reader, error) {
 	if d.From == 0 {
 		in, err := stream.NewReader(r)
 		if err == nil {
@@ -45,9 +45,9 @@ func (rc *receiver) openStream(dir safefile.Dir, d backends.Delivery, r io.Reade
 			return nil, err
 		}
 		in.Limit = int64(in.Header.Size)
-		return in, rc.startPartial(dir, in.Header)
+		return in, p.startPartial(dir, in.Header)
 	}
-	if err := rc.dropHead(dir); err != nil {
+	if err := p.dropHead(dir); err != nil {
 		return nil, err
 	}
 	partial, err := readPartial(dir)
@@ -56,7 +56,7 @@ func (rc *receiver) openStream(dir safefile.Dir, d backends.Delivery, r io.Reade
 	}
 	in, err := stream.Resume(r, partial.Header, partial.Mark)
 	if err != nil {
-		return nil, errors.Join(err, dropPartial(rc.layout, dir))
+		return nil, errors.Join(err, dropPartial(p.layout, dir))
 	}
 	in.Limit = int64(in.Header.Size)
 	return in, nil
@@ -82,29 +82,29 @@ func checkHeader(h stream.Header, d backends.Delivery) error {
 
 // startPartial makes the image that a stream is written to. If cloning is cheap, the image is a clone of the base.
 // Otherwise it is empty, and the blocks of the base are added while the stream arrives.
-func (rc *receiver) startPartial(dir safefile.Dir, h stream.Header) error {
+func (p *Pool) startPartial(dir safefile.Dir, h stream.Header) error {
 	base := h.Base.String()
-	if _, err := rc.Size(dir, base); h.Base != uuid.Nil && errors.Is(err, os.ErrNotExist) {
+	if _, err := p.imageSize(dir, base); h.Base != uuid.Nil && errors.Is(err, os.ErrNotExist) {
 		return dataset.Errorf(dataset.ErrNotFound,
 			"the copy lacks snapshot %s, the base of the stream", h.Base)
 	}
-	if err := rc.dropHead(dir); err != nil {
+	if err := p.dropHead(dir); err != nil {
 		return err
 	}
-	if err := dropPartial(rc.layout, dir); err != nil {
+	if err := dropPartial(p.layout, dir); err != nil {
 		return err
 	}
-	if h.Base == uuid.Nil || rc.layout.Costly() {
-		image, err := rc.layout.Create(dir, partItem)
+	if h.Base == uuid.Nil || p.layout.Costly() {
+		image, err := p.layout.Create(dir, partItem)
 		if err != nil {
 			return err
 		}
 		return errors.Join(image.Truncate(int64(h.Size)), image.Close())
 	}
-	if _, err := rc.layout.Clone(dir, partItem, dir, base, false); err != nil {
+	if _, err := p.layout.Clone(dir, partItem, dir, base, false); err != nil {
 		return err
 	}
-	image, err := dir.OpenFile(rc.layout.Image(partItem), os.O_RDWR)
+	image, err := dir.OpenFile(p.layout.Image(partItem), os.O_RDWR)
 	if err != nil {
 		return err
 	}

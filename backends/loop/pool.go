@@ -4,39 +4,31 @@ import (
 	"context"
 	"errors"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/disk"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mkfs"
+	"github.com/google/uuid"
 )
 
-// Pool is an open pool of images. Its methods open the pool's directory, claim the dataset, and pass both to the part
-// that does the work.
+// Pool is an open pool of images.
 type Pool struct {
 	backend *Backend
 	name    string
 	info    backends.Info
-	shelf   *shelf.Shelf
+	*shelf.Shelf
 	image   *poolImage // nil unless the pool is in an image file
 	disk    *disk.Disk // nil unless the pool has separate devices
 	layout  layout
 	records recordWriter
 
-	images     *images
-	containers *containers
-	attacher   *attacher
-	grower     *grower
-	templates  *templates
-	creator    *creator
-	newUsage   newUsage
-	remover    *remover
-	snapshots  *snapshots
-	copier     *copier
-	receiver   *receiver
-	sender     *sender
+	keys      backends.Keys          // nil if no keys are available
+	mountPath func(uuid.UUID) string // the path on which the agent mounts a dataset
+	direct    bool                   // devices use direct I/O
+
+	templates *templates
+	newUsage  newUsage
 }
 
 var (
@@ -52,32 +44,17 @@ var (
 	_ backends.PolicyKeeper = (*Pool)(nil)
 )
 
-// ID implements backends.Pool.
-func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
-
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info { return p.info }
 
 // step calls the hook of tests between two actions.
 func (p *Pool) step(name string) { p.backend.step("loop." + name) }
 
-// Generation implements backends.Pool.
-func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
-
-// Raise implements backends.Pool.
-func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
-
-// Overcommit implements backends.PolicyKeeper.
-func (p *Pool) Overcommit() (float64, error) { return p.shelf.Overcommit() }
-
-// KeepOvercommit implements backends.PolicyKeeper.
-func (p *Pool) KeepOvercommit(ratio float64) error { return p.shelf.KeepOvercommit(ratio) }
-
 // Status implements backends.Pool.
 func (p *Pool) Status(context.Context) dataset.PoolStatus {
-	st := p.shelf.Status()
+	st := p.Shelf.Status()
 	if st.Online {
-		if err := p.checkRoom(st); err != nil {
+		if err := p.room(); err != nil {
 			st.Reason = err.Error()
 		}
 	}
@@ -85,15 +62,12 @@ func (p *Pool) Status(context.Context) dataset.PoolStatus {
 }
 
 // Trim implements backends.Trimmer.
-func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.shelf.Trim() }
+func (p *Pool) Trim(context.Context) (dataset.Size, error) { return p.Shelf.Trim() }
 
 // Close implements backends.Pool. It unmounts a pool in an image or on its own devices. If datasets of the pool are
 // in use, it stays mounted for the next Open.
 func (p *Pool) Close() error {
-	var err error
-	if p.containers != nil {
-		err = p.containers.DropAllUnused()
-	}
+	err := p.dropAllUnused()
 	if p.image == nil {
 		return errors.Join(err, p.disk.Close())
 	}

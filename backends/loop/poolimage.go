@@ -277,11 +277,8 @@ func (img *poolImage) Notes() []string { return img.note }
 // Close unmounts the image unless it is in use.
 func (img *poolImage) Close() error {
 	device, lookErr := img.mounted()
-	err := mount.Unmount(img.mount)
-	if errors.Is(err, mount.ErrBusy) || errors.Is(err, mount.ErrNotMounted) || errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err == nil && lookErr == nil && device != "" {
+	done, err := mount.UnmountUnused(img.mount)
+	if done && lookErr == nil && device != "" {
 		removeDevice(device)
 	}
 	return err

@@ -18,19 +18,10 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// receiver writes the streams of snapshots into copies. Its fields are set before its first use.
-type receiver struct {
-	*images
-	records  recordWriter
-	room     func() error             // fails if the pool is nearly full
-	dropHead func(safefile.Dir) error // removes the head of a copy
-	tuning   *tuning
-}
-
-// Received reports how much of a snapshot a folder has.
-func (rc *receiver) Received(f *shelf.Folder, snapshot uuid.UUID) (out backends.Received, err error) {
+// received reports how much of a snapshot a folder has.
+func (p *Pool) received(f *shelf.Folder, snapshot uuid.UUID) (out backends.Received, err error) {
 	dir := f.Dir
-	if _, err := dir.Lstat(rc.layout.Image(snapshot.String())); err == nil {
+	if _, err := dir.Lstat(p.layout.Image(snapshot.String())); err == nil {
 		var s receivedSnapshot
 		if err := shelf.ReadJSON(dir, snapshotRecord(snapshot), &s); err != nil {
 			return out, dataset.Errorf(dataset.ErrCorrupt, "cannot read the record of snapshot %s: %w", snapshot, err)
@@ -40,7 +31,7 @@ func (rc *receiver) Received(f *shelf.Folder, snapshot uuid.UUID) (out backends.
 	if f.State != backends.EntryCopy {
 		return out, nil
 	}
-	if _, err := dir.Lstat(rc.layout.Image(partItem)); err != nil {
+	if _, err := dir.Lstat(p.layout.Image(partItem)); err != nil {
 		return out, safefile.AbsentIsFine(err)
 	}
 	partial, err := readPartial(dir)
@@ -50,34 +41,41 @@ func (rc *receiver) Received(f *shelf.Folder, snapshot uuid.UUID) (out backends.
 	return backends.Received{Bytes: partial.Mark.Offset, Base: partial.Header.Base}, nil
 }
 
-// Receive writes a stream into the folder of a copy, or resumes one that was interrupted.
-func (rc *receiver) Receive(ctx context.Context, f *shelf.Folder, d backends.Delivery, r io.Reader,
+// Receive implements backends.Copier.
+func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	progress backends.Progress) (out backends.Stream, err error) {
-	received, err := rc.Received(f, d.Snapshot.ID)
+	defer backends.Wrap(&err, "receive snapshot %s of dataset %s", d.Snapshot.ID, d.Dataset.ID)
+	f, err := p.MakeCopy(d.Dataset, p.room)
+	if err != nil {
+		return out, err
+	}
+	defer f.Close()
+	p.step("receive.recorded")
+	received, err := p.received(f, d.Snapshot.ID)
 	dir := f.Dir
 	switch {
 	case err != nil:
 		return out, err
 	case received.Complete:
-		return received.Stream, rc.layout.Flush(dir)
+		return received.Stream, p.layout.Flush(dir)
 	}
 	if err := d.CheckResume(received); err != nil {
 		return out, err
 	}
-	if err := rc.room(); err != nil {
+	if err := p.room(); err != nil {
 		return out, err
 	}
-	in, err := rc.openStream(dir, d, r)
+	in, err := p.openStream(dir, d, r)
 	if err != nil {
 		return out, err
 	}
-	rcv := &receiving{to: rc, dir: dir, in: in, snapshot: d.Snapshot, progress: progress}
+	rcv := &receiving{to: p, dir: dir, in: in, snapshot: d.Snapshot, progress: progress}
 	return rcv.run(ctx)
 }
 
 // receiving is one run of Receive.
 type receiving struct {
-	to          *receiver
+	to          *Pool
 	dir         safefile.Dir
 	image       *os.File
 	base        *baseSharing // nil before the sharing of the base begins, or if it is not needed: see startBase
@@ -132,7 +130,7 @@ func defaultTuning() *tuning {
 
 // checkpointDistance returns how many bytes of the stream are between the last checkpoint and the next one.
 func (r *receiving) checkpointDistance() int64 {
-	return max(r.to.tuning.Every, min(r.done.Offset/checkpointPart, checkpointMost))
+	return max(r.to.backend.tuning.Every, min(r.done.Offset/checkpointPart, checkpointMost))
 }
 
 // run receives the stream and makes the snapshot.
@@ -219,7 +217,7 @@ func (r *receiving) apply(ctx context.Context) error {
 // everything that arrived during the present one. There is one checkpoint at a time. The link slows down only if the
 // disk is always slower than the link.
 func (r *receiving) checkpoint() error {
-	if r.done.Offset-r.roomChecked >= r.to.tuning.Every {
+	if r.done.Offset-r.roomChecked >= r.to.backend.tuning.Every {
 		if err := r.room(); err != nil {
 			return err
 		}
@@ -228,7 +226,7 @@ func (r *receiving) checkpoint() error {
 	}
 	unrecorded, due := r.done.Offset-r.safe, r.checkpointDistance()
 	underWay := r.flushing != nil && len(r.flushing) == 0
-	if unrecorded < due || underWay && unrecorded < max(r.to.tuning.Lag, 2*due) {
+	if unrecorded < due || underWay && unrecorded < max(r.to.backend.tuning.Lag, 2*due) {
 		return nil
 	}
 	if err := r.wait(); err != nil {
@@ -245,7 +243,7 @@ func (r *receiving) checkpoint() error {
 // startWriteback tells the kernel to begin writing the received bytes, so that the next flush has little left to write.
 // It is a hint: if it has no effect, the flush writes the bytes and reports the error.
 func (r *receiving) startWriteback() {
-	if !r.to.tuning.Ahead {
+	if !r.to.backend.tuning.Ahead {
 		return
 	}
 	from := r.writtenBack
@@ -260,7 +258,7 @@ func (r *receiving) measure() error {
 		return err
 	}
 	r.free, r.measured = dataset.Size(free), r.done.Offset
-	return backends.CheckRoom(r.to.pool, r.free, dataset.Size(size))
+	return backends.CheckRoom(r.to.name, r.free, dataset.Size(size))
 }
 
 // room calls measure if the pool may be nearly full. btrfs counts written blocks only with its next commit, about half
@@ -271,7 +269,7 @@ func (r *receiving) room() error {
 		return err
 	}
 	left := min(dataset.Size(free), r.free-dataset.Size(r.done.Offset-r.measured))
-	if backends.CheckRoom(r.to.pool, left, dataset.Size(size)) == nil {
+	if backends.CheckRoom(r.to.name, left, dataset.Size(size)) == nil {
 		return nil
 	}
 	if err := r.to.layout.Flush(r.dir); err != nil {
@@ -298,7 +296,7 @@ func (r *receiving) wait() error {
 func (r *receiving) record() func() error {
 	partial := partialRecord{Header: r.in.Header, Mark: r.done}
 	return func() error {
-		if err := r.to.tuning.Fdatasync(r.image); err != nil {
+		if err := r.to.backend.tuning.Fdatasync(r.image); err != nil {
 			r.flushFailed = true
 			return fmt.Errorf("flush %s: %w", r.image.Name(), err)
 		}
@@ -321,7 +319,7 @@ func (r *receiving) seal() (durable bool, err error) {
 	if !r.equalsBase {
 		return p.layout.Seal(r.dir, partItem, id)
 	}
-	shared, err := p.Share(r.dir, id, base)
+	shared, err := p.share(r.dir, id, base)
 	if err == nil && !shared {
 		_, err = p.layout.Clone(r.dir, id, r.dir, base, true)
 	}

@@ -26,7 +26,7 @@ func TestGrowAtMount(t *testing.T) {
 	d := newDataset(xfs)
 	f.create(d)
 	f.must(
-		os.Truncate(filepath.Join(f.shelf.Path(), shelf.Datasets, d.ID.String(), "head.img"),
+		os.Truncate(filepath.Join(f.Shelf.Path(), shelf.Datasets, d.ID.String(), "head.img"),
 			imageFor(xfs, larger, false)))
 	att, err := f.Attach(t.Context(), d.ID, backends.AttachOptions{})
 	f.must(err)
@@ -79,7 +79,7 @@ func TestResizeMounted(t *testing.T) {
 // headBytes returns the length of a head's image.
 func (f *fixture) headBytes(id uuid.UUID) int64 {
 	f.Helper()
-	size, err := f.images.Size(f.folderOf(id).Dir, headItem)
+	size, err := f.imageSize(f.folderOf(id).Dir, headItem)
 	f.must(err)
 	return size
 }
@@ -118,7 +118,7 @@ func TestGrowBesideALateUnmount(t *testing.T) {
 		if step != "loop.resize.truncated" {
 			return
 		}
-		images, _ := filepath.Glob(filepath.Join(f.shelf.Path(), shelf.Incoming, "*", f.layout.Image(nextItem)))
+		images, _ := filepath.Glob(filepath.Join(f.Shelf.Path(), shelf.Incoming, "*", f.layout.Image(nextItem)))
 		if len(images) != 1 {
 			t.Fatalf("clones in the making: %v", images)
 		}

@@ -15,7 +15,7 @@ import (
 
 // headPath returns the path of a dataset's head.
 func (f *fixture) headPath(d dataset.Dataset) string {
-	return filepath.Join(f.shelf.Path(), shelf.Datasets, d.ID.String(), f.layout.Image(headItem))
+	return filepath.Join(f.Shelf.Path(), shelf.Datasets, d.ID.String(), f.layout.Image(headItem))
 }
 
 // unresized fails the test unless a dataset that is not mounted has its original size, and keeps it when it is

@@ -1,15 +1,11 @@
 package loop
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
@@ -33,78 +29,6 @@ func (f *fixture) cutShort(do func() error, step int) {
 		}
 	}()
 	f.must(do())
-}
-
-// A head gets its name once it is whole, so a dataset with a head is never made again. A head is replaced in one
-// step.
-func TestHeadIsNamedLast(t *testing.T) {
-	onPools(t, func(f *fixture) {
-		c := f.stage(xfs)
-		made := f.watch(func() {
-			_, err := f.Create(f.Context(), c.Other)
-			f.must(err)
-		}, "incoming", c.Other.ID)
-		clone := newDataset(xfs)
-		clone.Size = c.Dataset.Size + 64*dataset.MiB // a clone that does not grow is made in one step
-		cloned := f.watch(func() { f.clone(clone, at(c.Snapshot)) }, "incoming", clone.ID)
-		for what, events := range map[string][]event{"create": made, "clone": cloned} {
-			if !slices.Contains(events, event{f.headName(), unix.IN_MOVED_TO}) {
-				f.Errorf("%s: the head got no name: %v", what, events)
-			}
-			if slices.Contains(events, event{f.headName(), unix.IN_CREATE}) {
-				f.Errorf("%s: the head had its name from the start: %v", what, events)
-			}
-		}
-		restored := f.watch(func() {
-			f.must(f.Restore(f.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil))
-		}, "datasets", c.Dataset.ID)
-		if !slices.Contains(restored, event{f.headName(), unix.IN_MOVED_TO}) ||
-			slices.Contains(restored, event{f.headName(), unix.IN_DELETE}) {
-			f.Errorf("restore: the head was not replaced in one step: %v", restored)
-		}
-	})
-}
-
-// headName is the entry of a dataset's directory that contains its head.
-func (f *fixture) headName() string {
-	first, _, _ := bytes.Cut([]byte(f.layout.Image(headItem)), []byte("/"))
-	return string(first)
-}
-
-// event is a change of a name in a directory: inotify(7).
-type event struct {
-	name string
-	mask uint32
-}
-
-// watch returns the changes in a dataset's directory while act runs, as soon as the directory exists.
-func (f *fixture) watch(act func(), area string, id uuid.UUID) (events []event) {
-	f.Helper()
-	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
-	f.must(err)
-	defer unix.Close(fd)
-	watched := false
-	begin := func(string) {
-		if !watched {
-			_, err := unix.InotifyAddWatch(fd, filepath.Join(f.shelf.Path(), area, id.String()),
-				unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE)
-			f.must(err)
-			watched = true
-		}
-	}
-	f.backend.step = begin
-	defer func() { f.backend.step = func(string) {} }()
-	act()
-	buf := make([]byte, 64<<10)
-	n, err := unix.Read(fd, buf)
-	f.must(err)
-	for buf = buf[:n]; len(buf) > 0; {
-		size := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(buf[12:]))
-		name := string(bytes.TrimRight(buf[unix.SizeofInotifyEvent:size], "\x00"))
-		events = append(events, event{name, binary.NativeEndian.Uint32(buf[4:]) &^ unix.IN_ISDIR})
-		buf = buf[size:]
-	}
-	return events
 }
 
 // lacksSnapshot checks that a removed snapshot is absent.

@@ -81,7 +81,7 @@ func (f *fixture) hasSize(id uuid.UUID, want dataset.Size) {
 	if got := dataset.Size(st.Bavail) * dataset.Size(st.Bsize); got < want*97/100 || got > want*103/100 {
 		f.Errorf("%s are free in a filesystem for %s", got.Human(), want)
 	}
-	if has, err := f.images.SizeOf(f.folderOf(id).Dir, headItem); err != nil || has.Image != has.ImageFor(want) {
+	if has, err := f.sizeOf(f.folderOf(id).Dir, headItem); err != nil || has.Image != has.ImageFor(want) {
 		f.Errorf("image %+v (%v) instead of one of %d bytes", has, err, has.ImageFor(want))
 	}
 }
@@ -113,7 +113,7 @@ func (f *fixture) settled() {
 		}
 	}
 	for _, glob := range remains {
-		if left, _ := filepath.Glob(filepath.Join(f.shelf.Path(), glob)); len(left) > 0 {
+		if left, _ := filepath.Glob(filepath.Join(f.Shelf.Path(), glob)); len(left) > 0 {
 			f.Errorf("left over: %v", left)
 		}
 	}

@@ -18,17 +18,19 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// sender writes the streams of snapshots and compares points in time.
-type sender struct {
-	*images
-	comparison comparison
-}
-
-// Send writes the stream of snapshot src, or of its difference from base, to w. from is the number of bytes to skip at
-// the start of the stream.
-func (s *sender) Send(ctx context.Context, dir safefile.Dir, src dataset.Source, base uuid.UUID, from int64,
-	w io.Writer, progress backends.Progress) (out backends.Stream, err error) {
-	image, err := s.OpenSnapshot(dir, src.Snapshot)
+// Send implements backends.Sender. It reads the difference from the extent maps of the two images, so its cost depends
+// on the length of the difference. Ranges are as long as possible, so the stream does not depend on the boundaries of
+// extents. These can change: the kernel splits an extent when another file shares a part of it.
+func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
+	progress backends.Progress) (out backends.Stream, err error) {
+	defer backends.Wrap(&err, "send snapshot %s of dataset %s", src.Snapshot, src.Dataset)
+	f, err := p.FindDatasetOrCopy(src.Dataset)
+	if err != nil {
+		return out, err
+	}
+	defer f.Close()
+	dir := f.Dir
+	image, err := p.openSnapshot(dir, src.Snapshot)
 	if err != nil {
 		return out, err
 	}
@@ -37,11 +39,10 @@ func (s *sender) Send(ctx context.Context, dir safefile.Dir, src dataset.Source,
 	if err != nil {
 		return out, err
 	}
-	ranges, err := s.ranges(dir, base, src.Snapshot, image)
+	ranges, err := p.ranges(dir, base, image)
 	if err != nil {
 		return out, err
 	}
-	s.comparison.forget()
 	fs, _, err := superblock(image)
 	if err != nil {
 		return out, err
@@ -136,18 +137,15 @@ func (p *prefetch) advance(bytes int64) {
 
 // ranges returns the ranges in which a snapshot's image differs from that of a base, or all of its data if there is
 // no base.
-func (s *sender) ranges(dir safefile.Dir, base, snapshot uuid.UUID, image *os.File) ([]reflink.Range, error) {
+func (p *Pool) ranges(dir safefile.Dir, base uuid.UUID, image *os.File) ([]reflink.Range, error) {
 	if base == uuid.Nil {
 		return reflink.Data(image)
 	}
-	old, err := s.OpenSnapshot(dir, base)
+	old, err := p.openSnapshot(dir, base)
 	if err != nil {
 		return nil, err
 	}
 	defer old.Close()
-	if s.layout.Costly() {
-		return s.comparison.changed(base, snapshot, old, image)
-	}
 	return reflink.Changed(old, image)
 }
 
@@ -177,14 +175,21 @@ func (m *meter) add(n int64) {
 	}
 }
 
-// Same reports whether two points in time of a dataset have the same bytes.
-func (s *sender) Same(dir safefile.Dir, ds, a, b uuid.UUID) (bool, error) {
-	first, err := s.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: a})
+// Same implements backends.Sender.
+func (p *Pool) Same(_ context.Context, ds, a, b uuid.UUID) (_ bool, err error) {
+	defer backends.Wrap(&err, "compare two snapshots of dataset %s", ds)
+	f, err := p.FindDatasetOrCopy(ds)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	dir := f.Dir
+	first, err := p.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: a})
 	if err != nil {
 		return false, err
 	}
 	defer first.Close()
-	second, err := s.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: b})
+	second, err := p.openPoint(dir, dataset.Source{Dataset: ds, Snapshot: b})
 	if err != nil {
 		return false, err
 	}
@@ -192,29 +197,35 @@ func (s *sender) Same(dir safefile.Dir, ds, a, b uuid.UUID) (bool, error) {
 	return reflink.Same(first, second)
 }
 
-// Changed measures the difference between two points in time of a dataset.
-func (s *sender) Changed(dir safefile.Dir, older, newer dataset.Source) (backends.Change, error) {
-	b, err := s.openPoint(dir, newer)
+// Changed implements backends.Sender.
+func (p *Pool) Changed(_ context.Context, older, newer dataset.Source) (_ backends.Change, err error) {
+	defer backends.Wrap(&err, "compare two snapshots of dataset %s", newer.Dataset)
+	f, err := p.FindDatasetOrCopy(newer.Dataset)
+	if err != nil {
+		return backends.Change{}, err
+	}
+	defer f.Close()
+	b, err := p.openPoint(f.Dir, newer)
 	if err != nil {
 		return backends.Change{}, err
 	}
 	defer b.Close()
-	ranges, err := s.rangesSince(dir, older, newer, b)
+	ranges, err := p.rangesSince(f.Dir, older, newer, b)
 	return sum(ranges), err
 }
 
 // rangesSince returns the ranges in which newer, whose image is open, differs from older.
-func (s *sender) rangesSince(dir safefile.Dir, older, newer dataset.Source, image *os.File) ([]reflink.Range, error) {
+func (p *Pool) rangesSince(dir safefile.Dir, older, newer dataset.Source, image *os.File) ([]reflink.Range, error) {
 	fromEmpty := older.Dataset == uuid.Nil
 	switch {
 	case !fromEmpty && older.Dataset != newer.Dataset:
 		return nil, dataset.Errorf(dataset.ErrUnsupported, "they belong to different datasets")
 	case newer.Snapshot != uuid.Nil && (fromEmpty || older.Snapshot != uuid.Nil):
-		return s.ranges(dir, older.Snapshot, newer.Snapshot, image)
+		return p.ranges(dir, older.Snapshot, image)
 	case fromEmpty:
 		return reflink.Data(image)
 	}
-	old, err := s.openPoint(dir, older)
+	old, err := p.openPoint(dir, older)
 	if err != nil {
 		return nil, err
 	}
@@ -223,13 +234,13 @@ func (s *sender) rangesSince(dir safefile.Dir, older, newer dataset.Source, imag
 }
 
 // openPoint opens the image of a snapshot, or of the head if point names no snapshot.
-func (s *sender) openPoint(dir safefile.Dir, point dataset.Source) (*os.File, error) {
+func (p *Pool) openPoint(dir safefile.Dir, point dataset.Source) (*os.File, error) {
 	if point.Snapshot == uuid.Nil {
-		f, err := dir.Open(s.layout.Image(headItem))
+		f, err := dir.Open(p.layout.Image(headItem))
 		if errors.Is(err, os.ErrNotExist) {
 			err = shelf.NoHeadError(point.Dataset)
 		}
 		return f, err
 	}
-	return s.OpenSnapshot(dir, point.Snapshot)
+	return p.openSnapshot(dir, point.Snapshot)
 }

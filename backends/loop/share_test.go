@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"testing"
 
@@ -188,42 +187,5 @@ func TestUniqueSizeOfSharedFile(t *testing.T) {
 	f.must(f.DeleteSnapshot(t.Context(), c.Other.ID, again.ID))
 	if got, err := f.UniqueSize(t.Context(), c.Other.ID, c.Keep.ID); err != nil || got != alone {
 		t.Errorf("after the deletion: %d bytes, %v, want %d", got, err, alone)
-	}
-}
-
-// Two snapshots are compared once for a plan and its stream. They are compared again if one was made again with the
-// same name.
-func TestComparedOnce(t *testing.T) {
-	f := newFixture(t, "xfs")
-	c := f.stage(xfs)
-	last := newTransfer(c.Dataset)
-	for range 3 {
-		f.must(f.Snapshot(t.Context(), last, nil))
-		planned, err := f.Changed(t.Context(), at(c.Snapshot), at(last))
-		f.must(err)
-		if f.sender.comparison.images.snapshot != last.ID || len(f.sender.comparison.ranges) != planned.Ranges {
-			t.Errorf("%d ranges of %s are known, not %d", len(f.sender.comparison.ranges),
-				f.sender.comparison.images.snapshot, planned.Ranges)
-		}
-		sent, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil)
-		if f.must(err); f.sender.comparison.ranges != nil {
-			t.Error("what was sent is remembered")
-		}
-		again, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil)
-		if f.must(err); again != sent {
-			t.Errorf("sent %+v, and then %+v", sent, again)
-		}
-		changed, err := f.Changed(t.Context(), at(c.Snapshot), at(last))
-		if f.must(err); changed != planned {
-			t.Errorf("planned %+v, and then %+v", planned, changed)
-		}
-		f.sender.comparison.ranges = nil // a wrong memory shows in the next stream if it is used
-		if known, err := f.Send(t.Context(), at(last), c.Snapshot.ID, 0, io.Discard, nil); err != nil ||
-			known.Bytes >= sent.Bytes {
-			t.Errorf("it was compared again: %+v, %v", known, err)
-		}
-		_, err = f.Changed(t.Context(), at(c.Snapshot), at(last))
-		f.must(errors.Join(err, f.DeleteSnapshot(t.Context(), c.Dataset.ID, last.ID)))
-		f.put(c.Dataset.ID, "more", string(make([]byte, 1<<20)))
 	}
 }

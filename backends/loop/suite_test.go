@@ -11,7 +11,6 @@ import (
 	"github.com/droverhq/drover/backends/backendtest/crashing"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/internal/fault"
-	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
@@ -75,49 +74,5 @@ func TestI3FailingCalls(t *testing.T) {
 func TestPowerCut(t *testing.T) {
 	for _, fstype := range []string{"xfs", "btrfs"} {
 		crashing.PowerCut(t, loop.New(&run.System{}), fstype)
-	}
-}
-
-// BenchmarkGrow measures snapshots and clones of small and large datasets.
-func BenchmarkGrow(b *testing.B) {
-	for _, fstype := range []string{"xfs", "btrfs"} {
-		b.Run(fstype, func(b *testing.B) {
-			backendtest.Metrics(b, backendtest.Grow(b, func() (backends.Kind, backends.Config) {
-				return loop.New(&run.System{}), backends.Config{
-					Name: "test",
-					Path: filepath.Join(scratch.Mount(b, fstype, suiteDisk), "pool"),
-				}
-			}))
-		})
-	}
-}
-
-// BenchmarkPath compares a volume with an image that was made, attached and mounted by hand beside the pool.
-func BenchmarkPath(b *testing.B) {
-	for _, fstype := range []string{"xfs", "btrfs"} {
-		b.Run(fstype, func(b *testing.B) {
-			at, beside := "", b.TempDir()
-			backendtest.Path(b, b, func() (backends.Kind, backends.Config) {
-				at = scratch.Mount(b, fstype, suiteDisk)
-				return loop.New(&run.System{}), backends.Config{Name: "test", Path: filepath.Join(at, "pool")}
-			}, func(backends.Config) string {
-				image := filepath.Join(at, "hand.img")
-				scratch.Run(b, "touch", image)
-				if fstype == "btrfs" {
-					scratch.Run(b, "chattr", "+C", image) // as a volume's is
-				}
-				scratch.Run(b, "truncate", "--size=1G", image)
-				scratch.Run(b, "mkfs.xfs", "-q", "-K", "-s", "size=4096", image)
-				dev, err := loopdev.Attach(b.Context(), image, loopdev.Options{DirectIO: true, BlockSize: 4096})
-				if err != nil {
-					b.Fatal(err)
-				}
-				scratch.Run(b, "mount", "-o", "nouuid,discard", dev.Path, beside)
-				if err := dev.Close(); err != nil {
-					b.Fatal(err)
-				}
-				return beside
-			}, func() { scratch.Run(b, "umount", beside) })
-		})
 	}
 }

@@ -23,34 +23,34 @@ const (
 	keptAttr = "user.drover.kept"
 )
 
-// Restored reports whether a restore that keeps the head as a snapshot has succeeded.
-func (i *images) Restored(dir safefile.Dir, keep uuid.UUID) (bool, error) {
-	restoredTag, err := i.tagOf(dir, headItem, restoredAttr)
+// restored reports whether a restore that keeps the head as a snapshot has succeeded.
+func (p *Pool) restored(dir safefile.Dir, keep uuid.UUID) (bool, error) {
+	restoredTag, err := p.tagOf(dir, headItem, restoredAttr)
 	if err != nil || keep == uuid.Nil || restoredTag == keep {
 		return restoredTag == keep && keep != uuid.Nil, err
 	}
-	keptTag, err := i.tagOf(dir, keep.String(), keptAttr)
+	keptTag, err := p.tagOf(dir, keep.String(), keptAttr)
 	if err != nil || keptTag != keep {
 		return false, safefile.AbsentIsFine(err)
 	}
-	unfinished, err := i.Unfinished(dir, keep.String())
+	unfinished, err := p.unfinished(dir, keep.String())
 	return !unfinished, err
 }
 
-// Unfinished reports whether an item is the future head of an interrupted restore. Such an item has the name of a
+// unfinished reports whether an item is the future head of an interrupted restore. Such an item has the name of a
 // snapshot, but is not one, and can be removed.
-func (i *images) Unfinished(dir safefile.Dir, item string) (bool, error) {
+func (p *Pool) unfinished(dir safefile.Dir, item string) (bool, error) {
 	id, ok := shelf.ParseID(item)
 	if !ok {
 		return false, nil
 	}
-	restoredTag, err := i.tagOf(dir, item, restoredAttr)
+	restoredTag, err := p.tagOf(dir, item, restoredAttr)
 	return err == nil && restoredTag == id, safefile.AbsentIsFine(err)
 }
 
 // tagOf returns a tag of an item's image.
-func (i *images) tagOf(dir safefile.Dir, item, attr string) (uuid.UUID, error) {
-	image, err := dir.Open(i.layout.Image(item))
+func (p *Pool) tagOf(dir safefile.Dir, item, attr string) (uuid.UUID, error) {
+	image, err := dir.Open(p.layout.Image(item))
 	if err != nil {
 		return uuid.Nil, err
 	}
@@ -58,10 +58,10 @@ func (i *images) tagOf(dir safefile.Dir, item, attr string) (uuid.UUID, error) {
 	return tag(image, attr)
 }
 
-// TagKept tags the head with the snapshot that will keep it, and flushes the head with everything that was written to
+// tagKept tags the head with the snapshot that will keep it, and flushes the head with everything that was written to
 // it.
-func (i *images) TagKept(dir safefile.Dir, keep uuid.UUID) error {
-	image, err := dir.OpenFile(i.layout.Image(headItem), os.O_RDWR)
+func (p *Pool) tagKept(dir safefile.Dir, keep uuid.UUID) error {
+	image, err := dir.OpenFile(p.layout.Image(headItem), os.O_RDWR)
 	if err != nil {
 		return err
 	}

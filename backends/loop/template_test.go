@@ -25,7 +25,7 @@ func TestTemplatesAreBounded(t *testing.T) {
 		_, err := f.Create(t.Context(), d)
 		f.must(err)
 	}
-	left, err := os.ReadDir(filepath.Join(f.shelf.Path(), templatesDir))
+	left, err := os.ReadDir(filepath.Join(f.Shelf.Path(), templatesDir))
 	f.must(err)
 	if len(left) != maxTemplates {
 		t.Errorf("%d templates", len(left))
@@ -44,7 +44,7 @@ func TestTemplatesHaveFewExtents(t *testing.T) {
 		_, err := f.Create(t.Context(), d)
 		f.must(err)
 	}
-	images, err := filepath.Glob(filepath.Join(f.shelf.Path(), templatesDir, "*"+imageSuffix))
+	images, err := filepath.Glob(filepath.Join(f.Shelf.Path(), templatesDir, "*"+imageSuffix))
 	f.must(err)
 	if len(images) != 2 {
 		t.Fatalf("templates: %v", images)
@@ -119,7 +119,7 @@ func TestExt4StopsOnErrors(t *testing.T) {
 	d := newDataset(ext4)
 	f.create(d)
 	out := scratch.Run(t, "dumpe2fs", "-h",
-		filepath.Join(f.shelf.Path(), shelf.Datasets, d.ID.String(), headItem+imageSuffix))
+		filepath.Join(f.Shelf.Path(), shelf.Datasets, d.ID.String(), headItem+imageSuffix))
 	if !regexp.MustCompile(`Errors behavior: +Remount read-only`).MatchString(out) {
 		t.Errorf("dumpe2fs says\n%s", out)
 	}

@@ -148,12 +148,12 @@ func TestHeadThatAListMissed(t *testing.T) {
 	f.create(d)
 	dir := f.folderOf(d.ID)
 	e := backends.Entry{ID: d.ID, State: backends.EntryReady}
-	f.images.describeContents(dir, &e, contents{})
+	f.describeContents(dir, &e, contents{})
 	if e.Problem != "" {
 		t.Error(e.Problem)
 	}
 	f.must(f.layout.Remove(dir.Dir, headItem))
-	f.images.describeContents(dir, &e, contents{})
+	f.describeContents(dir, &e, contents{})
 	if e.Problem != "its image is missing" {
 		t.Errorf("without a head: %q", e.Problem)
 	}

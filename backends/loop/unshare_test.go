@@ -20,7 +20,7 @@ import (
 // folderOf opens a dataset's directory.
 func (f *fixture) folderOf(id uuid.UUID) *shelf.Folder {
 	f.Helper()
-	dir, err := f.shelf.OpenUnclaimed(id) // a claim would stop Reap
+	dir, err := f.Shelf.OpenUnclaimed(id) // a claim would stop Reap
 	f.must(err)
 	f.Cleanup(func() { dir.Close() })
 	return &shelf.Folder{Dir: dir, ID: id, State: backends.EntryReady}

@@ -22,54 +22,27 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// attachments attaches datasets, and counts the attachments that were not released.
-type attachments struct {
-	*storage
-	volumes    *volumes
-	encryption *encryption
-	attached   backends.Attachments
-}
-
 // Attach implements backends.Pool.
 func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
-	release := p.attachments.attached.Add(id)
-	a, err := p.attachments.attach(ctx, id, opts)
+	release := p.attached.Add(id)
+	v, err := p.inspect(ctx, id)
 	if err != nil {
 		release()
-		return a, fmt.Errorf("attach dataset %s: %w", id, err)
+		return backends.Attachment{}, fmt.Errorf("attach dataset %s: %w", id, err)
 	}
-	var once sync.Once
-	end := a.Release
-	a.Release = func() (err error) {
-		once.Do(func() {
-			err = end()
-			release()
-		})
-		return err
-	}
-	return a, nil
-}
-
-func (a *attachments) attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (
-	backends.Attachment, error,
-) {
-	v, err := a.inspect(ctx, id)
-	if err != nil {
-		return backends.Attachment{}, err
-	}
-	return backends.Attachment{Release: v.close, Mount: backends.Mount{
+	end := sync.OnceValue(func() error {
+		defer release()
+		return v.close()
+	})
+	return backends.Attachment{Release: end, Mount: backends.Mount{
 		Source:  v.node,
 		FSType:  v.fsType,
-		Options: mountOptions(v.fsType, opts.Mount),
+		Options: mkfs.MountOptions(v.fsType, opts.Mount),
 		// A device node in a volume must not give access to a disk of the host.
 		Flags: backends.MountFlags{ReadOnly: opts.ReadOnly, NoDev: true},
-		Grow:  v.inner-v.fsSize > growSlack && !opts.ReadOnly,
+		Grow:  v.inner-v.fsSize > mkfs.GrowSlack && !opts.ReadOnly,
 	}}, nil
 }
-
-// growSlack is the largest difference in bytes between a volume and its filesystem for which the filesystem is not
-// grown. mkfs leaves out a last group that would be too small.
-const growSlack = 16 << 20
 
 // active is a head whose volume is active, so that its device and content can be read.
 type active struct {
@@ -83,8 +56,8 @@ type active struct {
 
 // inspect activates the volume of a head, opens its container if it is encrypted, and reads the sizes of its parts. If
 // inspect succeeds, the caller must close the result.
-func (a *attachments) inspect(ctx context.Context, id uuid.UUID) (active, error) {
-	f, err := a.shelf.FindDataset(id)
+func (p *Pool) inspect(ctx context.Context, id uuid.UUID) (active, error) {
+	f, err := p.Shelf.FindDataset(id)
 	if err != nil {
 		return active{}, err
 	}
@@ -93,11 +66,11 @@ func (a *attachments) inspect(ctx context.Context, id uuid.UUID) (active, error)
 	if err != nil {
 		return active{}, err
 	}
-	dev, err := a.volumes.activate(ctx, name)
+	dev, err := p.activate(ctx, name)
 	if err != nil {
 		return active{}, err
 	}
-	node, err := a.volumes.node(ctx, dev)
+	node, err := p.nodeOf(ctx, dev)
 	if err != nil {
 		return active{}, err
 	}
@@ -112,7 +85,7 @@ func (a *attachments) inspect(ctx context.Context, id uuid.UUID) (active, error)
 	}
 	var fs fsctl.Disk = file
 	v.inner = v.size
-	if v.open, v.key, err = a.encryption.openContainer(ctx, f, name, file); err != nil {
+	if v.open, v.key, err = p.openContainer(ctx, f, name, file); err != nil {
 		return v, err
 	}
 	if v.open != nil {
@@ -123,25 +96,12 @@ func (a *attachments) inspect(ctx context.Context, id uuid.UUID) (active, error)
 		v.fsType, v.fsSize, err = fsctl.Filesystem(fs)
 	}
 	if errors.Is(err, dataset.ErrCorrupt) {
-		err = fmt.Errorf("volume %s: %w", a.ref(name), err)
+		err = fmt.Errorf("volume %s: %w", p.ref(name), err)
 	}
 	if err != nil {
 		err = errors.Join(err, v.close())
 	}
 	return v, err
-}
-
-// mountOptions returns the mount options that volumes need, followed by those of the profile.
-func mountOptions(fsType string, more []string) []string {
-	var opts []string
-	if fsType == xfs {
-		opts = append(opts, "nouuid") // a clone has the UUID of its source
-	}
-	// The blocks of deleted files are returned to the pool.
-	if !slices.Contains(more, "nodiscard") && !slices.Contains(more, "discard") {
-		opts = append(opts, "discard")
-	}
-	return append(opts, more...)
 }
 
 // A device can stay open for a moment after its use: a process that was just forked has a copy of our open files until
@@ -151,15 +111,10 @@ const (
 	busyPause = 25 * time.Millisecond
 )
 
-// CheckIdle implements backends.IdleChecker.
+// CheckIdle implements backends.IdleChecker. It waits up to a second for an open device. A dataset that is absent or
+// incomplete is not in use.
 func (p *Pool) CheckIdle(ctx context.Context, id uuid.UUID) error {
-	return p.attachments.checkIdle(ctx, id)
-}
-
-// checkIdle fails with dataset.ErrInUse if a dataset is attached, or if its device is open or mounted in any mount
-// namespace. It waits up to a second for an open device. A dataset that is absent or incomplete is not in use.
-func (a *attachments) checkIdle(ctx context.Context, id uuid.UUID) error {
-	f, err := a.shelf.FindDataset(id)
+	f, err := p.Shelf.FindDataset(id)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil // the dataset is incomplete
 	}
@@ -167,13 +122,14 @@ func (a *attachments) checkIdle(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
-	return a.checkFolderIdle(ctx, f)
+	return p.checkFolderIdle(ctx, f)
 }
 
-// checkFolderIdle is checkIdle with the open folder of the dataset. It takes no lock of the dataset.
-func (a *attachments) checkFolderIdle(ctx context.Context, f *shelf.Folder) error {
+// checkFolderIdle is CheckIdle with the open folder of the dataset. Package shelf calls it too, while it has claimed
+// the dataset.
+func (p *Pool) checkFolderIdle(ctx context.Context, f *shelf.Folder) error {
 	id := f.ID
-	if err := a.attached.CheckNone(id); err != nil {
+	if err := p.attached.CheckNone(id); err != nil {
 		return err
 	}
 	if complete, err := f.Has(shelf.RecordFile); !complete || err != nil {
@@ -183,17 +139,17 @@ func (a *attachments) checkFolderIdle(ctx context.Context, f *shelf.Folder) erro
 	if err != nil {
 		return err
 	}
-	dev, err := dm.Find(a.device(name))
+	dev, err := dm.Find(p.device(name))
 	seen := dev
 	for try := 0; err == nil && dev.Open > 0 && try < busyTries && ctx.Err() == nil; try++ {
-		if seen, err = a.encryption.mountedDevice(name, dev); err != nil {
+		if seen, err = p.mountedDevice(name, dev); err != nil {
 			break
 		}
 		if mountPoint := mountedAt(seen); mountPoint != "" {
 			return dataset.Errorf(dataset.ErrInUse, "dataset %s: %w", id, inuse.PathUser(mountPoint))
 		}
 		<-time.After(busyPause)
-		dev, err = dm.Find(a.device(name))
+		dev, err = dm.Find(p.device(name))
 	}
 	switch {
 	case errors.Is(err, dm.ErrAbsent):
@@ -230,30 +186,12 @@ func userOf(ctx context.Context, dev dm.Device) error {
 	return fmt.Errorf("%s is open (fuser -v %s shows the users)", dev.Node(), dev.Node())
 }
 
-// offlineGrow returns those of the filesystems that cannot grow while they are mounted. Drover does not grow them at
-// all.
-func offlineGrow(filesystems []string) ([]string, error) {
-	if !slices.Contains(filesystems, ext4) {
-		return nil, nil
-	}
-	if grows, err := fsctl.CanGrowExt4(); err != nil || grows {
-		return nil, err
-	}
-	return []string{ext4}, nil
-}
-
 // Resize implements backends.Resizer. It extends the volume first, and then its filesystem. An unmounted filesystem is
 // extended at its next mount. Resize refuses a size as a shrink if the volume is more than 1/32 larger than the size
 // needs.
-func (p *Pool) Resize(ctx context.Context, id uuid.UUID, size dataset.Size, root *os.File) error {
-	if err := p.resize(ctx, id, size, root); err != nil {
-		return fmt.Errorf("resize dataset %s to %s: %w", id, size, err)
-	}
-	return nil
-}
-
-func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root *os.File) error {
-	v, err := p.attachments.inspect(ctx, id)
+func (p *Pool) Resize(ctx context.Context, id uuid.UUID, want dataset.Size, root *os.File) (err error) {
+	defer backends.Wrap(&err, "resize dataset %s to %s", id, want)
+	v, err := p.inspect(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -271,7 +209,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 		return dataset.Errorf(dataset.ErrUnsupported, "%s cannot grow, because this process lacks CAP_SYS_RESOURCE",
 			v.fsType)
 	}
-	f, err := p.shelf.FindDataset(id)
+	f, err := p.Shelf.FindDataset(id)
 	if err != nil {
 		return err
 	}
@@ -284,13 +222,13 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if v.open != nil {
 		overhead = crypt.Overhead
 	}
-	device, fits := dataset.Size(v.size), p.maker.volumeFor(v.fsType, want, overhead)
+	device, fits := dataset.Size(v.size), p.volumeFor(v.fsType, want, overhead)
 	if want < l.Size || fits+fits/32 < device {
 		return dataset.Errorf(dataset.ErrUnsupported, "it has %s, and %s cannot shrink here",
 			max(l.Size, mkfs.Size(v.fsType, device-overhead)), v.fsType)
 	}
 	fits = max(fits, device)
-	if err := p.maker.extend(ctx, l.Volume, fits); err != nil {
+	if err := p.extend(ctx, l.Volume, fits); err != nil {
 		return err
 	}
 	p.step("lvm.resize.extended")
@@ -298,7 +236,7 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 	if err := shelf.WriteJSON(f.Dir, tree, l, true); err != nil || root == nil {
 		return err
 	}
-	inner, err := p.encryption.extendContainer(ctx, v, l.Volume, int64(fits))
+	inner, err := p.extendContainer(ctx, v, l.Volume, int64(fits))
 	if err != nil {
 		return err
 	}
@@ -306,23 +244,17 @@ func (p *Pool) resize(ctx context.Context, id uuid.UUID, want dataset.Size, root
 }
 
 // Grow implements backends.Resizer.
-func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) error {
-	v, err := p.attachments.inspect(ctx, id)
-	if err == nil {
-		err = errors.Join(grow(root, v.fsType, v.inner), v.close())
-	}
+func (p *Pool) Grow(ctx context.Context, id uuid.UUID, root *os.File) (err error) {
+	defer backends.Wrap(&err, "grow dataset %s", id)
+	v, err := p.inspect(ctx, id)
 	if err != nil {
-		return fmt.Errorf("grow dataset %s: %w", id, err)
+		return err
 	}
-	return nil
+	return errors.Join(grow(root, v.fsType, v.inner), v.close())
 }
 
 func grow(root *os.File, fsType string, size int64) error {
-	grow := fsctl.GrowExt4
-	if fsType == xfs {
-		grow = fsctl.GrowXFS
-	}
-	if err := grow(root, size); err != nil {
+	if err := fsctl.Grow(root, fsType, size); err != nil {
 		return err
 	}
 	return fsctl.Sync(root)

@@ -247,18 +247,18 @@ func (b *bench) settled() {
 func (b *bench) sizeIs(id uuid.UUID, want dataset.Size) bool {
 	b.Helper()
 	p := b.Pool.(*Pool)
-	f, err := p.shelf.FindDataset(id)
+	f, err := p.Shelf.FindDataset(id)
 	b.must(err)
 	defer f.Close()
 	_, l, err := headLink(f)
 	b.must(err)
-	device, err := p.maker.sizeOf(b.Context(), l.Volume)
+	device, err := p.sizeOf(b.Context(), l.Volume)
 	b.must(err)
-	return l.Size == want && device >= p.maker.volumeFor(l.Filesystem, want, 0)
+	return l.Size == want && device >= p.volumeFor(l.Filesystem, want, 0)
 }
 
 func (b *bench) head(id uuid.UUID) (string, error) {
-	f, err := b.Pool.(*Pool).shelf.FindDataset(id)
+	f, err := b.Pool.(*Pool).Shelf.FindDataset(id)
 	if err != nil {
 		return "", err
 	}

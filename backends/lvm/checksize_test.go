@@ -12,7 +12,7 @@ import (
 func TestTakesWhatIsMade(t *testing.T) {
 	b := New(nil)
 	for _, extent := range []dataset.Size{4 * dataset.MiB, 512 * dataset.MiB} {
-		p := newPool(&storage{extent: extent}, nil)
+		p := &Pool{extent: extent}
 		p.info.Capabilities.Filesystems = []string{mkfs.XFS, mkfs.Ext4}
 		for fs, sizes := range map[string]map[dataset.Size]bool{
 			"": {
@@ -28,7 +28,7 @@ func TestTakesWhatIsMade(t *testing.T) {
 			for size, want := range sizes {
 				d := dataset.Dataset{Size: size}
 				d.Profile.Filesystem.Type = fs
-				_, _, made := p.maker.choose(d)
+				_, _, made := p.choose(d)
 				if taken := b.CheckSize(fs, size); (taken == nil) != want ||
 					!want && (made == nil || made.Error() != taken.Error()) {
 					t.Errorf("%s of %q is taken: %v, and in extents of %s made: %v; want %t", size, fs, taken, extent,

@@ -41,11 +41,11 @@ func newSealed(t *testing.T) *bench {
 // nothingOpen fails if a mapping of the pool exists.
 func (b *bench) nothingOpen(when string) {
 	b.Helper()
-	b.must(b.Pool.(*Pool).encryption.dropUnused())
+	b.must(b.Pool.(*Pool).dropUnused())
 	names, err := dm.List()
 	b.must(err)
 	if names = slices.DeleteFunc(names, func(n string) bool {
-		return !strings.HasSuffix(n, b.Pool.(*Pool).encryption.mappingSuffix())
+		return !strings.HasSuffix(n, b.Pool.(*Pool).mappingSuffix())
 	}); len(names) > 0 {
 		b.Errorf("%s there are still %q", when, names)
 	}
@@ -140,7 +140,7 @@ func (b *bench) leftOpen(d dataset.Dataset) {
 	key, _ := oneKey{}.DataKey(b.Context(), d)
 	open := run.Command{
 		Name:    "cryptsetup",
-		Args:    []string{"open", "--type", "luks2", "--key-file=-", dev.Node(), p.encryption.mapping(name)},
+		Args:    []string{"open", "--type", "luks2", "--key-file=-", dev.Node(), p.mapping(name)},
 		Stdin:   bytes.NewReader(key),
 		Env:     []string{"DM_DISABLE_UDEV=1"},
 		Timeout: time.Minute,

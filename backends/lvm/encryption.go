@@ -2,13 +2,11 @@ package lvm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
@@ -17,52 +15,41 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// encryption formats and opens encrypted volumes.
-type encryption struct {
-	*storage
-	keys backends.Keys
-}
-
 // An encrypted dataset has a LUKS2 container in its volume, with the filesystem in the container. So snapshots and
 // clones are ciphertext, and taking them needs no key. LVM does not see that filesystem and does not freeze it for a
 // snapshot. The agent freezes it instead.
 
 // mapping returns the name of the device that decrypts a volume. The name contains a part of the pool's UUID, because
 // two pools of a host can have volumes with the same name, for example after their disk was copied.
-func (e *encryption) mapping(volume string) string {
-	return "drover-" + strings.TrimPrefix(volume, namePrefix) + e.mappingSuffix()
+func (p *Pool) mapping(volume string) string {
+	return "drover-" + strings.TrimPrefix(volume, namePrefix) + p.mappingSuffix()
 }
 
 // mappingSuffix returns the suffix of the names of all mappings of the pool.
-func (e *encryption) mappingSuffix() string { return "-" + e.shelf.ID().String()[:8] }
+func (p *Pool) mappingSuffix() string { return "-" + p.Shelf.ID().String()[:8] }
 
-// dropUnused removes the unused mappings of the pool, such as those of a killed process, and waits until they are
-// removed. It works without cryptsetup, which may have been uninstalled.
-func (e *encryption) dropUnused() error {
-	return crypt.RemoveUnused(context.Background(), func(name string) bool {
-		return strings.HasPrefix(name, "drover-") && strings.HasSuffix(name, e.mappingSuffix())
-	})
-}
+// dropUnused removes the unused mappings of the pool, and waits until they are removed.
+func (p *Pool) dropUnused() error { return crypt.RemoveUnused(p.mappingSuffix()) }
 
-// abandon removes the mappings of volumes whose content is not needed any more. If a command of a killed process still
-// uses a mapping, the kernel removes the mapping when the command ends.
-func (e *encryption) abandon(volumes []string) error {
+// abandonMappings removes the mappings of volumes whose content is not needed any more. If a command of a killed
+// process still uses a mapping, the kernel removes the mapping when the command ends.
+func (p *Pool) abandonMappings(volumes []string) error {
 	for _, name := range volumes {
-		if err := dm.Drop(e.mapping(name)); err != nil {
+		if err := dm.Drop(p.mapping(name)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (e *encryption) keyOf(ctx context.Context, d dataset.Dataset) ([]byte, error) {
+func (p *Pool) keyOf(ctx context.Context, d dataset.Dataset) ([]byte, error) {
 	if err := crypt.Available(); err != nil {
 		return nil, err
 	}
-	if e.keys == nil {
+	if p.keys == nil {
 		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are available")
 	}
-	return e.keys.DataKey(ctx, d)
+	return p.keys.DataKey(ctx, d)
 }
 
 // overhead returns how many bytes of a dataset's volume are not available to its filesystem.
@@ -91,15 +78,15 @@ func sameKey(f *shelf.Folder, d dataset.Dataset) error {
 }
 
 // encrypt makes a container on the device of a new volume, and opens it.
-func (e *encryption) encrypt(ctx context.Context, volume, node string, d dataset.Dataset, key []byte) (
+func (p *Pool) encrypt(ctx context.Context, volume, node string, d dataset.Dataset, key []byte) (
 	*crypt.Device, error,
 ) {
-	tool := crypt.New(e.runner)
+	tool := crypt.New(p.runner)
 	if err := tool.Format(ctx, node, d.Encryption.ID, key); err != nil {
 		return nil, err
 	}
-	e.step("lvm.volume.encrypted")
-	return tool.Open(ctx, node, e.mapping(volume), key)
+	p.step("lvm.volume.encrypted")
+	return tool.Open(ctx, node, p.mapping(volume), key)
 }
 
 // namedDevice is a device with a name that stays valid after a restart of the host.
@@ -113,12 +100,12 @@ func (n namedDevice) Name() string { return n.name }
 // openContainer opens the container on the device of a head. If the device has no container and the record does not say
 // that the dataset is encrypted, openContainer returns nil. If the record says so and the device has no container,
 // openContainer refuses the device, because Drover did not make the unencrypted filesystem on it.
-func (e *encryption) openContainer(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (
+func (p *Pool) openContainer(ctx context.Context, f *shelf.Folder, volume string, node *os.File) (
 	open *crypt.Device, key []byte, err error) {
-	disk := namedDevice{node, "/dev/mapper/" + e.device(volume)}
+	disk := namedDevice{node, "/dev/mapper/" + p.device(volume)}
 	_, encrypted, err := crypt.Header(disk)
 	if err != nil {
-		return nil, nil, fmt.Errorf("volume %s: %w", e.ref(volume), err)
+		return nil, nil, fmt.Errorf("volume %s: %w", p.ref(volume), err)
 	}
 	d, err := f.ReadRecord()
 	if err != nil {
@@ -134,19 +121,19 @@ func (e *encryption) openContainer(ctx context.Context, f *shelf.Folder, volume 
 			return nil, nil, err
 		}
 		return nil, nil, dataset.Errorf(dataset.ErrCorrupt,
-			"its record says that it is encrypted, but volume %s is not", e.ref(volume))
+			"its record says that it is encrypted, but volume %s is not", p.ref(volume))
 	}
-	if key, err = e.keyOf(ctx, *d); err != nil {
+	if key, err = p.keyOf(ctx, *d); err != nil {
 		return nil, nil, err
 	}
-	open, err = crypt.New(e.runner).Open(ctx, node.Name(), e.mapping(volume), key)
+	open, err = crypt.New(p.runner).Open(ctx, node.Name(), p.mapping(volume), key)
 	return open, key, err
 }
 
 // mountedDevice returns the device of a volume in use that is mounted: the mapping on the volume, or the volume itself.
 // It removes an unused mapping.
-func (e *encryption) mountedDevice(volume string, dev dm.Device) (dm.Device, error) {
-	m, exists, err := dm.Lookup(e.mapping(volume))
+func (p *Pool) mountedDevice(volume string, dev dm.Device) (dm.Device, error) {
+	m, exists, err := dm.Lookup(p.mapping(volume))
 	switch {
 	case err != nil || !exists:
 		return dev, err
@@ -156,14 +143,14 @@ func (e *encryption) mountedDevice(volume string, dev dm.Device) (dm.Device, err
 	return m, nil
 }
 
-// makeFS makes a filesystem in a container. It writes as few blocks as possible, because each written block takes space
-// in the pool.
-func (e *encryption) makeFS(ctx context.Context, fsType string, size dataset.Size, path string) error {
+// mkfsInContainer makes a filesystem in a container. It writes as few blocks as possible, because each written block
+// takes space in the pool.
+func (p *Pool) mkfsInContainer(ctx context.Context, fsType string, size dataset.Size, path string) error {
 	more := []string{"-f", path} // -f, because blocks of the container that were never written read as random bytes
 	if fsType == ext4 {
 		more = []string{"-F", "-E", "nodiscard,lazy_itable_init=1", path}
 	}
-	_, err := e.runner.Run(ctx, run.Command{
+	_, err := p.runner.Run(ctx, run.Command{
 		Name:    "mkfs." + fsType,
 		Args:    append(mkfs.Args(fsType, size), more...),
 		Timeout: mkfsTimeout,
@@ -181,18 +168,11 @@ func (v active) close() error {
 
 // extendContainer extends the container of a head to the size of its extended volume. It returns the size of the
 // mounted device in bytes: that of the mapping, or size if the head has no container.
-func (e *encryption) extendContainer(ctx context.Context, v active, volume string, size int64) (int64, error) {
+func (p *Pool) extendContainer(ctx context.Context, v active, volume string, size int64) (int64, error) {
 	if v.open == nil {
 		return size, nil
 	}
-	if err := crypt.New(e.runner).Resize(ctx, e.mapping(volume), v.key); err != nil {
-		return 0, err
-	}
-	e.step("lvm.resize.mapping")
-	dev, err := os.Open(v.open.Path())
-	if err != nil {
-		return 0, err
-	}
-	size, err = dev.Seek(0, 2)
-	return size, errors.Join(err, dev.Close())
+	size, err := crypt.New(p.runner).Resize(ctx, p.mapping(volume), v.open.Path(), v.key)
+	p.step("lvm.resize.mapping")
+	return size, err
 }

@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -36,41 +35,6 @@ func fill(t *testing.T, path string, size int64) (written int64, err error) {
 		written += int64(n)
 	}
 	return written, errors.Join(err, f.Sync())
-}
-
-// A volume of 256 MiB is full at 256 MiB, with and without snapshots, and no other volume is affected.
-func TestFullVolume(t *testing.T) {
-	b := newBench(t, place(t, "lvm-first"))
-	const size = 256 * dataset.MiB
-	d, other := b.create(size), b.create(size)
-	s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}
-	var free int64
-	b.in(other.ID, func(beside string) {
-		b.in(d.ID, func(dir string) {
-			var st unix.Statfs_t
-			b.must(unix.Statfs(dir, &st))
-			free = int64(st.Bavail) * st.Bsize
-			if free < int64(size)*97/100 || free > int64(size)*103/100 {
-				t.Errorf("%d bytes of %s are free", free, size)
-			}
-			if _, err := fill(t, filepath.Join(dir, "first"), 64<<20); err != nil {
-				t.Error(err)
-			}
-			b.must(b.Snapshot(t.Context(), s, nil)) // a snapshot does not count
-			written, err := fill(t, filepath.Join(dir, "file"), 1<<30)
-			if written += 64 << 20; !errors.Is(err, unix.ENOSPC) || written < int64(size)*97/100 ||
-				written > int64(size)*103/100 {
-				t.Errorf("%d bytes fitted into %d: %v", written, free, err)
-			}
-			t.Logf("of %d bytes %d were free, and %d fitted", size, free, written)
-			if _, err := fill(t, filepath.Join(beside, "file"), 64<<20); err != nil {
-				t.Errorf("the other volume: %v", err)
-			}
-		})
-	})
-	if used, err := b.Used(t.Context(), d.ID); err != nil || used > size*106/100 || int64(used) < free {
-		t.Errorf("it takes %s, %v", used.Human(), err)
-	}
 }
 
 // If the pool is more than four fifths full, new work is refused, and the error names the remedy. Work that makes room

@@ -66,42 +66,6 @@ func (b *bench) deactivate(id uuid.UUID) {
 	lvmDo(b.T, "lvchange", "--activate", "n", filepath.Base(b.cfg.Path)+"/"+name)
 }
 
-// A snapshot and a clone take the same number of commands for a full volume as for an empty one.
-func TestSnapshotsCostTheSame(t *testing.T) {
-	count := &run.Recorder{Next: &run.System{}}
-	b := &bench{T: t, cfg: place(t, "lvm-first"), left: -1, backend: New(count)}
-	b.open()
-	b.Cleanup(func() { b.must(b.Close()) })
-	d := b.create(dataset.GiB)
-	b.in(d.ID, func(string) {})
-	cost := func(do func() error) int {
-		before := count.Count()
-		b.must(do())
-		return count.Count() - before
-	}
-	took := func() (snapshot, clone int) {
-		snapshot = cost(func() error {
-			return b.Snapshot(t.Context(), dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}, nil)
-		})
-		clone = cost(func() error {
-			_, err := b.Clone(t.Context(), dataset.Dataset{ID: uuid.New()}, dataset.Source{Dataset: d.ID}, nil)
-			return err
-		})
-		return snapshot, clone
-	}
-	snapshot, clone := took()
-	b.in(d.ID, func(dir string) {
-		if _, err := fill(t, filepath.Join(dir, "file"), 500<<20); err != nil {
-			t.Error(err)
-		}
-	})
-	s, c := took()
-	t.Logf("a snapshot takes %d commands, a clone %d; with 500 MiB in it %d and %d", snapshot, clone, s, c)
-	if s != snapshot || c != clone || snapshot != 1 || clone != 2 {
-		t.Error("they should take 1 and 2")
-	}
-}
-
 // If a command dies and leaves a volume or the pool suspended, users wait only for a moment: the caller of the command
 // resumes it, or the next Status does.
 func TestSuspendedByACommandThatDied(t *testing.T) {
@@ -184,22 +148,4 @@ func TestRecordsFilesystem(t *testing.T) {
 		t.Errorf("it holds %q", got)
 	}
 	b.settled()
-}
-
-// A group that has the name of the pool but is on other disks than the configured ones is not mistaken for the pool.
-func TestGroupLiesElsewhere(t *testing.T) {
-	b := newBench(t, place(t, "lvm-first", "lvm-second"))
-	cfg := b.cfg
-	cfg.ID = b.ID()
-	for _, devices := range [][]string{cfg.Devices[:1], cfg.Devices[1:], {cfg.Devices[1], cfg.Devices[0]}} {
-		cfg.Devices = devices
-		p, err := New(&run.System{}).Open(t.Context(), cfg)
-		if len(devices) == 1 && !errors.Is(err, dataset.ErrExists) || len(devices) == 2 && err != nil {
-			t.Errorf("of %q: %v", devices, err)
-		}
-		if err == nil {
-			b.must(p.Close())
-			b.open()
-		}
-	}
 }

@@ -18,14 +18,9 @@ import (
 	"github.com/droverhq/drover/internal/safefile"
 )
 
-// lister lists the datasets of the pool, and the volumes of the group that belong to no dataset.
-type lister struct {
-	*storage
-}
-
 // List implements backends.Pool. It lists the folders with their volumes, and the volumes that no folder names.
 func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
-	root, err := p.shelf.Enter() // fail early if the directory belongs to another pool now
+	root, err := p.Shelf.Enter() // fail early if the directory belongs to another pool now
 	if err != nil {
 		return nil, err
 	}
@@ -35,31 +30,31 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 		return nil, err
 	}
 	named := map[string]bool{}
-	entries, err := p.shelf.List(func(f *shelf.Folder, e *backends.Entry) { p.lister.describe(ctx, f, e, all, named) })
+	entries, err := p.Shelf.List(func(f *shelf.Folder, e *backends.Entry) { p.describe(ctx, f, e, all, named) })
 	if err != nil {
 		return nil, err
 	}
-	strange, err := p.lister.unnamedVolumes(ctx, all, named)
+	strange, err := p.unnamedVolumes(ctx, all, named)
 	return append(entries, strange...), err
 }
 
 // Stat implements backends.Pool.
 func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
-	f, err := p.shelf.FindDataset(id)
+	f, err := p.Shelf.FindDataset(id)
 	if err != nil {
 		return backends.Entry{}, err
 	}
 	defer f.Close()
-	return p.shelf.Describe(f, func(f *shelf.Folder,
+	return p.Shelf.Describe(f, func(f *shelf.Folder,
 		e *backends.Entry) {
-		p.lister.describe(ctx, f, e, nil, map[string]bool{})
+		p.describe(ctx, f, e, nil, map[string]bool{})
 	}), nil
 }
 
 // describe adds to a dataset's entry its snapshots and their problems. all is an earlier listing of the volumes. If a
 // volume of the folder is not in it, describe asks LVM again, because the volume may be newer than the listing.
 // describe adds the names of the folder's volumes to the set named.
-func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all map[string]volume,
+func (p *Pool) describe(ctx context.Context, f *shelf.Folder, e *backends.Entry, all map[string]volume,
 	named map[string]bool) {
 	shelf.DescribeTrees(f, e)
 	links, problems := linksOf(f.Dir)
@@ -77,7 +72,7 @@ func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entr
 	}
 	for _, tree := range need {
 		if name := links[tree]; name != "" && !isOurs(all[name]) {
-			problems = append(problems, l.checkMissing(ctx, tree, name))
+			problems = append(problems, p.checkMissing(ctx, tree, name))
 		}
 	}
 	for _, err := range problems {
@@ -88,13 +83,13 @@ func (l *lister) describe(ctx context.Context, f *shelf.Folder, e *backends.Entr
 }
 
 // checkMissing returns the problem of a volume that was not listed, or nil if it exists now.
-func (l *lister) checkMissing(ctx context.Context, tree, name string) error {
-	listed, err := l.tool.volumes(ctx, l.ref(name))
+func (p *Pool) checkMissing(ctx context.Context, tree, name string) error {
+	listed, err := p.tool.volumes(ctx, p.ref(name))
 	switch {
 	case errors.Is(err, errAbsent):
-		return dataset.Errorf(dataset.ErrCorrupt, "%s is missing: no such volume: %s", tree, l.ref(name))
+		return dataset.Errorf(dataset.ErrCorrupt, "%s is missing: no such volume: %s", tree, p.ref(name))
 	case err == nil && !isOurs(listed[name]):
-		return dataset.Errorf(dataset.ErrCorrupt, "%s: drover did not create volume %s", tree, l.ref(name))
+		return dataset.Errorf(dataset.ErrCorrupt, "%s: drover did not create volume %s", tree, p.ref(name))
 	}
 	return err
 }
@@ -127,7 +122,7 @@ func linksOf(folder safefile.Dir) (map[string]string, []error) {
 
 // unnamedVolumes returns the volumes that no folder names and that may be Drover's: they are in the thin pool, or have
 // a name of the form that Drover gives.
-func (l *lister) unnamedVolumes(ctx context.Context, all map[string]volume, named map[string]bool) (
+func (p *Pool) unnamedVolumes(ctx context.Context, all map[string]volume, named map[string]bool) (
 	[]backends.Entry, error,
 ) {
 	var odd []string
@@ -141,7 +136,7 @@ func (l *lister) unnamedVolumes(ctx context.Context, all map[string]volume, name
 		return nil, nil
 	}
 	slices.Sort(odd)
-	current, err := l.tool.volumes(ctx, l.vg) // a volume that was being removed may be gone
+	current, err := p.tool.volumes(ctx, p.vg) // a volume that was being removed may be gone
 	if err != nil {
 		return nil, err
 	}
@@ -149,10 +144,10 @@ func (l *lister) unnamedVolumes(ctx context.Context, all map[string]volume, name
 	for _, name := range odd {
 		v, exists := current[name]
 		id := datasetOf(v)
-		if !exists || id != uuid.Nil && l.isNamed(id, name) {
+		if !exists || id != uuid.Nil && p.isNamed(id, name) {
 			continue
 		}
-		if other, err := l.isOfOtherPool(v); err != nil {
+		if other, err := p.isOfOtherPool(v); err != nil {
 			return nil, err
 		} else if other {
 			continue
@@ -163,7 +158,7 @@ func (l *lister) unnamedVolumes(ctx context.Context, all map[string]volume, name
 		}
 		found = append(found, backends.Entry{
 			State:   backends.EntryForeign,
-			Path:    "/dev/" + l.ref(name),
+			Path:    "/dev/" + p.ref(name),
 			Problem: problem,
 		})
 	}
@@ -182,22 +177,22 @@ func datasetOf(v volume) uuid.UUID {
 }
 
 // isNamed reports whether the folder of a dataset names a volume now, or the dataset is being deleted.
-func (l *lister) isNamed(id uuid.UUID, name string) bool {
-	root, err := l.shelf.OpenUnclaimed(id)
+func (p *Pool) isNamed(id uuid.UUID, name string) bool {
+	root, err := p.Shelf.OpenUnclaimed(id)
 	if errors.Is(err, dataset.ErrNotFound) {
-		return l.isDeleting(id)
+		return p.isDeleting(id)
 	}
 	if err != nil {
 		return false
 	}
 	defer root.Close()
 	links, _ := linksOf(root)
-	return slices.Contains(slices.Collect(maps.Values(links)), name) || l.isDeleting(id)
+	return slices.Contains(slices.Collect(maps.Values(links)), name) || p.isDeleting(id)
 }
 
 // isDeleting reports whether a dataset is being deleted.
-func (l *lister) isDeleting(id uuid.UUID) bool {
-	root, err := l.shelf.Enter()
+func (p *Pool) isDeleting(id uuid.UUID) bool {
+	root, err := p.Shelf.Enter()
 	if err != nil {
 		return false
 	}
@@ -208,14 +203,14 @@ func (l *lister) isDeleting(id uuid.UUID) bool {
 
 // isOfOtherPool reports whether a volume belongs to another pool in the same thin pool: a pool in a sandbox of this
 // pool, or the outer pool if this pool is in a sandbox. If neither exists, it returns false.
-func (l *lister) isOfOtherPool(v volume) (bool, error) {
-	sandboxOfPool := sandboxTag + l.shelf.ID().String()
-	if l.inSandbox {
+func (p *Pool) isOfOtherPool(v volume) (bool, error) {
+	sandboxOfPool := sandboxTag + p.Shelf.ID().String()
+	if p.inSandbox {
 		return !slices.Contains(v.Tags, sandboxOfPool), nil
 	}
 	if !slices.ContainsFunc(v.Tags, func(tag string) bool { return strings.HasPrefix(tag, sandboxTag) }) {
 		return false, nil
 	}
-	list, err := trialdir.Find(l.shelf.Path())
+	list, err := trialdir.Find(p.Shelf.Path())
 	return slices.ContainsFunc(list, func(l trialdir.FoundFolder) bool { return l.Foreign == "" }), err
 }

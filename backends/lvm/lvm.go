@@ -31,8 +31,8 @@
 // # State
 //
 // Package cmd/drover/internal/settings registers the backend. The agent opens a [Pool] and calls it by the contract of
-// package backends. The parts of a pool keep the counts of attachments and the remembered usage of inactive volumes,
-// each protected by a mutex. Only one command of lvm(8) runs at a time: the type turn (tool.go) ensures that with a
+// package backends. A pool keeps the counts of attachments and the remembered usage of inactive volumes, each
+// protected by a mutex. Only one command of lvm(8) runs at a time: the type turn (tool.go) ensures that with a
 // channel. A turn also remembers which command has exceeded its time limit, protected by a mutex, and whether a command
 // has failed, in an atomic flag. Everything else is read from LVM and the shelf. An open folder claims its dataset
 // (package shelf), which only excludes Reap. The caller of backends.Pool prevents other concurrent changes of the
@@ -52,6 +52,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -199,11 +200,10 @@ func (b *Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool,
 
 // pool returns the pool in a volume group, before it is opened.
 func (b *Backend) pool(cfg backends.Config, vg string) *Pool {
-	p := newPool(&storage{
-		name: cfg.Name, path: cfg.Path, vg: vg, tool: newTool(b.runner), runner: b.runner, step: b.step,
-	}, cfg.Keys)
-	p.ownsGroup = len(cfg.Devices) > 0
-	return p
+	return &Pool{
+		name: cfg.Name, path: cfg.Path, vg: vg, ownsGroup: len(cfg.Devices) > 0, tool: newTool(b.runner),
+		runner: b.runner, step: b.step, keys: cfg.Keys, inactiveUsage: map[string]dataset.Size{},
+	}
 }
 
 // configuredGroup returns the name of the volume group that cfg names.
@@ -226,69 +226,44 @@ func configuredGroup(cfg backends.Config) (string, error) {
 	return vg, nil
 }
 
-// Pool is an open pool. It implements the contract of package backends; its parts do the work. Its methods are safe for
-// concurrent use.
+// Pool is an open pool. It is safe for concurrent use.
 type Pool struct {
-	*storage
-	ownsGroup   bool // its volume group was made for it
-	volumes     *volumes
-	encryption  *encryption
-	attachments *attachments
-	space       *space
-	remover     *remover
-	maker       *maker
-	lister      *lister
-	opener      *opener
-}
+	*shelf.Shelf
+	name, path string // path: /dev/VG
+	vg         string
+	ownsGroup  bool // its volume group was made for it
+	inSandbox  bool // its records are in a folder beside those of another pool
+	tool       tool
+	runner     run.Runner
+	step       func(string)
+	keys       backends.Keys
+	extent     dataset.Size
+	chunk      dataset.Size
+	info       backends.Info
+	attached   backends.Attachments
 
-// newPool connects the parts of a pool.
-func newPool(s *storage, keys backends.Keys) *Pool {
-	p := &Pool{storage: s}
-	p.volumes = &volumes{storage: s, inactiveUsage: map[string]dataset.Size{}}
-	p.encryption = &encryption{storage: s, keys: keys}
-	p.attachments = &attachments{storage: s, volumes: p.volumes, encryption: p.encryption}
-	p.space = &space{storage: s, volumes: p.volumes}
-	p.remover = &remover{storage: s, volumes: p.volumes, encryption: p.encryption}
-	p.maker = &maker{
-		storage: s, volumes: p.volumes, encryption: p.encryption, space: p.space, remover: p.remover,
-	}
-	p.lister = &lister{storage: s}
-	p.opener = &opener{storage: s, volumes: p.volumes}
-	return p
+	usageMu       sync.Mutex
+	inactiveUsage map[string]dataset.Size // remembered usage of inactive volumes, by name
 }
 
 // declare computes the value that Info returns, and removes the unused mappings that an earlier run left.
 func (p *Pool) declare() error {
 	host := mkfs.DetectHost()
-	if err := host.CheckAny(host.Mounts, "no filesystem for the volumes"); err != nil {
-		return err
-	}
-	offline, err := offlineGrow(host.Mounts)
-	if err != nil {
-		return err
-	}
-	var missing []string
-	seals := crypt.Available()
-	for _, err := range append(host.Missing, checkTools(), seals) {
-		if err != nil {
-			missing = append(missing, err.Error())
-		}
-	}
 	caps := (*Backend)(nil).MaxCapabilities()
-	caps.Encryption, caps.Filesystems = seals == nil, host.Makes
-	caps.OnlineGrow, caps.OfflineGrow = len(offline) < len(host.Mounts), offline
+	if err := host.Declare(&caps, "no filesystem for the volumes"); err != nil {
+		return err
+	}
+	seals := crypt.Available()
+	caps.Encryption = seals == nil
 	p.info = backends.Info{
 		Capabilities: caps,
-		Missing:      missing,
+		Missing:      host.MissingWith(checkTools(), seals),
 		Note: fmt.Sprintf("thin volumes in %s/%s, blocks of %s: snapshots and clones by LVM", p.vg,
 			poolName, p.chunk),
-		Path: p.shelf.Path(), DefaultSize: defaultSize, Exact: true,
+		Path: p.Shelf.Path(), DefaultSize: defaultSize, Exact: true,
 	}
-	return p.encryption.dropUnused()
+	return p.dropUnused()
 }
-
-// ID implements backends.Pool.
-func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
 
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
@@ -304,32 +279,12 @@ func (p *Pool) Filesystem(size dataset.Size) string {
 }
 
 // Status implements backends.Pool.
-func (p *Pool) Status(ctx context.Context) dataset.PoolStatus { return p.space.status(ctx) }
-
-// Generation implements backends.Pool.
-func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
-
-// Raise implements backends.Pool.
-func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
-
-// Overcommit implements backends.PolicyKeeper.
-func (p *Pool) Overcommit() (float64, error) { return p.shelf.Overcommit() }
-
-// KeepOvercommit implements backends.PolicyKeeper.
-func (p *Pool) KeepOvercommit(ratio float64) error { return p.shelf.KeepOvercommit(ratio) }
-
-// Commit implements backends.Pool.
-func (p *Pool) Commit(_ context.Context, id uuid.UUID) error { return p.shelf.Commit(id) }
-
-// WriteRecord implements backends.Pool.
-func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	return p.shelf.WriteRecord(d, sync)
-}
+func (p *Pool) Status(ctx context.Context) dataset.PoolStatus { return p.status(ctx) }
 
 // Used implements backends.Pool. The kernel counts the blocks of an active volume. The usage of an inactive volume is
 // read from the pool's metadata, without activating the volume.
 func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
-	f, err := p.shelf.FindDataset(id)
+	f, err := p.Shelf.FindDataset(id)
 	if err != nil {
 		return 0, err
 	}
@@ -340,7 +295,7 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	}
 	target, err := dm.Status(p.device(name))
 	if errors.Is(err, dm.ErrAbsent) {
-		return p.volumes.usedInactive(ctx, name)
+		return p.usedInactive(ctx, name)
 	}
 	if err != nil {
 		return 0, err
@@ -352,27 +307,13 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 	return dataset.Size(sectors) * 512, nil
 }
 
-// storage is shared by all parts of an open pool: the volume group, its records, and the commands.
-type storage struct {
-	name, path string // path: /dev/VG
-	vg         string
-	shelf      *shelf.Shelf
-	tool       tool
-	runner     run.Runner
-	step       func(string)
-	extent     dataset.Size
-	chunk      dataset.Size
-	info       backends.Info
-	inSandbox  bool // its records are in a folder beside those of another pool
-}
-
 // ref returns the name of a volume as lvm(8) expects it.
-func (s *storage) ref(name string) string { return s.vg + "/" + name }
+func (p *Pool) ref(name string) string { return p.vg + "/" + name }
 
 // device is the device mapper's name of a volume.
-func (s *storage) device(name string) string { return dm.Mangle(s.vg, name) }
+func (p *Pool) device(name string) string { return dm.Mangle(p.vg, name) }
 
 // roundUp rounds a size up to whole extents.
-func (s *storage) roundUp(size dataset.Size) dataset.Size {
-	return (size + s.extent - 1) / s.extent * s.extent
+func (p *Pool) roundUp(size dataset.Size) dataset.Size {
+	return (size + p.extent - 1) / p.extent * p.extent
 }

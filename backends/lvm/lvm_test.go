@@ -52,7 +52,7 @@ func TestNamesFit(t *testing.T) {
 		if _, err := configuredGroup(backends.Config{Path: "/dev/" + vg, Mount: "/mnt"}); err != nil {
 			t.Fatal(err)
 		}
-		p := newPool(&storage{vg: vg}, nil)
+		p := &Pool{vg: vg}
 		if n := len(p.device(namePrefix + strings.Repeat("0", 32))); n > 127-len("-real") {
 			t.Errorf("%d characters", n)
 		}
@@ -60,7 +60,7 @@ func TestNamesFit(t *testing.T) {
 }
 
 func TestWhatAThinPoolSays(t *testing.T) {
-	p := newPool(&storage{name: "fast", vg: "vg0", extent: 4 * dataset.MiB}, nil)
+	p := &Pool{name: "fast", vg: "vg0", extent: 4 * dataset.MiB}
 	for status, want := range map[string]string{
 		"3 100/1000 10/100 - rw discard_passdown error_if_no_space - 1024":                "",
 		"3 100/1000 80/100 - rw discard_passdown error_if_no_space - 1024":                "",
@@ -76,7 +76,7 @@ func TestWhatAThinPoolSays(t *testing.T) {
 			t.Errorf("%s: %v", status, err)
 			continue
 		}
-		err = p.space.checkThinPool(u)
+		err = p.checkThinPool(u)
 		if (err == nil) != (want == "") || want != "" &&
 			(!errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: %v, want %q", status, err, want)
@@ -96,12 +96,12 @@ func TestWhatAThinPoolSays(t *testing.T) {
 
 // The metadata of a pool is sufficient for four times its blocks, and there is room for the spare metadata.
 func TestPlan(t *testing.T) {
-	p := newPool(&storage{vg: "vg0", extent: 4 * dataset.MiB}, nil)
+	p := &Pool{vg: "vg0", extent: 4 * dataset.MiB}
 	for _, free := range []dataset.Size{
 		dataset.GiB, 10 * dataset.GiB, 400 * dataset.GiB, 3 * dataset.TiB, 60 * dataset.TiB,
 	} {
 		for _, stripes := range []int{1, 3} {
-			l, err := p.opener.plan(free, stripes)
+			l, err := p.planLayout(free, stripes)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -117,7 +117,7 @@ func TestPlan(t *testing.T) {
 			}
 		}
 	}
-	if _, err := p.opener.plan(200*dataset.MiB, 1); !errors.Is(err, dataset.ErrNoSpace) {
+	if _, err := p.planLayout(200*dataset.MiB, 1); !errors.Is(err, dataset.ErrNoSpace) {
 		t.Errorf("of next to nothing: %v", err)
 	}
 }
@@ -318,7 +318,7 @@ func TestALateCommandIsNotKilled(t *testing.T) {
 
 // New work is refused while the filesystem of the records has few free bytes or inodes.
 func TestRoomForRecords(t *testing.T) {
-	p := newPool(&storage{name: "fast", vg: "vg0"}, nil)
+	p := &Pool{name: "fast", vg: "vg0"}
 	u, err := parseUsage(dm.Target{Type: "thin-pool", Status: "3 100/1000 10/100 - rw a b - 1024"}, 64*dataset.KiB)
 	if err != nil {
 		t.Fatal(err)
@@ -333,7 +333,7 @@ func TestRoomForRecords(t *testing.T) {
 		{12 * dataset.MiB, 60000, "12MiB free of 256MiB"},
 		{200 * dataset.MiB, 3200, "3200 inodes free of 65536"},
 	} {
-		err := p.space.checkFree(u, c.free, 256*dataset.MiB, c.files, 65536)
+		err := p.checkFree(u, c.free, 256*dataset.MiB, c.files, 65536)
 		if (err == nil) != (c.says == "") || err != nil &&
 			(!errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), c.says) ||
 				!strings.Contains(err.Error(), "lvextend --resizefs --size +256m vg0/drover_records")) {

@@ -1,10 +1,10 @@
 package lvm
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"regexp"
 	"slices"
@@ -21,15 +21,6 @@ import (
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/safefile"
 )
-
-// maker makes volumes, empty or as snapshots of others.
-type maker struct {
-	*storage
-	volumes    *volumes
-	encryption *encryption
-	space      *space
-	remover    *remover
-}
 
 // The filesystems that a volume can hold.
 const (
@@ -86,8 +77,8 @@ func headLink(f *shelf.Folder) (tree string, l link, err error) {
 
 // recordIntent durably records that a volume will be made for a tree. It records l with a new volume name, and returns
 // the name. Before that, it removes the volume of an earlier attempt.
-func (m *maker) recordIntent(ctx context.Context, f *shelf.Folder, tree string, l link) (string, error) {
-	if err := m.remover.destroy(ctx, f.Dir, tree); err != nil {
+func (p *Pool) recordIntent(ctx context.Context, f *shelf.Folder, tree string, l link) (string, error) {
+	if err := p.destroy(ctx, f.Dir, tree); err != nil {
 		return "", err
 	}
 	id := uuid.New()
@@ -95,108 +86,102 @@ func (m *maker) recordIntent(ctx context.Context, f *shelf.Folder, tree string, 
 	if err := shelf.WriteJSON(f.Dir, tree, l, true); err != nil {
 		return "", err
 	}
-	m.step("lvm.volume.intended")
+	p.step("lvm.volume.intended")
 	return l.Volume, nil
 }
 
 // tags returns the tags of a dataset's volume.
-func (m *maker) tags(id uuid.UUID) []string {
+func (p *Pool) tags(id uuid.UUID) []string {
 	list := []string{"--addtag", ourTag, "--addtag", datasetTag + id.String()}
-	if m.inSandbox {
-		list = append(list, "--addtag", sandboxTag+m.shelf.ID().String())
+	if p.inSandbox {
+		list = append(list, "--addtag", sandboxTag+p.Shelf.ID().String())
 	}
 	return list
 }
 
-// snapshot makes a volume with the content that the volume source has at one moment. It records the volume as the named
-// tree in the folder to. When snapshot returns, the new volume is on the disk, and contains everything that was written
-// to source before the call. skip is "y" to set the flag with which LVM skips the volume when it activates the group,
-// and otherwise "n".
-func (m *maker) snapshot(ctx context.Context, source link, to *shelf.Folder, tree string, skip string) (string, error) {
-	name, err := m.recordIntent(ctx, to, tree, source)
+// snapshotVolume makes a volume with the content that the volume source has at one moment. It records the volume as the
+// named tree in the folder to. When snapshot returns, the new volume is on the disk, and contains everything that was
+// written to source before the call. skip is "y" to set the flag with which LVM skips the volume when it activates the
+// group, and otherwise "n".
+func (p *Pool) snapshotVolume(ctx context.Context, source link, to *shelf.Folder, tree, skip string) (string, error) {
+	name, err := p.recordIntent(ctx, to, tree, source)
 	if err != nil {
 		return "", err
 	}
 	args := append([]string{"--yes", "--snapshot", "--name", name, "--setactivationskip", skip, "--activate", "n"},
-		m.tags(to.ID)...)
-	err = m.volumes.change(ctx, "lvcreate", append(args, m.ref(source.Volume))...)
+		p.tags(to.ID)...)
+	err = p.change(ctx, "lvcreate", append(args, p.ref(source.Volume))...)
 	if errors.Is(err, errAbsent) {
-		err = dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing", m.ref(source.Volume))
+		err = dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing", p.ref(source.Volume))
 	}
 	if err == nil {
-		m.step("lvm.volume.made")
+		p.step("lvm.volume.made")
 	}
 	return name, err
 }
 
 // sizeOf asks lvm how large a volume is.
-func (m *maker) sizeOf(ctx context.Context, name string) (dataset.Size, error) {
-	all, err := m.tool.volumes(ctx, m.ref(name))
+func (p *Pool) sizeOf(ctx context.Context, name string) (dataset.Size, error) {
+	all, err := p.tool.volumes(ctx, p.ref(name))
 	if errors.Is(err, errAbsent) {
-		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing", m.ref(name))
+		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing", p.ref(name))
 	}
 	return all[name].Size, err
 }
 
 // volumeFor returns the size of a volume whose filesystem has room for size bytes. overhead is the size of the parts of
 // the volume outside of the filesystem.
-func (m *maker) volumeFor(fsType string, size, overhead dataset.Size) dataset.Size {
-	return m.roundUp(mkfs.Device(fsType, size) + overhead)
+func (p *Pool) volumeFor(fsType string, size, overhead dataset.Size) dataset.Size {
+	return p.roundUp(mkfs.Device(fsType, size) + overhead)
 }
 
 // extend enlarges a volume. If the volume is large enough, extend does nothing.
-func (m *maker) extend(ctx context.Context, name string, size dataset.Size) error {
-	current, err := m.sizeOf(ctx, name)
+func (p *Pool) extend(ctx context.Context, name string, size dataset.Size) error {
+	current, err := p.sizeOf(ctx, name)
 	if err != nil || current >= size {
 		return err
 	}
-	return m.volumes.change(ctx, "lvextend", "--size", bytesText(size), m.ref(name))
+	return p.change(ctx, "lvextend", "--size", bytesText(size), p.ref(name))
 }
 
 // Create implements backends.Pool.
-func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (dataset.Size, error) {
-	fsType, size, err := p.maker.choose(d)
+func (p *Pool) Create(ctx context.Context, d dataset.Dataset) (_ dataset.Size, err error) {
+	defer backends.Wrap(&err, "create dataset %s", d.ID)
+	fsType, size, err := p.choose(d)
 	if err != nil {
-		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
+		return 0, err
 	}
 	var key []byte
 	if d.Encryption != nil {
-		if key, err = p.encryption.keyOf(ctx, d); err != nil {
-			return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
+		if key, err = p.keyOf(ctx, d); err != nil {
+			return 0, err
 		}
 	}
-	size, err = p.maker.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
-		name, err := p.maker.recordIntent(ctx, f, shelf.FirstHead, link{Size: size, Filesystem: fsType})
+	return p.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
+		name, err := p.recordIntent(ctx, f, shelf.FirstHead, link{Size: size, Filesystem: fsType})
 		if err != nil {
 			return 0, err
 		}
 		args := append([]string{"--yes", "--type", "thin", "--virtualsize",
-			bytesText(p.maker.volumeFor(fsType, size, overhead(d))), "--thinpool", poolName, "--name", name,
-			"--setactivationskip", "n"}, p.maker.tags(d.ID)...)
-		if err := p.volumes.change(ctx, "lvcreate", append(args, p.vg)...); err != nil {
+			bytesText(p.volumeFor(fsType, size, overhead(d))), "--thinpool", poolName, "--name", name,
+			"--setactivationskip", "n"}, p.tags(d.ID)...)
+		if err := p.change(ctx, "lvcreate", append(args, p.vg)...); err != nil {
 			return 0, err
 		}
 		p.step("lvm.volume.made")
-		return size, p.maker.format(ctx, name, fsType, size, d, key)
+		return size, p.format(ctx, name, fsType, size, d, key)
 	})
-	if err != nil {
-		return 0, fmt.Errorf("create dataset %s: %w", d.ID, err)
-	}
-	return size, nil
 }
 
 // choose returns the filesystem and the size of a new dataset, or why the request is invalid.
-func (m *maker) choose(d dataset.Dataset) (string, dataset.Size, error) {
-	size := d.Size
-	if size == 0 {
-		size = defaultSize
-	}
+func (p *Pool) choose(d dataset.Dataset) (string, dataset.Size, error) {
+	size := cmp.Or(d.Size, defaultSize)
 	if err := (*Backend)(nil).CheckSize(d.Profile.Filesystem.Type, size); err != nil {
 		return "", 0, err
 	}
 	r := mkfs.Request{Chosen: d.Profile.Filesystem.Type, Size: size}
 	var err error
-	r.Filesystem, err = mkfs.Choose(r.Chosen, size, m.info.Capabilities.Filesystems)
+	r.Filesystem, err = mkfs.Choose(r.Chosen, size, p.info.Capabilities.Filesystems)
 	if err == nil {
 		err = mkfs.CheckUsable(r.Filesystem) // the program may have been removed since the pool was opened
 	}
@@ -208,41 +193,41 @@ func (m *maker) choose(d dataset.Dataset) (string, dataset.Size, error) {
 
 // format makes a filesystem on a new volume. Its root is empty, and has the owner of the dataset. The volume reads as
 // zeros, so mkfs writes no zeros: they would only take blocks.
-func (m *maker) format(ctx context.Context, name, fsType string, size dataset.Size, d dataset.Dataset,
+func (p *Pool) format(ctx context.Context, name, fsType string, size dataset.Size, d dataset.Dataset,
 	key []byte) error {
-	dev, err := m.volumes.activate(ctx, name)
+	dev, err := p.activate(ctx, name)
 	if err != nil {
 		return err
 	}
-	node, err := m.volumes.node(ctx, dev)
+	node, err := p.nodeOf(ctx, dev)
 	if err != nil {
 		return err
 	}
-	make := m.mkfs
+	make := p.mkfs
 	if d.Encryption != nil {
-		open, err := m.encryption.encrypt(ctx, name, node, d, key)
+		open, err := p.encrypt(ctx, name, node, d, key)
 		if err != nil {
 			return err
 		}
 		defer open.Close()
-		m.step("lvm.volume.opened")
-		make, node = m.encryption.makeFS, open.Path()
+		p.step("lvm.volume.opened")
+		make, node = p.mkfsInContainer, open.Path()
 	}
 	if err := make(ctx, fsType, size, node); err != nil {
 		return err
 	}
-	m.step("lvm.volume.formatted")
-	root, err := mount.Detached(mount.Spec{Source: node, FSType: fsType, Options: mountOptions(fsType, nil)})
+	p.step("lvm.volume.formatted")
+	root, err := mount.Detached(mount.Spec{Source: node, FSType: fsType, Options: mkfs.MountOptions(fsType, nil)})
 	if err != nil {
 		return err
 	}
 	return errors.Join(mkfs.PrepareRoot(root, d.Profile.Owner), fsctl.Sync(root), root.Close())
 }
 
-func (m *maker) mkfs(ctx context.Context, fsType string, size dataset.Size, node string) error {
+func (p *Pool) mkfs(ctx context.Context, fsType string, size dataset.Size, node string) error {
 	start := func(more ...string) error {
 		args := slices.Concat(mkfs.Args(fsType, size), more, []string{node})
-		_, err := m.runner.Run(ctx, run.Command{Name: "mkfs." + fsType, Args: args, Timeout: mkfsTimeout})
+		_, err := p.runner.Run(ctx, run.Command{Name: "mkfs." + fsType, Args: args, Timeout: mkfsTimeout})
 		return err
 	}
 	if fsType == xfs {
@@ -261,10 +246,11 @@ func (m *maker) mkfs(ctx context.Context, fsType string, size dataset.Size, node
 
 // Clone implements backends.Pool. The root keeps the owner and mode of the source. The filesystem of a larger clone is
 // grown when the clone is first mounted.
-func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (dataset.Size,
-	error) {
-	size, err := p.maker.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
-		from, err := p.shelf.FindDataset(src.Dataset)
+func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, _ backends.Progress) (
+	_ dataset.Size, err error) {
+	defer backends.Wrap(&err, "clone dataset %s", src.Dataset)
+	return p.make(ctx, d, func(f *shelf.Folder) (dataset.Size, error) {
+		from, err := p.Shelf.FindDataset(src.Dataset)
 		if err != nil {
 			return 0, err
 		}
@@ -283,18 +269,14 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		origin.Size = max(size, want)
 		var name string
 		_, err = backends.Frozen(ctx, func() error {
-			name, err = p.maker.snapshot(ctx, origin, f, shelf.FirstHead, "n")
+			name, err = p.snapshotVolume(ctx, origin, f, shelf.FirstHead, "n")
 			return err
 		})
 		if err != nil || want <= size {
 			return size, err
 		}
-		return want, p.maker.extend(ctx, name, p.maker.volumeFor(origin.Filesystem, want, overhead(d)))
+		return want, p.extend(ctx, name, p.volumeFor(origin.Filesystem, want, overhead(d)))
 	})
-	if err != nil {
-		return 0, fmt.Errorf("clone dataset %s: %w", src.Dataset, err)
-	}
-	return size, nil
 }
 
 // source returns the link of a snapshot, or of the head if snapshot is nil.
@@ -311,37 +293,24 @@ func source(f *shelf.Folder, snapshot uuid.UUID) (l link, err error) {
 }
 
 // make makes a dataset and returns its size. fill makes the head. If fill fails, make removes the dataset.
-func (m *maker) make(ctx context.Context, d dataset.Dataset,
+func (p *Pool) make(ctx context.Context, d dataset.Dataset,
 	fill func(*shelf.Folder) (dataset.Size, error)) (dataset.Size, error) {
-	f, complete, err := m.shelf.Make(d.ID)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	if complete {
+	return p.Build(d, func(f *shelf.Folder) (dataset.Size, error) {
 		if err := sameKey(f, d); err != nil {
 			return 0, dataset.Errorf(dataset.ErrExists, "%s exists from an earlier attempt: %w", d.ID, err)
 		}
 		_, l, err := headLink(f)
-		if err != nil {
+		if err == nil {
+			_, err = p.sizeOf(ctx, l.Volume) // it fails if the volume is missing
+		}
+		return l.Size, err
+	}, func(f *shelf.Folder) (dataset.Size, error) {
+		p.step("lvm.make.folder")
+		if err := p.checkRoom(ctx); err != nil {
 			return 0, err
 		}
-		if _, err := m.sizeOf(ctx, l.Volume); err != nil { // it fails if the volume is missing
-			return 0, err
-		}
-		return l.Size, m.shelf.Finish(f, d)
-	}
-	m.step("lvm.make.folder")
-	var size dataset.Size
-	if err = m.space.checkRoom(ctx); err == nil {
-		size, err = fill(f)
-	}
-	if err != nil {
-		if dErr := m.shelf.Discard(d.ID); dErr != nil {
-			return 0, fmt.Errorf("%w (and the partial result stays: %v)", err, dErr)
-		}
-		return 0, err
-	}
-	m.step("lvm.make.filled")
-	return size, m.shelf.Finish(f, d)
+		size, err := fill(f)
+		p.step("lvm.make.filled")
+		return size, err
+	})
 }

@@ -23,12 +23,6 @@ import (
 	"github.com/droverhq/drover/internal/run"
 )
 
-// opener finds or makes the volume group, the thin pool and the records of a pool.
-type opener struct {
-	*storage
-	volumes *volumes
-}
-
 const (
 	// poolShare is the percentage of a volume group's free bytes that the thin pool takes. The metadata of the thin
 	// pool takes 64 bytes for each block and snapshot, cannot shrink, and has a spare of the same size. The rest of the
@@ -47,7 +41,7 @@ const (
 func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
 	g, all, err := p.tool.readGroup(ctx, p.vg)
 	if errors.Is(err, errAbsent) {
-		g, all, err = p.opener.makeGroup(ctx, &cfg)
+		g, all, err = p.makeGroup(ctx, &cfg)
 	}
 	if err != nil {
 		return err
@@ -57,24 +51,24 @@ func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
 			"volume group %s lacks %d of its disks (pvs shows which): nothing in it is changed", p.vg, g.Missing)
 	}
 	p.extent = g.Extent
-	id, err := p.opener.identify(ctx, g, all, cfg)
+	id, err := p.identify(ctx, g, all, cfg)
 	if err == nil && cfg.Make && len(cfg.Devices) > 0 {
-		err = p.opener.sameDisks(ctx, cfg.Devices)
+		err = p.sameDisks(ctx, cfg.Devices)
 	}
 	if err != nil {
 		return err
 	}
 	cfg.ID, cfg.Path = id, cfg.Mount
-	if err := p.opener.ensureVolumes(ctx, g, all, cfg); err != nil {
+	if err := p.ensureVolumes(ctx, g, all, cfg); err != nil {
 		return err
 	}
-	if err := p.opener.mountRecords(ctx, cfg.Mount); err != nil {
+	if err := p.mountRecords(ctx, cfg.Mount); err != nil {
 		return err
 	}
-	if p.shelf, err = shelf.Open(cfg, Name); err != nil {
-		return errors.Join(err, p.opener.unmountRecords(cfg.Mount))
+	if p.Shelf, err = shelf.Open(cfg, Name); err != nil {
+		return errors.Join(err, p.unmountRecords(cfg.Mount))
 	}
-	p.shelf.Destroy, p.shelf.CheckUnused = p.remover.destroy, p.checkUnused
+	p.Shelf.Destroy, p.Shelf.CheckUnused = p.destroy, p.checkFolderIdle
 	if err := p.declare(); err != nil {
 		return errors.Join(err, p.Close())
 	}
@@ -82,21 +76,21 @@ func (p *Pool) open(ctx context.Context, cfg backends.Config) error {
 }
 
 // makeGroup makes the volume group of a new pool from empty devices.
-func (o *opener) makeGroup(ctx context.Context, cfg *backends.Config) (group, map[string]volume, error) {
+func (p *Pool) makeGroup(ctx context.Context, cfg *backends.Config) (group, map[string]volume, error) {
 	if !cfg.Make {
 		return group{}, nil, dataset.Errorf(dataset.ErrOffline,
-			"no such volume group: %s (vgs lists the existing ones; is its disk connected?)", o.vg)
+			"no such volume group: %s (vgs lists the existing ones; is its disk connected?)", p.vg)
 	}
 	// Without udev, LVM leaves an empty directory behind.
-	if names, err := os.ReadDir(o.path); len(names) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
+	if names, err := os.ReadDir(p.path); len(names) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
 		return group{}, nil, dataset.Errorf(dataset.ErrExists, "the name %s belongs to something that is not a "+
 			"volume group",
-			o.path)
+			p.path)
 	}
 	if len(cfg.Devices) == 0 {
 		return group{}, nil, dataset.Errorf(dataset.ErrInvalid,
 			"no such volume group: %s: create it (vgcreate %s DEVICE), or pass the devices from which drover may "+
-				"create it", o.vg, o.vg)
+				"create it", p.vg, p.vg)
 	}
 	for _, dev := range cfg.Devices {
 		if err := disk.CheckVacant(dev); err != nil {
@@ -111,17 +105,17 @@ func (o *opener) makeGroup(ctx context.Context, cfg *backends.Config) (group, ma
 	}
 	// -y is left out. If LVM finds content on a device after all, it asks for confirmation, and fails without an
 	// answer.
-	args := append([]string{"--addtag", poolTag + cfg.ID.String(), o.vg}, cfg.Devices...)
-	if err := o.tool.lvm(ctx, "vgcreate", args...); err != nil {
+	args := append([]string{"--addtag", poolTag + cfg.ID.String(), p.vg}, cfg.Devices...)
+	if err := p.tool.lvm(ctx, "vgcreate", args...); err != nil {
 		return group{}, nil, err
 	}
-	o.step("lvm.group.made")
-	return o.tool.readGroup(ctx, o.vg)
+	p.step("lvm.group.made")
+	return p.tool.readGroup(ctx, p.vg)
 }
 
 // sameDisks fails unless the volume group is on the named devices.
-func (o *opener) sameDisks(ctx context.Context, devices []string) error {
-	rows, err := o.tool.report(ctx, "vgs", "pv_name", o.vg)
+func (p *Pool) sameDisks(ctx context.Context, devices []string) error {
+	rows, err := p.tool.report(ctx, "vgs", "pv_name", p.vg)
 	if err != nil {
 		return err
 	}
@@ -141,7 +135,7 @@ func (o *opener) sameDisks(ctx context.Context, devices []string) error {
 		return dataset.Errorf(dataset.ErrExists,
 			"volume group %s exists on %s, not on %s: it was not changed (choose another name, or pass the "+
 				"devices that it has)",
-			o.vg, strings.Join(names, " and "), strings.Join(devices, " and "))
+			p.vg, strings.Join(names, " and "), strings.Join(devices, " and "))
 	}
 	return nil
 }
@@ -161,7 +155,7 @@ func numbers(devices []string) (all []uint64, err error) {
 
 // identify returns the UUID of the pool in a volume group, which is in a tag of the group. If the group has no such tag
 // and cfg.Make is set, identify adds the tag, which makes the group a new pool.
-func (o *opener) identify(ctx context.Context, g group, all map[string]volume, cfg backends.Config) (uuid.UUID, error) {
+func (p *Pool) identify(ctx context.Context, g group, all map[string]volume, cfg backends.Config) (uuid.UUID, error) {
 	refusal := dataset.ErrOffline
 	if cfg.Make {
 		refusal = dataset.ErrExists
@@ -174,126 +168,126 @@ func (o *opener) identify(ctx context.Context, g group, all map[string]volume, c
 		id, err := uuid.Parse(text)
 		if err != nil {
 			return uuid.Nil, dataset.Errorf(dataset.ErrExists,
-				"volume group %s has the tag %s, which names no pool", o.vg, tag)
+				"volume group %s has the tag %s, which names no pool", p.vg, tag)
 		}
 		if cfg.ID != uuid.Nil && cfg.ID != id {
-			return uuid.Nil, dataset.Errorf(refusal, "volume group %s is pool %s, not %s (%s)", o.vg, id, cfg.ID,
-				o.conflictAdvice(all, id, len(cfg.Devices) > 0))
+			return uuid.Nil, dataset.Errorf(refusal, "volume group %s is pool %s, not %s (%s)", p.vg, id, cfg.ID,
+				p.conflictAdvice(all, id, len(cfg.Devices) > 0))
 		}
 		return id, nil
 	}
 	switch {
 	case !cfg.Make:
 		return uuid.Nil, dataset.Errorf(dataset.ErrOffline,
-			"volume group %s is not a pool of drover (drover pool create uses its free space)", o.vg)
+			"volume group %s is not a pool of drover (drover pool create uses its free space)", p.vg)
 	case len(cfg.Devices) > 0:
 		return uuid.Nil, dataset.Errorf(dataset.ErrExists,
 			"volume group %s exists, and drover did not create it: choose another name, or omit the devices to "+
-				"use its free space", o.vg)
+				"use its free space", p.vg)
 	}
 	for name := range all {
 		if strings.HasPrefix(name, namePrefix) {
 			return uuid.Nil, dataset.Errorf(dataset.ErrExists,
-				"volume group %s has a volume %s, and is not a pool of drover: it is not changed", o.vg, name)
+				"volume group %s has a volume %s, and is not a pool of drover: it is not changed", p.vg, name)
 		}
 	}
-	if _, err := o.plan(g.Free-recordsSize, 1); err != nil {
+	if _, err := p.planLayout(g.Free-recordsSize, 1); err != nil {
 		return uuid.Nil, err
 	}
 	id := cfg.ID
 	if id == uuid.Nil {
 		id = uuid.New()
 	}
-	return id, o.tool.lvm(ctx, "vgchange", "--addtag", poolTag+id.String(), o.vg)
+	return id, p.tool.lvm(ctx, "vgchange", "--addtag", poolTag+id.String(), p.vg)
 }
 
 // conflictAdvice returns advice about a volume group that already contains another pool. onDevices reports that the
 // request names devices, so the whole group was made for that pool.
-func (o *opener) conflictAdvice(all map[string]volume, id uuid.UUID, onDevices bool) string {
+func (p *Pool) conflictAdvice(all map[string]volume, id uuid.UUID, onDevices bool) string {
 	switch {
 	case slices.Contains(all[recordsName].Tags, formattedTag) && all[poolName].Name != "":
-		return "drover pool adopt /dev/" + o.vg + " adopts it"
+		return "drover pool adopt /dev/" + p.vg + " adopts it"
 	case onDevices:
-		return "its creation was interrupted, and it is empty: vgremove " + o.vg + ", then try again"
+		return "its creation was interrupted, and it is empty: vgremove " + p.vg + ", then try again"
 	}
 	return fmt.Sprintf("its creation was interrupted, and it is empty: vgchange --deltag %s%s %s, lvremove those "+
-		"of %s and %s that exist, then try again", poolTag, id, o.vg, o.ref(recordsName), o.ref(poolName))
+		"of %s and %s that exist, then try again", poolTag, id, p.vg, p.ref(recordsName), p.ref(poolName))
 }
 
 // ensureVolumes makes the volume for the records and the thin pool if they are missing, and activates them if they are
 // inactive. It makes a full thin pool fail writes at once, and resumes suspended volumes.
-func (o *opener) ensureVolumes(ctx context.Context, g group, all map[string]volume, cfg backends.Config) error {
+func (p *Pool) ensureVolumes(ctx context.Context, g group, all map[string]volume, cfg backends.Config) error {
 	records, pool := all[recordsName], all[poolName]
 	switch {
 	case slices.Contains(records.Tags, formattedTag) && pool.Name != "":
 	case !cfg.Make:
 		return dataset.Errorf(dataset.ErrOffline,
 			"volume group %s was tagged as a pool, but the creation of the pool was interrupted (repeat that "+
-				"drover pool create to finish it)", o.vg)
+				"drover pool create to finish it)", p.vg)
 	default:
 		var err error
-		if all, err = o.finish(ctx, cfg.ID, g, records, pool, max(1, len(cfg.Devices))); err != nil {
+		if all, err = p.finishVolumes(ctx, cfg.ID, g, records, pool, max(1, len(cfg.Devices))); err != nil {
 			return err
 		}
 		pool = all[poolName]
 	}
 	if pool.Kind != "thin-pool" || !slices.Contains(pool.Tags, ourTag) {
-		return dataset.Errorf(dataset.ErrExists, "%s/%s is a %s that drover did not create", o.vg, poolName, pool.Kind)
+		return dataset.Errorf(dataset.ErrExists, "%s/%s is a %s that drover did not create", p.vg, poolName, pool.Kind)
 	}
-	o.chunk = pool.Chunk
+	p.chunk = pool.Chunk
 	if pool.WhenFull != "error" {
-		if err := o.tool.lvm(ctx, "lvchange", "--errorwhenfull", "y", o.ref(poolName)); err != nil {
+		if err := p.tool.lvm(ctx, "lvchange", "--errorwhenfull", "y", p.ref(poolName)); err != nil {
 			return err
 		}
 	}
-	if _, err := o.volumes.activate(ctx, recordsName); err != nil {
+	if _, err := p.activate(ctx, recordsName); err != nil {
 		return err
 	}
-	if _, err := o.volumes.usage(ctx); err != nil {
+	if _, err := p.usage(ctx); err != nil {
 		return err
 	}
-	return o.volumes.resumeSuspended(ctx, all)
+	return p.resumeSuspended(ctx, all)
 }
 
-// finish makes the missing parts of a new pool.
-func (o *opener) finish(ctx context.Context, id uuid.UUID, g group, records, pool volume,
+// finishVolumes makes the missing parts of a new pool.
+func (p *Pool) finishVolumes(ctx context.Context, id uuid.UUID, g group, records, pool volume,
 	stripes int) (map[string]volume, error) {
 	if !slices.Contains(records.Tags, formattedTag) {
 		if pool.Name != "" { // the thin pool is made after the records
 			return nil, dataset.Errorf(dataset.ErrExists,
 				"%s lacks the tag %s, but a thin pool exists: nothing was changed (if its records are intact: "+
-					"lvchange --addtag %s %s)", o.ref(recordsName), formattedTag, formattedTag,
-				o.ref(recordsName))
+					"lvchange --addtag %s %s)", p.ref(recordsName), formattedTag, formattedTag,
+				p.ref(recordsName))
 		}
-		if err := o.makeRecords(ctx, id, records); err != nil {
+		if err := p.makeRecords(ctx, id, records); err != nil {
 			return nil, err
 		}
-		o.step("lvm.records.made")
+		p.step("lvm.records.made")
 	}
 	if pool.Name == "" {
 		if records.Name == "" {
-			g.Free -= o.roundUp(recordsSize)
+			g.Free -= p.roundUp(recordsSize)
 		}
-		if err := o.makePool(ctx, g.Free, stripes); err != nil {
+		if err := p.makePool(ctx, g.Free, stripes); err != nil {
 			return nil, err
 		}
-		o.step("lvm.pool.made")
+		p.step("lvm.pool.made")
 	}
-	return o.tool.volumes(ctx, o.vg)
+	return p.tool.volumes(ctx, p.vg)
 }
 
 // layout is the sizes of a thin pool's parts.
 type layout struct{ data, metadata, block dataset.Size }
 
-// plan returns the layout for a number of free bytes on a number of devices (stripes) of equal size.
-func (o *opener) plan(free dataset.Size, stripes int) (layout, error) {
+// planLayout returns the layout for a number of free bytes on a number of devices (stripes) of equal size.
+func (p *Pool) planLayout(free dataset.Size, stripes int) (layout, error) {
 	l := layout{block: smallestBlock}
-	l.metadata = o.roundUp(min(max(free/100, minMetadata), maxMetadata))
+	l.metadata = p.roundUp(min(max(free/100, minMetadata), maxMetadata))
 	l.data = (free - 2*l.metadata) / 100 * poolShare
-	unit := o.extent * dataset.Size(stripes)
+	unit := p.extent * dataset.Size(stripes)
 	l.data -= l.data % unit
 	if l.data < minData {
-		return l, dataset.Errorf(dataset.ErrNoSpace, "volume group %s has %s free: a pool needs at least %s", o.vg,
+		return l, dataset.Errorf(dataset.ErrNoSpace, "volume group %s has %s free: a pool needs at least %s", p.vg,
 			max(0, free+recordsSize).Human(), leastGroup.Human())
 	}
 	for l.data/l.block*metadataPerBlock > l.metadata {
@@ -304,33 +298,33 @@ func (o *opener) plan(free dataset.Size, stripes int) (layout, error) {
 
 // makePool makes the thin pool from the free space of the group with one command. If the devices are too different for
 // stripes, it makes the thin pool without stripes.
-func (o *opener) makePool(ctx context.Context, free dataset.Size, stripes int) error {
-	l, err := o.plan(free, stripes)
+func (p *Pool) makePool(ctx context.Context, free dataset.Size, stripes int) error {
+	l, err := p.planLayout(free, stripes)
 	if err != nil {
 		return err
 	}
 	args := []string{
 		"--yes", "--type", "thin-pool", "--size", bytesText(l.data), "--poolmetadatasize", bytesText(l.metadata),
 		"--chunksize", bytesText(l.block), "--zero", "y", "--discards", "passdown",
-		"--addtag", ourTag, "--name", poolName, o.vg,
+		"--addtag", ourTag, "--name", poolName, p.vg,
 	}
 	if stripes > 1 {
 		args = append([]string{"--stripes", strconv.Itoa(stripes), "--stripesize", "64k"}, args...)
 	}
-	err = o.tool.lvm(ctx, "lvcreate", args...)
+	err = p.tool.lvm(ctx, "lvcreate", args...)
 	if err != nil && stripes > 1 && errors.Is(err, dataset.ErrNoSpace) {
-		return o.makePool(ctx, free, 1) // the devices have different sizes
+		return p.makePool(ctx, free, 1) // the devices have different sizes
 	}
 	return err
 }
 
 // Close implements backends.Pool.
 func (p *Pool) Close() error {
-	err := p.encryption.dropUnused()
+	err := p.dropUnused()
 	if p.inSandbox {
 		return err
 	}
-	return errors.Join(err, p.opener.unmountRecords(p.shelf.Path()))
+	return errors.Join(err, p.unmountRecords(p.Shelf.Path()))
 }
 
 func bytesText(size dataset.Size) string { return fmt.Sprintf("%db", int64(size)) }
@@ -343,39 +337,39 @@ const (
 )
 
 // makeRecords makes the volume for the records of a pool. If the volume exists, makeRecords completes its formatting.
-func (o *opener) makeRecords(ctx context.Context, id uuid.UUID, existing volume) error {
+func (p *Pool) makeRecords(ctx context.Context, id uuid.UUID, existing volume) error {
 	switch {
 	case existing.Name == "":
-		size := bytesText(o.roundUp(recordsSize))
-		if err := o.tool.lvm(ctx, "lvcreate", "--yes", "--type", "linear", "--size", size, "--wipesignatures", "y",
-			"--addtag", ourTag, "--name", recordsName, o.vg); err != nil {
+		size := bytesText(p.roundUp(recordsSize))
+		if err := p.tool.lvm(ctx, "lvcreate", "--yes", "--type", "linear", "--size", size, "--wipesignatures", "y",
+			"--addtag", ourTag, "--name", recordsName, p.vg); err != nil {
 			return err
 		}
-		o.step("lvm.records.created")
+		p.step("lvm.records.created")
 	case !slices.Contains(existing.Tags, ourTag):
-		return dataset.Errorf(dataset.ErrExists, "drover did not create %s: it was not changed", o.ref(recordsName))
+		return dataset.Errorf(dataset.ErrExists, "drover did not create %s: it was not changed", p.ref(recordsName))
 	}
-	dev, err := o.volumes.activate(ctx, recordsName)
+	dev, err := p.activate(ctx, recordsName)
 	if err != nil {
 		return err
 	}
-	node, err := o.volumes.node(ctx, dev)
+	node, err := p.nodeOf(ctx, dev)
 	if err != nil {
 		return err
 	}
 	done, err := formatted(node, id)
 	if err != nil {
-		return fmt.Errorf("%s: %w", o.ref(recordsName), err)
+		return fmt.Errorf("%s: %w", p.ref(recordsName), err)
 	}
 	if !done {
 		// Records are files of some hundred bytes, so the filesystem gets as many inodes as blocks.
 		args := []string{"-q", "-b", "4096", "-i", "4096", "-m", "0", "-e", "remount-ro", "-U", id.String(), node}
-		if _, err := o.runner.Run(ctx, run.Command{Name: "mkfs.ext4", Args: args, Timeout: mkfsTimeout}); err != nil {
+		if _, err := p.runner.Run(ctx, run.Command{Name: "mkfs.ext4", Args: args, Timeout: mkfsTimeout}); err != nil {
 			return err
 		}
-		o.step("lvm.records.formatted")
+		p.step("lvm.records.formatted")
 	}
-	return o.tool.lvm(ctx, "lvchange", "--addtag", formattedTag, o.ref(recordsName))
+	return p.tool.lvm(ctx, "lvchange", "--addtag", formattedTag, p.ref(recordsName))
 }
 
 // formatted reports whether the volume for the records has its filesystem already, and refuses every other known
@@ -405,11 +399,11 @@ func formatted(path string, id uuid.UUID) (bool, error) {
 }
 
 // mountRecords mounts the records, or finds them mounted from an earlier run.
-func (o *opener) mountRecords(ctx context.Context, at string) error {
+func (p *Pool) mountRecords(ctx context.Context, at string) error {
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		return err
 	}
-	dev, err := dm.Find(o.device(recordsName))
+	dev, err := dm.Find(p.device(recordsName))
 	if err != nil {
 		return err
 	}
@@ -422,9 +416,9 @@ func (o *opener) mountRecords(ctx context.Context, at string) error {
 			return nil
 		}
 		return dataset.Errorf(dataset.ErrOffline,
-			"%s is mounted at %s, where the records volume of volume group %s belongs", e.Source, at, o.vg)
+			"%s is mounted at %s, where the records volume of volume group %s belongs", e.Source, at, p.vg)
 	}
-	node, err := o.volumes.node(ctx, dev)
+	node, err := p.nodeOf(ctx, dev)
 	if err != nil {
 		return err
 	}
@@ -435,16 +429,13 @@ func (o *opener) mountRecords(ctx context.Context, at string) error {
 	})
 	if err != nil {
 		return dataset.Errorf(dataset.ErrCorrupt, "%w (e2fsck /dev/%s may repair it; nothing was changed)", err,
-			o.ref(recordsName))
+			p.ref(recordsName))
 	}
 	return nil
 }
 
 // unmountRecords unmounts the records unless they are in use.
-func (o *opener) unmountRecords(at string) error {
-	err := mount.Unmount(at)
-	if errors.Is(err, mount.ErrBusy) || errors.Is(err, mount.ErrNotMounted) || errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+func (p *Pool) unmountRecords(at string) error {
+	_, err := mount.UnmountUnused(at)
 	return err
 }

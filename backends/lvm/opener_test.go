@@ -31,14 +31,9 @@ func TestGroupOnOtherDisks(t *testing.T) {
 		{[]string{"/dev/null", "/dev/drover-none"}, dataset.ErrInvalid},
 		{[]string{"/dev/zero", "/dev/null"}, nil},
 	} {
-		p := newPool(
-			&storage{
-				vg: "vg0",
-				tool: newTool(
-					answersWith(0, `{"report":[{"vg":[{"pv_name":"/dev/null"},{"pv_name":"/dev/zero"}]}]}`, "")),
-			},
-			nil)
-		err := p.opener.sameDisks(t.Context(), c.named)
+		p := &Pool{vg: "vg0", tool: newTool(
+			answersWith(0, `{"report":[{"vg":[{"pv_name":"/dev/null"},{"pv_name":"/dev/zero"}]}]}`, ""))}
+		err := p.sameDisks(t.Context(), c.named)
 		if c.want == nil && err != nil || c.want != nil && !errors.Is(err, c.want) {
 			t.Errorf("%q: %v", c.named, err)
 		}
@@ -122,18 +117,18 @@ func TestRecordsAreLookedAt(t *testing.T) {
 // A pool that has a thin pool already had records. Their volume is not formatted, even if its tag is missing.
 func TestRecordsThatLostTheirTag(t *testing.T) {
 	var asked run.Recorder
-	p := newPool(&storage{vg: "vg0", tool: newTool(&asked), step: func(string) {}}, nil)
+	p := &Pool{vg: "vg0", tool: newTool(&asked), step: func(string) {}}
 	records, pool := volume{Name: recordsName, Tags: []string{ourTag}}, volume{
 		Name: poolName,
 		Tags: []string{ourTag},
 		Kind: "thin-pool",
 	}
-	if _, err := p.opener.finish(t.Context(), uuid.New(), group{}, records, pool,
+	if _, err := p.finishVolumes(t.Context(), uuid.New(), group{}, records, pool,
 		1); !errors.Is(err, dataset.ErrExists) || !strings.Contains(err.Error(),
 		"lvchange --addtag drover.formatted vg0/drover_records") {
 		t.Error(err)
 	}
-	if _, err := p.opener.finish(t.Context(), uuid.New(), group{}, volume{Name: recordsName}, volume{},
+	if _, err := p.finishVolumes(t.Context(), uuid.New(), group{}, volume{Name: recordsName}, volume{},
 		1); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("of a volume without the tag: %v", err)
 	}

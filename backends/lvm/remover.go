@@ -18,46 +18,23 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// remover destroys the volumes of deleted datasets and snapshots.
-type remover struct {
-	*storage
-	volumes    *volumes
-	encryption *encryption
-}
-
-// Delete implements backends.Pool.
-func (p *Pool) Delete(ctx context.Context, id uuid.UUID) error {
-	return p.shelf.Delete(ctx, id)
-}
-
-// checkUnused fails if a dataset is in use. Package shelf calls it, also while it has claimed the dataset.
-func (p *Pool) checkUnused(ctx context.Context, f *shelf.Folder) error {
-	return p.attachments.checkFolderIdle(ctx, f)
-}
-
 // Reap implements backends.Pool.
 func (p *Pool) Reap(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
-	return p.shelf.Reap(ctx, drop, func(f *shelf.Folder) (int, error) {
-		doomed, err := f.Leftovers()
-		if err != nil {
-			return 0, err
-		}
-		return len(doomed), p.remover.destroy(ctx, f.Dir, doomed...)
-	})
+	return p.ReapTrees(ctx, drop)
 }
 
 // destroy removes files or folders. Before that, it removes the volume that a file names, or the volumes that the files
 // in a folder name. Idempotent. Package shelf calls it (see shelf.Shelf).
-func (r *remover) destroy(ctx context.Context, dir safefile.Dir, names ...string) error {
+func (p *Pool) destroy(ctx context.Context, dir safefile.Dir, names ...string) error {
 	for _, name := range names {
-		if err := r.destroyOne(ctx, dir, name); err != nil {
+		if err := p.destroyOne(ctx, dir, name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *remover) destroyOne(ctx context.Context, dir safefile.Dir, name string) error {
+func (p *Pool) destroyOne(ctx context.Context, dir safefile.Dir, name string) error {
 	root, names := dir, []string{name}
 	if st, err := dir.Lstat(name); err == nil && safefile.IsDir(st) {
 		if root, err = dir.Sub(name); err != nil {
@@ -82,19 +59,19 @@ func (r *remover) destroyOne(ctx context.Context, dir safefile.Dir, name string)
 			doomed = append(doomed, volume)
 		}
 	}
-	r.step("lvm.destroy.begun")
-	if err := r.encryption.abandon(doomed); err != nil {
+	p.step("lvm.destroy.begun")
+	if err := p.abandonMappings(doomed); err != nil {
 		return err
 	}
-	if err := r.remove(ctx, doomed); err != nil {
+	if err := p.removeVolumes(ctx, doomed); err != nil {
 		return err
 	}
-	r.step("lvm.destroy.removed")
+	p.step("lvm.destroy.removed")
 	return tree.Remove(ctx, dir.File, name)
 }
 
-// remove removes the volumes that exist, are in Drover's thin pool and have its tag.
-func (r *remover) remove(ctx context.Context, names []string) error {
+// removeVolumes removes the volumes that exist, are in Drover's thin pool and have its tag.
+func (p *Pool) removeVolumes(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
@@ -103,7 +80,7 @@ func (r *remover) remove(ctx context.Context, names []string) error {
 		conditions = append(conditions, "lv_name="+name)
 	}
 	removable := fmt.Sprintf("pool_lv=%s && lv_tags=%s && (%s)", poolName, ourTag, strings.Join(conditions, " || "))
-	return r.volumes.change(ctx, "lvremove", "--yes", "--select", removable, r.vg)
+	return p.change(ctx, "lvremove", "--yes", "--select", removable, p.vg)
 }
 
 var _ backends.Clearer = (*Pool)(nil)
@@ -135,7 +112,7 @@ func (p *Pool) Clear(ctx context.Context) (remains string, err error) {
 			"volume group %s was created for pool %s, and contains %s, which is not drover's: it is not removed "+
 				"(lvremove %s, if it is not needed)", p.vg, p.name, others, p.ref(others))
 	}
-	if err := p.shelf.CheckEmpty(); err != nil { // a folder whose volume is missing
+	if err := p.Shelf.CheckEmpty(); err != nil { // a folder whose volume is missing
 		return "", err
 	}
 	if err := p.Close(); err != nil {
@@ -145,7 +122,7 @@ func (p *Pool) Clear(ctx context.Context) (remains string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if at := p.shelf.Path(); table.At(at) != nil {
+	if at := p.Shelf.Path(); table.At(at) != nil {
 		return "", dataset.Errorf(dataset.ErrInUse, "%s is still in use (fuser -vm %s shows the users)", at, at)
 	}
 	// The records are removed after the thin pool: if the records were missing, Open with Make would recreate them.

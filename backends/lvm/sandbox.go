@@ -73,10 +73,10 @@ func (b *Backend) openSandbox(ctx context.Context, cfg backends.Config) (*Pool, 
 	if thin := all[poolName]; thin.Kind != "thin-pool" || !slices.Contains(thin.Tags, ourTag) {
 		return nil, dataset.Errorf(dataset.ErrOffline, "volume group %s has no thin pool of drover", vg)
 	}
-	if p.shelf, err = shelf.Open(cfg, Name); err != nil {
+	if p.Shelf, err = shelf.Open(cfg, Name); err != nil {
 		return nil, err
 	}
-	p.shelf.Destroy, p.shelf.CheckUnused = p.remover.destroy, p.checkUnused
+	p.Shelf.Destroy, p.Shelf.CheckUnused = p.destroy, p.checkFolderIdle
 	return p, p.declare()
 }
 

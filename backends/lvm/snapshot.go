@@ -18,29 +18,18 @@ func (p *Pool) Lock(ctx context.Context) (locked context.Context, unlock func(),
 }
 
 // Snapshot implements backends.Pool.
-func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Progress) error {
-	f, err := p.shelf.FindDataset(s.Dataset)
+func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Progress) (err error) {
+	defer backends.Wrap(&err, "snapshot %s", s.ID)
+	f, err := p.FindDataset(s.Dataset)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := p.take(ctx, f, s); err != nil {
-		return fmt.Errorf("snapshot %s: %w", s.ID, err)
-	}
-	return nil
-}
-
-func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) error {
-	if err := f.Sweep(); err != nil {
-		return err
-	}
-	if _, err := f.ReadSnapshot(s.ID); err == nil {
-		return shelf.SyncDir(f.Dir) // an interrupted earlier attempt may not have flushed
-	} else if !errors.Is(err, dataset.ErrNotFound) {
+	if exists, err := f.HasSnapshot(s.ID); err != nil || exists {
 		return err
 	}
 	if s.Kind != dataset.SnapshotTransfer { // moving a dataset out of a full pool frees space
-		if err := p.space.checkRoom(ctx); err != nil {
+		if err := p.checkRoom(ctx); err != nil {
 			return err
 		}
 	}
@@ -49,7 +38,7 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 		return err
 	}
 	exact, err := backends.Frozen(ctx, func() error {
-		_, err := p.maker.snapshot(ctx, head, f, shelf.TreeOf(s.ID), "y")
+		_, err := p.snapshotVolume(ctx, head, f, shelf.TreeOf(s.ID), "y")
 		return err
 	})
 	if err != nil {
@@ -61,7 +50,7 @@ func (p *Pool) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) er
 
 // DeleteSnapshot implements backends.Pool. It removes the record first. Clones do not need the snapshot.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
-	f, err := p.shelf.FindDataset(ds)
+	f, err := p.Shelf.FindDataset(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil
 	}
@@ -74,7 +63,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 		return err
 	}
 	p.step("lvm.snapshot-delete.forgotten")
-	if err := p.remover.destroy(ctx, f.Dir, name); err != nil && ctx.Err() == nil {
+	if err := p.destroy(ctx, f.Dir, name); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("snapshot %s was deleted, but not its blocks: %w", id, err)
 	}
 	return nil
@@ -83,13 +72,13 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 // Restore implements backends.Pool. The head's volume becomes the kept snapshot unchanged, and a new volume with the
 // content of the snapshot becomes the head. Replacing one record makes both changes. The size does not change.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
-	f, err := p.shelf.FindDataset(ds)
+	f, err := p.Shelf.FindDataset(ds)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	plan, err := f.PlanRestore(id, keep.ID,
-		func() error { return p.attachments.checkIdle(ctx, ds) },
+		func() error { return p.CheckIdle(ctx, ds) },
 		func(snapshot uuid.UUID) error { return p.DeleteSnapshot(ctx, ds, snapshot) })
 	switch {
 	case err != nil || plan.Done:
@@ -104,7 +93,7 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	kept := shelf.SnapshotRecord{Snapshot: keep, Tree: old.Tree}
 	if err := f.Replace(kept, shelf.Head{Tree: newTree}, func() { p.step("lvm.restore.recorded") }); err != nil {
 		if f.Removable(newTree) {
-			_ = p.remover.destroy(context.WithoutCancel(ctx), f.Dir, newTree) // or Reap destroys it
+			_ = p.destroy(context.WithoutCancel(ctx), f.Dir, newTree) // or Reap destroys it
 		}
 		return err
 	}
@@ -118,7 +107,7 @@ func (p *Pool) makeHead(ctx context.Context, f *shelf.Folder, from, old, newTree
 	if err != nil {
 		return err
 	}
-	size, err := p.maker.sizeOf(ctx, oldLink.Volume)
+	size, err := p.sizeOf(ctx, oldLink.Volume)
 	if err != nil {
 		return err
 	}
@@ -127,11 +116,11 @@ func (p *Pool) makeHead(ctx context.Context, f *shelf.Folder, from, old, newTree
 		return err
 	}
 	source.Size = oldLink.Size
-	name, err := p.maker.snapshot(ctx, source, f, newTree, "n")
+	name, err := p.snapshotVolume(ctx, source, f, newTree, "n")
 	if err != nil {
 		return err
 	}
-	return p.maker.extend(ctx, name, size)
+	return p.extend(ctx, name, size)
 }
 
 // retire deactivates the volume of the former head, because snapshots are never active.
@@ -142,7 +131,7 @@ func (p *Pool) retire(ctx context.Context, f *shelf.Folder, tree string) error {
 	}
 	for _, args := range [][]string{{"--activate", "n"}, {"--setactivationskip", "y"}} {
 		args = append(append([]string{"--yes"}, args...), p.ref(name))
-		if err := p.volumes.change(ctx, "lvchange", args...); err != nil {
+		if err := p.change(ctx, "lvchange", args...); err != nil {
 			return err
 		}
 	}

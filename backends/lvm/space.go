@@ -9,49 +9,43 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// space reports how full the pool is, and checks whether there is room for new data.
-type space struct {
-	*storage
-	volumes *volumes
-}
-
 // checkThinPool fails with ErrNoSpace, and advice, if the thin pool is so full that no new work should begin, or if it
 // cannot be written to, for example because it is damaged.
-func (c *space) checkThinPool(u usage) error {
-	ref := c.ref(poolName)
+func (p *Pool) checkThinPool(u usage) error {
+	ref := p.ref(poolName)
 	switch {
 	case u.mode == "out of data space" || u.data > u.dataOf/100*maxPercent:
 		return dataset.Errorf(dataset.ErrNoSpace,
 			"pool %s is nearly full: %s of the %s of its thin pool are in use, and new work is refused above %d "+
 				"%% (delete snapshots or volumes; or lvextend --size +20%% %s, after vgextend %s DEVICE if it lacks "+
 				"space)",
-			c.name, u.data.Human(), u.dataOf.Human(), maxPercent, ref, c.vg)
+			p.name, u.data.Human(), u.dataOf.Human(), maxPercent, ref, p.vg)
 	case u.mode != "":
 		return dataset.Errorf(dataset.ErrNoSpace,
-			"pool %s: its thin pool is %s: unmount its volumes, then lvconvert --repair %s", c.name, u.mode, ref)
+			"pool %s: its thin pool is %s: unmount its volumes, then lvconvert --repair %s", p.name, u.mode, ref)
 	case u.metadata > u.metadataOf/100*maxPercent:
 		return dataset.Errorf(dataset.ErrNoSpace,
 			"pool %s is nearly full: %s of the %s for the metadata of its thin pool are in use, and new work is "+
 				"refused above %d %% (lvextend --poolmetadatasize +%s %s; or delete snapshots)",
-			c.name, u.metadata.Human(), u.metadataOf.Human(), maxPercent, bytesText(c.roundUp(u.metadataOf/4)), ref)
+			p.name, u.metadata.Human(), u.metadataOf.Human(), maxPercent, bytesText(p.roundUp(u.metadataOf/4)), ref)
 	}
 	return nil
 }
 
 // status does the work of Pool.Status. It starts lvm(8) only if the thin pool is inactive, or after a command has
 // failed.
-func (c *space) status(ctx context.Context) dataset.PoolStatus {
-	st := c.shelf.Status()
+func (p *Pool) status(ctx context.Context) dataset.PoolStatus {
+	st := p.Shelf.Status()
 	if !st.Online {
 		return st
 	}
-	if c.tool.failed.Load() && len(c.tool.running) == 0 {
-		_ = c.volumes.resumeIfFailed(ctx) // a later call retries
+	if p.tool.failed.Load() && len(p.tool.running) == 0 {
+		_ = p.resumeIfFailed(ctx) // a later call retries
 	}
 	free, size := st.Free, st.Size
-	u, err := c.volumes.usage(ctx)
+	u, err := p.usage(ctx)
 	if err == nil && u.mode == "failed" {
-		err = c.checkThinPool(u)
+		err = p.checkThinPool(u)
 	}
 	if err != nil {
 		st.Online, st.Reason = false, err.Error()
@@ -59,11 +53,11 @@ func (c *space) status(ctx context.Context) dataset.PoolStatus {
 	}
 	st.Size, st.Free = u.dataOf, u.dataOf-u.data
 	var fs unix.Statfs_t
-	if err = c.tool.busy(); err == nil {
-		err = unix.Statfs(c.shelf.Path(), &fs)
+	if err = p.tool.busy(); err == nil {
+		err = unix.Statfs(p.Shelf.Path(), &fs)
 	}
 	if err == nil {
-		err = c.checkFree(u, free, size, fs.Ffree, fs.Files)
+		err = p.checkFree(u, free, size, fs.Ffree, fs.Files)
 	}
 	if err != nil {
 		st.Reason = err.Error()
@@ -74,8 +68,8 @@ func (c *space) status(ctx context.Context) dataset.PoolStatus {
 // checkFree fails with ErrNoSpace, and advice, if the thin pool is nearly full (see checkThinPool), or if the
 // filesystem of the records has less than a twentieth of its bytes or inodes free. free and files are the free bytes
 // and inodes of the filesystem of the records, and size and filesOf its total bytes and inodes.
-func (c *space) checkFree(u usage, free, size dataset.Size, files, filesOf uint64) error {
-	if err := c.checkThinPool(u); err != nil {
+func (p *Pool) checkFree(u usage, free, size dataset.Size, files, filesOf uint64) error {
+	if err := p.checkThinPool(u); err != nil {
 		return err
 	}
 	shortage := ""
@@ -88,16 +82,16 @@ func (c *space) checkFree(u usage, free, size dataset.Size, files, filesOf uint6
 		return nil
 	}
 	return dataset.Errorf(dataset.ErrNoSpace,
-		"pool %s lacks space for more records: %s (lvextend --resizefs --size +256m %s)", c.name, shortage,
-		c.ref(recordsName))
+		"pool %s lacks space for more records: %s (lvextend --resizefs --size +256m %s)", p.name, shortage,
+		p.ref(recordsName))
 }
 
 // checkRoom fails with ErrNoSpace if the pool is so full that no new work should begin.
-func (c *space) checkRoom(ctx context.Context) error {
-	if err := c.tool.busy(); err != nil {
+func (p *Pool) checkRoom(ctx context.Context) error {
+	if err := p.tool.busy(); err != nil {
 		return err
 	}
-	switch st := c.status(ctx); {
+	switch st := p.status(ctx); {
 	case !st.Online:
 		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
 	case st.Reason != "":

@@ -3,7 +3,6 @@
 package lvm
 
 import (
-	"path/filepath"
 	"testing"
 
 	"github.com/droverhq/drover/backends"
@@ -38,28 +37,4 @@ func suite(t *testing.T, name string, keys backends.Keys) {
 		cfg.Keys = keys
 		return New(&run.System{}), cfg
 	})
-}
-
-// BenchmarkGrow measures snapshots and clones of small and large datasets.
-func BenchmarkGrow(b *testing.B) {
-	backendtest.Metrics(b, backendtest.Grow(b, func() (backends.Kind, backends.Config) {
-		return New(&run.System{}), place(b, "lvm-first")
-	}))
-}
-
-// BenchmarkPath compares a volume with a thin volume with XFS that was made by hand in the same pool.
-func BenchmarkPath(b *testing.B) {
-	at, unmount := b.TempDir(), func() {}
-	backendtest.Path(b, b, func() (backends.Kind, backends.Config) {
-		return New(&run.System{}), place(b, "lvm-first")
-	}, func(cfg backends.Config) string {
-		vg := filepath.Base(cfg.Path)
-		device := filepath.Join(cfg.Path, "beside")
-		lvmDo(b, "lvcreate", "--yes", "--type", "thin", "--virtualsize", "1g", "--thinpool", poolName, "--name",
-			"beside", vg)
-		do(b, "mkfs.xfs", "-q", device)
-		do(b, "mount", "-o", "discard", device, at)
-		unmount = func() { do(b, "umount", at) }
-		return at
-	}, func() { unmount() })
 }

@@ -313,7 +313,7 @@ func (t tool) readGroup(ctx context.Context, name string) (group, map[string]vol
 	return g, volumesOf(rows), nil
 }
 
-// volumes returns volumes by name. target is a volume group, whose volumes are returned, or one volume (storage.ref).
+// volumes returns volumes by name. target is a volume group, whose volumes are returned, or one volume (Pool.ref).
 func (t tool) volumes(ctx context.Context, target string) (map[string]volume, error) {
 	rows, err := t.report(ctx, "lvs", volumeFields, target)
 	return volumesOf(rows), err

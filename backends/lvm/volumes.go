@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -16,59 +15,51 @@ import (
 	"github.com/droverhq/drover/internal/linux/dm"
 )
 
-// volumes activates the volumes of the group, changes them, and measures their usage.
-type volumes struct {
-	*storage
-
-	mu            sync.Mutex
-	inactiveUsage map[string]dataset.Size // remembered usage of inactive volumes, by name
-}
-
 // activate activates a volume and returns its device. The option --ignoreactivationskip also activates heads with the
 // flag that skips activation. Drover sets the flag only for snapshots, but an operator can set it for a head.
-func (v *volumes) activate(ctx context.Context, name string) (dm.Device, error) {
-	dev, err := dm.Find(v.device(name))
+func (p *Pool) activate(ctx context.Context, name string) (dm.Device, error) {
+	dev, err := dm.Find(p.device(name))
 	if !errors.Is(err, dm.ErrAbsent) {
 		return dev, err
 	}
-	defer v.forget(name)
-	err = v.tool.lvm(ctx, "lvchange", "--yes", "--activate", "y", "--ignoreactivationskip", v.ref(name))
+	defer p.forgetUsage(name)
+	err = p.tool.lvm(ctx, "lvchange", "--yes", "--activate", "y", "--ignoreactivationskip", p.ref(name))
 	if errors.Is(err, errAbsent) {
-		return dev, dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing", v.ref(name))
+		return dev, dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing", p.ref(name))
 	}
 	if err != nil {
 		return dev, err
 	}
-	return dm.Find(v.device(name))
+	return dm.Find(p.device(name))
 }
 
-// forget drops the remembered usage of an inactive volume.
-func (v *volumes) forget(name string) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	delete(v.inactiveUsage, name)
+// forgetUsage drops the remembered usage of an inactive volume.
+func (p *Pool) forgetUsage(name string) {
+	p.usageMu.Lock()
+	defer p.usageMu.Unlock()
+	delete(p.inactiveUsage, name)
 }
 
 // change runs a command on volumes. If the command fails, change resumes the devices that it left suspended.
-func (v *volumes) change(ctx context.Context, command string, args ...string) error {
-	err := v.tool.lvm(ctx, command, args...)
-	if wErr := v.resumeIfFailed(context.WithoutCancel(ctx)); err != nil && wErr != nil {
+func (p *Pool) change(ctx context.Context, command string, args ...string) error {
+	err := p.tool.lvm(ctx, command, args...)
+	if wErr := p.resumeIfFailed(context.WithoutCancel(ctx)); err != nil && wErr != nil {
 		err = fmt.Errorf("%w (and %w)", err, wErr)
 	}
 	return err
 }
 
 // resumeIfFailed calls resumeSuspended if a command has failed or was killed.
-func (v *volumes) resumeIfFailed(ctx context.Context) error {
-	if v.tool.busy() != nil || !v.tool.failed.Swap(false) {
+func (p *Pool) resumeIfFailed(ctx context.Context) error {
+	if p.tool.busy() != nil || !p.tool.failed.Swap(false) {
 		return nil
 	}
-	all, err := v.tool.volumes(ctx, v.vg)
+	all, err := p.tool.volumes(ctx, p.vg)
 	if err == nil {
-		err = v.resumeSuspended(ctx, all)
+		err = p.resumeSuspended(ctx, all)
 	}
 	if err != nil {
-		v.tool.failed.Store(true)
+		p.tool.failed.Store(true)
 	}
 	return err
 }
@@ -76,9 +67,9 @@ func (v *volumes) resumeIfFailed(ctx context.Context) error {
 // resumeSuspended resumes volumes that a failed or killed lvm(8) left suspended, because writers to them hang. (Drover
 // itself does not kill a command that changes something.) It runs lvm(8) for this, which waits for the lock of a
 // running command.
-func (v *volumes) resumeSuspended(ctx context.Context, all map[string]volume) error {
+func (p *Pool) resumeSuspended(ctx context.Context, all map[string]volume) error {
 	asleep := func(layer ...string) bool {
-		dev, err := dm.Find(dm.Mangle(append([]string{v.vg}, layer...)...))
+		dev, err := dm.Find(dm.Mangle(append([]string{p.vg}, layer...)...))
 		return err == nil && dev.Suspended
 	}
 	for name, lv := range all {
@@ -87,15 +78,15 @@ func (v *volumes) resumeSuspended(ctx context.Context, all map[string]volume) er
 			!(pool && asleep(name, "tpool")) {
 			continue
 		}
-		if err := v.tool.lvm(ctx, "lvchange", "--refresh", v.ref(name)); err != nil {
-			return fmt.Errorf("volume %s is suspended, because a command was killed: %w", v.ref(name), err)
+		if err := p.tool.lvm(ctx, "lvchange", "--refresh", p.ref(name)); err != nil {
+			return fmt.Errorf("volume %s is suspended, because a command was killed: %w", p.ref(name), err)
 		}
 	}
 	return nil
 }
 
-// node returns the path of a device. It does not use the links that udev makes, because udev may not be running.
-func (v *volumes) node(ctx context.Context, dev dm.Device) (string, error) {
+// nodeOf returns the path of a device. It does not use the links that udev makes, because udev may not be running.
+func (p *Pool) nodeOf(ctx context.Context, dev dm.Device) (string, error) {
 	for try := 0; ; try++ {
 		for _, path := range []string{dev.Node(), "/dev/mapper/" + dev.Name} {
 			var st unix.Stat_t
@@ -112,7 +103,7 @@ func (v *volumes) node(ctx context.Context, dev dm.Device) (string, error) {
 			return "", fmt.Errorf("no device below /dev is %d:%d (%s): is /dev a devtmpfs?", dev.Major,
 				dev.Minor, dev.Name)
 		}
-		if err := v.tool.lvm(ctx, "vgmknodes", v.vg); err != nil {
+		if err := p.tool.lvm(ctx, "vgmknodes", p.vg); err != nil {
 			return "", err
 		}
 	}
@@ -130,25 +121,25 @@ const maxPercent = 80
 
 // usage asks the kernel how full the thin pool is. If the pool became inactive together with its last volume, usage
 // activates the pool.
-func (v *volumes) usage(ctx context.Context) (usage, error) {
-	target, err := v.poolTarget()
+func (p *Pool) usage(ctx context.Context) (usage, error) {
+	target, err := p.poolTarget()
 	if errors.Is(err, dm.ErrAbsent) {
-		if err = v.tool.lvm(ctx, "lvchange", "--yes", "--activate", "y", v.ref(poolName)); err == nil {
-			target, err = v.poolTarget()
+		if err = p.tool.lvm(ctx, "lvchange", "--yes", "--activate", "y", p.ref(poolName)); err == nil {
+			target, err = p.poolTarget()
 		}
 	}
 	if err != nil {
 		return usage{}, err
 	}
-	return parseUsage(target, v.chunk)
+	return parseUsage(target, p.chunk)
 }
 
 // poolTarget returns the target of the thin pool. Once the pool has a volume, LVM puts another layer above the device
 // with this target.
-func (v *volumes) poolTarget() (dm.Target, error) {
-	target, err := dm.Status(dm.Mangle(v.vg, poolName, "tpool"))
+func (p *Pool) poolTarget() (dm.Target, error) {
+	target, err := dm.Status(dm.Mangle(p.vg, poolName, "tpool"))
 	if errors.Is(err, dm.ErrAbsent) {
-		target, err = dm.Status(v.device(poolName))
+		target, err = dm.Status(p.device(poolName))
 	}
 	return target, err
 }
@@ -181,50 +172,50 @@ func parseUsage(target dm.Target, block dataset.Size) (usage, error) {
 
 // usedInactive returns the usage of an inactive volume, which does not change while the volume is inactive. It reads
 // the usage of all inactive volumes at once, because a caller usually asks for several.
-func (v *volumes) usedInactive(ctx context.Context, name string) (dataset.Size, error) {
-	v.mu.Lock()
-	size, known := v.inactiveUsage[name]
-	v.mu.Unlock()
+func (p *Pool) usedInactive(ctx context.Context, name string) (dataset.Size, error) {
+	p.usageMu.Lock()
+	size, known := p.inactiveUsage[name]
+	p.usageMu.Unlock()
 	if known {
 		return size, nil
 	}
-	rows, err := v.tool.report(ctx, "lvs", "lv_name,thin_id,lv_active", "--select", "pool_lv="+poolName, v.vg)
+	rows, err := p.tool.report(ctx, "lvs", "lv_name,thin_id,lv_active", "--select", "pool_lv="+poolName, p.vg)
 	if err != nil {
 		return 0, err
 	}
-	blocks, err := v.mapped(ctx)
+	blocks, err := p.mapped(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("pool %s: used space of its volumes: %w", v.name, err)
+		return 0, fmt.Errorf("pool %s: used space of its volumes: %w", p.name, err)
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	clear(v.inactiveUsage)
+	p.usageMu.Lock()
+	defer p.usageMu.Unlock()
+	clear(p.inactiveUsage)
 	for _, r := range rows {
 		number, err := strconv.ParseUint(r["thin_id"], 10, 64)
 		n, listed := blocks[number]
 		if err == nil && listed && r["lv_active"] == "" {
-			v.inactiveUsage[r["lv_name"]] = dataset.Size(n) * v.chunk
+			p.inactiveUsage[r["lv_name"]] = dataset.Size(n) * p.chunk
 		}
 	}
-	if size, known = v.inactiveUsage[name]; !known {
-		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing, or was just activated", v.ref(name))
+	if size, known = p.inactiveUsage[name]; !known {
+		return 0, dataset.Errorf(dataset.ErrCorrupt, "volume %s is missing, or was just activated", p.ref(name))
 	}
 	return size, nil
 }
 
 // mapped returns the number of blocks of each volume in the pool. The key is the volume's number in the pool.
-func (v *volumes) mapped(ctx context.Context) (map[uint64]uint64, error) {
-	if _, err := v.usage(ctx); err != nil { // usage activates the pool
+func (p *Pool) mapped(ctx context.Context) (map[uint64]uint64, error) {
+	if _, err := p.usage(ctx); err != nil { // usage activates the pool
 		return nil, err
 	}
-	err := dm.Commit(v.device(poolName) + "-tpool")
+	err := dm.Commit(p.device(poolName) + "-tpool")
 	if errors.Is(err, dm.ErrAbsent) {
-		err = dm.Commit(v.device(poolName))
+		err = dm.Commit(p.device(poolName))
 	}
 	if err != nil {
 		return nil, err
 	}
-	dev, err := dm.Find(v.device(poolName + "_tmeta"))
+	dev, err := dm.Find(p.device(poolName + "_tmeta"))
 	if err != nil {
 		return nil, err
 	}

@@ -130,7 +130,7 @@ func (b Backend) Open(ctx context.Context, cfg backends.Config) (backends.Pool, 
 		return nil, err
 	}
 	p.Pool, p.dir = in, in.(*dir.Pool)
-	p.exchange, p.ownPath = shelf.NewExchange(p.dir.Shelf()), p.dir.Shelf().Path()
+	p.exchange, p.ownPath = shelf.NewExchange(p.dir.Shelf), p.dir.Shelf.Path()
 	return p, nil
 }
 

@@ -13,39 +13,32 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// creator makes datasets: first an incoming folder, then a ready one.
-type creator struct {
-	dir     *directory
-	catalog *catalog
-	remover *remover
-}
-
 // Make returns the folder of a dataset, and whether the dataset is complete already. If the dataset is absent or
 // incomplete, Make returns a new and empty incoming folder. A ready dataset is complete. Make fails with
 // dataset.ErrConflict if the pool has a copy of the dataset.
-func (c *creator) Make(id uuid.UUID) (f *Folder, complete bool, err error) {
-	defer c.catalog.claims.Use(id)()
-	root, err := c.dir.Enter()
+func (s *Shelf) Make(id uuid.UUID) (f *Folder, complete bool, err error) {
+	defer s.claims.Use(id)()
+	root, err := s.Enter()
 	if err != nil {
 		return nil, false, err
 	}
 	defer root.Close()
-	f, err = c.catalog.findFolder(root, id)
+	f, err = s.findFolder(root, id)
 	if err == nil {
-		if complete, err = c.catalog.isComplete(f); err != nil {
+		if complete, err = s.isComplete(f); err != nil {
 			return nil, false, errors.Join(err, f.Close())
 		}
 	}
 	switch {
 	case err == nil && f.State == backends.EntryCopy:
-		return nil, false, errors.Join(c.dir.isCopyError(id), f.Close())
+		return nil, false, errors.Join(s.isCopyError(id), f.Close())
 	case err == nil && complete:
 		return f, true, nil
 	case err == nil:
 		if err := f.Close(); err != nil {
 			return nil, false, err
 		}
-		if err := c.remover.destroy(context.Background(), root, Incoming, id.String()); err != nil {
+		if err := s.destroy(context.Background(), root, Incoming, id.String()); err != nil {
 			return nil, false, fmt.Errorf("remove the remains of an earlier attempt: %w", err)
 		}
 	case !errors.Is(err, dataset.ErrNotFound):
@@ -53,12 +46,12 @@ func (c *creator) Make(id uuid.UUID) (f *Folder, complete bool, err error) {
 	}
 	err = root.Mkdir(filepath.Join(Incoming, id.String()))
 	if errors.Is(err, unix.ENOSPC) {
-		err = dataset.Errorf(dataset.ErrNoSpace, "%s is full: %w", c.dir.title(), err)
+		err = dataset.Errorf(dataset.ErrNoSpace, "%s is full: %w", s.title(), err)
 	}
 	if err != nil {
 		return nil, false, backends.NoSpace(err)
 	}
-	done := c.catalog.claims.Use(id)
+	done := s.claims.Use(id)
 	if f, err = openFolder(root, Incoming, id, done); err != nil {
 		done()
 	}
@@ -67,11 +60,11 @@ func (c *creator) Make(id uuid.UUID) (f *Folder, complete bool, err error) {
 
 // Build makes a dataset, and returns its size. fill fills the empty folder. If an earlier attempt completed the
 // dataset, Build calls measure instead. If fill fails, Build removes the folder.
-func (c *creator) Build(
+func (s *Shelf) Build(
 	d dataset.Dataset, measure, fill func(*Folder) (dataset.Size, error),
 ) (_ dataset.Size, err error) {
 	defer func() { err = backends.NoSpace(err) }()
-	f, complete, err := c.Make(d.ID)
+	f, complete, err := s.Make(d.ID)
 	if err != nil {
 		return 0, err
 	}
@@ -81,22 +74,22 @@ func (c *creator) Build(
 		if err != nil {
 			return 0, err
 		}
-		return size, c.Finish(f, d)
+		return size, s.Finish(f, d)
 	}
 	size, err := fill(f)
 	if err != nil {
-		if dErr := c.Discard(d.ID); dErr != nil {
+		if dErr := s.Discard(d.ID); dErr != nil {
 			return 0, fmt.Errorf("%w (and the partial result stays: %v)", err, dErr)
 		}
 		return 0, err
 	}
-	return size, c.Finish(f, d)
+	return size, s.Finish(f, d)
 }
 
 // Finish makes an incoming folder complete and durable: it writes the record, which is the last of its files. A folder
 // that an earlier attempt completed gets d as its record too. A ready folder keeps its record. Finish makes it durable,
 // because the earlier attempt may have been interrupted before its flush.
-func (c *creator) Finish(f *Folder, d dataset.Dataset) error {
+func (s *Shelf) Finish(f *Folder, d dataset.Dataset) error {
 	var err error
 	if f.State == backends.EntryReady {
 		err = SyncDir(f.Dir)
@@ -106,7 +99,7 @@ func (c *creator) Finish(f *Folder, d dataset.Dataset) error {
 	if err != nil {
 		return err
 	}
-	root, err := c.dir.Enter()
+	root, err := s.Enter()
 	if err != nil {
 		return err
 	}
@@ -115,24 +108,24 @@ func (c *creator) Finish(f *Folder, d dataset.Dataset) error {
 }
 
 // Discard removes the incoming folder of a dataset that could not be made.
-func (c *creator) Discard(id uuid.UUID) error {
-	root, err := c.dir.Enter()
+func (s *Shelf) Discard(id uuid.UUID) error {
+	root, err := s.Enter()
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	return c.remover.destroy(context.Background(), root, Incoming, id.String())
+	return s.destroy(context.Background(), root, Incoming, id.String())
 }
 
 // Commit moves an incoming dataset to the ready ones. The move is not durable yet. Idempotent: if the dataset is ready,
 // Commit returns nil. It fails with dataset.ErrNotFound if the dataset is absent or incomplete.
-func (c *creator) Commit(id uuid.UUID) error {
-	return c.CommitAny(id, func(*Folder) error { return c.dir.isCopyError(id) })
+func (s *Shelf) Commit(_ context.Context, id uuid.UUID) error {
+	return s.CommitAny(id, func(*Folder) error { return s.isCopyError(id) })
 }
 
 // CommitAny is Commit for a backend that keeps copies. commitCopy commits the head of a copy.
-func (c *creator) CommitAny(id uuid.UUID, commitCopy func(*Folder) error) error {
-	f, err := c.catalog.FindDatasetOrCopy(id)
+func (s *Shelf) CommitAny(id uuid.UUID, commitCopy func(*Folder) error) error {
+	f, err := s.FindDatasetOrCopy(id)
 	if err != nil {
 		return err
 	}
@@ -143,7 +136,7 @@ func (c *creator) CommitAny(id uuid.UUID, commitCopy func(*Folder) error) error 
 	case backends.EntryCopy:
 		return commitCopy(f)
 	}
-	root, err := c.dir.Enter()
+	root, err := s.Enter()
 	if err != nil {
 		return err
 	}
@@ -152,8 +145,8 @@ func (c *creator) CommitAny(id uuid.UUID, commitCopy func(*Folder) error) error 
 }
 
 // WriteRecord writes the record of a dataset or copy; see backends.Pool.
-func (c *creator) WriteRecord(d dataset.Dataset, sync bool) error {
-	f, err := c.catalog.FindDatasetOrCopy(d.ID)
+func (s *Shelf) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
+	f, err := s.FindDatasetOrCopy(d.ID)
 	if err != nil {
 		return err
 	}

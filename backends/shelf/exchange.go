@@ -15,13 +15,10 @@ import (
 )
 
 // Exchange moves datasets between the pools of a share. Each pool belongs to one host.
-type Exchange struct {
-	dir     *directory
-	catalog *catalog
-}
+type Exchange struct{ *Shelf }
 
 // NewExchange returns the exchange of a pool with the other pools of its share.
-func NewExchange(s *Shelf) *Exchange { return &Exchange{dir: &s.directory, catalog: s.catalog} }
+func NewExchange(s *Shelf) *Exchange { return &Exchange{s} }
 
 // Take moves a complete dataset from another pool of the share to the ready datasets of this pool, with d as its
 // record. The other pool can belong to another host. Take writes the record before it moves the dataset, so that a
@@ -29,8 +26,8 @@ func NewExchange(s *Shelf) *Exchange { return &Exchange{dir: &s.directory, catal
 // the other pool does not have the dataset, and with dataset.ErrConflict if the dataset was taken at a later epoch than
 // d's. ConfirmTaken reports whether an earlier attempt succeeded.
 func (x *Exchange) Take(from string, d dataset.Dataset) error {
-	defer x.catalog.claims.Use(d.ID)()
-	root, err := x.dir.Enter()
+	defer x.claims.Use(d.ID)()
+	root, err := x.Enter()
 	if err != nil {
 		return err
 	}
@@ -52,7 +49,7 @@ func (x *Exchange) Take(from string, d dataset.Dataset) error {
 // Check fails with dataset.ErrNotFound unless a pool of the share has the complete dataset, and with
 // dataset.ErrUnsupported if Take could not move the dataset from that pool.
 func (x *Exchange) Check(from string, id uuid.UUID) error {
-	root, err := x.dir.Enter()
+	root, err := x.Enter()
 	if err != nil {
 		return err
 	}
@@ -92,12 +89,12 @@ func (x *Exchange) Open(at string, id uuid.UUID) (*Folder, error) {
 
 // openComplete opens a complete dataset of another pool of the same backend, and that pool.
 func (x *Exchange) openComplete(at string, id uuid.UUID) (otherRoot safefile.Dir, f *Folder, err error) {
-	other := &directory{path: at, mark: marker{Backend: x.dir.mark.Backend}}
+	other := &directory{path: at, mark: marker{Backend: x.mark.Backend}}
 	otherRoot, m, err := other.open()
 	if err != nil {
 		return otherRoot, nil, err
 	}
-	if m.Backend != x.dir.mark.Backend {
+	if m.Backend != x.mark.Backend {
 		return safefile.Dir{}, nil, errors.Join(other.notFoundError(id), otherRoot.Close())
 	}
 	for _, area := range areas()[:2] {
@@ -109,7 +106,7 @@ func (x *Exchange) openComplete(at string, id uuid.UUID) (otherRoot safefile.Dir
 		}
 		if err == nil {
 			var complete bool
-			if complete, err = x.catalog.isComplete(f); complete && err == nil {
+			if complete, err = x.isComplete(f); complete && err == nil {
 				return otherRoot, f, nil
 			}
 			err = errors.Join(err, f.Close())
@@ -132,7 +129,7 @@ func (x *Exchange) ConfirmTaken(d dataset.Dataset, after uint64) (bool, error) {
 	if err := x.Refresh(); err != nil {
 		return false, err
 	}
-	f, err := x.catalog.FindDataset(d.ID)
+	f, err := x.FindDataset(d.ID)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return false, nil
 	}
@@ -147,7 +144,7 @@ func (x *Exchange) ConfirmTaken(d dataset.Dataset, after uint64) (bool, error) {
 	if present.Epoch <= after {
 		return false, dataset.Errorf(dataset.ErrConflict,
 			"dataset %s in %s has the state of epoch %d, and its state of epoch %d no longer exists", d.ID,
-			x.dir.title(), present.Epoch, after)
+			x.title(), present.Epoch, after)
 	}
 	return true, f.assign(d)
 }
@@ -195,7 +192,7 @@ func rename(from safefile.Dir, dir string, to safefile.Dir, into, name string) e
 
 // Refresh makes changes by another host visible in this pool: the client of a share may use its cache for a minute.
 func (x *Exchange) Refresh() error {
-	root, err := x.dir.Enter()
+	root, err := x.Enter()
 	if err != nil {
 		return err
 	}

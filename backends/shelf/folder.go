@@ -92,7 +92,7 @@ func stateOf(area string) backends.EntryState {
 
 // parseName returns the ID of the dataset from the name of its folder in an area.
 func parseName(area, name string) (uuid.UUID, bool) {
-	if area == Deleting { // see remover.moveAway
+	if area == Deleting { // see Shelf.moveAway
 		before, number, numbered := strings.Cut(name, ".")
 		if n, err := strconv.Atoi(number); numbered && (err != nil || n < 1 || strconv.Itoa(n) != number) {
 			return uuid.Nil, false

@@ -49,9 +49,9 @@ func (c *formats) check(f *Folder) error {
 
 // Wrote remembers that the backend wrote the record in a folder, so that the next search does not read it. With direct
 // I/O, reading the record would cost a disk access.
-func (cat *catalog) Wrote(f *Folder) {
+func (s *Shelf) Wrote(f *Folder) {
 	if st, err := f.Lstat(RecordFile); err == nil {
-		cat.formats.remember(f.ID, version{st.Ino, st.Ctim})
+		s.formats.remember(f.ID, version{st.Ino, st.Ctim})
 	}
 }
 

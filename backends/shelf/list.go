@@ -17,44 +17,44 @@ import (
 
 // List returns all entries of the pool. describe adds the backend's part to the entry of a dataset or copy: its
 // snapshots, and problems with AddProblem. It clears the state of an entry that is not to be listed.
-func (cat *catalog) List(describe func(*Folder, *backends.Entry)) ([]backends.Entry, error) {
-	root, err := cat.dir.Enter()
+func (s *Shelf) List(describe func(*Folder, *backends.Entry)) ([]backends.Entry, error) {
+	root, err := s.Enter()
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
 	for {
-		before := cat.moves.Count()
-		entries, err := cat.list(root, describe)
-		if err != nil || cat.moves.Count() == before {
+		before := s.moves.Count()
+		entries, err := s.list(root, describe)
+		if err != nil || s.moves.Count() == before {
 			return entries, err
 		}
 	}
 }
 
 // CheckEmpty fails with dataset.ErrConflict if List would return an entry. It changes nothing.
-func (cat *catalog) CheckEmpty() error {
-	entries, err := cat.List(func(*Folder, *backends.Entry) {})
+func (s *Shelf) CheckEmpty() error {
+	entries, err := s.List(func(*Folder, *backends.Entry) {})
 	if err != nil || len(entries) == 0 {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrConflict, "%s contains %q: it is not removed", cat.dir.title(), entries[0].Path)
+	return dataset.Errorf(dataset.ErrConflict, "%s contains %q: it is not removed", s.title(), entries[0].Path)
 }
 
 // list does the work of List once. It misses a dataset that becomes a copy meanwhile, so List repeats it.
-func (cat *catalog) list(root safefile.Dir, describe func(*Folder, *backends.Entry)) ([]backends.Entry, error) {
-	entries, err := cat.foreignNames(root)
+func (s *Shelf) list(root safefile.Dir, describe func(*Folder, *backends.Entry)) ([]backends.Entry, error) {
+	entries, err := s.foreignNames(root)
 	if err != nil {
 		return nil, err
 	}
 	seen := map[uuid.UUID]int{}
-	for _, area := range cat.dir.areas() {
+	for _, area := range s.areas() {
 		names, err := root.Names(area)
 		if err != nil {
 			return nil, err
 		}
 		for _, name := range names {
-			e, ok := cat.entry(root, area, name, describe)
+			e, ok := s.entry(root, area, name, describe)
 			if !ok {
 				continue
 			}
@@ -74,18 +74,18 @@ func (cat *catalog) list(root safefile.Dir, describe func(*Folder, *backends.Ent
 }
 
 // foreignNames returns an entry for each name beside the areas that is not the pool's or the backend's.
-func (cat *catalog) foreignNames(root safefile.Dir) ([]backends.Entry, error) {
+func (s *Shelf) foreignNames(root safefile.Dir) ([]backends.Entry, error) {
 	names, err := root.Names(".")
 	if err != nil {
 		return nil, err
 	}
 	var entries []backends.Entry
 	for _, name := range names {
-		known := trialdir.IsSandbox(cat.dir.path, name) || name == MarkerFile || name == Temp+MarkerFile ||
-			name == "lost+found" && isEmpty(root, name) || slices.Contains(cat.dir.areas(), name) ||
-			slices.Contains(cat.dir.BackendNames, name)
+		known := trialdir.IsSandbox(s.path, name) || name == MarkerFile || name == Temp+MarkerFile ||
+			name == "lost+found" && isEmpty(root, name) || slices.Contains(s.areas(), name) ||
+			slices.Contains(s.BackendNames, name)
 		if !known {
-			entries = append(entries, cat.foreign(name, "drover did not create an object of that name there"))
+			entries = append(entries, s.foreign(name, "drover did not create an object of that name there"))
 		}
 	}
 	return entries, nil
@@ -98,29 +98,29 @@ func isEmpty(root safefile.Dir, name string) bool {
 }
 
 // foreign returns the entry for a name that Drover did not make.
-func (cat *catalog) foreign(name, problem string) backends.Entry {
-	return backends.Entry{State: backends.EntryForeign, Path: filepath.Join(cat.dir.path, name), Problem: problem}
+func (s *Shelf) foreign(name, problem string) backends.Entry {
+	return backends.Entry{State: backends.EntryForeign, Path: filepath.Join(s.path, name), Problem: problem}
 }
 
 // entry describes one name in an area. It returns false if the name was removed meanwhile.
-func (cat *catalog) entry(root safefile.Dir, area, name string, describe func(*Folder, *backends.Entry)) (
+func (s *Shelf) entry(root safefile.Dir, area, name string, describe func(*Folder, *backends.Entry)) (
 	backends.Entry, bool) {
 	path := filepath.Join(area, name)
 	id, named := parseName(area, name)
 	if !named {
-		return cat.foreign(path, "its name is not the UUID of a dataset"), true
+		return s.foreign(path, "its name is not the UUID of a dataset"), true
 	}
 	if area == Deleting {
-		return cat.deletingEntry(root, path, id)
+		return s.deletingEntry(root, path, id)
 	}
 	f, err := openFolder(root, area, id, func() {})
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return backends.Entry{}, false
 	case errors.Is(err, errForeign):
-		return cat.foreign(path, err.Error()), true
+		return s.foreign(path, err.Error()), true
 	case err != nil: // one bad directory must not hide the rest of the pool
-		e := backends.Entry{ID: id, State: stateOf(area), Path: filepath.Join(cat.dir.path, path)}
+		e := backends.Entry{ID: id, State: stateOf(area), Path: filepath.Join(s.path, path)}
 		AddProblem(&e, fmt.Errorf("cannot read its directory: %w", err))
 		return e, true
 	}
@@ -128,26 +128,26 @@ func (cat *catalog) entry(root safefile.Dir, area, name string, describe func(*F
 	if area == Copies && f.isEmpty() {
 		return backends.Entry{}, false
 	}
-	e := cat.Describe(f, describe)
+	e := s.Describe(f, describe)
 	return e, e.State != ""
 }
 
 // deletingEntry describes a folder in the area of deletions.
-func (cat *catalog) deletingEntry(root safefile.Dir, path string, id uuid.UUID) (backends.Entry, bool) {
+func (s *Shelf) deletingEntry(root safefile.Dir, path string, id uuid.UUID) (backends.Entry, bool) {
 	st, err := root.Lstat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return backends.Entry{}, false
 	case err != nil:
-		return cat.foreign(path, err.Error()), true
+		return s.foreign(path, err.Error()), true
 	case !safefile.IsDir(st):
-		return cat.foreign(path, "its name is the UUID of a dataset, but it is not a directory"), true
+		return s.foreign(path, "its name is the UUID of a dataset, but it is not a directory"), true
 	}
-	return backends.Entry{ID: id, State: backends.EntryDeleting, Path: filepath.Join(cat.dir.path, path)}, true
+	return backends.Entry{ID: id, State: backends.EntryDeleting, Path: filepath.Join(s.path, path)}, true
 }
 
 // Describe returns the entry of an open folder.
-func (cat *catalog) Describe(f *Folder, describe func(*Folder, *backends.Entry)) backends.Entry {
+func (s *Shelf) Describe(f *Folder, describe func(*Folder, *backends.Entry)) backends.Entry {
 	e := backends.Entry{ID: f.ID, State: f.State, Path: f.Path()}
 	record, err := f.ReadRecord()
 	if err != nil {

@@ -39,7 +39,7 @@ func newPowered(t *testing.T) *powered {
 	first := scratch.MountImage(t, "ext4", p.image)
 	s := p.open(first, "pool")
 	p.incoming(s, p.data)
-	p.ok(errors.Join(s.Commit(p.data.ID), mount.Unmount(first)))
+	p.ok(errors.Join(s.Commit(t.Context(), p.data.ID), mount.Unmount(first)))
 	// A flush of a directory writes its name as well while the kernel still knows that the directory is new.
 	p.root = scratch.MountImage(t, "ext4", p.image)
 	p.shelf = p.open(p.root, "pool")

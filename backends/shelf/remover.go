@@ -14,72 +14,56 @@ import (
 	"github.com/droverhq/drover/internal/tree"
 )
 
-// remover deletes datasets, and removes what crashes have left.
-type remover struct {
-	// Destroy removes names in a directory with everything below them. If nil, each is removed as a tree of files.
-	// It is set before the pool is used.
-	Destroy func(ctx context.Context, dir safefile.Dir, names ...string) error
-	// Outside removes the parts of a deleted dataset that are outside its folder, before the folder is removed. It is
-	// set before the pool is used, or stays nil.
-	Outside func(ctx context.Context, id uuid.UUID) error
-	// CheckUnused fails if a dataset is in use, or must not be removed for another reason. It is set before the pool is
-	// used, or stays nil.
-	CheckUnused func(ctx context.Context, f *Folder) error
-
-	dir     *directory
-	catalog *catalog
-}
-
 // Delete removes a dataset in any area. It fails if CheckUnused fails. Otherwise it durably moves the folder to the
 // area of deletions, and removes its bytes. If ctx ends while the bytes are removed, Reap removes the rest, and Delete
 // returns nil. Idempotent: an absent dataset is not an error. If the folder in the area of ready datasets is empty,
 // Drover did not make it: Delete leaves the folder and fails with dataset.ErrCorrupt.
-func (r *remover) Delete(ctx context.Context, id uuid.UUID) error {
-	root, err := r.dir.Enter()
+func (s *Shelf) Delete(ctx context.Context, id uuid.UUID) error {
+	root, err := s.Enter()
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	defer r.catalog.claims.Use(id)()
-	f, err := r.catalog.findFolder(root, id)
+	defer s.claims.Use(id)()
+	f, err := s.findFolder(root, id)
 	if errors.Is(err, dataset.ErrNotFound) {
-		return r.finishDeletion(ctx, root, id)
+		return s.finishDeletion(ctx, root, id)
 	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	folderName, err := r.moveAway(ctx, root, f)
+	folderName, err := s.moveAway(ctx, root, f)
 	if err != nil {
 		return err
 	}
-	return r.remove(ctx, root, folderName, Deleting, areaOf(f.State))
+	return s.remove(ctx, root, folderName, Deleting, areaOf(f.State))
 }
 
 // finishDeletion finishes an earlier deletion, which may have been interrupted before its flush or later.
-func (r *remover) finishDeletion(ctx context.Context, root safefile.Dir, id uuid.UUID) error {
+func (s *Shelf) finishDeletion(ctx context.Context, root safefile.Dir, id uuid.UUID) error {
 	names, err := root.Names(Deleting)
 	if err != nil {
 		return err
 	}
-	if r.dir.Flush == nil { // also if the earlier deletion has removed everything
-		if err := r.dir.syncMove(root, root, r.dir.areas()...); err != nil {
+	if s.Flush == nil { // also if the earlier deletion has removed everything
+		if err := s.syncMove(root, root, s.areas()...); err != nil {
 			return err
 		}
 	}
 	var errs []error
 	for _, name := range names {
 		if deleted, ok := parseName(Deleting, name); ok && deleted == id {
-			errs = append(errs, r.remove(ctx, root, name))
+			errs = append(errs, s.remove(ctx, root, name))
 		}
 	}
 	return errors.Join(errs...)
 }
 
 // moveAway moves a folder to the area of deletions, and returns its name there. It fails if CheckUnused fails.
-func (r *remover) moveAway(ctx context.Context, root safefile.Dir, f *Folder) (string, error) {
-	if r.CheckUnused != nil {
-		if err := r.CheckUnused(ctx, f); err != nil {
+func (s *Shelf) moveAway(ctx context.Context, root safefile.Dir, f *Folder) (string, error) {
+	if s.CheckUnused != nil {
+		if err := s.CheckUnused(ctx, f); err != nil {
 			return "", err
 		}
 	}
@@ -101,18 +85,18 @@ func (r *remover) moveAway(ctx context.Context, root safefile.Dir, f *Folder) (s
 // remove removes a folder from the area of deletions. Before that, it makes the folder's move between areas durable:
 // otherwise a power cut could bring back a part of the dataset. If ctx ends meanwhile, Reap removes the rest, and
 // remove returns nil.
-func (r *remover) remove(ctx context.Context, root safefile.Dir, folderName string, areas ...string) error {
+func (s *Shelf) remove(ctx context.Context, root safefile.Dir, folderName string, areas ...string) error {
 	folder, err := root.Sub(filepath.Join(Deleting, folderName))
 	if err == nil {
-		err = errors.Join(r.dir.syncMove(root, folder, areas...), folder.Close())
+		err = errors.Join(s.syncMove(root, folder, areas...), folder.Close())
 	}
 	if err != nil {
 		return safefile.AbsentIsFine(err)
 	}
 
-	err = r.removeOutside(ctx, folderName)
+	err = s.removeOutside(ctx, folderName)
 	if err == nil {
-		err = r.destroy(ctx, root, Deleting, folderName)
+		err = s.destroy(ctx, root, Deleting, folderName)
 	}
 	if err != nil && ctx.Err() != nil {
 		return nil
@@ -124,54 +108,54 @@ func (r *remover) remove(ctx context.Context, root safefile.Dir, folderName stri
 }
 
 // destroy removes a name in an area with everything below it. Idempotent.
-func (r *remover) destroy(ctx context.Context, root safefile.Dir, area, name string) error {
+func (s *Shelf) destroy(ctx context.Context, root safefile.Dir, area, name string) error {
 	in, err := root.Sub(area)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	if r.Destroy != nil {
-		return r.Destroy(ctx, in, name)
+	if s.Destroy != nil {
+		return s.Destroy(ctx, in, name)
 	}
 	return tree.Remove(ctx, in.File, name)
 }
 
 // removeOutside removes the parts of a deleted dataset that are outside its folder. If a dataset with the same ID was
 // made since, the parts belong to the new dataset and stay.
-func (r *remover) removeOutside(ctx context.Context, folderName string) error {
+func (s *Shelf) removeOutside(ctx context.Context, folderName string) error {
 	id, ok := parseName(Deleting, folderName)
-	if r.Outside == nil || !ok {
+	if s.Outside == nil || !ok {
 		return nil
 	}
-	successor, err := r.catalog.OpenUnclaimed(id)
+	successor, err := s.OpenUnclaimed(id)
 	if err == nil {
 		return successor.Close()
 	}
 	if !errors.Is(err, dataset.ErrNotFound) {
 		return err
 	}
-	return r.Outside(ctx, id)
+	return s.Outside(ctx, id)
 }
 
 // Reap removes the deleting datasets, the incoming datasets that drop selects, and temporary files. tidy removes the
 // backend's temporary files in a folder and returns their number. Reap does not touch a dataset that another call uses.
 // It returns how many things it removed.
-func (r *remover) Reap(ctx context.Context, drop func(uuid.UUID) bool, tidy func(*Folder) (int, error)) (int, error) {
-	root, err := r.dir.Enter()
+func (s *Shelf) Reap(ctx context.Context, drop func(uuid.UUID) bool, tidy func(*Folder) (int, error)) (int, error) {
+	root, err := s.Enter()
 	if err != nil {
 		return 0, err
 	}
 	defer root.Close()
-	count, err := r.dir.removeTemporary(root)
+	count, err := s.removeTemporary(root)
 	errs := []error{err}
-	for _, area := range r.dir.areas() {
+	for _, area := range s.areas() {
 		names, err := root.Names(area)
 		errs = append(errs, err)
 		for _, name := range names {
 			if ctx.Err() != nil {
 				return count, errors.Join(append(errs, ctx.Err())...)
 			}
-			n, err := r.reapOne(ctx, root, area, name, drop, tidy)
+			n, err := s.reapOne(ctx, root, area, name, drop, tidy)
 			count += n
 			errs = append(errs, err)
 		}
@@ -179,14 +163,25 @@ func (r *remover) Reap(ctx context.Context, drop func(uuid.UUID) bool, tidy func
 	return count, errors.Join(errs...)
 }
 
+// ReapTrees is Reap for a backend that keeps trees, which Destroy removes.
+func (s *Shelf) ReapTrees(ctx context.Context, drop func(uuid.UUID) bool) (int, error) {
+	return s.Reap(ctx, drop, func(f *Folder) (int, error) {
+		doomed, err := f.Leftovers()
+		if err != nil || len(doomed) == 0 {
+			return 0, err
+		}
+		return len(doomed), s.Destroy(ctx, f.Dir, doomed...)
+	})
+}
+
 // reapOne reaps one name in an area.
-func (r *remover) reapOne(ctx context.Context, root safefile.Dir, area, name string, drop func(uuid.UUID) bool,
+func (s *Shelf) reapOne(ctx context.Context, root safefile.Dir, area, name string, drop func(uuid.UUID) bool,
 	tidy func(*Folder) (int, error)) (int, error) {
 	id, ok := parseName(area, name)
 	if !ok {
 		return 0, nil
 	}
-	done, ok := r.catalog.claims.Reap(id)
+	done, ok := s.claims.Reap(id)
 	if !ok {
 		return 0, nil
 	}
@@ -204,19 +199,19 @@ func (r *remover) reapOne(ctx context.Context, root safefile.Dir, area, name str
 		if err != nil {
 			return 0, nil // foreign: List reports it
 		}
-		name, err = r.moveAway(ctx, root, f)
+		name, err = s.moveAway(ctx, root, f)
 		if err = errors.Join(err, f.Close()); err != nil {
 			return 0, err
 		}
 		area = Deleting
 	}
 	if area == Deleting {
-		if err := r.remove(ctx, root, name, Deleting, Incoming); err != nil || ctx.Err() != nil {
+		if err := s.remove(ctx, root, name, Deleting, Incoming); err != nil || ctx.Err() != nil {
 			return 0, err
 		}
 		return 1, nil
 	}
-	return r.tidy(root, area, id, tidy)
+	return s.tidy(root, area, id, tidy)
 }
 
 // hasLaterFormat reports whether the record of a dataset has a later format.
@@ -229,14 +224,14 @@ func hasLaterFormat(root safefile.Dir, area string, id uuid.UUID) (bool, error) 
 }
 
 // tidy removes the temporary files in a folder that stays.
-func (r *remover) tidy(root safefile.Dir, area string, id uuid.UUID, tidy func(*Folder) (int, error)) (int, error) {
+func (s *Shelf) tidy(root safefile.Dir, area string, id uuid.UUID, tidy func(*Folder) (int, error)) (int, error) {
 	f, err := openFolder(root, area, id, func() {})
 	if err != nil {
 		return 0, nil // foreign: List reports it
 	}
 	defer f.Close()
 	if area == Copies && f.isEmpty() {
-		return 1, r.destroy(context.Background(), root, area, id.String())
+		return 1, s.destroy(context.Background(), root, area, id.String())
 	}
 	n, err := tidy(f)
 	if _, lErr := f.Lstat(Temp + RecordFile); lErr == nil {

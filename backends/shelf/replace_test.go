@@ -29,7 +29,7 @@ func newShelved(t *testing.T) *shelved {
 	d := dataset.Dataset{ID: uuid.New()}
 	f, _, err := shelf.Make(d.ID)
 	s.ok(err)
-	s.ok(errors.Join(f.Mkdir(FirstHead), shelf.Finish(f, d), shelf.Commit(d.ID), f.Close()))
+	s.ok(errors.Join(f.Mkdir(FirstHead), shelf.Finish(f, d), shelf.Commit(t.Context(), d.ID), f.Close()))
 	s.Folder, err = shelf.FindDataset(d.ID)
 	s.ok(err)
 	t.Cleanup(func() { s.ok(s.Close()) })

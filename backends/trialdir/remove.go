@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/tree"
 )
 
@@ -41,7 +42,7 @@ func Remove(ctx context.Context, kinds *backends.Registry, l FoundFolder) error 
 		return dataset.Errorf(dataset.ErrInUse, "%s is in use by a running drover backend verify: wait until it "+
 			"ends, or end it", l.Path)
 	case errors.Is(err, os.ErrNotExist): // the folder is empty; a process that is making the sandbox fails
-		return absentIsFine(os.Remove(l.Path))
+		return safefile.AbsentIsFine(os.Remove(l.Path))
 	case err != nil:
 		return err
 	}
@@ -71,15 +72,8 @@ func (c *Sandbox) Remove(ctx context.Context, kinds *backends.Registry) error {
 			return err
 		}
 	}
-	err = errors.Join(absentIsFine(os.Remove(filepath.Join(c.Path, markName))), os.Remove(c.Path))
-	return absentIsFine(err)
-}
-
-func absentIsFine(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
+	err = errors.Join(safefile.AbsentIsFine(os.Remove(filepath.Join(c.Path, markName))), os.Remove(c.Path))
+	return safefile.AbsentIsFine(err)
 }
 
 // Clear removes a folder of a sandbox. First it removes the mounts below the folder, and the datasets of the pools in

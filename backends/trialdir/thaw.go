@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/safefile"
 )
 
 // Thaw thaws the frozen filesystems on loop devices whose files are below path. path is a sandbox or a folder in one. A
@@ -25,7 +26,7 @@ func Thaw(path string) error {
 func thaw(device string) error {
 	disk, err := os.Open(device)
 	if err != nil {
-		return absentIsFine(err)
+		return safefile.AbsentIsFine(err)
 	}
 	defer disk.Close()
 	kind, _, err := fsctl.Superblock(disk)

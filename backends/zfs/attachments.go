@@ -16,16 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// attachments counts the attachments of each dataset that were not released. With zfs-fuse it also mounts the heads;
-// see fuseType.
+// attachments counts the attachments of each dataset that were not released. With zfs-fuse Drover also mounts the
+// heads; see fuseType.
 type attachments struct {
-	*storage
-
 	staging  sync.Mutex // protects staged, and is held while a head of zfs-fuse is mounted or unmounted
 	staged   map[uuid.UUID]bool
 	attached backends.Attachments
@@ -43,11 +42,10 @@ func isZFS(m *mount.Entry) bool {
 
 // Attach implements backends.Pool.
 func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOptions) (backends.Attachment, error) {
-	if len(opts.Mount) > 0 {
-		return backends.Attachment{}, dataset.Errorf(dataset.ErrUnsupported,
-			"a pool of backend zfs has no mount options (requested: %s)", dataset.FormatChoices(opts.Mount))
+	if err := shelf.CheckFilesystem(Name, dataset.Filesystem{Mount: opts.Mount}); err != nil {
+		return backends.Attachment{}, err
 	}
-	f, err := p.shelf.FindDataset(id)
+	f, err := p.Shelf.FindDataset(id)
 	if err != nil {
 		return backends.Attachment{}, err
 	}
@@ -56,14 +54,14 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 	if err != nil {
 		return backends.Attachment{}, err
 	}
-	lock, err := p.keys.unlock(ctx, f, head.name)
+	lock, err := p.unlock(ctx, f, head.name)
 	if err != nil {
 		return backends.Attachment{}, fmt.Errorf("dataset %s: %w", id, err)
 	}
 	source, kind := head.name, fsType
 	release := p.attachments.attached.Add(id)
 	if p.fs.fuse {
-		if source, err = p.attachments.stage(ctx, id, head.name); err != nil {
+		if source, err = p.stage(ctx, id, head.name); err != nil {
 			release()
 			return backends.Attachment{}, err
 		}
@@ -83,12 +81,12 @@ func (p *Pool) Attach(ctx context.Context, id uuid.UUID, opts backends.AttachOpt
 	}, nil
 }
 
-// open opens the root directory of a head that is not mounted.
-func (a *attachments) open(ctx context.Context, id uuid.UUID, head string) (*os.File, error) {
-	if !a.fs.fuse {
+// openHead opens the root directory of a head that is not mounted.
+func (p *Pool) openHead(ctx context.Context, id uuid.UUID, head string) (*os.File, error) {
+	if !p.fs.fuse {
 		return mount.Detached(mount.Spec{Source: head, FSType: fsType, Options: []string{"nodev"}})
 	}
-	dir, err := a.stage(ctx, id, head)
+	dir, err := p.stage(ctx, id, head)
 	if err != nil {
 		return nil, err
 	}
@@ -96,51 +94,51 @@ func (a *attachments) open(ctx context.Context, id uuid.UUID, head string) (*os.
 }
 
 // CheckIdle implements backends.IdleChecker.
-func (p *Pool) CheckIdle(_ context.Context, id uuid.UUID) error { return p.attachments.checkIdle(id) }
+func (p *Pool) CheckIdle(_ context.Context, id uuid.UUID) error { return p.checkIdle(id) }
 
 // checkIdle returns dataset.ErrInUse if a dataset is attached or mounted, in this mount namespace or in another one.
 // The error names the mount point or the process.
-func (a *attachments) checkIdle(id uuid.UUID) error {
-	if err := a.checkHere(id); err != nil {
+func (p *Pool) checkIdle(id uuid.UUID) error {
+	if err := p.checkHere(id); err != nil {
 		return err
 	}
 	others, err := mount.ReadForeign()
 	if err != nil {
 		return fmt.Errorf("check whether dataset %s is mounted: %w", id, err)
 	}
-	for _, h := range others.From(a.root(id), a.mountPath(id)) {
+	for _, h := range others.From(p.root(id), p.attachments.mountPath(id)) {
 		return dataset.Errorf(dataset.ErrInUse, "dataset %s is in use: %w", id, inuse.MountUser(h))
 	}
 	return nil
 }
 
 // checkHere is checkIdle for this mount namespace.
-func (a *attachments) checkHere(id uuid.UUID) error {
-	if err := a.attached.CheckNone(id); err != nil {
+func (p *Pool) checkHere(id uuid.UUID) error {
+	if err := p.attachments.attached.CheckNone(id); err != nil {
 		return err
 	}
-	at, err := a.mountedAt(id)
+	at, err := p.mountedAt(id)
 	if err != nil {
 		return fmt.Errorf("check whether dataset %s is mounted: %w", id, err)
 	}
 	if at != "" {
 		return dataset.Errorf(dataset.ErrInUse, "dataset %s: %w", id, inuse.PathUser(at))
 	}
-	if a.fs.fuse {
-		return a.unstage(id)
+	if p.fs.fuse {
+		return p.unstage(id)
 	}
 	return nil
 }
 
 // mountedAt returns where a dataset is mounted in this mount namespace, apart from the staging mount of zfs-fuse. It
 // returns "" if the dataset is not mounted.
-func (a *attachments) mountedAt(id uuid.UUID) (string, error) {
+func (p *Pool) mountedAt(id uuid.UUID) (string, error) {
 	table, err := mount.Table()
 	if err != nil {
 		return "", err
 	}
 	for _, m := range table {
-		if isZFS(m) && strings.HasPrefix(m.Source, a.root(id)+"/") && m.Mountpoint != a.stageDir(id) {
+		if isZFS(m) && strings.HasPrefix(m.Source, p.root(id)+"/") && m.Mountpoint != p.stageDir(id) {
 			return m.Mountpoint, nil
 		}
 	}
@@ -168,8 +166,8 @@ const fuseType = "fuse.zfs"
 const fuseSocket = "/var/run/zfs/zfs_socket"
 
 // stageDir returns the directory of the staging mount of a head.
-func (a *attachments) stageDir(id uuid.UUID) string {
-	return filepath.Join(os.TempDir(), "drover-zfs-"+a.shelf.ID().String(), id.String())
+func (p *Pool) stageDir(id uuid.UUID) string {
+	return filepath.Join(os.TempDir(), "drover-zfs-"+p.Shelf.ID().String(), id.String())
 }
 
 // StagingPath implements backends.Stager.
@@ -177,38 +175,38 @@ func (p *Pool) StagingPath(id uuid.UUID) string {
 	if !p.fs.fuse {
 		return ""
 	}
-	return p.attachments.stageDir(id)
+	return p.stageDir(id)
 }
 
 // stage mounts a head on its staging directory and returns the directory. If the head is mounted already, stage returns
 // the directory on which it is mounted.
-func (a *attachments) stage(ctx context.Context, id uuid.UUID, head string) (string, error) {
-	a.staging.Lock()
-	defer a.staging.Unlock()
+func (p *Pool) stage(ctx context.Context, id uuid.UUID, head string) (string, error) {
+	p.attachments.staging.Lock()
+	defer p.attachments.staging.Unlock()
 	table, err := mount.Table()
 	if err != nil {
 		return "", err
 	}
 	for _, m := range table {
 		if m.FSType == fuseType && m.Source == head {
-			if m.Mountpoint == a.stageDir(id) {
-				a.staged[id] = true
+			if m.Mountpoint == p.stageDir(id) {
+				p.attachments.staged[id] = true
 			}
 			return m.Mountpoint, nil
 		}
 	}
-	dir := a.stageDir(id)
+	dir := p.stageDir(id)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
 	}
 	if err := checkOwned(filepath.Dir(dir)); err != nil {
 		return "", err
 	}
-	if err := a.tool.zfs(ctx, "set", "mountpoint="+dir, head); err != nil {
+	if err := p.tool.zfs(ctx, "set", "mountpoint="+dir, head); err != nil {
 		return "", err
 	}
-	err = a.tool.retryBusy(ctx, "mount", head)
-	a.staged[id] = err == nil
+	err = p.tool.retryBusy(ctx, "mount", head)
+	p.attachments.staged[id] = err == nil
 	return dir, err
 }
 
@@ -226,11 +224,11 @@ func checkOwned(dir string) error {
 
 // unstage removes the staging mount. It detaches the mount lazily, because a directory in it may be open. Bind mounts
 // of it stay.
-func (a *attachments) unstage(id uuid.UUID) error {
-	a.staging.Lock()
-	defer a.staging.Unlock()
-	delete(a.staged, id)
-	dir := a.stageDir(id)
+func (p *Pool) unstage(id uuid.UUID) error {
+	p.attachments.staging.Lock()
+	defer p.attachments.staging.Unlock()
+	delete(p.attachments.staged, id)
+	dir := p.stageDir(id)
 	flushRequests(dir)
 	err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
@@ -251,15 +249,15 @@ func flushRequests(dir string) {
 }
 
 // unstageAll removes the staging mounts of all datasets that are mounted nowhere else.
-func (a *attachments) unstageAll() error {
-	a.staging.Lock()
-	staged := slices.Collect(maps.Keys(a.staged))
-	a.staging.Unlock()
+func (p *Pool) unstageAll() error {
+	p.attachments.staging.Lock()
+	staged := slices.Collect(maps.Keys(p.attachments.staged))
+	p.attachments.staging.Unlock()
 	var errs []error
 	for _, id := range staged {
-		at, err := a.mountedAt(id)
+		at, err := p.mountedAt(id)
 		if at == "" && err == nil {
-			err = a.unstage(id)
+			err = p.unstage(id)
 		}
 		errs = append(errs, err)
 	}
@@ -267,9 +265,9 @@ func (a *attachments) unstageAll() error {
 }
 
 // dropStaging removes the staging mount of a dataset. Without zfs-fuse it does nothing.
-func (a *attachments) dropStaging(id uuid.UUID) error {
-	if !a.fs.fuse {
+func (p *Pool) dropStaging(id uuid.UUID) error {
+	if !p.fs.fuse {
 		return nil
 	}
-	return a.unstage(id)
+	return p.unstage(id)
 }

@@ -246,10 +246,7 @@ func (o *ownPool) Close() error {
 	if o == nil {
 		return nil
 	}
-	err := mount.Unmount(o.mount)
-	if errors.Is(err, mount.ErrBusy) || errors.Is(err, mount.ErrNotMounted) || errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+	_, err := mount.UnmountUnused(o.mount)
 	return err
 }
 

@@ -170,7 +170,9 @@ func TestPoolOnDevicesCutShort(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		panic(errors.Join(errCrash, cmd.Process.Kill(), ignoreExit(cmd.Wait()))) // no command follows
+		killed := cmd.Process.Kill()
+		_ = cmd.Wait()
+		panic(errors.Join(errCrash, killed)) // no command follows
 	}), clock.System{})
 	func() {
 		defer func() {

@@ -3,8 +3,6 @@ package zfs
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 
 	"github.com/google/uuid"
 
@@ -13,15 +11,6 @@ import (
 	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/dataset"
 )
-
-// heads turns copies into datasets (Promote) and datasets into copies (Demote, Supersede). For this purpose it creates,
-// changes and removes heads. A head is the filesystem that containers see.
-type heads struct {
-	*storage
-	attachments *attachments
-	remover     *remover
-	sender      *sender
-}
 
 // A copy has the same structure as the dataset in its home: a snapshot and its base are in one filesystem, and the base
 // is the older of the two. If the base is not the last snapshot of its filesystem, as after a restore, the difference
@@ -49,7 +38,7 @@ func describeCopy(f *shelf.Folder, e *backends.Entry) {
 
 // dropHead removes the head of a copy, if it has one. It returns dataset.ErrConflict if the head contains data that is
 // in no snapshot.
-func (h *heads) dropHead(ctx context.Context, f *shelf.Folder) error {
+func (p *Pool) dropHead(ctx context.Context, f *shelf.Folder) error {
 	c, err := copyHead(f)
 	if err != nil {
 		return err
@@ -57,16 +46,16 @@ func (h *heads) dropHead(ctx context.Context, f *shelf.Folder) error {
 	if c.FS == "" {
 		return shelf.SyncDir(f.Dir)
 	}
-	if err := h.checkSnapshotted(ctx, f, c); err != nil {
+	if err := p.checkSnapshotted(ctx, f, c); err != nil {
 		return err
 	}
 	if err := shelf.WriteJSON(f.Dir, currentName, current{}, true); err != nil {
 		return err
 	}
-	if err := h.attachments.dropStaging(f.ID); err != nil {
+	if err := p.dropStaging(f.ID); err != nil {
 		return err
 	}
-	err = h.tool.retryBusy(ctx, "destroy", h.root(f.ID)+"/"+c.FS)
+	err = p.tool.retryBusy(ctx, "destroy", p.root(f.ID)+"/"+c.FS)
 	if errors.Is(err, errAbsent) || errors.Is(err, errHeld) || errors.Is(err, errBusy) {
 		return nil // a filesystem with snapshots must stay; Reap destroys a busy one later
 	}
@@ -74,7 +63,7 @@ func (h *heads) dropHead(ctx context.Context, f *shelf.Folder) error {
 }
 
 // checkSnapshotted returns dataset.ErrConflict if the head of a copy contains data that is in none of its snapshots.
-func (h *heads) checkSnapshotted(ctx context.Context, f *shelf.Folder, c current) error {
+func (p *Pool) checkSnapshotted(ctx context.Context, f *shelf.Folder, c current) error {
 	if c.From != uuid.Nil {
 		if _, err := readSnapshot(f, c.From); err == nil {
 			return nil
@@ -89,7 +78,7 @@ func (h *heads) checkSnapshotted(ctx context.Context, f *shelf.Folder, c current
 		if !ok {
 			continue
 		}
-		if same, err := h.headEquals(ctx, f, c.FS, id); err != nil || same {
+		if same, err := p.headEquals(ctx, f, c.FS, id); err != nil || same {
 			return err
 		}
 	}
@@ -99,17 +88,17 @@ func (h *heads) checkSnapshotted(ctx context.Context, f *shelf.Folder, c current
 
 // headEquals reports whether a head has the same content as a snapshot. The folder may be that of a dataset or of a
 // copy.
-func (h *heads) headEquals(ctx context.Context, f *shelf.Folder, fs string, snapshot uuid.UUID) (bool, error) {
+func (p *Pool) headEquals(ctx context.Context, f *shelf.Folder, fs string, snapshot uuid.UUID) (bool, error) {
 	s, err := readSnapshot(f, snapshot)
 	if err != nil {
 		return false, err
 	}
-	temporary, done, err := h.sender.temporarySnapshot(ctx, f, fs)
+	temporary, done, err := p.temporarySnapshot(ctx, f, fs)
 	if err != nil {
 		return false, err
 	}
 	defer done()
-	_, err = h.sender.differs(ctx, h.snapshotName(f.ID, s.FS, snapshot), temporary)
+	_, err = p.differs(ctx, p.snapshotName(f.ID, s.FS, snapshot), temporary)
 	if errors.Is(err, errDiffers) || errors.Is(err, errUnrelated) {
 		return false, nil
 	}
@@ -118,7 +107,7 @@ func (h *heads) headEquals(ctx context.Context, f *shelf.Folder, fs string, snap
 
 // dropSnapshot prepares the removal of a snapshot from a copy. It removes the partly received stream of that snapshot,
 // and the head if the copy was promoted to that snapshot.
-func (h *heads) dropSnapshot(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+func (p *Pool) dropSnapshot(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
 	if f.State != backends.EntryCopy {
 		return nil
 	}
@@ -129,23 +118,17 @@ func (h *heads) dropSnapshot(ctx context.Context, f *shelf.Folder, snapshot uuid
 	if err != nil || c.FS == "" || c.From != snapshot {
 		return err
 	}
-	return h.dropHead(ctx, f)
+	return p.dropHead(ctx, f)
 }
 
 // Promote implements backends.Copier.
-func (p *Pool) Promote(ctx context.Context, ds, snapshot uuid.UUID) error {
-	f, err := p.shelf.FindDatasetOrCopy(ds)
-	if err == nil {
-		defer f.Close()
-		err = p.heads.promote(ctx, f, snapshot)
-	}
+func (p *Pool) Promote(ctx context.Context, ds, snapshot uuid.UUID) (err error) {
+	defer backends.Wrap(&err, "promote the copy of dataset %s to snapshot %s", ds, snapshot)
+	f, err := p.FindDatasetOrCopy(ds)
 	if err != nil {
-		return fmt.Errorf("promote the copy of dataset %s to snapshot %s: %w", ds, snapshot, noSpace(err))
+		return err
 	}
-	return nil
-}
-
-func (h *heads) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+	defer f.Close()
 	if f.State != backends.EntryCopy {
 		return nil
 	}
@@ -160,41 +143,41 @@ func (h *heads) promote(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID
 	if c.FS != "" && c.From == snapshot {
 		return shelf.SyncDir(f.Dir)
 	}
-	if err := h.dropHead(ctx, f); err != nil {
+	if err := p.dropHead(ctx, f); err != nil {
 		return err
 	}
-	fs, from, options := s.FS, h.snapshotName(f.ID, s.FS, s.ID), headOptions(s.Refquota)
+	fs, from, options := s.FS, p.snapshotName(f.ID, s.FS, s.ID), headOptions(s.Refquota)
 	last := false
 	// A snapshot of a former head must be cloned. If its filesystem became the head, readSnapshot would ignore the
 	// snapshot.
 	if !s.FormerHead {
-		if last, err = h.isLast(ctx, f, s); err != nil {
+		if last, err = p.isLast(ctx, f, s); err != nil {
 			return err
 		}
 	}
 	if last {
-		err = h.reuse(ctx, f, s, options)
+		err = p.reuse(ctx, f, s, options)
 	} else {
 		fs = headPrefix + uuid.NewString()
-		err = h.tool.zfs(ctx, append(append([]string{"clone"}, options...), from, h.root(f.ID)+"/"+fs)...)
+		err = p.tool.zfs(ctx, append(append([]string{"clone"}, options...), from, p.root(f.ID)+"/"+fs)...)
 	}
 	if err != nil {
-		return err
+		return noSpace(err)
 	}
 	return shelf.WriteJSON(f.Dir, currentName, current{FS: fs, From: snapshot}, true)
 }
 
 // reuse prepares a filesystem for another use: it rolls the filesystem back to its last snapshot s, and sets
 // properties. The options alternate between "-o" and a property, as for zfs clone.
-func (h *heads) reuse(ctx context.Context, f *shelf.Folder, s snapshot, options []string) error {
-	if err := h.attachments.dropStaging(f.ID); err != nil {
+func (p *Pool) reuse(ctx context.Context, f *shelf.Folder, s snapshot, options []string) error {
+	if err := p.dropStaging(f.ID); err != nil {
 		return err
 	}
-	if err := h.tool.retryBusy(ctx, "rollback", h.snapshotName(f.ID, s.FS, s.ID)); err != nil {
+	if err := p.tool.retryBusy(ctx, "rollback", p.snapshotName(f.ID, s.FS, s.ID)); err != nil {
 		return err
 	}
 	for i := 1; i < len(options); i += 2 {
-		if err := h.tool.zfs(ctx, "set", options[i], h.root(f.ID)+"/"+s.FS); err != nil {
+		if err := p.tool.zfs(ctx, "set", options[i], p.root(f.ID)+"/"+s.FS); err != nil {
 			return err
 		}
 	}
@@ -203,12 +186,12 @@ func (h *heads) reuse(ctx context.Context, f *shelf.Folder, s snapshot, options 
 
 // isLast reports whether a snapshot is the last one of its filesystem. It first destroys the later snapshots that a
 // crash left, which have neither a record nor a clone.
-func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, error) {
-	all, err := h.tool.below(ctx, h.root(f.ID)+"/"+s.FS)
+func (p *Pool) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, error) {
+	all, err := p.tool.below(ctx, p.root(f.ID)+"/"+s.FS)
 	if err != nil {
 		return false, err
 	}
-	name, passed := h.snapshotName(f.ID, s.FS, s.ID), false
+	name, passed := p.snapshotName(f.ID, s.FS, s.ID), false
 	for _, o := range all {
 		if o.kind != kindSnapshot {
 			continue
@@ -220,10 +203,10 @@ func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, 
 		if !passed {
 			continue
 		}
-		if !h.remover.isOurs(o) || h.remover.checkUnrecorded(o.name) != nil {
+		if !p.isOurs(o) || p.checkUnrecorded(o.name) != nil {
 			return false, nil
 		}
-		err := h.tool.retryBusy(ctx, "destroy", o.name)
+		err := p.tool.retryBusy(ctx, "destroy", o.name)
 		if errors.Is(err, errHeld) || errors.Is(err, errBusy) {
 			return false, nil
 		}
@@ -238,7 +221,7 @@ func (h *heads) isLast(ctx context.Context, f *shelf.Folder, s snapshot) (bool, 
 }
 
 // commitCopy makes a promoted copy a ready dataset.
-func (h *heads) commitCopy(f *shelf.Folder) error {
+func (p *Pool) commitCopy(f *shelf.Folder) error {
 	c, err := copyHead(f)
 	if err == nil && c.FS == "" {
 		err = shelf.NoHeadError(f.ID)
@@ -247,26 +230,23 @@ func (h *heads) commitCopy(f *shelf.Folder) error {
 		err = stream.Drop(f.Dir)
 	}
 	if err == nil {
-		err = h.shelf.Promote(f)
+		err = p.Shelf.Promote(f)
 	}
 	return err
 }
 
 // Demote implements backends.Copier.
-func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) error {
-	err := p.heads.demote(ctx, ds, func(f *shelf.Folder) (uuid.UUID, error) {
-		return snapshot, p.heads.checkHead(ctx, f, snapshot)
+func (p *Pool) Demote(ctx context.Context, ds, snapshot uuid.UUID) (err error) {
+	defer backends.Wrap(&err, "make dataset %s a copy with snapshot %s", ds, snapshot)
+	return p.demote(ctx, ds, func(f *shelf.Folder) (uuid.UUID, error) {
+		return snapshot, p.checkHead(ctx, f, snapshot)
 	})
-	if err != nil {
-		return fmt.Errorf("make dataset %s a copy with snapshot %s: %w", ds, snapshot, err)
-	}
-	return nil
 }
 
 // checkHead returns dataset.ErrConflict if the head in a folder differs from the snapshot. The folder is that of a
 // dataset, or that of a copy whose head an interrupted Demote did not remove. checkHead returns nil for a copy without
 // a head.
-func (h *heads) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
+func (p *Pool) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UUID) error {
 	if _, err := readSnapshot(f, snapshot); err != nil {
 		return err
 	}
@@ -277,7 +257,7 @@ func (h *heads) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UU
 	if f.State == backends.EntryCopy && (!exists || c.FS == "" || c.From == snapshot) {
 		return nil
 	}
-	same, err := h.headEquals(ctx, f, c.FS, snapshot)
+	same, err := p.headEquals(ctx, f, c.FS, snapshot)
 	if err == nil && !same {
 		err = dataset.Errorf(dataset.ErrConflict, "it was written to after snapshot %s, and that data would be lost",
 			snapshot)
@@ -286,9 +266,10 @@ func (h *heads) checkHead(ctx context.Context, f *shelf.Folder, snapshot uuid.UU
 }
 
 // Supersede implements backends.Copier.
-func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) error {
-	err := p.heads.demote(ctx, ds, func(f *shelf.Folder) (is uuid.UUID, err error) {
-		if err := p.heads.checkHead(ctx, f, keep.ID); !errors.Is(err, dataset.ErrNotFound) {
+func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapshot) (err error) {
+	defer backends.Wrap(&err, "keep the head of dataset %s as snapshot %s", ds, keep.ID)
+	return p.demote(ctx, ds, func(f *shelf.Folder) (is uuid.UUID, err error) {
+		if err := p.checkHead(ctx, f, keep.ID); !errors.Is(err, dataset.ErrNotFound) {
 			return keep.ID, err
 		}
 		c, exists, err := readCurrent(f.Dir, f.ID)
@@ -298,25 +279,21 @@ func (p *Pool) Supersede(ctx context.Context, ds uuid.UUID, keep dataset.Snapsho
 		if f.State == backends.EntryCopy && (!exists || c.FS == "") {
 			return is, dataset.Errorf(dataset.ErrConflict, "it has no head")
 		}
-		return keep.ID, p.snapshotter.record(ctx, f, keep, c.FS, false)
+		return keep.ID, p.record(ctx, f, keep, c.FS, false)
 	})
-	if err != nil {
-		return fmt.Errorf("keep the head of dataset %s as snapshot %s: %w", ds, keep.ID, err)
-	}
-	return nil
 }
 
 // demote makes a dataset a copy. It calls keep, which returns a snapshot with all data of the head.
 //
 // The order makes sure that a dataset always has a head: demote first moves the folder with the head to the copies, and
 // then removes the head. It returns dataset.ErrInUse if the dataset is in use.
-func (h *heads) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) (uuid.UUID, error)) error {
-	f, err := h.shelf.FindDatasetOrCopy(ds)
+func (p *Pool) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folder) (uuid.UUID, error)) error {
+	f, err := p.Shelf.FindDatasetOrCopy(ds)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := h.attachments.checkIdle(ds); err != nil {
+	if err := p.checkIdle(ds); err != nil {
 		return err
 	}
 	if err := sweep(f); err != nil { // a copy must not keep the records of an interrupted restore
@@ -337,20 +314,9 @@ func (h *heads) demote(ctx context.Context, ds uuid.UUID, keep func(*shelf.Folde
 		}
 	}
 	if f.State != backends.EntryCopy {
-		if err := h.shelf.Demote(f); err != nil {
+		if err := p.Shelf.Demote(f); err != nil {
 			return err
 		}
 	}
-	return h.dropHead(ctx, f)
-}
-
-// Receive implements backends.Copier. It collects the stream in a file, and passes it to zfs receive once the stream is
-// complete and verified.
-func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
-	progress backends.Progress) (backends.Stream, error) {
-	out, err := p.receiver.receive(ctx, d, r, progress)
-	if err != nil {
-		return out, fmt.Errorf("receive snapshot %s of dataset %s: %w", d.Snapshot.ID, d.Dataset.ID, noSpace(err))
-	}
-	return out, nil
+	return p.dropHead(ctx, f)
 }

@@ -30,17 +30,12 @@ const (
 	keySize     = 32 // bytes, as keyformat=raw requires
 )
 
-// datasetKeys loads the keys of encrypted datasets into ZFS, and unloads those that nothing needs.
-type datasetKeys struct {
-	*storage
-	source  backends.Keys
-	keys    loadedKeys
-	problem string // why the pool cannot encrypt, or "" if it can
-}
-
-// loadedKeys records the encryption roots whose keys ZFS has loaded. ZFS keeps a key until zfs unload-key, which it
+// datasetKeys records the encryption roots whose keys ZFS has loaded. ZFS keeps a key until zfs unload-key, which it
 // refuses while a filesystem that uses the key is mounted.
-type loadedKeys struct {
+type datasetKeys struct {
+	source  backends.Keys
+	problem string // why the pool cannot encrypt, or "" if it can
+
 	mu     sync.Mutex     // protects held and loaded, and is held while a key is loaded or unloaded
 	held   map[string]int // by encryption root: the number of attachments and mounts in progress that need the key
 	loaded map[string]bool
@@ -90,20 +85,20 @@ func (t tool) encryptionProblem(ctx context.Context, h poolFilesystem) (string, 
 const moduleVersion = "/sys/module/zfs/version"
 
 // missing returns the line of Info.Missing about encryption, or nil if the pool can encrypt.
-func (k *datasetKeys) missing() []string {
-	if k.encrypts() {
+func (p *Pool) missing() []string {
+	if p.encrypts() {
 		return nil
 	}
-	return []string{k.problem}
+	return []string{p.keys.problem}
 }
 
 // encrypts reports whether the pool can have encrypted datasets.
-func (k *datasetKeys) encrypts() bool { return k.problem == "" }
+func (p *Pool) encrypts() bool { return p.keys.problem == "" }
 
 // cannotEncrypt returns the error for a request for an encrypted dataset in a pool that cannot encrypt.
-func (k *datasetKeys) cannotEncrypt() error {
+func (p *Pool) cannotEncrypt() error {
 	return dataset.Errorf(dataset.ErrUnsupported, "%s cannot encrypt: %s, and then a restart of drover",
-		k.fs.name, k.problem)
+		p.fs.name, p.keys.problem)
 }
 
 // runWithKey runs a zfs command that reads a key from its standard input.
@@ -114,11 +109,11 @@ func (t tool) runWithKey(ctx context.Context, key []byte, args ...string) error 
 
 // dataKey returns the key that ZFS uses for an encrypted dataset. It derives the key from the data key by HKDF. It
 // returns dataset.ErrForbidden if the pool was opened without a source of keys.
-func (k *datasetKeys) dataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
-	if k.source == nil {
+func (p *Pool) dataKey(ctx context.Context, d dataset.Dataset) ([]byte, error) {
+	if p.keys.source == nil {
 		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are available")
 	}
-	key, err := k.source.DataKey(ctx, d)
+	key, err := p.keys.source.DataKey(ctx, d)
 	if err != nil {
 		return nil, err
 	}
@@ -127,25 +122,25 @@ func (k *datasetKeys) dataKey(ctx context.Context, d dataset.Dataset) ([]byte, e
 
 // makeRoot makes the filesystem of a dataset, below which its heads are. If key is not nil, the filesystem becomes an
 // encryption root with that key.
-func (k *datasetKeys) makeRoot(ctx context.Context, d dataset.Dataset, key []byte) error {
+func (p *Pool) makeRoot(ctx context.Context, d dataset.Dataset, key []byte) error {
 	args := []string{"create", "-o", "canmount=off"}
 	if d.Encryption != nil {
 		args = append(args, "-o", keyProperty+"="+d.Encryption.ID.String())
 	}
 	if key == nil {
-		return k.tool.zfs(ctx, append(args, k.root(d.ID))...)
+		return p.tool.zfs(ctx, append(args, p.root(d.ID))...)
 	}
-	args = append(args, "-o", "encryption=aes-256-gcm", "-o", "keyformat=raw", "-o", "keylocation=prompt", k.root(d.ID))
-	return k.tool.runWithKey(ctx, key, args...)
+	args = append(args, "-o", "encryption=aes-256-gcm", "-o", "keyformat=raw", "-o", "keylocation=prompt", p.root(d.ID))
+	return p.tool.runWithKey(ctx, key, args...)
 }
 
 // sameKey returns dataset.ErrInvalid unless the filesystem fs and the record d name the same data key, or neither is
 // encrypted.
-func (k *datasetKeys) sameKey(ctx context.Context, fs string, d dataset.Dataset) error {
-	if !k.encrypts() {
+func (p *Pool) sameKey(ctx context.Context, fs string, d dataset.Dataset) error {
+	if !p.encrypts() {
 		return nil
 	}
-	id, err := k.tool.value(ctx, keyProperty, fs)
+	id, err := p.tool.value(ctx, keyProperty, fs)
 	switch {
 	case err != nil:
 		return err
@@ -162,7 +157,7 @@ func (k *datasetKeys) sameKey(ctx context.Context, fs string, d dataset.Dataset)
 // encrypted. If the record cannot be read, unlock asks ZFS. The key stays loaded until the caller calls lock and
 // nothing that needs the key is mounted. unlock returns dataset.ErrCorrupt if the record says that the dataset is
 // encrypted and ZFS says that it is not.
-func (k *datasetKeys) unlock(ctx context.Context, f *shelf.Folder, head string) (lock func(), err error) {
+func (p *Pool) unlock(ctx context.Context, f *shelf.Folder, head string) (lock func(), err error) {
 	lock = func() {}
 	d, err := f.ReadRecord()
 	if err == nil && d.Encryption == nil {
@@ -172,75 +167,75 @@ func (k *datasetKeys) unlock(ctx context.Context, f *shelf.Folder, head string) 
 		d = &dataset.Dataset{ID: f.ID}
 	}
 	root := "-"
-	if k.encrypts() {
-		if root, err = k.tool.value(ctx, "encryptionroot", head); err != nil {
+	if p.encrypts() {
+		if root, err = p.tool.value(ctx, "encryptionroot", head); err != nil {
 			return lock, err
 		}
 	}
-	if !strings.HasPrefix(root, k.top()+"/") { // not encrypted, or encrypted with a key of the operator
+	if !strings.HasPrefix(root, p.top()+"/") { // not encrypted, or encrypted with a key of the operator
 		if d.Encryption != nil {
 			return lock, dataset.Errorf(dataset.ErrCorrupt,
 				"its record says that it is encrypted, but its filesystem is not")
 		}
 		return lock, nil
 	}
-	key, err := k.dataKey(ctx, *d)
+	key, err := p.dataKey(ctx, *d)
 	if err != nil {
 		return lock, err
 	}
-	lock = k.holdKey(root)
-	if err := k.load(ctx, root, key); err != nil {
+	lock = p.holdKey(root)
+	if err := p.loadKey(ctx, root, key); err != nil {
 		lock()
 		return func() {}, err
 	}
 	return lock, nil
 }
 
-func (k *datasetKeys) load(ctx context.Context, root string, key []byte) error {
-	k.keys.mu.Lock()
-	defer k.keys.mu.Unlock()
-	err := k.tool.runWithKey(ctx, key, "load-key", root)
+func (p *Pool) loadKey(ctx context.Context, root string, key []byte) error {
+	p.keys.mu.Lock()
+	defer p.keys.mu.Unlock()
+	err := p.tool.runWithKey(ctx, key, "load-key", root)
 	if errors.Is(err, errLoaded) { // an earlier call loaded it: -n verifies that this caller has the right key too
-		err = k.tool.runWithKey(ctx, key, "load-key", "-n", root)
+		err = p.tool.runWithKey(ctx, key, "load-key", "-n", root)
 	}
 	if errors.Is(err, errWrongKey) {
 		return dataset.Errorf(dataset.ErrForbidden, "the data key does not open %s", root)
 	}
-	k.keys.loaded[root] = true
+	p.keys.loaded[root] = true
 	return err
 }
 
 // holdKey keeps the key of root loaded until the returned function is called. If several callers hold the key, the last
 // one to call its function unloads the key.
-func (k *datasetKeys) holdKey(root string) func() {
-	k.keys.mu.Lock()
-	defer k.keys.mu.Unlock()
-	k.keys.held[root]++
-	k.keys.loaded[root] = true
+func (p *Pool) holdKey(root string) func() {
+	p.keys.mu.Lock()
+	defer p.keys.mu.Unlock()
+	p.keys.held[root]++
+	p.keys.loaded[root] = true
 	return sync.OnceFunc(func() {
-		k.keys.mu.Lock()
-		defer k.keys.mu.Unlock()
-		if k.keys.held[root]--; k.keys.held[root] == 0 {
-			delete(k.keys.held, root)
-			k.unload(root)
+		p.keys.mu.Lock()
+		defer p.keys.mu.Unlock()
+		if p.keys.held[root]--; p.keys.held[root] == 0 {
+			delete(p.keys.held, root)
+			p.unloadKey(root)
 		}
 	})
 }
 
-// unload unloads a key. ZFS refuses this while a filesystem that uses the key is mounted. A later unloadIdle then
-// unloads the key. The caller must hold k.keys.mu.
-func (k *datasetKeys) unload(root string) {
-	if err := k.tool.zfs(context.Background(), "unload-key", root); err == nil || errors.Is(err, errAbsent) {
-		delete(k.keys.loaded, root)
+// unloadKey unloads a key. ZFS refuses this while a filesystem that uses the key is mounted. A later unloadIdle then
+// unloads the key. The caller must hold k.mu.
+func (p *Pool) unloadKey(root string) {
+	if err := p.tool.zfs(context.Background(), "unload-key", root); err == nil || errors.Is(err, errAbsent) {
+		delete(p.keys.loaded, root)
 	}
 }
 
 // unloadIdle unloads the keys of filesystems that are not mounted any more. It is called by Reap and Close, and by Used
 // before it lists the filesystems.
-func (k *datasetKeys) unloadIdle() {
-	k.keys.mu.Lock()
-	defer k.keys.mu.Unlock()
-	if len(k.keys.loaded) == 0 {
+func (p *Pool) unloadIdle() {
+	p.keys.mu.Lock()
+	defer p.keys.mu.Unlock()
+	if len(p.keys.loaded) == 0 {
 		return
 	}
 	table, err := mount.Table()
@@ -253,24 +248,24 @@ func (k *datasetKeys) unloadIdle() {
 			mounted[m.Source[:i]], mounted[m.Source] = true, true
 		}
 	}
-	for root := range k.keys.loaded {
-		if k.keys.held[root] == 0 && !mounted[root] {
-			k.unload(root)
+	for root := range p.keys.loaded {
+		if p.keys.held[root] == 0 && !mounted[root] {
+			p.unloadKey(root)
 		}
 	}
 }
 
 // findLoaded records the keys that an earlier run left loaded in ZFS, so that unloadIdle unloads them. It is called
 // when the pool is opened.
-func (k *datasetKeys) findLoaded(ctx context.Context) error {
-	k.keys.held, k.keys.loaded = map[string]int{}, map[string]bool{}
-	if !k.encrypts() {
+func (p *Pool) findLoaded(ctx context.Context) error {
+	p.keys.held, p.keys.loaded = map[string]int{}, map[string]bool{}
+	if !p.encrypts() {
 		return nil
 	}
-	res, err := k.tool.runner.Run(ctx, run.Command{
+	res, err := p.tool.runner.Run(ctx, run.Command{
 		Name: program,
 		Args: []string{"get", "-Hp", "-d", "2", "-t", "filesystem", "-o", "name,value",
-			"encryptionroot,keystatus", k.top()},
+			"encryptionroot,keystatus", p.top()},
 		Timeout: limit,
 	})
 	if err != nil {
@@ -279,10 +274,10 @@ func (k *datasetKeys) findLoaded(ctx context.Context) error {
 	roots := map[string]bool{}
 	for line := range strings.Lines(string(res.Stdout)) {
 		switch name, value, _ := strings.Cut(strings.TrimSpace(line), "\t"); {
-		case value == name && name != k.top():
+		case value == name && name != p.top():
 			roots[name] = true
 		case value == "available" && roots[name]:
-			k.keys.loaded[name] = true
+			p.keys.loaded[name] = true
 		}
 	}
 	return nil

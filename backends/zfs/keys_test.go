@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
@@ -63,10 +62,10 @@ func TestWhichCanEncrypt(t *testing.T) {
 			lacks != "" && !strings.HasSuffix(lacks, would) {
 			t.Errorf("%s: %q, %v", name, lacks, err)
 		}
-		p := newPool(&storage{fs: poolFilesystem{name: "tank/a/b"}}, nil, backends.Config{}, nil)
+		p := &Pool{fs: poolFilesystem{name: "tank/a/b"}}
 		p.keys.problem = lacks
-		err = p.maker.checkRequest(dataset.Dataset{Encryption: &dataset.Encryption{}})
-		if said := strings.Join(p.keys.missing(), "; "); said != lacks || (err == nil) != (lacks == "") ||
+		err = p.checkRequest(dataset.Dataset{Encryption: &dataset.Encryption{}})
+		if said := strings.Join(p.missing(), "; "); said != lacks || (err == nil) != (lacks == "") ||
 			err != nil && !strings.Contains(err.Error(), lacks) {
 			t.Errorf("%s: the pool says %q, and refuses with %v", name, said, err)
 		}
@@ -118,8 +117,8 @@ func (z *fakeZFS) run(_ context.Context, c run.Command) (run.Result, error) {
 func TestZFSIsGivenKeys(t *testing.T) {
 	key, wrong := bytes.Repeat([]byte("k"), keySize), bytes.Repeat([]byte("w"), keySize)
 	z := &fakeZFS{T: t, key: key, loaded: map[string]bool{}}
-	p := newPool(&storage{tool: tool{run.Func(z.run)}, fs: poolFilesystem{name: "tank"}}, nil, backends.Config{}, nil)
-	p.keys.keys.held, p.keys.keys.loaded = map[string]int{}, map[string]bool{}
+	p := &Pool{tool: tool{run.Func(z.run)}, fs: poolFilesystem{name: "tank"}}
+	p.keys.held, p.keys.loaded = map[string]int{}, map[string]bool{}
 	const root = "tank/a"
 	has := func(when string, want bool) {
 		t.Helper()
@@ -133,11 +132,11 @@ func TestZFSIsGivenKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	first := p.keys.holdKey(root)
-	ok(p.keys.load(t.Context(), root, key))
-	second := p.keys.holdKey(root)
-	ok(p.keys.load(t.Context(), root, key))
-	if err := p.keys.load(t.Context(), root, wrong); !errors.Is(err, dataset.ErrForbidden) {
+	first := p.holdKey(root)
+	ok(p.loadKey(t.Context(), root, key))
+	second := p.holdKey(root)
+	ok(p.loadKey(t.Context(), root, key))
+	if err := p.loadKey(t.Context(), root, wrong); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("with another key while it is loaded: %v", err)
 	}
 	first()
@@ -146,19 +145,19 @@ func TestZFSIsGivenKeys(t *testing.T) {
 	z.mounted = true
 	second()
 	has("while it is mounted", true)
-	p.keys.unloadIdle()
+	p.unloadIdle()
 	has("while it is mounted elsewhere", true)
 	z.mounted = false
-	p.keys.unloadIdle()
+	p.unloadIdle()
 	has("with nothing mounted", false)
-	if err := p.keys.load(t.Context(), root, wrong); !errors.Is(err, dataset.ErrForbidden) {
+	if err := p.loadKey(t.Context(), root, wrong); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("with another key: %v", err)
 	}
 	has("after a wrong key", false)
 
 	d := dataset.Dataset{ID: uuid.New(), Encryption: &dataset.Encryption{ID: uuid.New()}}
-	p.shelf = &shelf.Shelf{}
-	ok(p.keys.makeRoot(t.Context(), d, key))
+	p.Shelf = &shelf.Shelf{}
+	ok(p.makeRoot(t.Context(), d, key))
 	if !z.loaded[p.root(d.ID)] {
 		t.Error("a dataset was made without its key")
 	}
@@ -170,9 +169,9 @@ func TestPlainInThePlaceOfEncrypted(t *testing.T) {
 	for name, c := range map[string]struct {
 		lacks, root string
 	}{"no encryption": {"", "-"}, "the operator's": {"", "tank"}, "an old ZFS": {"a newer one", "-"}} {
-		p := newPool(&storage{tool: tool{run.Func(func(context.Context, run.Command) (run.Result, error) {
+		p := &Pool{tool: tool{run.Func(func(context.Context, run.Command) (run.Result, error) {
 			return run.Result{Stdout: []byte(c.root + "\n")}, nil
-		})}, fs: poolFilesystem{name: "tank"}, shelf: &shelf.Shelf{}}, nil, backends.Config{}, nil)
+		})}, fs: poolFilesystem{name: "tank"}, Shelf: &shelf.Shelf{}}
 		p.keys.problem = c.lacks
 		for _, of := range []*dataset.Encryption{nil, {ID: uuid.New()}} {
 			root, err := safefile.OpenDir(t.TempDir())
@@ -184,7 +183,7 @@ func TestPlainInThePlaceOfEncrypted(t *testing.T) {
 			if err := f.WriteRecord(d, false); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := p.keys.unlock(t.Context(), f,
+			if _, err := p.unlock(t.Context(), f,
 				p.root(d.ID)+"/head"); errors.Is(err, dataset.ErrCorrupt) != (of != nil) || of == nil && err != nil {
 				t.Errorf("%s, encrypted %v: %v", name, of != nil, err)
 			}

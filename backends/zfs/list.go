@@ -17,7 +17,7 @@ import (
 
 // List implements backends.Pool. It lists the folders with their objects in ZFS, and the objects without a folder.
 func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
-	root, err := p.shelf.Enter() // fail early if the directory belongs to another pool now
+	root, err := p.Shelf.Enter() // fail early if the directory belongs to another pool now
 	if err != nil {
 		return nil, err
 	}
@@ -26,11 +26,11 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.space.measure(ctx); err != nil {
+	if err := p.measure(ctx); err != nil {
 		return nil, err
 	}
 	trees := p.trees(all)
-	entries, err := p.shelf.List(func(f *shelf.Folder,
+	entries, err := p.Shelf.List(func(f *shelf.Folder,
 		e *backends.Entry) {
 		p.describe(ctx, f, e, trees[f.ID.String()])
 	})
@@ -42,12 +42,12 @@ func (p *Pool) List(ctx context.Context) ([]backends.Entry, error) {
 
 // Stat implements backends.Pool.
 func (p *Pool) Stat(ctx context.Context, id uuid.UUID) (backends.Entry, error) {
-	f, err := p.shelf.FindDatasetOrCopy(id)
+	f, err := p.Shelf.FindDatasetOrCopy(id)
 	if err != nil {
 		return backends.Entry{}, err
 	}
 	defer f.Close()
-	return p.shelf.Describe(f, func(f *shelf.Folder, e *backends.Entry) { p.describe(ctx, f, e, nil) }), nil
+	return p.Shelf.Describe(f, func(f *shelf.Folder, e *backends.Entry) { p.describe(ctx, f, e, nil) }), nil
 }
 
 // describe adds a dataset's snapshots and their problems to its entry. all is an earlier listing of the ZFS objects. If
@@ -127,7 +127,7 @@ func (p *Pool) foreignEntries(ctx context.Context, trees map[string][]object,
 		tree := trees[name]
 		if ghost, ok := strings.CutPrefix(name, "deleted/"); ok && isID(ghost) {
 			for _, o := range tree {
-				if !p.remover.isOurs(o) {
+				if !p.isOurs(o) {
 					add(o.name, "drover did not create it, and it contains the remains of a deleted dataset: "+
 						"remove it with zfs destroy if it is not needed")
 				}
@@ -145,7 +145,7 @@ func (p *Pool) foreignEntries(ctx context.Context, trees map[string][]object,
 			continue
 		}
 		add(p.top()+"/"+name, fmt.Sprintf("the filesystem of a dataset without a record in %s",
-			p.shelf.Path()))
+			p.Shelf.Path()))
 	}
 	return found
 }
@@ -157,7 +157,7 @@ func (p *Pool) changedSinceListing(ctx context.Context, name string) bool {
 	if errors.Is(err, errAbsent) {
 		return true
 	}
-	folder, err := p.shelf.OpenUnclaimed(uuid.MustParse(name))
+	folder, err := p.Shelf.OpenUnclaimed(uuid.MustParse(name))
 	if err == nil {
 		_ = folder.Close()
 	}

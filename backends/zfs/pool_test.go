@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,7 +17,6 @@ import (
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 )
 
@@ -161,20 +159,6 @@ func TestWrongPlaces(t *testing.T) {
 	}
 }
 
-// A complete restore is not repeated, even if both of its snapshots were deleted since.
-func TestRestoreWithoutItsSnapshots(t *testing.T) {
-	b, d, s, keep := newRestored(t)
-	b.write(d.ID, "later")
-	b.ok(b.pool.DeleteSnapshot(t.Context(), d.ID, s.ID))
-	b.ok(b.pool.DeleteSnapshot(t.Context(), d.ID, keep.ID))
-	b.ok(b.pool.Restore(t.Context(), d.ID, s.ID, keep, nil))
-	b.holds(d.ID, "later")
-	other := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: dataset.SnapshotRestore}
-	if err := b.pool.Restore(t.Context(), d.ID, s.ID, other, nil); !errors.Is(err, dataset.ErrNotFound) {
-		t.Errorf("another restore of a deleted snapshot: %v", err)
-	}
-}
-
 // TestRestoreCutBeforeTheExchange: the head that the interrupted restore would have kept is still the head, and not a
 // snapshot.
 func TestRestoreCutBeforeTheExchange(t *testing.T) {
@@ -204,38 +188,4 @@ func restoreCut(t *testing.T, then string) {
 		d = c
 	}
 	b.holds(d.ID, "later")
-}
-
-// TestMountedInAnotherNamespace: the error names the process, and nothing is deleted.
-func TestMountedInAnotherNamespace(t *testing.T) {
-	b := newBench(t)
-	d := b.create()
-	b.write(d.ID, "content")
-	dir := b.mount(d.ID)
-	holder := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-ec",
-		`mount --bind "$0" "$1"; echo ready; read -r line`, dir, t.TempDir())
-	in, err := holder.StdinPipe()
-	b.ok(err)
-	out, err := holder.StdoutPipe()
-	b.ok(err)
-	b.ok(holder.Start())
-	_, err = out.Read(make([]byte, 8))
-	b.ok(errors.Join(err, mount.Unmount(dir)))
-	err = b.pool.Delete(t.Context(), d.ID)
-	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(),
-		fmt.Sprintf("process %d (sh)", holder.Process.Pid)) {
-		t.Errorf("deleted: %v", err)
-	}
-	b.ok(errors.Join(in.Close(), ignoreExit(holder.Wait())))
-	b.holds(d.ID, "content")
-	b.ok(b.pool.Delete(t.Context(), d.ID))
-}
-
-// ignoreExit ignores the exit status of a shell whose read ends without a line.
-func ignoreExit(err error) error {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return nil
-	}
-	return err
 }

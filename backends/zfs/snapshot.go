@@ -113,26 +113,14 @@ func readSnapshot(f *shelf.Folder, id uuid.UUID) (snapshot, error) {
 	return s, err
 }
 
-// snapshotter takes snapshots, and restores them.
-type snapshotter struct {
-	*storage
-	space *space
-}
-
 // Snapshot implements backends.Pool.
-func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Progress) error {
-	f, err := p.shelf.FindDataset(s.Dataset)
+func (p *Pool) Snapshot(ctx context.Context, s dataset.Snapshot, _ backends.Progress) (err error) {
+	defer backends.Wrap(&err, "snapshot %s", s.ID)
+	f, err := p.FindDataset(s.Dataset)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := p.snapshotter.take(ctx, f, s); err != nil {
-		return fmt.Errorf("snapshot %s: %w", s.ID, noSpace(err))
-	}
-	return nil
-}
-
-func (t *snapshotter) take(ctx context.Context, f *shelf.Folder, s dataset.Snapshot) error {
 	if err := sweep(f); err != nil {
 		return err
 	}
@@ -142,7 +130,7 @@ func (t *snapshotter) take(ctx context.Context, f *shelf.Folder, s dataset.Snaps
 		return err
 	}
 	if s.Kind != dataset.SnapshotTransfer { // moving a dataset out of a full pool frees space
-		if err := t.space.room(); err != nil {
+		if err := p.room(); err != nil {
 			return err
 		}
 	}
@@ -150,19 +138,19 @@ func (t *snapshotter) take(ctx context.Context, f *shelf.Folder, s dataset.Snaps
 	if err != nil {
 		return err
 	}
-	return t.record(ctx, f, s, head, false)
+	return noSpace(p.record(ctx, f, s, head, false))
 }
 
 // record takes a snapshot of a filesystem, then writes its record.
-func (t *snapshotter) record(
+func (p *Pool) record(
 	ctx context.Context, f *shelf.Folder, s dataset.Snapshot, fs string, isFormerHead bool,
 ) error {
-	o, err := t.tool.object(ctx, t.root(f.ID)+"/"+fs)
+	o, err := p.tool.object(ctx, p.root(f.ID)+"/"+fs)
 	if err != nil {
 		return err
 	}
 	exact, err := backends.Frozen(ctx,
-		func() error { return t.retakeSnapshot(ctx, t.snapshotName(f.ID, fs, s.ID)) })
+		func() error { return p.retakeSnapshot(ctx, p.snapshotName(f.ID, fs, s.ID)) })
 	if err != nil {
 		return err
 	}
@@ -175,7 +163,7 @@ func (t *snapshotter) record(
 // DeleteSnapshot implements backends.Pool. It removes the record first. If the snapshot has clones, its blocks stay
 // until the last clone is deleted.
 func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
-	f, err := p.shelf.FindDatasetOrCopy(ds)
+	f, err := p.Shelf.FindDatasetOrCopy(ds)
 	if errors.Is(err, dataset.ErrNotFound) {
 		return nil
 	}
@@ -183,7 +171,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 		return err
 	}
 	defer f.Close()
-	if err := p.heads.dropSnapshot(ctx, f, id); err != nil {
+	if err := p.dropSnapshot(ctx, f, id); err != nil {
 		return fmt.Errorf("delete snapshot %s: %w", id, err)
 	}
 	if err := sweep(f); err != nil {
@@ -202,7 +190,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 	if err := shelf.SyncDir(f.Dir); err != nil {
 		return err
 	}
-	if err := p.remover.release(ctx, p.snapshotName(ds, s.FS, id)); err != nil && ctx.Err() == nil {
+	if err := p.release(ctx, p.snapshotName(ds, s.FS, id)); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("snapshot %s was deleted, but not its blocks: %w", id, err)
 	}
 	return nil
@@ -211,7 +199,7 @@ func (p *Pool) DeleteSnapshot(ctx context.Context, ds, id uuid.UUID) error {
 // Restore implements backends.Pool. It makes a clone of the snapshot id. It then takes the snapshot keep of the head,
 // and leaves the filesystem of the head unchanged. The clone becomes the head when Restore replaces current.json.
 func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snapshot, _ backends.Progress) error {
-	f, err := p.shelf.FindDataset(ds)
+	f, err := p.Shelf.FindDataset(ds)
 	if err != nil {
 		return err
 	}
@@ -247,20 +235,20 @@ func (p *Pool) Restore(ctx context.Context, ds, id uuid.UUID, keep dataset.Snaps
 	if err != nil {
 		return err
 	}
-	if err := p.attachments.checkIdle(ds); err != nil {
+	if err := p.checkIdle(ds); err != nil {
 		return err
 	}
-	if err := p.snapshotter.swap(ctx, f, s, keep, oldFS, newFS, head.refquota); err != nil {
+	if err := p.swap(ctx, f, s, keep, oldFS, newFS, head.refquota); err != nil {
 		return fmt.Errorf("restore snapshot %s: %w", id, noSpace(err))
 	}
 	return nil
 }
 
 // swap makes a clone of s the head, with the name newFS and the size of the former head oldFS.
-func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep dataset.Snapshot, oldFS, newFS string,
+func (p *Pool) swap(ctx context.Context, f *shelf.Folder, s snapshot, keep dataset.Snapshot, oldFS, newFS string,
 	size dataset.Size) error {
-	from, to := t.snapshotName(f.ID, s.FS, s.ID), t.root(f.ID)+"/"+newFS
-	o, err := t.tool.object(ctx, from)
+	from, to := p.snapshotName(f.ID, s.FS, s.ID), p.root(f.ID)+"/"+newFS
+	o, err := p.tool.object(ctx, from)
 	switch {
 	case errors.Is(err, errAbsent):
 		return dataset.Errorf(dataset.ErrCorrupt, "%s is missing", from)
@@ -271,17 +259,17 @@ func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, kee
 			o.referenced.Human(), size.Human())
 	}
 	// An earlier attempt may have made the filesystem. It never was the head, so nothing was written to it.
-	if err := t.tool.retryBusy(ctx, "destroy", to); err != nil && !errors.Is(err, errAbsent) {
+	if err := p.tool.retryBusy(ctx, "destroy", to); err != nil && !errors.Is(err, errAbsent) {
 		return err
 	}
-	if err := t.tool.zfs(ctx, append(append([]string{"clone"}, headOptions(size)...), from, to)...); err != nil {
+	if err := p.tool.zfs(ctx, append(append([]string{"clone"}, headOptions(size)...), from, to)...); err != nil {
 		return err
 	}
-	if err = t.record(ctx, f, keep, oldFS, true); err == nil {
+	if err = p.record(ctx, f, keep, oldFS, true); err == nil {
 		err = shelf.WriteJSON(f.Dir, currentName, current{FS: newFS}, true)
 	}
 	if err != nil {
-		err = t.unswap(ctx, f, keep.ID, oldFS, newFS, err)
+		err = p.unswap(ctx, f, keep.ID, oldFS, newFS, err)
 	}
 	return err
 }
@@ -289,7 +277,7 @@ func (t *snapshotter) swap(ctx context.Context, f *shelf.Folder, s snapshot, kee
 // unswap undoes a swap that failed with err. First it removes the record of the snapshot: if the record stayed, the
 // snapshot would appear in lists after the next change of the head. Then it removes the snapshot and the filesystem of
 // the new head. It undoes nothing if that filesystem is the head already, because then only a flush failed.
-func (t *snapshotter) unswap(
+func (p *Pool) unswap(
 	ctx context.Context, f *shelf.Folder, keep uuid.UUID, oldFS, newFS string, err error,
 ) error {
 	head, hErr := headName(f.Dir, f.ID)
@@ -304,8 +292,8 @@ func (t *snapshotter) unswap(
 		return fmt.Errorf("%w (the record of snapshot %s stays until the next change: %v)", err, keep, rErr)
 	}
 	after := context.WithoutCancel(ctx)
-	for _, name := range []string{t.snapshotName(f.ID, oldFS, keep), t.root(f.ID) + "/" + newFS} {
-		_ = t.tool.zfs(after, "destroy", name) // if this fails, Reap destroys it
+	for _, name := range []string{p.snapshotName(f.ID, oldFS, keep), p.root(f.ID) + "/" + newFS} {
+		_ = p.tool.zfs(after, "destroy", name) // if this fails, Reap destroys it
 	}
 	return err
 }
@@ -359,13 +347,13 @@ func recordsOf(f *shelf.Folder, accept func(snapshot) bool) (found []uuid.UUID, 
 
 // retakeSnapshot takes a snapshot that was never acknowledged. If the snapshot exists already, an interrupted attempt
 // left it. It lacks later writes, so retakeSnapshot destroys it first.
-func (t *snapshotter) retakeSnapshot(ctx context.Context, name string) error {
-	err := t.tool.zfs(ctx, "snapshot", name)
+func (p *Pool) retakeSnapshot(ctx context.Context, name string) error {
+	err := p.tool.zfs(ctx, "snapshot", name)
 	if !errors.Is(err, errTaken) {
 		return err
 	}
-	if err := t.tool.zfs(ctx, "destroy", name); err != nil && !errors.Is(err, errAbsent) {
+	if err := p.tool.zfs(ctx, "destroy", name); err != nil && !errors.Is(err, errAbsent) {
 		return err
 	}
-	return t.tool.zfs(ctx, "snapshot", name)
+	return p.tool.zfs(ctx, "snapshot", name)
 }

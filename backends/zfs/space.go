@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,16 +16,10 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
-// space measures the free space of the pool.
-type space struct {
-	*storage
-	total atomic.Int64 // size of the parent filesystem in bytes, used plus free, at the last call of measure
-}
-
 // measure reads the size of the parent filesystem with zfs(8). statfs(2) reports too small a size: the free space of
 // the zpool plus the used space of only this filesystem.
-func (v *space) measure(ctx context.Context) error {
-	text, err := v.tool.value(ctx, "used,available", v.fs.name)
+func (p *Pool) measure(ctx context.Context) error {
+	text, err := p.tool.value(ctx, "used,available", p.fs.name)
 	if err != nil {
 		return err
 	}
@@ -34,20 +27,20 @@ func (v *space) measure(ctx context.Context) error {
 	for n := range strings.Lines(text) {
 		bytes, err := bytesOf(strings.TrimSpace(n))
 		if err != nil {
-			return fmt.Errorf("size of %s: %w", v.fs.name, err)
+			return fmt.Errorf("size of %s: %w", p.fs.name, err)
 		}
 		total += int64(bytes)
 	}
-	v.total.Store(total)
+	p.total.Store(total)
 	return nil
 }
 
 // status returns the status of the pool. The size is from the last time that the pool was opened or listed.
-func (v *space) status() dataset.PoolStatus {
-	st := v.shelf.Status()
+func (p *Pool) status() dataset.PoolStatus {
+	st := p.Shelf.Status()
 	if st.Online {
-		st.Size = max(dataset.Size(v.total.Load()), st.Free)
-		if err := backends.CheckRoom(v.name, st.Free, st.Size); err != nil {
+		st.Size = max(dataset.Size(p.total.Load()), st.Free)
+		if err := backends.CheckRoom(p.name, st.Free, st.Size); err != nil {
 			st.Reason = err.Error()
 		}
 	}
@@ -56,18 +49,18 @@ func (v *space) status() dataset.PoolStatus {
 
 // room returns dataset.ErrNoSpace if the pool is too full to begin something new, and dataset.ErrOffline if the pool is
 // offline.
-func (v *space) room() error {
-	st := v.status()
+func (p *Pool) room() error {
+	st := p.status()
 	if !st.Online {
 		return dataset.Errorf(dataset.ErrOffline, "%s", st.Reason)
 	}
-	return backends.CheckRoom(v.name, st.Free, st.Size)
+	return backends.CheckRoom(p.name, st.Free, st.Size)
 }
 
 // settle waits until ZFS has counted all writes. It sets a property to its present value, which waits for the
 // transaction group.
-func (v *space) settle(ctx context.Context) error {
-	return v.tool.zfs(ctx, "set", poolProperty+"="+v.shelf.ID().String(), v.top())
+func (p *Pool) settle(ctx context.Context) error {
+	return p.tool.zfs(ctx, "set", poolProperty+"="+p.Shelf.ID().String(), p.top())
 }
 
 const (
@@ -92,7 +85,7 @@ type listing struct {
 // Used implements backends.Pool. Agents call it for each mounted dataset every few seconds. For a mounted dataset it
 // costs a statfs(2). All other datasets share one listing.
 func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
-	f, err := p.shelf.FindDataset(id)
+	f, err := p.Shelf.FindDataset(id)
 	if err != nil {
 		return 0, err
 	}
@@ -113,11 +106,11 @@ func (p *Pool) Used(ctx context.Context, id uuid.UUID) (dataset.Size, error) {
 }
 
 // Compresses implements backends.Compressor. Drover makes its pools with compression, and an existing one may have it.
-func (*storage) Compresses() bool { return true }
+func (*Pool) Compresses() bool { return true }
 
 // UniqueSize implements backends.SnapshotMeasurer. ZFS counts the blocks that only a snapshot refers to.
 func (p *Pool) UniqueSize(ctx context.Context, ds, id uuid.UUID) (dataset.Size, error) {
-	f, err := p.shelf.FindDataset(ds)
+	f, err := p.Shelf.FindDataset(ds)
 	if err != nil {
 		return 0, err
 	}
@@ -163,7 +156,7 @@ func (p *Pool) listed(ctx context.Context, fs string) (dataset.Size, bool, error
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now := l.clock.Steady(); l.used == nil || now >= l.until {
-		p.keys.unloadIdle()
+		p.unloadIdle()
 		all, err := p.tool.heads(ctx, p.top())
 		if err != nil {
 			return 0, false, err

@@ -16,7 +16,6 @@ import (
 	"github.com/droverhq/drover/internal/fault"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/run"
-	"github.com/droverhq/drover/internal/scratch"
 )
 
 // The suite needs 4 GiB below a pool.
@@ -52,24 +51,4 @@ func lines(t *testing.T, args ...string) []string {
 		t.Fatal(err)
 	}
 	return strings.Split(strings.TrimSuffix(string(res.Stdout), "\n"), "\n")
-}
-
-// BenchmarkGrow measures snapshots and clones of small and large datasets.
-func BenchmarkGrow(b *testing.B) {
-	backendtest.Metrics(b, backendtest.Grow(b, func() (backends.Kind, backends.Config) {
-		_, mnt := zpool(b, suiteDisk)
-		return zfs.New(&run.System{}, clock.System{}), backends.Config{Name: "test", Path: filepath.Join(mnt, "pool")}
-	}))
-}
-
-// BenchmarkPath compares a volume with a dataset that was made by hand beside the pool.
-func BenchmarkPath(b *testing.B) {
-	var name, mnt string
-	backendtest.Path(b, b, func() (backends.Kind, backends.Config) {
-		name, mnt = zpool(b, suiteDisk)
-		return zfs.New(&run.System{}, clock.System{}), backends.Config{Name: "test", Path: filepath.Join(mnt, "pool")}
-	}, func(backends.Config) string {
-		scratch.Run(b, "zfs", "create", name+"/beside")
-		return filepath.Join(mnt, "beside")
-	}, func() {})
 }

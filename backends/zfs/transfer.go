@@ -22,23 +22,16 @@ import (
 // streamLimit bounds one send or receive. It is long because a slow receiver on the other host can block the stream.
 const streamLimit = 30 * 24 * time.Hour
 
-// sender sends and compares snapshots.
-type sender struct {
-	*storage
-	keys *datasetKeys
-}
-
 // Send implements backends.Sender. The stream contains the output of zfs send, which is the same each time. Encrypted
 // data is sent encrypted and without its key.
 func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, from int64, w io.Writer,
-	progress backends.Progress) (backends.Stream, error) {
-	return p.shelf.Send(src, func(f *shelf.Folder) (backends.Stream, error) {
-		return p.sender.sendFrom(ctx, f, src, base, from, w, progress)
-	})
-}
-
-func (n *sender) sendFrom(ctx context.Context, f *shelf.Folder, src dataset.Source, base uuid.UUID, from int64,
-	w io.Writer, progress backends.Progress) (out backends.Stream, err error) {
+	progress backends.Progress) (out backends.Stream, err error) {
+	defer backends.Wrap(&err, "send snapshot %s of dataset %s", src.Snapshot, src.Dataset)
+	f, err := p.FindDatasetOrCopy(src.Dataset)
+	if err != nil {
+		return out, err
+	}
+	defer f.Close()
 	s, err := readSnapshot(f, src.Snapshot)
 	if err != nil {
 		return out, err
@@ -49,22 +42,22 @@ func (n *sender) sendFrom(ctx context.Context, f *shelf.Folder, src dataset.Sour
 		if err != nil {
 			return out, err
 		}
-		older = n.snapshotName(f.ID, b.FS, base)
+		older = p.snapshotName(f.ID, b.FS, base)
 	}
 	h := stream.Header{Kind: Name, Dataset: src.Dataset, Snapshot: src.Snapshot, Base: base, Size: s.Refquota}
 	return stream.Send(w, h, from, progress, func(w io.Writer) error {
-		return n.send(ctx, older, n.snapshotName(f.ID, s.FS, s.ID), w)
+		return p.send(ctx, older, p.snapshotName(f.ID, s.FS, s.ID), w)
 	})
 }
 
 // sendArgs returns the arguments of zfs for the stream of the snapshot name. If older is not empty, it is the base.
-func (n *sender) sendArgs(ctx context.Context, older, name string) ([]string, error) {
+func (p *Pool) sendArgs(ctx context.Context, older, name string) ([]string, error) {
 	args := []string{"send"}
-	if !n.fs.fuse {
+	if !p.fs.fuse {
 		args = append(args, "-L") // always: ZFS rejects a stream with large blocks after one without, and the reverse
 	}
-	if n.keys.encrypts() {
-		key, err := n.tool.value(ctx, keyProperty, name)
+	if p.encrypts() {
+		key, err := p.tool.value(ctx, keyProperty, name)
 		if err != nil {
 			return nil, err
 		}
@@ -80,13 +73,13 @@ func (n *sender) sendArgs(ctx context.Context, older, name string) ([]string, er
 
 // send writes the stream of the snapshot name to w. It returns dataset.ErrUnsupported if older is not an ancestor of
 // name.
-func (n *sender) send(ctx context.Context, older, name string, w io.Writer) error {
-	args, err := n.sendArgs(ctx, older, name)
+func (p *Pool) send(ctx context.Context, older, name string, w io.Writer) error {
+	args, err := p.sendArgs(ctx, older, name)
 	if err != nil {
 		return err
 	}
 	output := &keptError{w: w}
-	_, err = n.tool.runner.Run(ctx, run.Command{Name: program, Args: args, Timeout: streamLimit, Stdout: output})
+	_, err = p.tool.runner.Run(ctx, run.Command{Name: program, Args: args, Timeout: streamLimit, Stdout: output})
 	if output.err != nil { // the error of zfs would only say that its output was closed
 		return output.err
 	}
@@ -120,37 +113,31 @@ func (k *keptError) Write(b []byte) (int, error) {
 // Changed implements backends.Sender. OpenZFS estimates the change between two snapshots without reading their data.
 // With zfs-fuse, Changed reads the complete stream.
 func (p *Pool) Changed(ctx context.Context, older, newer dataset.Source) (backends.Change, error) {
-	c, err := p.sender.changed(ctx, older, newer, p.sender.measureStream)
-	if err != nil {
-		return backends.Change{}, fmt.Errorf("compare two snapshots of dataset %s: %w", newer.Dataset, err)
-	}
-	return c, nil
+	return p.changed(ctx, older, newer, p.measureStream)
 }
 
 // Same implements backends.Sender.
 func (p *Pool) Same(ctx context.Context, ds, a, b uuid.UUID) (bool, error) {
-	_, err := p.sender.changed(ctx, dataset.Source{Dataset: ds, Snapshot: a}, dataset.Source{Dataset: ds, Snapshot: b},
-		p.sender.differs)
-	switch {
-	case err == nil:
-		return true, nil
-	case errors.Is(err, errDiffers), errors.Is(err, errUnrelated):
+	_, err := p.changed(ctx, dataset.Source{Dataset: ds, Snapshot: a}, dataset.Source{Dataset: ds, Snapshot: b},
+		p.differs)
+	if errors.Is(err, errDiffers) || errors.Is(err, errUnrelated) {
 		return false, nil
 	}
-	return false, fmt.Errorf("compare two snapshots of dataset %s: %w", ds, err)
+	return err == nil, err
 }
 
-func (n *sender) changed(ctx context.Context, older, newer dataset.Source,
+func (p *Pool) changed(ctx context.Context, older, newer dataset.Source,
 	compare func(ctx context.Context, older, newer string) (backends.Change, error)) (c backends.Change, err error) {
+	defer backends.Wrap(&err, "compare two snapshots of dataset %s", newer.Dataset)
 	if older.Dataset != uuid.Nil && older.Dataset != newer.Dataset {
 		return c, dataset.Errorf(dataset.ErrUnsupported, "they belong to different datasets")
 	}
-	f, err := n.shelf.FindDatasetOrCopy(newer.Dataset)
+	f, err := p.Shelf.FindDatasetOrCopy(newer.Dataset)
 	if err != nil {
 		return c, err
 	}
 	defer f.Close()
-	newerName, done, err := n.openPoint(ctx, f, newer.Snapshot)
+	newerName, done, err := p.openPoint(ctx, f, newer.Snapshot)
 	if err != nil {
 		return c, err
 	}
@@ -158,7 +145,7 @@ func (n *sender) changed(ctx context.Context, older, newer dataset.Source,
 	if older.Dataset == uuid.Nil {
 		return compare(ctx, "", newerName)
 	}
-	olderName, oldDone, err := n.openPoint(ctx, f, older.Snapshot)
+	olderName, oldDone, err := p.openPoint(ctx, f, older.Snapshot)
 	if err != nil {
 		return c, err
 	}
@@ -168,10 +155,10 @@ func (n *sender) changed(ctx context.Context, older, newer dataset.Source,
 
 // openPoint returns the name of the snapshot id. If id is nil, it takes a temporary snapshot of the head. The caller
 // must call done, which destroys the temporary snapshot.
-func (n *sender) openPoint(ctx context.Context, f *shelf.Folder, id uuid.UUID) (name string, done func(), err error) {
+func (p *Pool) openPoint(ctx context.Context, f *shelf.Folder, id uuid.UUID) (name string, done func(), err error) {
 	if id != uuid.Nil {
 		s, err := readSnapshot(f, id)
-		return n.snapshotName(f.ID, s.FS, id), func() {}, err
+		return p.snapshotName(f.ID, s.FS, id), func() {}, err
 	}
 	if f.State == backends.EntryCopy {
 		return "", nil, shelf.NoHeadError(f.ID)
@@ -180,36 +167,36 @@ func (n *sender) openPoint(ctx context.Context, f *shelf.Folder, id uuid.UUID) (
 	if err != nil {
 		return "", nil, err
 	}
-	return n.temporarySnapshot(ctx, f, fs)
+	return p.temporarySnapshot(ctx, f, fs)
 }
 
 // temporarySnapshot takes a temporary snapshot of a filesystem. done destroys the snapshot. After a crash, the next
 // Reap destroys it. Reap does not touch the snapshot while the folder is open.
-func (n *sender) temporarySnapshot(ctx context.Context, f *shelf.Folder, fs string) (name string, done func(),
+func (p *Pool) temporarySnapshot(ctx context.Context, f *shelf.Folder, fs string) (name string, done func(),
 	err error) {
-	name = n.snapshotName(f.ID, fs, uuid.New())
-	if err := n.tool.zfs(ctx, "snapshot", name); err != nil {
+	name = p.snapshotName(f.ID, fs, uuid.New())
+	if err := p.tool.zfs(ctx, "snapshot", name); err != nil {
 		return "", nil, noSpace(err)
 	}
 	return name, func() {
 		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 		defer cancel()
-		_ = n.tool.retryBusy(after, "destroy", name)
+		_ = p.tool.retryBusy(after, "destroy", name)
 	}, nil
 }
 
 // differs returns errDiffers if two snapshots differ.
-func (n *sender) differs(ctx context.Context, older, newer string) (c backends.Change, err error) {
-	return n.read(ctx, older, newer, true)
+func (p *Pool) differs(ctx context.Context, older, newer string) (c backends.Change, err error) {
+	return p.readDifference(ctx, older, newer, true)
 }
 
-// read reads the stream of a snapshot and returns the change in it. If first is true, it stops at the first difference
-// with errDiffers.
-func (n *sender) read(ctx context.Context, older, newer string, first bool) (backends.Change, error) {
+// readDifference reads the stream of a snapshot and returns the change in it. If first is true, it stops at the first
+// difference with errDiffers.
+func (p *Pool) readDifference(ctx context.Context, older, newer string, first bool) (backends.Change, error) {
 	r, w := io.Pipe()
 	sent := make(chan error, 1)
 	go func() {
-		err := n.send(ctx, older, newer, w)
+		err := p.send(ctx, older, newer, w)
 		_ = w.CloseWithError(err)
 		sent <- err
 	}()
@@ -222,17 +209,17 @@ func (n *sender) read(ctx context.Context, older, newer string, first bool) (bac
 }
 
 // measureStream returns how much data the stream of a snapshot has.
-func (n *sender) measureStream(ctx context.Context, older, newer string) (c backends.Change, err error) {
-	if n.fs.fuse {
-		c, err = n.read(ctx, older, newer, false)
+func (p *Pool) measureStream(ctx context.Context, older, newer string) (c backends.Change, err error) {
+	if p.fs.fuse {
+		c, err = p.readDifference(ctx, older, newer, false)
 		c.Zeroed = 0 // the figure also includes blocks after the end of files, and objects after the last used one
 		return c, err
 	}
-	args, err := n.sendArgs(ctx, older, newer)
+	args, err := p.sendArgs(ctx, older, newer)
 	if err != nil {
 		return c, err
 	}
-	res, err := n.tool.runner.Run(ctx, run.Command{
+	res, err := p.tool.runner.Run(ctx, run.Command{
 		Name:    program,
 		Args:    append([]string{args[0], "-nP"}, args[1:]...),
 		Timeout: streamLimit,
@@ -249,18 +236,9 @@ func (n *sender) measureStream(ctx context.Context, older, newer string) (c back
 	return c, fmt.Errorf("zfs did not report the size of the stream of %s", newer)
 }
 
-// receiver receives snapshots into copies.
-type receiver struct {
-	*storage
-	keys  *datasetKeys
-	space *space
-	heads *heads
-	maker *maker
-}
-
 // Received implements backends.Copier.
 func (p *Pool) Received(_ context.Context, ds, snapshot uuid.UUID) (backends.Received, error) {
-	return p.shelf.Received(ds, snapshot, receivedStream)
+	return p.Shelf.Received(ds, snapshot, receivedStream)
 }
 
 // receivedStream describes the stream of a complete snapshot.
@@ -269,13 +247,17 @@ func receivedStream(f *shelf.Folder, snapshot uuid.UUID) (backends.Stream, error
 	return s.Stream, err
 }
 
-func (c *receiver) receive(ctx context.Context, d backends.Delivery, r io.Reader,
+// Receive implements backends.Copier. It collects the stream in a file, and passes it to zfs receive once the stream is
+// complete and verified.
+func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	progress backends.Progress) (out backends.Stream, err error) {
-	f, err := c.shelf.MakeCopy(d.Dataset, func() error {
-		if err := c.space.room(); err != nil {
+	defer backends.Wrap(&err, "receive snapshot %s of dataset %s", d.Snapshot.ID, d.Dataset.ID)
+	defer func() { err = noSpace(err) }()
+	f, err := p.Shelf.MakeCopy(d.Dataset, func() error {
+		if err := p.room(); err != nil {
 			return err
 		}
-		return c.maker.vacate(ctx, d.Dataset.ID)
+		return p.vacate(ctx, d.Dataset.ID)
 	})
 	if err != nil {
 		return out, err
@@ -285,24 +267,24 @@ func (c *receiver) receive(ctx context.Context, d backends.Delivery, r io.Reader
 	if err != nil || complete {
 		return out, err
 	}
-	if err := c.space.room(); err != nil {
+	if err := p.room(); err != nil {
 		return out, err
 	}
 	base := func(id uuid.UUID) error {
 		_, err := readSnapshot(f, id)
 		return err
 	}
-	if err := c.heads.dropHead(ctx, f); err != nil {
+	if err := p.dropHead(ctx, f); err != nil {
 		return out, err
 	}
-	s := f.Spool(func(came int64) error { return c.roomFor(ctx, came, 0) }, func(string) {})
+	s := f.Spool(func(came int64) error { return p.roomFor(ctx, came, 0) }, func(string) {})
 	if out, err = s.Receive(ctx, d, Name, r, progress, base); err != nil {
 		return out, err
 	}
-	if err := c.roomFor(ctx, out.Bytes, out.Bytes); err != nil {
+	if err := p.roomFor(ctx, out.Bytes, out.Bytes); err != nil {
 		return out, err
 	}
-	fs, err := c.applyStream(ctx, f, d)
+	fs, err := p.applyStream(ctx, f, d)
 	if err != nil {
 		if errors.Is(err, dataset.ErrCorrupt) {
 			err = errors.Join(err, stream.Drop(f.Dir))
@@ -323,14 +305,13 @@ func (c *receiver) receive(ctx context.Context, d backends.Delivery, r io.Reader
 // roomFor returns dataset.ErrNoSpace if the pool lacks the room for the rest of a transfer. written is the number of
 // bytes that the transfer has written, and remaining the number that it will still write. ZFS may not have counted the
 // written bytes yet: it counts them with its next transaction group.
-func (c *receiver) roomFor(ctx context.Context, written, remaining int64) error {
-	status := func() dataset.PoolStatus { return c.space.status() }
-	return backends.CheckRoomFor(c.name, status, written, remaining, func() error { return c.space.settle(ctx) })
+func (p *Pool) roomFor(ctx context.Context, written, remaining int64) error {
+	return backends.CheckRoomFor(p.name, p.status, written, remaining, func() error { return p.settle(ctx) })
 }
 
 // applyStream applies the collected stream: it checks the header of the stream against the delivery, and passes the
 // stream to zfs receive. It returns the filesystem that contains the new snapshot.
-func (c *receiver) applyStream(ctx context.Context, f *shelf.Folder, d backends.Delivery) (fs string, err error) {
+func (p *Pool) applyStream(ctx context.Context, f *shelf.Folder, d backends.Delivery) (fs string, err error) {
 	in, err := f.Dir.Open(stream.File)
 	if err != nil {
 		return "", err
@@ -343,13 +324,13 @@ func (c *receiver) applyStream(ctx context.Context, f *shelf.Folder, d backends.
 	if header.Raw != (d.Dataset.Encryption != nil) {
 		return "", badStream("either it or its dataset is encrypted, but not both")
 	}
-	if header.Raw && !c.keys.encrypts() {
-		return "", c.keys.cannotEncrypt()
+	if header.Raw && !p.encrypts() {
+		return "", p.cannotEncrypt()
 	}
 	if _, err := in.Seek(0, io.SeekStart); err != nil {
 		return "", err
 	}
-	if err := c.keys.makeRoot(ctx, d.Dataset, nil); err != nil && !errors.Is(err, errTaken) {
+	if err := p.makeRoot(ctx, d.Dataset, nil); err != nil && !errors.Is(err, errTaken) {
 		return "", err
 	}
 	fs, args := headPrefix+uuid.NewString(), []string{"receive", "-u"} // never -F, and no name from the stream
@@ -357,23 +338,23 @@ func (c *receiver) applyStream(ctx context.Context, f *shelf.Folder, d backends.
 		return "", badStream("it is a difference, but is marked as none")
 	}
 	if d.Base != uuid.Nil {
-		base, origin, err := c.prepareBase(ctx, f, d.Base, header)
+		base, origin, err := p.prepareBase(ctx, f, d.Base, header)
 		if err != nil {
 			return "", err
 		}
 		if base != "" {
 			fs = base
-		} else if !c.fs.fuse { // zfs-fuse finds the origin by itself
+		} else if !p.fs.fuse { // zfs-fuse finds the origin by itself
 			args = append(args, "-o", "origin="+origin)
 		}
 	}
-	name := c.snapshotName(f.ID, fs, d.Snapshot.ID)
-	err = c.runWithInput(ctx, in, append(args, name)...)
+	name := p.snapshotName(f.ID, fs, d.Snapshot.ID)
+	err = p.runWithInput(ctx, in, append(args, name)...)
 	if err == nil {
-		err = c.tool.zfs(ctx, "set", "canmount=noauto", c.root(f.ID)+"/"+fs)
+		err = p.tool.zfs(ctx, "set", "canmount=noauto", p.root(f.ID)+"/"+fs)
 	}
 	if err != nil {
-		c.discard(ctx, name)
+		p.discardReceived(ctx, name)
 		return "", err
 	}
 	return fs, nil
@@ -385,15 +366,15 @@ func (c *receiver) applyStream(ctx context.Context, f *shelf.Folder, d backends.
 // If the base is not the last snapshot of a filesystem, fs is "", and the difference must be received into a clone of
 // the base, whose name in ZFS is origin. prepareBase returns dataset.ErrCorrupt and backends.ErrBaseDiffers if the
 // stream is a difference to another snapshot.
-func (c *receiver) prepareBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, header sentStream) (
+func (p *Pool) prepareBase(ctx context.Context, f *shelf.Folder, base uuid.UUID, header sentStream) (
 	fs, origin string, err error,
 ) {
 	b, err := readSnapshot(f, base)
 	if err != nil {
 		return "", "", err
 	}
-	origin = c.snapshotName(f.ID, b.FS, base)
-	text, err := c.tool.value(ctx, "guid", origin)
+	origin = p.snapshotName(f.ID, b.FS, base)
+	text, err := p.tool.value(ctx, "guid", origin)
 	if errors.Is(err, errAbsent) {
 		return "", "", dataset.Errorf(dataset.ErrCorrupt, "%s is missing", origin)
 	}
@@ -407,20 +388,20 @@ func (c *receiver) prepareBase(ctx context.Context, f *shelf.Folder, base uuid.U
 	if header.Clone {
 		return "", origin, nil
 	}
-	last, err := c.heads.isLast(ctx, f, b)
-	if err == nil && !last && c.fs.fuse {
+	last, err := p.isLast(ctx, f, b)
+	if err == nil && !last && p.fs.fuse {
 		err = dataset.Errorf(dataset.ErrUnsupported,
 			"zfs-fuse cannot receive a difference to a snapshot that is not the latest")
 	}
 	if err != nil || !last {
 		return "", origin, err
 	}
-	return b.FS, origin, c.heads.reuse(ctx, f, b, []string{"-o", "refquota=none"})
+	return b.FS, origin, p.reuse(ctx, f, b, []string{"-o", "refquota=none"})
 }
 
 // runWithInput runs zfs with a stream as its input. It returns dataset.ErrCorrupt if zfs rejects the stream.
-func (c *receiver) runWithInput(ctx context.Context, in *os.File, args ...string) error {
-	_, err := c.tool.runner.Run(ctx, run.Command{Name: program, Args: args, Stdin: in, Timeout: streamLimit})
+func (p *Pool) runWithInput(ctx context.Context, in *os.File, args ...string) error {
+	_, err := p.tool.runner.Run(ctx, run.Command{Name: program, Args: args, Stdin: in, Timeout: streamLimit})
 	err = classify(err)
 	if errors.Is(err, errStream) {
 		return dataset.Errorf(dataset.ErrCorrupt, "%w", err)
@@ -428,13 +409,13 @@ func (c *receiver) runWithInput(ctx context.Context, in *os.File, args ...string
 	return err
 }
 
-// discard destroys a snapshot after receiving it failed. It also destroys the filesystem of the snapshot if it has no
-// other snapshot. Reap destroys what discard cannot destroy.
-func (c *receiver) discard(ctx context.Context, name string) {
+// discardReceived destroys a snapshot after receiving it failed. It also destroys the filesystem of the snapshot if it
+// has no other snapshot. Reap destroys what discard cannot destroy.
+func (p *Pool) discardReceived(ctx context.Context, name string) {
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 	defer cancel()
 	fs, _, _ := strings.Cut(name, "@")
-	if err := c.tool.zfs(after, "destroy", name); err == nil || errors.Is(err, errAbsent) {
-		_ = c.tool.zfs(after, "destroy", fs)
+	if err := p.tool.zfs(after, "destroy", name); err == nil || errors.Is(err, errAbsent) {
+		_ = p.tool.zfs(after, "destroy", fs)
 	}
 }

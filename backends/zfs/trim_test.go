@@ -23,7 +23,7 @@ func TestTrimOfAZpool(t *testing.T) {
 		"old, and not": {"invalid option 'w'", mute, errors.ErrUnsupported, 2},
 	} {
 		ran := 0
-		p := &Pool{storage: &storage{fs: poolFilesystem{name: "tank/a"}, tool: tool{run.Func(func(_ context.Context,
+		p := &Pool{fs: poolFilesystem{name: "tank/a"}, tool: tool{run.Func(func(_ context.Context,
 			cmd run.Command) (run.Result, error) {
 			ran++
 			complains := c.plain
@@ -42,7 +42,7 @@ func TestTrimOfAZpool(t *testing.T) {
 				}
 			}
 			return run.Result{}, nil
-		})}}}
+		})}}
 		if _, err := p.Trim(t.Context()); !errors.Is(err, c.want) || ran != c.ran {
 			t.Errorf("%s: %v after %d commands, want %v after %d", name, err, ran, c.want, c.ran)
 		}

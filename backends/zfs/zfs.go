@@ -59,6 +59,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -172,8 +173,12 @@ func (b *Backend) open(ctx context.Context, cfg backends.Config, zpool *ownPool)
 	if err != nil {
 		return nil, err
 	}
-	p := newPool(&storage{name: cfg.Name, shelf: s, tool: tool{b.runner}, fs: home}, zpool, cfg, b.clock)
-	s.Outside, s.CheckUnused = p.remover.removeObjects, p.checkUnused
+	p := &Pool{
+		Shelf: s, name: cfg.Name, tool: tool{b.runner}, fs: home, vdevs: zpool, keys: datasetKeys{source: cfg.Keys},
+		attachments: attachments{staged: map[uuid.UUID]bool{}, mountPath: cfg.MountPath},
+		listing:     listing{clock: b.clock},
+	}
+	s.Outside, s.CheckUnused = p.removeObjects, p.checkUnused
 	if err := p.prepareFilesystem(ctx, cfg.Make); err != nil {
 		return nil, fmt.Errorf("pool at %s: %w", cfg.Path, err)
 	}
@@ -232,39 +237,17 @@ func poolFilesystemOf(path string) (poolFilesystem, error) {
 	return poolFilesystem{mounts[0].Source, mounts[0].FSType == fuseType}, nil
 }
 
-// Pool is an open pool. It implements the contract of package backends; its parts do the work. Its methods are safe for
-// concurrent use.
+// Pool is an open pool. It is safe for concurrent use.
 type Pool struct {
-	*storage
+	*shelf.Shelf
+	name        string // the pool's name, for errors
+	tool        tool
+	fs          poolFilesystem
 	vdevs       *ownPool // nil if the operator made the zpool
-	keys        *datasetKeys
-	attachments *attachments
-	space       *space
-	remover     *remover
-	sender      *sender
-	snapshotter *snapshotter
-	heads       *heads
-	maker       *maker
-	receiver    *receiver
-	listing
-}
-
-// newPool connects the parts of a pool.
-func newPool(s *storage, zpool *ownPool, cfg backends.Config, clock clock.Clock) *Pool {
-	p := &Pool{storage: s, vdevs: zpool, listing: listing{clock: clock}}
-	p.keys = &datasetKeys{storage: s, source: cfg.Keys}
-	p.attachments = &attachments{storage: s, staged: map[uuid.UUID]bool{}, mountPath: cfg.MountPath}
-	p.space = &space{storage: s}
-	p.remover = &remover{storage: s, attachments: p.attachments}
-	p.sender = &sender{storage: s, keys: p.keys}
-	p.snapshotter = &snapshotter{storage: s, space: p.space}
-	p.heads = &heads{storage: s, attachments: p.attachments, remover: p.remover, sender: p.sender}
-	p.maker = &maker{
-		storage: s, keys: p.keys, attachments: p.attachments, space: p.space, remover: p.remover,
-		snapshotter: p.snapshotter,
-	}
-	p.receiver = &receiver{storage: s, keys: p.keys, space: p.space, heads: p.heads, maker: p.maker}
-	return p
+	keys        datasetKeys
+	attachments attachments
+	listing     listing
+	total       atomic.Int64 // size of the parent filesystem in bytes, used plus free, at the last call of measure
 }
 
 // prepareFilesystem checks that the filesystem top belongs to the pool. If create is set and the filesystem is absent,
@@ -274,7 +257,7 @@ func (p *Pool) prepareFilesystem(ctx context.Context, create bool) error {
 	at := p.top()
 	id, err := p.tool.value(ctx, poolProperty, at)
 	if errors.Is(err, errAbsent) {
-		entries, lErr := p.shelf.List(func(*shelf.Folder, *backends.Entry) {})
+		entries, lErr := p.Shelf.List(func(*shelf.Folder, *backends.Entry) {})
 		if lErr != nil {
 			return lErr
 		}
@@ -308,7 +291,7 @@ func (p *Pool) prepareFilesystem(ctx context.Context, create bool) error {
 	if p.keys.problem, err = p.tool.encryptionProblem(ctx, p.fs); err != nil {
 		return err
 	}
-	return errors.Join(p.keys.findLoaded(ctx), p.space.measure(ctx))
+	return errors.Join(p.findLoaded(ctx), p.measure(ctx))
 }
 
 // Trim implements backends.Trimmer. It runs zpool trim, because ZFS does not support the ioctl FITRIM.
@@ -327,9 +310,6 @@ func (p *Pool) Trim(ctx context.Context) (dataset.Size, error) {
 	return 0, err
 }
 
-// ID implements backends.Pool.
-func (p *Pool) ID() uuid.UUID { return p.shelf.ID() }
-
 // Info implements backends.Pool.
 func (p *Pool) Info() backends.Info {
 	note, lag := "ZFS filesystems below "+p.top()+": snapshots and clones by zfs"+p.vdevs.note(), usedLag
@@ -338,68 +318,42 @@ func (p *Pool) Info() backends.Info {
 		note += "; through zfs-fuse, which is for tests"
 	}
 	caps := (*Backend)(nil).MaxCapabilities()
-	caps.Encryption = p.keys.encrypts()
+	caps.Encryption = p.encrypts()
 	return backends.Info{
 		Capabilities: caps,
-		Missing:      p.keys.missing(), Note: note, Path: p.shelf.Path(), DefaultSize: defaultSize, UsedLag: lag,
+		Missing:      p.missing(), Note: note, Path: p.Shelf.Path(), DefaultSize: defaultSize, UsedLag: lag,
 	}
 }
 
 // Status implements backends.Pool. The size is from the last time that the pool was opened or listed.
-func (p *Pool) Status(context.Context) dataset.PoolStatus { return p.space.status() }
-
-// Generation implements backends.Pool.
-func (p *Pool) Generation() (uint64, error) { return p.shelf.Generation() }
-
-// Raise implements backends.Pool.
-func (p *Pool) Raise(generation uint64) error { return p.shelf.Raise(generation) }
-
-// Overcommit implements backends.PolicyKeeper.
-func (s *storage) Overcommit() (float64, error) { return s.shelf.Overcommit() }
-
-// KeepOvercommit implements backends.PolicyKeeper.
-func (s *storage) KeepOvercommit(ratio float64) error { return s.shelf.KeepOvercommit(ratio) }
+func (p *Pool) Status(context.Context) dataset.PoolStatus { return p.status() }
 
 // Close implements backends.Pool.
 func (p *Pool) Close() error {
-	p.keys.unloadIdle()
-	return errors.Join(p.attachments.unstageAll(), p.vdevs.Close())
+	p.unloadIdle()
+	return errors.Join(p.unstageAll(), p.vdevs.Close())
 }
 
 // Commit implements backends.Pool.
 func (p *Pool) Commit(_ context.Context, id uuid.UUID) error {
-	return p.shelf.CommitAny(id, p.heads.commitCopy)
-}
-
-// WriteRecord implements backends.Pool.
-func (p *Pool) WriteRecord(_ context.Context, d dataset.Dataset, sync bool) error {
-	return p.shelf.WriteRecord(d, sync)
-}
-
-// storage is shared by all parts of an open pool: the records in the directory, the command, and the names of the ZFS
-// filesystems. It does not change while the pool is open.
-type storage struct {
-	name  string // the pool's name, for errors
-	shelf *shelf.Shelf
-	tool  tool
-	fs    poolFilesystem
+	return p.Shelf.CommitAny(id, p.commitCopy)
 }
 
 // top returns the name of the filesystem below which all data of the pool is stored.
-func (s *storage) top() string { return s.fs.name + "/drover-" + s.shelf.ID().String() }
+func (p *Pool) top() string { return p.fs.name + "/drover-" + p.Shelf.ID().String() }
 
 // deletedRoot returns the filesystem below which deleted datasets wait until their clones are deleted.
-func (s *storage) deletedRoot() string { return s.top() + "/deleted" }
+func (p *Pool) deletedRoot() string { return p.top() + "/deleted" }
 
 // root returns the filesystem of a dataset. Its heads are below it.
-func (s *storage) root(id uuid.UUID) string { return s.top() + "/" + id.String() }
+func (p *Pool) root(id uuid.UUID) string { return p.top() + "/" + id.String() }
 
 // trees groups the objects of a pool by dataset. The key of a ghost is "deleted/" and its name.
-func (s *storage) trees(all []object) map[string][]object {
+func (p *Pool) trees(all []object) map[string][]object {
 	trees := map[string][]object{}
 	for _, o := range all {
 		fs, _ := o.snapshotOf()
-		rel, ok := strings.CutPrefix(fs, s.top()+"/")
+		rel, ok := strings.CutPrefix(fs, p.top()+"/")
 		if !ok || rel == "deleted" {
 			continue
 		}
@@ -414,8 +368,8 @@ func (s *storage) trees(all []object) map[string][]object {
 }
 
 // dataset parses the name of a head, and returns the dataset and the last part of the name.
-func (s *storage) dataset(fs string) (id uuid.UUID, head string, err error) {
-	rel, ok := strings.CutPrefix(fs, s.top()+"/")
+func (p *Pool) dataset(fs string) (id uuid.UUID, head string, err error) {
+	rel, ok := strings.CutPrefix(fs, p.top()+"/")
 	text, head, hasHead := strings.Cut(rel, "/")
 	if !ok || !hasHead || !isID(text) || !isHead(head) {
 		return id, "", fmt.Errorf("%s is not a head of a dataset of this pool", fs)
@@ -425,7 +379,7 @@ func (s *storage) dataset(fs string) (id uuid.UUID, head string, err error) {
 }
 
 // headOf returns the filesystem that is the head of a dataset. It returns dataset.ErrCorrupt if there is none.
-func (s *storage) headOf(ctx context.Context, f *shelf.Folder) (object, error) {
+func (p *Pool) headOf(ctx context.Context, f *shelf.Folder) (object, error) {
 	name, err := headName(f.Dir, f.ID)
 	if err == nil && name == "" {
 		err = dataset.Errorf(dataset.ErrCorrupt, "dataset %s: %s says that it is a copy, but it is not", f.ID,
@@ -434,14 +388,14 @@ func (s *storage) headOf(ctx context.Context, f *shelf.Folder) (object, error) {
 	if err != nil {
 		return object{}, err
 	}
-	o, err := s.tool.object(ctx, s.root(f.ID)+"/"+name)
+	o, err := p.tool.object(ctx, p.root(f.ID)+"/"+name)
 	if errors.Is(err, errAbsent) || (err == nil && o.kind != kindFilesystem) {
 		return object{}, dataset.Errorf(dataset.ErrCorrupt, "dataset %s: its filesystem %s/%s is missing", f.ID,
-			s.root(f.ID), name)
+			p.root(f.ID), name)
 	}
 	return o, err
 }
 
-func (s *storage) snapshotName(ds uuid.UUID, fs string, id uuid.UUID) string {
-	return s.root(ds) + "/" + fs + "@" + snapPrefix + id.String()
+func (p *Pool) snapshotName(ds uuid.UUID, fs string, id uuid.UUID) string {
+	return p.root(ds) + "/" + fs + "@" + snapPrefix + id.String()
 }

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -297,20 +298,27 @@ func (t Tool) CheckKey(ctx context.Context, path string, key []byte) error {
 	return nil
 }
 
-// Resize grows an open container to the size of its device. name is the name of its mapping. It fails with ErrForbidden
-// if the key does not open the container.
-func (t Tool) Resize(ctx context.Context, name string, key []byte) error {
+// Resize grows an open container to the size of its device, and returns the new size of its payload in bytes. name is
+// the name of its mapping, and path that of its device. It fails with ErrForbidden if the key does not open the
+// container.
+func (t Tool) Resize(ctx context.Context, name, path string, key []byte) (int64, error) {
 	err := t.run(ctx, openTimeout, key, "resize", "--key-file=-", name)
 	removeNode(name)
 	if err != nil {
-		return fmt.Errorf("resize mapping %s: %w", name, err)
+		return 0, fmt.Errorf("resize mapping %s: %w", name, err)
 	}
-	return nil
+	dev, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	size, err := dev.Seek(0, io.SeekEnd)
+	return size, errors.Join(err, dev.Close())
 }
 
-// RemoveUnused removes the mappings that are not open and for whose names accept returns true. It waits up to about two
-// seconds until they no longer exist. It returns nil even if some remain after that time, or after ctx has ended.
-func RemoveUnused(ctx context.Context, accept func(name string) bool) error {
+// RemoveUnused removes the mappings of a pool that are not open, such as those of a killed process. suffix ends their
+// names. It waits up to about two seconds until they no longer exist, and returns nil even if some remain after that
+// time. It works without cryptsetup, which may have been uninstalled.
+func RemoveUnused(suffix string) error {
 	for range removeTries {
 		names, err := dm.List()
 		if err != nil {
@@ -318,7 +326,7 @@ func RemoveUnused(ctx context.Context, accept func(name string) bool) error {
 		}
 		remaining := false
 		for _, name := range names {
-			if !accept(name) {
+			if !strings.HasPrefix(name, "drover-") || !strings.HasSuffix(name, suffix) {
 				continue
 			}
 			m, exists, err := dm.Lookup(name)
@@ -331,13 +339,10 @@ func RemoveUnused(ctx context.Context, accept func(name string) bool) error {
 				}
 			}
 		}
-		if !remaining || ctx.Err() != nil {
+		if !remaining {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(removePause):
-		}
+		<-time.After(removePause)
 	}
 	return nil
 }

@@ -109,7 +109,7 @@ func TestKeyIsOnStdinAlone(t *testing.T) {
 	if err := tool.Format(t.Context(), "/dev/loop77", id, key); err != nil || !bytes.Equal(read, key) {
 		t.Errorf("%v; it read %q", err, read)
 	}
-	err := tool.Resize(t.Context(), "drover-x", key)
+	_, err := tool.Resize(t.Context(), "drover-x", "/dev/dm-77", key)
 	if !errors.Is(err, dataset.ErrForbidden) || strings.Contains(err.Error(), "secret") || !bytes.Equal(read, key) {
 		t.Errorf("with another key: %v", err)
 	}

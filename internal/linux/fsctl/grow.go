@@ -32,6 +32,14 @@ const (
 	xfsMinGroup = 64
 )
 
+// Grow grows the mounted filesystem of dir, which is XFS or ext4: see GrowXFS and GrowExt4.
+func Grow(dir *os.File, fs string, bytes int64) error {
+	if fs == string(XFS) {
+		return GrowXFS(dir, bytes)
+	}
+	return GrowExt4(dir, bytes)
+}
+
 // GrowXFS grows the mounted XFS of dir to the size of its device in bytes. The filesystem may be in use. It returns nil
 // if the filesystem already has that size, and fails with ErrShrink if it is larger. It needs CAP_SYS_ADMIN
 // (ErrCapability).

@@ -146,6 +146,11 @@ func PrepareRoot(dir *os.File, owner *dataset.Owner) error {
 		!errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove lost+found: %w", err)
 	}
+	return SetOwner(dir, owner)
+}
+
+// SetOwner sets the owner and the mode of the root directory of a new volume. If owner is nil, the owner stays.
+func SetOwner(dir *os.File, owner *dataset.Owner) error {
 	mode := uint32(RootMode)
 	if owner != nil {
 		if err := dir.Chown(int(owner.UID), int(owner.GID)); err != nil {

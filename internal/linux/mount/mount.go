@@ -293,3 +293,12 @@ func Unmount(target string) error {
 	}
 	return fmt.Errorf("unmount %s: %w", target, err)
 }
+
+// UnmountUnused is Unmount for a mount that may be in use. It returns false if the mount stays, or does not exist.
+func UnmountUnused(target string) (done bool, err error) {
+	err = Unmount(target)
+	if errors.Is(err, ErrBusy) || errors.Is(err, ErrNotMounted) || errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
