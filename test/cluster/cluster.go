@@ -38,13 +38,11 @@ type Options struct {
 	Controls int           // number of replicas; 0: two
 	Hosts    int           // number of hosts; 0: three
 	Engines  int           // how many of the first hosts have an engine; 0: two; negative: none
-	Restore  bool          // containers outlive these engines (live-restore)
 	Profiles string        // text of profiles.yaml; empty: the built-in set
 	Pool     string        // as in host.Options; empty: xfs
 	Size     int64         // of the filesystem of each host; 0: 4 GiB
 	Env      []string      // of control, agents and guards, beside the environment of this process
 	Step     time.Duration // of the guards: how long each step of an escalation takes; 0: a second
-	Clock    time.Duration // how much all clocks are off at the beginning; see SetClock
 	// Lease is how long StartWriter, Stop and Head repeat a refused request (see AwaitLease). 0: 15 seconds. Tests that
 	// restart control or cut the network set more.
 	Lease time.Duration
@@ -120,11 +118,6 @@ func (c *Cluster) ca() string { return filepath.Join(c.dir, "ca") }
 func (c *Cluster) makeAuthority(t testing.TB) {
 	t.Helper()
 	cmd := exec.Command(host.Binary(t), "ca", "init", "--dir", c.ca())
-	clock := filepath.Join(c.dir, "clock")
-	if err := os.WriteFile(clock, []byte(c.opts.Clock.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd.Env = append(os.Environ(), "DROVER_CLOCK="+clock)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("drover ca init: %v: %s", err, out)
 	}
@@ -147,12 +140,10 @@ func (c *Cluster) newControl(t testing.TB, name string) *Control {
 	t.Helper()
 	on := c.Net.Machine(name, nil)
 	h := host.Start(t, host.Options{
-		Process: "control", Name: name, On: on, Pool: "image", Profiles: c.opts.Profiles, Down: true, Env: c.opts.Env,
+		Process: "control", Name: name, On: on, Pool: "image", Profiles: c.opts.Profiles, Env: c.opts.Env,
 		Config: fmt.Sprintf("store: {consul: {addresses: %s}}\nca: %s\nlisten: {address: \"%s:%d\"}\n",
 			quoted(c.Consul.Addresses()), c.ca(), on.IP, controlPort),
 	})
-	h.SetClock(t, c.opts.Clock)
-	h.Up(t)
 	return &Control{Host: h, On: on}
 }
 
@@ -176,12 +167,11 @@ func (c *Cluster) newHost(t testing.TB, name string, withEngine bool) *Host {
 		Config: fmt.Sprintf("control: {addresses: %s}\nlisten: {address: \"%s:%d\"}\n", quoted(controls), on.IP,
 			peerPort),
 	})}
-	h.SetClock(t, c.opts.Clock)
 	h.Guard = c.newGuard(t, h)
 	t.Cleanup(func() { h.Guard.stop(t) })
 	h.Up(t)
 	if withEngine {
-		h.Engine = engine.Start(t, engine.Options{On: on, LiveRestore: c.opts.Restore})
+		h.Engine = engine.Start(t, engine.Options{On: on})
 	}
 	return h
 }

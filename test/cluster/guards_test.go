@@ -57,7 +57,7 @@ func TestI1Holder(t *testing.T) {
 	})
 	h.id = h.a.Inspect(t, "db").ID
 	h.wr = c.StartWriter(t, h.a, "db@auto")
-	h.replicated(t)
+	host.Await(t, "a replica is there", func() error { return replicated(t, h.a, "db") })
 	for _, s := range []struct {
 		name string
 		test func(*testing.T)
@@ -79,19 +79,6 @@ func TestI1Holder(t *testing.T) {
 		}
 	}
 	h.overtaken(t)
-}
-
-// replicated waits until another host has a whole replica.
-func (h *holder) replicated(t *testing.T) {
-	t.Helper()
-	host.Await(t, "a replica is there", func() error {
-		for _, k := range h.a.Inspect(t, "db").CopyDetails {
-			if k.Kind == dataset.CopyReplica && k.Promotable() {
-				return nil
-			}
-		}
-		return errors.New("there is none")
-	})
 }
 
 // entry returns the guard's entry for the volume on the holder.

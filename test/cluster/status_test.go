@@ -2,8 +2,6 @@ package cluster_test
 
 import (
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -78,13 +76,6 @@ func TestClusterStatus(t *testing.T) {
 			servers = append(servers, s)
 		}
 	}
-	filler := other.File(filepath.Join(other.Dir, "disk", "filler"))
-	ok := func(t *testing.T, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 	// The sessions of nodes end after up to 20 s. Before that, status names these conditions as warnings.
 	soon := map[string]finding{
 		"node is dead":       {"", "node " + other.Name, "home of", "drover node inspect " + other.Name},
@@ -132,21 +123,6 @@ func TestClusterStatus(t *testing.T) {
 			"guard is dead", here, func(t *testing.T) { other.Guard.Kill9(t) },
 			finding{"error", "guard on " + other.Name, "no volume with failover auto", "systemctl start drover-guard"},
 			func(t *testing.T) { other.Guard.Up(t) },
-		},
-		{
-			"clock of a node is wrong", here, func(t *testing.T) { other.SetClock(t, -3*time.Minute) },
-			finding{"warning", "node " + other.Name, "its clock is ", "timedatectl status"},
-			func(t *testing.T) { other.SetClock(t, 0) },
-		},
-		{
-			"node is cordoned", here, func(t *testing.T) { w.Controls[1].Must(t, "node", "cordon", other.Name) },
-			finding{"info", "node " + other.Name, "cordoned", "drover node cordon --off " + other.Name},
-			func(t *testing.T) { w.Controls[1].Must(t, "node", "cordon", "--off", other.Name) },
-		},
-		{
-			"pool of another node is nearly full", here, func(t *testing.T) { ok(t, host.FillTo(filepath.Dir(filler), 90)) },
-			finding{"warning", "pool default on " + other.Name, "NEARLY FULL", "drover"},
-			func(t *testing.T) { ok(t, os.Remove(filler)) },
 		},
 	} {
 		if !t.Run(c.name, func(t *testing.T) {

@@ -103,9 +103,6 @@ var WriterProgram = sync.OnceValues(func() (string, error) {
 	return bin, nil
 })
 
-// Container returns the name of the writer's container on a host with an engine.
-func (w *Writer) Container() string { return w.name }
-
 // Entries returns what the writer has noted so far.
 func (w *Writer) Entries(t testing.TB) []witness.Entry {
 	t.Helper()

@@ -43,10 +43,8 @@ import (
 
 // Options describe how an engine differs from the default.
 type Options struct {
-	Ports       bool     // a bridge, so that containers have addresses and -p works; otherwise none
-	LiveRestore bool     // containers outlive the engine
-	Flags       []string // more flags for dockerd
-	Under       string   // where its folder is created; empty: the folder for temporary files
+	Ports       bool // a bridge, so that containers have addresses and -p works; otherwise none
+	LiveRestore bool // containers outlive the engine
 	// On is the machine on which the engine runs; nil: this one. On a machine, containers have no network.
 	On *lan.Machine
 }
@@ -91,7 +89,7 @@ func Start(t testing.TB, opts Options) *Engine {
 func newEngine(t testing.TB, opts Options) (*Engine, error) {
 	t.Helper()
 	// The path of a socket has at most 107 bytes (unix(7)), and t.TempDir contains the name of the test.
-	dir, err := os.MkdirTemp(opts.Under, "drover-engine-") //nolint:usetesting // see above
+	dir, err := os.MkdirTemp("", "drover-engine-") //nolint:usetesting // see above
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +149,7 @@ func (e *Engine) flags() []string {
 	if e.opts.LiveRestore {
 		flags = append(flags, "--live-restore")
 	}
-	return append(flags, e.opts.Flags...)
+	return flags
 }
 
 // Launch starts the engine if it is not running, without waiting until it answers.

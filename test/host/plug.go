@@ -18,9 +18,8 @@ import (
 
 // Plug speaks to the plugin as an engine does. It is safe for concurrent use.
 type Plug struct {
-	socket  string
-	client  *http.Client
-	request string // sent as the ID of each request; empty: none
+	socket string
+	client *http.Client
 }
 
 // Answer has every field of the plugin's answers.
@@ -54,13 +53,6 @@ func NewPlug(t testing.TB, socket string) *Plug {
 	return p
 }
 
-// As returns a Plug whose requests have an ID.
-func (p *Plug) As(request string) *Plug {
-	out := *p
-	out.request = request
-	return &out
-}
-
 // Call sends a request and returns the answer. The error is ErrBroken, or has the text of the plugin.
 func (p *Plug) Call(method string, request any) (Answer, error) {
 	var a Answer
@@ -73,9 +65,6 @@ func (p *Plug) Call(method string, request any) (Answer, error) {
 		return a, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	if p.request != "" {
-		req.Header.Set("X-Request-Id", p.request)
-	}
 	resp, err := p.client.Do(req)
 	if err != nil {
 		return a, fmt.Errorf("%w: %w", ErrBroken, err)
