@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/internal/requestid"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A node may request only work that it carries out itself.
@@ -93,9 +94,7 @@ func TestWhatANodeMay(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrForbidden, "because its node has no part")
 	e.OK(e.CancelOperation(alpha, made.Operation.ID.String()))
 	made, err = e.Submit(controltest.As(pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "bob"}), controltest.Create("person@gold"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	_, err = e.CancelOperation(alpha, made.Operation.ID.String())
 	controltest.Refused(t, err, dataset.ErrForbidden, "because its node has no part")
 	e.CheckInvariants()
@@ -124,9 +123,7 @@ func TestNameOfTheCertificate(t *testing.T) {
 	e, _ := controltest.NewWithAuthority(t)
 	id := uuid.New()
 	err := e.Register(controltest.As(controltest.NodeIdentity("alpha", id)), api.Registration{Node: dataset.Node{ID: id, Name: "beta", Incarnation: uuid.New()}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if nodes, err := e.NodeList(e.Ctx, ""); err != nil || len(nodes) != 1 || nodes[0].Name != "alpha" {
 		t.Errorf("%+v, %v", nodes, err)
 	}
@@ -183,9 +180,7 @@ func TestOperationsNameTheirCaller(t *testing.T) {
 
 	// Planned, and reported at once.
 	p, err := a.Plan(by("root (uid 0) on alpha"), a.ID, controltest.Create("db@gold"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	wants("a plan", p.Operation.By, "root (uid 0) on alpha")
 	r := a.ReportOf(*p.Operation)
 	r.Operation.By = "forged"
@@ -194,9 +189,7 @@ func TestOperationsNameTheirCaller(t *testing.T) {
 
 	// Planned, and recorded because it takes long.
 	p, err = a.Plan(by("engine docker on alpha"), a.ID, controltest.Create("slow@gold"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	r = a.ReportOf(*p.Operation)
 	r.Operation.By = "forged"
 	a.OK(a.Record(by("engine docker on alpha"), a.ID, r))

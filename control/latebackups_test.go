@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Every control replica reports late backups, also one that does not do the background work, and one that does it since
@@ -38,9 +39,7 @@ func TestAllReplicasReportLateBackups(t *testing.T) {
 	find := func(s *control.Service) string {
 		t.Helper()
 		h, err := s.ClusterHealth(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		var texts []string
 		for _, f := range h.Findings {
 			if strings.HasPrefix(f.Subject, "volume ") || strings.Contains(f.Text, "backup") {
@@ -159,9 +158,7 @@ func TestReadingBackupsContinues(t *testing.T) {
 			Profile: x.Profiles.ByName["nightly"],
 		}
 		value, err := json.Marshal(d)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if _, err := x.Store.Txn(t.Context(), nil, []store.Write{{Key: record.DatasetKey(d.ID), Value: value}}); err != nil {
 			t.Fatal(err)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestSubmit(t *testing.T) {
@@ -314,9 +315,7 @@ func TestDryRun(t *testing.T) {
 func contents(t *testing.T, w *powersCluster) map[string]uint64 {
 	t.Helper()
 	entries, err := w.Ledger.Store.List(t.Context(), "", "", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	all := map[string]uint64{}
 	for _, e := range entries {
 		all[e.Key] = e.Index

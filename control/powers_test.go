@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 // power is what a request, or one of its fields, lets its sender do beyond the name of the operation.
@@ -252,9 +253,7 @@ func TestEveryKindAndFieldHasARow(t *testing.T) {
 func operationKinds(t *testing.T) (kinds []dataset.OpKind) {
 	t.Helper()
 	file, err := parser.ParseFile(gotoken.NewFileSet(), "../dataset/operation.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	ast.Inspect(file, func(n ast.Node) bool {
 		spec, ok := n.(*ast.ValueSpec)
 		if !ok {
@@ -265,9 +264,7 @@ func operationKinds(t *testing.T) (kinds []dataset.OpKind) {
 		}
 		for _, v := range spec.Values {
 			value, err := strconv.Unquote(v.(*ast.BasicLit).Value)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			kinds = append(kinds, dataset.OpKind(value))
 		}
 		return true

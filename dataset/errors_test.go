@@ -19,6 +19,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestKinds(t *testing.T) {
@@ -54,9 +55,7 @@ func TestKinds(t *testing.T) {
 // If a declared kind were missing in the table, users would see an internal error instead.
 func TestEveryKindIsInTheTable(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "errors.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	declared := 0
 	ast.Inspect(file, func(n ast.Node) bool {
 		if spec, ok := n.(*ast.ValueSpec); ok && strings.HasPrefix(spec.Names[0].Name, "Err") {
@@ -122,13 +121,9 @@ func TestProblem(t *testing.T) {
 	for _, k := range dataset.Kinds() {
 		p := dataset.ProblemOf(dataset.Errorf(k, "100%% of %s", k.Code))
 		b, err := json.Marshal(p)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		var read dataset.Problem
-		if err := json.Unmarshal(b, &read); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, json.Unmarshal(b, &read))
 		if got := read.Err(); dataset.KindOf(got) != k || got.Error() != "100% of "+k.Code {
 			t.Errorf("%s came back as %v", k.Code, got)
 		}
@@ -232,13 +227,9 @@ func TestRecordsRoundTrip(t *testing.T) {
 func roundTrip[T any](t *testing.T, v T) {
 	t.Helper()
 	b, err := json.Marshal(v)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var got T
-	if err := json.Unmarshal(b, &got); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, json.Unmarshal(b, &got))
 	if diff := cmp.Diff(v, got); diff != "" {
 		t.Errorf("%T: %s", v, diff)
 	}
@@ -318,9 +309,7 @@ func BenchmarkDecodeRecord(b *testing.B) {
 		})
 	}
 	text, err := json.Marshal(all)
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	for name, decode := range map[string]func([]byte, any) error{
 		"records": dataset.DecodeRecord, "encoding-json": json.Unmarshal,
 	} {
@@ -351,9 +340,7 @@ func TestActionOfOperation(t *testing.T) {
 		`{"kind": "create", "options": {"profile": "gold", "label.a": "1"}}`: "create",
 	} {
 		var op dataset.Operation
-		if err := dataset.DecodeRecord([]byte(record), &op); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, dataset.DecodeRecord([]byte(record), &op))
 		if got := op.Action(); got != want {
 			t.Errorf("%s: got %s, want %s", record, got, want)
 		}

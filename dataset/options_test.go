@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestParseOptions(t *testing.T) {
@@ -19,9 +20,7 @@ func TestParseOptions(t *testing.T) {
 		"profile": "gold", "size": "20GiB", "from": "db", "fs": "xfs", "pool": "fast", "owner": "999:998",
 		"mode": "2750", "label.team": "a b", "label.io.drover/x": "", "protect": "", "readonly": "no",
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	want := dataset.Options{
 		Profile: "gold", Size: 20 << 30, From: "db", FS: "xfs", Pool: "fast",
 		Owner: &dataset.Owner{UID: 999, GID: 998}, Mode: &mode,
@@ -289,9 +288,7 @@ func TestSpecRoundTrip(t *testing.T) {
 			want.From = rapid.StringMatching(prefixGrammar).Draw(t, "from")
 		}
 		got, err := dataset.ParseSpec(want.String())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if got != want {
 			t.Fatalf("%q came back as %+v", want, got)
 		}

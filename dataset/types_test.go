@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 func someFacts() Facts {
@@ -381,13 +383,9 @@ func TestSummaryOfRecord(t *testing.T) {
 		Trash: &Trash{At: time.Unix(5, 0).UTC()}, Copies: []uuid.UUID{uuid.New()}, Request: uuid.New(),
 	}
 	text, err := json.Marshal(d)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var s Summary
-	if err := DecodeRecord(text, &s); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, DecodeRecord(text, &s))
 	want := d
 	want.Profile = Profile{Name: "gold", Size: 1, Filesystem: d.Profile.Filesystem, Access: AccessMany, Replicas: Replicas{Count: 1}}
 	want.Request = uuid.Nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/socket"
+	"github.com/droverhq/drover/test/require"
 )
 
 // watched is a Hands that records for which agent it is to stop holders, and finds new holders each time.
@@ -42,9 +43,7 @@ func TestAgentOfAFenceIsTheOneOfNow(t *testing.T) {
 	log.SetOutput(io.Discard)
 	ctx, end := context.WithCancel(t.Context())
 	g, err := New(ctx, Options{Run: t.TempDir(), Hand: w, Step: time.Millisecond, Recheck: time.Millisecond, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer g.wg.Wait()
 	defer end()
 	first, second := hand.Process{PID: 1 << 30, Start: 1}, hand.Process{PID: 1 << 30, Start: 2}
@@ -73,13 +72,9 @@ func TestAgentMeetsTheGuard(t *testing.T) {
 	log.SetOutput(io.Discard)
 	ctx, end := context.WithCancel(t.Context())
 	g, err := New(ctx, Options{Run: dir, Hand: watched{}, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	l, err := socket.Listen(ctx, filepath.Join(dir, "sock"), "root")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	done := make(chan error)
 	go func() { done <- g.Run(ctx, l) }()
 	defer func() {
@@ -93,9 +88,7 @@ func TestAgentMeetsTheGuard(t *testing.T) {
 		pid  int
 	}{{NewClient, 0}, {NewAgentClient, os.Getpid()}, {NewClient, os.Getpid()}} {
 		client, err := c.make(filepath.Join(dir, "sock"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if _, err := client.Status(ctx); err != nil {
 			t.Fatal(err)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // An agent that holds the dataset itself is killed and not stopped: a stopped agent could not ask for the thaw.
@@ -24,7 +25,7 @@ func TestAgentHolds(t *testing.T) {
 	r := shared(t)
 	agent := as(t, "agent", guard.SocketPath(w.run), r.Dataset.String(), r.Paths[0])
 	agent.Stderr = os.Stderr
-	must(t, agent.Start())
+	require.NoError(t, agent.Start())
 	end(t, agent)
 	await(t, "it has ended", func() bool { return stateOf(t, agent.Process.Pid) == "Z" }, func() string { return stateOf(t, agent.Process.Pid) })
 	_ = agent.Wait()
@@ -45,14 +46,14 @@ func TestMountAfterTheFence(t *testing.T) {
 	w := newWorld(t)
 	image := scratch.Image(t, "ext4", scratch.Ext4)
 	path := filepath.Join(t.TempDir(), "later")
-	must(t, os.Mkdir(path, 0o700))
+	require.NoError(t, os.Mkdir(path, 0o700))
 	r := guard.Registration{Dataset: uuid.New(), Volume: "late", Epoch: 1, Paths: []string{path}, Own: true, Policy: guard.PolicyKill, Deadline: clock.Boottime() + ahead}
 	if _, err := w.Register(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
 	w.fenced(t, r.Dataset)
 	from := scratch.MountImage(t, "ext4", image)
-	must(t, unix.Mount(from, path, "", unix.MS_BIND, ""))
+	require.NoError(t, unix.Mount(from, path, "", unix.MS_BIND, ""))
 	t.Cleanup(func() {
 		w.kill(t)
 		thaw(t, r)
@@ -91,17 +92,15 @@ func TestNotRoot(t *testing.T) {
 		t.Errorf("%v, %v", fi.Mode(), err)
 	}
 	dir := filepath.Join("/tmp", "drover-guard-"+uuid.NewString()[:8])
-	must(t, os.Mkdir(dir, 0o777))
+	require.NoError(t, os.Mkdir(dir, 0o777))
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	must(t, errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o666), os.Link(path, filepath.Join(dir, "sock"))))
+	require.NoError(t, errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o666), os.Link(path, filepath.Join(dir, "sock"))))
 	if got := asNobody(t, filepath.Join(dir, "sock")); got != "" {
 		t.Errorf("nobody was answered: %q", got)
 	}
 	// Root gets an answer on the same socket, and garbage is cut off.
 	c, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer c.Close()
 	if _, err := c.Write([]byte("\xff\xff\xff\xff")); err != nil {
 		t.Fatal(err)
@@ -147,7 +146,7 @@ func asNobody(t *testing.T, path string) string {
 // guard is not responsible for how fast a disk takes what a hundred writers flush.
 func TestHundredAtOnce(t *testing.T) {
 	memory := t.TempDir()
-	must(t, unix.Mount("tmpfs", memory, "tmpfs", 0, ""))
+	require.NoError(t, unix.Mount("tmpfs", memory, "tmpfs", 0, ""))
 	t.Cleanup(func() {
 		if err := unix.Unmount(memory, unix.MNT_DETACH); err != nil {
 			t.Error(err)
@@ -198,13 +197,5 @@ func TestHundredAtOnce(t *testing.T) {
 	}
 	if late > 0 {
 		t.Errorf("%d of %d were fenced later than their bound", late, len(all))
-	}
-}
-
-// must fails the test if a call has failed.
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/socket"
+	"github.com/droverhq/drover/test/require"
 )
 
 // fakeClock is a clock that only a test moves. It can jump, as after the sleep of a host.
@@ -287,13 +288,9 @@ func (b *fakeHost) start(t *testing.T) {
 		OpenWatchdog: func() (guard.Watchdog, error) { return b.dog, nil },
 		Processes:    func() int { return int(b.processes.Load()) },
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	l, err := socket.Listen(t.Context(), filepath.Join(b.run, "sock"), "root")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- g.Run(ctx, l) }()

@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A holder that waits in the kernel can be neither stopped nor killed. The fence is not reported as complete, and the
@@ -33,17 +34,13 @@ func TestHolderThatCannotDie(t *testing.T) {
 	r := shared(t)
 	other := scratch.Mount(t, "ext4", scratch.Ext4)
 	blocked := filepath.Join(other, "file")
-	must(t, os.WriteFile(blocked, nil, 0o600))
+	require.NoError(t, os.WriteFile(blocked, nil, 0o600))
 	sleeper := as(t, "sleeper", filepath.Join(r.Paths[0], "file"), blocked)
 	in, err := sleeper.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	out, err := sleeper.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	must(t, sleeper.Start())
+	require.NoError(t, err)
+	require.NoError(t, sleeper.Start())
 	end(t, sleeper)
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		t.Fatal(err)
@@ -122,9 +119,9 @@ func TestGuardKilled(t *testing.T) {
 func (w *guardHost) damage(t *testing.T, id uuid.UUID, with []byte) {
 	t.Helper()
 	path := filepath.Join(w.run, "guard", id.String()+".deadline")
-	must(t, os.Remove(path))
+	require.NoError(t, os.Remove(path))
 	if with != nil {
-		must(t, os.WriteFile(path, with, 0o600))
+		require.NoError(t, os.WriteFile(path, with, 0o600))
 	}
 }
 
@@ -145,7 +142,7 @@ func TestGuardKilledWhenFenced(t *testing.T) {
 	}
 	silent(t, log, e)
 	w.kill(t)
-	must(t, os.Remove(filepath.Join(w.run, "guard", r.Dataset.String()+".json")))
+	require.NoError(t, os.Remove(filepath.Join(w.run, "guard", r.Dataset.String()+".json")))
 	w.start(t)
 	if _, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute); err != nil {
 		t.Fatal(err)
@@ -322,7 +319,7 @@ func TestI1UndescribedBystanders(t *testing.T) {
 			disk := newDisk(t)
 			cmd := exec.Command("sleep", "1000")
 			cmd.Dir = disk
-			must(t, cmd.Start())
+			require.NoError(t, cmd.Start())
 			end(t, cmd)
 			scratch.ShutDown(t, disk)
 			return cmd
@@ -330,9 +327,7 @@ func TestI1UndescribedBystanders(t *testing.T) {
 		"the agent with a dead pool": func(t *testing.T) *exec.Cmd {
 			disk := newDisk(t)
 			dir, err := os.Open(disk) // opened by this process, which registers the dataset
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			t.Cleanup(func() { _ = dir.Close() })
 			scratch.ShutDown(t, disk)
 			return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/require"
 )
 
 func (b *fakeHost) feed(r guard.Registration, epoch uint64, ahead time.Duration) error {
@@ -198,7 +199,7 @@ func TestWatchdog(t *testing.T) {
 	if err := b.Dismiss(t.Context(), r.Dataset, 3); !errors.Is(err, dataset.ErrConflict) || b.dog.closed {
 		t.Errorf("an armed dataset was dismissed by a process that is not its agent: %v", err)
 	}
-	must(t, b.Release(t.Context(), r.Dataset, 3))
+	require.NoError(t, b.Release(t.Context(), r.Dataset, 3))
 	if !b.dog.closed || !b.dog.disarmed {
 		t.Error("it is armed still")
 	}
@@ -281,7 +282,7 @@ func TestRecords(t *testing.T) {
 	kept, old, damaged := b.registered(t, guard.PolicyKill, time.Minute), b.registered(t, guard.PolicyKill, time.Minute), b.registered(t, guard.PolicyKill, time.Minute)
 	b.stop()
 	for _, r := range []guard.Registration{kept, old, damaged} {
-		must(t, os.Remove(filepath.Join(b.run, r.Dataset.String()+".json")))
+		require.NoError(t, os.Remove(filepath.Join(b.run, r.Dataset.String()+".json")))
 	}
 	b.hand.records[old.Dataset] = json.RawMessage(strings.ReplaceAll(string(b.hand.records[old.Dataset]), `"boot":"`, `"boot":"of another-`))
 	b.hand.records[damaged.Dataset] = json.RawMessage("null")
@@ -310,15 +311,13 @@ func TestI1B16RecordsOfALaterFormat(t *testing.T) {
 		t.Helper()
 		path := filepath.Join(b.run, id.String()+".json")
 		raw, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		text := strings.Replace(string(raw), `"format":1,`, `"format":2,"new":{},`, 1)
 		if text = strings.Replace(text, old, now, 1); !strings.Contains(text, `"format":2`) || !strings.Contains(text, now) {
 			t.Fatalf("the record is %s", text)
 		}
 		b.hand.records[id] = json.RawMessage(text)
-		must(t, os.WriteFile(path, []byte(text), 0o600))
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 	}
 	later(known.Dataset, `"volume":"db"`, `"volume":{"name":"db"}`)
 	later(changed.Dataset, `"deadline":`, `"until":`)
@@ -374,11 +373,11 @@ func TestBadRegistrations(t *testing.T) {
 func TestExecFence(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	script := filepath.Join(t.TempDir(), "fence")
-	must(t, os.WriteFile(script, []byte("#!/bin/sh\necho \"$@\" > "+out+"\n[ \"$2\" = b ] || { echo 'no such outlet' >&2; exit 1; }\n"), 0o700))
+	require.NoError(t, os.WriteFile(script, []byte("#!/bin/sh\necho \"$@\" > "+out+"\n[ \"$2\" = b ] || { echo 'no such outlet' >&2; exit 1; }\n"), 0o700))
 	f := guard.ExecFence{Args: []string{script, "off"}}
 	node := uuid.New()
 	var r run.System
-	must(t, f.Fence(t.Context(), &r, "b", node))
+	require.NoError(t, f.Fence(t.Context(), &r, "b", node))
 	if got, _ := os.ReadFile(out); string(got) != "off b "+node.String()+"\n" {
 		t.Errorf("%q", got)
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // guardHost is a host with a guard, as far as the guard sees it.
@@ -44,9 +45,7 @@ func newWorld(t *testing.T) *guardHost {
 	w := &guardHost{run: t.TempDir(), root: t.TempDir(), step: time.Second}
 	w.start(t)
 	c, err := guard.NewClient(guard.SocketPath(w.run))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	w.Client = c
 	t.Cleanup(func() {
 		if err := c.Close(); err != nil {
@@ -65,7 +64,7 @@ func (w *guardHost) start(t *testing.T) {
 	t.Helper()
 	w.proc = as(t, "guard", w.run, w.root, w.step.String())
 	w.proc.Stderr = os.Stderr
-	must(t, w.proc.Start())
+	require.NoError(t, w.proc.Start())
 }
 
 // kill kills the guard with SIGKILL and waits for its end.
@@ -88,7 +87,7 @@ func begin(t *testing.T, r string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := as(t, r, args...)
 	cmd.Stderr = os.Stderr
-	must(t, cmd.Start())
+	require.NoError(t, cmd.Start())
 	end(t, cmd)
 	return cmd
 }
@@ -115,9 +114,9 @@ func shared(t *testing.T) guard.Registration {
 	pool := scratch.Mount(t, "ext4", scratch.Ext4)
 	source, path := filepath.Join(pool, "datasets", id.String()), filepath.Join(t.TempDir(), id.String())
 	for _, dir := range []string{source, path} {
-		must(t, os.MkdirAll(dir, 0o700))
+		require.NoError(t, os.MkdirAll(dir, 0o700))
 	}
-	must(t, unix.Mount(source, path, "", unix.MS_BIND, ""))
+	require.NoError(t, unix.Mount(source, path, "", unix.MS_BIND, ""))
 	t.Cleanup(func() {
 		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
 			t.Error(err)
@@ -151,9 +150,7 @@ func thaw(t *testing.T, r guard.Registration) bool {
 		return false
 	}
 	dir, err := os.Open(r.Paths[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer dir.Close()
 	err = fsctl.Thaw(dir)
 	if err != nil && !errors.Is(err, fsctl.ErrNotFrozen) {
@@ -168,7 +165,7 @@ func thaw(t *testing.T, r guard.Registration) bool {
 func freezeAs(t *testing.T, path string) (thaw func()) {
 	t.Helper()
 	do := func(act string) error { return runContinued(as(t, "freezer", act, path)) }
-	must(t, do("freeze"))
+	require.NoError(t, do("freeze"))
 	done := false
 	thaw = func() {
 		if !done {
@@ -205,9 +202,7 @@ func runContinued(cmd *exec.Cmd) error {
 func (w *guardHost) entry(t *testing.T, id uuid.UUID) guard.Entry {
 	t.Helper()
 	s, err := w.Status(context.WithoutCancel(t.Context()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	i := slices.IndexFunc(s.Datasets, func(e guard.Entry) bool { return e.Dataset == id })
 	if i < 0 {
 		t.Fatalf("the guard does not know dataset %s", id)
@@ -244,9 +239,7 @@ func written(t *testing.T, log string) (times []time.Duration) {
 	if os.IsNotExist(err) {
 		return nil
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	for s := bufio.NewScanner(f); s.Scan(); {
 		n, err := strconv.ParseInt(s.Text(), 10, 64)
@@ -301,9 +294,7 @@ func silent(t *testing.T, log string, e guard.Entry) {
 func isBlocked(t *testing.T, pid int) bool {
 	t.Helper()
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return slices.ContainsFunc(threads, func(dir string) bool {
 		id, err := strconv.Atoi(filepath.Base(dir))
 		return err == nil && stateOf(t, id) == "D"

@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A writer that had its file open before is stopped by the freeze, and continues after the thaw: no write is lost,
@@ -48,7 +49,7 @@ func TestFreezeAndThaw(t *testing.T) {
 	if e = w.entry(t, r.Dataset); e.State != guard.StateArmed || e.Deadline != next {
 		t.Errorf("%+v", e)
 	}
-	must(t, w.Release(t.Context(), r.Dataset, r.Epoch))
+	require.NoError(t, w.Release(t.Context(), r.Dataset, r.Epoch))
 }
 
 // The feeder may be killed or stopped at any moment: the last flush of a writer is before the deadline plus the time
@@ -63,7 +64,7 @@ func TestFeederFails(t *testing.T) {
 			feeder := begin(t, "feeder", guard.SocketPath(w.run), r.Dataset.String(), "3", ahead.String())
 			w.until(t, r.Dataset, "it is fed", func(e guard.Entry) bool { return e.Deadline > r.Deadline+ahead })
 			wrote(t, log, r.Deadline) // later than the deadline with which it was registered
-			must(t, feeder.Process.Signal(sig))
+			require.NoError(t, feeder.Process.Signal(sig))
 			e := w.fenced(t, r.Dataset)
 			if e.Fence.At < e.Deadline || e.Deadline <= r.Deadline {
 				t.Errorf("registered until %v, fed until %v, fenced at %v", r.Deadline, e.Deadline, e.Fence.At)
@@ -87,7 +88,7 @@ func TestSharedFilesystem(t *testing.T) {
 		// A control group that also has another process is not frozen.
 		"mixed": func(t *testing.T, pid int) func() string {
 			other := exec.Command("sleep", "1000")
-			must(t, other.Start())
+			require.NoError(t, other.Start())
 			end(t, other)
 			frozen := inGroup(t, "/sys/fs/cgroup/freezer", "freezer.self_freezing", pid, other.Process.Pid)
 			return func() string {
@@ -143,7 +144,7 @@ func TestSharedFilesystem(t *testing.T) {
 func inGroup(t *testing.T, hierarchy, file string, pids ...int) func() string {
 	t.Helper()
 	dir := filepath.Join(hierarchy, "drover-guard-test-"+uuid.NewString())
-	must(t, os.Mkdir(dir, 0o755))
+	require.NoError(t, os.Mkdir(dir, 0o755))
 	t.Cleanup(func() {
 		for _, f := range []struct{ name, word string }{{"freezer.state", "THAWED"}, {"cgroup.freeze", "0"}} {
 			_ = os.WriteFile(filepath.Join(dir, f.name), []byte(f.word), 0)
@@ -156,7 +157,7 @@ func inGroup(t *testing.T, hierarchy, file string, pids ...int) func() string {
 		}
 	})
 	for _, pid := range pids {
-		must(t, os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0))
 	}
 	return func() string {
 		b, err := os.ReadFile(filepath.Join(dir, file))
@@ -171,9 +172,7 @@ func inGroup(t *testing.T, hierarchy, file string, pids ...int) func() string {
 func backing(t *testing.T, r guard.Registration) string {
 	t.Helper()
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	e := table.At(r.Paths[0])
 	for _, m := range table.Of(e.Major, e.Minor) {
 		if m.Root == "/" {
@@ -220,14 +219,12 @@ func engine(t *testing.T, file string) (*exec.Cmd, string) {
 	t.Helper()
 	link := filepath.Join(t.TempDir(), "dockerd")
 	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	must(t, os.Symlink(self, link))
+	require.NoError(t, err)
+	require.NoError(t, os.Symlink(self, link))
 	log := filepath.Join(t.TempDir(), "log")
 	cmd := exec.Command(link, file, log)
 	cmd.Env = append(os.Environ(), role+"=writer")
-	must(t, cmd.Start())
+	require.NoError(t, cmd.Start())
 	end(t, cmd)
 	wrote(t, log, 0)
 	return cmd, log
@@ -263,7 +260,7 @@ func traced(t *testing.T, pid int) (release func()) {
 			time.Sleep(time.Millisecond)
 		}
 	}()
-	must(t, <-began)
+	require.NoError(t, <-began)
 	return func() { close(stop); <-done }
 }
 
@@ -372,13 +369,13 @@ func TestI1MappingsThatBecomeWritable(t *testing.T) {
 			w := newWorld(t)
 			r := shared(t)
 			file, log, start := filepath.Join(r.Paths[0], "file"), filepath.Join(t.TempDir(), "log"), filepath.Join(t.TempDir(), "start")
-			must(t, os.WriteFile(file, make([]byte, os.Getpagesize()), 0o600))
+			require.NoError(t, os.WriteFile(file, make([]byte, os.Getpagesize()), 0o600))
 			cmd := begin(t, "later", mode, file, log, start)
 			wrote(t, log, 0)
 			r = w.armed(t, r, ahead)
 			e := w.fenced(t, r.Dataset)
 			if mode == "rw" {
-				must(t, os.WriteFile(start, nil, 0o600))
+				require.NoError(t, os.WriteFile(start, nil, 0o600))
 				w.recheckedAfter(t, r.Dataset, e.Fence.At)
 				silent(t, log, e)
 			} else {
@@ -411,14 +408,10 @@ func attachTo(t *testing.T, number int, image string) (device string) {
 	t.Helper()
 	device = "/dev/loop" + strconv.Itoa(number)
 	file, err := os.OpenFile(image, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer file.Close()
 	dev, err := os.OpenFile(device, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = dev.Close() })
 	cfg := unix.LoopConfig{Fd: uint32(file.Fd())}
 	cfg.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
@@ -426,9 +419,7 @@ func attachTo(t *testing.T, number int, image string) (device string) {
 		err = unix.IoctlLoopConfigure(int(dev.Fd()), &cfg)
 		return !errors.Is(err, unix.EBUSY)
 	}, func() string { return err.Error() })
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return device
 }
 
@@ -446,7 +437,7 @@ func thawOf(pid int, path string) {
 // unmounted unmounts a dataset on the host.
 func unmounted(t *testing.T, r guard.Registration) {
 	t.Helper()
-	must(t, unix.Unmount(r.Paths[0], 0))
+	require.NoError(t, unix.Unmount(r.Paths[0], 0))
 }
 
 // The kernel gives the number of a released loop device to the next one. A process that has the next one
@@ -455,9 +446,7 @@ func TestReusedDeviceNumber(t *testing.T) {
 	w := newWorld(t)
 	r := own(t)
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	number := table.At(r.Paths[0]).Minor
 	image, inside := scratch.Image(t, "ext4", scratch.Ext4), t.TempDir()
 	r = w.armed(t, r, time.Second)
@@ -505,11 +494,11 @@ func TestI1MountedElsewhere(t *testing.T) {
 			r := own(t)
 			inside, other, log := t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "log")
 			source := filepath.Join(r.Paths[0], part)
-			must(t, os.MkdirAll(source, 0o700))
+			require.NoError(t, os.MkdirAll(source, 0o700))
 			cmd := begin(t, "container", source, inside, "writer", filepath.Join(inside, "file"), log)
 			wrote(t, log, 0)
 			r = w.armed(t, r, time.Second)
-			must(t, unix.Mount(source, other, "", unix.MS_BIND, ""))
+			require.NoError(t, unix.Mount(source, other, "", unix.MS_BIND, ""))
 			t.Cleanup(func() {
 				w.kill(t)
 				thawOf(os.Getpid(), other)

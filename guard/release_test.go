@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/test/require"
 )
 
 // overdue is a dataset at epoch 3 that is fenced because its deadline passed.
@@ -182,7 +183,7 @@ func TestI1SupersedeEndsTheFence(t *testing.T) {
 func TestI1DeadlineIsOfItsEpoch(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyKill, time.Minute)
-	must(t, b.feed(r, 3, 2*time.Minute))
+	require.NoError(t, b.feed(r, 3, 2*time.Minute))
 	if _, err := b.Supersede(t.Context(), r.Dataset, 3); err != nil {
 		t.Fatal(err)
 	}
@@ -346,9 +347,7 @@ func TestI1RegisteredAgainWhileMounted(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyKill, time.Minute)
 	want, err := b.Check(t.Context(), r.Dataset, 3)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	r.Epoch = 4
 	if got, err := b.Register(t.Context(), r); err != nil || got.Filesystem != want.Filesystem {
 		t.Errorf("%+v, want %+v; %v", got.Filesystem, want.Filesystem, err)
@@ -359,15 +358,13 @@ func TestI1RegisteredAgainWhileMounted(t *testing.T) {
 func TestI1DamagedDeadline(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyKill, time.Minute)
-	must(t, b.feed(r, 3, 2*time.Minute))
+	require.NoError(t, b.feed(r, 3, 2*time.Minute))
 	b.stop()
 	path := filepath.Join(b.run, r.Dataset.String()+".deadline")
 	raw, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	binary.BigEndian.PutUint64(raw[8:], uint64(b.clock.Boottime()+time.Hour))
-	must(t, os.WriteFile(path, raw, 0o600))
+	require.NoError(t, os.WriteFile(path, raw, 0o600))
 	b.start(t)
 	if e := b.entry(r.Dataset); e.Deadline != r.Deadline {
 		t.Errorf("its deadline is %v, want %v", e.Deadline, r.Deadline)

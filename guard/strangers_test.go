@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/iolimit"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/require"
 )
 
 // crowd is the number of descriptors of a typical Kafka or Elasticsearch process, as far as the limit of this test
@@ -31,7 +32,7 @@ import (
 func crowd(t *testing.T) int {
 	t.Helper()
 	var limit unix.Rlimit
-	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	require.NoError(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
 	return int(min(limit.Max, 20_000)) - 300
 }
 
@@ -155,9 +156,7 @@ func (w *guardHost) goesOn(t *testing.T, cmd *exec.Cmd) {
 func (w *guardHost) stopped(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(w.run, "guard", "*.undo"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var all []string
 	for _, file := range files {
 		b, err := os.ReadFile(file)
@@ -263,7 +262,7 @@ func TestI1HolderOfTwo(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
 	cmd := as(t, "writer", filepath.Join(one.Paths[0], "file"), log)
 	cmd.Dir = other.Paths[0]
-	must(t, cmd.Start())
+	require.NoError(t, cmd.Start())
 	end(t, cmd)
 	wrote(t, log, 0)
 	one, other = w.armed(t, one, ahead), w.armed(t, other, ahead)
@@ -405,14 +404,10 @@ func beginUser(t *testing.T, r string, args ...string) *exec.Cmd {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS, UidMappings: ids, GidMappings: ids,
 		Credential: &syscall.Credential{NoSetGroups: true}}
 	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	must(t, cmd.Start())
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
 	end(t, cmd)
 	t.Cleanup(func() { _ = in.Close() })
 	if _, err := out.Read(make([]byte, 1)); err != nil {
@@ -426,14 +421,12 @@ func beginUser(t *testing.T, r string, args ...string) *exec.Cmd {
 func limits(t *testing.T, path string) (h iolimit.Hierarchy, group string, dev iolimit.Device) {
 	t.Helper()
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if h, err = iolimit.Detect(table); err != nil {
 		t.Fatal(err)
 	}
 	group = filepath.Join(iolimit.Root, "drover-guard-test-"+uuid.NewString())
-	must(t, os.Mkdir(filepath.Join(h.Dir, group), 0o755))
+	require.NoError(t, os.Mkdir(filepath.Join(h.Dir, group), 0o755))
 	t.Cleanup(func() {
 		if err := os.Remove(filepath.Join(h.Dir, group)); err != nil {
 			t.Error(err)
@@ -457,9 +450,9 @@ func TestFreezeLiftsLimits(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	must(t, os.WriteFile(filepath.Join(r.Paths[0], "file"), make([]byte, 60<<20), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(r.Paths[0], "file"), make([]byte, 60<<20), 0o600))
 	for g, l := range map[string]iolimit.Limits{iolimit.Root: slow, group: theirs} {
-		must(t, h.Set(g, dev, l))
+		require.NoError(t, h.Set(g, dev, l))
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second) // with the limit it would take a minute
 	defer cancel()
@@ -502,9 +495,7 @@ func TestUndoGivesLimitsBack(t *testing.T) {
 			err = h.Set(group, dev, since)
 		}
 		target.Paths = c.paths
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if err := tool.Undo(t.Context(), target); err != nil {
 			t.Error(err)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/process"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestI9Caller: an agent learns which process makes a request. It is the same process on each connection of a
@@ -23,9 +24,7 @@ func TestI9Caller(t *testing.T) {
 	f := &fake{path: "/m", hook: func(ctx context.Context) error { callers <- Caller(ctx); return nil }}
 	e, _, path := start(t, f, Options{})
 	own, err := process.Of(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, call := range []string{"Plugin.Activate", "VolumeDriver.Mount"} {
 		e.raw(t, call, `{"Name":"db","ID":"a"}`)
 		if got := <-callers; got != own {
@@ -105,13 +104,9 @@ func TestGetTellsPodmanThatControlIsUnreachable(t *testing.T) {
 func copyOfTest(t *testing.T, program string) string {
 	t.Helper()
 	binary, err := os.ReadFile(os.Args[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	copied := filepath.Join(t.TempDir(), program)
-	if err := os.WriteFile(copied, binary, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(copied, binary, 0o755))
 	return copied
 }
 

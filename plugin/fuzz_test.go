@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // refusals are the statuses of requests for which a fake agent that never fails is not called: those that cannot be
@@ -32,9 +34,7 @@ func FuzzPluginRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, which uint8, body string) {
 		name := calls[int(which)%len(calls)]
 		resp, err := e.http.Post("http://d/VolumeDriver."+name, "", strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer resp.Body.Close()
 		text, err := io.ReadAll(resp.Body)
 		asked := a.take()

@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/internal/socket"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestGracefulStop: the socket file is removed at once, so that no client waits for this process. Calls in progress
@@ -31,9 +32,7 @@ func TestGracefulStop(t *testing.T) {
 	}}
 	path := filepath.Join(t.TempDir(), "drover.sock")
 	l, err := socket.Listen(t.Context(), path, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s := New(f, Options{})
 	closed := make(chan struct{})
 	served := make(chan error, 1)
@@ -104,9 +103,7 @@ func testStopCancelsCalls(t *testing.T, hasTime bool) {
 	s := New(f, Options{})
 	path := filepath.Join(t.TempDir(), "d.sock")
 	l, err := socket.Listen(t.Context(), path, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	e := connect(path)
@@ -167,14 +164,10 @@ func child() int {
 func TestSocketActivation(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "drover.sock")
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer l.Close()
 	file, err := l.File()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer file.Close()
 	e := connect(path)
 	defer e.http.CloseIdleConnections()
@@ -188,19 +181,13 @@ func TestSocketActivation(t *testing.T) {
 		cmd.Env = append(os.Environ(), "PLUGIN_TEST_CHILD="+path, "LISTEN_FDS=1")
 		cmd.ExtraFiles = []*os.File{file}
 		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
 		if answer := <-answered; answer != "{\"Mountpoint\":\"/m\"}\n" {
 			t.Error(answer)
 		}
 		e.http.CloseIdleConnections()
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 		said, _ := io.ReadAll(out)
 		if err := cmd.Wait(); err != nil || string(said) != "<nil> http: Server closed\n" {
 			t.Errorf("%v: %s", err, said)

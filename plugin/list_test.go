@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The list arrives unchanged, whatever the names are.
@@ -22,17 +23,13 @@ func TestListIsJSON(t *testing.T) {
 			return Volume{Spelling: rapid.String().Draw(t, "name"), Mountpoint: rapid.String().Draw(t, "mountpoint")}
 		})).Draw(t, "list")
 		var got bytes.Buffer
-		if err := volumeList(list).write(&got); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, volumeList(list).write(&got))
 		want := volume.ListResponse{Volumes: []*volume.Volume{}}
 		for _, v := range list {
 			want.Volumes = append(want.Volumes, &volume.Volume{Name: v.Spelling, Mountpoint: v.Mountpoint})
 		}
 		var read volume.ListResponse
-		if err := json.Unmarshal(got.Bytes(), &read); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, json.Unmarshal(got.Bytes(), &read))
 		if d := cmp.Diff(want, read); d != "" {
 			t.Fatal(d)
 		}
@@ -83,9 +80,7 @@ func BenchmarkList(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				resp, err := e.http.Post("http://d/VolumeDriver.List", "", nil)
-				if err != nil {
-					b.Fatal(err)
-				}
+				require.NoError(b, err)
 				_, _ = io.Copy(io.Discard, resp.Body)
 				resp.Body.Close()
 			}

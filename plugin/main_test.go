@@ -18,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/socket"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) {
@@ -96,9 +97,7 @@ func start(t testing.TB, a Agent, o Options) (*engine, *Server, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "drover.sock")
 	l, err := socket.Listen(context.Background(), path, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s := New(a, o)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
@@ -127,14 +126,10 @@ func connect(path string) *engine {
 func (e *engine) raw(t testing.TB, method, body string) (int, string) {
 	t.Helper()
 	resp, err := e.http.Post("http://plugin.moby.localhost/"+method, "", bytes.NewBufferString(body))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return resp.StatusCode, string(text)
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 5, time.UTC)
@@ -148,9 +149,7 @@ func TestGetKeepsTheRecord(t *testing.T) {
 // On a connection that cannot be reset the record is kept too, but slowly.
 func TestGetKeepsTheRecordOverTCP(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s := New(&fake{err: errors.New("disk on fire")}, Options{})
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
@@ -181,9 +180,7 @@ func TestBodylessRetry(t *testing.T) {
 		}
 	}
 	resp, err := e.http.Post("http://d/VolumeDriver.Get", "", http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer resp.Body.Close()
 	var transport net.Error
 	if _, err := resp.Body.Read(make([]byte, 1)); !errors.As(err, &transport) {

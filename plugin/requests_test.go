@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestBadRequests: a request that cannot be read is refused with a status that shows whether client or server is at
@@ -59,13 +60,9 @@ func TestUnknownCalls(t *testing.T) {
 	}
 	for _, method := range []string{"GET", "PUT", "DELETE"} {
 		req, err := http.NewRequest(method, "http://d/VolumeDriver.Remove", strings.NewReader(`{"Name":"db"}`))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		resp, err := e.http.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		text, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		want := `{"Err":"drover: call /VolumeDriver.Remove expects POST, not \"` + method + `\""}` + "\n"
@@ -114,14 +111,10 @@ func TestRequestID(t *testing.T) {
 	e, _, _ := start(t, f, Options{Called: func(ctx context.Context, _ Call) { told <- requestid.Of(ctx) }})
 	for _, id := range []string{"deploy-17", "", "a b"} {
 		r, err := http.NewRequest(http.MethodPost, "http://plugin/VolumeDriver.Mount", strings.NewReader(`{"Name":"db","ID":"a"}`))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		r.Header.Set(requestid.Header, id)
 		resp, err := e.http.Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		resp.Body.Close()
 		got := resp.Header.Get(requestid.Header)
 		if !requestid.IsValid(got) || (got == id) != (id == "deploy-17") || asked != got || <-told != got {

@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/internal/strictyaml"
 	"github.com/droverhq/drover/profiles"
 	"github.com/droverhq/drover/test/golden"
+	"github.com/droverhq/drover/test/require"
 )
 
 func mistakes(err error) []string {
@@ -78,9 +79,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
 func compiled(t *testing.T) *jsonschema.Schema {
 	t.Helper()
 	schema, err := jsonschema.NewCompiler().Compile("profiles.schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return schema
 }
 
@@ -88,13 +87,9 @@ func compiled(t *testing.T) *jsonschema.Schema {
 func instance(t *testing.T, src []byte) any {
 	t.Helper()
 	b, err := yaml.YAMLToJSON(src)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	v, err := jsonschema.UnmarshalJSON(strings.NewReader(string(b)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return v
 }
 
@@ -119,13 +114,9 @@ func TestSchemaAgrees(t *testing.T) {
 // Every key in the schema has a description for the user of an editor.
 func TestSchemaDescribesEveryKey(t *testing.T) {
 	b, err := os.ReadFile("profiles.schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var schema map[string]any
-	if err := json.Unmarshal(b, &schema); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, json.Unmarshal(b, &schema))
 	var visit func(path string, v any, conditional bool)
 	visit = func(path string, v any, conditional bool) {
 		m, ok := v.(map[string]any)
@@ -154,9 +145,7 @@ func TestSchemaDescribesEveryKey(t *testing.T) {
 
 func TestShipped(t *testing.T) {
 	s, err := profiles.Parse("profiles.yaml", drover.Profiles)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if s.Default() != "bronze" {
 		t.Errorf("default %q", s.Default())
 	}
@@ -187,9 +176,7 @@ func TestShipped(t *testing.T) {
 
 func TestGet(t *testing.T) {
 	s, err := profiles.Parse("p.yaml", []byte("default: b\nprofiles: {gold: {filesystem: {mount: [noatime]}}, b: {}, silver: {}}\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	_, err = s.Get("glod")
 	if !errors.Is(err, dataset.ErrInvalid) || err.Error() != `unknown profile "glod" (available: b, gold, silver); did you mean gold?` {
 		t.Error(err)
@@ -198,9 +185,7 @@ func TestGet(t *testing.T) {
 		t.Error("an unknown name is repeated at length")
 	}
 	p, err := s.Get("gold")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	p.Filesystem.Mount[0] = "changed"
 	if again, _ := s.Get("gold"); again.Filesystem.Mount[0] != "noatime" {
 		t.Error("a profile that was given out can be changed")
@@ -221,9 +206,7 @@ func TestRevision(t *testing.T) {
 	revision := func(text string) string {
 		t.Helper()
 		s, err := profiles.Parse("p.yaml", []byte("default: a\nprofiles:\n  a: "+text+"\n  z: {}\n"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		p, _ := s.Get("a")
 		return p.Revision
 	}
@@ -243,9 +226,7 @@ func TestRevision(t *testing.T) {
 			continue
 		}
 		s, err := profiles.Parse("p.yaml", []byte(d.src))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		p, _ := s.Get("a")
 		if other, ok := seen[p.Revision]; ok {
 			t.Errorf("%s and %s have one revision", d.name, other)

@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The test starts without an authority. An operator gets a certificate, sends requests to control over the network, and
@@ -61,9 +62,7 @@ func TestCertificateAuthority(t *testing.T) {
 	}
 	half := filepath.Join(t.TempDir(), "half")
 	must("ca", "init", "--keep", "--dir", half)
-	if err := os.Remove(filepath.Join(half, "ca-key.pem")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(filepath.Join(half, "ca-key.pem")))
 	refused("no certificate authority in "+half, "ca", "init", "--keep", "--dir", half)
 	said := must("ca", "issue", "bob", "--role", "viewer", "--dir", dir, "--out", out)
 	if !strings.Contains(said, "export DROVER_CERT="+out+"/bob.pem DROVER_KEY="+out+"/bob-key.pem DROVER_CA="+out+"/bob-ca.pem") {
@@ -94,13 +93,9 @@ func TestCertificateAuthority(t *testing.T) {
 	with := []string{"--ca", out + "/bob-ca.pem"}
 	must(append(with, "node", "ls")...)
 	refused("operator bob (viewer) may not remove a node: this requires the role admin", append(with, "node", "rm", "alpha", "--yes")...)
-	if err := os.Chmod(out+"/bob-key.pem", 0o644); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Chmod(out+"/bob-key.pem", 0o644))
 	refused("others can use this key", append(with, "node", "ls")...)
-	if err := os.Chmod(out+"/bob-key.pem", 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Chmod(out+"/bob-key.pem", 0o600))
 
 	must("ca", "rotate", "--dir", dir)
 	refused("end that first", "ca", "rotate", "--dir", dir)
@@ -191,9 +186,7 @@ func TestDefaultAuthority(t *testing.T) {
 func occupied(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "bob.pem"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "bob.pem"), nil, 0o600))
 	return dir
 }
 
@@ -201,20 +194,14 @@ func occupied(t *testing.T) string {
 func answering(t *testing.T, f *fake, dir string) (address string) {
 	t.Helper()
 	ca, err := pki.Load(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	pair, err := ca.Issue(pki.Identity{Kind: pki.Control, Name: "c1"}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	own := pki.NewCredentials(pair, clock.System{}, nil)
 	s := server.New(server.Handler(server.Deps{Service: service{fake: f}, Members: f, Peer: own.VerifyPeer}))
 	s.ErrorLog = log.New(io.Discard, "", 0)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = s.Serve(tls.NewListener(l, own.UnverifiedServer())) }) // always returns an error
 	t.Cleanup(func() { s.Close(); serving.Wait() })
@@ -239,9 +226,7 @@ func TestTokenInFile(t *testing.T) {
 		if got, err := daemon.ReadToken(c.App, "@"+file); err != nil || got != "drover-join-sesame" {
 			t.Errorf("%q, %v", got, err)
 		}
-		if err := os.WriteFile(file, []byte("used"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(file, []byte("used"), 0o600))
 	}
 }
 
@@ -249,9 +234,7 @@ func TestTokenInFile(t *testing.T) {
 func TestTokenInSharedFolder(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
 	theirs, err := os.Create(file + ".tmp")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer theirs.Close()
 	c := newConsole(theWorld())
 	if code := c.run(t, "node", "token", "--out", file); code != 0 {
@@ -270,9 +253,7 @@ func TestTokenInSharedFolder(t *testing.T) {
 
 func TestI12ReadToken(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(file, []byte(" sesame\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(file, []byte(" sesame\n"), 0o600))
 	for said, want := range map[string]string{"": "", "@" + file: "sesame", "-": "from standard input"} {
 		c := newConsole(theWorld())
 		c.In = strings.NewReader("from standard input\n")

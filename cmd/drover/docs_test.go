@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/golden"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestGeneratedPages fails if a page differs from what it is generated from: the help of the commands, or the
@@ -32,9 +33,7 @@ func TestGeneratedPages(t *testing.T) {
 	}
 	for _, p := range settings.ReferencePages() {
 		text, err := p.Markdown()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		pages["reference/"+strings.TrimSuffix(p.File, ".yaml")+".md"] = text
 	}
 	for page, want := range pages {
@@ -126,9 +125,7 @@ func TestReferenceIsComplete(t *testing.T) {
 	}
 	for _, p := range settings.ReferencePages() {
 		keys, err := p.Keys()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		var paths []string
 		for _, k := range keys {
 			paths = append(paths, k.Path)
@@ -151,9 +148,7 @@ func TestReferenceIsComplete(t *testing.T) {
 // TestDocsShowTheQuestionOfRecover: docs/operations.md shows the word that drover store recover asks for.
 func TestDocsShowTheQuestionOfRecover(t *testing.T) {
 	page, err := os.ReadFile("../../docs/operations.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if want := "\nType " + nodes.RecoverWord + " to continue: " + nodes.RecoverWord + "\n"; !strings.Contains(string(page), want) {
 		t.Errorf("docs/operations.md lacks %q", want)
 	}
@@ -315,17 +310,13 @@ func pushedVersion(n, parent byte, name string, ago time.Duration) dataset.Pushe
 // A mistake in a flag or file is reported before anything is created.
 func TestServeChecksBeforeItMakes(t *testing.T) {
 	yaml := filepath.Join(t.TempDir(), "drover.yaml")
-	if err := os.WriteFile(yaml, []byte("pools: [{name: a, backend: dir, path: /a}, {name: b, backnd: dir, path: /b}]\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(yaml, []byte("pools: [{name: a, backend: dir, path: /a}, {name: b, backnd: dir, path: /b}]\n"), 0o600))
 	lop, btrfs := filepath.Join(t.TempDir(), "lop.yaml"), filepath.Join(t.TempDir(), "profiles.yaml")
 	for file, text := range map[string]string{
 		lop:   "pools: [{name: a, backend: dir, path: /a}, {name: b, backend: lop, path: /b}]\n",
 		btrfs: "default: p\nprofiles: {p: {backend: btrfs, qos: {read_iops: 50}}}\n",
 	} {
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	}
 	none := filepath.Join(t.TempDir(), "none.yaml")
 	for _, tc := range []struct {

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // interrupted makes the console get the signal when the server is called with method for the nth time.
@@ -133,9 +134,7 @@ func TestInterruptTooLateChangesNothing(t *testing.T) {
 func TestBackup(t *testing.T) {
 	exists := func(t *testing.T, path, content string) {
 		t.Helper()
-		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o644))
 	}
 	for name, tc := range map[string]struct {
 		prepare func(t *testing.T, c *console, file string)
@@ -147,9 +146,7 @@ func TestBackup(t *testing.T) {
 		"exists": {func(t *testing.T, _ *console, file string) { exists(t, file, "mine") }, 1, "overwrites nothing",
 			map[string]string{"b.db": "mine"}},
 		"a link that leads nowhere exists too": {func(t *testing.T, _ *console, file string) {
-			if err := os.Symlink("nowhere", file); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.Symlink("nowhere", file))
 		}, 1, "overwrites nothing", map[string]string{"b.db": ""}},
 		"another is under way": {func(t *testing.T, _ *console, file string) { exists(t, file+".tmp", "its") }, 1, "b.db.tmp exists",
 			map[string]string{"b.db.tmp": "its"}},
@@ -192,9 +189,7 @@ func TestBackup(t *testing.T) {
 func TestSignals(t *testing.T) {
 	ctx, stop := signals(t.Context())
 	defer stop()
-	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGTERM))
 	<-ctx.Done()
 }
 

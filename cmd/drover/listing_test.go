@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestLists runs each ls command with each of its columns as a key and as a name in templates, and in each format.
@@ -169,9 +170,7 @@ func TestJSONIsTheAPIsObjects(t *testing.T) {
 				continue
 			}
 			var want bytes.Buffer
-			if err := cli.JSON(&want, tc.want); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, cli.JSON(&want, tc.want))
 			if d := cmp.Diff(want.String(), c.out.String()); d != "" {
 				t.Errorf("[%s] %v:\n%s", tc.scenario, args, d)
 			}

@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A profile that no host can satisfy is a mistake, whether it names a backend or none. A profile that some host can
@@ -58,9 +59,7 @@ func TestProfileCheckRefusesWhatNoHostKeeps(t *testing.T) {
 	} {
 		file := filepath.Join(t.TempDir(), "profiles.yaml")
 		src := "default: plain\nprofiles:\n  plain: {}\n\n  p: " + profile + "\n"
-		if err := os.WriteFile(file, []byte(src), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(file, []byte(src), 0o600))
 		c := newConsole(&fake{})
 		code := c.run(t, "config", "check", "--profiles", file)
 		if _, err := settings.LoadProfiles(file); (err == nil) != (want == "") || (code == 0) != (want == "") || !strings.Contains(c.err.String(), want) {
@@ -75,9 +74,7 @@ func TestProfileCheckTellsOfWhatIsNotThere(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "profiles.yaml")
 	src := "default: a\nprofiles:\n  a: {pool: fast}\n  b: {pool: fst}\n  c: {encryption: {key_file: " + dir + "/key}}\n"
-	if err := os.WriteFile(file, []byte(src), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(file, []byte(src), 0o600))
 	check := func(f *fake, parts ...string) {
 		t.Helper()
 		c := newConsole(f)
@@ -124,18 +121,14 @@ func proven(_ context.Context, p api.Pool) (*verify.Report, error) {
 // A pool that is on another host, not online or nearly full is refused before anything is created.
 func TestVerifyIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pool")
-	if err := os.Mkdir(path, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(path, 0o700))
 	full := scratch.Mount(t, "ext4", 256<<20) // the disk is full, whatever its node reported
 	good := api.Pool{
 		Pool:   dataset.Pool{ID: uuid.New(), Name: "fast", Backend: "dir", Path: path},
 		Status: &dataset.PoolStatus{Online: true, Size: 100 * dataset.GiB, Free: 50 * dataset.GiB}, NodeName: "host-b",
 	}
 	image := filepath.Join(t.TempDir(), "pool.img")
-	if err := os.WriteFile(image, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(image, nil, 0o600))
 	for what, c := range map[string]struct {
 		change func(*api.Pool)
 		kind   *dataset.Kind
@@ -191,9 +184,7 @@ func TestVerifyWaitsForANewPool(t *testing.T) {
 // Every capability that the suite tests has a description, which pool inspect shows too.
 func TestCapabilitiesHaveWords(t *testing.T) {
 	r, err := proven(t.Context(), api.Pool{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, v := range r.Capabilities {
 		if verification.VerdictOrder(v) < 0 {
 			t.Errorf("%s has none", v.Name)

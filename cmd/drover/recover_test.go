@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/require"
 )
 
 // encryptGold gives the profile gold encryption.
@@ -266,9 +267,7 @@ func TestRestoreListsOnlyIfItMust(t *testing.T) {
 func storeIn(t *testing.T, root string) *bolt.Store {
 	t.Helper()
 	s, err := bolt.Open(t.Context(), filepath.Join(root, "store.db"), bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if _, err := s.Txn(t.Context(), nil, []store.Write{
 		{Key: "cluster/id", Value: []byte(`{"id":"6ad6dd0e-2f05-4f54-9b57-6e5d7ea0a9c1"}`)},
 		{Key: "names/db", Value: []byte(`{"id":"3f0e0cd5-8a1f-4e9f-a3c4-111111111111"}`)},
@@ -283,13 +282,9 @@ func TestStoreIsCarried(t *testing.T) {
 	dir := t.TempDir()
 	old, other, config, file := filepath.Join(dir, "old"), filepath.Join(dir, "new"), filepath.Join(dir, "drover.yaml"), filepath.Join(dir, "a.jsonl")
 	for path, text := range map[string]string{config: "", filepath.Join(dir, "half"): `{"format":"drover store","version":1}` + "\n"} {
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 	}
-	if err := os.Mkdir(old, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(old, 0o755))
 	say := func(code int, words string, args ...string) {
 		t.Helper()
 		c := newConsole(theWorld())
@@ -311,9 +306,7 @@ func TestStoreIsCarried(t *testing.T) {
 	absent(filepath.Join(dir, "none"))
 	open := storeIn(t, old)
 	say(1, "is open in another drover, process ", "store", "export", file, "--root", old)
-	if err := open.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, open.Close())
 	say(0, "exported 2 records of cluster 6ad6dd0e-2f05-4f54-9b57-6e5d7ea0a9c1, including 1 volumes to "+file, "store", "export", file, "--root", old)
 	say(1, "overwrites nothing", "store", "export", file, "--root", old)
 	say(0, `{"key":"names/db","value":{"id":"3f0e0cd5`, "store", "export", "-", "--root", old)
@@ -331,9 +324,7 @@ func TestStoreIsCarried(t *testing.T) {
 	say(1, "the store is not empty", "store", "import", file, "--root", other)
 	say(1, "the store is not empty", "store", "import", file, "--root", other, "--dry-run")
 	before, err := os.ReadFile(filepath.Join(other, "store.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	say(0, "dry run: would replace every record in the store, and import 2 records", "store", "import", file, "--root", other, "--force", "--dry-run")
 	if after, err := os.ReadFile(filepath.Join(other, "store.db")); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the dry run changed the store: %v", err)

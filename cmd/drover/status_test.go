@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/status"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestStatusWatch repeats the report until the user interrupts it, and then exits with 0.
@@ -155,8 +156,6 @@ func untar(t *testing.T, file string) map[string]string {
 		err = errors.Join(err, readErr)
 		files[f.Name()] = string(b)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return files
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestColourOnlyWhereItIsWanted(t *testing.T) {
@@ -273,13 +274,9 @@ func TestDestructiveCommandsNeedATerminal(t *testing.T) {
 
 func TestImportKnowsHowMuchAFileHolds(t *testing.T) {
 	f, err := os.CreateTemp(t.TempDir(), "tar")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
-	if err := f.Truncate(4 << 20); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.Truncate(4<<20))
 	if _, err := f.Seek(1<<20, io.SeekStart); err != nil {
 		t.Fatal(err)
 	}
@@ -292,9 +289,7 @@ func TestImportKnowsHowMuchAFileHolds(t *testing.T) {
 		t.Errorf("said %q", c.err.String())
 	}
 	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer r.Close()
 	defer w.Close()
 	if got := volumes.Left(r); got != 0 {

@@ -23,6 +23,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
 	"github.com/droverhq/drover/test/golden"
+	"github.com/droverhq/drover/test/require"
 )
 
 // console is an App with a fake server, and the output of the App.
@@ -80,9 +81,7 @@ func TestTranscripts(t *testing.T) {
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
 			b, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			got := transcript(t, string(b), func(f *fake) cli.Remote { return f })
 			golden.Check(t, file, got)
 			if d := cmp.Diff(got, transcript(t, string(b), overTheWire(t))); d != "" {

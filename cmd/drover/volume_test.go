@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/ptytest"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestExportToFile: the file has the archive when it is complete. A failed export leaves no file, and no file is
@@ -51,9 +52,7 @@ func TestExportToFile(t *testing.T) {
 // TestImportFromArchive: the name of a tar archive of this host is enough, and the archive is sent as with --from -.
 func TestImportFromArchive(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "db.tar")
-	if err := os.WriteFile(file, []byte("tar"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(file, []byte("tar"), 0o600))
 	f := theWorld()
 	con := newConsole(f)
 	code := con.run(t, "volume", "import", "db@gold", "--from", file)
@@ -87,9 +86,7 @@ func TestVolumeStatsWatch(t *testing.T) {
 // A relative path for a new pool is refused, even on the server's host. The error contains the absolute path.
 func TestPoolIsMadeAtNoRelativePath(t *testing.T) {
 	would, err := filepath.Abs("drover-pool")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, flag := range []string{"path", "device"} {
 		c := newConsole(theWorld())
 		if code := c.run(t, "pool", "create", "fast", "--backend", "loop", "--"+flag, "drover-pool"); code == 0 {

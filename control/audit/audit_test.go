@@ -15,6 +15,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/require"
 )
 
 var start = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
@@ -24,9 +25,7 @@ func open(t *testing.T) (*Log, *clock.Fake, *[]error) {
 	clk := clock.NewFake(start)
 	var failed []error
 	l, err := Open(filepath.Join(t.TempDir(), "audit.log"), clk, func(err error) { failed = append(failed, err) })
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { l.Close() })
 	return l, clk, &failed
 }
@@ -34,9 +33,7 @@ func open(t *testing.T) (*Log, *clock.Fake, *[]error) {
 func lines(t *testing.T, path string) (out []line) {
 	t.Helper()
 	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, s := range bytes.Split(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) {
 		var l line
 		if err := json.Unmarshal(s, &l); err != nil {
@@ -50,17 +47,13 @@ func lines(t *testing.T, path string) (out []line) {
 func TestKeep(t *testing.T) {
 	l, _, failed := open(t)
 	l.Keep(api.Change{Who: "node a", What: "commit", Target: "db\n", Outcome: api.Done})
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, l.Close())
 	if l.Keep(api.Change{Outcome: api.Done}); len(*failed) != 1 || !errors.Is((*failed)[0], os.ErrClosed) {
 		t.Error(*failed)
 	}
 	*failed = nil
 	again, err := Open(l.path, l.clock, l.failed)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer again.Close()
 	again.Keep(api.Change{Who: "operator bob (viewer)", What: "delete-volume", Outcome: api.Refused, Code: "forbidden"})
 	got := lines(t, l.path)
@@ -119,9 +112,7 @@ func TestFlood(t *testing.T) {
 	for range 3 {
 		l.Keep(api.Change{Who: "nobody", Outcome: api.Failed})
 	}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, l.Close())
 	got = lines(t, l.path)
 	if last := got[len(got)-1]; len(got) != maxUnchanged+4 || last.Omitted != 1 || last.What != "close-log" {
 		t.Errorf("%d lines, the last %+v", len(got), last)
@@ -151,17 +142,13 @@ func TestManyFlood(t *testing.T) {
 // A failure to write is reported, and the write is tried again with the next change.
 func TestFails(t *testing.T) {
 	l, _, failed := open(t)
-	if err := l.file.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, l.file.Close())
 	l.Keep(api.Change{Outcome: api.Done})
 	if len(*failed) != 1 || !errors.Is((*failed)[0], os.ErrClosed) {
 		t.Error(*failed)
 	}
 	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink("/etc/passwd", link); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Symlink("/etc/passwd", link))
 	if _, err := Open(link, l.clock, l.failed); err == nil {
 		t.Error("a link was followed")
 	}
@@ -170,21 +157,15 @@ func TestFails(t *testing.T) {
 // A line that was written only in part, for instance because the disk was full, does not damage the line after it.
 func TestTornLine(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
-	if err := os.WriteFile(path, []byte(`{"what":"torn`), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, []byte(`{"what":"torn`), 0o600))
 	l, err := Open(path, clock.NewFake(start), func(err error) { t.Error(err) })
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer l.Close()
 	l.Keep(api.Change{What: "first", Outcome: api.Done})
 
 	// A pipe whose reader leaves takes only a part of a long line, as a full disk does.
 	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer w.Close()
 	go func() {
 		_, _ = r.Read(make([]byte, 1))
@@ -201,9 +182,7 @@ func TestTornLine(t *testing.T) {
 	l.Keep(api.Change{What: "third", Outcome: api.Done})
 
 	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var got []string
 	for _, s := range strings.Split(strings.TrimSuffix(string(b), "\n"), "\n") {
 		var l line

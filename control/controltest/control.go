@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TB is the common part of a test, a benchmark, a fuzz target and a rapid check.
@@ -92,9 +93,7 @@ func NewWithAuthority(t *testing.T) (*Control, *pki.Authority) {
 	t.Helper()
 	e := New(t)
 	ca, err := pki.Create(filepath.Join(t.TempDir(), "ca"), Start)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	e.Admission.Authority = func() (*pki.Authority, error) { return ca, nil }
 	return e, ca
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Replicas are several services on one store. Only the test moves their clock. They have no background work.
@@ -27,9 +28,7 @@ func NewReplicas(t *testing.T, n int) *Replicas {
 	x := &Replicas{T: t, Clock: &Clock{Fake: clock.NewFake(Start)}, Profiles: NewProfileSet()}
 	dir := t.TempDir()
 	st, err := bolt.Open(t.Context(), dir+"/store.db", bolt.Options{Clock: x.Clock})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { st.Close() })
 	x.Store = st
 	for range n {

@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/control/controltest/expect"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 // ErrorOf returns the error of a call without its result.
@@ -57,9 +58,7 @@ func NodeIdentity(name string, id uuid.UUID) pki.Identity {
 func Certificate(t *testing.T, ca *pki.Authority, id pki.Identity, now time.Time) *x509.Certificate {
 	t.Helper()
 	p, err := ca.Issue(id, now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return p.Chain[0]
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A superseded head is kept until a person discards it. Nothing else can be discarded in this way.
@@ -190,9 +191,7 @@ func TestShowOnALostNode(t *testing.T) {
 	l.Replicas.EndSession(l.Alpha)
 	l.OK(l.Fence(l.Ctx, l.Alpha.ID, api.Fenced{Confirmed: true}))
 	op, err := l.AskFailover(l.Service, "beta")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	l.Beta.MustCommit(*op)
 	show := api.Request{Kind: dataset.OpShow, Volume: "db"}
 	l.MustRefuse(show, dataset.ErrOffline, "node alpha, which has the superseded copy, is unreachable since 2026-")

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A removal that overlaps a registration undoes nothing of the registration.
@@ -86,9 +87,7 @@ func TestRemoveEmptyNode(t *testing.T) {
 		t.Error("the reports of the removed node are kept, or those of the other node are not")
 	}
 	entries, err := e.Spy.List(e.Ctx, "", "", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, entry := range entries {
 		if strings.Contains(entry.Key, a.ID.String()) && entry.Key != record.RevokedNodeKey(a.ID) || strings.HasPrefix(entry.Key, record.PoolsPrefix) && strings.Contains(string(entry.Value), a.ID.String()) {
 			t.Errorf("left: %s %s", entry.Key, entry.Value)
@@ -129,9 +128,7 @@ func TestRevokedNodeStaysOut(t *testing.T) {
 		t.Delete(record.NodeKey(a.ID))
 		return t.Put(record.RevokedNodeKey(a.ID), record.Revocation{Node: a.ID, At: controltest.Start, Until: controltest.Start.Add(time.Hour)})
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	r := api.Registration{Node: dataset.Node{ID: a.ID, Name: "alpha", Incarnation: uuid.New()}}
 	if err := a.Register(a.Ctx, r); !errors.Is(err, dataset.ErrRemoved) {
 		t.Errorf("it is admitted: %v", err)

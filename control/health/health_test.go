@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestStoreFindings names the servers that are down, and what one more failure would do.
@@ -67,14 +68,10 @@ func TestClockOfNode(t *testing.T) {
 		{0, 10 * time.Second, ""},
 	} {
 		err := e.Heartbeat(e.Ctx, a.ID, api.Heartbeat{Incarnation: a.Incarnation, NodeTime: e.Clock.Now().Add(c.off)})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		e.Clock.Advance(c.later)
 		h, err := e.ClusterHealth(e.Ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		var got string
 		for _, f := range h.Findings {
 			if f.Subject == "node alpha" && f.Level == "warning" && strings.Contains(f.Fix, "timedatectl") {
@@ -123,9 +120,7 @@ func TestSilentNode(t *testing.T) {
 	silent := func() (text string) {
 		t.Helper()
 		h, err := e.ClusterHealth(e.Ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, f := range h.Findings {
 			if f.Level == "warning" && f.Subject == "node alpha" {
 				text += f.Text
@@ -158,9 +153,7 @@ func TestHaltedStore(t *testing.T) {
 	halted := func() string {
 		t.Helper()
 		h, err := e.ClusterHealth(e.Ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return h.Store.Halted
 	}
 	if got := halted(); got != "" {
@@ -183,9 +176,7 @@ func TestFailoverHalted(t *testing.T) {
 	found := func() []api.Finding {
 		t.Helper()
 		h, err := e.ClusterHealth(e.Ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return slices.DeleteFunc(h.Findings, func(f api.Finding) bool { return f.Subject != "failover" })
 	}
 	if got := found(); len(got) > 0 {
@@ -209,9 +200,7 @@ func TestFailoverHaltedSoon(t *testing.T) {
 	check := func(when, level, text, fix string) {
 		t.Helper()
 		h, err := l.ClusterHealth(l.Ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		var is api.Finding
 		for _, f := range h.Findings {
 			if f.Subject == "failover" {
@@ -269,9 +258,7 @@ func TestUnreadableRecords(t *testing.T) {
 	found := func(e *controltest.Control) (texts []string) {
 		t.Helper()
 		h, err := e.ClusterHealth(e.Ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, f := range h.Findings {
 			if f.Level == "error" && f.Subject == "store" {
 				text, _, _ := strings.Cut(f.Text, ":")

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // hourly adds the profile "hourly", whose volumes are backed up every hour, and its repository.
@@ -178,9 +179,7 @@ func TestManualBackupClearsFailures(t *testing.T) {
 		want       int
 	}{{"other", 1}, {"offsite", 0}} {
 		_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpBackup, Volume: "db", Repository: c.repository})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		wantDue(a, 1, c.repository)
 		finishBackup(a, a.OpenOperations()[0])
 		b := backupsOf(e, d.ID)
@@ -424,9 +423,7 @@ func TestLateBackupsAreReported(t *testing.T) {
 	found := func() string {
 		t.Helper()
 		h, err := e.ClusterHealth(e.Ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		var texts []string
 		for _, f := range h.Findings {
 			if !strings.HasPrefix(f.Subject, "volume ") {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/control/view"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestNextTick(t *testing.T) {
@@ -36,9 +37,7 @@ func TestNextTick(t *testing.T) {
 		{"30 3 * * *", "2026-10-24T12:00:00+02:00", "2026-10-25T03:30:00+01:00"},
 	} {
 		from, err := time.Parse(time.RFC3339, c.from)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		got, err := nextTick(c.expr, from.In(loc))
 		if err != nil || got.Format(time.RFC3339) != c.want {
 			t.Errorf("%s after %s: %s, %v, not %s", c.expr, c.from, got.Format(time.RFC3339), err, c.want)
@@ -126,9 +125,7 @@ func TestRetention(t *testing.T) {
 	loc := berlin(t)
 	date := func(s string) time.Time {
 		c, err := time.ParseInLocation("2006-01-02 15:04", s, loc)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return c
 	}
 	for _, c := range []struct {

@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 const (
@@ -472,9 +473,7 @@ func TestFailedVerification(t *testing.T) {
 		t.Errorf("after a good verification: %q", got)
 	}
 	v, err := e.Volume(e.Ctx, "db")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	last := v.Verified[len(v.Verified)-1]
 	if last.Backup != newest.ID || last.Failed || last.Check != checkProgram || v.Backups.Verify.Failures != 0 ||
 		!v.Verified[0].Failed {

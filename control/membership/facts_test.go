@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestFactsAreWrittenWhenTheyDifferAndOnceAMinute counts the writes to the store: a node whose facts do not change
@@ -219,16 +220,12 @@ func TestMembersAreShown(t *testing.T) {
 	x.TakePart(s)
 	show := func() {
 		t.Helper()
-		if err := s.Members.PublishMembers(t.Context(), new(bool), false); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, s.Members.PublishMembers(t.Context(), new(bool), false))
 	}
 	node := func(name string) api.Registration {
 		r := controltest.Registration(uuid.New(), "boot")
 		r.Node.Name, r.Node.Address, r.Node.Version, r.Node.Labels = name, name+":9471", "v1", map[string]string{"rack": "r1"}
-		if err := s.Members.Register(t.Context(), r); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, s.Members.Register(t.Context(), r))
 		return r
 	}
 	a, b := node("a"), node("b")
@@ -256,9 +253,7 @@ func TestMembersAreShown(t *testing.T) {
 	}
 
 	// One replica is stopped in order, and the other is not.
-	if err := s.Members.Heartbeat(t.Context(), a.Node.ID, api.Heartbeat{Incarnation: a.Node.Incarnation, Stopping: true}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.Members.Heartbeat(t.Context(), a.Node.ID, api.Heartbeat{Incarnation: a.Node.Incarnation, Stopping: true}))
 	show()
 	if !slices.Equal(shelf.has(), []string{"b:9471", "c1:9470"}) {
 		t.Error("what has left is shown:", shelf.has())
@@ -270,17 +265,13 @@ func TestMembersAreShown(t *testing.T) {
 	x.AwaitEnd(record.LiveNodeKey(a.Node.ID))
 	x.AwaitEnd(record.LiveNodeKey(b.Node.ID))
 	x.TakePart(s)
-	if err := s.Members.RecordUnreachable(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.Members.RecordUnreachable(t.Context()))
 	show()
 	if got := shelf.shows["b:9471"]; got.Alive || got.Note != "its agent has not been heard from since "+x.Clock.Now().Format(time.RFC3339) || len(shelf.has()) != 2 {
 		t.Errorf("%v: %+v", shelf.has(), got)
 	}
 	a.Node.Incarnation = uuid.New()
-	if err := s.Members.Register(t.Context(), a); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.Members.Register(t.Context(), a))
 	show()
 	if got := shelf.shows["a:9471"]; !got.Alive {
 		t.Errorf("it is back: %v", shelf.has())
@@ -326,9 +317,7 @@ func TestCatalogThatMayNotBeWritten(t *testing.T) {
 	if err := s.Members.Withdraw(t.Context()); err != nil || len(shelf.has()) != 1 {
 		t.Error("while it lives:", err)
 	}
-	if err := s.Ledger.Store.End(t.Context(), s.Members.ReplicaSession()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.Ledger.Store.End(t.Context(), s.Members.ReplicaSession()))
 	if err := s.Members.Withdraw(t.Context()); err != nil || len(shelf.has()) != 0 {
 		t.Error("the last one:", shelf.has(), err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 func token(e *controltest.Control, name string) string {
@@ -71,9 +72,7 @@ func TestJoin(t *testing.T) {
 		t.Error("a secret:", err)
 	}
 	entries, err := e.Spy.List(e.Ctx, "", "", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, entry := range entries {
 		if strings.Contains(entry.Key+string(entry.Value), strings.TrimPrefix(token, "drover-join-")[:20]) {
 			t.Errorf("the secret is on record: %s %s", entry.Key, entry.Value)
@@ -189,13 +188,9 @@ func TestCertify(t *testing.T) {
 	e, _ := controltest.NewWithAuthority(t)
 	a := e.NewAgent("alpha")
 	req, err := pki.NewRequest()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	signed, err := e.Certify(e.Ctx, a.ID, api.Certification{CSR: req.PEM})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if p, err := req.Pair(signed); err != nil || p.Identity.Node != a.ID || p.Identity.Name != "alpha" {
 		t.Error(p, err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The records of a node are bounded as well.
@@ -56,9 +57,7 @@ func TestRegister(t *testing.T) {
 	_, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
 		return t.Put(record.NodeKey(a.ID), dataset.Node{ID: a.ID, Name: "alpha", Incarnation: a.Incarnation, Cordoned: true, Pools: []uuid.UUID{a.LocalPools[0].ID, a.LocalPools[1].ID}})
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	gone := a.LocalPools[1].ID
 	a.LocalPools = a.LocalPools[:1]
 	a.Incarnation = uuid.New()
@@ -89,9 +88,7 @@ func TestPoolsAreInOrder(t *testing.T) {
 		e.NewAgent(node)
 	}
 	pools, err := e.Pools(e.Ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var got []string
 	for _, p := range pools {
 		got = append(got, p.NodeName+"/"+p.Name)

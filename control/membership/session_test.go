@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Of two machines with one identity, the one that came first stays as long as it renews its session, through any
@@ -26,9 +27,7 @@ func TestOneIdentityOneMachine(t *testing.T) {
 	a, b := x.Services[0], x.Services[1]
 	node := uuid.New()
 	first := controltest.Registration(node, "boot1")
-	if err := a.Members.Register(t.Context(), first); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, a.Members.Register(t.Context(), first))
 	copied := controltest.Registration(node, "boot1")
 	rebooted := controltest.Registration(node, "boot2", first.Node.Incarnation)
 	for name, r := range map[string]api.Registration{"copy": copied, "another boot": rebooted} {
@@ -47,9 +46,7 @@ func TestOneIdentityOneMachine(t *testing.T) {
 		}
 	}
 	again := controltest.Registration(node, "boot1", uuid.New(), first.Node.Incarnation)
-	if err := b.Members.Register(t.Context(), again); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, b.Members.Register(t.Context(), again))
 	for _, s := range x.Services {
 		if _, err := s.Members.Renew(t.Context(), node, first.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
 			t.Errorf("the one before: %v", err)
@@ -76,9 +73,7 @@ func TestSessionsHaveNames(t *testing.T) {
 	r := controltest.Registration(uuid.New(), "boot1")
 	var names []uuid.UUID
 	for range 2 {
-		if err := x.Services[0].Members.Register(t.Context(), r); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, x.Services[0].Members.Register(t.Context(), r))
 		for _, s := range x.Services {
 			st, err := s.Members.Renew(t.Context(), r.Node.ID, r.Node.Incarnation)
 			if err != nil || st.Session == uuid.Nil {
@@ -108,9 +103,7 @@ func TestHouseIsKeptOnce(t *testing.T) {
 		t.Helper()
 		x.TakePart(s)
 		mine, err := s.Members.AcquireHousekeeping(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return mine
 	}
 	if mine, err := a.Members.AcquireHousekeeping(t.Context()); mine || err != nil {
@@ -149,14 +142,10 @@ func TestNodesAreAway(t *testing.T) {
 	x := controltest.NewReplicas(t, 2)
 	a, b := x.Services[0], x.Services[1]
 	r := controltest.Registration(uuid.New(), "b")
-	if err := a.Members.Register(t.Context(), r); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, a.Members.Register(t.Context(), r))
 	look := func() {
 		t.Helper()
-		if err := b.Members.RecordUnreachable(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, b.Members.RecordUnreachable(t.Context()))
 	}
 	look()
 	if known, err := record.NewTx(t.Context(), x.Store).Peek(record.UnreachableKey(r.Node.ID), &record.Unreachable{}); known || err != nil {
@@ -172,9 +161,7 @@ func TestNodesAreAway(t *testing.T) {
 	if known, err := record.NewTx(t.Context(), x.Store).Peek(record.UnreachableKey(r.Node.ID), &at); !known || err != nil || !at.Since.Equal(since) {
 		t.Errorf("away since %v, %v", at.Since, err)
 	}
-	if err := b.Members.Register(t.Context(), r); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, b.Members.Register(t.Context(), r))
 	if known, err := record.NewTx(t.Context(), x.Store).Peek(record.UnreachableKey(r.Node.ID), &at); known || err != nil {
 		t.Errorf("it is back: %v", err)
 	}
@@ -279,9 +266,7 @@ func TestMassLoss(t *testing.T) {
 	_, err = l.AskFailover(l.Service, "beta")
 	controltest.Refused(t, err, dataset.ErrOffline, "2 nodes vanished within 5m0s (alpha, delta)")
 	for range 2 {
-		if err := fence(others[0], true); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, fence(others[0], true))
 	}
 	if st, err := l.Failover(l.Ctx); err != nil || st.Halted != "" {
 		t.Errorf("%+v, %v", st, err)
@@ -395,9 +380,7 @@ func TestDrained(t *testing.T) {
 	want := func(when string, drained bool) {
 		t.Helper()
 		nodes, err := e.NodeList(e.Ctx, "")
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, n := range nodes {
 			if n.Drained != (drained && n.ID == a.ID) {
 				t.Errorf("%s: node %s has drained=%t", when, n.Name, n.Drained)

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A dataset that is destroyed is destroyed on every node that has it, and its record is removed last.
@@ -370,9 +371,7 @@ func TestExpiryBesideALostHome(t *testing.T) {
 	l.SecondService.Spy = controltest.NewSpyStore(l.SecondService.Service.Ledger.Store)
 	l.SecondService.Ledger.Store = l.SecondService.Spy
 	l.SecondService.Spy.Before(l.EndHome)
-	if err := l.SecondService.CopyKeeper.Expire(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, l.SecondService.CopyKeeper.Expire(t.Context()))
 	if is := l.Left.MustSync(0).Copies[0].Kind; is != dataset.CopyLeft {
 		t.Errorf("it is %s", is)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // where adds a profile with a placement expression.
@@ -130,17 +131,13 @@ func TestNothingNewGoesToANodeThatIsAway(t *testing.T) {
 	for range 3 {
 		r := controltest.Registration(uuid.New(), "boot")
 		r.Pools = []dataset.Pool{{ID: uuid.New(), Name: "fast", Backend: "loop", Capabilities: controltest.LoopCapabilities}}
-		if err := a.Members.Register(t.Context(), r); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, a.Members.Register(t.Context(), r))
 		nodes = append(nodes, r)
 	}
 	home := func() uuid.UUID {
 		t.Helper()
 		p, err := b.Plan(t.Context(), uuid.Nil, controltest.Create("db"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return p.Operation.Node
 	}
 	got := map[uuid.UUID]bool{}

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // copies returns the kinds of the copies of a dataset by the names of their nodes.
@@ -352,9 +353,7 @@ func TestReplicasComeWithTheNode(t *testing.T) {
 func shownShortage(t *testing.T, e *controltest.Control) string {
 	t.Helper()
 	v, err := e.Service.Volume(t.Context(), "db")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	list, err := e.Service.VolumeSummaries(t.Context(), api.Page{Health: true})
 	if err != nil || len(list.Items) != 1 {
 		t.Fatal(list, err)

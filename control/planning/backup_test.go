@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func backUp(volume string) api.Request { return api.Request{Kind: dataset.OpBackup, Volume: volume} }
@@ -472,9 +473,7 @@ func TestParentOfBackup(t *testing.T) {
 		}
 		return record.AddDataset(t, d, uuid.Nil)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	want("after a rebuild", "")
 	e.CheckInvariants()
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // keptBackups adds the profile "backed" with a rule of retention, and its repository.
@@ -286,9 +287,7 @@ func TestRememberedBackupsAreBounded(t *testing.T) {
 	read := func() []byte {
 		t.Helper()
 		entry, err := e.Spy.Store.Get(e.Ctx, key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		b = record.Backups{}
 		e.OK(json.Unmarshal(entry.Value, &b))
 		return entry.Value
@@ -303,9 +302,7 @@ func TestRememberedBackupsAreBounded(t *testing.T) {
 		b.Made = append(b.Made, m)
 	}
 	value, err := json.Marshal(b)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	e.OK(e.Spy.Store.Txn(e.Ctx, nil, []store.Write{{Key: key, Value: value}}))
 	id, _ := scheduledBackup(a)
 	value = read()

@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestSnapshots(t *testing.T) {
@@ -165,9 +166,7 @@ func TestSnapshotLists(t *testing.T) {
 	var got []dataset.Snapshot
 	for p := (api.Page{Limit: 7}); ; {
 		list, err := e.Snapshots(e.Ctx, "db", p)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		got = append(got, list.Items...)
 		if list.Next == "" {
 			break
@@ -190,9 +189,7 @@ func TestSnapshotLists(t *testing.T) {
 	n := 0
 	for p := (api.Page{Limit: 10}); ; {
 		list, err := e.Snapshots(e.Ctx, "", p)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if n += len(list.Items); list.Next == "" {
 			break
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // someday is a Wednesday, noon.
@@ -57,9 +58,7 @@ func TestDecode(t *testing.T) {
 		{record.TrashKey(id), "soon", &dataset.Trash{}, "json"},
 	} {
 		b, err := json.Marshal(c.value)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		err = record.Decode(c.key, b, c.into)
 		if c.want == "" && err == nil {
 			continue
@@ -115,9 +114,7 @@ func TestNodeKeysAreComplete(t *testing.T) {
 		"WorkKey":        "noderemoval ends each operation",
 	}
 	file, err := parser.ParseFile(token.NewFileSet(), "keys.go", nil, parser.SkipObjectResolution)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var keys, listed []string
 	for _, decl := range file.Decls {
 		fn, ok := decl.(*ast.FuncDecl)

@@ -23,6 +23,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestEvents(t *testing.T) {
@@ -121,9 +122,7 @@ func TestReplicasHearOfEachOther(t *testing.T) {
 	e := &controltest.Control{TB: t, Service: a, Ctx: t.Context()}
 	n := e.NewAgent("n1")
 	s, err := b.Sync(t.Context(), n.ID, 0, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	// b may be about to read the existing changes when it starts, and then reports all of them once.
 	for s.Full {
 		d := n.MustCreate("v-" + uuid.NewString()[:8])
@@ -200,9 +199,7 @@ func TestClockGrows(t *testing.T) {
 
 	h := keeper.Housekeeper.NewMemory()
 	for range 2 { // no service is recorded as running, so all lanes are treated as abandoned
-		if err := keeper.Housekeeper.ForgetServices(t.Context(), h); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, keeper.Housekeeper.ForgetServices(t.Context(), h))
 		grows("lanes are dropped", false)
 	}
 	if list, err := x.Store.List(t.Context(), record.RevPrefix, "", 0); err != nil || len(list) != 1 || list[0].Key != record.RemovedLanesKey {
@@ -230,9 +227,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	hear := func() (full bool) {
 		t.Helper()
 		rev := reader.Feed.Since(node, 0).Rev
-		if err := reader.Ledger.ReadNotices(t.Context(), &h); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, reader.Ledger.ReadNotices(t.Context(), &h))
 		return reader.Feed.Since(node, rev).Full
 	}
 	hear()
@@ -240,9 +235,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 	say(dead)
 	lanes := func() (of []string) {
 		list, err := x.Store.List(t.Context(), record.RevPrefix, "", 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, e := range list {
 			if e.Key == record.RemovedLanesKey {
 				continue
@@ -258,9 +251,7 @@ func TestLanesOfTheDeadGo(t *testing.T) {
 		if mine, err := keeper.Members.AcquireHousekeeping(t.Context()); !mine || err != nil {
 			t.Fatal(mine, err)
 		}
-		if err := keeper.Housekeeper.ForgetServices(ctx, house); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, keeper.Housekeeper.ForgetServices(ctx, house))
 	}
 	forget()
 	if len(lanes()) != 2 {

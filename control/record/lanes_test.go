@@ -17,14 +17,13 @@ import (
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/require"
 )
 
 func storeInFile(t *testing.T) store.Store {
 	t.Helper()
 	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
 		if err := st.Close(); err != nil {
 			t.Error(err)
@@ -167,9 +166,7 @@ func TestWhatLiesThereIsEnough(t *testing.T) {
 	hear := func() ChangeSet {
 		t.Helper()
 		rev := hears.Feed.Since(node, 0).Rev
-		if err := hears.ReadNotices(t.Context(), &h); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, hears.ReadNotices(t.Context(), &h))
 		return hears.Feed.Since(node, rev)
 	}
 	say := func(n int) {

@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // While a node has seen later changes than the store has, nothing is destroyed, because what the store says about the
@@ -115,9 +116,7 @@ func TestSyncTellsOfRegistration(t *testing.T) {
 		a.MustCreate(uuid.NewString())
 		a.MustRegister("alpha")
 		s, err := a.Sync(e.Ctx, a.ID, 0, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, d := range s.Datasets {
 			if d.Index >= s.RegistrationIndex {
 				t.Errorf("dataset at %d, registered at %d", d.Index, s.RegistrationIndex)

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/recovery"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The holdings of a node that are kept in memory for a recovery are bounded as well, and are forgotten when the
@@ -58,9 +59,7 @@ func TestHoldingsAreForgotten(t *testing.T) {
 	back(m)
 	controltest.Refused(t, m.Service.Recovery.CheckCollecting(), dataset.ErrConflict, "not recovering")
 	r, err := m.RecoverWith(api.Recover{}, "alpha")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	m.EndSession(m.Agents["alpha"]) // as the session would do by itself at some time of the next hour
 	m.Control.Clock.Advance(recovery.ConfirmTimeout - 1)
 	m.TakePart(m.Service)

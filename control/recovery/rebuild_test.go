@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The amount that a rebuild restores is bounded as well.
@@ -61,9 +62,7 @@ func TestRebuild(t *testing.T) {
 	found = append(found, api.FoundDataset{Pool: db.Pool, Dataset: twin})
 	empty := e.Dump()
 	preview, err := b.Rebuild(b.Ctx, b.ID, found, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if diff := cmp.Diff(empty, e.Dump()); diff != "" {
 		t.Errorf("a dry run changes the store:\n%s", diff)
 	}
@@ -370,9 +369,7 @@ func TestRebuildGivesANameToTheNewestRecord(t *testing.T) {
 			c.index(&owner, 60)
 			c.index(&outdated, 40)
 			preview, err := a.Rebuild(e.Ctx, a.ID, []api.FoundDataset{outdated, owner}, true)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			rebuilt := a.MustRebuild(outdated, owner)
 			for _, r := range preview {
 				if r != rebuilt[r.Dataset] {

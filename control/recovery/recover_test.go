@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // back restores the store to its saved state, and has the service notice it.
@@ -207,9 +208,7 @@ func TestRecoverCutShort(t *testing.T) {
 		m.MustMove("moved", a, b, "beta")
 		back(m)
 		r, err := m.RecoverWith(api.Recover{}, "alpha", "beta")
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		m.Ledger.Store = &stops{Store: m.Store, left: n}
 		_, err = m.RecoverWith(api.Recover{Digest: r.Digest}, "alpha", "beta")
 		m.Ledger.Store = m.Store
@@ -370,9 +369,7 @@ func TestRecoverDryRun(t *testing.T) {
 	}
 	unchanged("before the agents were asked", api.Recover{}, dataset.ErrConflict, "a dry run asks no agents")
 	r, err := m.RecoverWith(api.Recover{}, "alpha", "beta")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	got := unchanged("after they were asked", api.Recover{}, nil)
 	if got.Digest != r.Digest || actions(got)["db"] != "restored" {
 		t.Errorf("%+v, want %+v", got, r)
@@ -397,9 +394,7 @@ func TestRecoverOnlyWhatWasSeen(t *testing.T) {
 	_, err := m.Recover(t.Context(), api.Recover{Digest: "0123"})
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	r, err := m.RecoverWith(api.Recover{}, "alpha")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	_, err = m.Services[1].Recovery.Recover(t.Context(), api.Recover{Digest: r.Digest}) // to which nobody reported anything
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	_, err = m.Recover(t.Context(), api.Recover{Digest: "0123"})

@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // I1: if a restored store gives a node an epoch that the node relinquished, a rebuild gives the dataset an epoch after
@@ -60,9 +61,7 @@ func TestI1RebuildReplacesRelinquishedEpoch(t *testing.T) {
 				c.change(e, &f)
 			}
 			preview, err := a.Rebuild(e.Ctx, a.ID, []api.FoundDataset{f}, true)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			got := a.MustRebuild(f)[f.Dataset.ID]
 			if got != preview[0] {
 				t.Errorf("dry run: %+v, but the rebuild says %+v", preview[0], got)

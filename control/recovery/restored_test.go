@@ -8,6 +8,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Each way to notice that a store was restored from an older backup is tested alone: by the service that made a
@@ -41,9 +42,7 @@ func TestServicesSeeTheStoreGoBack(t *testing.T) {
 			saved := x.Save()
 			n.MustCreate("since")
 			var h record.LanePositions
-			if err := x.Services[1].Ledger.ReadNotices(t.Context(), &h); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, x.Services[1].Ledger.ReadNotices(t.Context(), &h))
 			x.RestoreStore(saved)
 			controltest.Refused(t, sees(x, n), dataset.ErrConflict, "changes "+
 				"suspended", "restored from a backup", "drover store recover")

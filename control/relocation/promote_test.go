@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // An error about an unreachable home says since when it is unreachable, which command continues without it, and what
@@ -162,9 +163,7 @@ func TestLaterIsOfALaterEpoch(t *testing.T) {
 	c.ReportCopyTaken(d, controltest.Start)
 	x.EndSession(b)
 	_, err := e.Submit(e.Ctx, controltest.Move("db", "beta"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	e.MustRefuse(controltest.ForcedMove("db", "alpha", "beta"), dataset.ErrConflict, "node gamma", "newer than that of node alpha")
 	op := *e.MustSubmit(controltest.ForcedMove("db", "", "beta")).Operation
 	if op.Node != c.ID || op.Loss.Epoch != 2 || !op.Loss.Taken.Equal(controltest.Start) {
@@ -181,9 +180,7 @@ func TestLaterIsOfALaterEpoch(t *testing.T) {
 	best.Loss.SurvivingSnapshots = []uuid.UUID{later.ID}
 	c.MustCommit(best)
 	left, err := e.Snapshots(e.Ctx, "db", api.Page{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	names := map[string]bool{}
 	for _, s := range left.Items {
 		names[s.Name] = true

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestPoolEventsHaveMargin: a pool whose use varies around a threshold causes one event, and another one only after its
@@ -46,9 +47,7 @@ func TestPoolEventsHaveMargin(t *testing.T) {
 			st = dataset.PoolStatus{ID: pool, Reason: "its disk is gone"}
 		}
 		out, err := s.RecordHeartbeat(node, api.Heartbeat{Pools: []dataset.PoolStatus{st}}, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		var got []api.EventType
 		for _, ev := range out.Events {
 			got = append(got, ev.Type)
@@ -73,9 +72,7 @@ func TestFullnessAtTheLimit(t *testing.T) {
 	report := func(node string, list ...dataset.DatasetStatus) []dataset.DatasetStatus {
 		t.Helper()
 		out, err := s.RecordHeartbeat(dataset.Node{ID: uuid.NewSHA1(uuid.Nil, []byte(node))}, api.Heartbeat{Datasets: list}, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return out.Fullness
 	}
 	var all []dataset.DatasetStatus

@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 func newRepository(name, url string) api.NewRepository {
@@ -458,9 +459,7 @@ func TestFailingExportsAreReported(t *testing.T) {
 	findings := func() []api.Finding {
 		t.Helper()
 		list, err := w.x.Findings(w.Ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return list
 	}
 	w.err = errors.New("the password is wrong")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestCheckKey(t *testing.T) {
@@ -42,9 +43,7 @@ func TestSizeIsEnough(t *testing.T) {
 				"Verb": "check-not-exists", "Key": prefix + key, "Value": value, "Flags": uint64(math.MaxUint64),
 				"Index": uint64(math.MaxUint64), "Session": strings.Repeat("s", 36),
 			}})
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if size := store.Size(key, value); len(b)+1 > size {
 				t.Errorf("%.20q with %d bytes takes %d, Size says %d", key, n, len(b)+1, size)
 			}

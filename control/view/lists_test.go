@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // all reads every page of a list.
@@ -114,9 +115,7 @@ func TestSummariesOfVolumes(t *testing.T) {
 	want := api.Summarize(whole)
 	for _, health := range []bool{true, false} { // the second list uses what the first one remembered
 		summaries, err := e.VolumeSummaries(e.Ctx, api.Page{Health: health})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for i := range want.Items {
 			if v := &want.Items[i]; !health {
 				v.Home, v.Pool, v.CopyDetails = uuid.Nil, uuid.Nil, nil
@@ -147,9 +146,7 @@ func TestSummariesAfterChanges(t *testing.T) {
 		e.OK(e.VolumeSummaries(e.Ctx, api.Page{}))
 		step.change()
 		whole, err := e.Volumes(e.Ctx, api.Page{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		got, err := e.VolumeSummaries(e.Ctx, api.Page{Health: true})
 		if want := api.Summarize(whole); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("after %s: got summaries %+v, %v, want %+v", step.name, got, err, want)
@@ -316,9 +313,7 @@ func TestFailedPoolsOfARemovedNode(t *testing.T) {
 	}))
 	count := func() (n int) {
 		list, err := e.Pools(e.Ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, p := range list {
 			if p.Node == b.ID {
 				n++

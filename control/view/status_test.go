@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A volume has the problem of its pool at once: its home examines volumes that nobody uses only from time to time.
@@ -31,9 +32,7 @@ func TestVolumeOfAnOfflinePoolHasAProblem(t *testing.T) {
 	}
 	problems := func() (all []string) {
 		list, err := e.Volumes(e.Ctx, api.Page{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, v := range list.Items {
 			problem := "not reported"
 			if v.Status != nil {
@@ -57,9 +56,7 @@ func TestVolumeOfAnOfflinePoolHasAProblem(t *testing.T) {
 		t.Errorf("%+v, %v", v.Status, err)
 	}
 	reported, err := e.SeenVolumes(e.Ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, v := range reported {
 		if v.Status == nil || v.Status.Problem == "" {
 			t.Errorf("in the metrics: %+v", v.Status)
@@ -131,16 +128,12 @@ func TestUnreachableHome(t *testing.T) {
 	wants := func(when string, want bool) {
 		t.Helper()
 		list, err := e.VolumeSummaries(e.Ctx, api.Page{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if v := e.MustVolume("db"); v.Unreachable != want || len(list.Items) != 1 || list.Items[0].Unreachable != want {
 			t.Errorf("%s: the volume is %+v, in a list %+v, want unreachable: %t", when, v, list.Items, want)
 		}
 		pools, err := e.Pools(e.Ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, p := range pools {
 			if is := want && p.Node == a.ID; p.Unreachable != is {
 				t.Errorf("%s: pool %s of %s is unreachable: %t, want %t", when, p.Name, p.NodeName, p.Unreachable, is)

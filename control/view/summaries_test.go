@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A summary is not used for another index of the record, nor for other bytes with the same index, which a store that
@@ -18,9 +19,7 @@ func TestRememberedSummaries(t *testing.T) {
 	entry := func(name string, index uint64) store.Entry {
 		d.Volume = name
 		text, err := json.Marshal(d)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return store.Entry{Key: record.DatasetKey(d.ID), Value: text, Index: index}
 	}
 	var c summaries

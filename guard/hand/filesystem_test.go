@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // typed sets the filesystem type and the source of an entry.
@@ -60,16 +61,12 @@ func TestBindRecordsTheIdentity(t *testing.T) {
 	path := scratch.Mount(t, "xfs", scratch.XFS)
 	tool := New(Options{Run: t.TempDir(), Root: t.TempDir()})
 	fsys, err := tool.Bind(Target{Paths: []string{path}, Own: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if fsys.Identity.Type != "xfs" || fsys.Identity.Sequence == "" {
 		t.Errorf("%+v", fsys)
 	}
 	b, err := json.Marshal(Target{Filesystem: fsys})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var target Target
 	if err := json.Unmarshal(b, &target); err != nil || target.Filesystem != fsys {
 		t.Errorf("%s: %+v, %v", b, target, err)
@@ -77,7 +74,7 @@ func TestBindRecordsTheIdentity(t *testing.T) {
 	const old = `{"paths":["/m"],"own":true,"filesystem":{"major":7,"minor":1,"root":"/"}}`
 	want := Target{Paths: []string{"/m"}, Own: true, Filesystem: mount.Filesystem{Major: 7, Minor: 1, Root: "/"}}
 	target = Target{}
-	must(t, json.Unmarshal([]byte(old), &target))
+	require.NoError(t, json.Unmarshal([]byte(old), &target))
 	if d := gocmp.Diff(want, target); d != "" {
 		t.Error(d)
 	}
@@ -148,17 +145,15 @@ func TestI2RecordsSurviveAPowerCut(t *testing.T) {
 	cut := func() map[uuid.UUID][]byte {
 		t.Helper()
 		all, err := LoadRecords(scratch.CutPower(t, "ext4", image))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return all
 	}
 	id := uuid.New()
-	must(t, tool.Save(id, []byte(`{"epoch":3}`)))
+	require.NoError(t, tool.Save(id, []byte(`{"epoch":3}`)))
 	if all := cut(); string(all[id]) != `{"epoch":3}` {
 		t.Errorf("saved: %q", all)
 	}
-	must(t, tool.Save(id, nil))
+	require.NoError(t, tool.Save(id, nil))
 	if all := cut(); len(all) != 0 {
 		t.Errorf("removed: %q", all)
 	}
@@ -170,9 +165,7 @@ func BenchmarkLook(b *testing.B) {
 	var processes int
 	for b.Loop() {
 		w, err := tool.list(nil)
-		if err != nil {
-			b.Fatal(err)
-		}
+		require.NoError(b, err)
 		tool.examineAll(w, time.Second)
 		processes = len(w.procs)
 	}
@@ -187,9 +180,7 @@ func BenchmarkExamine(b *testing.B) {
 	descriptors(b, many)
 	tool := New(Options{Run: b.TempDir(), Clock: clock.System{}})
 	w, err := tool.list(nil)
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	for b.Loop() {
 		x := w.examinationOf(&process{Process: Process{PID: os.Getpid()}})
 		if _, err := tool.examiner.Examine(b.Context(), tool.Clock, x, func() {}); err != nil {
@@ -227,7 +218,7 @@ func TestMarks(t *testing.T) {
 	want := []mark{{markFreeze, "-"}, {markV1, "/sys/fs/cgroup/a b"}, {markProcess, "1 2"}}
 	for range 2 {
 		for _, m := range want {
-			must(t, tool.marks.add(id, m))
+			require.NoError(t, tool.marks.add(id, m))
 		}
 	}
 	got, err := tool.marks.of(id)
@@ -237,7 +228,7 @@ func TestMarks(t *testing.T) {
 	if err := tool.marks.add(id, mark{markV1, "/a\nfreeze -"}); err == nil {
 		t.Error("two lines were noted as one")
 	}
-	must(t, Forget(tool.Run, id))
+	require.NoError(t, Forget(tool.Run, id))
 	if got, err := tool.marks.of(id); len(got) > 0 || err != nil {
 		t.Errorf("%v, %v", got, err)
 	}
@@ -248,7 +239,7 @@ func TestFramesRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var b bytes.Buffer
 		sent := rapid.SliceOf(rapid.String()).Draw(t, "sent")
-		must(t, WriteFrame(&b, sent, 1<<20))
+		require.NoError(t, WriteFrame(&b, sent, 1<<20))
 		whole := bytes.Clone(b.Bytes())
 		cut := rapid.IntRange(0, len(whole)-1).Draw(t, "cut")
 		var got []string
@@ -275,16 +266,5 @@ func TestFrameBounds(t *testing.T) {
 		if err := ReadFrame(bytes.NewReader([]byte(in)), &v, 10); !errors.Is(err, dataset.ErrInvalid) {
 			t.Errorf("%q: %v", in, err)
 		}
-	}
-}
-
-// must fails the test if a call has failed.
-func must(t interface {
-	Helper()
-	Fatal(args ...any)
-}, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }

@@ -21,22 +21,21 @@ import (
 	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/iolimit"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/require"
 )
 
 // sleeper starts a process that does nothing, and ends it with the test.
 func sleeper(t *testing.T) Process {
 	t.Helper()
 	cmd := exec.Command("sleep", "1000")
-	must(t, cmd.Start())
+	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
 	awaitSleep(t, cmd.Process.Pid)
 	p, err := ProcessOf(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return p
 }
 
@@ -46,9 +45,7 @@ func awaitSleep(t *testing.T, pid int) {
 	t.Helper()
 	for end := time.Now().Add(15 * time.Second); ; time.Sleep(time.Millisecond) {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if strings.Contains(string(stat), "(sleep) S ") {
 			return
 		}
@@ -119,7 +116,7 @@ func TestSuspectsContinue(t *testing.T) {
 func debugged(t *testing.T, p Process) {
 	t.Helper()
 	runtime.LockOSThread() // ptrace(2): only this thread may detach
-	must(t, unix.PtraceAttach(p.PID))
+	require.NoError(t, unix.PtraceAttach(p.PID))
 	if _, err := unix.Wait4(p.PID, nil, unix.WALL, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -133,9 +130,7 @@ func debugged(t *testing.T, p Process) {
 func hang(t *testing.T, tool *Tool, p Process) {
 	t.Helper()
 	w, err := tool.list(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	begun, end, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	x := w.examinationOf(&process{Process: p})
 	x.Pace = sync.OnceFunc(func() { close(begun); <-end })
@@ -189,7 +184,7 @@ func TestSuspectIsExaminedOnceItHasStopped(t *testing.T) {
 	if tool.waitForHalt([]suspect{{Process: p, queued: now - haltTime}}) {
 		t.Error("one that cannot be stopped is never examined")
 	}
-	must(t, signal(p, unix.SIGSTOP))
+	require.NoError(t, signal(p, unix.SIGSTOP))
 	untilHalted(t, p, true)
 	if tool.waitForHalt([]suspect{{Process: p, queued: tool.Clock.Steady()}}) {
 		t.Error("it has stopped, and is not examined")
@@ -200,15 +195,11 @@ func TestSuspectIsExaminedOnceItHasStopped(t *testing.T) {
 func descriptors(tb testing.TB, n int) {
 	tb.Helper()
 	f, err := os.CreateTemp(tb.TempDir(), "")
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	tb.Cleanup(func() { _ = f.Close() })
 	for range n {
 		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			tb.Fatal(err)
-		}
+		require.NoError(tb, err)
 		tb.Cleanup(func() { _ = unix.Close(fd) })
 	}
 }
@@ -219,9 +210,7 @@ func TestClearedAreExaminedAgain(t *testing.T) {
 	descriptors(t, smallWork)
 	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
 	own, err := ProcessOf(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	target := Target{Dataset: uuid.New()}
 	other := Process{PID: 1 << 30, Start: 1}
 	for name, c := range map[string]struct {
@@ -242,9 +231,7 @@ func TestClearedAreExaminedAgain(t *testing.T) {
 				defer delete(tool.suspects.queue, other.key())
 			}
 			w, err := tool.list(map[uuid.UUID]Target{target.Dataset: target})
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			tool.examineAll(w, time.Minute)
 			for _, p := range w.procs {
 				if p.PID != own.PID {
@@ -312,14 +299,10 @@ func apart(t *testing.T, doublings string) int {
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", script, doublings)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	must(t, cmd.Start())
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = in.Close()
 		_ = cmd.Wait()
@@ -335,9 +318,7 @@ func seen(t *testing.T, within time.Duration, pids ...int) (found []*process) {
 	t.Helper()
 	tool := New(Options{Run: t.TempDir(), Clock: clock.System{}})
 	w, err := tool.list(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	tool.examineAll(w, within)
 	for _, pid := range pids {
 		for _, p := range w.procs {
@@ -378,12 +359,10 @@ func TestManyMappings(t *testing.T) {
 	const n = 60_000
 	page := os.Getpagesize()
 	b, err := unix.Mmap(-1, 0, n*page, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = unix.Munmap(b) })
 	for i := 0; i < n; i += 2 { // this splits the mapping
-		must(t, unix.Mprotect(b[i*page:(i+1)*page], unix.PROT_NONE))
+		require.NoError(t, unix.Mprotect(b[i*page:(i+1)*page], unix.PROT_NONE))
 	}
 	for within, examined := range map[time.Duration]bool{0: false, time.Minute: true} {
 		p := seen(t, within, os.Getpid())
@@ -404,8 +383,8 @@ func TestLimitsAreLiftedAndComeBack(t *testing.T) {
 		"user.slice/app":      "7:5 rbps=9 wbps=max riops=max wiops=7\n",
 		"machine.slice/other": "8:0 rbps=1 wbps=max riops=max wiops=max\n",
 	} {
-		must(t, os.MkdirAll(filepath.Join(h.Dir, g), 0o755))
-		must(t, os.WriteFile(filepath.Join(h.Dir, g, "io.max"), []byte(rule), 0o600))
+		require.NoError(t, os.MkdirAll(filepath.Join(h.Dir, g), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(h.Dir, g, "io.max"), []byte(rule), 0o600))
 	}
 	want := func(when string, all map[string]iolimit.Limits) {
 		t.Helper()
@@ -416,14 +395,12 @@ func TestLimitsAreLiftedAndComeBack(t *testing.T) {
 	}
 	tool, id := New(Options{Run: t.TempDir()}), uuid.New()
 	l, err := liftDevice(tool.marks, id, h, dev)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	want("lifted", map[string]iolimit.Limits{})
 	if marks, err := tool.marks.of(id); err != nil || len(marks) != 2 || marks[0].kind != markLimit {
 		t.Errorf("%v, %v", marks, err)
 	}
-	must(t, h.Set("/user.slice/app", dev, iolimit.Limits{ReadBPS: 4}))
+	require.NoError(t, h.Set("/user.slice/app", dev, iolimit.Limits{ReadBPS: 4}))
 	if err := l.restore(tool.marks, id); err != nil {
 		t.Error(err)
 	}

@@ -5,20 +5,17 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The alarm rings at the time that was set, and not before. For a time that has passed it rings at once. It does not
 // ring after it was turned off.
 func TestAlarm(t *testing.T) {
 	a, err := clock.NewAlarm()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	set := func(at time.Duration) {
 		t.Helper()
-		if err := a.Set(at); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, a.Set(at))
 	}
 	set(clock.Boottime() - time.Second)
 	<-a.C()
@@ -30,9 +27,7 @@ func TestAlarm(t *testing.T) {
 	if now := clock.Boottime(); now < at {
 		t.Errorf("it rang %v too early", at-now)
 	}
-	if err := a.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, a.Close())
 	if err := a.Set(at); err == nil {
 		t.Error("a closed alarm was set")
 	}
@@ -40,9 +35,7 @@ func TestAlarm(t *testing.T) {
 
 func TestBootID(t *testing.T) {
 	one, err := clock.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if two, _ := clock.BootID(); two != one || len(one) != 36 {
 		t.Errorf("%q and %q", one, two)
 	}

@@ -15,27 +15,22 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/config"
 	"github.com/droverhq/drover/internal/reference"
+	"github.com/droverhq/drover/test/require"
 )
 
 func compiled(t *testing.T) *jsonschema.Schema {
 	t.Helper()
 	schema, err := jsonschema.NewCompiler().Compile("drover.schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return schema
 }
 
 func instance(t *testing.T, src string) any {
 	t.Helper()
 	b, err := yaml.YAMLToJSON([]byte(src))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return v
 }
 
@@ -43,9 +38,7 @@ func instance(t *testing.T, src string) any {
 // key.
 func TestSchemaHasTheKeysOfTheParser(t *testing.T) {
 	keys, err := reference.Page{Schema: config.Schema}.Keys()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for prefix, src := range map[string]string{
 		"":              "zzz: 1\n",
 		"store.":        "store: {zzz: 1}\n",
@@ -119,15 +112,11 @@ func TestExamplesAreValid(t *testing.T) {
 	var root struct {
 		Properties map[string]struct{ Examples []json.RawMessage }
 	}
-	if err := json.Unmarshal(config.Schema, &root); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, json.Unmarshal(config.Schema, &root))
 	for key, p := range root.Properties {
 		for _, e := range p.Examples {
 			src, err := yaml.JSONToYAML([]byte(fmt.Sprintf("{%q: %s}", key, e)))
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if c, err := config.Parse("d.yaml", src, nil); err != nil || cmp.Equal(c, config.Config{}) {
 				t.Errorf("%s: %v, %+v", src, err, c)
 			}

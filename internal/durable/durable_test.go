@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // Replace creates a file and replaces it, even if a crash left its temporary file. If the temporary file is a symbolic
@@ -11,13 +13,9 @@ import (
 func TestReplace(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")
-	if err := os.WriteFile(path+".tmp", []byte("left by a crash, and longer"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path+".tmp", []byte("left by a crash, and longer"), 0o600))
 	for _, want := range []string{"one", "", "another"} {
-		if err := Replace(path, []byte(want)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, Replace(path, []byte(want)))
 		if got, err := os.ReadFile(path); err != nil || string(got) != want {
 			t.Errorf("%q, %v; want %q", got, err, want)
 		}
@@ -29,12 +27,8 @@ func TestReplace(t *testing.T) {
 		t.Errorf("%v, %v", fi.Mode(), err)
 	}
 	victim := filepath.Join(dir, "victim")
-	if err := os.WriteFile(victim, []byte("mine"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(victim, path+".tmp"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(victim, []byte("mine"), 0o600))
+	require.NoError(t, os.Symlink(victim, path+".tmp"))
 	if err := Replace(path, []byte("x")); err == nil {
 		t.Error("it followed a link")
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/require"
 )
 
 // replace replaces a file durably, as most of the program does.
@@ -30,9 +31,7 @@ func TestEachCallFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	want := []string{"create", "write", "fsync", "rename"}
 	for at := -1; at < len(want); at++ {
-		if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, []byte("old"), 0o600))
 		var err error
 		calls, rErr := Run(Failure{At: at, Errno: unix.ENOSPC}, func() { err = replace(path, "new") })
 		if rErr != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Unwrap returns the data key unchanged, but only for the key that wrapped it, and only for the same ID.
@@ -26,9 +27,7 @@ func TestWrap(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		secret := rapid.SliceOfN(rapid.Byte(), keys.MinKey, keys.MaxKey).Draw(t, "secret")
 		key, err := keys.New(secret, "key")
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		id, data := keys.NewDataKey()
 		e := key.Wrap(id, data)
 		if got, err := key.Unwrap(e); err != nil || !bytes.Equal(got, data) {
@@ -40,9 +39,7 @@ func TestWrap(t *testing.T) {
 		other := bytes.Clone(secret)
 		other[rapid.IntRange(0, len(other)-1).Draw(t, "byte")] ^= 1
 		wrong, err := keys.New(other, "other key")
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if _, err := wrong.Unwrap(e); dataset.KindOf(err) != dataset.ErrForbidden ||
 			!strings.Contains(err.Error(), key.ID()) || !strings.Contains(err.Error(), wrong.ID()) {
 			t.Fatalf("by another key: %v", err)
@@ -69,9 +66,7 @@ func TestWrap(t *testing.T) {
 // A data key that a later version of Drover wrapped is refused by its number, and not reported as damaged.
 func TestLaterForm(t *testing.T) {
 	key, err := keys.New([]byte(strings.Repeat("secret-", 8)), "key")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	later := key.Wrap(keys.NewDataKey())
 	later.Wrapped[0] = 2
 	_, err = key.Unwrap(later)
@@ -84,9 +79,7 @@ func TestLaterForm(t *testing.T) {
 func TestKeyIsNotPrinted(t *testing.T) {
 	secret := []byte(strings.Repeat("secret-", 8))
 	key, err := keys.New(secret, "key")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
 		if said := fmt.Sprintf(verb, key); holds(said, secret) {
 			t.Errorf("%s prints %s", verb, said)
@@ -112,25 +105,17 @@ func TestKeyFiles(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name string, size int, mode os.FileMode) string {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, bytes.Repeat([]byte{7}, size), mode); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, bytes.Repeat([]byte{7}, size), mode))
+		require.NoError(t, os.Chmod(path, mode))
 		return path
 	}
 	must := func(path string, err error) string {
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return path
 	}
 	beside := func(folder string, mode os.FileMode) string {
 		in := filepath.Join(dir, folder)
-		if err := os.Mkdir(in, 0o700); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Mkdir(in, 0o700))
 		return must(file(filepath.Join(folder, "key"), 64, 0o600), os.Chmod(in, mode))
 	}
 	foreign, link, fifo := file("foreign", 64, 0o600), filepath.Join(dir, "link"), filepath.Join(dir, "fifo")
@@ -175,9 +160,7 @@ func TestKeyFiles(t *testing.T) {
 func program(t *testing.T, script string) (keys.Key, error) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "drover-key")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+script), 0o700))
 	from := dataset.KeySource{Exec: []string{path, "an argument"}, Timeout: dataset.Duration(20 * time.Second)}
 	return keys.Read(t.Context(), &run.System{}, from, keys.KeyRequest{
 		Profile: "gold",
@@ -188,9 +171,7 @@ func program(t *testing.T, script string) (keys.Key, error) {
 func TestKeyProgram(t *testing.T) {
 	ask := `{"profile":"gold","dataset":"6f0a64d6-5d9b-4f0c-9b57-0d2a3f1f5f11"}`
 	want, err := keys.New([]byte(ask+"\nan argument"), "key")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if key, err := program(t, `cat; printf %s "$1"`); err != nil || key.ID() != want.ID() {
 		t.Errorf("got %v, %v", key, err)
 	}

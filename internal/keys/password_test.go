@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestPasswordFiles(t *testing.T) {
@@ -28,9 +29,7 @@ func TestPasswordFiles(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := filepath.Join(dir, c.name)
-			if err := os.WriteFile(path, []byte(c.content), c.mode); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.WriteFile(path, []byte(c.content), c.mode))
 			got, err := keys.ReadPassword(t.Context(), nil, dataset.PasswordSource{File: path})
 			if c.refused == "" {
 				if err != nil || string(got.Reveal()) != c.want {
@@ -64,13 +63,9 @@ func TestPasswordFiles(t *testing.T) {
 // No way to print a password shows it.
 func TestPasswordIsNotPrinted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "password")
-	if err := os.WriteFile(path, []byte("correct horse battery"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, []byte("correct horse battery"), 0o600))
 	p, err := keys.ReadPassword(t.Context(), nil, dataset.PasswordSource{File: path})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
 		if said := fmt.Sprintf(verb, p); holds(said, []byte("correct horse battery")) {
 			t.Errorf("%s prints %s", verb, said)
@@ -87,9 +82,7 @@ func TestPasswordPrograms(t *testing.T) {
 		"echo correct horse; echo it >&2; echo correct horse >&2; exit 1": "[left out]",
 	} {
 		path := filepath.Join(t.TempDir(), "program")
-		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700))
 		runner := &run.Recorder{Next: &run.System{}}
 		got, err := keys.ReadPassword(t.Context(), runner, dataset.PasswordSource{Exec: path})
 		if score := runner.Calls()[0].OOMScore; score != "0" {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestFiles(t *testing.T) {
@@ -19,9 +20,7 @@ func TestFiles(t *testing.T) {
 		t.Error(err)
 	}
 	first, second := issue(t, a, nodeID, start), issue(t, a, nodeID, start.Add(time.Hour))
-	if err := first.Save(f); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, first.Save(f))
 	got, err := pki.LoadPair(f)
 	if err != nil || !got.Key.Equal(first.Key) || got.Identity != first.Identity {
 		t.Fatal(got, err)
@@ -33,9 +32,7 @@ func TestFiles(t *testing.T) {
 		}
 		before[p], _ = os.ReadFile(p)
 	}
-	if err := second.Save(f); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, second.Save(f))
 	// If Save is interrupted before it writes the certificate, LoadPair returns the previous pair, otherwise the new
 	// one.
 	key, _ := os.ReadFile(f.Key)
@@ -52,9 +49,7 @@ func TestFiles(t *testing.T) {
 	if _, err := pki.LoadPair(f); !errors.Is(err, dataset.ErrCorrupt) {
 		t.Error(err)
 	}
-	if err := os.Remove(f.Key); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(f.Key))
 	write(t, f.Cert, before[f.Cert])
 	if _, err := pki.LoadPair(f); !errors.Is(err, dataset.ErrNotFound) || errors.Is(err, fs.ErrPermission) {
 		t.Error(err)
@@ -89,7 +84,5 @@ func TestSavesCutShort(t *testing.T) {
 
 func write(t *testing.T, path string, b []byte) {
 	t.Helper()
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, b, 0o600))
 }

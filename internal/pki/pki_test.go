@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 var start = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
@@ -26,9 +27,7 @@ func create(t *testing.T) (*pki.Authority, string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "ca")
 	a, err := pki.Create(dir, start)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return a, dir
 }
 
@@ -51,9 +50,7 @@ var (
 func shake(t *testing.T, server, client *tls.Config) (cs tls.ConnectionState, serverErr, clientErr error) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer l.Close()
 	done := make(chan struct{})
 	go func() {
@@ -71,9 +68,7 @@ func shake(t *testing.T, server, client *tls.Config) (cs tls.ConnectionState, se
 		}
 	}()
 	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer conn.Close()
 	c := tls.Client(conn, client)
 	if clientErr = c.HandshakeContext(context.Background()); clientErr == nil {
@@ -92,9 +87,7 @@ func TestPeers(t *testing.T) {
 	creds := func(p *pki.Pair) *pki.Credentials { return pki.NewCredentials(p, clk, nil) }
 	control := issue(t, a, controlID, start)
 	stranger, err := pki.Forge(a.Cluster(), start)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	late := start.Add(31 * 24 * time.Hour)
 	for name, c := range map[string]struct {
 		client *pki.Pair
@@ -196,9 +189,7 @@ func TestRevoked(t *testing.T) {
 		t.Error(err)
 	}
 	cs, err, _ := shake(t, control.UnverifiedServer(), node.Client())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if _, err := control.VerifyPeer(cs); !errors.Is(err, gone) {
 		t.Error(err)
 	}
@@ -214,9 +205,7 @@ func TestNoCertificate(t *testing.T) {
 	clk := clock.NewFake(start)
 	control := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
 	cs, err, _ := shake(t, control.UnverifiedServer(), pki.Pinned(a.Fingerprint(), uuid.Nil, clk))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if _, err := control.VerifyPeer(cs); !errors.Is(err, pki.ErrNoCertificate) ||
 		!errors.Is(err, dataset.ErrForbidden) {
 		t.Error(err)
@@ -263,15 +252,11 @@ func TestCreateAndLoad(t *testing.T) {
 			t.Error(name, st.Mode(), err)
 		}
 	}
-	if err := os.Chmod(filepath.Join(dir, "ca-key.pem"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Chmod(filepath.Join(dir, "ca-key.pem"), 0o644))
 	if _, err := pki.Load(dir); !errors.Is(err, dataset.ErrCorrupt) || !strings.Contains(err.Error(), "0644") {
 		t.Error(err)
 	}
-	if err := os.Remove(filepath.Join(dir, "ca-key.pem")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(filepath.Join(dir, "ca-key.pem")))
 	if _, err := pki.Load(dir); !errors.Is(err, dataset.ErrNotFound) {
 		t.Error(err)
 	}
@@ -343,9 +328,7 @@ func TestConstraints(t *testing.T) {
 		},
 	} {
 		p, err := a.Misuse(c.id, start, c.change)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		_, err, _ = shake(t, control.Server(), p.Credulous())
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v", name, err)

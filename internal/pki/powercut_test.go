@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
@@ -27,22 +28,16 @@ func TestI2SaveSurvivesAPowerCut(t *testing.T) {
 	a, _ := create(t)
 	first, second := issue(t, a, nodeID, start), issue(t, a, nodeID, start.Add(time.Hour))
 	image, root := onDisk(t)
-	if err := first.Save(pki.NodeFiles(root)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, first.Save(pki.NodeFiles(root)))
 	for acts := range second.SaveActs(pki.Files{}) + 1 {
-		if err := second.SaveCut(pki.NodeFiles(root), acts); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, second.SaveCut(pki.NodeFiles(root), acts))
 		f := pki.NodeFiles(scratch.CutPower(t, "ext4", image))
 		got, err := pki.LoadPair(f)
 		if err != nil || !got.Key.Equal(first.Key) && !got.Key.Equal(second.Key) {
 			t.Errorf("cut after %d acts: %v", acts, err)
 		}
 		if acts < second.SaveActs(pki.Files{}) {
-			if err := first.Save(pki.NodeFiles(root)); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, first.Save(pki.NodeFiles(root)))
 			continue
 		}
 		if err == nil && !got.Key.Equal(second.Key) {
@@ -59,9 +54,7 @@ func TestI2SaveSurvivesAPowerCut(t *testing.T) {
 func TestI2AuthorityAndRequestSurviveAPowerCut(t *testing.T) {
 	image, root := onDisk(t)
 	a, err := pki.Create(filepath.Join(root, "ca"), start)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	dir := filepath.Join(scratch.CutPower(t, "ext4", image), "ca")
 	if got, err := pki.Load(dir); err != nil || got.Cluster() != a.Cluster() {
 		t.Errorf("the authority: %v", err)
@@ -70,12 +63,8 @@ func TestI2AuthorityAndRequestSurviveAPowerCut(t *testing.T) {
 		t.Errorf("what others need to believe it: %q, %v", b, err)
 	}
 	req, err := pki.NewRequest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := req.Save(filepath.Join(root, "join.pem")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, req.Save(filepath.Join(root, "join.pem")))
 	if got, err := pki.LoadRequest(filepath.Join(scratch.CutPower(t, "ext4", image), "join.pem")); err != nil ||
 		got.PEM != req.PEM {
 		t.Errorf("the request: %v", err)

@@ -20,26 +20,21 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestRequest(t *testing.T) {
 	a, _ := create(t)
 	req, err := pki.NewRequest()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	signed, err := a.Sign([]byte(req.PEM), nodeID, start)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	p, err := req.Pair(signed)
 	if err != nil || p.Identity.Node != nodeID.Node || p.Identity.Cluster != a.Cluster() || p.Identity.Name != "a" {
 		t.Fatal(p, err)
 	}
 	other, err := pki.NewRequest()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if _, err := other.Pair(signed); !errors.Is(err, dataset.ErrCorrupt) {
 		t.Error(err)
 	}
@@ -62,9 +57,7 @@ func TestRequestNames(t *testing.T) {
 			},
 			key),
 		nodeID, start)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	block, _ := pem.Decode([]byte(signed.Chain))
 	c, err := x509.ParseCertificate(block.Bytes)
 	if err != nil || len(c.URIs) != 1 || c.URIs[0].Path != "/node/"+nodeID.Node.String() || len(c.DNSNames) != 0 ||
@@ -76,9 +69,7 @@ func TestRequestNames(t *testing.T) {
 func csr(t *testing.T, r *x509.CertificateRequest, key any) []byte {
 	t.Helper()
 	der, err := x509.CreateCertificateRequest(rand.Reader, r, key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 }
 
@@ -138,9 +129,7 @@ func TestIdentities(t *testing.T) {
 			id.Role = rapid.SampledFrom(pki.Roles()).Draw(t, "role")
 		}
 		p, err := a.Issue(id, start)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		id.Cluster = a.Cluster()
 		if got, err := pki.IdentityOf(p.Chain[0]); err != nil || got != id || got.String() != id.String() {
 			t.Fatalf("%+v, %v", got, err)
@@ -161,9 +150,7 @@ func TestStrangeURIs(t *testing.T) {
 		"drover://" + c + "/control/x/a", "drover://" + c + "/node/x/" + n, "drover://" + c + "/control/a#f",
 	} {
 		parsed, err := url.Parse(u)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if id, err := pki.IdentityOf(&x509.Certificate{
 			URIs:    []*url.URL{parsed},
 			Subject: pkix.Name{CommonName: "a"},

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 // During a rotation all members trust each other, whether or not they have the new root. After the rotation,
@@ -24,9 +25,7 @@ func TestRotation(t *testing.T) {
 	day := 24 * time.Hour
 	now := start.Add(day)
 	after, err := pki.Rotate(dir, now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if since, ok := after.Rotating(); !ok || !since.Equal(now) {
 		t.Error(since, ok)
 	}
@@ -84,13 +83,9 @@ func TestRotation(t *testing.T) {
 func TestRotationCutShort(t *testing.T) {
 	_, dir := create(t)
 	state, err := os.ReadFile(filepath.Join(dir, "ca-key.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	first, err := pki.Rotate(dir, start)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	write(t, filepath.Join(dir, "ca-key.pem"), state) // as after a crash: the bundle was written before the state
 	second, err := pki.Rotate(dir, start)
 	if err != nil || second.Fingerprint() == first.Fingerprint() {
@@ -115,9 +110,7 @@ func TestVouchersEnd(t *testing.T) {
 	server := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
 	node := issue(t, a, nodeID, start)
 	cs, err, _ := shake(t, server.UnverifiedServer(), node.Credulous())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for range 2 {
 		if id, err := server.VerifyPeer(cs); err != nil || id != node.Identity {
 			t.Fatal(id, err)
@@ -127,9 +120,7 @@ func TestVouchersEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	next, err := pki.FinishRotation(dir, true, start)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	server.Set(issue(t, next, controlID, start))
 	if _, err := server.VerifyPeer(cs); !errors.Is(err, dataset.ErrForbidden) {
 		t.Error("an old root is believed by memory:", err)
@@ -139,17 +130,11 @@ func TestVouchersEnd(t *testing.T) {
 func BenchmarkPeer(b *testing.B) {
 	dir := filepath.Join(b.TempDir(), "ca")
 	a, err := pki.Create(dir, start)
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	own, err := a.Issue(controlID, start)
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	node, err := a.Issue(nodeID, start)
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	c := pki.NewCredentials(own, clock.NewFake(start), nil)
 	for b.Loop() {
 		if _, err := c.VerifyPeer(tls.ConnectionState{PeerCertificates: node.Chain}); err != nil {
@@ -163,17 +148,11 @@ func BenchmarkPeer(b *testing.B) {
 // another program.
 func TestStrangerLocksTheFolder(t *testing.T) {
 	_, dir := create(t)
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Chmod(dir, 0o755))
 	f, err := os.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
 	done := make(chan error, 1)
 	go func() {
 		_, err := pki.Rotate(dir, start.Add(time.Hour))
@@ -191,9 +170,7 @@ func TestStrangerLocksTheFolder(t *testing.T) {
 		t.Errorf("%v, %v", names, err)
 	}
 	fresh := t.TempDir()
-	if err := os.WriteFile(filepath.Join(fresh, "lock"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(fresh, "lock"), nil, 0o600))
 	if _, err := pki.Create(fresh, start); err != nil {
 		t.Error(err)
 	}

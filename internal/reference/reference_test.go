@@ -6,6 +6,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 const animals = `{
@@ -35,9 +37,7 @@ const animals = `{
 
 func TestKeys(t *testing.T) {
 	got, err := Page{Schema: []byte(animals)}.Keys()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	want := []Key{
 		{"farm", "name", "The farm.", "", "north", "yes"},
 		{"rest", "always, never, or mapping", "How long they rest.", "none", `{for: 3d, at: ["0:00", noon]}`, "no"},

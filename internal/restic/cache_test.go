@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/test/require"
 )
 
 // ownCache returns the folder of a repository's cache.
@@ -26,7 +27,7 @@ func TestCacheKeepsItsLimit(t *testing.T) {
 	plant := func(repository, name string, size int64) string {
 		t.Helper()
 		path := write(t, filepath.Join(o.CacheDir, repository, "index", "5f", name), "")
-		must(t, os.Truncate(path, size))
+		require.NoError(t, os.Truncate(path, size))
 		return path
 	}
 	var complete string
@@ -36,7 +37,7 @@ func TestCacheKeepsItsLimit(t *testing.T) {
 	unfinished, small := plant("large", "tmp-1", 1<<20), plant("small", strings.Repeat("5f", 32), 100)
 	// restic ends when the cache was emptied, or with a failure after a while.
 	fake(t, "i=0; while [ -e "+complete+" ]; do i=$((i+1)); [ $i -lt 100 ] || exit 1; sleep 0.2; done\n")
-	must(t, open(t, o).Check(t.Context(), 0))
+	require.NoError(t, open(t, o).Check(t.Context(), 0))
 	for _, path := range []string{small, unfinished} {
 		if _, err := os.Stat(path); err != nil {
 			t.Error(err)
@@ -64,9 +65,9 @@ func TestCacheOfHugeFile(t *testing.T) {
 func TestCacheOfAnotherRepository(t *testing.T) {
 	o := options(t)
 	path := write(t, filepath.Join(o.CacheDir, "0123456789abcdef", "repository", "tmp-1"), "")
-	must(t, os.Truncate(path, 2<<30))
+	require.NoError(t, os.Truncate(path, 2<<30))
 	fake(t, "sleep 5\n") // the cache is measured twice meanwhile
-	must(t, open(t, o).Check(t.Context(), 0))
+	require.NoError(t, open(t, o).Check(t.Context(), 0))
 	if _, err := os.Stat(path); err != nil {
 		t.Error(err)
 	}

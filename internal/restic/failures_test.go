@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/require"
 )
 
 // fake puts a program restic that runs the script first in PATH. Each run appends its command to the file that fake
@@ -22,7 +23,7 @@ func fake(t *testing.T, script string) (commands string) {
 	t.Helper()
 	bin := t.TempDir()
 	commands = filepath.Join(bin, "commands")
-	must(t, os.WriteFile(filepath.Join(bin, "restic"), []byte(`#!/bin/sh
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "restic"), []byte(`#!/bin/sh
 case $1 in version) echo restic 0.14.0; exit;; esac
 cat >/dev/null
 while :; do case $1 in --*) shift;; *) break;; esac; done
@@ -37,14 +38,14 @@ func TestDamagedBackupIsAnError(t *testing.T) {
 	r := initialized(t, o)
 	ask := restic.Request{Dir: dir, Names: names()}
 	damaged, _, err := r.Backup(t.Context(), ask)
-	must(t, err)
+	require.NoError(t, err)
 	write(t, filepath.Join(dir, "data", "b"), "more")
 	good, _, err := r.Backup(t.Context(), ask)
-	must(t, err)
-	must(t, os.RemoveAll(o.CacheDir))
+	require.NoError(t, err)
+	require.NoError(t, os.RemoveAll(o.CacheDir))
 	file := filepath.Join(o.URL, "snapshots", damaged.ID)
-	must(t, os.Chmod(file, 0o600))
-	must(t, os.Truncate(file, 50))
+	require.NoError(t, os.Chmod(file, 0o600))
+	require.NoError(t, os.Truncate(file, 50))
 
 	list, err := r.Backups(t.Context())
 	refused(t, err, dataset.ErrCorrupt, "its data are damaged: could not load snapshot "+damaged.ID[:8])
@@ -54,11 +55,11 @@ func TestDamagedBackupIsAnError(t *testing.T) {
 	_, err = r.Stats(t.Context())
 	refused(t, err, dataset.ErrCorrupt, "could not load snapshot "+damaged.ID[:8])
 	refused(t, r.Remove(t.Context(), damaged.ID), dataset.ErrCorrupt, "could not load snapshot")
-	must(t, r.Remove(t.Context(), strings.Repeat("0", 64)))
+	require.NoError(t, r.Remove(t.Context(), strings.Repeat("0", 64)))
 
 	// The damaged backup does not prevent others.
 	_, _, err = r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
-	must(t, err)
+	require.NoError(t, err)
 	refused(t, r.Check(t.Context(), 0), dataset.ErrCorrupt, "its data are damaged: load <snapshot/"+damaged.ID[:8])
 }
 
@@ -231,9 +232,9 @@ func TestMissingDataOfRestoreAreDamage(t *testing.T) {
 // restic reaches no process of the host with it.
 func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 	host, err := os.Hostname()
-	must(t, err)
+	require.NoError(t, err)
 	victim := exec.CommandContext(t.Context(), "sleep", "infinity")
-	must(t, victim.Start())
+	require.NoError(t, victim.Start())
 	t.Cleanup(func() { _, _ = victim.Process.Kill(), victim.Wait() })
 	check := func(r *restic.Repository) error { return r.Check(t.Context(), 0) }
 	prune := func(r *restic.Repository) error { return r.Prune(t.Context()) }
@@ -274,7 +275,7 @@ func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 				time.Now().Add(c.seen-c.age).Format(time.RFC3339Nano), listed, by))
 			program := &restic.Program{Clock: clk}
 			r, err := program.Open(t.Context(), &run.System{}, o)
-			must(t, err)
+			require.NoError(t, err)
 			if c.seen > 0 {
 				refused(t, c.call(r), dataset.ErrInUse, "it is locked by process 1 of host "+by)
 				clk.Advance(c.seen)
@@ -299,10 +300,10 @@ func lockName(t *testing.T, o restic.Options) string {
 	seen := filepath.Join(t.TempDir(), "seen")
 	path := os.Getenv("PATH")
 	fake(t, "hostname >"+seen+"\n")
-	must(t, open(t, o).Check(t.Context(), 0))
+	require.NoError(t, open(t, o).Check(t.Context(), 0))
 	t.Setenv("PATH", path)
 	name, err := os.ReadFile(seen)
-	must(t, err)
+	require.NoError(t, err)
 	return strings.TrimSpace(string(name))
 }
 
@@ -335,20 +336,20 @@ func leaveLock(t *testing.T, o restic.Options, host string) {
 	c := exec.CommandContext(t.Context(), "unshare", "--uts", "sh", "-c", `hostname "$1" && shift && exec restic "$@"`, "sh",
 		host, "--repo="+o.URL, "--password-file="+o.Password.File, "--no-cache", "backup", "--stdin")
 	in, err := c.StdinPipe() // restic waits for its end
-	must(t, err)
+	require.NoError(t, err)
 	defer in.Close()
 	made := func() int { // without the file that becomes a lock
 		t.Helper()
 		list, err := filepath.Glob(filepath.Join(o.URL, "locks", strings.Repeat("[0-9a-f]", 64)))
-		must(t, err)
+		require.NoError(t, err)
 		return len(list)
 	}
 	before := made()
-	must(t, c.Start())
+	require.NoError(t, c.Start())
 	for end := time.Now().Add(time.Minute); made() == before && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
-	must(t, c.Process.Kill())
+	require.NoError(t, c.Process.Kill())
 	_ = c.Wait()
 }
 
@@ -357,16 +358,16 @@ func leaveLock(t *testing.T, o restic.Options, host string) {
 func TestPruneAfterKilledRun(t *testing.T) {
 	o := options(t)
 	r := initialized(t, o)
-	must(t, r.Prune(t.Context()))
+	require.NoError(t, r.Prune(t.Context()))
 	name := lockName(t, o)
 	leaveLock(t, o, name)
 	leaveLock(t, o, name)
-	must(t, r.Prune(t.Context()))
+	require.NoError(t, r.Prune(t.Context()))
 	if n := locks(t, o); n != 0 {
 		t.Errorf("got %d locks after the prune", n)
 	}
 	host, err := os.Hostname()
-	must(t, err)
+	require.NoError(t, err)
 	leaveLock(t, o, host)
 	refused(t, r.Prune(t.Context()), dataset.ErrInUse, " of host "+host)
 	if n := locks(t, o); n != 1 {
@@ -377,7 +378,7 @@ func TestPruneAfterKilledRun(t *testing.T) {
 // Each run of restic sees the host name of the node's locks. The runs of two nodes with the same host name differ.
 func TestLocksNameTheNode(t *testing.T) {
 	host, err := os.Hostname()
-	must(t, err)
+	require.NoError(t, err)
 	a, b := options(t), options(t)
 	first := lockName(t, a)
 	if first != lockName(t, a) || first == lockName(t, b) || !strings.HasPrefix(first, host[:min(len(host), 8)]) {
@@ -385,8 +386,8 @@ func TestLocksNameTheNode(t *testing.T) {
 	}
 	file := filepath.Join(ownCache(a), "lock-host")
 	digits, err := os.ReadFile(file)
-	must(t, err)
-	must(t, os.Rename(file, file+"-original")) // the inode stays in use
+	require.NoError(t, err)
+	require.NoError(t, os.Rename(file, file+"-original")) // the inode stays in use
 	write(t, file, string(digits))
 	if copied := lockName(t, a); copied == first || copied[:len(digits)] != string(digits) {
 		t.Errorf("restic saw %s in a copy of the folder, and %s in the original", copied, first)
@@ -400,16 +401,16 @@ func TestLocksNameTheNode(t *testing.T) {
 // If the memory is full, the kernel ends restic first: its repository decides how much it takes.
 func TestResticIsEndedFirst(t *testing.T) {
 	fake(t, "for i in $(seq 100); do [ $(cat /proc/$$/oom_score_adj) = 1000 ] && exit; sleep 0.1; done; exit 1\n")
-	must(t, open(t, options(t)).Check(t.Context(), 0))
-	must(t, open(t, options(t)).Remove(t.Context(), strings.Repeat("5f", 32)))
+	require.NoError(t, open(t, options(t)).Check(t.Context(), 0))
+	require.NoError(t, open(t, options(t)).Remove(t.Context(), strings.Repeat("5f", 32)))
 }
 
 // A check of a large repository may write more than the runner keeps. Only a backup reports its progress.
 func TestLongOutputIsNoFailure(t *testing.T) {
 	fake(t, `[ -z "$RESTIC_PROGRESS_FPS" ] || exit 1; head -c 5000000 /dev/zero`+"\n")
 	r := open(t, options(t))
-	must(t, r.Check(t.Context(), 0))
-	must(t, r.Prune(t.Context()))
+	require.NoError(t, r.Check(t.Context(), 0))
+	require.NoError(t, r.Prune(t.Context()))
 }
 
 // The end of a long line is cut off. The rest has no part of the password.
@@ -427,7 +428,7 @@ func TestCutTextHasNoPartOfThePassword(t *testing.T) {
 func TestOnlyIDsNameBackups(t *testing.T) {
 	r, dir := initialized(t, options(t)), source(t)
 	b, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: names()})
-	must(t, err)
+	require.NoError(t, err)
 	for _, id := range []string{"latest", "", b.ID[:7], b.ID[:9], strings.ToUpper(b.ID) + "G", b.ID + ":data"} {
 		refused(t, r.Restore(t.Context(), id, t.TempDir()), dataset.ErrInvalid, "bad ID of a backup")
 		refused(t, r.Remove(t.Context(), id), dataset.ErrInvalid, "bad ID of a backup")
@@ -435,7 +436,7 @@ func TestOnlyIDsNameBackups(t *testing.T) {
 	_, _, err = r.Backup(t.Context(), restic.Request{Dir: dir, Names: names(), Parent: "latest"})
 	refused(t, err, dataset.ErrInvalid, "bad ID of a backup")
 	target := t.TempDir()
-	must(t, r.Restore(t.Context(), b.ID[:8], target))
+	require.NoError(t, r.Restore(t.Context(), b.ID[:8], target))
 	if got, err := os.ReadFile(filepath.Join(target, "data", "a")); err != nil || string(got) != "content of a" {
 		t.Errorf("got %q, %v", got, err)
 	}
@@ -456,14 +457,14 @@ func TestSparseRestore(t *testing.T) {
 		bin := t.TempDir()
 		write(t, filepath.Join(bin, "restic"), fmt.Sprintf("#!/bin/sh\necho restic %s\ncat >/dev/null\necho $* >>%s/args\n",
 			version, bin))
-		must(t, os.Chmod(filepath.Join(bin, "restic"), 0o700))
+		require.NoError(t, os.Chmod(filepath.Join(bin, "restic"), 0o700))
 		t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 		r := open(t, options(t))
 		const id = "0123abcd"
-		must(t, r.Restore(t.Context(), id, "/to"))
-		must(t, r.RestoreFolder(t.Context(), id, "data", "/to", true))
+		require.NoError(t, r.Restore(t.Context(), id, "/to"))
+		require.NoError(t, r.RestoreFolder(t.Context(), id, "data", "/to", true))
 		args, err := os.ReadFile(filepath.Join(bin, "args"))
-		must(t, err)
+		require.NoError(t, err)
 		restores := 0
 		for line := range strings.Lines(string(args)) {
 			if !strings.Contains(line, " restore ") {

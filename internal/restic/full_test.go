@@ -12,19 +12,20 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A full repository can be restored from: restic cannot write its lock, and needs none to read. A removal and a prune
 // say how much space must be freed.
 func TestFullRepository(t *testing.T) {
 	o := options(t)
-	must(t, unix.Mount("none", o.URL, "tmpfs", 0, "size=16m"))
-	t.Cleanup(func() { must(t, unix.Unmount(o.URL, unix.MNT_DETACH)) })
+	require.NoError(t, unix.Mount("none", o.URL, "tmpfs", 0, "size=16m"))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(o.URL, unix.MNT_DETACH)) })
 	r := initialized(t, o)
 	b, _, err := r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
-	must(t, err)
+	require.NoError(t, err)
 	fill, err := os.Create(filepath.Join(o.URL, "fill"))
-	must(t, err)
+	require.NoError(t, err)
 	defer fill.Close()
 	for block := make([]byte, 4096); err == nil; {
 		_, err = fill.Write(block)
@@ -39,9 +40,9 @@ func TestFullRepository(t *testing.T) {
 	const room = "free at least 1"
 	refused(t, r.Remove(t.Context(), b.ID), dataset.ErrNoSpace, room)
 	refused(t, r.Prune(t.Context()), dataset.ErrNoSpace, room)
-	must(t, os.Truncate(fill.Name(), 8<<20))
-	must(t, r.Remove(t.Context(), b.ID))
-	must(t, r.Prune(t.Context()))
+	require.NoError(t, os.Truncate(fill.Name(), 8<<20))
+	require.NoError(t, r.Remove(t.Context(), b.ID))
+	require.NoError(t, r.Prune(t.Context()))
 }
 
 // restic writes new data to temporary files first. Any user can fill /tmp, so they are in a private folder. If its disk
@@ -52,9 +53,9 @@ func TestTemporaryFiles(t *testing.T) {
 	ask := restic.Request{Dir: source(t), Names: names()}
 	t.Setenv("TMPDIR", "/proc") // takes no files
 	_, _, err := r.Backup(t.Context(), ask)
-	must(t, err)
+	require.NoError(t, err)
 	info, err := os.Stat(ownCache(o))
-	must(t, err)
+	require.NoError(t, err)
 	if info.Mode().Perm() != 0o700 {
 		t.Errorf("got mode %s", info.Mode())
 	}
@@ -68,11 +69,11 @@ func TestLinksInRepository(t *testing.T) {
 	o := options(t)
 	r := initialized(t, o)
 	_, _, err := r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
-	must(t, err)
+	require.NoError(t, err)
 	victim := write(t, filepath.Join(t.TempDir(), strings.Repeat("5f", 32)), "of the host")
 	link := filepath.Join(o.URL, "data", "5f")
-	must(t, os.RemoveAll(link)) // it may have a pack
-	must(t, os.Symlink(filepath.Dir(victim), link))
+	require.NoError(t, os.RemoveAll(link)) // it may have a pack
+	require.NoError(t, os.Symlink(filepath.Dir(victim), link))
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // restic repeats the listing for long
 	defer cancel()
 	if err := r.Prune(ctx); err == nil {

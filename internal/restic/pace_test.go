@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // phase is a time in which a process can read with a constant speed.
@@ -213,19 +215,13 @@ func TestVolumeBytes(t *testing.T) {
 // The kernel counts what a process reads. The file can be read again while the process runs.
 func TestObserved(t *testing.T) {
 	f, err := os.Open("/proc/self/io")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	o := &observed{io: f}
 	before, err := o.bytesRead()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	zero, err := os.Open("/dev/zero")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer zero.Close()
 	if _, err := io.ReadFull(zero, make([]byte, 64*mib)); err != nil {
 		t.Fatal(err)

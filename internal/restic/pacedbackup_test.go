@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/require"
 )
 
 // backUp64 makes a first backup of 64 MiB that cannot be compressed, with a limit, and with a time limit if it is
@@ -22,7 +23,7 @@ import (
 func backUp64(t *testing.T, maxRead int64, limit time.Duration) (took time.Duration, o restic.Options, err error) {
 	t.Helper()
 	dir := t.TempDir()
-	must(t, os.WriteFile(filepath.Join(dir, "data"), treetest.Bytes(1, 64<<20), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "data"), treetest.Bytes(1, 64<<20), 0o600))
 	o = options(t)
 	o.MaxRead, o.Unlimited = maxRead, func(reason error) { t.Errorf("not limited: %v", reason) }
 	restictest.Make(t, o.URL, password)
@@ -42,9 +43,9 @@ func backUp64(t *testing.T, maxRead int64, limit time.Duration) (took time.Durat
 // can save up to a second. On a slow machine, the backup takes longer.
 func TestPacedBackup(t *testing.T) {
 	unpaced, _, err := backUp64(t, 0, 0)
-	must(t, err)
+	require.NoError(t, err)
 	took, _, err := backUp64(t, 16<<20, 0)
-	must(t, err)
+	require.NoError(t, err)
 	t.Logf("without a limit: %s, with a limit: %s", unpaced, took)
 	if took < 2*time.Second || took > 8*time.Second+2*unpaced {
 		t.Errorf("the backup took %s, and %s without a limit, want 2 to 8 seconds", took, unpaced)
@@ -68,7 +69,7 @@ func TestPacedBackupIsCancelled(t *testing.T) {
 // cancelled.
 func TestBackupRunsBehindOthers(t *testing.T) {
 	dir := t.TempDir()
-	must(t, os.WriteFile(filepath.Join(dir, "data"), treetest.Bytes(1, 64<<20), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "data"), treetest.Bytes(1, 64<<20), 0o600))
 	o := options(t)
 	o.MaxRead = 4 << 20
 	restictest.Make(t, o.URL, password)

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/test/backupserver"
+	"github.com/droverhq/drover/test/require"
 )
 
 // restServer starts a server with TLS, a user and a password, and returns the options of a repository there.
@@ -34,15 +35,15 @@ func TestServerPassword(t *testing.T) {
 	_, o := restServer(t)
 	runner := &run.Recorder{Next: &run.System{}}
 	r, err := restic.New(t.Context(), runner, o)
-	must(t, err)
+	require.NoError(t, err)
 	b, _, err := r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
-	must(t, err)
+	require.NoError(t, err)
 	target := t.TempDir()
-	must(t, r.Restore(t.Context(), b.ID, target))
+	require.NoError(t, r.Restore(t.Context(), b.ID, target))
 	if got, err := os.ReadFile(filepath.Join(target, "data", "a")); err != nil || string(got) != "content of a" {
 		t.Errorf("got %q, %v", got, err)
 	}
-	must(t, r.Remove(t.Context(), b.ID))
+	require.NoError(t, r.Remove(t.Context(), b.ID))
 	for _, c := range runner.Calls() {
 		if text := strings.Join(append(c.Args, c.Env...), " "); strings.Contains(text, backupserver.Password) {
 			t.Errorf("restic gets the password in %s", text)
@@ -107,7 +108,7 @@ func TestAppendOnlyServer(t *testing.T) {
 	var ids []string
 	for range 2 {
 		b, _, err := r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
-		must(t, err)
+		require.NoError(t, err)
 		ids = append(ids, b.ID)
 	}
 	refused := func(what string, err error) {
@@ -118,11 +119,11 @@ func TestAppendOnlyServer(t *testing.T) {
 	}
 	refused("remove", r.Remove(t.Context(), ids...))
 	// Its owner removes a backup, so that there is data to prune.
-	must(t, os.RemoveAll(filepath.Join(s.Data, "ann", "drover", "snapshots")))
+	require.NoError(t, os.RemoveAll(filepath.Join(s.Data, "ann", "drover", "snapshots")))
 	refused("prune", r.Prune(t.Context()))
-	must(t, r.Check(t.Context(), 100))
+	require.NoError(t, r.Check(t.Context(), 100))
 	_, _, err := r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
-	must(t, err)
+	require.NoError(t, err)
 }
 
 // restOptions returns the options of a repository on a server that does not run.
@@ -151,7 +152,7 @@ func TestStatuses(t *testing.T) {
 			return run.Result{}, e
 		})
 		r, err := restic.New(t.Context(), runner, o)
-		must(t, err)
+		require.NoError(t, err)
 		_, err = r.Backups(t.Context())
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), backupserver.Password) {
 			t.Errorf("%s: got %v", text, err)
@@ -179,7 +180,7 @@ func TestNameOfFileIsNoRefusal(t *testing.T) {
 			return run.Result{}, err
 		})
 		r, err := restic.New(t.Context(), runner, o)
-		must(t, err)
+		require.NoError(t, err)
 		if err := r.Check(t.Context(), 0); (err != nil) != refused {
 			t.Errorf("%s: got %v", line, err)
 		}

@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestMain keeps the files of the tests in memory. On a disk, the tests take ten times as long, because restic
@@ -29,17 +30,10 @@ func TestMain(m *testing.M) { os.Exit(scratch.MainInMemory(m)) }
 
 const password = "correct horse battery staple"
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func write(t *testing.T, path, content string) string {
 	t.Helper()
-	must(t, os.MkdirAll(filepath.Dir(path), 0o700))
-	must(t, os.WriteFile(path, []byte(content), 0o600))
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+	require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
 	return path
 }
 
@@ -47,7 +41,7 @@ func write(t *testing.T, path, content string) string {
 func options(t *testing.T) restic.Options {
 	t.Helper()
 	dir := t.TempDir()
-	must(t, os.Mkdir(filepath.Join(dir, "repository"), 0o700))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "repository"), 0o700))
 	return restic.Options{
 		URL:      filepath.Join(dir, "repository"),
 		Password: dataset.PasswordSource{File: write(t, filepath.Join(dir, "password"), password+"\n")},
@@ -58,7 +52,7 @@ func options(t *testing.T) restic.Options {
 func open(t *testing.T, o restic.Options) *restic.Repository {
 	t.Helper()
 	r, err := restic.New(t.Context(), &run.System{}, o)
-	must(t, err)
+	require.NoError(t, err)
 	return r
 }
 
@@ -91,7 +85,7 @@ func refused(t *testing.T, err error, kind *dataset.Kind, want string) {
 
 func TestRepositoryIsMadeOnce(t *testing.T) {
 	o := options(t)
-	must(t, os.Remove(o.URL))
+	require.NoError(t, os.Remove(o.URL))
 	r := open(t, o)
 	_, err := r.Stat(t.Context())
 	refused(t, err, dataset.ErrNotFound, "repository "+o.URL+": there is no repository")
@@ -113,14 +107,14 @@ func TestBackupsAreListedAndRemoved(t *testing.T) {
 	r, dir := initialized(t, options(t)), source(t)
 	ask := restic.Request{Dir: dir, Names: names(), Tags: []string{"drover", "volume=db"}}
 	first, s, err := r.Backup(t.Context(), ask)
-	must(t, err)
+	require.NoError(t, err)
 	if len(first.ID) != 64 || first.Parent != "" || s.Files != 2 || s.Bytes != 14 || s.BytesAdded == 0 {
 		t.Errorf("got %+v, %+v", first, s)
 	}
 	write(t, filepath.Join(dir, "data", "b"), "more")
 	ask.Parent, ask.Time = first.ID, time.Now().Add(time.Hour)
 	second, s, err := r.Backup(t.Context(), ask)
-	must(t, err)
+	require.NoError(t, err)
 	if !second.Time.Equal(ask.Time.Truncate(time.Second)) {
 		t.Errorf("got the time %s, want %s", second.Time, ask.Time)
 	}
@@ -130,7 +124,7 @@ func TestBackupsAreListedAndRemoved(t *testing.T) {
 	ids := func(tags ...string) string {
 		t.Helper()
 		list, err := r.Backups(t.Context(), tags...)
-		must(t, err)
+		require.NoError(t, err)
 		var ids []string
 		for _, b := range list {
 			ids = append(ids, b.ID)
@@ -143,16 +137,16 @@ func TestBackupsAreListedAndRemoved(t *testing.T) {
 	if got := ids("drover", "volume=other"); got != "" {
 		t.Errorf("got %s of another volume", got)
 	}
-	must(t, r.Remove(t.Context()))
-	must(t, r.Remove(t.Context(), first.ID))
-	must(t, r.Prune(t.Context()))
+	require.NoError(t, r.Remove(t.Context()))
+	require.NoError(t, r.Remove(t.Context(), first.ID))
+	require.NoError(t, r.Prune(t.Context()))
 	if got := ids(); got != second.ID {
 		t.Errorf("got %s after the removal of the first", got)
 	}
 	if s, err := r.Stats(t.Context()); err != nil || s.Backups != 1 || s.Bytes == 0 {
 		t.Errorf("got %+v, %v", s, err)
 	}
-	must(t, r.Check(t.Context(), 100))
+	require.NoError(t, r.Check(t.Context(), 100))
 	err = r.Restore(t.Context(), strings.Repeat("0", 64), t.TempDir())
 	refused(t, err, dataset.ErrNotFound, "it has no such backup")
 }
@@ -163,33 +157,33 @@ func TestRestoredTreeIsEqual(t *testing.T) {
 	r, dir, target := initialized(t, options(t)), filepath.Join(at, "dir"), filepath.Join(at, "target")
 	data := filepath.Join(dir, "data")
 	write(t, filepath.Join(dir, "record.json"), "{}")
-	must(t, os.Mkdir(data, 0o700))
-	must(t, os.Mkdir(target, 0o700))
+	require.NoError(t, os.Mkdir(data, 0o700))
+	require.NoError(t, os.Mkdir(target, 0o700))
 	// restic reads holes as zeros, which takes too long for terabytes.
 	treetest.Plant(t, data, treetest.Sparse)
 	// restic does not back up sockets.
-	must(t, filepath.WalkDir(data, func(path string, e os.DirEntry, err error) error {
+	require.NoError(t, filepath.WalkDir(data, func(path string, e os.DirEntry, err error) error {
 		if err == nil && e.Type() == os.ModeSocket {
 			return os.Remove(path)
 		}
 		return err
 	}))
-	must(t, os.Chmod(data, 0o2751))
-	must(t, os.Chown(data, 5, 6))
+	require.NoError(t, os.Chmod(data, 0o2751))
+	require.NoError(t, os.Chown(data, 5, 6))
 	b, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: names()})
-	must(t, err)
-	must(t, r.Restore(t.Context(), b.ID, target))
+	require.NoError(t, err)
+	require.NoError(t, r.Restore(t.Context(), b.ID, target))
 	want, err := os.Open(dir)
-	must(t, err)
+	require.NoError(t, err)
 	defer want.Close()
 	got, err := os.Open(target)
-	must(t, err)
+	require.NoError(t, err)
 	defer got.Close()
 	var st unix.Stat_t
-	must(t, unix.Fstat(int(want.Fd()), &st))
-	must(t, unix.UtimesNano(target, []unix.Timespec{st.Atim, st.Mtim}))
+	require.NoError(t, unix.Fstat(int(want.Fd()), &st))
+	require.NoError(t, unix.UtimesNano(target, []unix.Timespec{st.Atim, st.Mtim}))
 	found, err := tree.Compare(t.Context(), want, got)
-	must(t, err)
+	require.NoError(t, err)
 	// What restic 0.14 does not store, as the comment of Backup says.
 	lost := []string{
 		`"data/links/fifo-too": hard link of`, `"data/links/symlink-too": hard link of`,
@@ -208,7 +202,7 @@ func TestPasswordIsNotVisibleToOthers(t *testing.T) {
 	o, bin := options(t), t.TempDir()
 	o.CredentialsFile = write(t, filepath.Join(bin, "credentials"), "[default]\naws_secret_access_key = visible\n")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "of another purpose")
-	must(t, os.WriteFile(filepath.Join(bin, "restic"), []byte(`#!/bin/sh
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "restic"), []byte(`#!/bin/sh
 case $1 in version) echo restic 0.14.0; exit;; esac
 cat /proc/$$/cmdline /proc/$$/environ >`+bin+`/seen
 cat >`+bin+`/stdin
@@ -230,7 +224,7 @@ exit 1
 	if !strings.Contains(string(seen), "AWS_SHARED_CREDENTIALS_FILE="+o.CredentialsFile) {
 		t.Errorf("the credentials file is missing in %q", seen)
 	}
-	must(t, os.Chmod(o.CredentialsFile, 0o644))
+	require.NoError(t, os.Chmod(o.CredentialsFile, 0o644))
 	_, err = open(t, o).Stat(t.Context())
 	refused(t, err, dataset.ErrForbidden, "chmod 600 "+o.CredentialsFile)
 }
@@ -247,10 +241,10 @@ func TestVersion(t *testing.T) {
 		"another program":       `reports no version: "another program"`,
 		"restic of development": "reports no version",
 	} {
-		must(t, os.WriteFile(filepath.Join(bin, "restic"), []byte("#!/bin/sh\necho "+version+"\n"), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(bin, "restic"), []byte("#!/bin/sh\necho "+version+"\n"), 0o700))
 		_, err := restic.New(t.Context(), &run.System{}, options(t))
 		if want == "" {
-			must(t, err)
+			require.NoError(t, err)
 			continue
 		}
 		refused(t, err, dataset.ErrUnsupported, want)
@@ -264,7 +258,7 @@ func TestVersion(t *testing.T) {
 func locks(t *testing.T, o restic.Options) int {
 	t.Helper()
 	list, err := os.ReadDir(filepath.Join(o.URL, "locks"))
-	must(t, err)
+	require.NoError(t, err)
 	return len(list)
 }
 
@@ -273,7 +267,7 @@ func slow(t *testing.T) (restic.Options, *restic.Repository, restic.Request) {
 	t.Helper()
 	o, dir := options(t), source(t)
 	initialized(t, o)
-	must(t, os.WriteFile(filepath.Join(dir, "data", "large"), treetest.Bytes(1, 4<<20), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "data", "large"), treetest.Bytes(1, 4<<20), 0o600))
 	o.MaxUpload = 1 << 10
 	return o, open(t, o), restic.Request{Dir: dir, Names: names()}
 }
@@ -303,7 +297,7 @@ func TestCancelRemovesTheLock(t *testing.T) {
 func child(t *testing.T) (pid int) {
 	t.Helper()
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	must(t, err)
+	require.NoError(t, err)
 	for _, path := range stats {
 		stat, _ := os.ReadFile(path) // another process may have ended
 		if strings.Contains(string(stat), "(restic) ") &&
@@ -327,7 +321,7 @@ func TestLockOfAKilledRunIsRemoved(t *testing.T) {
 		// Another run is refused while the backup runs.
 		refused(t, r.Check(t.Context(), 0), dataset.ErrInUse, "it is locked by process ")
 		if pid := child(t); pid != 0 {
-			must(t, unix.Kill(pid, unix.SIGKILL))
+			require.NoError(t, unix.Kill(pid, unix.SIGKILL))
 			killed = true
 		}
 	}
@@ -336,7 +330,7 @@ func TestLockOfAKilledRunIsRemoved(t *testing.T) {
 	if n := locks(t, o); n != 1 {
 		t.Fatalf("got %d locks after the kill, want 1", n)
 	}
-	must(t, r.Check(t.Context(), 0))
+	require.NoError(t, r.Check(t.Context(), 0))
 	if n := locks(t, o); n != 0 {
 		t.Errorf("got %d locks after the check", n)
 	}
@@ -346,11 +340,11 @@ func TestLockOfAKilledRunIsRemoved(t *testing.T) {
 func largestPack(t *testing.T, o restic.Options) (path string) {
 	t.Helper()
 	list, err := filepath.Glob(filepath.Join(o.URL, "data", "*", "*"))
-	must(t, err)
+	require.NoError(t, err)
 	var most int64
 	for _, p := range list {
 		info, err := os.Stat(p)
-		must(t, err)
+		require.NoError(t, err)
 		if info.Size() > most {
 			path, most = p, info.Size()
 		}
@@ -361,21 +355,21 @@ func largestPack(t *testing.T, o restic.Options) (path string) {
 func TestDamageIsNamed(t *testing.T) {
 	o, dir := options(t), source(t)
 	r := initialized(t, o)
-	must(t, os.WriteFile(filepath.Join(dir, "data", "large"), treetest.Bytes(1, 1<<20), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "data", "large"), treetest.Bytes(1, 1<<20), 0o600))
 	b, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: names()})
-	must(t, err)
+	require.NoError(t, err)
 	pack := largestPack(t, o)
 	content, err := os.ReadFile(pack)
-	must(t, err)
+	require.NoError(t, err)
 	for at := 0; at < len(content)/2; at += 1 << 10 {
 		content[at] ^= 1
 	}
-	must(t, os.Chmod(pack, 0o600))
-	must(t, os.WriteFile(pack, content, 0o600))
-	must(t, r.Check(t.Context(), 0)) // does not read the data
+	require.NoError(t, os.Chmod(pack, 0o600))
+	require.NoError(t, os.WriteFile(pack, content, 0o600))
+	require.NoError(t, r.Check(t.Context(), 0)) // does not read the data
 	refused(t, r.Check(t.Context(), 100), dataset.ErrCorrupt, "pack "+filepath.Base(pack)+" is damaged")
 	refused(t, r.Restore(t.Context(), b.ID, t.TempDir()), dataset.ErrCorrupt, "its data are damaged")
-	must(t, os.Remove(pack))
+	require.NoError(t, os.Remove(pack))
 	refused(t, r.Check(t.Context(), 0), dataset.ErrCorrupt, "pack "+filepath.Base(pack)+" is missing")
 }
 

@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A run on a server that accepts connections and says nothing is ended, and the error says so.
 func TestSilentServer(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	require.NoError(t, err)
 	defer silent.Close() // the kernel accepts the connections
 	o := options(t)
 	o.URL, o.StallLimit = "rest:http://"+silent.Addr().String()+"/", 2*time.Second
@@ -37,7 +38,7 @@ func TestProgress(t *testing.T) {
 		program := filepath.Join(t.TempDir(), "restic")
 		line := strings.Repeat("x", 1000) + "\n"
 		write(t, program+".input", strings.Repeat(line, 20))
-		must(t, os.WriteFile(program, []byte(`#!/bin/bash
+		require.NoError(t, os.WriteFile(program, []byte(`#!/bin/bash
 if [ "$1" = version ]; then echo restic 0.14.0; exit; fi
 read line <$0.input
 mkfifo $0.fifo

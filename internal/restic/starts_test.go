@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A backup with a time needs no second run of restic to learn its ID. Without the cache, the second run tells the same.
@@ -21,9 +22,9 @@ func TestBackupIsWhatTheListSays(t *testing.T) {
 	ask := restic.Request{Dir: dir, Names: names(), Tags: []string{"drover", "volume=db"}, Time: time.Now()}
 	for _, by := range []*restic.Repository{r, uncached, r} {
 		b, _, err := by.Backup(t.Context(), ask)
-		must(t, err)
+		require.NoError(t, err)
 		listed, err := r.Get(t.Context(), b.ID)
-		must(t, err)
+		require.NoError(t, err)
 		if b.ID != listed.ID || !b.Time.Equal(listed.Time) || b.Parent != listed.Parent ||
 			strings.Join(b.Tags, " ") != strings.Join(listed.Tags, " ") ||
 			strings.Join(b.Paths, " ") != strings.Join(listed.Paths, " ") {
@@ -57,16 +58,16 @@ esac
 `)
 		for path, content := range c.files {
 			path = filepath.Join(ownCache(o), path)
-			must(t, os.MkdirAll(filepath.Dir(path), 0o700))
+			require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
 			write(t, path, content)
 			if c.old {
-				must(t, os.Chtimes(path, time.Time{}, time.Now().Add(-time.Minute)))
+				require.NoError(t, os.Chtimes(path, time.Time{}, time.Now().Add(-time.Minute)))
 			}
 		}
 		b, _, err := open(t, o).Backup(t.Context(), restic.Request{Dir: source(t), Names: names(), Time: time.Now()})
-		must(t, err)
+		require.NoError(t, err)
 		ran, err := os.ReadFile(commands)
-		must(t, err)
+		require.NoError(t, err)
 		want, runs := other, "backup\nsnapshots\n"
 		if c.want {
 			want, runs = full, "backup\n"
@@ -81,10 +82,10 @@ esac
 func TestAbsentParent(t *testing.T) {
 	r, dir := initialized(t, options(t)), source(t)
 	first, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: names()})
-	must(t, err)
+	require.NoError(t, err)
 	for parent, want := range map[string]string{first.ID: first.ID, strings.Repeat("5f", 32): "", "": ""} {
 		b, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: names(), Time: time.Now(), Parent: parent})
-		must(t, err)
+		require.NoError(t, err)
 		if stored, err := r.Get(t.Context(), b.ID); err != nil || b.Parent != want || stored.Parent != want {
 			t.Errorf("%.8s: got the parent %q, and %q in the repository (%v), want %q", parent, b.Parent, stored.Parent, err, want)
 		}
@@ -114,7 +115,7 @@ func TestEndlessFile(t *testing.T) {
 func TestSizeOfAbsentBackup(t *testing.T) {
 	r := initialized(t, options(t))
 	b, _, err := r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
-	must(t, err)
+	require.NoError(t, err)
 	if got, err := r.RestoreSize(t.Context(), b.ID); err != nil || got != 14 {
 		t.Errorf("got %+v, %v", got, err)
 	}
@@ -129,8 +130,8 @@ func TestVersionIsReadOnce(t *testing.T) {
 	install := func(version string) {
 		t.Helper()
 		next := filepath.Join(bin, "next")
-		must(t, os.WriteFile(next, []byte("#!/bin/sh\necho >>"+bin+"/runs\necho restic "+version+"\n"), 0o700))
-		must(t, os.Rename(next, filepath.Join(bin, "restic")))
+		require.NoError(t, os.WriteFile(next, []byte("#!/bin/sh\necho >>"+bin+"/runs\necho restic "+version+"\n"), 0o700))
+		require.NoError(t, os.Rename(next, filepath.Join(bin, "restic")))
 	}
 	var p restic.Program
 	open := func(runs int) error {
@@ -142,15 +143,15 @@ func TestVersionIsReadOnce(t *testing.T) {
 		return err
 	}
 	install("0.14.0")
-	must(t, open(1))
-	must(t, open(1))
+	require.NoError(t, open(1))
+	require.NoError(t, open(1))
 	install("0.12.0")
 	refused(t, open(2), dataset.ErrUnsupported, "this node has restic 0.12.0")
 	refused(t, open(3), dataset.ErrUnsupported, "this node has restic 0.12.0") // it can be replaced at any time
 	install("0.18.0")
-	must(t, open(4))
-	must(t, open(4))
-	must(t, os.Remove(filepath.Join(bin, "restic")))
+	require.NoError(t, open(4))
+	require.NoError(t, open(4))
+	require.NoError(t, os.Remove(filepath.Join(bin, "restic")))
 	t.Setenv("PATH", bin)
 	_, err := p.Open(t.Context(), &run.System{}, options(t))
 	refused(t, err, dataset.ErrUnsupported, "not installed")

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Attend gets the process. Its context ends with the command, and Run waits for it.
@@ -20,9 +21,7 @@ func TestAttend(t *testing.T) {
 	returned := false
 	c := sh("read line; echo $line; exec sleep 0.1")
 	in, out, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer in.Close()
 	c.Stdin = in
 	c.Attend = func(ctx context.Context, p *os.Process) {
@@ -92,17 +91,17 @@ func TestCommandDiesWithParent(t *testing.T) {
 	parent := exec.Command(os.Args[0])
 	parent.Env = append(os.Environ(), stopsCommand+"=1")
 	out, err := parent.StdoutPipe()
-	must(t, err)
-	must(t, parent.Start())
+	require.NoError(t, err)
+	require.NoError(t, parent.Start())
 	var pid int
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if _, serr := fmt.Sscanf(line, "%d <nil>", &pid); err != nil || serr != nil {
 		t.Fatalf("got %q, %v", line, err)
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
-	must(t, err)
+	require.NoError(t, err)
 	defer unix.Close(fd)
-	must(t, parent.Process.Kill())
+	require.NoError(t, parent.Process.Kill())
 	_ = parent.Wait()
 	ended := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(ended, 20_000)
@@ -112,12 +111,5 @@ func TestCommandDiesWithParent(t *testing.T) {
 	if n != 1 || err != nil {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 		t.Errorf("the command has not ended: %d, %v", n, err)
-	}
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) {
@@ -215,14 +216,10 @@ func TestWorkingDirectory(t *testing.T) {
 func TestStuckInTheKernel(t *testing.T) {
 	mnt := scratch.Mount(t, "ext4", scratch.Ext4)
 	dir, err := os.Open(mnt)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer dir.Close()
 	const fiFreeze, fiThaw = 0xC0045877, 0xC0045878
-	if err := unix.IoctlSetInt(int(dir.Fd()), fiFreeze, 0); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.IoctlSetInt(int(dir.Fd()), fiFreeze, 0))
 	thaw := func() { _ = unix.IoctlSetInt(int(dir.Fd()), fiThaw, 0) }
 	defer thaw()
 
@@ -238,9 +235,7 @@ func TestStuckInTheKernel(t *testing.T) {
 		t.Errorf("wait while frozen: %v", err)
 	}
 	thaw()
-	if err := sys.Wait(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, sys.Wait(t.Context()))
 }
 
 func TestRecorder(t *testing.T) {

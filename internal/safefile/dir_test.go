@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/internal/safefile"
+	"github.com/droverhq/drover/test/require"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,17 +23,13 @@ func TestI6DirFollowsNothing(t *testing.T) {
 		os.Symlink("sub/file", filepath.Join(path, "last")),
 		os.Symlink("pool", filepath.Join(outer, "linked")),
 	)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if d, err := safefile.OpenDir(filepath.Join(outer, "linked")); err == nil {
 		t.Error("a folder was opened through a link")
 		d.Close()
 	}
 	d, err := safefile.OpenDir(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer d.Close()
 	for name, want := range map[string]error{
 		"sub/file": nil, "..": unix.EXDEV, "../file": unix.EXDEV, outer + "/file": unix.EXDEV,

@@ -18,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
+	"github.com/droverhq/drover/test/require"
 )
 
 const (
@@ -74,9 +75,7 @@ func TestLockIsPrivate(t *testing.T) {
 	defer unix.Umask(old)
 	path := filepath.Join(t.TempDir(), "lock")
 	unlock, err := safefile.Lock(t.Context(), path, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if fi, err := os.Lstat(path); err != nil || fi.Mode() != 0o600 {
 		t.Errorf("%v, %v", fi.Mode(), err)
 	}
@@ -89,9 +88,7 @@ func TestLockIsPrivate(t *testing.T) {
 func TestLockThatWasExchanged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
 	unlock, err := safefile.Lock(t.Context(), path, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if err := errors.Join(os.WriteFile(path+".new", []byte("another"), 0o600),
 		os.Rename(path+".new", path)); err != nil {
 		t.Fatal(err)
@@ -136,9 +133,7 @@ func TestLockOfAnotherUser(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "lock")
-			if err := c.make(path); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, c.make(path))
 			_, err := ended(t, "Lock", func() (func() error, error) {
 				return safefile.Lock(context.Background(), path, 0)
 			})
@@ -156,12 +151,8 @@ func TestLockNamesItsHolder(t *testing.T) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), holds+"="+path)
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
 	end := sync.OnceFunc(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	defer end()
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "locked\n" {
@@ -181,9 +172,7 @@ func TestLockNamesItsHolder(t *testing.T) {
 	}
 	end()
 	unlock, err := safefile.Lock(t.Context(), path, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if err := unlock(); err != nil {
 		t.Error(err)
 	}

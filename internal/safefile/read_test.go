@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
+	"github.com/droverhq/drover/test/require"
 )
 
 // replacements returns functions that put something unusual at the path of a file, as another user can.
@@ -44,13 +45,9 @@ func TestReadEnds(t *testing.T) {
 	for name, make := range replacements() {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			if err := make(filepath.Join(dir, "pool.json")); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, make(filepath.Join(dir, "pool.json")))
 			root, err := safefile.OpenDir(dir)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			defer root.Close()
 			for what, read := range map[string]func() ([]byte, error){
 				"Read":     func() ([]byte, error) { return safefile.Read(filepath.Join(dir, "pool.json")) },
@@ -68,9 +65,7 @@ func TestRead(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "pool.json")
 	root, err := safefile.OpenDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer root.Close()
 	if _, err := safefile.Read(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
@@ -86,9 +81,7 @@ func TestRead(t *testing.T) {
 		t.Errorf("followed a symbolic link: %v", err)
 	}
 	for _, want := range []string{"", "{}", strings.Repeat("x", 4<<20)} {
-		if err := os.WriteFile(path, []byte(want), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, []byte(want), 0o600))
 		if got, err := safefile.Read(path); string(got) != want {
 			t.Errorf("%d bytes, %v", len(got), err)
 		}
@@ -102,9 +95,7 @@ func TestOpenDisk(t *testing.T) {
 	dir := t.TempDir()
 	for name, make := range replacements() {
 		path := filepath.Join(dir, name)
-		if err := make(path); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, make(path))
 		f, err := ended(t, "OpenDisk", func() (*os.File, error) { return safefile.OpenDisk(path) })
 		if opens := name == "endless"; opens != (err == nil) { // OpenDisk accepts it: a sparse image may be as large
 			t.Errorf("%s: %v", name, err)
@@ -124,9 +115,7 @@ func TestReadPrivate(t *testing.T) {
 	if _, err := safefile.ReadPrivate(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
-	if err := os.WriteFile(path, []byte("{}"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, []byte("{}"), 0o600))
 	if got, err := safefile.ReadPrivate(path); string(got) != "{}" || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -134,17 +123,13 @@ func TestReadPrivate(t *testing.T) {
 		"mode":  func() error { return os.Chmod(path, 0o640) },
 		"owner": func() error { return errors.Join(os.Chmod(path, 0o600), os.Chown(path, nobody, 0)) },
 	} {
-		if err := change(); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, change())
 		if got, err := safefile.ReadPrivate(path); !errors.Is(err, dataset.ErrForbidden) {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
 	for name, make := range replacements() {
-		if err := errors.Join(os.RemoveAll(path), make(path)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, errors.Join(os.RemoveAll(path), make(path)))
 		if got, err := ended(t, name, func() ([]byte, error) { return safefile.ReadPrivate(path) }); err == nil {
 			t.Errorf("%s: %d bytes", name, len(got))
 		}

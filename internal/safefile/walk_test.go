@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A layout is a tree of folders and links below a folder that only root can write to.
@@ -26,9 +27,7 @@ import (
 func layout(t *testing.T) string {
 	t.Helper()
 	top, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, dir := range []string{"real/data", "links", "open/data", "sticky/data", "theirs/data", "group/data"} {
 		err = errors.Join(err, os.MkdirAll(filepath.Join(top, dir), 0o755))
 	}
@@ -52,9 +51,7 @@ func layout(t *testing.T) string {
 		os.Chmod(filepath.Join(top, "group"), 0o775),
 		os.Lchown(filepath.Join(top, "theirs/real"), nobody, nobody),
 		os.Chown(filepath.Join(top, "theirs"), nobody, nobody))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return top
 }
 
@@ -138,15 +135,11 @@ func TestCheckProgram(t *testing.T) {
 		"others": func() error { return os.Chmod(program, 0o757) },
 		"owner":  func() error { return errors.Join(os.Chmod(program, 0o755), os.Chown(program, nobody, 0)) },
 	} {
-		if err := change(); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, change())
 		if err := safefile.CheckProgram(program); !errors.Is(err, dataset.ErrForbidden) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if err := errors.Join(os.Chmod(program, 0o755), os.Chown(program, 0, 0)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, errors.Join(os.Chmod(program, 0o755), os.Chown(program, 0, 0)))
 	}
 	if err := safefile.CheckProgram("run"); !errors.Is(err, dataset.ErrInvalid) {
 		t.Error(err)
@@ -157,13 +150,9 @@ func TestCheckProgram(t *testing.T) {
 func TestOpenFolderFollowsFewLinks(t *testing.T) {
 	dir := t.TempDir()
 	link := func(n int) string { return filepath.Join(dir, fmt.Sprint("link", n)) }
-	if err := os.Mkdir(link(0), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(link(0), 0o700))
 	for n := 1; n <= 41; n++ {
-		if err := os.Symlink(fmt.Sprint("link", n-1), link(n)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Symlink(fmt.Sprint("link", n-1), link(n)))
 	}
 	f, err := safefile.OpenFolder(link(40) + "/.")
 	if err != nil {
@@ -179,9 +168,7 @@ func TestOpenFolderFollowsFewLinks(t *testing.T) {
 // A folder that another user can change, or that another user can exchange, is refused.
 func TestCheckFolder(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "parent", "journals")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(dir, 0o700))
 	if err := safefile.CheckFolder(dir); err != nil {
 		t.Error(err)
 	}
@@ -190,25 +177,17 @@ func TestCheckFolder(t *testing.T) {
 		"owner":         {func() error { return os.Chown(dir, nobody, 0) }, func() error { return os.Chown(dir, 0, 0) }},
 		"parent's mode": {func() error { return os.Chmod(filepath.Dir(dir), 0o777) }, func() error { return os.Chmod(filepath.Dir(dir), 0o700) }},
 	} {
-		if err := c.change(); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, c.change())
 		if err := safefile.CheckFolder(dir); !errors.Is(err, dataset.ErrForbidden) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if err := c.back(); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, c.back())
 	}
-	if err := os.Symlink(dir, dir+".link"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Symlink(dir, dir+".link"))
 	if err := safefile.CheckFolder(dir + ".link"); !errors.Is(err, dataset.ErrInvalid) {
 		t.Errorf("a symbolic link: %v", err)
 	}
-	if err := os.WriteFile(dir+".file", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(dir+".file", nil, 0o600))
 	if err := safefile.CheckFolder(dir + ".file"); err == nil {
 		t.Error("a file is no folder")
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/golden"
+	"github.com/droverhq/drover/test/require"
 )
 
 func env() Env {
@@ -39,9 +40,7 @@ func TestExpressionsChooseByFacts(t *testing.T) {
 
 func TestAShareOfNothingComparesWithNothing(t *testing.T) {
 	e, err := Parse(`pool.free / pool.size <= 1`)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if e.Mismatch(Env{}) == "" {
 		t.Error("0/0 is taken for less than 1")
 	}

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // listen returns a listener on loopback, and a function that returns the addresses of the connections
@@ -21,9 +23,7 @@ import (
 func listenLimited(t *testing.T, opts LimitOptions) (l *Limiter, closed func() []string) {
 	t.Helper()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var mu sync.Mutex
 	var all []string
 	opts.OnClosed = func(of netip.Addr) {
@@ -45,9 +45,7 @@ func dial(t *testing.T, l *Limiter, from string) net.Conn {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
 	c, err := d.DialContext(t.Context(), "tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	return c
 }
@@ -59,9 +57,7 @@ func isOpen(t *testing.T, c net.Conn, wantClosed bool) bool {
 	if wantClosed {
 		wait = 10 * time.Second
 	}
-	if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(wait)))
 	_, err := c.Read(make([]byte, 1))
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout()
@@ -76,9 +72,7 @@ func TestOldestOfTheAddressWithMostIsClosed(t *testing.T) {
 	for _, address := range from {
 		ours = append(ours, dial(t, l, address))
 		c, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer c.Close()
 		if l.Strangers() > 4 {
 			t.Fatalf("%d strangers", l.Strangers())
@@ -104,9 +98,7 @@ func TestOldestOfAllIsClosed(t *testing.T) {
 		address := fmt.Sprintf("127.0.1.%d", i+1)
 		dial(t, l, address)
 		c, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer c.Close()
 		if i < 17 {
 			want = append(want, address)
@@ -125,9 +117,7 @@ func TestEveryConnectionIsCountedOnce(t *testing.T) {
 	for i := range 64 {
 		dial(t, l, fmt.Sprintf("127.0.2.%d", i%5+1))
 		c, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		wg.Go(func() {
 			for range 2 {
 				c.Close()
@@ -168,9 +158,7 @@ func TestKnownPeerKeepsItsConnection(t *testing.T) {
 			GotConn: func(g httptrace.GotConnInfo) { reused = g.Reused },
 		})
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+l.Addr().String(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		resp, err := c.Do(req)
 		if err != nil {
 			return "", reused, err

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // ended returns the results of f, and fails the test if f does not return. A cleanup releases what blocks f.
@@ -48,9 +49,7 @@ func TestI1StrangerLocksTheFolder(t *testing.T) {
 			as(t, nobody, func() error { return flocked(t, dir, how) })
 			open := func() (*Listener, error) { return Listen(context.Background(), path, "") }
 			l, err := ended(t, "Listen", open)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			answers(t, path)
 			if _, err := ended(t, "a second Listen", open); !errors.Is(err, dataset.ErrInUse) {
 				t.Error(err)
@@ -71,12 +70,8 @@ func TestLockOfASocket(t *testing.T) {
 		t.Error("the lock is still there:", err)
 	}
 	other := filepath.Join(dir, "e.sock")
-	if err := os.WriteFile(other+".lock", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(other+".lock", nobody, nobody); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(other+".lock", nil, 0o600))
+	require.NoError(t, os.Chown(other+".lock", nobody, nobody))
 	if _, err := Listen(t.Context(), other, ""); !errors.Is(err, dataset.ErrForbidden) {
 		t.Error(err)
 	}

@@ -15,56 +15,39 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestHold(t *testing.T) {
 	name := "drover-test-" + uuid.NewString()
 	first, err := AcquireName(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	_, err = AcquireName(t.Context(), name)
 	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "pid "+strconv.Itoa(os.Getpid())) {
 		t.Errorf("a second one got %v, want that this process has it", err)
 	}
 	other, err := AcquireName(t.Context(), name+"-other")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(first.Close(), other.Close()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(first.Close(), other.Close()))
 	again, err := AcquireName(t.Context(), name)
 	if err != nil {
 		t.Fatalf("after it was let go: %v", err)
 	}
-	if err := again.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, again.Close())
 }
 
 // A child that was forked while this process had a name, and has not called exec yet, keeps the name for a moment.
 func TestHoldWhatAForkStillHas(t *testing.T) {
 	name := "drover-test-" + uuid.NewString()
 	first, err := AcquireName(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	forked, err := first.(*net.UnixListener).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, first.Close())
 	time.AfterFunc(30*time.Millisecond, func() { _ = forked.Close() })
 	again, err := AcquireName(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := again.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, again.Close())
 }
 
 const nobody = 65534
@@ -82,9 +65,7 @@ func as(t *testing.T, uid int, f func() error) {
 		}
 		done <- f()
 	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, <-done)
 }
 
 // bound returns a stream socket that is bound to an abstract name.

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) {
@@ -33,9 +34,7 @@ func TestMain(m *testing.M) {
 func listen(t *testing.T, path, group string) *Listener {
 	t.Helper()
 	l, err := Listen(t.Context(), path, group)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { l.Close() })
 	return l
 }
@@ -48,9 +47,7 @@ func TestFileOfASocket(t *testing.T) {
 	check := func(gid uint32) {
 		t.Helper()
 		fi, err := os.Lstat(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		st := fi.Sys().(*syscall.Stat_t)
 		if fi.Mode() != os.ModeSocket|0o660 || st.Uid != 0 || st.Gid != gid {
 			t.Errorf("%s %d:%d, want 0660 0:%d", fi.Mode(), st.Uid, st.Gid, gid)
@@ -58,9 +55,7 @@ func TestFileOfASocket(t *testing.T) {
 	}
 	check(0)
 	raw, err := l.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	err = raw.Control(func(fd uintptr) {
 		var st unix.Stat_t
 		// The kernel creates the file with the mode of the socket (unix_bind). Listen opens it to others later.
@@ -81,9 +76,7 @@ func TestFileOfASocket(t *testing.T) {
 		t.Error("the file is still there:", err)
 	}
 	g, err := user.LookupGroup("daemon")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	gid, _ := strconv.Atoi(g.Gid)
 	listen(t, path, "daemon")
 	check(uint32(gid))
@@ -93,9 +86,7 @@ func TestFileOfASocket(t *testing.T) {
 func TestB13StaleSocket(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "d.sock")
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	dead.SetUnlinkOnClose(false)
 	dead.Close()
 	listen(t, path, "")
@@ -105,9 +96,7 @@ func TestB13StaleSocket(t *testing.T) {
 func answers(t *testing.T, path string) {
 	t.Helper()
 	c, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	c.Close()
 }
 
@@ -158,9 +147,7 @@ func TestB13ManyAtOnce(t *testing.T) {
 func TestCloseLeavesASuccessor(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "d.sock")
 	first := listen(t, path, "")
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(path))
 	listen(t, path, "")
 	if err := first.Close(); err != nil {
 		t.Error(err)
@@ -171,9 +158,7 @@ func TestCloseLeavesASuccessor(t *testing.T) {
 func TestCloseAfterTheFolderWent(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "gone")
 	l := listen(t, filepath.Join(dir, "d.sock"), "")
-	if err := os.RemoveAll(dir); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.RemoveAll(dir))
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
@@ -182,18 +167,12 @@ func TestCloseAfterTheFolderWent(t *testing.T) {
 func TestRefused(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
-	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(file, []byte("precious"), 0o600))
 	link := filepath.Join(dir, "link")
-	if err := os.Symlink(filepath.Join(dir, "nowhere"), link); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Symlink(filepath.Join(dir, "nowhere"), link))
 	datagram := filepath.Join(dir, "datagram")
 	d, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: datagram, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer d.Close()
 	for path, kind := range map[string]*dataset.Kind{
 		"drover.sock": dataset.ErrInvalid,
@@ -250,21 +229,15 @@ func TestHandedOver(t *testing.T) {
 	var files []*os.File
 	for _, name := range []string{"a", "b", "c"} {
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(dir, name), Net: "unix"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer l.Close()
 		f, err := l.File()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer f.Close()
 		files = append(files, f)
 	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	accepted := os.NewFile(uintptr(pair[0]), "pair")
 	defer accepted.Close()
 	defer unix.Close(pair[1])
@@ -277,17 +250,11 @@ func TestHandedOver(t *testing.T) {
 	cmd.Env = append(os.Environ(), "LISTEN_FDS=4", "LISTEN_FDNAMES=plugin:unit:unit:pair",
 		"SOCKET_TEST_CHILD=plugin=/elsewhere,api="+filepath.Join(dir, "b")+",none=/none,pair=/x")
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
 	for i, name := range []string{"plugin", "api"} { // in the order in which the child accepts
 		c, err := net.Dial("unix", filepath.Join(dir, string(rune('a'+i))))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer c.Close()
 		if got, err := io.ReadAll(c); string(got) != name+"\n" {
 			t.Errorf("%s: %q %v", name, got, err)

@@ -10,23 +10,20 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/strictyaml"
+	"github.com/droverhq/drover/test/require"
 )
 
 func parse(t *testing.T, src string) strictyaml.Node {
 	t.Helper()
 	n, err := strictyaml.Parse("f.yaml", []byte(src))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return n
 }
 
 func keys(t *testing.T, src string, known ...string) map[string]strictyaml.Node {
 	t.Helper()
 	k, err := parse(t, src).Keys(known, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return k
 }
 
@@ -114,9 +111,7 @@ func TestWrongTypes(t *testing.T) {
 	for name, v := range values {
 		for reader, read := range readers {
 			fields, err := parse(t, "k: "+v.src+"\n").Fields()
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			err = read(fields[0].Node)
 			if takes := strings.Contains(" "+v.takes+" ", " "+reader+" "); takes != (err == nil) {
 				t.Errorf("%s read as %s: %v", name, reader, err)
@@ -243,9 +238,7 @@ func TestMistakes(t *testing.T) {
 	}
 	n := parse(t, "a: 1\nb: 2\n")
 	fields, err := n.Fields()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	m.Add(fields[1].Node.Errorf("second"))
 	m.Add(fields[0].Node.Wrap(errors.New("first")))
 	m.Add(errors.New("of no place"))

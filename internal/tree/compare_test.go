@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestCompareSees makes one change after another in a copy. Compare must report exactly that change.
@@ -34,7 +35,7 @@ func TestCompareSees(t *testing.T) {
 			func() error { return os.Lchown(in("symlink-relative"), 1, 2) },
 		},
 		{"target", `"symlink-dangling": target`, func() error {
-			must(t, os.Remove(in("symlink-dangling")))
+			require.NoError(t, os.Remove(in("symlink-dangling")))
 			return os.Symlink("elsewhere", in("symlink-dangling"))
 		}},
 		{
@@ -50,7 +51,7 @@ func TestCompareSees(t *testing.T) {
 			func() error { return unix.UtimesNanoAt(unix.AT_FDCWD, in("links/one"), keep, 0) },
 		},
 		{"hard link broken", `"links/two": hard link of: "a-third-name" != "links/two"`, func() error {
-			must(t, os.Remove(in("links/two")))
+			require.NoError(t, os.Remove(in("links/two")))
 			return os.WriteFile(in("links/two"), []byte("one inode, three names"), 0o640)
 		}},
 		{"missing", `"fifo": missing: fifo != absent`, func() error { return os.Remove(in("fifo")) }},
@@ -60,20 +61,20 @@ func TestCompareSees(t *testing.T) {
 		},
 		{
 			"kind", `"file-0": kind: file != directory`,
-			func() error { must(t, os.Remove(in("file-0"))); return os.Mkdir(in("file-0"), 0o700) },
+			func() error { require.NoError(t, os.Remove(in("file-0"))); return os.Mkdir(in("file-0"), 0o700) },
 		},
 		{"device", `"char": device`, func() error {
-			must(t, os.Remove(in("char")))
+			require.NoError(t, os.Remove(in("char")))
 			return unix.Mknod(in("char"), unix.S_IFCHR|0o666, 5)
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			must(t, os.RemoveAll(dst.Name()))
+			require.NoError(t, os.RemoveAll(dst.Name()))
 			dst = mkdir(t, dst.Name())
-			must(t, Copy(t.Context(), src, dst, nil))
-			must(t, test.change())
+			require.NoError(t, Copy(t.Context(), src, dst, nil))
+			require.NoError(t, test.change())
 			found, err := Compare(t.Context(), src, dst)
-			must(t, err)
+			require.NoError(t, err)
 			for _, d := range found {
 				if strings.Contains(d.String(), "\n") {
 					t.Errorf("several lines: %q", d)
@@ -100,10 +101,10 @@ func flip(path string, off int64) error {
 func TestCompareStopsAfterEnough(t *testing.T) {
 	a, b := mkdir(t, t.TempDir(), "a"), mkdir(t, t.TempDir(), "b")
 	for i := range maxDifferences + 10 {
-		must(t, os.WriteFile(filepath.Join(a.Name(), string(rune('a'+i%26))+strings.Repeat("x", i/26)), nil, 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(a.Name(), string(rune('a'+i%26))+strings.Repeat("x", i/26)), nil, 0o600))
 	}
 	found, err := Compare(t.Context(), a, b)
-	must(t, err)
+	require.NoError(t, err)
 	if len(found) != maxDifferences {
 		t.Errorf("%d differences, want %d", len(found), maxDifferences)
 	}
@@ -111,13 +112,13 @@ func TestCompareStopsAfterEnough(t *testing.T) {
 
 func TestUsageCountsHardLinksOnce(t *testing.T) {
 	dir := mkdir(t, t.TempDir(), "d")
-	must(t, os.WriteFile(filepath.Join(dir.Name(), "a"), treetest.Bytes(1, 1<<20), 0o600))
-	must(t, os.Link(filepath.Join(dir.Name(), "a"), filepath.Join(dir.Name(), "b")))
-	must(t, os.WriteFile(filepath.Join(dir.Name(), "hole"), nil, 0o600))
-	must(t, os.Truncate(filepath.Join(dir.Name(), "hole"), 1<<30))
+	require.NoError(t, os.WriteFile(filepath.Join(dir.Name(), "a"), treetest.Bytes(1, 1<<20), 0o600))
+	require.NoError(t, os.Link(filepath.Join(dir.Name(), "a"), filepath.Join(dir.Name(), "b")))
+	require.NoError(t, os.WriteFile(filepath.Join(dir.Name(), "hole"), nil, 0o600))
+	require.NoError(t, os.Truncate(filepath.Join(dir.Name(), "hole"), 1<<30))
 	unix.Sync()
 	s, err := Usage(t.Context(), dir)
-	must(t, err)
+	require.NoError(t, err)
 	if s.Files != 3 || s.Bytes < 1<<20 || s.Bytes > 1<<20+64<<10 {
 		t.Errorf("usage is %+v, want 3 files of about 1 MiB", s)
 	}

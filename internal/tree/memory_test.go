@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // peak measures the memory in use when a function asks whether it should end.
@@ -41,7 +42,7 @@ func heap() uint64 {
 func wantSmall(t *testing.T, name string, run func(ctx context.Context) error) {
 	t.Helper()
 	before, p := heap(), &peak{Context: t.Context()}
-	must(t, run(p))
+	require.NoError(t, run(p))
 	if p.calls < 500 {
 		t.Fatalf("%s: asked only %d times: the test shows nothing", name, p.calls)
 	}
@@ -54,15 +55,15 @@ func wantSmall(t *testing.T, name string, run func(ctx context.Context) error) {
 func plantDeep(t *testing.T, top *os.File, levels int) (deepest int) {
 	t.Helper()
 	at, err := unix.Dup(int(top.Fd()))
-	must(t, err)
+	require.NoError(t, err)
 	for range levels {
-		must(t, unix.Mkdirat(at, strings.Repeat("d", 250), 0o755))
+		require.NoError(t, unix.Mkdirat(at, strings.Repeat("d", 250), 0o755))
 		next, err := unix.Openat(at, strings.Repeat("d", 250), unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		must(t, err)
-		must(t, unix.Close(at))
+		require.NoError(t, err)
+		require.NoError(t, unix.Close(at))
 		at = next
 	}
-	t.Cleanup(func() { must(t, unix.Close(at)) })
+	t.Cleanup(func() { require.NoError(t, unix.Close(at)) })
 	return at
 }
 
@@ -72,8 +73,8 @@ func TestMemoryForHardLinks(t *testing.T) {
 	at := plantDeep(t, src, 100)
 	for i := range 2000 {
 		name := fmt.Sprint("f", i)
-		must(t, unix.Mknodat(at, name, unix.S_IFREG|0o600, 0))
-		must(t, unix.Linkat(at, name, at, name+"-too", 0))
+		require.NoError(t, unix.Mknodat(at, name, unix.S_IFREG|0o600, 0))
+		require.NoError(t, unix.Linkat(at, name, at, name+"-too", 0))
 	}
 	wantSmall(t, "WriteTar", func(ctx context.Context) error { return WriteTar(ctx, src, io.Discard) })
 	wantSmall(t, "Copy", func(ctx context.Context) error { return Copy(ctx, src, dst, nil) })
@@ -92,12 +93,12 @@ func TestMemoryForFolders(t *testing.T) {
 	src, dst := mkdir(t, dir, "src"), mkdir(t, dir, "dst")
 	for i := range 500 {
 		sub := filepath.Join(src.Name(), fmt.Sprint("a", i))
-		must(t, os.Mkdir(sub, 0o755))
-		must(t, unix.Setxattr(sub, "user.large", make([]byte, 60_000), 0))
+		require.NoError(t, os.Mkdir(sub, 0o755))
+		require.NoError(t, unix.Setxattr(sub, "user.large", make([]byte, 60_000), 0))
 	}
 	at := plantDeep(t, src, 400)
 	for i := range 200 { // so that the use is measured at the end
-		must(t, unix.Mknodat(at, fmt.Sprint("f", i), unix.S_IFREG|0o600, 0))
+		require.NoError(t, unix.Mknodat(at, fmt.Sprint("f", i), unix.S_IFREG|0o600, 0))
 	}
 	r, w := io.Pipe()
 	go func() { _ = w.CloseWithError(WriteTar(t.Context(), src, w)) }()
@@ -109,9 +110,9 @@ func TestMemoryForFolders(t *testing.T) {
 func TestMemoryForNames(t *testing.T) {
 	top := openDir(t, scratch.Mount(t, "xfs", scratch.XFS))
 	dir := mkdir(t, top.Name(), "flat")
-	must(t, unix.Mknodat(int(dir.Fd()), "f", unix.S_IFREG|0o600, 0))
+	require.NoError(t, unix.Mknodat(int(dir.Fd()), "f", unix.S_IFREG|0o600, 0))
 	for i := range 60_000 {
-		must(t, unix.Linkat(int(dir.Fd()), "f", int(dir.Fd()), fmt.Sprintf("%0240d", i), 0))
+		require.NoError(t, unix.Linkat(int(dir.Fd()), "f", int(dir.Fd()), fmt.Sprintf("%0240d", i), 0))
 	}
 	wantSmall(t, "SurveyTree", func(ctx context.Context) error {
 		s, err := SurveyTree(ctx, dir)

@@ -11,24 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/tree"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A program that writes below the descriptor of NoFollow creates files and links, and never writes through a link.
 func TestNoFollow(t *testing.T) {
 	top := t.TempDir()
 	victim := filepath.Join(top, "victim")
-	if err := os.WriteFile(victim, []byte("kept"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(victim, []byte("kept"), 0o600))
 	dir, err := os.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer dir.Close()
 	safe, err := tree.NoFollow(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer safe.Close()
 	at := fmt.Sprintf("/proc/%d/fd/%d/", os.Getpid(), safe.Fd())
 	if err := errors.Join(os.Mkdir(at+"sub", 0o700), os.WriteFile(at+"sub/file", nil, 0o600),
@@ -53,14 +48,10 @@ func TestNoFollow(t *testing.T) {
 // allows it. A set-user-ID bit and a file capability stay.
 func TestNoFollowOpensNoDevice(t *testing.T) {
 	dir, err := os.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer dir.Close()
 	safe, err := tree.NoFollow(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer safe.Close()
 	at := fmt.Sprintf("/proc/%d/fd/%d/", os.Getpid(), safe.Fd())
 	capability := []byte("\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")
@@ -99,9 +90,7 @@ func TestNoFollowRefusesUnbindableMount(t *testing.T) {
 		}
 	}()
 	dir, err := os.Open(top)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer dir.Close()
 	if safe, err := tree.NoFollow(dir); err == nil || !strings.Contains(err.Error(), "unbindable") {
 		_ = safe.Close()

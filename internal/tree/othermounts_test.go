@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestOtherNamespace copies a folder of another mount namespace, of whose mount no private copy can be made. The
@@ -16,7 +18,7 @@ import (
 func TestOtherNamespace(t *testing.T) {
 	src := mkdir(t, t.TempDir(), "src").Name()
 	covered := filepath.Join(src, "covered")
-	must(t, os.Mkdir(covered, 0o755))
+	require.NoError(t, os.Mkdir(covered, 0o755))
 	opened, done := make(chan *os.File), make(chan struct{})
 	t.Cleanup(func() { close(done) })
 	go func() {
@@ -64,14 +66,14 @@ func TestOtherNamespace(t *testing.T) {
 func TestOpenAt(t *testing.T) {
 	outer := t.TempDir()
 	dir := mkdir(t, outer, "dir")
-	must(t, os.MkdirAll(filepath.Join(dir.Name(), "sub"), 0o755))
-	must(t, os.WriteFile(filepath.Join(dir.Name(), "sub", "file"), nil, 0o600))
-	must(t, os.WriteFile(filepath.Join(outer, "file"), nil, 0o600))
-	must(t, os.Symlink("sub", filepath.Join(dir.Name(), "link")))
-	must(t, os.Symlink("sub/file", filepath.Join(dir.Name(), "last")))
+	require.NoError(t, os.MkdirAll(filepath.Join(dir.Name(), "sub"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir.Name(), "sub", "file"), nil, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(outer, "file"), nil, 0o600))
+	require.NoError(t, os.Symlink("sub", filepath.Join(dir.Name(), "link")))
+	require.NoError(t, os.Symlink("sub/file", filepath.Join(dir.Name(), "last")))
 	mounted := mkdir(t, dir.Name(), "mounted").Name()
-	must(t, unix.Mount("none", mounted, "tmpfs", 0, ""))
-	t.Cleanup(func() { must(t, unix.Unmount(mounted, unix.MNT_DETACH)) })
+	require.NoError(t, unix.Mount("none", mounted, "tmpfs", 0, ""))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(mounted, unix.MNT_DETACH)) })
 	for name, want := range map[string]error{
 		"mounted": unix.EXDEV, "sub/file": nil, "..": unix.EXDEV, "../file": unix.EXDEV, outer + "/file": unix.EXDEV,
 		"link/file": unix.ELOOP, "last": unix.ELOOP,
@@ -89,13 +91,13 @@ func TestOpenAt(t *testing.T) {
 // A new file never replaces an existing one, and never the target of a symbolic link.
 func TestCreateFileTakesNothingOver(t *testing.T) {
 	dir := mkdir(t, t.TempDir(), "dir")
-	must(t, os.WriteFile(filepath.Join(dir.Name(), "there"), []byte("mine"), 0o600))
-	must(t, os.Symlink("there", filepath.Join(dir.Name(), "link")))
-	must(t, os.Symlink("nowhere", filepath.Join(dir.Name(), "dangling")))
+	require.NoError(t, os.WriteFile(filepath.Join(dir.Name(), "there"), []byte("mine"), 0o600))
+	require.NoError(t, os.Symlink("there", filepath.Join(dir.Name(), "link")))
+	require.NoError(t, os.Symlink("nowhere", filepath.Join(dir.Name(), "dangling")))
 	for _, name := range []string{"there", "link", "dangling"} {
 		f, err := createFile(dir, name)
 		if err == nil {
-			must(t, f.Close())
+			require.NoError(t, f.Close())
 		}
 		if !errors.Is(err, unix.EEXIST) {
 			t.Errorf("%s: %v", name, err)

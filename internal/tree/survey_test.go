@@ -14,43 +14,30 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A survey counts what restic stores, and names the files whose flags and times it does not restore.
 func TestSurvey(t *testing.T) {
 	dir := filepath.Join(scratch.Mount(t, "xfs", scratch.XFS), "data")
-	if err := os.MkdirAll(filepath.Join(dir, "folder"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "folder"), 0o700))
 	for name, at := range map[string]time.Time{
 		"plain": time.Unix(0, 0), "folder/old": time.Unix(-1e9, 0), "future": time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC),
 		"fixed": time.Unix(1e9, 0),
 	} {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, nil, 0o600))
 		ts := []unix.Timespec{{Sec: at.Unix()}, {Sec: at.Unix()}}
-		if err := unix.UtimesNanoAt(unix.AT_FDCWD, path, ts, 0); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, unix.UtimesNanoAt(unix.AT_FDCWD, path, ts, 0))
 	}
-	if err := unix.Mknod(filepath.Join(dir, "socket"), unix.S_IFSOCK|0o600, 0); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mknod(filepath.Join(dir, "socket"), unix.S_IFSOCK|0o600, 0))
 	fixed, err := os.Open(filepath.Join(dir, "fixed"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer fixed.Close()
-	if err := fsctl.SetImmutable(fixed, true); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, fsctl.SetImmutable(fixed, true))
 	defer func() { _ = fsctl.SetImmutable(fixed, false) }()
 	root, err := os.Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer root.Close()
 	got, err := tree.SurveyTree(t.Context(), root)
 	if want := (tree.Found{Count: 1, First: "fixed"}); err != nil || got.Flags != want {
@@ -67,9 +54,7 @@ func TestSurveyOfMetadata(t *testing.T) {
 	path := filepath.Join(dir, "file")
 	must := func(err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 	}
 	must(os.Mkdir(dir, 0o700))
 	must(os.WriteFile(path, []byte("content"), 0o600))
@@ -129,19 +114,13 @@ func TestSurveyRefuses(t *testing.T) {
 		},
 	} {
 		top := filepath.Join(dir, "top")
-		if err := make(top); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, make(top))
 		root, err := os.Open(top)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		_, err = tree.SurveyTree(t.Context(), root)
 		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
-		if err := errors.Join(root.Close(), os.RemoveAll(top)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, errors.Join(root.Close(), os.RemoveAll(top)))
 	}
 }

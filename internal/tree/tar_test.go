@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/require"
 )
 
 // plantForTar fills a tree with everything that tar supports. Its largest file is smaller than that of treetest,
@@ -31,11 +32,11 @@ func plantForTar(t testing.TB) *os.File {
 	src := mkdir(t, t.TempDir(), "src")
 	treetest.Plant(t, src.Name())
 	in := func(name string) string { return filepath.Join(src.Name(), name) }
-	must(t, os.Truncate(in("sparse-huge"), 10<<30))
-	must(t, os.Remove(in("socket")))
+	require.NoError(t, os.Truncate(in("sparse-huge"), 10<<30))
+	require.NoError(t, os.Remove(in("socket")))
 	for _, name := range []string{"sparse-huge", "."} {
 		ts := []unix.Timespec{{Sec: 12, Nsec: 34}, {Sec: 56, Nsec: 78}}
-		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, in(name), ts, 0))
+		require.NoError(t, unix.UtimesNanoAt(unix.AT_FDCWD, in(name), ts, 0))
 	}
 	return src
 }
@@ -43,7 +44,7 @@ func plantForTar(t testing.TB) *os.File {
 func TestTarKeepsEverything(t *testing.T) {
 	src := plantForTar(t)
 	var stream bytes.Buffer
-	must(t, WriteTar(t.Context(), src, &stream))
+	require.NoError(t, WriteTar(t.Context(), src, &stream))
 	if stream.Len() > 20<<20 {
 		t.Errorf("stream has %d bytes: holes were written", stream.Len())
 	}
@@ -52,12 +53,12 @@ func TestTarKeepsEverything(t *testing.T) {
 		t.Error("two streams of one tree differ")
 	}
 	dst := mkdir(t, t.TempDir(), "dst")
-	must(t, ReadTar(t.Context(), &stream, dst, WithSync()))
+	require.NoError(t, ReadTar(t.Context(), &stream, dst, WithSync()))
 	wantEqual(t, src, dst)
 	a, err := Usage(t.Context(), src)
-	must(t, err)
+	require.NoError(t, err)
 	b, err := Usage(t.Context(), dst)
-	must(t, err)
+	require.NoError(t, err)
 	if b.Bytes > a.Bytes*11/10 {
 		t.Errorf("unpacked takes %d bytes, the source %d", b.Bytes, a.Bytes)
 	}
@@ -67,10 +68,10 @@ func TestGNUTarReadsWhatWeWrite(t *testing.T) {
 	src, dst := plantForTar(t), mkdir(t, t.TempDir(), "dst")
 	tarx := exec.Command("tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf", "-", "-C", dst.Name())
 	in, err := tarx.StdinPipe()
-	must(t, err)
+	require.NoError(t, err)
 	var stderr strings.Builder
 	tarx.Stderr = &stderr
-	must(t, tarx.Start())
+	require.NoError(t, tarx.Start())
 	wErr := WriteTar(t.Context(), src, in)
 	in.Close()
 	if err := tarx.Wait(); err != nil || wErr != nil {
@@ -90,12 +91,12 @@ func TestWeReadWhatGNUTarWrites(t *testing.T) {
 			}
 			tarc := exec.Command("tar", args...)
 			out, err := tarc.StdoutPipe()
-			must(t, err)
-			must(t, tarc.Start())
-			must(t, ReadTar(t.Context(), out, dst))
-			must(t, tarc.Wait())
+			require.NoError(t, err)
+			require.NoError(t, tarc.Start())
+			require.NoError(t, ReadTar(t.Context(), out, dst))
+			require.NoError(t, tarc.Wait())
 			found, err := Compare(t.Context(), src, dst)
-			must(t, err)
+			require.NoError(t, err)
 			for _, d := range found {
 				// GNU tar supports hard links only of files and symbolic links. Its old format has times in whole
 				// seconds, and no attributes.
@@ -113,15 +114,15 @@ func TestWeReadWhatGNUTarWrites(t *testing.T) {
 
 func TestTarLeavesSocketsOut(t *testing.T) {
 	src, dst := mkdir(t, t.TempDir(), "src"), mkdir(t, t.TempDir(), "dst")
-	must(t, unix.Mknod(filepath.Join(src.Name(), "mysql.sock"), unix.S_IFSOCK|0o600, 0))
-	must(t, os.Link(filepath.Join(src.Name(), "mysql.sock"), filepath.Join(src.Name(), "too")))
+	require.NoError(t, unix.Mknod(filepath.Join(src.Name(), "mysql.sock"), unix.S_IFSOCK|0o600, 0))
+	require.NoError(t, os.Link(filepath.Join(src.Name(), "mysql.sock"), filepath.Join(src.Name(), "too")))
 	var skipped []string
 	var stream bytes.Buffer
-	must(t, WriteTar(t.Context(), src, &stream, WithSkipped(func(p string) { skipped = append(skipped, p) })))
+	require.NoError(t, WriteTar(t.Context(), src, &stream, WithSkipped(func(p string) { skipped = append(skipped, p) })))
 	if !cmp.Equal(skipped, []string{"mysql.sock", "too"}) {
 		t.Errorf("skipped %q", skipped)
 	}
-	must(t, ReadTar(t.Context(), &stream, dst))
+	require.NoError(t, ReadTar(t.Context(), &stream, dst))
 	if got := listing(t, dst.Name()); len(got) != 0 {
 		t.Errorf("unpacked %q", got)
 	}
@@ -131,14 +132,14 @@ func TestTarLeavesSocketsOut(t *testing.T) {
 func TestForReadTarKeepsEverything(t *testing.T) {
 	src, dst := mkdir(t, t.TempDir(), "src"), mkdir(t, t.TempDir(), "dst")
 	treetest.Plant(t, src.Name())
-	must(t, os.Link(filepath.Join(src.Name(), "socket"), filepath.Join(src.Name(), "socket-too")))
+	require.NoError(t, os.Link(filepath.Join(src.Name(), "socket"), filepath.Join(src.Name(), "socket-too")))
 	skipped := func(p string) { t.Errorf("%q was left out", p) }
 	var stream bytes.Buffer
-	must(t, WriteTar(t.Context(), src, &stream, ForReadTar(), WithSkipped(skipped)))
+	require.NoError(t, WriteTar(t.Context(), src, &stream, ForReadTar(), WithSkipped(skipped)))
 	if stream.Len() > 20<<20 {
 		t.Errorf("stream has %d bytes: holes were written", stream.Len())
 	}
-	must(t, ReadTar(t.Context(), bytes.NewReader(stream.Bytes()), dst))
+	require.NoError(t, ReadTar(t.Context(), bytes.NewReader(stream.Bytes()), dst))
 	wantEqual(t, src, dst)
 	found, err := Compare(t.Context(), src, dst)
 	if err != nil || len(found) > 0 {
@@ -183,9 +184,9 @@ func TestForgedMaps(t *testing.T) {
 				Size:       int64(len(data)),
 				PAXRecords: map[string]string{paxSparse: c.size},
 			}
-			must(t, w.WriteHeader(&h))
+			require.NoError(t, w.WriteHeader(&h))
 			_, err := w.Write(data)
-			must(t, errors.Join(err, w.Close()))
+			require.NoError(t, errors.Join(err, w.Close()))
 			wantKind(t, ReadTar(t.Context(), &buf, mkdir(t, t.TempDir(), "dst")), dataset.ErrCorrupt)
 		})
 	}
@@ -215,13 +216,13 @@ func archive(t testing.TB, entries ...tar.Header) []byte {
 		if h.Mode == 0 {
 			h.Mode = 0o644
 		}
-		must(t, w.WriteHeader(&h))
+		require.NoError(t, w.WriteHeader(&h))
 		if h.Size > 0 {
 			_, err := w.Write([]byte("evil"))
-			must(t, err)
+			require.NoError(t, err)
 		}
 	}
-	must(t, w.Close())
+	require.NoError(t, w.Close())
 	return buf.Bytes()
 }
 
@@ -262,7 +263,7 @@ func TestReadTarRefusesEscapes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			outer := t.TempDir()
-			must(t, os.WriteFile(filepath.Join(outer, "canary"), []byte("alive"), 0o600))
+			require.NoError(t, os.WriteFile(filepath.Join(outer, "canary"), []byte("alive"), 0o600))
 			dst := mkdir(t, outer, "dst")
 			err := ReadTar(t.Context(), bytes.NewReader(archive(t, entries...)), dst)
 			wantKind(t, err, dataset.ErrInvalid)
@@ -292,7 +293,7 @@ func wantUntouched(t testing.TB, outer string) {
 		t.Errorf("outside lies %q", got)
 	}
 	var st unix.Stat_t
-	must(t, unix.Lstat(filepath.Join(outer, "canary"), &st))
+	require.NoError(t, unix.Lstat(filepath.Join(outer, "canary"), &st))
 	if b, err := os.ReadFile(filepath.Join(outer, "canary")); err != nil || string(b) != "alive" || st.Nlink != 1 ||
 		st.Mode != unix.S_IFREG|0o600 {
 		t.Errorf("the canary is %q, %+v, %v", b, st, err)
@@ -301,7 +302,7 @@ func wantUntouched(t testing.TB, outer string) {
 
 func TestReadTarReplacesEarlierEntries(t *testing.T) {
 	dst := mkdir(t, t.TempDir(), "dst")
-	must(t, ReadTar(t.Context(), bytes.NewReader(archive(t,
+	require.NoError(t, ReadTar(t.Context(), bytes.NewReader(archive(t,
 		tar.Header{Typeflag: tar.TypeSymlink, Name: "a", Linkname: "/etc/passwd"},
 		tar.Header{Typeflag: tar.TypeReg, Name: "a"},
 		tar.Header{Typeflag: tar.TypeDir, Name: "d", Mode: 0o700},
@@ -313,7 +314,7 @@ func TestReadTarReplacesEarlierEntries(t *testing.T) {
 	}
 	for name, want := range map[string]uint32{"d": 0o42711, "d/x": 0o40755, "d/x/y": 0o40755} {
 		var st unix.Stat_t
-		must(t, unix.Lstat(filepath.Join(dst.Name(), name), &st))
+		require.NoError(t, unix.Lstat(filepath.Join(dst.Name(), name), &st))
 		if st.Mode != want {
 			t.Errorf("%s has mode %o, want %o", name, st.Mode, want)
 		}
@@ -333,7 +334,7 @@ func TestReadTarInheritsNothing(t *testing.T) {
 	first := parent(map[string]string{paxXattr + "user.old": "x", paxXattr + aclDefault: string(treetest.ACL(1, 7, 7))})
 	last := parent(map[string]string{paxXattr + aclDefault: string(treetest.ACL(2, 7, 7))})
 	dst := mkdir(t, t.TempDir(), "dst")
-	must(t, ReadTar(t.Context(), bytes.NewReader(archive(t, first,
+	require.NoError(t, ReadTar(t.Context(), bytes.NewReader(archive(t, first,
 		tar.Header{Typeflag: tar.TypeReg, Name: "d/file", Mode: 0o640},
 		tar.Header{Typeflag: tar.TypeFifo, Name: "d/fifo", Mode: 0o600},
 		tar.Header{Typeflag: tar.TypeDir, Name: "d/dir", Mode: 0o700},
@@ -344,15 +345,15 @@ func TestReadTarInheritsNothing(t *testing.T) {
 	for name, want := range map[string]uint32{"file": unix.S_IFREG | 0o640, "fifo": unix.S_IFIFO | 0o600,
 		"dir": unix.S_IFDIR | 0o700, "implied": unix.S_IFDIR | 0o755, "implied/file": unix.S_IFREG | 0o644} {
 		var st unix.Stat_t
-		must(t, unix.Lstat(filepath.Join(d, name), &st))
+		require.NoError(t, unix.Lstat(filepath.Join(d, name), &st))
 		xs, err := readXattrs(filepath.Join(d, name))
-		must(t, err)
+		require.NoError(t, err)
 		if st.Mode != want || st.Gid != 0 || len(xs) > 0 {
 			t.Errorf("%s has mode %o and group %d, want %o and 0, and attributes %q", name, st.Mode, st.Gid, want, xs)
 		}
 	}
 	xs, err := readXattrs(d)
-	must(t, err)
+	require.NoError(t, err)
 	if len(xs) != 1 || xs[0].name != aclDefault || !bytes.Equal(xs[0].value, treetest.ACL(2, 7, 7)) {
 		t.Errorf("the directory has attributes %q", xs)
 	}
@@ -363,13 +364,13 @@ func TestReadTarInheritsNothing(t *testing.T) {
 
 func TestReadTarRefusesCutAndDamagedStreams(t *testing.T) {
 	src := mkdir(t, t.TempDir(), "src")
-	must(t, os.WriteFile(filepath.Join(src.Name(), "a"), make([]byte, 3000), 0o600))
-	must(t, os.WriteFile(filepath.Join(src.Name(), "b"), nil, 0o600))
-	must(t, os.Truncate(filepath.Join(src.Name(), "b"), 1<<20))
+	require.NoError(t, os.WriteFile(filepath.Join(src.Name(), "a"), make([]byte, 3000), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(src.Name(), "b"), nil, 0o600))
+	require.NoError(t, os.Truncate(filepath.Join(src.Name(), "b"), 1<<20))
 	var stream bytes.Buffer
-	must(t, WriteTar(t.Context(), src, &stream))
+	require.NoError(t, WriteTar(t.Context(), src, &stream))
 	read := func(r io.Reader) error { return ReadTar(t.Context(), r, mkdir(t, t.TempDir(), "dst")) }
-	must(t, read(bytes.NewReader(stream.Bytes())))
+	require.NoError(t, read(bytes.NewReader(stream.Bytes())))
 	for cut := 0; cut < stream.Len(); cut += 256 {
 		if err := read(bytes.NewReader(stream.Bytes()[:cut])); !errors.Is(err, dataset.ErrCorrupt) {
 			t.Fatalf("cut at %d of %d: %v", cut, stream.Len(), err)
@@ -391,10 +392,10 @@ func TestReadTarRefusesHugeHoles(t *testing.T) {
 	disk := scratch.Mount(t, "xfs", scratch.XFS)
 	for size, kind := range map[int64]*dataset.Kind{1 << 60: dataset.ErrUnsupported, 1 << 33: nil} {
 		src, dst := mkdir(t, disk, fmt.Sprint("src", size)), mkdir(t, disk, fmt.Sprint("dst", size))
-		must(t, os.WriteFile(filepath.Join(src.Name(), "f"), nil, 0o600))
-		must(t, os.Truncate(filepath.Join(src.Name(), "f"), size))
+		require.NoError(t, os.WriteFile(filepath.Join(src.Name(), "f"), nil, 0o600))
+		require.NoError(t, os.Truncate(filepath.Join(src.Name(), "f"), size))
 		var b bytes.Buffer
-		must(t, WriteTar(t.Context(), src, &b))
+		require.NoError(t, WriteTar(t.Context(), src, &b))
 		if err := ReadTar(t.Context(), &b, dst); dataset.KindOf(err) != kind {
 			t.Errorf("a hole of %d bytes: %v", size, err)
 		}
@@ -426,14 +427,14 @@ func FuzzReadTar(f *testing.F) {
 			PAXRecords: map[string]string{"SCHILY.xattr.user.x": "y"},
 		}))
 	src := mkdir(f, f.TempDir(), "src")
-	must(f, os.WriteFile(filepath.Join(src.Name(), "sparse"), []byte("x"), 0o600))
-	must(f, os.Truncate(filepath.Join(src.Name(), "sparse"), 1<<20))
+	require.NoError(f, os.WriteFile(filepath.Join(src.Name(), "sparse"), []byte("x"), 0o600))
+	require.NoError(f, os.Truncate(filepath.Join(src.Name(), "sparse"), 1<<20))
 	var sparse bytes.Buffer
-	must(f, WriteTar(context.Background(), src, &sparse))
+	require.NoError(f, WriteTar(context.Background(), src, &sparse))
 	f.Add(sparse.Bytes())
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		outer := t.TempDir()
-		must(t, os.WriteFile(filepath.Join(outer, "canary"), []byte("alive"), 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(outer, "canary"), []byte("alive"), 0o600))
 		dst := mkdir(t, outer, "dst")
 		// A hole of 8 EiB needs few bytes of the stream, and reading it would never end.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -449,22 +450,22 @@ func FuzzReadTar(f *testing.F) {
 func sha(t testing.TB, src *os.File) [32]byte {
 	t.Helper()
 	var stream bytes.Buffer
-	must(t, WriteTar(t.Context(), src, &stream))
+	require.NoError(t, WriteTar(t.Context(), src, &stream))
 	return sha256.Sum256(stream.Bytes())
 }
 
 func TestBlocksOfZerosAreNotWritten(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
-	must(t, err)
+	require.NoError(t, err)
 	defer f.Close()
 	buf := make([]byte, 10*block+7)
 	buf[2*block] = 1
 	buf[3*block+5] = 1
 	buf[8*block-1] = 1
 	buf[10*block+6] = 1
-	must(t, writeNonZero(f, buf, 3*block))
+	require.NoError(t, writeNonZero(f, buf, 3*block))
 	got, whole, err := extents(f, 3*block+int64(len(buf)))
-	must(t, err)
+	require.NoError(t, err)
 	want := []extent{{5 * block, 7 * block}, {10 * block, 11 * block}, {13 * block, 13*block + 7}}
 	if whole || !cmp.Equal(got, want, cmp.AllowUnexported(extent{})) {
 		t.Errorf("data lies at %v, want %v", got, want)

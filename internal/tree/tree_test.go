@@ -15,14 +15,13 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/require"
 )
 
 func openDir(t testing.TB, path string) *os.File {
 	t.Helper()
 	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { f.Close() })
 	return f
 }
@@ -31,17 +30,8 @@ func openDir(t testing.TB, path string) *os.File {
 func mkdir(t testing.TB, elem ...string) *os.File {
 	t.Helper()
 	path := filepath.Join(elem...)
-	if err := os.Mkdir(path, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(path, 0o755))
 	return openDir(t, path)
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 func wantKind(t testing.TB, err error, kind *dataset.Kind) {
@@ -58,7 +48,7 @@ func wantKind(t testing.TB, err error, kind *dataset.Kind) {
 func wantEqual(t testing.TB, a, b *os.File) {
 	t.Helper()
 	found, err := Compare(t.Context(), a, b)
-	must(t, err)
+	require.NoError(t, err)
 	for _, d := range found[:min(len(found), 20)] {
 		t.Errorf("differs: %s", d)
 	}
@@ -69,8 +59,8 @@ func filesystems(t *testing.T, test func(t *testing.T, dir string)) {
 	t.Run("host", func(t *testing.T) { test(t, t.TempDir()) })
 	t.Run("tmpfs", func(t *testing.T) {
 		dir := t.TempDir()
-		must(t, unix.Mount("none", dir, "tmpfs", 0, "size=256m"))
-		t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+		require.NoError(t, unix.Mount("none", dir, "tmpfs", 0, "size=256m"))
+		t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
 		test(t, dir)
 	})
 	for _, fs := range []string{"xfs", "btrfs", "ext4"} {
@@ -82,12 +72,12 @@ func TestCopyKeepsEverything(t *testing.T) {
 	filesystems(t, func(t *testing.T, dir string) {
 		src, dst := mkdir(t, dir, "src"), mkdir(t, dir, "dst")
 		treetest.Plant(t, src.Name())
-		must(t, Copy(t.Context(), src, dst, nil, WithSync()))
+		require.NoError(t, Copy(t.Context(), src, dst, nil, WithSync()))
 		wantEqual(t, src, dst)
 		a, err := Usage(t.Context(), src)
-		must(t, err)
+		require.NoError(t, err)
 		b, err := Usage(t.Context(), dst)
-		must(t, err)
+		require.NoError(t, err)
 		if a.Files != b.Files || b.Bytes > a.Bytes*11/10 {
 			t.Errorf("copy takes %+v, the source %+v", b, a)
 		}
@@ -98,19 +88,19 @@ func TestCopyAcrossFilesystems(t *testing.T) {
 	src, xfs := mkdir(t, t.TempDir(), "src"), scratch.Mount(t, "xfs", scratch.XFS)
 	treetest.Plant(t, src.Name())
 	there, back := mkdir(t, xfs, "there"), mkdir(t, t.TempDir(), "back")
-	must(t, Copy(t.Context(), src, there, nil))
+	require.NoError(t, Copy(t.Context(), src, there, nil))
 	wantEqual(t, src, there)
-	must(t, Copy(t.Context(), there, back, nil))
+	require.NoError(t, Copy(t.Context(), there, back, nil))
 	wantEqual(t, src, back)
 }
 
 func TestCopySharesBlocks(t *testing.T) {
 	dir := scratch.Mount(t, "xfs", scratch.XFS)
 	src, dst := mkdir(t, dir, "src"), mkdir(t, dir, "dst")
-	must(t, os.WriteFile(filepath.Join(src.Name(), "big"), treetest.Bytes(1, 200<<20), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(src.Name(), "big"), treetest.Bytes(1, 200<<20), 0o600))
 	unix.Sync()
 	before := freeBytes(t, dir)
-	must(t, Copy(t.Context(), src, dst, nil, WithSync()))
+	require.NoError(t, Copy(t.Context(), src, dst, nil, WithSync()))
 	if used := before - freeBytes(t, dir); used > 1<<20 {
 		t.Errorf("copying 200 MiB took %d bytes of a filesystem with reflinks", used)
 	}
@@ -120,17 +110,17 @@ func TestCopySharesBlocks(t *testing.T) {
 func freeBytes(t *testing.T, dir string) int64 {
 	t.Helper()
 	var st unix.Statfs_t
-	must(t, unix.Statfs(dir, &st))
+	require.NoError(t, unix.Statfs(dir, &st))
 	return int64(st.Bfree) * st.Bsize
 }
 
 func TestCopyTellsProgress(t *testing.T) {
 	src, dst := mkdir(t, t.TempDir(), "src"), mkdir(t, t.TempDir(), "dst")
-	must(t, os.WriteFile(filepath.Join(src.Name(), "a"), make([]byte, 10<<20), 0o600))
-	must(t, os.Link(filepath.Join(src.Name(), "a"), filepath.Join(src.Name(), "b")))
-	must(t, os.WriteFile(filepath.Join(src.Name(), "c"), []byte("cc"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(src.Name(), "a"), make([]byte, 10<<20), 0o600))
+	require.NoError(t, os.Link(filepath.Join(src.Name(), "a"), filepath.Join(src.Name(), "b")))
+	require.NoError(t, os.WriteFile(filepath.Join(src.Name(), "c"), []byte("cc"), 0o600))
 	var told []int64
-	must(t, Copy(t.Context(), src, dst, func(n int64) { told = append(told, n) }))
+	require.NoError(t, Copy(t.Context(), src, dst, func(n int64) { told = append(told, n) }))
 	if len(told) < 3 || told[len(told)-1] != 10<<20+2 {
 		t.Errorf("progress was %v, want several, %d at last", told, 10<<20+2)
 	}
@@ -138,8 +128,8 @@ func TestCopyTellsProgress(t *testing.T) {
 
 func TestCopyRefusesWhatIsNotEmpty(t *testing.T) {
 	src, dst := mkdir(t, t.TempDir(), "src"), mkdir(t, t.TempDir(), "dst")
-	must(t, os.WriteFile(filepath.Join(src.Name(), "new"), nil, 0o600))
-	must(t, os.WriteFile(filepath.Join(dst.Name(), "old"), []byte("precious"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(src.Name(), "new"), nil, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dst.Name(), "old"), []byte("precious"), 0o600))
 	wantKind(t, Copy(t.Context(), src, dst, nil), dataset.ErrExists)
 	wantKind(t, ReadTar(t.Context(), strings.NewReader(""), dst), dataset.ErrExists)
 	if _, err := os.Stat(filepath.Join(dst.Name(), "new")); err == nil {
@@ -149,23 +139,23 @@ func TestCopyRefusesWhatIsNotEmpty(t *testing.T) {
 
 func TestCopyIntoDirectoryWithDefaultACL(t *testing.T) {
 	src, dst := mkdir(t, t.TempDir(), "src"), mkdir(t, t.TempDir(), "dst")
-	must(t, os.MkdirAll(filepath.Join(src.Name(), "a/b"), 0o755))
-	must(t, unix.Setxattr(dst.Name(), aclDefault, treetest.ACL(1, 7, 7), 0))
-	must(t, unix.Setxattr(dst.Name(), "user.old", []byte("x"), 0))
-	must(t, Copy(t.Context(), src, dst, nil))
+	require.NoError(t, os.MkdirAll(filepath.Join(src.Name(), "a/b"), 0o755))
+	require.NoError(t, unix.Setxattr(dst.Name(), aclDefault, treetest.ACL(1, 7, 7), 0))
+	require.NoError(t, unix.Setxattr(dst.Name(), "user.old", []byte("x"), 0))
+	require.NoError(t, Copy(t.Context(), src, dst, nil))
 	wantEqual(t, src, dst)
 }
 
 func TestCopyLeavesMountsOut(t *testing.T) {
 	src := mkdir(t, t.TempDir(), "src")
 	covered := filepath.Join(src.Name(), "covered")
-	must(t, os.Mkdir(covered, 0o755))
-	must(t, os.WriteFile(filepath.Join(covered, "below"), []byte("below"), 0o600))
-	must(t, unix.Mount("none", covered, "tmpfs", 0, ""))
-	t.Cleanup(func() { must(t, unix.Unmount(covered, unix.MNT_DETACH)) })
-	must(t, os.WriteFile(filepath.Join(covered, "above"), []byte("above"), 0o600))
+	require.NoError(t, os.Mkdir(covered, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(covered, "below"), []byte("below"), 0o600))
+	require.NoError(t, unix.Mount("none", covered, "tmpfs", 0, ""))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(covered, unix.MNT_DETACH)) })
+	require.NoError(t, os.WriteFile(filepath.Join(covered, "above"), []byte("above"), 0o600))
 	dst := mkdir(t, t.TempDir(), "dst")
-	must(t, Copy(t.Context(), src, dst, nil))
+	require.NoError(t, Copy(t.Context(), src, dst, nil))
 	if got := listing(t, filepath.Join(dst.Name(), "covered")); !cmp.Equal(got, []string{"below"}) {
 		t.Errorf("copied %q, want what the mount covers", got)
 	}
@@ -174,7 +164,7 @@ func TestCopyLeavesMountsOut(t *testing.T) {
 func listing(t testing.TB, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
-	must(t, err)
+	require.NoError(t, err)
 	var names []string
 	for _, e := range entries {
 		names = append(names, e.Name())
@@ -184,9 +174,9 @@ func listing(t testing.TB, dir string) []string {
 
 func TestCopyNoSpace(t *testing.T) {
 	src, dir := mkdir(t, t.TempDir(), "src"), t.TempDir()
-	must(t, os.WriteFile(filepath.Join(src.Name(), "big"), make([]byte, 8<<20), 0o600))
-	must(t, unix.Mount("none", dir, "tmpfs", 0, "size=1m"))
-	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	require.NoError(t, os.WriteFile(filepath.Join(src.Name(), "big"), make([]byte, 8<<20), 0o600))
+	require.NoError(t, unix.Mount("none", dir, "tmpfs", 0, "size=1m"))
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
 	err := Copy(t.Context(), src, openDir(t, dir), nil)
 	wantKind(t, err, dataset.ErrNoSpace)
 	if want := `copy "big": no space left on device`; err.Error() != want {
@@ -196,7 +186,7 @@ func TestCopyNoSpace(t *testing.T) {
 
 func TestCopyStopsWhenCancelled(t *testing.T) {
 	src, dst := mkdir(t, t.TempDir(), "src"), mkdir(t, t.TempDir(), "dst")
-	must(t, os.WriteFile(filepath.Join(src.Name(), "big"), make([]byte, 64<<20), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(src.Name(), "big"), make([]byte, 64<<20), 0o600))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	err := Copy(ctx, src, dst, func(int64) { cancel() })
@@ -213,21 +203,21 @@ func TestDeepTrees(t *testing.T) {
 		t.Run(fmt.Sprint(test.depth), func(t *testing.T) {
 			src, dst := mkdir(t, t.TempDir(), "src"), mkdir(t, t.TempDir(), "dst")
 			at, err := unix.Dup(int(src.Fd()))
-			must(t, err)
+			require.NoError(t, err)
 			for range test.depth {
-				must(t, unix.Mkdirat(at, "d", 0o755))
+				require.NoError(t, unix.Mkdirat(at, "d", 0o755))
 				next, err := unix.Openat(at, "d", unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-				must(t, err)
-				must(t, unix.Close(at))
+				require.NoError(t, err)
+				require.NoError(t, unix.Close(at))
 				at = next
 			}
-			must(t, unix.Close(at))
+			require.NoError(t, unix.Close(at))
 			err = Copy(t.Context(), src, dst, nil)
 			if test.fails {
 				wantKind(t, err, dataset.ErrUnsupported)
 				return
 			}
-			must(t, err)
+			require.NoError(t, err)
 			wantEqual(t, src, dst)
 		})
 	}
@@ -239,7 +229,7 @@ func TestNoDescriptorsLeak(t *testing.T) {
 	before := len(listing(t, "/proc/self/fd"))
 	for range 3 {
 		dst := mkdir(t, t.TempDir(), "dst")
-		must(t, Copy(t.Context(), src, dst, nil))
+		require.NoError(t, Copy(t.Context(), src, dst, nil))
 		wantEqual(t, src, dst)
 		dst.Close()
 	}

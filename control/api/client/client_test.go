@@ -10,14 +10,13 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestUnreachable(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "drover.sock")
 	c, err := New("unix://" + path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer c.Close()
 	_, err = c.Volume(soon(t), "db")
 	want := "cannot reach drover at unix://" + path + ": no such file or directory (see systemctl status 'drover*' or run drover serve" + (&remote{endpoint: "unix://" + path}).where() + ")"

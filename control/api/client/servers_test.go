@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // some returns a client of several servers on unix sockets, which it asks in their order. A test can replace the
@@ -35,17 +36,13 @@ func some(t *testing.T, n int) (*Client, []*replica) {
 		list, endpoints = append(list, r), append(endpoints, "unix://"+r.path)
 	}
 	c, err := New(strings.Join(endpoints, ","))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	c.conn.patience = time.Minute
 	c.conn.servers = nil
 	for _, e := range endpoints { // in the order of the test
 		s, transport, err := dial(e, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		t.Cleanup(transport.CloseIdleConnections)
 		c.conn.servers = append(c.conn.servers, s)
 	}
@@ -286,9 +283,7 @@ func TestSpreadAndPerServer(t *testing.T) {
 	first := map[string]int{}
 	for range 200 {
 		c, err := New("http://a:1, http://b:1,http://c:1")
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		first[c.Endpoint()]++
 	}
 	if len(first) != 3 {

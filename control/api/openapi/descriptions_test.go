@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/control/api/openapi"
 	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/test/golden"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestGeneratedFilesAreTheSource fails when descriptions.json differs from the comments of the fields, or enums.json
@@ -33,9 +34,7 @@ func TestGeneratedFilesAreTheSource(t *testing.T) {
 	descriptions, enums := indented(t, texts), indented(t, values)
 	if *golden.Update {
 		for name, content := range map[string][]byte{"descriptions.json": descriptions, "enums.json": enums} {
-			if err := os.WriteFile(name, content, 0o644); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.WriteFile(name, content, 0o644))
 		}
 		openapi.SetGenerated(descriptions, enums)
 	}
@@ -82,9 +81,7 @@ func sources(t *testing.T) (parsed []*ast.File) {
 				continue
 			}
 			f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments|parser.SkipObjectResolution)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			parsed = append(parsed, f)
 		}
 	}
@@ -129,9 +126,7 @@ func addConstants(t *testing.T, values map[string][]string, file *ast.File) {
 			return true
 		}
 		value, err := strconv.Unquote(lit.Value)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if key := file.Name.Name + "." + typ.Name; value != "" {
 			values[key] = append(values[key], value)
 		}
@@ -142,9 +137,7 @@ func addConstants(t *testing.T, values map[string][]string, file *ast.File) {
 func indented(t *testing.T, v any) []byte {
 	t.Helper()
 	out, err := json.MarshalIndent(v, "", "\t")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return append(out, '\n')
 }
 

@@ -7,22 +7,19 @@ import (
 
 	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/test/golden"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestOpenAPIIsKept fails when docs/openapi.yaml is not what the handlers say.
 func TestOpenAPIIsKept(t *testing.T) {
 	got, err := server.OpenAPI().YAML()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	golden.Check(t, "../../../docs/openapi.yaml", string(got))
 }
 
 func TestOpenAPIIsTheSameEveryTime(t *testing.T) {
 	first, err := server.OpenAPI().YAML()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for range 5 {
 		again, err := server.OpenAPI().YAML()
 		if err != nil || string(again) != string(first) {

@@ -29,6 +29,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/internal/requestid"
+	"github.com/droverhq/drover/test/require"
 )
 
 // documented is one endpoint of the OpenAPI document.
@@ -50,9 +51,7 @@ func endpoints(t *testing.T) (all []documented) {
 			Responses   map[string]any
 		}
 	}
-	if err := json.Unmarshal([]byte(body), &doc); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, json.Unmarshal([]byte(body), &doc))
 	for path, methods := range doc.Paths {
 		for method, op := range methods {
 			all = append(all, documented{strings.ToUpper(method), path, op.OperationID, op.Tags[0], op.Responses["202"] != nil,
@@ -139,9 +138,7 @@ func serveTLS(t *testing.T, h http.Handler, own *pki.Credentials) (address strin
 	s := New(h)
 	s.ErrorLog = log.New(io.Discard, "", 0)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = s.Serve(tls.NewListener(l, own.UnverifiedServer())) }) // Serve always returns an error
 	t.Cleanup(func() { s.Close(); serving.Wait() })
@@ -221,17 +218,11 @@ func (f *flock) took() []api.Change {
 func TestWhoIsLetIn(t *testing.T) {
 	f := newFlock(t, Deps{Service: newFake(), Version: "v1.4.0"})
 	foreign, err := pki.Create(filepath.Join(t.TempDir(), "ca"), flockStart)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	strange, err := foreign.Issue(nodeA, flockStart)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	late, err := f.ca.Issue(nodeA, flockStart.Add(2*time.Hour))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	own := "/v1/nodes/" + nodeA.Node.String() + "/heartbeat"
 	post := func(p *pki.Pair, path string) error { return f.ask(believing(p), "POST", path, "", "{}") }
 	for name, c := range map[string]struct {
@@ -272,9 +263,7 @@ func TestLookedAtAgain(t *testing.T) {
 	ask := func() int {
 		r, _ := http.NewRequestWithContext(soon(t), "GET", "https://"+f.address+"/v1/volumes", nil)
 		resp, err := transport.RoundTrip(r)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer resp.Body.Close()
 		_, _ = io.Copy(io.Discard, resp.Body)
 		return resp.StatusCode
@@ -304,17 +293,13 @@ func TestLookedAtAgain(t *testing.T) {
 func TestPlain(t *testing.T) {
 	h := Handler(Deps{Service: newFake()})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s := New(h)
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = s.Serve(l) })
 	defer func() { s.Close(); serving.Wait() }()
 	c, err := client.New("http://" + l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer c.Close()
 	if _, err := c.Volumes(soon(t), api.Page{}); !errors.Is(err, dataset.ErrForbidden) || !strings.Contains(err.Error(), "requires TLS") {
 		t.Error(err)
@@ -337,9 +322,7 @@ func TestStrangersJoin(t *testing.T) {
 	join := func(request string) error {
 		return f.ask(believing(nil), "POST", endpoint.Join.Path, "", `{"token":"t","name":"a","csr":"`+request+`"}`)
 	}
-	if err := join("r"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, join("r"))
 	if got := f.took(); len(got) != 1 || got[0].Who != "nobody" || got[0].What != "join" || got[0].Target != "a" || got[0].Outcome != api.Done {
 		t.Errorf("%+v", got)
 	}

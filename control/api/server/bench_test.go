@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest/loopback"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // BenchmarkHandler measures the calls that an agent makes for every volume, for the handler only and with the
@@ -71,9 +72,7 @@ func BenchmarkHandler(b *testing.B) {
 		b.Run("loopback/"+k.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := k.call(); err != nil {
-					b.Fatal(err)
-				}
+				require.NoError(b, k.call())
 			}
 		})
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/control/controltest/loopback"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The client returns an error of the same kind and text as the service. Between them the error is a problem.
@@ -53,9 +54,7 @@ func TestProblemDetails(t *testing.T) {
 			t.Errorf("%s: %s %s", kind.Code, resp.Status, resp.Header)
 		}
 		var p map[string]any
-		if err := json.Unmarshal([]byte(body), &p); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, json.Unmarshal([]byte(body), &p))
 		want := map[string]any{"type": "urn:drover:problem:" + kind.Code, "title": kind.Title, "status": float64(kind.HTTP), "detail": "the line", "code": kind.Code}
 		if fmt.Sprint(p) != fmt.Sprint(want) {
 			t.Errorf("%v\nwant %v", p, want)

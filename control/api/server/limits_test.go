@@ -19,19 +19,16 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A caller without a valid certificate is answered at once. It cannot keep a connection open with a body that
 // never arrives, also not at an unknown endpoint.
 func TestStrangersBodies(t *testing.T) {
 	ca, err := pki.Create(filepath.Join(t.TempDir(), "ca"), flockStart)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	pair, err := ca.Issue(controlC, flockStart)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	own := pki.NewCredentials(pair, clock.NewFake(flockStart), nil)
 	h := Handler(Deps{Service: newFake(), Peer: own.VerifyPeer})
 	h.(*frontHandler).patience = 50 * time.Millisecond
@@ -43,13 +40,9 @@ func TestStrangersBodies(t *testing.T) {
 		"GET /v1/volumes HTTP/1.1\r\nHost: x\r\n\r\n",
 	} {
 		conn, err := tls.Dial("tcp", address, believing(nil))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer conn.Close()
-		if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
 		if _, err := io.WriteString(conn, begin); err != nil {
 			t.Fatal(err)
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // lister is a fake whose lists have several items. It pages those that the service pages.
@@ -197,9 +198,7 @@ func TestClientReadsAllPages(t *testing.T) {
 	}
 	transports(t, Deps{Service: l, Local: l}, func(t *testing.T, c *client.Client) {
 		got, err := c.Pools(soon(t))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if d := cmp.Diff(l.pools, got); d != "" {
 			t.Errorf("-want +got:\n%s", d)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/controltest/loopback"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -36,16 +37,12 @@ func overSocket(t *testing.T, h http.Handler) (*client.Client, *http.Server) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "d.sock")
 	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s := New(h)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	c, err := client.New("unix://" + path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
 		c.Close()
 		s.Close()

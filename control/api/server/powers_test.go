@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 // power is what an endpoint, or one of its fields, lets a caller do beyond looking at records.
@@ -194,9 +195,7 @@ func fieldsOfEndpoints(t *testing.T) map[string][]string {
 		}
 		Components struct{ Schemas map[string]schema }
 	}
-	if err := json.Unmarshal([]byte(body), &doc); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, json.Unmarshal([]byte(body), &doc))
 	all := map[string][]string{}
 	for path, methods := range doc.Paths {
 		for _, op := range methods {

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // An archive that is larger than all buffers is sent while it is written, and read while it is received.
@@ -94,9 +95,7 @@ func TestArchiveBreaksOff(t *testing.T) {
 		}
 	})
 	resp, err := http.Get("http://" + local(t, Handler(Deps{Service: f, Local: f})) + "/v1/volumes/db/export")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer resp.Body.Close()
 	if n, err := io.Copy(io.Discard, resp.Body); err == nil {
 		t.Errorf("%d bytes that look complete", n)
@@ -161,9 +160,7 @@ func TestEvents(t *testing.T) {
 	transports(t, Deps{Service: f}, func(t *testing.T, c *client.Client) {
 		var got []api.Event
 		take := func(e api.Event) error { got = append(got, e); return nil }
-		if err := c.Events(soon(t), 0, false, take); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, c.Events(soon(t), 0, false, take))
 		if d := cmp.Diff(all, got); d != "" {
 			t.Error(d)
 		}
@@ -341,9 +338,7 @@ func TestFlushSendsHeaderOnce(t *testing.T) {
 	s.Config.ErrorLog = log.New(&logged, "", 0)
 	s.Start()
 	r, err := s.Client().Get(s.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	body, err := io.ReadAll(r.Body)
 	_ = r.Body.Close()
 	if s.Close(); err != nil || string(body) != "event" || logged.Len() != 0 {

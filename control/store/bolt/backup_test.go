@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A backup that is taken while callers write is the state of the store at one moment: it can be opened, and has
@@ -48,11 +49,9 @@ func TestBackupWhileWriting(t *testing.T) {
 		mu.Unlock()
 		path := filepath.Join(dir, fmt.Sprint("backup", n))
 		f, err := os.Create(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		must(t, s.Backup(t.Context(), f))
-		must(t, f.Close())
+		require.NoError(t, err)
+		require.NoError(t, s.Backup(t.Context(), f))
+		require.NoError(t, f.Close())
 		whole(t, path, before)
 	}
 	cancel()
@@ -89,12 +88,10 @@ func TestSlowBackupHoldsUpNothing(t *testing.T) {
 		t.Errorf("the file grew from %d to %d bytes under a slow backup", size, grown)
 	}
 	rest, err := io.ReadAll(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	must(t, <-done)
+	require.NoError(t, err)
+	require.NoError(t, <-done)
 	path := filepath.Join(t.TempDir(), "backup")
-	must(t, os.WriteFile(path, append(first, rest...), 0o600))
+	require.NoError(t, os.WriteFile(path, append(first, rest...), 0o600))
 	if diff := cmp.Diff(want, all(t, open(t, path))); diff != "" {
 		t.Error(diff)
 	}
@@ -125,16 +122,14 @@ func TestBackupFails(t *testing.T) {
 func TestBackupOnOverlay(t *testing.T) {
 	base := tmpfs(t, 64<<20)
 	for _, d := range []string{"lower", "upper", "work", "mnt"} {
-		must(t, os.Mkdir(filepath.Join(base, d), 0o700))
+		require.NoError(t, os.Mkdir(filepath.Join(base, d), 0o700))
 	}
 	mnt := filepath.Join(base, "mnt")
 	scratch.Run(t, "mount", "-t", "overlay", "overlay", "-o",
 		fmt.Sprintf("lowerdir=%s/lower,upperdir=%s/upper,workdir=%s/work", base, base, base), mnt)
 	t.Cleanup(func() { scratch.Run(t, "umount", mnt) })
 	s, err := bolt.Open(t.Context(), pathIn(mnt), bolt.Options{Clock: newClock()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer shut(t, s)
 	put(t, s, set("a", "x"))
 	var b bytes.Buffer
@@ -147,9 +142,7 @@ func TestBackupOnOverlay(t *testing.T) {
 func written(t *testing.T) (n int) {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/io")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	_, rest, _ := strings.Cut(string(b), "wchar:")
 	if _, err := fmt.Sscan(rest, &n); err != nil {
 		t.Fatal(err)
@@ -227,9 +220,7 @@ func TestOpenLeavesNoMemory(t *testing.T) {
 func resident(t *testing.T, path string) (kib int) {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/smaps")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	_, mapping, ok := strings.Cut(string(b), path+"\n")
 	if !ok {
 		t.Fatalf("%s is not mapped", path)
@@ -249,9 +240,7 @@ func pathIn(dir string) string { return filepath.Join(dir, "store.db") }
 func open(tb testing.TB, path string) *bolt.Store {
 	tb.Helper()
 	s, err := bolt.Open(tb.Context(), path, bolt.Options{Clock: newClock()})
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	tb.Cleanup(func() { shut(tb, s) })
 	return s
 }
@@ -268,18 +257,14 @@ func set(key, value string) store.Write { return store.Write{Key: key, Value: []
 func put(tb testing.TB, s *bolt.Store, writes ...store.Write) uint64 {
 	tb.Helper()
 	index, err := s.Txn(tb.Context(), nil, writes)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	return index
 }
 
 func all(tb testing.TB, s *bolt.Store) []store.Entry {
 	tb.Helper()
 	list, err := s.List(tb.Context(), "", "", 0)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	return list
 }
 

@@ -12,13 +12,12 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/require"
 )
 
 func openBench(b *testing.B, path string) *bolt.Store {
 	s, err := bolt.Open(b.Context(), path, bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	return s
 }
 
@@ -100,24 +99,14 @@ func BenchmarkChange(b *testing.B) {
 				}
 			}
 		})
-		must(b, s.Close())
+		require.NoError(b, s.Close())
 		info, err := os.Stat(path)
-		if err != nil {
-			b.Fatal(err)
-		}
+		require.NoError(b, err)
 		b.Run(fmt.Sprintf("open/datasets=%d", n), func(b *testing.B) {
 			for range b.N {
-				must(b, openBench(b, path).Close())
+				require.NoError(b, openBench(b, path).Close())
 			}
 			b.ReportMetric(float64(info.Size())/1e6, "MB")
 		})
-	}
-}
-
-// must fails the test if a call has failed.
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }

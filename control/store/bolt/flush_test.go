@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // badDisk is an ext4 on a sparse image on a full tmpfs. A write to a block that the image does not have yet is an I/O
@@ -127,20 +128,16 @@ func TestMetaFlushFails(t *testing.T) {
 func loseMetaPages(t *testing.T, d *badDisk) {
 	t.Helper()
 	f, err := os.Open(pathIn(d.dir))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	extents, err := reflink.Extents(f)
 	if err != nil || len(extents) == 0 || extents[0].Offset != 0 || extents[0].Length < 8192 {
 		t.Fatalf("%+v, %v", extents, err)
 	}
 	disk, err := os.OpenFile(d.image, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer disk.Close()
-	must(t, unix.Fallocate(int(disk.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(extents[0].Physical), 8192))
+	require.NoError(t, unix.Fallocate(int(disk.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(extents[0].Physical), 8192))
 	fillDisk(t, filepath.Dir(d.image)) // what the hole gave back
 }
 
@@ -149,18 +146,12 @@ func loseMetaPages(t *testing.T, d *badDisk) {
 func TestDiskIsReadAgainAfterAFailedFlush(t *testing.T) {
 	d, s := newBadDisk(t)
 	f, err := os.Open(pathIn(d.dir))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	extents, err := reflink.Extents(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	disk, err := os.OpenFile(d.image, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer disk.Close()
 	for _, e := range extents {
 		from := max(e.Offset, 8192) // after the meta pages
@@ -196,7 +187,7 @@ func tmpfs(t *testing.T, size int64) string {
 	t.Helper()
 	dir := t.TempDir()
 	spec := mount.Spec{Source: "tmpfs", FSType: "tmpfs", Options: []string{fmt.Sprintf("size=%d", size)}}
-	must(t, mount.Mount(dir, spec))
+	require.NoError(t, mount.Mount(dir, spec))
 	t.Cleanup(func() {
 		// The kernel takes some time to release an image whose loop device was removed. Each try waits a tenth of a
 		// second.
@@ -215,9 +206,7 @@ func tmpfs(t *testing.T, size int64) string {
 func fillDisk(t *testing.T, dir string) (free func()) {
 	t.Helper()
 	f, err := os.CreateTemp(dir, "filler-*")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	var end int64
 	for chunk := int64(64 << 20); chunk >= 4096; {
@@ -231,7 +220,7 @@ func fillDisk(t *testing.T, dir string) (free func()) {
 			t.Fatal(err)
 		}
 	}
-	must(t, f.Sync())
+	require.NoError(t, f.Sync())
 	// The space that is left is less than a page, or reserved for others.
 	if more, err := os.CreateTemp(dir, "filler-*"); err == nil {
 		for err == nil {
@@ -240,16 +229,14 @@ func fillDisk(t *testing.T, dir string) (free func()) {
 		if !errors.Is(err, unix.ENOSPC) {
 			t.Fatal(err)
 		}
-		must(t, more.Close())
+		require.NoError(t, more.Close())
 	}
 	return func() {
 		t.Helper()
 		fillers, err := filepath.Glob(filepath.Join(dir, "filler-*"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, name := range fillers {
-			must(t, os.Remove(name))
+			require.NoError(t, os.Remove(name))
 		}
 	}
 }
@@ -306,14 +293,14 @@ func testFullDisk(t *testing.T, dir string) {
 	const before = 20
 	s := open(t, pathIn(dir))
 	for n := range before {
-		must(t, createVolume(t, s, n))
+		require.NoError(t, createVolume(t, s, n))
 	}
 	stats := s.Stats()
 	if stats.ReserveBytes == 0 {
 		t.Fatal("no reserve on an empty disk")
 	}
 	var file unix.Stat_t
-	must(t, unix.Stat(pathIn(dir), &file))
+	require.NoError(t, unix.Stat(pathIn(dir), &file))
 	if has := file.Blocks * 512; has < file.Size+stats.ReserveBytes {
 		t.Fatalf("the file of %d bytes has %d of the disk, without the reserve of %d", file.Size, has, stats.ReserveBytes)
 	}
@@ -372,9 +359,7 @@ func testFullDisk(t *testing.T, dir string) {
 func TestReleasePages(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	st, err := bolt.Open(t.Context(), path, bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = st.Close() })
 	var work sync.WaitGroup
 	for w := range 4 {
@@ -397,12 +382,12 @@ func TestReleasePages(t *testing.T) {
 	if got := mappedKiB(t, path); got == 0 {
 		t.Error("no page is mapped after 200 reads: the test measures nothing")
 	}
-	must(t, st.ReleasePages())
+	require.NoError(t, st.ReleasePages())
 	// The read transaction of the release itself may map the root again.
 	if got := mappedKiB(t, path); got > 64 {
 		t.Errorf("%d KiB of the file are mapped after the release", got)
 	}
-	must(t, st.Close())
+	require.NoError(t, st.Close())
 	if err := st.ReleasePages(); err != nil {
 		t.Errorf("release of a closed store: %v", err)
 	}
@@ -412,14 +397,10 @@ func TestReleasePages(t *testing.T) {
 func mappedKiB(t *testing.T, path string) (sum int) {
 	t.Helper()
 	text, err := os.ReadFile("/proc/self/smaps")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, m := range regexp.MustCompile(`(?m)`+regexp.QuoteMeta(path)+`\n(?:.*\n)*?Rss: +(\d+) kB`).FindAllSubmatch(text, -1) {
 		n, err := strconv.Atoi(string(m[1]))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		sum += n
 	}
 	return sum
@@ -478,35 +459,27 @@ func TestAcknowledgedSurvivesPowerCut(t *testing.T) {
 func newImage(t *testing.T, path string, size int64) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
-	must(t, f.Truncate(size))
+	require.NoError(t, f.Truncate(size))
 }
 
 func clone(t *testing.T, dst, src string) {
 	t.Helper()
 	from, err := os.Open(src)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer from.Close()
 	to, err := os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer to.Close()
-	must(t, reflink.Clone(to, from))
+	require.NoError(t, reflink.Clone(to, from))
 }
 
 // afterCut mounts a copy of a disk while fn runs.
 func afterCut(t *testing.T, image string, fn func(dir string)) {
 	t.Helper()
 	dev, err := loopdev.Attach(t.Context(), image, loopdev.Options{BlockSize: 4096})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	dir := t.TempDir()
 	if err := mount.Mount(dir, mount.Spec{Source: dev.Path, FSType: "ext4"}); err != nil {
 		t.Fatal(err, dev.Close())

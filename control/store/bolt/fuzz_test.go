@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/durable"
+	"github.com/droverhq/drover/test/require"
 )
 
 var still = Options{Clock: clock.NewFake(time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC))}
@@ -31,13 +32,9 @@ func sample(tb testing.TB, n int) []byte {
 	ctx := context.Background()
 	path := filepath.Join(tb.TempDir(), "sample.db")
 	s, err := Open(ctx, path, still)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	id, err := s.Session(ctx, time.Hour)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	for i := range n {
 		writes := []store.Write{{Key: fmt.Sprintf("k/%04d", i), Value: bytes.Repeat([]byte{byte(i)}, i*37%9000)}}
 		if i%5 == 0 {
@@ -51,12 +48,10 @@ func sample(tb testing.TB, n int) []byte {
 		}
 	}
 	var used int64
-	must(tb, s.db.View(func(tx *bbolt.Tx) error { used = tx.Size(); return nil }))
-	must(tb, s.Close())
+	require.NoError(tb, s.db.View(func(tx *bbolt.Tx) error { used = tx.Size(); return nil }))
+	require.NoError(tb, s.Close())
 	b, err := os.ReadFile(path)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	return b[:used]
 }
 
@@ -64,9 +59,7 @@ func sample(tb testing.TB, n int) []byte {
 func checkFile(t *testing.T, path string) (contents, error) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	return (&Store{path: path}).check(t.Context(), f)
 }
@@ -74,11 +67,9 @@ func checkFile(t *testing.T, path string) (contents, error) {
 func TestCheckCountsWhatIsThere(t *testing.T) {
 	for _, n := range []int{0, 1, 20, 300} {
 		path := filepath.Join(t.TempDir(), "store.db")
-		must(t, os.WriteFile(path, sample(t, n), 0o600))
+		require.NoError(t, os.WriteFile(path, sample(t, n), 0o600))
 		got, err := checkFile(t, path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		want := contents{schema: 1, index: uint64(n)}
 		for i := range n {
 			want.entries++
@@ -98,24 +89,18 @@ func TestCheckCountsWhatIsThere(t *testing.T) {
 // Files written by bbolt's own tools have a list of free pages.
 func TestCheckReadsAListOfFreePages(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "listed.db")
-	must(t, os.WriteFile(path, sample(t, 100), 0o600))
+	require.NoError(t, os.WriteFile(path, sample(t, 100), 0o600))
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: pageSize})
-	if err != nil {
-		t.Fatal(err)
-	}
-	must(t, db.Close())
+	require.NoError(t, err)
+	require.NoError(t, db.Close())
 	got, err := checkFile(t, path)
 	if err != nil || got.index != 100 {
 		t.Errorf("%+v, %v", got, err)
 	}
 	listed, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s, err := Open(t.Context(), path, still)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: "a"}}); err != nil {
 		t.Error(err)
 	}
@@ -130,7 +115,7 @@ func TestCheckReadsAListOfFreePages(t *testing.T) {
 	}
 	root, list := binary.NativeEndian.Uint64(newest[16:]), binary.NativeEndian.Uint64(newest[32:])
 	binary.NativeEndian.PutUint64(listed[list*pageSize+16:], root)
-	must(t, os.WriteFile(path, listed, 0o600))
+	require.NoError(t, os.WriteFile(path, listed, 0o600))
 	if _, err := checkFile(t, path); !errors.Is(err, dataset.ErrCorrupt) || !strings.Contains(err.Error(), "freed") {
 		t.Errorf("a used page is listed as free: %v", err)
 	}
@@ -173,7 +158,7 @@ func survivors(tb testing.TB, b []byte) []store.Entry {
 	tb.Helper()
 	ctx := context.Background()
 	path := filepath.Join(tb.TempDir(), "store.db")
-	must(tb, os.WriteFile(path, b, 0o600))
+	require.NoError(tb, os.WriteFile(path, b, 0o600))
 	defer func() { _ = os.Remove(path) }()
 	s, err := Open(ctx, path, still)
 	if err != nil {
@@ -256,11 +241,9 @@ func FuzzFile(f *testing.F) {
 // A file that cannot be read is not a damaged file, which the daemon would replace.
 func TestUnreadableFileIsNotDamaged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
-	must(t, os.WriteFile(path, sample(t, 20), 0o600))
+	require.NoError(t, os.WriteFile(path, sample(t, 20), 0o600))
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	if _, err := (&Store{path: path}).check(t.Context(), f); err == nil || errors.Is(err, dataset.ErrCorrupt) {
 		t.Errorf("got %v", err)
@@ -273,7 +256,7 @@ func TestEndlessPage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "store.db")
 	b := sample(t, 0)
 	binary.NativeEndian.PutUint32(b[len(b)-pageSize+12:], 1<<31) // the root page
-	must(t, os.WriteFile(path, b, 0o600))
+	require.NoError(t, os.WriteFile(path, b, 0o600))
 	_, err := Open(t.Context(), path, still)
 	if dataset.KindOf(err) != dataset.ErrUnavailable || !strings.Contains(err.Error(), "check the file: exit status") ||
 		strings.Contains(err.Error(), "\n") {

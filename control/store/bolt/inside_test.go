@@ -14,14 +14,13 @@ import (
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/require"
 )
 
 func openInside(t *testing.T) *Store {
 	t.Helper()
 	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), still)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			t.Error(err)
@@ -34,17 +33,15 @@ func openInside(t *testing.T) *Store {
 func stall(t *testing.T, s *Store) (resume func()) {
 	t.Helper()
 	tx, err := s.db.Begin(true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	first := &request{
 		writes: []store.Write{{Key: "first"}}, records: [][]byte{newRecord("", nil)}, answer: make(chan struct{}),
 	}
-	must(t, s.queue.put(first))
+	require.NoError(t, s.queue.put(first))
 	waitFor(s, 0)
 	return func() {
 		t.Helper()
-		must(t, tx.Rollback())
+		require.NoError(t, tx.Rollback())
 		<-first.answer
 		if first.err != nil {
 			t.Fatal(first.err)
@@ -69,7 +66,7 @@ func waitFor(s *Store, want int) {
 func TestBatchesAreBounded(t *testing.T) {
 	q := queue{wake: make(chan struct{}, 1)}
 	for _, bytes := range []int{batchBytes + 1, batchBytes / 2, batchBytes / 2, 1} {
-		must(t, q.put(&request{bytes: bytes}))
+		require.NoError(t, q.put(&request{bytes: bytes}))
 	}
 	for _, want := range []int{1, 2, 1} {
 		if got := q.take(); len(got) != want {
@@ -170,13 +167,9 @@ func TestGivenUpBeforeItWasTaken(t *testing.T) {
 func TestEndGivenUp(t *testing.T) {
 	s := openInside(t)
 	id, err := s.Session(t.Context(), time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	last, err := s.Txn(t.Context(), nil, []store.Write{{Key: "live/1", Session: id}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	resume := stall(t, s)
 	ctx, cancel := context.WithCancel(t.Context())
 	gone := make(chan error, 1)
@@ -204,7 +197,7 @@ func TestReaderWaitsForTheFlush(t *testing.T) {
 		t.Fatal(err)
 	}
 	var txid int
-	must(t, s.db.View(func(tx *bbolt.Tx) error { txid = tx.ID(); return nil }))
+	require.NoError(t, s.db.View(func(tx *bbolt.Tx) error { txid = tx.ID(); return nil }))
 	s.durability.setDurable(txid - 1) // as between writing a meta page and its flush
 	ctx, cancel := context.WithCancel(t.Context())
 	stays, goes := s.waits(t, t.Context()), s.waits(t, ctx)
@@ -311,13 +304,5 @@ func TestC4SessionsOutliveAClockThatIsSet(t *testing.T) {
 	c.Advance(10 * time.Second)
 	if s.alive(id, true) {
 		t.Error("it outlives its time")
-	}
-}
-
-// must fails the test if a call has failed.
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }

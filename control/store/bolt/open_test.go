@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/control/store/storetest"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestReopen(t *testing.T) {
@@ -133,7 +134,7 @@ func TestWhatIsNoStore(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := pathIn(t.TempDir())
-			must(t, c.make(t, path))
+			require.NoError(t, c.make(t, path))
 			before := content(path)
 			s, err := bolt.Open(t.Context(), path, bolt.Options{Clock: newClock()})
 			if err == nil {
@@ -147,7 +148,7 @@ func TestWhatIsNoStore(t *testing.T) {
 				t.Error("the file was changed")
 			}
 			// Nothing holds the file, so the fault can be mended at once.
-			must(t, os.RemoveAll(path))
+			require.NoError(t, os.RemoveAll(path))
 			shut(t, open(t, path))
 		})
 	}
@@ -179,7 +180,7 @@ func TestInterruptedFirstStart(t *testing.T) {
 		"begun": func(p string) error { return edit(t, p, func(*bbolt.Tx) error { return nil }) },
 	} {
 		path := filepath.Join(t.TempDir(), name)
-		must(t, make(path))
+		require.NoError(t, make(path))
 		s := open(t, path)
 		put(t, s, set("a", "x"))
 		shut(t, s)
@@ -234,9 +235,7 @@ func TestSessionsEndWithTheProcess(t *testing.T) {
 	path := pathIn(t.TempDir())
 	s := open(t, path)
 	id, err := s.Session(t.Context(), time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	last := put(t, s, store.Write{Key: "live/1", Value: []byte("x"), Session: id}, store.Write{Key: "live/2", Session: id}, set("b/3", "x"))
 	shut(t, s)
 
@@ -291,9 +290,7 @@ func TestContract(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store {
 		fake := clock.NewFake(time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC))
 		s, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), bolt.Options{Clock: fake})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return timed{s, fake}
 	})
 }
@@ -385,10 +382,8 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), childEnv+"="+path)
 		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		must(t, cmd.Start())
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
 		limit := 1 + rand.IntN(600)
 		lines := bufio.NewScanner(out)
 		for n := 0; lines.Scan(); n++ {

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	consultest "github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Published entries are found by Consul's own queries. Publishing costs a write if something changed and none
@@ -29,9 +30,7 @@ func TestCatalog(t *testing.T) {
 	}
 	s := open(c.NewToken(consul.Policy("drover") + consul.CatalogPolicy("drover")))
 	session, err := s.Session(t.Context(), time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var all []store.Service
 	for i := range 150 { // more than one transaction takes
 		all = append(all, store.Service{
@@ -42,14 +41,12 @@ func TestCatalog(t *testing.T) {
 	all = append(all, store.Service{Kind: "control", ID: "10.0.1.1:9470", Address: "c1.example:9470", Alive: true})
 	publish := func(s *consul.Store, look bool) {
 		t.Helper()
-		must(t, s.Publish(t.Context(), all, look))
+		require.NoError(t, s.Publish(t.Context(), all, look))
 	}
 	found := func(kind, filter string) []*api.ServiceEntry {
 		t.Helper()
 		list, _, err := c.Client().Health().Service("drover-"+kind, "", true, &api.QueryOptions{Filter: filter, RequireConsistent: true})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return list
 	}
 	publish(s, false)
@@ -65,7 +62,7 @@ func TestCatalog(t *testing.T) {
 		q := &api.QueryOptions{RequireConsistent: true}
 		_, services, err1 := c.Client().Catalog().Services(q)
 		_, checks, err2 := c.Client().Health().State("any", q)
-		must(t, errors.Join(err1, err2))
+		require.NoError(t, errors.Join(err1, err2))
 		return [2]uint64{services.LastIndex, checks.LastIndex}
 	}
 	before, sent := written(), s.Stats().Requests
@@ -85,7 +82,7 @@ func TestCatalog(t *testing.T) {
 	if list := found("agent", `Service.Meta.drover_load_10 == "9.9"`); len(list) != 1 || len(found("agent", "")) != 149 {
 		t.Errorf("%+v", list)
 	}
-	must(t, s.Withdraw(t.Context(), "control", "10.0.1.1:9470"))
+	require.NoError(t, s.Withdraw(t.Context(), "control", "10.0.1.1:9470"))
 	if err := s.Withdraw(t.Context(), "control", "10.0.1.1:9470"); err != nil {
 		t.Error("again:", err)
 	}
@@ -127,9 +124,7 @@ func TestCatalogWithoutTheRight(t *testing.T) {
 
 func TestDocsShowTheCatalogPolicy(t *testing.T) {
 	text, err := os.ReadFile("../../../docs/consul.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if !strings.Contains(string(text), "```hcl\n"+consul.CatalogPolicy("drover")+"```") {
 		t.Errorf("docs/consul.md does not show\n%s", consul.CatalogPolicy("drover"))
 	}
@@ -145,17 +140,13 @@ func TestFactsAboutConsul(t *testing.T) {
 	txn := func(ops ...*api.TxnOp) (bool, *api.TxnResponse) {
 		t.Helper()
 		ok, res, _, err := client.Txn().Txn(ops, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return ok, res
 	}
 	index := func(key string) uint64 {
 		t.Helper()
 		p, _, err := client.KV().Get(key, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if p == nil {
 			return 0
 		}
@@ -164,9 +155,7 @@ func TestFactsAboutConsul(t *testing.T) {
 	session := func() string {
 		t.Helper()
 		id, _, err := client.Session().CreateNoChecks(&api.SessionEntry{TTL: "60s", Behavior: "delete"}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return id
 	}
 
@@ -313,9 +302,7 @@ func openWith(tb testing.TB, o consul.Options) *consul.Store {
 	tb.Helper()
 	o.Clock = clock.System{}
 	s, err := consul.Open(o)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			tb.Error(err)
@@ -335,27 +322,21 @@ func TestContract(t *testing.T) {
 func put(tb testing.TB, s *consul.Store, key, value string) uint64 {
 	tb.Helper()
 	index, err := s.Txn(tb.Context(), nil, []store.Write{{Key: key, Value: []byte(value)}})
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	return index
 }
 
 func value(tb testing.TB, s *consul.Store, key string) string {
 	tb.Helper()
 	e, err := s.Get(tb.Context(), key)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	return string(e.Value)
 }
 
 func policyOf(tb testing.TB, client *api.Client, rules string) *api.ACLPolicy {
 	tb.Helper()
 	p, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: "test", Rules: rules}, nil)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	return p
 }
 
@@ -374,9 +355,7 @@ func revoke(tb testing.TB, client *api.Client, secret string) {
 	if err == nil {
 		_, err = client.ACL().TokenDelete(t.AccessorID, nil)
 	}
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 }
 
 func deregister(tb testing.TB, client *api.Client, node string) {

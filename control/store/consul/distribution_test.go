@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/require"
 )
 
 // rapidKeys draws sorted keys under "k/", many of them with long common prefixes.
@@ -118,9 +119,7 @@ func TestGivenUpAsItConnects(t *testing.T) {
 		ctx, leave := context.WithCancel(t.Context())
 		to := &late{conn: here, before: before, leave: leave, gone: make(chan struct{})}
 		req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://consul/v1/txn", http.NoBody)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		f := &inflight{ctx: t.Context(), maxTime: time.Minute, silence: silence{clock: clock.System{}}}
 		if _, err := f.send(to, req, nil); err == nil {
 			t.Error("an answer")

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
 	consultest "github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/require"
 )
 
 // says checks that an error is one line of that kind with these words, without the secret, and is neither absence nor
@@ -103,9 +104,7 @@ func TestTokens(t *testing.T) {
 // The policy in the documentation is the one used by the tests above.
 func TestPolicyIsDocumented(t *testing.T) {
 	text, err := os.ReadFile("../../../docs/consul.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if !strings.Contains(string(text), "```hcl\n"+consul.Policy("drover")+"```") {
 		t.Errorf("docs/consul.md does not show\n%s", consul.Policy("drover"))
 	}
@@ -126,7 +125,7 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{ACL: true})
 	file := filepath.Join(t.TempDir(), "token")
 	write := func(token string) {
-		must(t, os.WriteFile(file, []byte(token+"\n"), 0o600))
+		require.NoError(t, os.WriteFile(file, []byte(token+"\n"), 0o600))
 	}
 	first, second := c.NewToken(consul.Policy("p")), c.NewToken(consul.Policy("p"))
 	write(first)
@@ -142,7 +141,7 @@ func TestTokenFileIsReadAgain(t *testing.T) {
 func TestOptions(t *testing.T) {
 	dir := t.TempDir()
 	empty := filepath.Join(dir, "empty")
-	must(t, os.WriteFile(empty, nil, 0o600))
+	require.NoError(t, os.WriteFile(empty, nil, 0o600))
 	const secret = "s3cr3t-s3cr3t"
 	for name, c := range map[string]struct {
 		o     consul.Options
@@ -189,7 +188,7 @@ func TestTLS(t *testing.T) {
 	cert, key := c.PKI.Issue(t, "drover", "")
 	good := consul.Options{Addresses: c.Addresses(), Prefix: "p", CAFile: c.PKI.CA, CertFile: cert, KeyFile: key}
 	s := openWith(t, good)
-	must(t, s.Check(t.Context()))
+	require.NoError(t, s.Check(t.Context()))
 	other := consultest.NewPKI(t, t.TempDir())
 	otherCert, otherKey := other.Issue(t, "drover", "")
 	change := func(f func(o *consul.Options)) consul.Options {

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/long"
 	consultest "github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/require"
 )
 
 // addition is one increment of the counter, as seen by its caller.
@@ -104,11 +105,9 @@ func (c *counter) try(ctx context.Context, id string) (int, bool, error) {
 func (c *counter) check(t *testing.T) {
 	t.Helper()
 	records, err := c.s.List(t.Context(), "requests/", "", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var last count
-	must(t, json.Unmarshal([]byte(value(t, c.s, "counter")), &last))
+	require.NoError(t, json.Unmarshal([]byte(value(t, c.s, "counter")), &last))
 	made := map[int]bool{}
 	for _, r := range records {
 		var n int
@@ -232,9 +231,7 @@ func TestLossOfQuorum(t *testing.T) {
 	s := open(t, c, "p")
 	index := put(t, s, "a/b", "1")
 	id, err := s.Session(t.Context(), time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	seen := make(chan error, 1)
 	go func() {
 		_, err := s.Watch(t.Context(), "a/", index)
@@ -280,13 +277,5 @@ func TestLossOfQuorum(t *testing.T) {
 	}
 	if err := s.Renew(t.Context(), id); err != nil {
 		t.Error("the session did not outlive it:", err)
-	}
-}
-
-// must fails the test if a call has failed.
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
 	}
 }

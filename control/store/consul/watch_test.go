@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/internal/long"
 	consultest "github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/require"
 )
 
 // silence is a Consul that writes nothing by itself while a test counts: its server has already recorded what it
@@ -28,9 +29,7 @@ func silence(t *testing.T) *consultest.Cluster {
 	ask := (&api.QueryOptions{}).WithContext(t.Context())
 	for {
 		n, meta, err := c.Client().Catalog().Node(c.Servers[0].Name, ask)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if n != nil && len(n.Node.TaggedAddresses) > 0 { // the leader does not know it
 			return c
 		}
@@ -42,9 +41,7 @@ func silence(t *testing.T) *consultest.Cluster {
 func counting(t *testing.T, address string) (string, func() int) {
 	t.Helper()
 	u, err := url.Parse(address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var mu sync.Mutex
 	var now, most int
 	add := func(n int) {
@@ -78,9 +75,7 @@ func TestWatchesCost(t *testing.T) {
 	proxy, most := counting(t, c.Addresses()[0])
 	s := openWith(t, consul.Options{Addresses: []string{proxy}, Prefix: "p"})
 	id, err := s.Session(t.Context(), 10*time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var index uint64
 	for n := range 200 {
 		index = put(t, s, fmt.Sprintf("work/%d/x", n), "1")
@@ -115,7 +110,7 @@ func TestWatchesCost(t *testing.T) {
 	}
 	sent, raft := s.Stats().Requests, c.RaftIndex()
 	for range 100 {
-		must(t, s.Renew(t.Context(), id))
+		require.NoError(t, s.Renew(t.Context(), id))
 		if _, err := s.Get(t.Context(), "work/7/x"); err != nil {
 			t.Fatal(err)
 		}
@@ -261,9 +256,7 @@ func TestPrefixes(t *testing.T) {
 	put(t, one, "names/db", "one")
 	index := put(t, two, "names/db", "two")
 	id, err := two.Session(t.Context(), time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if _, err := two.Txn(t.Context(), nil, []store.Write{{Key: "live/a", Session: id}}); err != nil {
 		t.Fatal(err)
 	}
@@ -275,12 +268,12 @@ func TestPrefixes(t *testing.T) {
 			t.Errorf("%v, %v", list, err)
 		}
 	}
-	must(t, waitPast(t.Context(), two, "names/", index-1))
+	require.NoError(t, waitPast(t.Context(), two, "names/", index-1))
 	wakes := two.Stats().Wakes
 	for n := range 50 {
 		put(t, one, "names/db", fmt.Sprint(n))
 	}
-	must(t, waitPast(t.Context(), one, "names/", 0))
+	require.NoError(t, waitPast(t.Context(), one, "names/", 0))
 	if n := two.Stats().Wakes - wakes; n > 2 {
 		t.Errorf("50 changes of one woke the other %d times", n)
 	}
@@ -304,22 +297,18 @@ func TestSessions(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{})
 	first := open(t, c, "p")
 	id, err := first.Session(t.Context(), time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if _, err := first.Txn(t.Context(), nil, []store.Write{{Key: "live/a", Session: id}}); err != nil {
 		t.Fatal(err)
 	}
-	must(t, first.Close())
+	require.NoError(t, first.Close())
 	s := open(t, c, "p")
 	if err := s.Renew(t.Context(), id); err != nil {
 		t.Error("it ended with its process:", err)
 	}
 	value(t, s, "live/a")
 	index, err := s.Watch(t.Context(), "live/", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	deregister(t, c.Client(), "p-sessions")
 	if err := waitPast(t.Context(), s, "live/", index); err != nil {
 		t.Error(err)

@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	consultest "github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -36,9 +37,7 @@ type closer interface {
 func file(tb testing.TB) closer {
 	tb.Helper()
 	s, err := bolt.Open(tb.Context(), filepath.Join(tb.TempDir(), "store.db"), bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	return closing(tb, s)
 }
 
@@ -68,9 +67,7 @@ func put(tb testing.TB, s store.Store, entries map[string]string) {
 func held(tb testing.TB, s store.Store) (values map[string]string, newest uint64) {
 	tb.Helper()
 	list, err := s.List(tb.Context(), "", "", 0)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	values = map[string]string{}
 	for _, e := range list {
 		values[e.Key], newest = string(e.Value), max(newest, e.Index)
@@ -99,9 +96,7 @@ func save(tb testing.TB, s store.Store) []byte {
 	tb.Helper()
 	var b bytes.Buffer
 	sum, err := dump.Save(tb.Context(), s, "bolt", &b)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	checked, err := dump.Check(bytes.NewReader(b.Bytes()))
 	if diff := cmp.Diff(sum, checked); diff != "" || err != nil {
 		tb.Fatalf("what was written is not what is read: %v %s", err, diff)
@@ -121,17 +116,13 @@ func copied(tb testing.TB, b []byte, from, to store.Store, replace bool) {
 		tb.Fatal(diff)
 	}
 	list, err := to.List(tb.Context(), "", "", 0)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	for _, e := range list {
 		if e.Index <= last {
 			tb.Fatalf("%s has index %d, and the old store was at %d", e.Key, e.Index, last)
 		}
 	}
-	if err := dump.CheckComplete(tb.Context(), to); err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, dump.CheckComplete(tb.Context(), to))
 }
 
 // The records of every kind of store are restored from a dump, byte for byte.
@@ -165,9 +156,7 @@ func TestBetweenFileAndConsul(t *testing.T) {
 	c := consultest.Start(t, consultest.Options{})
 	o := consul.Options{Addresses: c.Addresses(), Prefix: "p", Clock: clock.System{}}
 	opened, err := consul.Open(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	one, shared, other := file(t), closing(t, opened), file(t)
 	put(t, one, some())
 	for n := range 5 {
@@ -180,16 +169,12 @@ func TestBetweenFileAndConsul(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := one.Raise(t.Context(), 1_000_000); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, one.Raise(t.Context(), 1_000_000))
 	b := save(t, one)
 	copied(t, b, one, shared, false)
 	// Another process sees the same indexes.
 	again, err := consul.Open(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	closing(t, again)
 	for _, s := range []store.Store{shared, again} {
 		e, err := s.Get(t.Context(), "names/a")
@@ -204,9 +189,7 @@ func TestBetweenFileAndConsul(t *testing.T) {
 	copied(t, save(t, shared), shared, other, true)
 
 	id, err := shared.Session(t.Context(), 10e9)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if _, err := shared.Txn(t.Context(), nil, []store.Write{{Key: "live/nodes/x", Session: id}}); err != nil {
 		t.Fatal(err)
 	}
@@ -432,29 +415,21 @@ func TestReadOfStoreInUse(t *testing.T) {
 		"cluster/id": `{"id":"0c0ddb53-0000-4000-8000-000000000001"}`, "names/db": `{"id":"x"}`, "rev/a/0": "\x00\xff",
 	})
 	session, err := from.Session(t.Context(), time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if _, err := from.Txn(t.Context(), nil, []store.Write{{Key: "live/house", Value: []byte("{}"), Session: session}}); err != nil {
 		t.Fatal(err)
 	}
 	read := func() dump.Records {
 		t.Helper()
 		r, err := dump.Read(t.Context(), from, "bolt")
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return r
 	}
 	first := read()
 	var out bytes.Buffer
-	if err := first.Write(&out); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, first.Write(&out))
 	sum, err := dump.Load(t.Context(), to, bytes.NewReader(out.Bytes()), false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	sum.Sum = ""
 	if d := cmp.Diff(first.Summary(), sum); d != "" || sum.Entries != 3 || sum.Volumes != 1 {
 		t.Errorf("-read +loaded:\n%s", d)

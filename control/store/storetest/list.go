@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/test/require"
 )
 
 func keysOf(list []store.Entry) []string {
@@ -52,9 +53,7 @@ func testList(t *testing.T, s store.Store) {
 		{"zzz", "", 0, nil},
 	} {
 		list, err := s.List(t.Context(), c.prefix, c.after, c.limit)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if diff := cmp.Diff(append([]string{}, c.want...), keysOf(list)); diff != "" {
 			t.Errorf("List(%q, %q, %d): %s", c.prefix, c.after, c.limit, diff)
 		}
@@ -80,9 +79,7 @@ func paged(t *testing.T, s store.Store, prefix string, limit int) []string {
 	after := ""
 	for {
 		list, err := s.List(t.Context(), prefix, after, limit)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if len(list) > limit {
 			t.Fatalf("a page of %d has %d entries", limit, len(list))
 		}

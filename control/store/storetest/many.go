@@ -10,15 +10,14 @@ import (
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func testGetMany(t *testing.T, s store.Store) {
 	many := func(keys ...string) []store.Entry {
 		t.Helper()
 		list, err := s.GetMany(t.Context(), keys)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return list
 	}
 	if list := many(); len(list) != 0 {

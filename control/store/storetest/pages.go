@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/test/require"
 )
 
 // fill writes keys, as many in each transaction as possible.
@@ -80,9 +81,7 @@ func testPagesLeaveNothingOut(t *testing.T, s store.Store) {
 		var got []string
 		for after := ""; ; {
 			list, err := s.List(t.Context(), "at/", after, limit)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			for _, e := range list {
 				if e.Key <= after || string(e.Value) != e.Key || e.Index == 0 {
 					t.Fatalf("after %s: %+v", after, e)

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A store that replaces another one continues above its indexes, in every call that takes or returns an index. A
@@ -16,9 +17,7 @@ func testRaised(t *testing.T, s store.Store) {
 	before := txn(t, s, nil, set("a/b", "1"))
 	far := before + 1_000_000
 	for _, to := range []uint64{far, 5, far} {
-		if err := r.Raise(t.Context(), to); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.Raise(t.Context(), to))
 	}
 	index := txn(t, s, []store.Precondition{absent("a/c")}, set("a/b", "2"), set("a/c", "1"))
 	if index <= far {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func session(t *testing.T, s store.Store) string {
@@ -56,9 +57,7 @@ func testSessionEnds(t *testing.T, s store.Store) {
 	}
 	txn(t, s, nil, bind("live/1", "x", mine), bind("live/2", "x", mine), bind("live/3", "x", other), set("free/4", "x"))
 	after := get(t, s, "live/1").Index
-	if err := s.End(t.Context(), mine); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.End(t.Context(), mine))
 	gone(t, s, "live/1")
 	gone(t, s, "live/2")
 	get(t, s, "live/3")
@@ -133,18 +132,14 @@ func testSessionRebound(t *testing.T, s store.Store) {
 	refused(t, s, store.ErrConflict, []store.Precondition{{Key: "live/moved", Index: i}},
 		bind("live/moved", "3", first))
 	txn(t, s, []store.Precondition{absent("live/gone")}, bind("live/gone", "came again", second))
-	if err := s.End(t.Context(), first); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.End(t.Context(), first))
 	for key, value := range map[string]string{"live/moved": "2", "live/gone": "came again"} {
 		if e := get(t, s, key); string(e.Value) != value {
 			t.Errorf("%+v", e)
 		}
 	}
 	gone(t, s, "live/again")
-	if err := s.End(t.Context(), second); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.End(t.Context(), second))
 	gone(t, s, "live/moved")
 }
 

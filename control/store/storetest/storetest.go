@@ -16,6 +16,7 @@ import (
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Advancer is a store whose sessions use a clock that tests can advance. Without it, tests of sessions take as long as
@@ -109,9 +110,7 @@ func absent(key string) store.Precondition { return store.Precondition{Key: key}
 func txn(t testing.TB, s store.Store, checks []store.Precondition, writes ...store.Write) uint64 {
 	t.Helper()
 	index, err := s.Txn(t.Context(), checks, writes)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return index
 }
 
@@ -145,9 +144,7 @@ func refused(t testing.TB, s store.Store, want error, checks []store.Preconditio
 func all(t testing.TB, s store.Store) []store.Entry {
 	t.Helper()
 	list, err := s.List(t.Context(), "", "", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return list
 }
 
@@ -297,9 +294,7 @@ func testClose(t *testing.T, s store.Store) {
 			}
 		})
 	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, s.Close())
 	wg.Wait()
 	ctx := context.Background()
 	_, getErr := s.Get(ctx, "a/b")

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/test/require"
 )
 
 // settle returns an index after which nothing under prefix has changed.
@@ -142,9 +143,7 @@ func testWatchOfOtherPrefixes(t *testing.T, s store.Store) {
 	last := txn(t, s, nil, set("mine/late", "x"))
 	for {
 		index, err := s.Watch(ctxOf(t), "mine/", after)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if index >= last {
 			return
 		}

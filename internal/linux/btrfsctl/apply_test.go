@@ -15,6 +15,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A changed byte in a stream is detected, wherever it is in a command.
@@ -104,9 +105,7 @@ func TestProtectedInTheBase(t *testing.T) {
 	p := newPool(t)
 	src := p.create("src")
 	for _, dir := range []string{"fixed", "log", "log/sub"} {
-		if err := os.Mkdir(filepath.Join(p.path, "src", dir), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Mkdir(filepath.Join(p.path, "src", dir), 0o700))
 	}
 	files := []string{"kept", "written", "appended", "fixed/gone", "fixed/moved", "log/linked"}
 	for _, name := range files {
@@ -118,12 +117,8 @@ func TestProtectedInTheBase(t *testing.T) {
 	whole := p.sent(src, "one", io.Discard)
 
 	there := p.create("there")
-	if err := btrfsctl.Apply(t.Context(), bytes.NewReader(whole), there, nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := btrfsctl.Snapshot(p.dir, "came", there, true); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, btrfsctl.Apply(t.Context(), bytes.NewReader(whole), there, nil))
+	require.NoError(t, btrfsctl.Snapshot(p.dir, "came", there, true))
 	// From here on, the subvolume "there" is the home. It was received from "one".
 	at := filepath.Join(p.path, "there")
 	for _, do := range []func() error{
@@ -136,23 +131,13 @@ func TestProtectedInTheBase(t *testing.T) {
 		func() error { return os.Chmod(at+"/kept", 0o640) },
 		func() error { return os.WriteFile(at+"/new", []byte("new"), 0o600) },
 	} {
-		if err := do(); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, do())
 	}
-	if err := btrfsctl.Snapshot(p.dir, "two", there, true); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, btrfsctl.Snapshot(p.dir, "two", there, true))
 	var back bytes.Buffer
-	if err := btrfsctl.Send(t.Context(), p.open("two"), p.open("came"), true, &back); err != nil {
-		t.Fatal(err)
-	}
-	if err := btrfsctl.Snapshot(p.dir, "home", p.open("one"), false); err != nil {
-		t.Fatal(err)
-	}
-	if err := btrfsctl.Apply(t.Context(), &back, p.open("home"), p.open("one")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, btrfsctl.Send(t.Context(), p.open("two"), p.open("came"), true, &back))
+	require.NoError(t, btrfsctl.Snapshot(p.dir, "home", p.open("one"), false))
+	require.NoError(t, btrfsctl.Apply(t.Context(), &back, p.open("home"), p.open("one")))
 	for name, want := range map[string]string{
 		"kept":          "before",
 		"written":       "after",

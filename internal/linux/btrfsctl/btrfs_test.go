@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 type pool struct {
@@ -78,15 +79,11 @@ func TestCreateAndDelete(t *testing.T) {
 	if err := btrfsctl.Create(p.dir, "a"); !errors.Is(err, os.ErrExist) {
 		t.Errorf("again: %v", err)
 	}
-	if err := btrfsctl.Delete(p.dir, "a"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, btrfsctl.Delete(p.dir, "a"))
 	if err := btrfsctl.Delete(p.dir, "a"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("delete again: %v", err)
 	}
-	if err := os.Mkdir(filepath.Join(p.path, "plain"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(filepath.Join(p.path, "plain"), 0o700))
 	if err := btrfsctl.Delete(p.dir, "plain"); !errors.Is(err, btrfsctl.ErrNotSubvolume) {
 		t.Errorf("delete of a plain directory: %v", err)
 	}
@@ -99,12 +96,8 @@ func TestSnapshot(t *testing.T) {
 	p := newPool(t)
 	src := p.create("src")
 	p.write("src/f", "before")
-	if err := btrfsctl.Snapshot(p.dir, "ro", src, true); err != nil {
-		t.Fatal(err)
-	}
-	if err := btrfsctl.Snapshot(p.dir, "rw", src, false); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, btrfsctl.Snapshot(p.dir, "ro", src, true))
+	require.NoError(t, btrfsctl.Snapshot(p.dir, "rw", src, false))
 	p.write("src/f", "after")
 	p.write("rw/g", "new")
 	if p.read("ro/f") != "before" || p.read("rw/f") != "before" {
@@ -122,9 +115,7 @@ func TestSnapshot(t *testing.T) {
 	}
 	rw := p.open("rw")
 	for range 2 {
-		if err := btrfsctl.SetReadOnly(rw); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, btrfsctl.SetReadOnly(rw))
 	}
 	if err := os.WriteFile(filepath.Join(p.path, "rw/g"), nil, 0o600); err == nil {
 		t.Error("wrote to what was made read-only")
@@ -139,9 +130,7 @@ func TestNested(t *testing.T) {
 	if err := btrfsctl.Delete(p.dir, "src"); !errors.Is(err, btrfsctl.ErrNested) {
 		t.Errorf("got %v", err)
 	}
-	if err := btrfsctl.Snapshot(p.dir, "snap", src, true); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, btrfsctl.Snapshot(p.dir, "snap", src, true))
 	if p.isSubvolume("snap/inner") {
 		t.Error("the stub counts as a subvolume")
 	}
@@ -155,9 +144,7 @@ func TestNested(t *testing.T) {
 
 func TestSnapshotOfAPlainDirectory(t *testing.T) {
 	p := newPool(t)
-	if err := os.Mkdir(filepath.Join(p.path, "plain"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(filepath.Join(p.path, "plain"), 0o700))
 	if err := btrfsctl.Snapshot(p.dir, "snap", p.open("plain"), true); !errors.Is(err, btrfsctl.ErrNotSubvolume) {
 		t.Errorf("got %v", err)
 	}
@@ -168,23 +155,15 @@ func TestSyncMakesDurable(t *testing.T) {
 	image := scratch.Image(t, "btrfs", scratch.Btrfs)
 	mnt := scratch.MountImage(t, "btrfs", image)
 	dir, err := os.Open(mnt)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer dir.Close()
-	if err := btrfsctl.Create(dir, "made"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, btrfsctl.Create(dir, "made"))
 	id, err := btrfsctl.StartSync(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if err := btrfsctl.WaitSync(dir, id+1000); err == nil {
 		t.Error("waited for a transaction that there never was")
 	}
-	if err := errors.Join(btrfsctl.WaitSync(dir, id), btrfsctl.WaitSync(dir, id)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(btrfsctl.WaitSync(dir, id), btrfsctl.WaitSync(dir, id)))
 	copied := filepath.Join(t.TempDir(), "copy")
 	scratch.Copy(t, image, copied)
 	if list := scratch.Run(t, "btrfs", "inspect-internal", "dump-tree", "-t", "root",
@@ -195,13 +174,9 @@ func TestSyncMakesDurable(t *testing.T) {
 
 func TestSetNOCOW(t *testing.T) {
 	p := newPool(t)
-	if err := os.Mkdir(filepath.Join(p.path, "d"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(filepath.Join(p.path, "d"), 0o700))
 	for range 2 {
-		if err := btrfsctl.SetNOCOW(p.open("d")); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, btrfsctl.SetNOCOW(p.open("d")))
 	}
 	p.write("d/inherits", "x")
 	if err := btrfsctl.SetNOCOW(p.open("d/inherits")); err != nil {
@@ -240,9 +215,7 @@ func TestBadNames(t *testing.T) {
 
 func TestOtherFilesystems(t *testing.T) {
 	dir, err := os.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer dir.Close()
 	if ok, err := btrfsctl.IsSubvolume(dir); ok || err != nil {
 		t.Errorf("subvolume %v, %v", ok, err)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/test/require"
 )
 
 // No path of a stream leads out of the subvolume that is received: neither by "..", nor through a symbolic link
@@ -19,9 +20,7 @@ func TestI6ForgedPaths(t *testing.T) {
 	owner := func(path string) uint32 {
 		t.Helper()
 		info, err := os.Lstat(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return info.Sys().(*syscall.Stat_t).Uid
 	}
 	made := command(3, named("f"))
@@ -65,9 +64,7 @@ func TestI6ForgedPaths(t *testing.T) {
 			}
 			dir := p.create(filepath.Join(filepath.Base(t.Name()), "dir"))
 			mounted := filepath.Join(dir.Name(), "mount")
-			if err := errors.Join(os.Mkdir(mounted, 0o700), unix.Mount("none", mounted, "tmpfs", 0, "")); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, errors.Join(os.Mkdir(mounted, 0o700), unix.Mount("none", mounted, "tmpfs", 0, "")))
 			t.Cleanup(func() { _ = unix.Unmount(mounted, unix.MNT_DETACH) })
 			err := btrfsctl.Apply(t.Context(), stream(c.in(top)...), dir, nil)
 			if c.fails != errors.Is(err, btrfsctl.ErrStream) || !c.fails && err != nil {
@@ -76,9 +73,7 @@ func TestI6ForgedPaths(t *testing.T) {
 			var found []string
 			for _, pattern := range []string{"made", "dir/made", "dir/*/made", "dir/*/*/made"} {
 				at, err := filepath.Glob(filepath.Join(top, pattern))
-				if err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, err)
 				found = append(found, at...)
 			}
 			if len(found) > 0 || owner(top) != 0 || owner(filepath.Join(top, "victim")) != 0 {

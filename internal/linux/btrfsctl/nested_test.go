@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestDeleteAll(t *testing.T) {
@@ -17,14 +18,10 @@ func TestDeleteAll(t *testing.T) {
 	for i := range 300 { // more than one answer of the kernel may have
 		p.create(filepath.Join("src/b", "many"+string(rune('a'+i%26))+string(rune('a'+i/26))))
 	}
-	if err := os.MkdirAll(filepath.Join(p.path, "src/plain/dir"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Join(p.path, "src/plain/dir"), 0o700))
 	p.create("src/plain/dir/inner")
 	p.write("src/plain/dir/inner/f", "x")
-	if err := btrfsctl.Snapshot(p.open("src/plain"), "ro", p.open("src/b"), true); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, btrfsctl.Snapshot(p.open("src/plain"), "ro", p.open("src/b"), true))
 	for _, name := range []string{"src/b/deep/in", "src/b/deep/in/most"} {
 		p.create(name)
 	}
@@ -34,18 +31,14 @@ func TestDeleteAll(t *testing.T) {
 	}
 	p.create("beside")
 	p.write("beside/f", "x")
-	if err := os.Symlink("../beside", filepath.Join(p.path, "src/link")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Symlink("../beside", filepath.Join(p.path, "src/link")))
 	if in, err := btrfsctl.Nested(p.open("src")); err != nil || len(in) != 3 { // b, inner, ro
 		t.Errorf("%d inside, %v", len(in), err)
 	}
 	if err := btrfsctl.Delete(p.dir, "src"); !errors.Is(err, btrfsctl.ErrNested) {
 		t.Errorf("delete without what is inside: %v", err)
 	}
-	if err := btrfsctl.DeleteAll(p.dir, "src", nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, btrfsctl.DeleteAll(p.dir, "src", nil))
 	if err := btrfsctl.DeleteAll(p.dir, "src", nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("again: %v", err)
 	}
@@ -55,12 +48,8 @@ func TestDeleteAll(t *testing.T) {
 	if in, err := btrfsctl.Nested(p.dir); err != nil || len(in) != 1 {
 		t.Errorf("%d are left, %v", len(in), err)
 	}
-	if err := os.Mkdir(filepath.Join(p.path, "plain"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("beside", filepath.Join(p.path, "link")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(filepath.Join(p.path, "plain"), 0o700))
+	require.NoError(t, os.Symlink("beside", filepath.Join(p.path, "link")))
 	p.write("file", "x")
 	for _, name := range []string{"plain", "link", "file"} {
 		if err := btrfsctl.DeleteAll(p.dir, name, nil); !errors.Is(err, btrfsctl.ErrNotSubvolume) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 func (p pool) quotas(want btrfsctl.Quota) {
@@ -45,23 +46,17 @@ func TestLimit(t *testing.T) {
 		if c, err := btrfsctl.Count(sub); err != nil || c.Limit != 0 {
 			t.Errorf("%s: counted %+v, %v", mode, c, err)
 		}
-		if err := btrfsctl.Limit(sub, 32<<20); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, btrfsctl.Limit(sub, 32<<20))
 		big := make([]byte, 40<<20)
 		if err := os.WriteFile(filepath.Join(p.path, "sub/f"), big, 0o600); !errors.Is(err, unix.EDQUOT) {
 			t.Errorf("%s: wrote more than the limit: %v", mode, err)
 		}
-		if err := unix.Syncfs(int(sub.Fd())); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, unix.Syncfs(int(sub.Fd())))
 		if c, err := btrfsctl.Count(sub); err != nil || c.Limit != 32<<20 || c.Referenced < 30<<20 ||
 			c.Referenced > 32<<20 {
 			t.Errorf("%s: counted %+v, %v", mode, c, err)
 		}
-		if err := btrfsctl.Limit(sub, 0); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, btrfsctl.Limit(sub, 0))
 		if c, err := btrfsctl.Count(sub); err != nil || c.Limit != 0 {
 			t.Errorf("%s: the limit stays: %+v, %v", mode, c, err)
 		}
@@ -76,12 +71,8 @@ func TestCloneHasItsSourcesLimit(t *testing.T) {
 	p := newPool(t)
 	scratch.Quota(t, p.path, "full")
 	sub := p.create("sub")
-	if err := btrfsctl.Limit(sub, 32<<20); err != nil {
-		t.Fatal(err)
-	}
-	if err := btrfsctl.Snapshot(p.dir, "clone", sub, false); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, btrfsctl.Limit(sub, 32<<20))
+	require.NoError(t, btrfsctl.Snapshot(p.dir, "clone", sub, false))
 	if c, err := btrfsctl.Count(p.open("clone")); err != nil || c.Limit != 32<<20 {
 		t.Errorf("counted %+v, %v", c, err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/require"
 )
 
 // sent takes a snapshot, and returns its stream. The stream is also written to w, which can be slow.
@@ -54,9 +55,7 @@ func TestSendIsNotInterrupted(t *testing.T) {
 	want := p.sent(src, "one", io.Discard)
 	for range 5 {
 		var got bytes.Buffer
-		if err := btrfsctl.Send(t.Context(), p.open("one"), nil, true, io.MultiWriter(&got, nagging{})); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, btrfsctl.Send(t.Context(), p.open("one"), nil, true, io.MultiWriter(&got, nagging{})))
 		if !bytes.Equal(got.Bytes(), want) {
 			t.Fatalf("%d bytes, want %d as before", got.Len(), len(want))
 		}

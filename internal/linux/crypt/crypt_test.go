@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The rest of a container is tested on the kernel of the lab: see backends/loop.
@@ -53,9 +54,7 @@ func TestHeader(t *testing.T) {
 func TestFirstHeaderLost(t *testing.T) {
 	disk := func(first, second string) *os.File {
 		f, err := os.Create(filepath.Join(t.TempDir(), "image"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		t.Cleanup(func() { _ = f.Close() })
 		buf := make([]byte, 32<<10)
 		copy(buf, first)

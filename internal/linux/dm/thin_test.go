@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // thinMetadata writes the metadata that thin_restore 0.9.0 made for 300 volumes. The i-th volume, counted from 1, has
@@ -14,23 +16,15 @@ import (
 func thinMetadata(t *testing.T, change func([]byte)) (path string) {
 	t.Helper()
 	f, err := os.Open("testdata/thin-metadata.gz")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	raw, err := io.ReadAll(z)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	change(raw)
 	path = filepath.Join(t.TempDir(), "metadata")
-	if err := os.WriteFile(path, raw, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, raw, 0o600))
 	return path
 }
 

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func machine(name string) func() (string, error) {
@@ -46,12 +47,8 @@ func files(more map[string]string) fs.FS {
 func TestFactsAreReadFromTheHostsFiles(t *testing.T) {
 	h := Host{FS: files(nil), Machine: machine("aarch64")}
 	f, err := h.ReadStatic()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := h.ReadDynamic(&f); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, h.ReadDynamic(&f))
 	want := dataset.Facts{
 		Architecture: "aarch64", Kernel: "6.1.0-18-amd64", OS: "debian", OSVersion: "12", CPUs: 3,
 		MemoryTotal: 8000000 << 10, MemoryFree: 4000000 << 10, Load1: 0.5, Load10: 2, Load15: 3,
@@ -64,12 +61,8 @@ func TestFactsAreReadFromTheHostsFiles(t *testing.T) {
 func TestThisHostHasFacts(t *testing.T) {
 	h := Host{FS: os.DirFS("/"), Machine: Machine}
 	f, err := h.ReadStatic()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := h.ReadDynamic(&f); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, h.ReadDynamic(&f))
 	arch := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
 	if f.Architecture != arch || f.CPUs < runtime.NumCPU() || f.MemoryTotal <= f.MemoryFree || f.MemoryFree <= 0 ||
 		f.Kernel == "" || f.OS == "" {

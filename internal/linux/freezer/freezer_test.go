@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/freezer"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 const self = "/proc/self/exe"
@@ -44,14 +45,10 @@ func TestMain(m *testing.M) {
 func start(t *testing.T) (*freezer.Freezer, *os.File) {
 	t.Helper()
 	root, err := os.Open(scratch.Mount(t, "ext4", scratch.Ext4))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { root.Close() })
 	f, err := freezer.Start([]string{self, "freezer"}, root)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(f.Close)
 	return f, root
 }
@@ -107,20 +104,14 @@ func TestKilledParentThaws(t *testing.T) {
 	_, root := start(t)
 	parent := exec.Command(self, "parent", root.Name())
 	out, err := parent.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := parent.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, parent.Start())
 	began := time.Now()
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "frozen: <nil>\n" || !isFrozen(t, root) {
 		t.Fatal(line, err)
 	}
 	done := write(root.Name())
-	if err := parent.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, parent.Process.Kill())
 	_ = parent.Wait()
 	mustEnd(t, done)
 	if took := time.Since(began); took >= freezer.MaxHold {
@@ -137,13 +128,9 @@ func TestFreezeThatEndsEarlyIsReported(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, root := start(t)
-			if err := f.Freeze(); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, f.Freeze())
 			done := write(root.Name())
-			if err := end(f, root); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, end(f, root))
 			mustEnd(t, done)
 			if held, err := f.Thaw(); held || err != nil {
 				t.Errorf("held %v, %v", held, err)
@@ -154,13 +141,9 @@ func TestFreezeThatEndsEarlyIsReported(t *testing.T) {
 
 func TestThawAfterChildWasKilled(t *testing.T) {
 	f, root := start(t)
-	if err := f.Freeze(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.Freeze())
 	done := write(root.Name())
-	if err := f.Kill(unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.Kill(unix.SIGKILL))
 	if held, err := f.Thaw(); held || err != nil {
 		t.Errorf("held %v, %v", held, err)
 	}
@@ -170,9 +153,7 @@ func TestThawAfterChildWasKilled(t *testing.T) {
 // The freeze of another program is reported, and stays.
 func TestFreezeOfAnotherProgramStays(t *testing.T) {
 	f, root := start(t)
-	if err := fsctl.Freeze(root); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, fsctl.Freeze(root))
 	defer func() { _ = fsctl.Thaw(root) }()
 	if err := f.Freeze(); !errors.Is(err, fsctl.ErrFrozen) {
 		t.Errorf("got %v", err)
@@ -189,9 +170,7 @@ func TestThawAwaitsTheClockOfFileTimes(t *testing.T) {
 	for range 50 {
 		changed := func() (at int64) {
 			var st unix.Stat_t
-			if err := errors.Join(os.WriteFile(path, []byte("x"), 0o600), unix.Stat(path, &st)); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, errors.Join(os.WriteFile(path, []byte("x"), 0o600), unix.Stat(path, &st)))
 			return st.Ctim.Nano()
 		}
 		before := changed()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // After a fence nobody can write, and everything from before is on the disk. That is also true if a killed process has
@@ -31,9 +32,7 @@ func TestFence(t *testing.T) {
 				t.Errorf("after a fence that failed: %v", err)
 			}
 			dir := open(t, at)
-			if err := fsctl.Freeze(dir); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, fsctl.Freeze(dir))
 			copied := filepath.Join(t.TempDir(), "copy")
 			err := fsctl.Fence(t.Context(), open(t, at), func() error {
 				if err := fsctl.Freeze(dir); !errors.Is(err, fsctl.ErrFrozen) {
@@ -42,9 +41,7 @@ func TestFence(t *testing.T) {
 				scratch.Copy(t, image, copied)
 				return nil
 			})
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if err := write("after"); !errors.Is(err, unix.EIO) {
 				t.Errorf("a write after the fence: %v", err)
 			}
@@ -60,21 +57,13 @@ func TestFence(t *testing.T) {
 func TestFenceOfAHangingFilesystem(t *testing.T) {
 	pool := scratch.Mount(t, "xfs", 512<<20)
 	image := filepath.Join(pool, "image")
-	if err := os.WriteFile(image, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(image, scratch.Ext4); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(image, nil, 0o600))
+	require.NoError(t, os.Truncate(image, scratch.Ext4))
 	scratch.Format(t, "ext4", image)
 	at := scratch.MountImage(t, "ext4", image)
-	if err := os.WriteFile(filepath.Join(at, "file"), make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(at, "file"), make([]byte, 1<<20), 0o600))
 	disk := open(t, pool)
-	if err := fsctl.Freeze(disk); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, fsctl.Freeze(disk))
 	slow := errors.New("too slow")
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, slow)
 	defer cancel()

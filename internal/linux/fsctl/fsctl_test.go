@@ -13,14 +13,13 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 func open(t *testing.T, path string) *os.File {
 	t.Helper()
 	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { f.Close() })
 	return f
 }
@@ -31,9 +30,7 @@ func TestFreezeStopsWritersUntilThaw(t *testing.T) {
 	if err := fsctl.Thaw(dir); !errors.Is(err, fsctl.ErrNotFrozen) {
 		t.Errorf("thaw of a live one: %v", err)
 	}
-	if err := fsctl.Freeze(dir); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, fsctl.Freeze(dir))
 	defer func() { _ = fsctl.Thaw(dir) }()
 	if err := fsctl.Freeze(dir); !errors.Is(err, fsctl.ErrFrozen) {
 		t.Errorf("freeze twice: %v", err)
@@ -47,9 +44,7 @@ func TestFreezeStopsWritersUntilThaw(t *testing.T) {
 	if len(done) != 0 {
 		t.Error("the writer did not wait")
 	}
-	if err := fsctl.Thaw(dir); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, fsctl.Thaw(dir))
 	writer.Wait()
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -60,22 +55,16 @@ func TestImmutable(t *testing.T) {
 	for fstype, size := range map[string]int64{"xfs": scratch.XFS, "btrfs": scratch.Btrfs, "ext4": scratch.Ext4} {
 		t.Run(fstype, func(t *testing.T) {
 			path := filepath.Join(scratch.Mount(t, fstype, size), "dir")
-			if err := os.Mkdir(path, 0o700); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.Mkdir(path, 0o700))
 			dir := open(t, path)
 			for range 2 {
-				if err := fsctl.SetImmutable(dir, true); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, fsctl.SetImmutable(dir, true))
 			}
 			if err := os.WriteFile(filepath.Join(path, "f"), nil, 0o600); !errors.Is(err, unix.EPERM) {
 				t.Errorf("write: %v", err)
 			}
 			for range 2 {
-				if err := fsctl.SetImmutable(dir, false); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, fsctl.SetImmutable(dir, false))
 			}
 			if err := os.WriteFile(filepath.Join(path, "f"), nil, 0o600); err != nil {
 				t.Error(err)
@@ -106,30 +95,20 @@ func grown(t *testing.T, fstype string, from, to int64) *os.File {
 	t.Helper()
 	image := scratch.Image(t, fstype, from)
 	d, err := loopdev.Attach(t.Context(), image, loopdev.Options{BlockSize: 4096})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { d.Close() })
 	dir, err := mount.Detached(mount.Spec{Source: d.Path, FSType: fstype})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { dir.Close() })
-	if err := os.Truncate(image, to); err != nil {
-		t.Fatal(err)
-	}
-	if err := loopdev.SetCapacity(d.Path); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Truncate(image, to))
+	require.NoError(t, loopdev.SetCapacity(d.Path))
 	return dir
 }
 
 func total(t *testing.T, dir *os.File) int64 {
 	t.Helper()
 	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Fstatfs(int(dir.Fd()), &st))
 	return int64(st.Blocks) * st.Frsize
 }
 
@@ -138,9 +117,7 @@ func TestGrowXFS(t *testing.T) {
 	dir := grown(t, "xfs", from, to)
 	before := total(t, dir)
 	for range 2 {
-		if err := fsctl.GrowXFS(dir, to); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, fsctl.GrowXFS(dir, to))
 	}
 	if grew := total(t, dir) - before; grew < (to-from)*98/100 {
 		t.Errorf("grew by %d of %d bytes", grew, to-from)
@@ -175,9 +152,7 @@ func TestGrowExt4(t *testing.T) {
 		}
 		return
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if err := fsctl.GrowExt4(dir, to); err != nil {
 		t.Errorf("again: %v", err)
 	}
@@ -193,13 +168,9 @@ func TestCowExtentSize(t *testing.T) {
 	mnt := scratch.Mount(t, "xfs", scratch.XFS)
 	dir := open(t, mnt)
 	for range 2 {
-		if err := fsctl.SetCowExtentSize(dir, 8192); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, fsctl.SetCowExtentSize(dir, 8192))
 	}
-	if err := os.WriteFile(filepath.Join(mnt, "f"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(mnt, "f"), nil, 0o600))
 	if got, err := fsctl.CowExtentSize(open(t, filepath.Join(mnt, "f"))); err != nil || got != 8192 {
 		t.Errorf("a new file has %d, %v", got, err)
 	}

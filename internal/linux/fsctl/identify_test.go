@@ -8,6 +8,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 const mib = 1 << 20
@@ -16,9 +17,7 @@ func patched(t *testing.T, size, off int64, data string) string {
 	t.Helper()
 	path := scratch.Image(t, "", size)
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	if off < 0 {
 		off += size
@@ -101,9 +100,7 @@ func TestIdentifyEmpty(t *testing.T) {
 func TestIdentifySamplesLargeDisks(t *testing.T) {
 	path := scratch.Image(t, "", 4096*mib)
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	if _, err := f.WriteAt(make([]byte, 8*mib), 1000*mib); err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestFreeRemoved: after FreeRemoved, statfs(2) does not count the blocks of removed files.
@@ -18,9 +19,7 @@ func TestFreeRemoved(t *testing.T) {
 			free := func() uint64 {
 				t.Helper()
 				var fs unix.Statfs_t
-				if err := unix.Statfs(at, &fs); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, unix.Statfs(at, &fs))
 				return fs.Bfree
 			}
 			for range 20 {
@@ -30,16 +29,10 @@ func TestFreeRemoved(t *testing.T) {
 				if err == nil {
 					err = unix.Fallocate(int(f.Fd()), 0, 0, 8<<20)
 				}
-				if err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, err)
 				_ = f.Close()
-				if err := os.Remove(file); err != nil {
-					t.Fatal(err)
-				}
-				if err := FreeRemoved(at); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, os.Remove(file))
+				require.NoError(t, FreeRemoved(at))
 				if after := free(); before-after > 1000 && after < before {
 					t.Fatalf("%d blocks are free, want about %d", after, before)
 				}

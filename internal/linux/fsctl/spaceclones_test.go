@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // While a file with holes is cloned that is larger than the free space, statfs(2) reports for moments that nothing is
@@ -22,9 +23,7 @@ func TestSpaceBesideClones(t *testing.T) {
 	if err == nil {
 		_, err = source.WriteAt([]byte("end"), 10<<30)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer source.Close()
 	var cloning sync.WaitGroup
 	defer cloning.Wait()
@@ -54,9 +53,7 @@ func TestSpaceBesideClones(t *testing.T) {
 		if err == nil {
 			err = unix.Statfs(dir, &st)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if int64(st.Bavail) < int64(st.Blocks/2) {
 			dips++
 		}

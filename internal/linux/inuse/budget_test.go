@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Many processes that are just below the limit of one process do not delay a look for long.
@@ -37,16 +38,10 @@ func TestBudget(t *testing.T) {
 func TestTablesAreRead(t *testing.T) {
 	cmd := exec.Command("unshare", "--mount", "sh", "-c", "echo ready; exec cat")
 	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = in.Close()
 		_ = cmd.Wait()
@@ -80,13 +75,9 @@ func TestTablesAreRead(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			own, err := mount.Table()
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			s, err := NewScan(own)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if v, err := c.read(s); !errors.Is(err, c.want) || (v == nil) != (c.want != nil) {
 				t.Errorf("%v, want %v", err, c.want)
 			}

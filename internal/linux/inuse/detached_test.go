@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
@@ -21,16 +22,12 @@ func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
 func cloned(t *testing.T, dir, path string, flags int) {
 	t.Helper()
 	clone, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	fd, err := unix.Openat(clone, path, flags|unix.O_CLOEXEC, 0)
 	if err := unix.Close(clone); err != nil {
 		t.Error(err)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = unix.Close(fd) })
 }
 
@@ -52,7 +49,7 @@ func TestHoldersThroughDetachedMounts(t *testing.T) {
 			},
 			"a deleted file beside it": {func(t *testing.T, disk string) {
 				cloned(t, disk+"/other", "file", unix.O_RDWR)
-				must(t, os.Remove(disk+"/other/file"))
+				require.NoError(t, os.Remove(disk+"/other/file"))
 			}, false},
 			"its directory": {
 				func(t *testing.T, disk string) { cloned(t, disk+"/dataset", ".", unix.O_DIRECTORY) }, true,
@@ -67,26 +64,26 @@ func TestHoldersThroughDetachedMounts(t *testing.T) {
 			}, false},
 			"its deleted file": {func(t *testing.T, disk string) {
 				cloned(t, disk+"/dataset/below", "file", unix.O_RDWR)
-				must(t, os.Remove(disk+"/dataset/below/file"))
+				require.NoError(t, os.Remove(disk+"/dataset/below/file"))
 			}, true},
 			"its file, which has a name beside it": {func(t *testing.T, disk string) {
-				must(t, os.Link(disk+"/dataset/below/file", disk+"/other/link"))
+				require.NoError(t, os.Link(disk+"/dataset/below/file", disk+"/other/link"))
 				cloned(t, disk+"/other", "link", unix.O_RDWR)
 			}, true},
 		} {
 			t.Run(fstype+", "+name, func(t *testing.T) {
 				disk := filepath.Join(top, uuid.NewString())
 				for _, dir := range []string{"dataset/below", "other"} {
-					must(t, os.MkdirAll(filepath.Join(disk, dir), 0o700))
-					must(t, os.WriteFile(filepath.Join(disk, dir, "file"), []byte("it"), 0o600))
+					require.NoError(t, os.MkdirAll(filepath.Join(disk, dir), 0o700))
+					require.NoError(t, os.WriteFile(filepath.Join(disk, dir, "file"), []byte("it"), 0o600))
 				}
 				path := filepath.Join(t.TempDir(), "mnt")
-				must(t, os.Mkdir(path, 0o700))
-				must(t, unix.Mount(filepath.Join(disk, "dataset"), path, "", unix.MS_BIND, ""))
-				t.Cleanup(func() { must(t, unix.Unmount(path, 0)) })
+				require.NoError(t, os.Mkdir(path, 0o700))
+				require.NoError(t, unix.Mount(filepath.Join(disk, "dataset"), path, "", unix.MS_BIND, ""))
+				t.Cleanup(func() { require.NoError(t, unix.Unmount(path, 0)) })
 				c.do(t, disk)
 				own, err := mount.Table()
-				must(t, err)
+				require.NoError(t, err)
 				if got := holdsHere(t, own, path); got != c.holds {
 					t.Errorf("By = %t, want %t", got, c.holds)
 				}
@@ -100,11 +97,11 @@ func TestHoldersThroughDetachedMounts(t *testing.T) {
 func TestDetachedBesidePartialMounts(t *testing.T) {
 	disk, dir := scratch.Mount(t, "ext4", scratch.Ext4), t.TempDir()
 	for _, part := range []string{"dataset", "other", "third"} {
-		must(t, os.Mkdir(filepath.Join(disk, part), 0o700))
-		must(t, os.Mkdir(filepath.Join(dir, part), 0o700))
-		must(t, os.WriteFile(filepath.Join(disk, part, "file"), []byte("it"), 0o600))
-		must(t, unix.Mount(filepath.Join(disk, part), filepath.Join(dir, part), "", unix.MS_BIND, ""))
-		t.Cleanup(func() { must(t, unix.Unmount(filepath.Join(dir, part), 0)) })
+		require.NoError(t, os.Mkdir(filepath.Join(disk, part), 0o700))
+		require.NoError(t, os.Mkdir(filepath.Join(dir, part), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(disk, part, "file"), []byte("it"), 0o600))
+		require.NoError(t, unix.Mount(filepath.Join(disk, part), filepath.Join(dir, part), "", unix.MS_BIND, ""))
+		t.Cleanup(func() { require.NoError(t, unix.Unmount(filepath.Join(dir, part), 0)) })
 	}
 	for _, c := range []struct {
 		opened string
@@ -118,7 +115,7 @@ func TestDetachedBesidePartialMounts(t *testing.T) {
 	} {
 		t.Run(c.opened+" beside "+strings.Join(c.shown, ", "), func(t *testing.T) {
 			own, err := mount.Table()
-			must(t, err)
+			require.NoError(t, err)
 			e := own.At(filepath.Join(dir, "dataset"))
 			own = slices.DeleteFunc(own, func(o *mount.Entry) bool {
 				return o.Major == e.Major && o.Minor == e.Minor &&
@@ -126,7 +123,7 @@ func TestDetachedBesidePartialMounts(t *testing.T) {
 			})
 			cloned(t, filepath.Join(disk, c.opened), "file", unix.O_RDWR)
 			s, err := NewScan(own)
-			must(t, err)
+			require.NoError(t, err)
 			fsys := mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: e.Root}
 			if got := holdsTree(t, s, fsys, e); got != c.holds {
 				t.Errorf("By = %t, want %t", got, c.holds)
@@ -140,7 +137,7 @@ func holdsHere(t *testing.T, own mount.Mounts, path string) bool {
 	t.Helper()
 	e := own.At(path)
 	s, err := NewScan(own)
-	must(t, err)
+	require.NoError(t, err)
 	return holdsTree(t, s, mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: e.Root}, e)
 }
 
@@ -150,13 +147,6 @@ func holdsTree(t *testing.T, s *Scan, fsys mount.Filesystem, e *mount.Entry) boo
 	s.AddTree(fsys, e)
 	var r Examiner
 	f, err := r.Examine(t.Context(), clock.System{}, &Examination{Scan: s, PID: os.Getpid()}, func() {})
-	must(t, err)
+	require.NoError(t, err)
 	return NewTreeUse(s.own, fsys, []string{e.Mountpoint}).CanWrite(f)
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

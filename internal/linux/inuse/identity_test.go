@@ -7,6 +7,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The host has unmounted the dataset, and other namespaces show mounts with its device number.
@@ -42,17 +43,13 @@ func TestHoldersByIdentity(t *testing.T) {
 func TestDetachedFiles(t *testing.T) {
 	one, other := scratch.Mount(t, "btrfs", scratch.Btrfs), scratch.Mount(t, "btrfs", scratch.Btrfs)
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	recorded := mount.Identify(table.At(one))
 	old := mount.Filesystem{Major: recorded.Major, Minor: recorded.Minor, Root: "/"}
 	disk := mount.Filesystem{Major: 7, Minor: 4095, Root: "/", Identity: mount.Identity{Type: "xfs"}}
 	file := func(dir string) (major, minor int, path string) {
 		var st unix.Stat_t
-		if err := unix.Stat(dir, &st); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, unix.Stat(dir, &st))
 		return int(unix.Major(st.Dev)), int(unix.Minor(st.Dev)), dir
 	}
 	reused := func(string) (major, minor int, path string) {

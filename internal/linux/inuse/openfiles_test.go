@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/linux/process"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // script starts a shell script that has written a line when script returns, and ends it with the test.
@@ -24,16 +25,12 @@ func script(t *testing.T, command ...string) (pid int) {
 	t.Helper()
 	c := exec.Command(command[0], command[1:]...)
 	in, err := c.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	out, err := c.StdoutPipe()
 	if err == nil {
 		err = c.Start()
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
 		_ = in.Close()
 		_ = c.Wait()
@@ -48,9 +45,7 @@ func script(t *testing.T, command ...string) (pid int) {
 func folder(t *testing.T) (dir string, tree mount.Filesystem) {
 	t.Helper()
 	at := t.TempDir()
-	if err := unix.Mount("none", at, "tmpfs", 0, "size=1m,mode=755"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount("none", at, "tmpfs", 0, "size=1m,mode=755"))
 	t.Cleanup(func() {
 		if err := unix.Unmount(at, 0); err != nil {
 			t.Error(err)
@@ -67,18 +62,12 @@ func folder(t *testing.T) (dir string, tree mount.Filesystem) {
 	if err == nil {
 		err = errors.Join(os.Chmod(dir, 0o777), os.Chmod(filepath.Join(dir, "file"), 0o666), os.Chmod(at, 0o755))
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for parent := filepath.Dir(at); parent != os.TempDir(); parent = filepath.Dir(parent) {
-		if err := os.Chmod(parent, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Chmod(parent, 0o755))
 	}
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	e := table.At(at)
 	return dir, mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: "/tree"}
 }
@@ -150,9 +139,7 @@ func TestOpen(t *testing.T) {
 			}
 			pid := script(t, command...)
 			files, err := FindOpenFiles(t.Context(), []mount.Filesystem{tree})
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			o, found := openerIn(files, tree, pid)
 			if found != c.want || o.Path != c.relPath || o.Unexamined != nil {
 				t.Errorf("found: %t, %+v", found, o)
@@ -176,9 +163,9 @@ func openerIn(files *Files, tree mount.Filesystem, pid int) (o Opener, found boo
 func TestOpenBesideAnotherBtrfs(t *testing.T) {
 	disk, other := scratch.Mount(t, "btrfs", 128<<20), scratch.Mount(t, "btrfs", 128<<20)
 	for _, at := range []string{disk, other} {
-		must(t, os.MkdirAll(at+"/tree/at", 0o700))
+		require.NoError(t, os.MkdirAll(at+"/tree/at", 0o700))
 		scratch.Run(t, "btrfs", "subvolume", "create", at+"/tree/head")
-		must(t, os.WriteFile(at+"/tree/head/file", nil, 0o600))
+		require.NoError(t, os.WriteFile(at+"/tree/head/file", nil, 0o600))
 	}
 	const detached = `mount --bind "$0/tree" "$0/tree/at"; exec 3>>"$0/tree/at/head/file"; umount -l "$0/tree/at"; echo ready; read -r line || true`
 	tree := filesystemOn(t, disk, "/tree")
@@ -186,7 +173,7 @@ func TestOpenBesideAnotherBtrfs(t *testing.T) {
 	for at, want := range map[string]bool{disk: true, other: false} {
 		pid := script(t, "unshare", "--mount", "sh", "-ec", detached, at)
 		files, err := FindOpenFiles(t.Context(), []mount.Filesystem{tree})
-		must(t, err)
+		require.NoError(t, err)
 		if o, found := openerIn(files, tree, pid); found != want || want && o.Path != "head/file" {
 			t.Errorf("the own filesystem: %t; found: %t, %+v", want, found, o)
 		}
@@ -246,9 +233,9 @@ func TestOpenExaminesTheLargeLast(t *testing.T) {
 	dir, tree := folder(t)
 	pid := script(t, "sh", "-ec", `cd "$0"; echo ready; read -r line || true`, dir)
 	id, err := process.Of(pid)
-	must(t, err)
+	require.NoError(t, err)
 	own, err := mount.Table()
-	must(t, err)
+	require.NoError(t, err)
 	for name, c := range map[string]struct {
 		budget       *Budget
 		hangs, again bool
@@ -286,14 +273,10 @@ func TestOpenExaminesTheLargeLast(t *testing.T) {
 func TestOpenLeavesItselfOut(t *testing.T) {
 	dir, tree := folder(t)
 	f, err := os.Create(filepath.Join(dir, "own"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	files, err := FindOpenFiles(t.Context(), []mount.Filesystem{tree})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, o := range files.Openers(tree, nil) {
 		if o.Unexamined == nil {
 			t.Errorf("%v", o)
@@ -307,9 +290,7 @@ func TestOpenIsBounded(t *testing.T) {
 	pid := script(t, "sh", "-ec", "echo ready; read -r line || true")
 	_, tree := folder(t)
 	files, err := openFiles(0, 0, []mount.Filesystem{tree})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	found := false
 	for _, o := range files.Openers(tree, nil) {
 		found = found || o.PID == pid && errors.Is(o.Unexamined, mount.ErrScanTimeout)

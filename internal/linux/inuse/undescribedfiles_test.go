@@ -9,18 +9,19 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // examined returns the findings of this process, and a TreeUse of a tree.
 func examined(t *testing.T, tree mount.Filesystem) (Findings, *TreeUse) {
 	t.Helper()
 	table, err := mount.Table()
-	must(t, err)
+	require.NoError(t, err)
 	s, err := NewScan(table)
-	must(t, err)
+	require.NoError(t, err)
 	s.AddTree(tree, nil)
 	f, err := (&Examination{Scan: s, PID: os.Getpid()}).run()
-	must(t, err)
+	require.NoError(t, err)
 	return f, NewTreeUse(table, tree, nil)
 }
 
@@ -28,7 +29,7 @@ func examined(t *testing.T, tree mount.Filesystem) (Findings, *TreeUse) {
 func filesystemOn(t *testing.T, path, root string) mount.Filesystem {
 	t.Helper()
 	table, err := mount.Table()
-	must(t, err)
+	require.NoError(t, err)
 	e := table.At(path)
 	return mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: root, Identity: mount.Identity{Type: e.FSType}}
 }
@@ -38,13 +39,13 @@ func filesystemOn(t *testing.T, path, root string) mount.Filesystem {
 func TestLongPathCounts(t *testing.T) {
 	disk := scratch.Mount(t, "ext4", scratch.Ext4)
 	at, err := unix.Open(disk, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	must(t, err)
+	require.NoError(t, err)
 	name := strings.Repeat("x", 250)
 	for range os.Getpagesize()/len(name) + 1 {
-		must(t, unix.Mkdirat(at, name, 0o700))
+		require.NoError(t, unix.Mkdirat(at, name, 0o700))
 		next, err := unix.Openat(at, name, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		must(t, err)
-		must(t, unix.Close(at))
+		require.NoError(t, err)
+		require.NoError(t, unix.Close(at))
 		at = next
 	}
 	defer unix.Close(at)
@@ -58,10 +59,10 @@ func TestDetachedFromADeadDisk(t *testing.T) {
 	alive, dead := scratch.Mount(t, "xfs", scratch.XFS), scratch.Mount(t, "xfs", scratch.XFS)
 	ofAlive, ofDead := filesystemOn(t, alive, "/"), filesystemOn(t, dead, "/")
 	dir, err := os.Open(dead)
-	must(t, err)
+	require.NoError(t, err)
 	defer dir.Close()
 	scratch.ShutDown(t, dead)
-	must(t, unix.Unmount(dead, unix.MNT_DETACH))
+	require.NoError(t, unix.Unmount(dead, unix.MNT_DETACH))
 	if f, h := examined(t, ofDead); !h.CanWrite(f) {
 		t.Error("a file on the dead disk does not count")
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/require"
 )
 
 var (
@@ -20,20 +21,14 @@ var (
 func put(t *testing.T, text string, path ...string) {
 	t.Helper()
 	file := filepath.Join(path...)
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 }
 
 func text(t *testing.T, path ...string) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(path...))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return string(b)
 }
 
@@ -55,9 +50,7 @@ func TestSetV1(t *testing.T) {
 	for _, f := range v1Files() {
 		put(t, "", h.Dir, "docker/abc", f.name)
 	}
-	if err := h.Set("/docker/abc", dev, some); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, h.Set("/docker/abc", dev, some))
 	for name, want := range map[string]string{
 		"write_bps":  "7:5 5242880",
 		"read_bps":   "7:5 0",
@@ -105,9 +98,7 @@ func TestGroupThatIsGone(t *testing.T) {
 func TestV2(t *testing.T) {
 	h := Hierarchy{V2, t.TempDir()}
 	put(t, "", h.Dir, "system.slice/io.max")
-	if err := h.Set("/system.slice", dev, some); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, h.Set("/system.slice", dev, some))
 	if got := text(t, h.Dir, "system.slice/io.max"); got != "7:5 rbps=max wbps=5242880 riops=100 wiops=max" {
 		t.Errorf("set: %q", got)
 	}
@@ -117,9 +108,7 @@ func TestV2(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	put(t, "", h.Dir, "system.slice/io.max")
-	if err := h.Clear("/system.slice", dev); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, h.Clear("/system.slice", dev))
 	if got := text(t, h.Dir, "system.slice/io.max"); got != "7:5 rbps=max wbps=max riops=max wiops=max" {
 		t.Errorf("clear: %q", got)
 	}
@@ -132,9 +121,7 @@ func TestEnable(t *testing.T) {
 	put(t, "cpu memory", h.Dir, "cgroup.subtree_control")
 	put(t, "cpu io", h.Dir, "a/cgroup.subtree_control")
 	put(t, "", h.Dir, "a/b/io.max") // as the kernel creates it
-	if err := os.Remove(filepath.Join(h.Dir, "a/b/io.max")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(filepath.Join(h.Dir, "a/b/io.max")))
 	err := h.Enable("/a/b")
 	if !errors.Is(err, fs.ErrNotExist) { // no kernel creates the files of a group here
 		t.Errorf("%v", err)
@@ -245,34 +232,24 @@ func TestHolds(t *testing.T) {
 // On a real hierarchy of this host, the limits that were set are read back, and other groups do not change.
 func TestRealRules(t *testing.T) {
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	h, err := Detect(table)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	group := "/drover-iolimit-test"
-	if err := os.Mkdir(h.path(group), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(h.path(group), 0o755))
 	t.Cleanup(func() {
 		if err := os.Remove(h.path(group)); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := h.Enable(group); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, h.Enable(group))
 	own, is, err := DeviceOf("/")
 	if err != nil || !is {
 		t.Fatal(is, err)
 	}
 	before := text(t, h.path(group), h.file())
 	for _, want := range []Limits{some, {1 << 20, 2 << 20, 30, 40}, {}} {
-		if err := h.Set(group, own, want); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, h.Set(group, own, want))
 		if got, err := h.Get(group, own); err != nil || got != want {
 			t.Errorf("%+v, %v, want %+v", got, err, want)
 		}
@@ -335,16 +312,12 @@ func TestOr(t *testing.T) {
 // is removed too. The group of a living process stays.
 func TestWithin(t *testing.T) {
 	h, err := Find()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	home, _ := h.GroupOf(os.Getpid())
 	const prefix = "drover-iolimit-within-"
 	killed, alive := h.path(prefix+"999999999"), h.path(prefix+"1")
 	for _, dir := range []string{killed, alive} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Mkdir(dir, 0o755))
 	}
 	defer func() { _ = os.Remove(alive) }()
 	failed := errors.New("failed")

@@ -11,31 +11,24 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // With the option Sole, a file with two names is refused. Attach waits for a file that another caller has claimed.
 func TestSoleAndClaimed(t *testing.T) {
 	file := scratch.Image(t, "", mib)
 	hard := filepath.Join(filepath.Dir(file), "hard")
-	if err := os.Link(file, hard); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Link(file, hard))
 	if _, err := loopdev.Attach(t.Context(), file, loopdev.Options{Sole: true}); !errors.Is(err, loopdev.ErrShared) {
 		t.Errorf("got %v", err)
 	}
 	if info, ok := find(t, file); ok {
 		t.Errorf("left behind: %+v", info)
 	}
-	if err := os.Remove(hard); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(hard))
 	f, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := loopdev.Claim(t.Context(), f); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, loopdev.Claim(t.Context(), f))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if _, err := loopdev.Attach(ctx, file, loopdev.Options{Sole: true}); !errors.Is(err, context.DeadlineExceeded) {

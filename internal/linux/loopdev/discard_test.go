@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A device with disabled discards frees no blocks of its file. The next attached file gets a device that accepts
@@ -18,9 +19,7 @@ import (
 func TestDisableDiscard(t *testing.T) {
 	filled := func() string {
 		file := scratch.Image(t, "", mib)
-		if err := os.WriteFile(file, bytes.Repeat([]byte("x"), mib), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(file, bytes.Repeat([]byte("x"), mib), 0o600))
 		return file
 	}
 	discard := func(d *loopdev.Device) error { return exec.Command("blkdiscard", d.Path).Run() }
@@ -28,9 +27,7 @@ func TestDisableDiscard(t *testing.T) {
 		file := filled()
 		d := attach(t, file, loopdev.Options{BlockSize: 4096})
 		for range 2 {
-			if err := loopdev.DisableDiscard(d.Path); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, loopdev.DisableDiscard(d.Path))
 		}
 		if discard(d) == nil {
 			t.Error("discarded all the same")
@@ -41,9 +38,7 @@ func TestDisableDiscard(t *testing.T) {
 		if err := loopdev.Remove(d.Path); !errors.Is(err, unix.EBUSY) {
 			t.Errorf("removed while it is in use: %v", err)
 		}
-		if err := d.Close(); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, d.Close())
 		if remove {
 			for range 2 {
 				if err := loopdev.Remove(d.Path); err != nil && !errors.Is(err, unix.EBUSY) { // another may take it

@@ -6,6 +6,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A device whose file is on a failed disk does not prevent List from finding the other devices.
@@ -19,9 +20,7 @@ func TestListBesideFailedDisk(t *testing.T) {
 		t.Errorf("found %+v, %t", info, ok)
 	}
 	list, err := loopdev.List()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	i := slices.IndexFunc(list, func(i loopdev.Info) bool { return i.Path == device })
 	if i < 0 || list[i].Inode != 0 || list[i].Backing == "" {
 		t.Errorf("the device on the failed disk: %d of %+v", i, list)

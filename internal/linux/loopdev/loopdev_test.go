@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 const mib = 1 << 20
@@ -26,9 +27,7 @@ const mib = 1 << 20
 func attach(t *testing.T, file string, opts loopdev.Options) *loopdev.Device {
 	t.Helper()
 	d, err := loopdev.Attach(t.Context(), file, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = d.Close() })
 	return d
 }
@@ -37,14 +36,10 @@ func attach(t *testing.T, file string, opts loopdev.Options) *loopdev.Device {
 func find(t *testing.T, file string) (loopdev.Info, bool) {
 	t.Helper()
 	f, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	info, ok, err := loopdev.FindByFile(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return info, ok
 }
 
@@ -60,20 +55,14 @@ func TestAttachReadsAndWritesTheFile(t *testing.T) {
 		t.Errorf("found %v %+v, have %+v", ok, info, d)
 	}
 	dev, err := os.OpenFile(d.Path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	block := bytes.Repeat([]byte("x"), 4096)
 	if _, err := dev.WriteAt(block, 8192); err != nil {
 		t.Fatal(err)
 	}
-	if err := dev.Sync(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, dev.Sync())
 	dev.Close()
-	if err := d.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, d.Close())
 	data, err := os.ReadFile(file)
 	if err != nil || !bytes.Equal(data[8192:8192+4096], block) {
 		t.Errorf("the file has other bytes (%v)", err)
@@ -88,9 +77,7 @@ func TestAttachReadsAndWritesTheFile(t *testing.T) {
 
 func TestReadOnly(t *testing.T) {
 	file := scratch.Image(t, "", mib)
-	if err := os.Chmod(file, 0o400); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Chmod(file, 0o400))
 	d := attach(t, file, loopdev.Options{ReadOnly: true})
 	if info, ok := find(t, file); !ok || !info.ReadOnly {
 		t.Errorf("found %v %+v", ok, info)
@@ -109,19 +96,13 @@ func TestDeviceLivesAsLongAsItsMount(t *testing.T) {
 	file := scratch.Image(t, "ext4", scratch.Ext4)
 	target := t.TempDir()
 	d := attach(t, file, loopdev.Options{BlockSize: 4096})
-	if err := mount.Mount(target, mount.Spec{Source: d.Path, FSType: "ext4"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, mount.Mount(target, mount.Spec{Source: d.Path, FSType: "ext4"}))
 	t.Cleanup(func() { _ = mount.Unmount(target) })
-	if err := d.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, d.Close())
 	if _, ok := find(t, file); !ok {
 		t.Error("mounted and not attached")
 	}
-	if err := mount.Unmount(target); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, mount.Unmount(target))
 	if info, ok := find(t, file); ok {
 		t.Errorf("unmounted and attached: %+v", info)
 	}
@@ -137,30 +118,22 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 	}
 	file := scratch.Image(t, "", mib)
 	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	cmd := exec.Command(exe, "-test.run=^TestKilledProcessLeavesNothing$")
 	cmd.Env = append(os.Environ(), "LOOPDEV_TEST_ATTACH="+file)
 	if _, err := cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "attached\n" {
 		t.Errorf("the other process said %q (%v)", line, err)
 	}
 	if _, ok := find(t, file); !ok {
 		t.Error("the other process did not attach")
 	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	if info, ok := find(t, file); ok {
 		t.Errorf("left behind: %+v", info)
@@ -170,14 +143,10 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 func TestAttachedTwiceIsRefused(t *testing.T) {
 	file := scratch.Image(t, "", mib)
 	hard := filepath.Join(filepath.Dir(file), "hard")
-	if err := os.Link(file, hard); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Link(file, hard))
 	d := attach(t, file, loopdev.Options{})
 	moved := file + ".moved"
-	if err := os.Rename(file, moved); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(file, moved))
 	for _, name := range []string{moved, hard} {
 		_, err := loopdev.Attach(t.Context(), name, loopdev.Options{})
 		var a *loopdev.AttachedError
@@ -202,9 +171,7 @@ func TestForeignAttachIsSeen(t *testing.T) {
 func TestReaderDoesNotPreventAttach(t *testing.T) {
 	file := scratch.Image(t, "", mib)
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	attach(t, file, loopdev.Options{})
 }
@@ -212,13 +179,9 @@ func TestReaderDoesNotPreventAttach(t *testing.T) {
 func TestLockedFileWaitsForTheContext(t *testing.T) {
 	file := scratch.Image(t, "", mib)
 	f, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if _, err := loopdev.Attach(ctx, file, loopdev.Options{}); !errors.Is(err, context.DeadlineExceeded) {
@@ -286,9 +249,7 @@ func TestMoreThanEightAtOnce(t *testing.T) {
 func TestFallbackFromDirectIOIsTold(t *testing.T) {
 	pool := scratch.Mount(t, "ext4", scratch.Ext4)
 	file := filepath.Join(pool, "image")
-	if err := os.WriteFile(file, make([]byte, mib), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(file, make([]byte, mib), 0o600))
 	d := attach(t, file, loopdev.Options{DirectIO: true, BlockSize: 4096})
 	if !d.DirectIO {
 		t.Error("no direct I/O with equal block sizes")
@@ -304,18 +265,12 @@ func TestFallbackFromDirectIOIsTold(t *testing.T) {
 func TestSetCapacity(t *testing.T) {
 	file := scratch.Image(t, "", mib)
 	d := attach(t, file, loopdev.Options{BlockSize: 4096})
-	if err := os.Truncate(file, 3*mib); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Truncate(file, 3*mib))
 	for range 2 {
-		if err := loopdev.SetCapacity(d.Path); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, loopdev.SetCapacity(d.Path))
 	}
 	dev, err := os.Open(d.Path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer dev.Close()
 	if size, err := dev.Seek(0, 2); err != nil || size != 3*mib {
 		t.Errorf("size %d, %v", size, err)
@@ -325,12 +280,8 @@ func TestSetCapacity(t *testing.T) {
 func TestWhatCannotBeAttached(t *testing.T) {
 	dir := t.TempDir()
 	link, fifo := filepath.Join(dir, "link"), filepath.Join(dir, "fifo")
-	if err := os.Symlink(scratch.Image(t, "", mib), link); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Symlink(scratch.Image(t, "", mib), link))
+	require.NoError(t, unix.Mkfifo(fifo, 0o600))
 	for _, file := range []string{link, fifo, dir, filepath.Join(dir, "missing"), "/dev/null"} {
 		if d, err := loopdev.Attach(t.Context(), file, loopdev.Options{}); err == nil {
 			d.Close()
@@ -345,9 +296,7 @@ func TestWhatCannotBeAttached(t *testing.T) {
 func TestHold(t *testing.T) {
 	file := scratch.Image(t, "", mib)
 	f, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	if info, ok, err := loopdev.Attached(f); ok || err != nil {
 		t.Errorf("attached to %+v, %v", info, err)
@@ -358,9 +307,7 @@ func TestHold(t *testing.T) {
 		t.Fatalf("attached to %+v, %v", info, err)
 	}
 	held, err := loopdev.OpenExisting(info)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	d.Close()
 	if _, ok := find(t, file); !ok || held.Path != d.Path || held.BlockSize != 4096 {
 		t.Errorf("gone in spite of %+v", held)

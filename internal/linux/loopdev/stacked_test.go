@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestStackedDevices: devices of device-mapper are named as dmsetup names them, also if they are on a partition.
@@ -14,14 +16,10 @@ func TestStackedDevices(t *testing.T) {
 		"loop3/holders/dm-0", "loop3/loop3p1/holders/dm-1", "loop3/loop3p2/holders", "loop3/holders/md7",
 		"loop33/holders/dm-2", "dm-0/dm", "dm-1/dm", "md7", "loop4/holders",
 	} {
-		if err := os.MkdirAll(filepath.Join(sys, dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.MkdirAll(filepath.Join(sys, dir), 0o755))
 	}
 	for device, name := range map[string]string{"dm-0": "vg-data", "dm-1": "secret"} {
-		if err := os.WriteFile(filepath.Join(sys, device, "dm/name"), []byte(name+"\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(filepath.Join(sys, device, "dm/name"), []byte(name+"\n"), 0o644))
 	}
 	for device, want := range map[string][]string{
 		"loop3": {"/dev/mapper/vg-data", "/dev/md7", "/dev/mapper/secret"}, "loop4": nil, "loop5": nil,

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The kernel mounts a filesystem, but the program that creates it must be installed. A program that was missing when a
@@ -18,9 +19,7 @@ func TestWithoutMkfs(t *testing.T) {
 	tools, bin := map[string]string{}, t.TempDir()
 	for _, fs := range []string{XFS, Ext4} {
 		path, err := exec.LookPath("mkfs." + fs)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		tools[fs] = path
 	}
 	t.Setenv("PATH", bin)
@@ -48,9 +47,7 @@ func TestWithoutMkfs(t *testing.T) {
 		refused(CheckUsable(fs), "apt-get install "+pkg)
 	}
 	for i, fs := range []string{Ext4, XFS} {
-		if err := os.Symlink(tools[fs], filepath.Join(bin, "mkfs."+fs)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Symlink(tools[fs], filepath.Join(bin, "mkfs."+fs)))
 		if got, err := Choose("", dataset.GiB, nil); err != nil || got != fs {
 			t.Errorf("with %s: %q, %v", fs, got, err)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
@@ -49,12 +50,8 @@ func far(have, want dataset.Size, percent float64) bool {
 func image(t *testing.T, fs string, size dataset.Size) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(path, int64(Device(fs, size))); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, nil, 0o600))
+	require.NoError(t, os.Truncate(path, int64(Device(fs, size))))
 	more := map[string][]string{Ext4: {"-F", "-E", "nodiscard"}, XFS: {"-s", "size=4096"}}[fs]
 	scratch.Run(t, "mkfs."+fs, slices.Concat(Args(fs, size), more, []string{path})...)
 	return path
@@ -64,28 +61,20 @@ func image(t *testing.T, fs string, size dataset.Size) string {
 func free(t *testing.T, fs, path string, grow dataset.Size) (free dataset.Size) {
 	t.Helper()
 	if grow != 0 {
-		if err := os.Truncate(path, int64(grow)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Truncate(path, int64(grow)))
 		if fs == Ext4 {
 			scratch.Run(t, "resize2fs", "-f", path)
 		}
 	}
 	ok := t.Run("mounted", func(t *testing.T) {
 		dir, err := os.Open(scratch.MountImage(t, fs, path))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer dir.Close()
 		if grow != 0 && fs == XFS {
-			if err := fsctl.GrowXFS(dir, int64(grow)); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, fsctl.GrowXFS(dir, int64(grow)))
 		}
 		var st unix.Statfs_t
-		if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, unix.Fstatfs(int(dir.Fd()), &st))
 		free = dataset.Size(st.Bavail) * dataset.Size(st.Bsize)
 	})
 	if !ok {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // apart runs do on a thread with a separate mount namespace, and keeps the thread until the test ends.
@@ -30,9 +31,7 @@ func apart(t *testing.T, do func() error) {
 		done <- err
 		<-end
 	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, <-done)
 	t.Cleanup(func() { close(end); <-ended })
 }
 
@@ -67,9 +66,7 @@ func TestViewIsNoUse(t *testing.T) {
 	}
 	mountAt(t, target, mount.Spec{Source: device(t, "ext4", scratch.Ext4), FSType: "ext4"})
 	view, err := mount.View(target)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer view.Close()
 	if err := mount.Unmount(target); err != nil {
 		t.Error(err)
@@ -92,9 +89,7 @@ func TestElsewhereReadsLongLines(t *testing.T) {
 		return stackDeep(deep, 1)
 	})
 	elsewhere, err := mount.ReadForeign()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	holders := elsewhere.Holders(mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: "/"}, target)
 	if len(holders) != 2 || holders[0].Mountpoint != inside || holders[1].Mountpoint != inside {
 		t.Errorf("%v", holders)
@@ -106,9 +101,7 @@ func TestElsewhereReportsWhatItCannotRead(t *testing.T) {
 	deep := t.TempDir()
 	apart(t, func() error { return stackDeep(deep, mount.MaxTable/(300*250)+1) })
 	elsewhere, err := mount.ReadForeign()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	holders := elsewhere.Holders(mount.Filesystem{Major: 1 << 11, Root: "/"}, "")
 	if len(holders) != 1 || holders[0].PID != os.Getpid() || !errors.Is(holders[0].Unexamined, mount.ErrTooLarge) {
 		t.Errorf("%v", holders)

@@ -8,6 +8,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // InMemory also finds memory below a filesystem in an image file. A filesystem without a device is not reported as
@@ -18,17 +19,11 @@ func TestInMemory(t *testing.T) {
 	image := filepath.Join(tmpfs, "disk")
 	scratch.Copy(t, scratch.Image(t, "btrfs", scratch.Btrfs), image) // a btrfs has another number than its device
 	dev, err := loopdev.Attach(t.Context(), image, loopdev.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	mountAt(t, at, mount.Spec{Source: dev.Path, FSType: "btrfs"})
-	if err := dev.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, dev.Close())
 	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(at, link); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Symlink(at, link))
 	for path, want := range map[string]string{
 		tmpfs: "tmpfs", image: "tmpfs", filepath.Join(at, "not there"): "tmpfs", link: "tmpfs", "/proc": "", "/sys": "",
 	} {

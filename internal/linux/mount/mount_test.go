@@ -15,23 +15,20 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 func device(t *testing.T, fstype string, size int64) string {
 	t.Helper()
 	d, err := loopdev.Attach(t.Context(), scratch.Image(t, fstype, size), loopdev.Options{BlockSize: 4096})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = d.Close() })
 	return d.Path
 }
 
 func mountAt(t *testing.T, target string, spec mount.Spec) {
 	t.Helper()
-	if err := mount.Mount(target, spec); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, mount.Mount(target, spec))
 	t.Cleanup(func() {
 		if err := mount.Unmount(target); err != nil && !errors.Is(err, mount.ErrNotMounted) {
 			t.Error(err)
@@ -42,9 +39,7 @@ func mountAt(t *testing.T, target string, spec mount.Spec) {
 func table(t *testing.T) mount.Mounts {
 	t.Helper()
 	m, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return m
 }
 
@@ -73,9 +68,7 @@ func TestMountAndUnmount(t *testing.T) {
 			if !strings.Contains(e.VFSOptions, "discard") {
 				t.Errorf("no discard in %v", e.VFSOptions)
 			}
-			if err := mount.Unmount(target); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, mount.Unmount(target))
 			if table(t).At(target) != nil {
 				t.Error("in the table after")
 			}
@@ -134,9 +127,7 @@ func TestErrorsCarryTheKernelsWords(t *testing.T) {
 func TestTargetIsNotFollowed(t *testing.T) {
 	dev, dir := device(t, "ext4", scratch.Ext4), t.TempDir()
 	link := filepath.Join(dir, "link")
-	if err := os.Symlink(t.TempDir(), link); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Symlink(t.TempDir(), link))
 	for _, target := range []string{link, filepath.Join(dir, "missing")} {
 		if err := mount.Mount(target, mount.Spec{Source: dev, FSType: "ext4"}); err == nil {
 			t.Errorf("mounted on %s", target)
@@ -151,9 +142,7 @@ func TestBusy(t *testing.T) {
 	dev, target := device(t, "ext4", scratch.Ext4), t.TempDir()
 	mountAt(t, target, mount.Spec{Source: dev, FSType: "ext4"})
 	f, err := os.Create(filepath.Join(target, "open"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if err := mount.Unmount(target); !errors.Is(err, mount.ErrBusy) {
 		t.Errorf("got %v", err)
 	}
@@ -170,21 +159,13 @@ func TestDetached(t *testing.T) {
 	file := scratch.Image(t, "ext4", scratch.Ext4)
 	write := func() {
 		d, err := loopdev.Attach(t.Context(), file, loopdev.Options{BlockSize: 4096})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer d.Close()
 		dir, err := mount.Detached(mount.Spec{Source: d.Path, FSType: "ext4"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer dir.Close()
-		if err := unix.Mkdirat(int(dir.Fd()), "made", 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := unix.Syncfs(int(dir.Fd())); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, unix.Mkdirat(int(dir.Fd()), "made", 0o700))
+		require.NoError(t, unix.Syncfs(int(dir.Fd())))
 		for _, e := range table(t) {
 			if e.Source == d.Path {
 				t.Errorf("seen in the mount table: %+v", e)
@@ -193,9 +174,7 @@ func TestDetached(t *testing.T) {
 	}
 	write()
 	f, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	if info, ok, err := loopdev.FindByFile(f); ok || err != nil {
 		t.Errorf("still attached: %+v, %v", info, err)
@@ -209,17 +188,11 @@ func TestDetached(t *testing.T) {
 func TestBind(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	dir, err := os.Open(source)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer dir.Close()
-	if err := unix.Mknod(filepath.Join(source, "null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mknod(filepath.Join(source, "null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
 	for _, readOnly := range []bool{false, true} {
-		if err := mount.Bind(dir, target, mount.BindFlags{ReadOnly: readOnly, NoDev: true}); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, mount.Bind(dir, target, mount.BindFlags{ReadOnly: readOnly, NoDev: true}))
 		t.Cleanup(func() { _ = mount.Unmount(target) })
 		err := os.WriteFile(filepath.Join(target, "f"), nil, 0o600)
 		if readOnly != errors.Is(err, unix.EROFS) {
@@ -231,18 +204,14 @@ func TestBind(t *testing.T) {
 		if f, err := os.Open(filepath.Join(target, "null")); !errors.Is(err, unix.EACCES) {
 			t.Errorf("a device node opens: %v, %v", f, err)
 		}
-		if err := mount.Unmount(target); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, mount.Unmount(target))
 	}
 }
 
 func TestTableLookups(t *testing.T) {
 	dev, dir := device(t, "ext4", scratch.Ext4), t.TempDir()
 	odd := filepath.Join(dir, "odd \t\n\\ name")
-	if err := os.Mkdir(odd, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(odd, 0o700))
 	mountAt(t, odd, mount.Spec{Source: dev, FSType: "ext4"})
 	mountAt(t, odd, mount.Spec{Source: "none", FSType: "tmpfs"})
 	m := table(t)
@@ -273,17 +242,11 @@ func container(t *testing.T, script string, args ...string) int {
 	cmd := exec.Command("unshare", append([]string{"--mount", "--propagation", "private",
 		"sh", "-ec", script + "\necho ready; read -r line || true", "sh"}, args...)...)
 	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
 		in.Close()
 		if err := cmd.Wait(); err != nil {
@@ -299,18 +262,14 @@ func container(t *testing.T, script string, args ...string) int {
 func TestHoldersElsewhere(t *testing.T) {
 	dev, target, inside := device(t, "ext4", scratch.Ext4), t.TempDir(), t.TempDir()
 	mountAt(t, target, mount.Spec{Source: dev, FSType: "ext4"})
-	if err := os.MkdirAll(filepath.Join(target, "sub", "deep"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Join(target, "sub", "deep"), 0o700))
 	e := table(t).At(target)
 	all := mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: "/"}
 	sub := mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: "/sub"}
 	holders := func(fsys mount.Filesystem) []mount.Holder {
 		t.Helper()
 		elsewhere, err := mount.ReadForeign()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		h := elsewhere.Holders(fsys, target)
 		for i := range h {
 			h[i].Namespace = 0
@@ -347,18 +306,14 @@ func TestHoldersElsewhereBesideAChroot(t *testing.T) {
 	mountAt(t, target, mount.Spec{Source: dev, FSType: "ext4"})
 	e := table(t).At(target)
 	for _, dir := range []string{"bin", "lib", "lib64", "usr"} {
-		if err := os.Mkdir(filepath.Join(jail, dir), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Mkdir(filepath.Join(jail, dir), 0o700))
 	}
 	pid := container(t, `for d in bin lib lib64 usr; do mount --bind "/$d" "$3/$d"; done
 		mount --bind "$1" "$2"
 		sleep 1000 >/dev/null 2>&1 & # holds the namespace outside of the jail
 		exec chroot "$3" sh -ec 'echo ready; read -r line || true; kill $1' sh $!`, target, inside, jail)
 	elsewhere, err := mount.ReadForeign()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	holders := elsewhere.Holders(mount.Filesystem{Major: e.Major, Minor: e.Minor, Root: "/"}, target)
 	if len(holders) != 1 || holders[0].Mountpoint != inside || holders[0].PID == pid {
 		t.Errorf("got %+v", holders)

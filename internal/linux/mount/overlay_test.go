@@ -1,6 +1,10 @@
 package mount
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/droverhq/drover/test/require"
+)
 
 func TestUpperDir(t *testing.T) {
 	for line, want := range map[string]string{
@@ -10,9 +14,7 @@ func TestUpperDir(t *testing.T) {
 		"36 35 0:50 / /m rw - tmpfs tmpfs rw,upperdir=/u":                                        "",
 	} {
 		e, err := parseEntry(line)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if path, ok := UpperDir(e); path != want && ok || ok != (want != "") {
 			t.Errorf("%s: %q, %t", line, path, ok)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The number of a loop device is reused when the device gets another file. As long as its filesystem is mounted in any
@@ -27,21 +28,15 @@ func TestReused(t *testing.T) {
 	same := func(after string) {
 		t.Helper()
 		look, err := mount.ReadForeign()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if holders := look.Holders(fsys, ""); fsys.Reused() || len(holders) == 0 {
 			t.Errorf("after %s: reused %t, holders %v", after, fsys.Reused(), holders)
 		}
 	}
 	same("the mount")
-	if err := unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_SET_CAPACITY, 0))
 	same("a change of its size")
-	if err := mount.Unmount(target); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, mount.Unmount(target))
 	same("the host's unmount")
 	if err := unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_CLR_FD, 0); err != nil { // takes effect once it is unused
 		t.Fatal(err)
@@ -53,21 +48,15 @@ func TestReused(t *testing.T) {
 func TestHoldersOfReusedNumber(t *testing.T) {
 	target, inside := t.TempDir(), t.TempDir()
 	dev, err := loopdev.Attach(t.Context(), scratch.Image(t, "ext4", scratch.Ext4), loopdev.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	mountAt(t, target, mount.Spec{Source: dev.Path, FSType: "ext4"})
 	fsys := mount.Identify(table(t).At(target))
 	next := opened(t, scratch.Image(t, "ext4", scratch.Ext4))
-	if err := errors.Join(mount.Unmount(target), dev.Close()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(mount.Unmount(target), dev.Close()))
 	attachTo(t, opened(t, dev.Path), next)
 	container(t, `mount -t ext4 "$1" "$2"`, dev.Path, inside)
 	look, err := mount.ReadForeign()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if holders := look.Holders(fsys, ""); !fsys.Reused() || len(holders) > 0 {
 		t.Errorf("reused %t, holders %v", fsys.Reused(), holders)
 	}
@@ -76,9 +65,7 @@ func TestHoldersOfReusedNumber(t *testing.T) {
 func opened(t *testing.T, path string) *os.File {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = f.Close() })
 	return f
 }
@@ -92,7 +79,5 @@ func attachTo(t *testing.T, loop, file *os.File) {
 	for end := time.Now().Add(10 * time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(end); {
 		err = unix.IoctlLoopConfigure(int(loop.Fd()), &cfg)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }

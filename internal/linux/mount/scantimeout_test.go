@@ -4,22 +4,18 @@ import (
 	"errors"
 	"os/exec"
 	"testing"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // If the look takes too long, each process that was not read counts as a possible holder.
 func TestElsewhereIsBounded(t *testing.T) {
 	cmd := exec.Command("unshare", "--mount", "cat")
 	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = in.Close()
 		_ = cmd.Wait()
@@ -31,9 +27,7 @@ func TestElsewhereIsBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	look, err := readForeign(0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, h := range look.Holders(Filesystem{Major: 4095, Root: "/"}, "") {
 		if h.PID == cmd.Process.Pid && errors.Is(h.Unexamined, ErrScanTimeout) {
 			return

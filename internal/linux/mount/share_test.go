@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 func shared(id int, root, point string) *Entry {
@@ -58,24 +60,18 @@ func TestHoldersOnAShare(t *testing.T) {
 func TestShareInsideDeadFUSE(t *testing.T) {
 	dir := t.TempDir()
 	daemon, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	end := sync.OnceFunc(func() { _ = unix.Close(daemon) }) // ends what waits for it
 	t.Cleanup(end)
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", daemon)
-	if err := unix.Mount("dead", dir, "fuse.dead", 0, options); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount("dead", dir, "fuse.dead", 0, options))
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})
 	table, err := Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	e := shared(1, "/", dir+"/share")
 	done := make(chan struct{})
 	go func() {
@@ -101,26 +97,18 @@ func TestShareInsideDeadFUSE(t *testing.T) {
 // each container counts for its own volume only if its root directory is a FUSE.
 func TestShareInsideKnownFUSE(t *testing.T) {
 	dir := t.TempDir()
-	if err := unix.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount("none", dir, "tmpfs", 0, "size=1m"))
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})
 	at := dir + "/share"
-	if err := errors.Join(os.Mkdir(at, 0o700), unix.Mount("none", at, "tmpfs", 0, "size=1m")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.Mkdir(at, 0o700), unix.Mount("none", at, "tmpfs", 0, "size=1m")))
 	table, err := Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	table.At(dir).FSType, table.At(at).FSType = "fuse.known", "nfs4"
-	if err := table.resolveShareRoots("/proc/thread-self/root", func(int) error { return nil }); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, table.resolveShareRoots("/proc/thread-self/root", func(int) error { return nil }))
 	if e := table.At(at); HasUnknownRoot(e) {
 		t.Errorf("its root is %s", e.Root)
 	}
@@ -133,9 +121,7 @@ func TestTellShares(t *testing.T) {
 	dirs = append(dirs, dirs[0]+"/in")
 	mounted := func(at string) {
 		t.Helper()
-		if err := unix.Mount("none", at, "tmpfs", 0, "size=1m"); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, unix.Mount("none", at, "tmpfs", 0, "size=1m"))
 		t.Cleanup(func() {
 			if err := unix.Unmount(at, 0); err != nil {
 				t.Error(err)
@@ -143,25 +129,19 @@ func TestTellShares(t *testing.T) {
 		})
 	}
 	mounted(dirs[0])
-	if err := os.Mkdir(dirs[2], 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(dirs[2], 0o700))
 	mounted(dirs[2])
 	mounted(dirs[1])
 	mounted(dirs[1])
 	table, err := Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var got []string
 	for _, e := range table {
 		if slices.Contains(dirs, e.Mountpoint) {
 			e.FSType, e.Root = "nfs4", "/"
 		}
 	}
-	if err := table.resolveShareRoots("/proc/self/root", func(int) error { return nil }); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, table.resolveShareRoots("/proc/self/root", func(int) error { return nil }))
 	for _, at := range dirs[:2] {
 		for _, e := range table {
 			if e.Mountpoint == at {
@@ -171,9 +151,7 @@ func TestTellShares(t *testing.T) {
 	}
 	inode := func(path string) string {
 		info, err := os.Stat(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return RootOf(info.Sys().(*syscall.Stat_t).Ino)
 	}
 	want := []string{inode(dirs[0]), "/", inode(dirs[1])}

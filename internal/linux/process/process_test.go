@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // The identity of a process stays the same until it ends, also if its name looks like other fields of
@@ -25,17 +27,11 @@ func TestIdentity(t *testing.T) {
 	if err == nil {
 		err = os.Symlink(sleep, name)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	cmd := exec.Command(name, "infinity")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, cmd.Start())
 	child, err := Of(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	want(t, child, false)
 	if program, err := child.Program(); err != nil || program != filepath.Base(sleep) {
 		t.Errorf("%q, %v", program, err)
@@ -43,13 +39,9 @@ func TestIdentity(t *testing.T) {
 	if program, err := (Identity{child.PID, child.Start + 1}).Program(); err == nil {
 		t.Errorf("an earlier process with the same PID runs %q", program)
 	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, cmd.Process.Kill())
 	// Wait for the end of the process without reaping it.
-	if err := unix.Waitid(unix.P_PID, child.PID, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Waitid(unix.P_PID, child.PID, nil, unix.WEXITED|unix.WNOWAIT, nil))
 	want(t, child, true)
 	if program, err := child.Program(); err == nil {
 		t.Errorf("a process that has ended runs %q", program)
@@ -64,30 +56,18 @@ func TestIdentity(t *testing.T) {
 // Program returns the same name after an upgrade has replaced the file.
 func TestProgramIsReplaced(t *testing.T) {
 	sleep, err := exec.LookPath("sleep")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	binary, err := os.ReadFile(sleep)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	path := filepath.Join(t.TempDir(), "podman")
-	if err := os.WriteFile(path, binary, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, binary, 0o755))
 	cmd := exec.Command(path, "infinity")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, cmd.Start())
 	defer func() { _ = cmd.Wait() }()
 	defer func() { _ = cmd.Process.Kill() }()
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(path))
 	child, err := Of(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if program, err := child.Program(); err != nil || program != "podman" {
 		t.Errorf("%q, %v", program, err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 const (
@@ -35,9 +36,7 @@ func onPools(t *testing.T, test func(t *testing.T, dir string)) {
 func create(t *testing.T, path string, data []byte) *os.File {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { f.Close() })
 	if _, err := f.Write(data); err != nil {
 		t.Fatal(err)
@@ -48,18 +47,14 @@ func create(t *testing.T, path string, data []byte) *os.File {
 func clone(t *testing.T, path string, src *os.File) *os.File {
 	t.Helper()
 	f := create(t, path, nil)
-	if err := reflink.Clone(f, src); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, reflink.Clone(f, src))
 	return f
 }
 
 func content(t *testing.T, f *os.File) []byte {
 	t.Helper()
 	fi, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	b := make([]byte, fi.Size())
 	if _, err := f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
@@ -78,9 +73,7 @@ func random(rng *rand.Rand, n int) []byte {
 func TestSupported(t *testing.T) {
 	for fstype, size := range map[string]int64{"xfs": scratch.XFS, "btrfs": scratch.Btrfs, "ext4": scratch.Ext4} {
 		dir := filepath.Join(scratch.Mount(t, fstype, size), "dir")
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Mkdir(dir, 0o700))
 		got, err := reflink.Supported(dir)
 		if err != nil || got != (fstype != "ext4") {
 			t.Errorf("%s: %v, %v", fstype, got, err)
@@ -126,9 +119,7 @@ func TestExtentsOfManyBatches(t *testing.T) {
 			}
 		}
 		ext, err := reflink.Extents(f)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if count, err := reflink.Count(f); err != nil || count != len(ext) || count < n {
 			t.Fatalf("counted %d, listed %d, %v", count, len(ext), err)
 		}
@@ -190,9 +181,7 @@ func TestChangedTurnsOneIntoTheNext(t *testing.T) {
 			}
 			now := clone(t, filepath.Join(dir, "snap"+string(rune('A'+round))), head)
 			ranges, err := reflink.Changed(old, now)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if !bytes.Equal(apply(t, old, now, ranges), content(t, now)) {
 				t.Fatalf("round %d: not the same after %v", round, ranges)
 			}
@@ -219,9 +208,7 @@ func TestChangedTurnsOneIntoTheNext(t *testing.T) {
 func mutate(t *testing.T, rng *rand.Rand, f *os.File, touched map[int64]bool) {
 	t.Helper()
 	fi, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	off := rng.Int64N(fi.Size())
 	n := int64(1 + rng.IntN(64*kib))
 	end := off + n
@@ -242,9 +229,7 @@ func mutate(t *testing.T, rng *rand.Rand, f *os.File, touched map[int64]bool) {
 	default:
 		_, err = f.WriteAt(random(rng, int(n)), off)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for b := off / block; b <= end/block; b++ {
 		touched[b] = true
 	}
@@ -274,13 +259,9 @@ func TestSameInManyBatches(t *testing.T) {
 				}
 			}
 		}
-		if err := os.Link(old.Name(), filepath.Join(dir, "link")); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Link(old.Name(), filepath.Join(dir, "link")))
 		link, err := os.Open(filepath.Join(dir, "link"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer link.Close()
 		if same, err := reflink.Same(old, link); err != nil || !same {
 			t.Errorf("by two names: the same %v, %v", same, err)
@@ -291,9 +272,7 @@ func TestSameInManyBatches(t *testing.T) {
 func TestChangedOfEqualFiles(t *testing.T) {
 	onPools(t, func(t *testing.T, dir string) {
 		head := create(t, filepath.Join(dir, "head"), bytes.Repeat([]byte("x"), mib+1))
-		if err := head.Truncate(8 * mib); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, head.Truncate(8*mib))
 		snap := clone(t, filepath.Join(dir, "snap"), head)
 		if got, err := reflink.Changed(head, snap); err != nil || len(got) != 0 {
 			t.Errorf("got %v, %v", got, err)
@@ -330,21 +309,15 @@ func TestPunchZeros(t *testing.T) {
 		copy(data[3*mib+9*block:], random(rng, 64*block)) // a run of 4 blocks: too short
 		copy(data[6*mib:], random(rng, block))
 		f := create(t, filepath.Join(dir, "f"), data)
-		if err := f.Sync(); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, f.Sync())
 		// Like the remains of mkfs: allocated, never written, and shorter than the minimum run.
 		if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 7*mib,
 			2*block); err != nil {
 			t.Fatal(err)
 		}
-		if err := unix.Fallocate(int(f.Fd()), 0, 7*mib, 2*block); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, unix.Fallocate(int(f.Fd()), 0, 7*mib, 2*block))
 		// XFS has also allocated blocks after the end of the file. Free them.
-		if err := errors.Join(f.Truncate(8*mib+778), f.Truncate(8*mib+777)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, errors.Join(f.Truncate(8*mib+778), f.Truncate(8*mib+777)))
 		for i, want := range []int64{8*mib + 777 - (5+4+64+1)*block, 0} {
 			got, err := reflink.PunchZeros(f, 8*block)
 			if err != nil || got != want {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // joined removes irrelevant differences from a map: where extents are split, and which are shared.
@@ -45,9 +46,7 @@ func TestTreeTellsWhatFiemapDoes(t *testing.T) {
 		"holes and reserved": func(t *testing.T, f *os.File) {
 			fresh(t, f)
 			written(t, f, 8<<20, noise(2<<20))
-			if err := unix.Fallocate(int(f.Fd()), 0, 1<<20, 3<<20); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, unix.Fallocate(int(f.Fd()), 0, 1<<20, 3<<20))
 			if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 9<<20,
 				64<<10); err != nil {
 				t.Fatal(err)
@@ -57,16 +56,10 @@ func TestTreeTellsWhatFiemapDoes(t *testing.T) {
 			fresh(t, f)
 			written(t, f, 0, noise(24<<20))
 			to, err := os.Create(f.Name() + ".clone")
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			defer to.Close()
-			if err := btrfsctl.SetNOCOW(to); err != nil {
-				t.Fatal(err)
-			}
-			if err := Clone(to, f); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, btrfsctl.SetNOCOW(to))
+			require.NoError(t, Clone(to, f))
 			for range 3000 { // more extents than one answer of the kernel contains
 				written(t, f, rand.Int64N(24<<20-8192)/4096*4096, noise(4096))
 			}
@@ -74,19 +67,13 @@ func TestTreeTellsWhatFiemapDoes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, err := os.Create(filepath.Join(dir, name))
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			defer f.Close()
 			make(t, f)
 			got, err := Extents(f) // this call must write out the dirty data
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			want, err := mapped(f)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if d := cmp.Diff(joined(want), joined(got)); d != "" {
 				t.Error(d)
 			}
@@ -103,9 +90,7 @@ func noise(n int) []byte {
 // fresh makes a file NOCOW, so that it is written in place and not compressed.
 func fresh(t *testing.T, f *os.File) {
 	t.Helper()
-	if err := btrfsctl.SetNOCOW(f); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, btrfsctl.SetNOCOW(f))
 }
 
 func written(t *testing.T, f *os.File, at int64, data []byte) {

@@ -19,6 +19,8 @@ import (
 
 	"golang.org/x/crypto/poly1305" //nolint:staticcheck // restic's format needs Poly1305-AES
 	"golang.org/x/crypto/scrypt"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // macKey is the key of a message authentication code.
@@ -109,7 +111,5 @@ func encode(t testing.TB, v any) []byte {
 
 func check(t testing.TB, err error) {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }

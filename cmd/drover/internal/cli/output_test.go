@@ -17,6 +17,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestUniquePoolName: the node is part of the name only if another pool has the same name. Pools that could not be
@@ -75,9 +76,7 @@ func TestTable(t *testing.T) {
 				tab.Paint(0, Palette{on: true}.Red)
 			}
 			var b bytes.Buffer
-			if err := tab.Write(&b); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, tab.Write(&b))
 			if d := cmp.Diff(tc.want, b.String()); d != "" {
 				t.Error(d)
 			}
@@ -92,9 +91,7 @@ func TestForm(t *testing.T) {
 	f.Add("Origin", "")
 	f.Add("Mounted by", "one\ttwo", "", "three")
 	var b bytes.Buffer
-	if err := f.Write(&b); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.Write(&b))
 	want := "Volume:      db\nMounted by:  one\\ttwo\n             three\n"
 	if d := cmp.Diff(want, b.String()); d != "" {
 		t.Error(d)
@@ -225,9 +222,7 @@ func TestPalette(t *testing.T) {
 // TestYAMLHasNoEscapeSequences: terminals execute them. An item whose YAML has one is printed as JSON, which is YAML.
 func TestYAMLHasNoEscapeSequences(t *testing.T) {
 	var out bytes.Buffer
-	if err := YAML(&out, map[string]string{"name": "bad\x1b[2J"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, YAML(&out, map[string]string{"name": "bad\x1b[2J"}))
 	if got := out.String(); strings.Contains(got, "\x1b") || !strings.Contains(got, `bad\u001b[2J`) {
 		t.Errorf("printed %q, want the escape sequence as text", got)
 	}

@@ -35,6 +35,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/profiles"
 	testconsul "github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/require"
 )
 
 // lab is a cluster in this process.
@@ -48,9 +49,7 @@ type lab struct {
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "drv-") //nolint:usetesting // the path of a socket has at most 107 bytes (unix(7))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	l := &lab{t: t, dir: dir}
 	if l.ca, err = pki.Create(filepath.Join(dir, "ca"), time.Now()); err != nil {
@@ -82,9 +81,7 @@ func (l *lab) options(name string) Options {
 func listener(t *testing.T) *config.Listen {
 	t.Helper()
 	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.1:0", 1+rand.IntN(254), rand.IntN(256)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer l.Close()
 	return &config.Listen{Address: l.Addr().String(), Advertise: l.Addr().String()}
 }
@@ -188,9 +185,7 @@ func TestControlAndAgent(t *testing.T) {
 	create := func(name string) {
 		t.Helper()
 		out, err := users.Submit(soon(t), api.Request{Kind: dataset.OpCreate, Volume: name})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for op := *out.Operation; ; {
 			if op, err = users.Operation(soon(t), op.ID.String(), time.Minute); err != nil || op.Problem != nil {
 				t.Fatal(op.Problem, err)
@@ -262,9 +257,7 @@ func TestWrongCertificate(t *testing.T) {
 		err = bob.Save(pki.NodeFiles(filepath.Join(operators.Root, "tls")))
 	}
 	node := []byte(`{"node":"` + uuid.NewString() + `"}`)
-	if err := errors.Join(err, os.WriteFile(filepath.Join(another.Root, "node.json"), node, 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(err, os.WriteFile(filepath.Join(another.Root, "node.json"), node, 0o600)))
 	for want, o := range map[string]Options{
 		"the certificate is for node":                                       another,
 		": expected the certificate of a node, not of operator bob (admin)": operators,
@@ -294,9 +287,7 @@ func awaitReplicas(t *testing.T, c *testconsul.Cluster, want int) {
 	var keys []string
 	for begun, index := time.Now(), uint64(0); time.Since(begun) < time.Minute; {
 		now, meta, err := c.Client().KV().Keys("drover/data/live/control/", "", &consulapi.QueryOptions{WaitIndex: index, WaitTime: time.Second})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if keys, index = now, meta.LastIndex; len(keys) == want {
 			return
 		}
@@ -360,16 +351,12 @@ func TestVersionsAreFoundOutLater(t *testing.T) {
 func TestStore(t *testing.T) {
 	top := t.TempDir()
 	password := filepath.Join(top, "password")
-	if err := os.WriteFile(password, []byte("correct horse battery staple"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(password, []byte("correct horse battery staple"), 0o600))
 	restictest.Make(t, filepath.Join(top, "repository"), "correct horse battery staple")
 	r, err := restic.New(t.Context(), &run.System{}, restic.Options{
 		URL: filepath.Join(top, "repository"), Password: dataset.PasswordSource{File: password}, CacheDir: filepath.Join(top, "cache"),
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	cluster, folder := uuid.New(), filepath.Join(top, "export")
 	taken := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	for i := range 2 {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestFormats logs an entry in each format.
@@ -27,9 +28,7 @@ func TestFormats(t *testing.T) {
 		JSON:    `"level":"warning","msg":"restore\\nfailed"`,
 	} {
 		log, err := NewLogger("info", format, func(string) string { return "" })
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		var b strings.Builder
 		log.SetOutput(&b)
 		log.WithError(errors.New("no such disk")).WithField("op", 7).Warn("restore\nfailed")
@@ -58,14 +57,10 @@ func TestSeverity(t *testing.T) {
 // TestDetect: a file is the journal only if the variable names it.
 func TestDetect(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Fstat(int(f.Fd()), &st))
 	for stream, want := range map[string]string{
 		"": Text, "1:2": Text, fmt.Sprintf("%d:%d", st.Dev, st.Ino): Journal,
 	} {
@@ -84,9 +79,7 @@ func TestSyslog(t *testing.T) {
 	}
 	for range 2 {
 		service, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if _, err := w.Write([]byte("<28>1 hello\n")); err != nil {
 			t.Fatal(err)
 		}
@@ -106,9 +99,7 @@ func TestSyslog(t *testing.T) {
 func TestSyslogThatHangs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	service, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer service.Close()
 	w := &syslogWriter{path: path}
 	done := make(chan error)
@@ -135,9 +126,7 @@ func TestSyslogThatHangs(t *testing.T) {
 // sequences.
 func TestTextHasNoEscapeSequences(t *testing.T) {
 	log, err := NewLogger("info", Text, os.Getenv)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var b strings.Builder
 	log.SetOutput(&b)
 	log.WithField("path", "a\x1b[2J").Info("bad \x1b[31mname")

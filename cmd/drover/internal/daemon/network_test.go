@@ -28,6 +28,7 @@ import (
 	"github.com/droverhq/drover/internal/config"
 	"github.com/droverhq/drover/internal/pki"
 	testconsul "github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/require"
 )
 
 // aNetwork serves on a port, as control does, until the end of the test. Its handler accepts only peers with a
@@ -36,14 +37,10 @@ func aNetwork(t *testing.T) (address string, node *tls.Config) {
 	t.Helper()
 	clk := clock.System{}
 	ca, err := pki.Create(filepath.Join(t.TempDir(), "ca"), clk.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	credentials := func(id pki.Identity) *pki.Credentials {
 		pair, err := ca.Issue(id, clk.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return pki.NewCredentials(pair, clk, nil)
 	}
 	own := credentials(pki.Identity{Kind: pki.Control, Name: "control"})
@@ -59,9 +56,7 @@ func aNetwork(t *testing.T) (address string, node *tls.Config) {
 		_, err := own.VerifyPeer(cs)
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	ended := make(chan error)
 	go func() { ended <- e.server.Serve(e.Listener) }()
 	t.Cleanup(func() {
@@ -78,9 +73,7 @@ func aNetwork(t *testing.T) (address string, node *tls.Config) {
 func descriptors(t *testing.T) int {
 	t.Helper()
 	names, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return len(names)
 }
 
@@ -92,9 +85,7 @@ func TestStrangersLockNoNodeOut(t *testing.T) {
 		t.Helper()
 		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(g httptrace.GotConnInfo) { reused = g.Reused }})
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		resp, err := c.Do(req)
 		if err != nil {
 			t.Fatalf("a node is locked out: %v", err)
@@ -113,9 +104,7 @@ func TestStrangersLockNoNodeOut(t *testing.T) {
 	before := descriptors(t)
 	for i := range strangers {
 		c, err := net.Dial("tcp", address)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer c.Close()
 		switch i % 16 {
 		case 0: // the start of a handshake that never continues
@@ -123,9 +112,7 @@ func TestStrangersLockNoNodeOut(t *testing.T) {
 		case 1: // one without a certificate, and no request
 			err = tls.Client(c, &tls.Config{InsecureSkipVerify: true}).HandshakeContext(t.Context())
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 	}
 	fresh := &http.Client{Transport: &http.Transport{TLSClientConfig: node, DisableKeepAlives: true}}
 	for range 50 {
@@ -163,9 +150,7 @@ func awaitServices(t *testing.T, c *testconsul.Cluster, name, filter string, wan
 	client, index := c.Client(), uint64(0)
 	for begun := time.Now(); time.Since(begun) < time.Minute; {
 		list, meta, err := client.Health().Service(name, "", true, &api.QueryOptions{WaitIndex: index, WaitTime: time.Second, Filter: filter})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if len(list) == want {
 			return list
 		}
@@ -200,9 +185,7 @@ func TestMembersInTheCatalog(t *testing.T) {
 	services := func() string {
 		t.Helper()
 		_, meta, err := c.Client().Catalog().Service("drover-agent", "", &api.QueryOptions{RequireConsistent: true})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return fmt.Sprint(meta.LastIndex)
 	}
 	node.end(t)

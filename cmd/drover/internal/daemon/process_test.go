@@ -28,6 +28,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 	testconsul "github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/golden"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,9 +36,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // SIGHUP does not end a process that has no profiles to reload, such as drover agent: it would end this test.
 func TestHangupDoesNotEndAgent(t *testing.T) {
 	config := filepath.Join(t.TempDir(), "drover.yaml")
-	if err := os.WriteFile(config, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(config, nil, 0o600))
 	a := &cli.App{Getenv: func(string) string { return "" }, Out: io.Discard, ErrOut: io.Discard}
 	f := Flags{config: config, node: "host-a", logFormat: "text", Level: "info"}
 	served := false
@@ -55,9 +54,7 @@ func TestHangupDoesNotEndAgent(t *testing.T) {
 // The lock of a root must be a file in the root. A symbolic link to another file is refused.
 func TestLockThatIsALink(t *testing.T) {
 	root, away := t.TempDir(), filepath.Join(t.TempDir(), "precious")
-	if err := errors.Join(os.WriteFile(away, []byte("precious"), 0o600), os.Symlink(away, filepath.Join(root, hostLock))); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.WriteFile(away, []byte("precious"), 0o600), os.Symlink(away, filepath.Join(root, hostLock))))
 	if _, err := lockRoot(root, hostLock); !errors.Is(err, unix.ELOOP) {
 		t.Errorf("got %v", err)
 	}
@@ -184,18 +181,12 @@ func TestJoinAndLeave(t *testing.T) {
 	c := l.control("c1", servers.Addresses())
 	l.start(Control, c)
 	root, err := client.New("unix://" + filepath.Join(c.Run, "control.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer root.Close()
 	token, err := root.MakeToken(t.Context(), api.NewToken{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	a := l.agent("a", c)
-	if err := os.RemoveAll(filepath.Join(a.Root, "tls")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.RemoveAll(filepath.Join(a.Root, "tls")))
 	if err := Agent(t.Context(), a); !errors.Is(err, dataset.ErrNotFound) || !strings.Contains(err.Error(), "start the agent with --join") {
 		t.Fatal(err)
 	}
@@ -208,9 +199,7 @@ func TestJoinAndLeave(t *testing.T) {
 	r.end(t)
 	r = l.start(Agent, a) // the same flag does not make it join again
 	local, err := client.New("unix://" + filepath.Join(a.Run, "drover.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer local.Close()
 	if _, err := local.Volumes(t.Context(), api.Page{}); err != nil {
 		t.Error(err)
@@ -240,14 +229,10 @@ func TestJoinAndLeave(t *testing.T) {
 func TestPeerIDLooksAgain(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	ca, err := pki.Create(filepath.Join(t.TempDir(), "ca"), now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	pair := func(id pki.Identity) *pki.Pair {
 		p, err := ca.Issue(id, now)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return p
 	}
 	a := pki.Identity{Kind: pki.Node, Node: uuid.New(), Name: "a"}

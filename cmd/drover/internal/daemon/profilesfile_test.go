@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/require"
 )
 
 const (
@@ -29,13 +30,9 @@ func TestProfilesFileThatChanges(t *testing.T) {
 	write := func(text string) func() error {
 		return func() error { return os.WriteFile(path, []byte(text), 0o600) }
 	}
-	if err := write(goodProfiles)(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, write(goodProfiles)())
 	p, err := loadProfilesFile(path, clk, log)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	reload := func() error { p.reload(); return nil }
 	nothing := func() error { return nil }
 	for i, c := range []struct {
@@ -65,9 +62,7 @@ func TestProfilesFileThatChanges(t *testing.T) {
 		{write(goodProfiles), changeSettles, "warning", "has changed since it was loaded", "gold plain"},
 		{reload, 0, "", "", "plain"},
 	} {
-		if err := c.do(); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, c.do())
 		p.look() // as soon as the change
 		clk.Advance(c.later)
 		p.look()
@@ -90,20 +85,14 @@ func TestProfilesFileThatChanges(t *testing.T) {
 // watch looks at the file every five seconds.
 func TestProfilesFileIsWatched(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "profiles.yaml")
-	if err := os.WriteFile(path, []byte(goodProfiles), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, []byte(goodProfiles), 0o600))
 	clk := clock.NewFake(time.Now())
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	p, err := loadProfilesFile(path, clk, log)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer p.watch(t.Context())()
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(path))
 	for end := time.Now().Add(10 * time.Second); len(p.findings()) == 0; {
 		if time.Now().After(end) {
 			t.Fatal("the removed file is not noticed")

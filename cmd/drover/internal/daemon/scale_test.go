@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // many is a host with control and many volumes, each of which has every metric.
@@ -66,9 +67,7 @@ func scrape(tb testing.TB, number int) (length, lines int) {
 	handler.ServeHTTP(w, req)
 	length = w.Body.Len()
 	r, err := gzip.NewReader(w.Body)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	var text bytes.Buffer
 	if _, err := text.ReadFrom(r); err != nil {
 		tb.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/require"
 )
 
 // docker is a fake engine.
@@ -85,9 +86,7 @@ func TestLabelsFollowFacts(t *testing.T) {
 	w := watcher(e, &nodes)
 	look := func() {
 		t.Helper()
-		if err := w.Update(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, w.Update(t.Context()))
 	}
 	look()
 	base := map[string]string{"drover.architecture": "x86_64", "drover.cpus": "2", "drover.is_virtual": "false", "drover.load_1": "0", "drover.load_15": "0", "drover.memory_free": "0", "drover.memory_total": "0"}

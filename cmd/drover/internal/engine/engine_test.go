@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -50,9 +51,7 @@ func serve(t *testing.T, volume object, containers []object) {
 	})
 	sock := filepath.Join(t.TempDir(), "docker.sock")
 	l, err := net.Listen("unix", sock)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	srv := &http.Server{Handler: mux}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(l) }()
@@ -100,9 +99,7 @@ func TestPath(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			serve(t, tc.volume, tc.containers)
 			c, err := Open()
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			defer c.Close()
 			if tc.ask == "" {
 				tc.ask = "pgdata"
@@ -123,9 +120,7 @@ func TestPath(t *testing.T) {
 func TestNoEngine(t *testing.T) {
 	t.Setenv("DOCKER_HOST", "unix://"+filepath.Join(t.TempDir(), "none.sock"))
 	c, err := Open()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer c.Close()
 	if _, err := Path(t.Context(), c, "pgdata", false); !errors.Is(err, dataset.ErrUnavailable) {
 		t.Errorf("got %v", err)
@@ -155,9 +150,7 @@ func TestNames(t *testing.T) {
 		{"Id": "1a", "Names": []string{"/db/alias", "/web"}}, {"Id": "2b", "Names": []string{}}, {"Id": "3c", "Names": []string{"/db"}},
 	})
 	c, err := Open()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer c.Close()
 	if got, err := Names(t.Context(), c); err != nil || !maps.Equal(got, map[string]string{"1a": "web", "3c": "db"}) {
 		t.Errorf("%v, %v", got, err)
@@ -167,9 +160,7 @@ func TestNames(t *testing.T) {
 func TestNamesOfFailingEngine(t *testing.T) {
 	serve(t, nil, nil)
 	c, err := Open()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer c.Close()
 	if _, err := Names(t.Context(), c); !errors.Is(err, dataset.ErrUnavailable) {
 		t.Error(err)
@@ -181,9 +172,7 @@ func TestVersion(t *testing.T) {
 	serve(t, nil, nil)
 	version := func() (string, error) {
 		c, err := Open()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer c.Close()
 		return Version(t.Context(), c)
 	}

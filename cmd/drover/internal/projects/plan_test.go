@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // makeContainer returns a container that runs and has one writable bind mount.
@@ -128,17 +129,13 @@ func TestNotMoved(t *testing.T) {
 	w := newWorld(t)
 	sock := filepath.Join(w.dir, "a.sock")
 	l, err := net.Listen("unix", sock)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer l.Close()
 	outside := t.TempDir()
 	for _, dir := range []string{"data", "data/sub", "with-mount", "shared", "seen", "aside", "shown", "shown/sub", "orphaned"} {
 		w.mkdir(filepath.Join(w.dir, dir))
 	}
-	if err := setAside(filepath.Join(w.dir, "aside")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, setAside(filepath.Join(w.dir, "aside")))
 	w.mounted = []string{filepath.Join(w.dir, "with-mount", "disk")}
 	w.local["common"] = true
 	w.mkdir(w.folder("local", "common"))
@@ -184,9 +181,7 @@ volumes:
 	var j Journal
 	t.Chdir(w.dir)
 	err = w.run("shop", "--dry-run", "-o", "json")
-	if err := errors.Join(err, json.Unmarshal(w.out.Bytes(), &j)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(err, json.Unmarshal(w.out.Bytes(), &j)))
 	got := map[string]string{}
 	for _, s := range j.Skipped {
 		got[s.Mounts[0]] = s.Reason
@@ -260,9 +255,7 @@ func TestSymbolicLinks(t *testing.T) {
 	t.Chdir(w.dir)
 	disk := t.TempDir()
 	html := filepath.Join(w.dir, "html")
-	if err := errors.Join(os.Rename(html, filepath.Join(disk, "html")), os.Symlink(filepath.Join(disk, "html"), html)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.Rename(html, filepath.Join(disk, "html")), os.Symlink(filepath.Join(disk, "html"), html)))
 	w.must(adopt...)
 	if got := entries(t, disk); got != "html html.before-drover" {
 		t.Errorf("the disk has %s", got)
@@ -272,9 +265,7 @@ func TestSymbolicLinks(t *testing.T) {
 	if out := w.must("shop", "--dry-run"); !strings.Contains(out, "it is shared with container other") {
 		t.Errorf("the plan is\n%s", out)
 	}
-	if err := errors.Join(os.Remove(html), os.Symlink("/etc", html)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.Remove(html), os.Symlink("/etc", html)))
 	w.containers = nil
 	if out := w.must("shop", "--dry-run"); !strings.Contains(out, "it is a folder of the system") {
 		t.Errorf("the plan is\n%s", out)
@@ -284,9 +275,7 @@ func TestSymbolicLinks(t *testing.T) {
 // TestEmptyDirectory: an empty directory becomes a volume that the engine does not fill from the image.
 func TestEmptyDirectory(t *testing.T) {
 	w := shop(t)
-	if err := os.Remove(filepath.Join(w.dir, "html/index.html")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(filepath.Join(w.dir, "html/index.html")))
 	w.must(adopt...)
 	if got := w.read("compose.override.yaml"); strings.Count(got, `"volume":{"nocopy":true}`) != 2 {
 		t.Errorf("the override file is\n%s", got)
@@ -298,9 +287,7 @@ func TestAside(t *testing.T) {
 	dir := t.TempDir()
 	folder := filepath.Join(dir, "data")
 	for _, path := range []string{folder, folder + ".before-drover"} {
-		if err := os.Mkdir(path, 0o700); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Mkdir(path, 0o700))
 	}
 	if err := setAside(folder); !errors.Is(err, os.ErrExist) {
 		t.Errorf("a folder is in the way: %v", err)
@@ -311,13 +298,9 @@ func TestAside(t *testing.T) {
 	if got := entries(t, dir); got != "data data.before-drover" {
 		t.Errorf("the folder has %s", got)
 	}
-	if err := os.Remove(folder + ".before-drover"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(folder+".before-drover"))
 	// A crash left the link beside the folder.
-	if err := errors.Join(os.Symlink("data/x", folder+".before-drover"), setAside(folder), setAside(folder)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.Symlink("data/x", folder+".before-drover"), setAside(folder), setAside(folder)))
 	if _, err := os.Stat(folder); err == nil {
 		t.Error("the folder can be used")
 	}
@@ -337,9 +320,7 @@ func TestDifference(t *testing.T) {
 	items := []Item{{Key: "v", Spec: "n@gold"}, {Key: "k", Spec: "d", Dir: true, Source: "/p/d"}}
 	parse := func(text string) model {
 		m, err := parseModel([]byte(text))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return m
 	}
 	for change, want := range map[string]string{

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
+	"github.com/droverhq/drover/test/require"
 )
 
 const shopFile = `services:
@@ -70,9 +71,7 @@ func (w *world) userUp(services ...string) {
 func entries(t *testing.T, dir string) string {
 	t.Helper()
 	list, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var out []string
 	for _, e := range list {
 		out = append(out, e.Name())
@@ -376,9 +375,7 @@ func TestOverrideEdited(t *testing.T) {
 	if err := w.run("shop", "--undo", "--yes"); !errors.Is(err, dataset.ErrConflict) || w.read("compose.override.yaml") != "# mine\n" {
 		t.Errorf("undo: %v", err)
 	}
-	if err := os.Remove(filepath.Join(w.dir, "compose.override.yaml")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(filepath.Join(w.dir, "compose.override.yaml")))
 	w.must("shop", "--undo", "--yes")
 	w.wantBack()
 }
@@ -435,15 +432,11 @@ func TestCopyFails(t *testing.T) {
 func TestOneRun(t *testing.T) {
 	w := shop(t)
 	unlock, err := safefile.Lock(t.Context(), w.journal()+".lock", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if err := w.run(adopt...); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "another drover adopt-project shop runs") {
 		t.Errorf("got %v", err)
 	}
-	if err := unlock(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unlock())
 	w.must(adopt...)
 }
 
@@ -506,9 +499,7 @@ func TestForeignJournal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := shop(t)
 			w.adoptKilledAt("switch")
-			if err := c.do(w); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, c.do(w))
 			before, noted := entries(t, w.dir), len(w.noted)
 			for _, args := range [][]string{adopt, {"shop", "--undo", "--yes"}, {"shop", "--confirm"}} {
 				done := make(chan error, 1)

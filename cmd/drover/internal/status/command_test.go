@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/require"
 )
 
 // bench is a host with a server, whose proc filesystem is a folder. Everything on it has the secret hunter2.
@@ -41,22 +42,16 @@ func newBench(t *testing.T) *bench {
 	write := func(file, content string) {
 		t.Helper()
 		path := filepath.Join(dir, file)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)))
 	}
 	self := "proc/" + strconv.Itoa(os.Getpid())
 	write("drover.yaml", "# hunter2\npools: [{name: fast, backend: dir, path: /srv/fast}]\nlabels:\n  token: hunter2\n  url: http://u:hunter2@consul:8500\n")
 	write("other.yaml", "silver:\n  encryption:\n    password: hunter2\n")
 	write("server.log", "first\ntoken=hunter2 level=info\nlast\n")
 	write(self+"/cmdline", "drover\x00serve\x00--profiles=other.yaml\x00--token\x00hunter2\x00--root\x00/data/root\x00")
-	if err := errors.Join(os.Mkdir(filepath.Join(dir, self, "fd"), 0o700), os.Symlink(filepath.Join(dir, "server.log"), filepath.Join(dir, self, "fd/2")), os.Symlink(dir, filepath.Join(dir, self, "cwd")), os.Symlink("/", filepath.Join(dir, self, "root"))); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.Mkdir(filepath.Join(dir, self, "fd"), 0o700), os.Symlink(filepath.Join(dir, "server.log"), filepath.Join(dir, self, "fd/2")), os.Symlink(dir, filepath.Join(dir, self, "cwd")), os.Symlink("/", filepath.Join(dir, self, "root"))))
 	l, err := net.Listen("unix", filepath.Join(dir, "s"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { l.Close() })
 	b := &bench{dir: dir, address: "unix://" + filepath.Join(dir, "s")}
 	b.Host = Host{
@@ -97,14 +92,10 @@ func (b *bench) collect(t *testing.T, args ...string) (map[string]string, error)
 func unpack(t *testing.T, file string) map[string]string {
 	t.Helper()
 	f, err := os.Open(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	zip, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	files := map[string]string{}
 	for archive := tar.NewReader(zip); ; {
 		h, err := archive.Next()
@@ -127,9 +118,7 @@ func unpack(t *testing.T, file string) map[string]string {
 func TestBundleIsComplete(t *testing.T) {
 	b := newBench(t)
 	files, err := b.collect(t)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	want := map[string]string{
 		"host.txt": "drover serve", "drover.yaml": `token: "[redacted]"`, "profiles.yaml": `password: "[redacted]"`, "log.txt": "last\n",
 	}
@@ -166,17 +155,13 @@ func TestBundleOfAContainer(t *testing.T) {
 		os.Remove(proc + "/root"), os.Symlink(root, proc+"/root"), os.Remove(proc + "/fd/2"), os.Symlink("/dev/null", proc+"/fd/2"),
 		os.WriteFile(proc+"/cmdline", []byte("drover\x00serve"), 0o600),
 	} {
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 	}
 	b.Runner = run.Func(func(context.Context, run.Command) (run.Result, error) {
 		return run.Result{Stdout: []byte("another journal\n")}, nil
 	})
 	files, err := b.collect(t)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for name, want := range map[string]string{
 		"drover.yaml": "/of/container", "profiles.yaml": "of: container", "errors.txt": "log.txt: the server is in a container: read its log with `docker logs`\n",
 	} {
@@ -187,9 +172,7 @@ func TestBundleOfAContainer(t *testing.T) {
 	if files["log.txt"] != "" {
 		t.Errorf("log %q", files["log.txt"])
 	}
-	if err := os.Remove(settings); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(settings))
 	if files, err = b.collect(t); err != nil || files["drover.yaml"] != "" || strings.Contains(files["errors.txt"], "drover.yaml") {
 		t.Errorf("%v: %q, %q", err, files["drover.yaml"], files["errors.txt"])
 	}
@@ -224,9 +207,7 @@ func TestBundleWithoutServer(t *testing.T) {
 		return dataset.Errorf(dataset.ErrUnavailable, "cannot reach https://u:hunter2@host\nat all")
 	}
 	files, err := b.collect(t)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	said := b.notes.String()
 	for _, all := range []string{files["errors.txt"], said} {
 		for _, part := range []string{"host.txt", "log.txt", "version.json", "doctor.txt", "volumes.json", "events.json", "operations.json"} {
@@ -256,9 +237,7 @@ func TestBundleReplacesNothing(t *testing.T) {
 	b := newBench(t)
 	dir := t.TempDir()
 	target := filepath.Join(dir, "target")
-	if err := errors.Join(os.WriteFile(filepath.Join(dir, "file"), nil, 0o644), os.Symlink(target, filepath.Join(dir, "link")), os.Symlink(target, filepath.Join(dir, "new.tmp"))); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.WriteFile(filepath.Join(dir, "file"), nil, 0o644), os.Symlink(target, filepath.Join(dir, "link")), os.Symlink(target, filepath.Join(dir, "new.tmp"))))
 	for _, name := range []string{"file", "link", "new"} {
 		if _, err := b.collect(t, "-o", filepath.Join(dir, name)); !errors.Is(err, dataset.ErrExists) {
 			t.Errorf("%s: %v", name, err)
@@ -283,9 +262,7 @@ func TestBundleReplacesNothing(t *testing.T) {
 func TestLongLog(t *testing.T) {
 	b := newBench(t)
 	line := strings.Repeat("x", 99) + "\n"
-	if err := os.WriteFile(filepath.Join(b.dir, "server.log"), []byte("first\n"+strings.Repeat(line, 30000)+"last\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(b.dir, "server.log"), []byte("first\n"+strings.Repeat(line, 30000)+"last\n"), 0o600))
 	files, err := b.collect(t)
 	if log := files["log.txt"]; err != nil || len(log) > maxLog || len(log) < maxLog-200 || !strings.HasPrefix(log, line) || !strings.HasSuffix(log, "last\n") {
 		t.Errorf("%d bytes, %v", len(log), err)

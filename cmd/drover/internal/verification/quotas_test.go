@@ -7,6 +7,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/verification"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // AreQuotasConsistent sees quotas that the kernel no longer counts. It asks for no quotas on other filesystems, nor if they are
@@ -20,9 +21,7 @@ func TestQuotasHold(t *testing.T) {
 	}
 	scratch.Quota(t, disk, "full")
 	scratch.Run(t, "btrfs", "subvolume", "create", filepath.Join(disk, "a"))
-	if err := os.WriteFile(filepath.Join(disk, "a", "file"), make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(disk, "a", "file"), make([]byte, 1<<20), 0o600))
 	scratch.Run(t, "btrfs", "subvolume", "snapshot", filepath.Join(disk, "a"), filepath.Join(disk, "b"))
 	if !verification.AreQuotasConsistent(disk) {
 		t.Error("new quotas: got none that hold")

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) {
@@ -52,12 +53,8 @@ func freezes(sandbox string) {
 // never end, and its mount and device would remain.
 func TestEndedWhileFrozen(t *testing.T) {
 	sandbox := filepath.Join(t.TempDir(), "drover-verify-"+uuid.NewString())
-	if err := os.MkdirAll(filepath.Join(sandbox, "001"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(scratch.Image(t, "ext4", scratch.Ext4), filepath.Join(sandbox, "001", "img")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Join(sandbox, "001"), 0o700))
+	require.NoError(t, os.Rename(scratch.Image(t, "ext4", scratch.Ext4), filepath.Join(sandbox, "001", "img")))
 	t.Setenv("DROVER_FROZEN_IN", sandbox)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -72,9 +69,7 @@ func TestEndedWhileFrozen(t *testing.T) {
 	}
 	for range 200 {
 		loops, err := loopdev.List()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		left := false
 		for _, l := range loops {
 			left = left || strings.Contains(l.Backing, filepath.Base(sandbox))

@@ -1,0 +1,13 @@
+// Package require ends a test whose preparation has failed.
+package require
+
+// NoError ends the test if err is not nil. t is a test, a benchmark, a fuzz target or a rapid check.
+func NoError(t interface {
+	Helper()
+	Fatal(args ...any)
+}, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
