@@ -11,8 +11,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
+	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/require"
@@ -407,4 +409,117 @@ func TestRecoverOnlyWhatWasSeen(t *testing.T) {
 	controltest.Refused(t, err, dataset.ErrConflict, "start again")
 	_, err = controltest.New(t).Recover(t.Context(), api.Recover{})
 	controltest.Refused(t, err, dataset.ErrUnsupported, "drover store recover --from-pools")
+}
+
+// A distrust that one node reports to one replica is obeyed by every replica. Nothing is created, deleted or
+// destroyed, planned or not, until all nodes that reported distrust trust the store again.
+func TestAllReplicasHalt(t *testing.T) {
+	x := controltest.NewReplicas(t, 2)
+	a, b := x.Services[0], x.Services[1]
+	e := &controltest.Control{TB: t, Service: a, Ctx: t.Context()}
+	n, other := e.NewAgent("n1"), e.NewAgent("n2")
+	d := n.MustCreate("db")
+	move := *e.MustSubmit(controltest.Move("db", "n2")).Operation
+	planned, deleted := n.MustPlan(controltest.Create("late")), n.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: "db"})
+	n.ReportDistrust("it is older than what this node has seen")
+	other.ReportDistrust("it lacks something")
+	for _, s := range x.Services {
+		e.Service = s
+		for _, op := range []dataset.Operation{planned, deleted} {
+			_, err := s.Commit(t.Context(), n.ID, n.ReportOf(op))
+			controltest.Refused(t, err, dataset.ErrConflict, "changes suspended", "older than what", "lacks something", n.ID.String()[:8], "drover store recover")
+		}
+		_, err := s.Submit(t.Context(), api.Request{Kind: dataset.OpCreate, Volume: "more"})
+		controltest.Refused(t, err, dataset.ErrConflict, "changes suspended")
+		_, err = s.Recall(t.Context(), other.ID, other.ReportOf(move)) // its home would not let anybody mount it any more
+		controltest.Refused(t, err, dataset.ErrConflict, "changes suspended")
+		if why, err := s.Halted(t.Context()); err != nil || !strings.Contains(why, "lacks something") {
+			t.Errorf("%q, %v", why, err)
+		}
+		if v, err := s.Volume(t.Context(), "db"); err != nil || v.ID != d.ID {
+			t.Errorf("existing volumes are not shown: %v", err)
+		}
+	}
+	// The distrust is on record, so a service that was started since knows it.
+	later, _ := control.Assemble(b.Deps)
+	t.Cleanup(later.Close)
+	if _, err := later.Submit(t.Context(), api.Request{Kind: dataset.OpDelete, Volume: "db"}); dataset.KindOf(err) != dataset.ErrConflict {
+		t.Error(err)
+	}
+	e.Service = later
+	believe := func(n *controltest.Agent) {
+		t.Helper()
+		n.OK(later.Members.Heartbeat(t.Context(), n.ID, api.Heartbeat{Incarnation: n.Incarnation}))
+	}
+	believe(n)
+	if _, err := later.Commit(t.Context(), n.ID, n.ReportOf(planned)); dataset.KindOf(err) != dataset.ErrConflict {
+		t.Errorf("only one of two nodes trusts it: %v", err)
+	}
+	believe(other)
+	for _, s := range []*control.Service{later, b} {
+		n.OK(s.Commit(t.Context(), n.ID, n.ReportOf(planned)))
+	}
+	if why, err := later.Halted(t.Context()); err != nil || why != "" {
+		t.Errorf("%q, %v", why, err)
+	}
+	if list, err := x.Store.List(t.Context(), record.HaltedKey, "", 0); err != nil || len(list) != 0 {
+		t.Errorf("%d, %v", len(list), err)
+	}
+}
+
+// Each way to notice that a store was restored from an older backup is tested alone: by the service that made a
+// missing change, and by another one that had learned of the change. Nobody tells them.
+func TestServicesSeeTheStoreGoBack(t *testing.T) {
+	for name, sees := range map[string]func(x *controltest.Replicas, n *controltest.Agent) error{
+		"its own change is missing": func(x *controltest.Replicas, n *controltest.Agent) error {
+			_, err := x.Services[0].Submit(x.Context(), controltest.Create("late"))
+			return err
+		},
+		"it had heard of it": func(x *controltest.Replicas, n *controltest.Agent) error {
+			var h record.LanePositions
+			if err := x.Services[1].Ledger.ReadNotices(x.Context(), &h); err != nil {
+				return err
+			}
+			_, err := x.Services[1].Submit(x.Context(), controltest.Create("late"))
+			return err
+		},
+		"an agent asks for all": func(x *controltest.Replicas, n *controltest.Agent) error {
+			if _, err := x.Services[1].Sync(x.Context(), n.ID, 0, 0); err != nil {
+				return err
+			}
+			_, err := x.Services[1].Submit(x.Context(), controltest.Create("late"))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := controltest.NewReplicas(t, 2)
+			n := x.On(x.Services[0]).NewAgent("n1")
+			n.MustCreate("before")
+			saved := x.Save()
+			n.MustCreate("since")
+			var h record.LanePositions
+			require.NoError(t, x.Services[1].Ledger.ReadNotices(t.Context(), &h))
+			x.RestoreStore(saved)
+			controltest.Refused(t, sees(x, n), dataset.ErrConflict, "changes "+
+				"suspended", "restored from a backup", "drover store recover")
+			if !x.Halted() {
+				t.Error("no other service is told")
+			}
+			// It is on record. A service that was started since, and saw no restore itself, obeys it.
+			later, _ := control.Assemble(x.Services[0].Deps)
+			t.Cleanup(later.Close)
+			_, err := later.Submit(t.Context(), controltest.Create("later"))
+			controltest.Refused(t, err, dataset.ErrConflict, "changes suspended")
+			if got, err := later.Sync(t.Context(), n.ID, 0, 0); err != nil || !strings.Contains(got.Halted, "restored from a backup") {
+				t.Errorf("an agent that noticed nothing is not told: %+v, %v", got, err)
+			}
+			// That nodes trust the store does not end it, since it may be that none of their own records is missing.
+			n.Service = later
+			n.ReportDistrust("it is older")
+			n.ReportDistrust("")
+			if !x.Halted() {
+				t.Error("a node's report ended what a service has noticed")
+			}
+		})
+	}
 }

@@ -2,8 +2,11 @@ package restic_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -393,5 +396,107 @@ func TestIncompleteBackup(t *testing.T) {
 	list, err := r.Backups(t.Context())
 	if err != nil || len(list) != 1 || b.ID == "" || !strings.HasPrefix(list[0].ID, b.ID) {
 		t.Errorf("got %+v, and the list %v, %v", b, list, err)
+	}
+}
+
+// A run on a server that accepts connections and says nothing is ended, and the error says so.
+func TestSilentServer(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer silent.Close() // the kernel accepts the connections
+	o := options(t)
+	o.URL, o.StallLimit = "rest:http://"+silent.Addr().String()+"/", 2*time.Second
+	var told error
+	o.Ended = func(err error) { told = err }
+	_, err = open(t, o).Backups(t.Context())
+	want := "repository " + o.URL + ": it does not answer: restic neither received nor sent anything for 2s, and was ended"
+	if !errors.Is(err, dataset.ErrOffline) || !strings.HasPrefix(err.Error(), want) || !errors.Is(told, dataset.ErrOffline) {
+		t.Errorf("got %v, reported %v, want %s", err, told, want)
+	}
+}
+
+// Lines about the progress are no progress. A run that reads is not ended, although it takes longer than the limit.
+func TestProgress(t *testing.T) {
+	for script, stalls := range map[string]bool{
+		"echo $line; echo $line >&2":             true,
+		"while read other; do :; done <$0.input": false,
+	} {
+		program := filepath.Join(t.TempDir(), "restic")
+		line := strings.Repeat("x", 1000) + "\n"
+		write(t, program+".input", strings.Repeat(line, 20))
+		require.NoError(t, os.WriteFile(program, []byte(`#!/bin/bash
+if [ "$1" = version ]; then echo restic 0.14.0; exit; fi
+read line <$0.input
+mkfifo $0.fifo
+exec 3<>$0.fifo # what a program sleep reads would count
+for i in {1..30}; do read -t 0.1 -u 3; `+script+`; done
+true
+`), 0o700))
+		t.Setenv("PATH", filepath.Dir(program)+":"+os.Getenv("PATH"))
+		o := options(t)
+		o.StallLimit = time.Second
+		err := open(t, o).Restore(t.Context(), "12345678", t.TempDir())
+		if stalled := errors.Is(err, dataset.ErrOffline); stalled != stalls || err != nil != stalls {
+			t.Errorf("%s: got %v, want it ended: %t", script, err, stalls)
+		}
+	}
+}
+
+// ownCache returns the folder of a repository's cache.
+func ownCache(o restic.Options) string {
+	sum := sha256.Sum256([]byte(o.URL))
+	return filepath.Join(o.CacheDir, hex.EncodeToString(sum[:8]))
+}
+
+// While restic runs, the largest cache of a repository is emptied if all caches together exceed the limit. The others
+// stay, and so does a file that restic writes now.
+func TestCacheKeepsItsLimit(t *testing.T) {
+	o := options(t)
+	plant := func(repository, name string, size int64) string {
+		t.Helper()
+		path := write(t, filepath.Join(o.CacheDir, repository, "index", "5f", name), "")
+		require.NoError(t, os.Truncate(path, size))
+		return path
+	}
+	var complete string
+	for _, digit := range strings.Split("123456789", "") { // more than the limit on any disk
+		complete = plant("large", strings.Repeat(digit, 64), 1000<<20)
+	}
+	unfinished, small := plant("large", "tmp-1", 1<<20), plant("small", strings.Repeat("5f", 32), 100)
+	// restic ends when the cache was emptied, or with a failure after a while.
+	fake(t, "i=0; while [ -e "+complete+" ]; do i=$((i+1)); [ $i -lt 100 ] || exit 1; sleep 0.2; done\n")
+	require.NoError(t, open(t, o).Check(t.Context(), 0))
+	for _, path := range []string{small, unfinished} {
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A repository with a file that would fill the disk with its cache is refused, and the file is removed.
+func TestCacheOfHugeFile(t *testing.T) {
+	o := options(t)
+	path := filepath.Join(ownCache(o), "repository", "tmp-1")
+	fake(t, "mkdir -p "+filepath.Dir(path)+"; truncate -s 2G "+path+"; exec sleep 60\n")
+	begin := time.Now()
+	refused(t, open(t, o).Check(t.Context(), 0), dataset.ErrCorrupt, "it has a file of more than 1 GiB")
+	if _, err := os.Stat(path); err == nil {
+		t.Error("the file was not removed")
+	}
+	if took := time.Since(begin); took > 40*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
+// A file that another repository makes restic store ends no run of this one. It stays: a process that still writes it
+// would fill the disk where nobody sees it.
+func TestCacheOfAnotherRepository(t *testing.T) {
+	o := options(t)
+	path := write(t, filepath.Join(o.CacheDir, "0123456789abcdef", "repository", "tmp-1"), "")
+	require.NoError(t, os.Truncate(path, 2<<30))
+	fake(t, "sleep 5\n") // the cache is measured twice meanwhile
+	require.NoError(t, open(t, o).Check(t.Context(), 0))
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
 	}
 }

@@ -1,14 +1,21 @@
 package client
 
 import (
+	"encoding/json"
 	"errors"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/require"
 )
@@ -75,6 +82,63 @@ func TestEndpoints(t *testing.T) {
 	for _, bad := range []string{"", "/run/drover.sock", "unix://run/drover.sock", "tcp://host:1", "http://", "http://u:secret@host", "http://h?x", "%"} {
 		if _, err := New(bad); dataset.KindOf(err) != dataset.ErrInvalid {
 			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
+// A client asks for summaries. They have the same keys as whole items.
+func TestSummaries(t *testing.T) {
+	v := api.Volume{
+		Dataset: dataset.Dataset{ID: uuid.New(), Volume: "db", Size: 5, Labels: map[string]string{"a": "b"}},
+		Node:    "alpha", PoolName: "fast", Status: &dataset.DatasetStatus{Used: new(dataset.Size(3))}, Snapshots: 2,
+	}
+	prefer := ""
+	c, servers := some(t, 1)
+	servers[0].answers(func(w http.ResponseWriter, r *http.Request) {
+		prefer = r.Header.Get("Prefer")
+		_ = json.NewEncoder(w).Encode(api.List[api.Volume]{Items: []api.Volume{v}, Next: "db"})
+	})
+	l, err := c.VolumeSummaries(t.Context(), api.Page{})
+	if err != nil || l.Next != "db" || len(l.Items) != 1 {
+		t.Fatalf("got %+v, %v", l, err)
+	}
+	if got, want := l.Items[0], v.Summary(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if prefer != "return=minimal" {
+		t.Errorf("the request has Prefer %q", prefer)
+	}
+	if _, err := c.VolumeSummaries(t.Context(), api.Page{Health: true}); err != nil || prefer != "return=minimal, health" {
+		t.Errorf("with the health of volumes, the request has Prefer %q, %v", prefer, err)
+	}
+}
+
+// TestNewCall: parameters get to their places, and no name changes the path.
+func TestNewCall(t *testing.T) {
+	id := uuid.MustParse("11111111-2222-4333-8444-555555555555")
+	volume := func(name string) call {
+		return newCall(endpoint.GetVolume.Endpoint, endpoint.VolumeParam{Volume: name})
+	}
+	dropped := endpoint.DroppedAlias{VolumeParam: endpoint.VolumeParam{Volume: "{alias}"}, Alias: "a b/c?d%", Force: true}
+	upload := endpoint.UploadParams{OperationIDParam: endpoint.OperationIDParam{Operation: id}, VolumeParam: endpoint.VolumeParam{Volume: "db"}, Options: []string{"a=1", "b=2"}}
+	for _, c := range []struct {
+		call        call
+		path, query string
+		body        any
+	}{
+		{volume("db"), "/v1/volumes/db", "", nil},
+		{newCall(endpoint.DropAlias.Endpoint, dropped), "/v1/volumes/%7Balias%7D/aliases/a%20b%2Fc%3Fd%25", "force=true", nil},
+		{newCall(endpoint.Renew.Endpoint, about(id, api.Renewal{})), "/v1/nodes/" + id.String() + "/renew", "", api.Renewal{}},
+		{newCall(endpoint.ListNodes.Endpoint, endpoint.NodePage{Page: api.Page{After: "x", Limit: 5}, Filter: "a b"}), "/v1/nodes", "after=x&filter=a+b&limit=5", nil},
+		{newCall(endpoint.UploadVolume.Endpoint, upload), "/v1/volumes/db/upload", "o=a%3D1&o=b%3D2&operation=" + id.String(), nil},
+	} {
+		if c.call.path != c.path || c.call.query.Encode() != c.query || !reflect.DeepEqual(c.call.body, c.body) || c.call.invalid != nil {
+			t.Errorf("%s: %+v", c.path, c.call)
+		}
+	}
+	for _, bad := range []string{"", ".", ".."} {
+		if k := volume(bad); dataset.KindOf(k.invalid) != dataset.ErrInvalid {
+			t.Errorf("%q: %v", bad, k.invalid)
 		}
 	}
 }

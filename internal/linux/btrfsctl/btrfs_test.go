@@ -1,14 +1,21 @@
 package btrfsctl_test
 
 import (
+	"bytes"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/internal/tree/treetest"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -222,5 +229,142 @@ func TestOtherFilesystems(t *testing.T) {
 	}
 	if err := btrfsctl.Create(dir, "a"); err == nil {
 		t.Error("created a subvolume")
+	}
+}
+
+// Callers of Wait during a commit share the next commit.
+func TestCommitsAreShared(t *testing.T) {
+	var c btrfsctl.Commits
+	var mu sync.Mutex
+	count := 0
+	begun, go1 := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_ = c.Wait(func() error { close(begun); <-go1; return nil })
+	})
+	<-begun
+	failed := errors.New("commit failed")
+	var joined sync.WaitGroup
+	for range 20 {
+		joined.Add(1)
+		wg.Go(func() {
+			joined.Done()
+			err := c.Wait(func() error {
+				mu.Lock()
+				defer mu.Unlock()
+				count++
+				return failed
+			})
+			if !errors.Is(err, failed) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	joined.Wait()
+	close(go1)
+	wg.Wait()
+	if count < 1 || count > 20 {
+		t.Errorf("%d commits", count)
+	}
+	for range 2 {
+		_ = c.Wait(func() error { count = 0; return nil })
+	}
+	if count != 0 {
+		t.Error("the next one did not run")
+	}
+}
+
+func TestDeleteAll(t *testing.T) {
+	p := newPool(t)
+	p.create("src")
+	p.create("src/b")
+	p.create("src/b/deep")
+	for i := range 300 { // more than one answer of the kernel may have
+		p.create(filepath.Join("src/b", "many"+string(rune('a'+i%26))+string(rune('a'+i/26))))
+	}
+	require.NoError(t, os.MkdirAll(filepath.Join(p.path, "src/plain/dir"), 0o700))
+	p.create("src/plain/dir/inner")
+	p.write("src/plain/dir/inner/f", "x")
+	require.NoError(t, btrfsctl.Snapshot(p.open("src/plain"), "ro", p.open("src/b"), true))
+	for _, name := range []string{"src/b/deep/in", "src/b/deep/in/most"} {
+		p.create(name)
+	}
+	if err := errors.Join(btrfsctl.SetReadOnly(p.open("src/b/deep/in")),
+		btrfsctl.SetReadOnly(p.open("src/b"))); err != nil {
+		t.Fatal(err)
+	}
+	p.create("beside")
+	p.write("beside/f", "x")
+	require.NoError(t, os.Symlink("../beside", filepath.Join(p.path, "src/link")))
+	if in, err := btrfsctl.Nested(p.open("src")); err != nil || len(in) != 3 { // b, inner, ro
+		t.Errorf("%d inside, %v", len(in), err)
+	}
+	if err := btrfsctl.Delete(p.dir, "src"); !errors.Is(err, btrfsctl.ErrNested) {
+		t.Errorf("delete without what is inside: %v", err)
+	}
+	require.NoError(t, btrfsctl.DeleteAll(p.dir, "src", nil))
+	if err := btrfsctl.DeleteAll(p.dir, "src", nil); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("again: %v", err)
+	}
+	if p.read("beside/f") != "x" {
+		t.Error("what is beside it has gone")
+	}
+	if in, err := btrfsctl.Nested(p.dir); err != nil || len(in) != 1 {
+		t.Errorf("%d are left, %v", len(in), err)
+	}
+	require.NoError(t, os.Mkdir(filepath.Join(p.path, "plain"), 0o700))
+	require.NoError(t, os.Symlink("beside", filepath.Join(p.path, "link")))
+	p.write("file", "x")
+	for _, name := range []string{"plain", "link", "file"} {
+		if err := btrfsctl.DeleteAll(p.dir, name, nil); !errors.Is(err, btrfsctl.ErrNotSubvolume) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// sent takes a snapshot, and returns its stream. The stream is also written to w, which can be slow.
+func (p pool) sent(src *os.File, name string, w io.Writer) []byte {
+	p.Helper()
+	if err := btrfsctl.Snapshot(p.dir, name, src, true); err != nil {
+		p.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := btrfsctl.Send(p.Context(), p.open(name), nil, true, io.MultiWriter(&out, w)); err != nil {
+		p.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// nagging is a writer that sends SIGURG to all threads of the process at each write. The Go runtime sends this signal
+// to preempt goroutines.
+type nagging struct{}
+
+func (nagging) Write(b []byte) (int, error) {
+	tasks, err := filepath.Glob("/proc/self/task/*")
+	if err != nil {
+		return 0, err
+	}
+	for _, task := range tasks {
+		id := 0
+		for _, digit := range filepath.Base(task) {
+			id = 10*id + int(digit-'0')
+		}
+		_ = unix.Tgkill(os.Getpid(), id, syscall.SIGURG)
+	}
+	return len(b), nil
+}
+
+// A signal must not make the kernel restart the stream in the middle.
+func TestSendIsNotInterrupted(t *testing.T) {
+	p := newPool(t)
+	src := p.create("src")
+	p.write("src/f", string(treetest.Bytes(1, 12<<20)))
+	want := p.sent(src, "one", io.Discard)
+	for range 5 {
+		var got bytes.Buffer
+		require.NoError(t, btrfsctl.Send(t.Context(), p.open("one"), nil, true, io.MultiWriter(&got, nagging{})))
+		if !bytes.Equal(got.Bytes(), want) {
+			t.Fatalf("%d bytes, want %d as before", got.Len(), len(want))
+		}
 	}
 }

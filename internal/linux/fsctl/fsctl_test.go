@@ -178,3 +178,81 @@ func TestCowExtentSize(t *testing.T) {
 		t.Error("set to a part of a block")
 	}
 }
+
+// After a file was emptied and the filesystem trimmed, the image below the filesystem has fewer blocks.
+func TestTrim(t *testing.T) {
+	image := scratch.Image(t, "xfs", scratch.XFS)
+	at := scratch.MountImage(t, "xfs", image)
+	file := filepath.Join(at, "f")
+	dir, err := os.Open(at)
+	require.NoError(t, err)
+	defer dir.Close()
+	require.NoError(t, os.WriteFile(file, make([]byte, 64<<20), 0o600))
+	require.NoError(t, fsctl.Sync(dir))
+	full := blocks(t, image)
+	if err := os.Truncate(file, 0); err != nil { // XFS frees the blocks of a removed file later
+		t.Fatal(err)
+	}
+	require.NoError(t, fsctl.Sync(dir))
+	told, err := fsctl.Trim(dir)
+	if left := blocks(t, image); err != nil || told < 64<<20 || full-left < 60<<20 {
+		t.Errorf("%d bytes told, %v; %d of %d are left", told, err, left, full)
+	}
+}
+
+func blocks(t *testing.T, path string) int64 {
+	t.Helper()
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(path, &st))
+	return st.Blocks * 512
+}
+
+// While a file with holes is cloned that is larger than the free space, statfs(2) reports for moments that nothing is
+// free.
+func TestSpaceBesideClones(t *testing.T) {
+	t.Parallel()
+	dir := scratch.Mount(t, "xfs", 1<<30)
+	source, err := os.Create(filepath.Join(dir, "source"))
+	if err == nil {
+		_, err = source.WriteAt([]byte("end"), 10<<30)
+	}
+	require.NoError(t, err)
+	defer source.Close()
+	var cloning sync.WaitGroup
+	defer cloning.Wait()
+	end := make(chan struct{})
+	defer close(end)
+	cloning.Go(func() {
+		for {
+			select {
+			case <-end:
+				return
+			default:
+			}
+			to, err := os.Create(filepath.Join(dir, "clone"))
+			if err == nil {
+				err = errors.Join(unix.IoctlFileClone(int(to.Fd()), int(source.Fd())), to.Close())
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	dips := 0
+	for range 20_000 {
+		var st unix.Statfs_t
+		free, size, err := fsctl.Space(dir)
+		if err == nil {
+			err = unix.Statfs(dir, &st)
+		}
+		require.NoError(t, err)
+		if int64(st.Bavail) < int64(st.Blocks/2) {
+			dips++
+		}
+		if free < size/2 {
+			t.Fatalf("%d bytes free of %d", free, size)
+		}
+	}
+	t.Logf("statfs(2) said too little %d times", dips)
+}

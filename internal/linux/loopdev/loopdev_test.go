@@ -9,8 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -323,5 +325,98 @@ func TestHold(t *testing.T) {
 	other.Inode = ^other.Inode // the next inode number may be that of the new image
 	if _, err := loopdev.OpenExisting(other); !errors.Is(err, loopdev.ErrGone) {
 		t.Errorf("held a device that has another file: %v", err)
+	}
+}
+
+// A device whose file is on a failed disk does not prevent List from finding the other devices.
+func TestListBesideFailedDisk(t *testing.T) {
+	device, fail := scratch.FailingDisk(t, 64*mib)
+	file := scratch.Image(t, "", mib)
+	healthy := attach(t, file, loopdev.Options{})
+	fail()
+	info, ok := find(t, file)
+	if !ok || info.Path != healthy.Path {
+		t.Errorf("found %+v, %t", info, ok)
+	}
+	list, err := loopdev.List()
+	require.NoError(t, err)
+	i := slices.IndexFunc(list, func(i loopdev.Info) bool { return i.Path == device })
+	if i < 0 || list[i].Inode != 0 || list[i].Backing == "" {
+		t.Errorf("the device on the failed disk: %d of %+v", i, list)
+	}
+}
+
+// With the option Sole, a file with two names is refused. Attach waits for a file that another caller has claimed.
+func TestSoleAndClaimed(t *testing.T) {
+	file := scratch.Image(t, "", mib)
+	hard := filepath.Join(filepath.Dir(file), "hard")
+	require.NoError(t, os.Link(file, hard))
+	if _, err := loopdev.Attach(t.Context(), file, loopdev.Options{Sole: true}); !errors.Is(err, loopdev.ErrShared) {
+		t.Errorf("got %v", err)
+	}
+	if info, ok := find(t, file); ok {
+		t.Errorf("left behind: %+v", info)
+	}
+	require.NoError(t, os.Remove(hard))
+	f, err := os.Open(file)
+	require.NoError(t, err)
+	require.NoError(t, loopdev.Claim(t.Context(), f))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := loopdev.Attach(ctx, file, loopdev.Options{Sole: true}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("claimed: %v", err)
+	}
+	f.Close()
+	d := attach(t, file, loopdev.Options{Sole: true})
+	if fi, err := os.Stat(file); err != nil || fi.Sys().(*syscall.Stat_t).Ino != d.Inode {
+		t.Errorf("inode %d, %v", d.Inode, err)
+	}
+	if f, err = os.Open(file); err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := loopdev.Claim(t.Context(), f); !errors.Is(err, loopdev.ErrAttached) {
+		t.Errorf("attached: %v", err)
+	}
+}
+
+// A device with disabled discards frees no blocks of its file. The next attached file gets a device that accepts
+// discards, whether or not the number of the first device was removed.
+func TestDisableDiscard(t *testing.T) {
+	filled := func() string {
+		file := scratch.Image(t, "", mib)
+		require.NoError(t, os.WriteFile(file, bytes.Repeat([]byte("x"), mib), 0o600))
+		return file
+	}
+	discard := func(d *loopdev.Device) error { return exec.Command("blkdiscard", d.Path).Run() }
+	for _, remove := range []bool{true, false} {
+		file := filled()
+		d := attach(t, file, loopdev.Options{BlockSize: 4096})
+		for range 2 {
+			require.NoError(t, loopdev.DisableDiscard(d.Path))
+		}
+		if discard(d) == nil {
+			t.Error("discarded all the same")
+		}
+		if data, err := os.ReadFile(file); err != nil || bytes.ContainsRune(data, 0) {
+			t.Errorf("its file has lost bytes: %v", err)
+		}
+		if err := loopdev.Remove(d.Path); !errors.Is(err, unix.EBUSY) {
+			t.Errorf("removed while it is in use: %v", err)
+		}
+		require.NoError(t, d.Close())
+		if remove {
+			for range 2 {
+				if err := loopdev.Remove(d.Path); err != nil && !errors.Is(err, unix.EBUSY) { // another may take it
+					t.Error(err)
+				}
+			}
+		}
+		if err := discard(attach(t, filled(), loopdev.Options{BlockSize: 4096})); err != nil {
+			t.Errorf("the next device does not discard: %v", err)
+		}
+	}
+	if err := loopdev.DisableDiscard("/dev/loop-that-is-none"); err == nil {
+		t.Error("turned off on a device that is absent")
 	}
 }

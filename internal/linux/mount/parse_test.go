@@ -2,10 +2,13 @@ package mount
 
 import (
 	"errors"
+	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestParseTable(t *testing.T) {
@@ -170,4 +173,76 @@ func TestUnexaminedIsAHolder(t *testing.T) {
 		!strings.Contains(got, "too large") && !strings.Contains(got, "larger than 16 MiB") {
 		t.Error(got)
 	}
+}
+
+func TestUpperDir(t *testing.T) {
+	for line, want := range map[string]string{
+		"36 35 0:50 / /m rw - overlay overlay rw,lowerdir=/l,upperdir=/a\\040b\\054c,workdir=/w": "/a b,c",
+		"36 35 0:50 / /m rw - overlay overlay rw,lowerdir=/l:/k":                                 "",
+		"36 35 0:50 / /m rw - overlay overlay rw,lowerdir=l,upperdir=u,workdir=w":                "",
+		"36 35 0:50 / /m rw - tmpfs tmpfs rw,upperdir=/u":                                        "",
+	} {
+		e, err := parseEntry(line)
+		require.NoError(t, err)
+		if path, ok := UpperDir(e); path != want && ok || ok != (want != "") {
+			t.Errorf("%s: %q, %t", line, path, ok)
+		}
+	}
+}
+
+// differs compares the identities of block devices. An empty value is unknown.
+func TestDiffers(t *testing.T) {
+	for name, c := range map[string]struct {
+		was               Identity
+		sequence, mapping string
+		want              bool
+	}{
+		"the same disk":                          {Identity{Sequence: "7"}, "7", "", false},
+		"another disk":                           {Identity{Sequence: "7"}, "8", "", true},
+		"nothing recorded":                       {Identity{}, "8", "LVM-b", false},
+		"nothing to be read":                     {Identity{Sequence: "7", Mapping: "LVM-a"}, "", "", false},
+		"a mapping that was activated again":     {Identity{Sequence: "7", Mapping: "LVM-a"}, "8", "LVM-a", false},
+		"another mapping":                        {Identity{Sequence: "7", Mapping: "LVM-a"}, "8", "LVM-b", true},
+		"another mapping, before Linux 5.15":     {Identity{Mapping: "LVM-a"}, "", "LVM-b", true},
+		"a mapping that got a UUID meanwhile":    {Identity{Sequence: "7"}, "7", "LVM-a", false},
+		"a mapping without a UUID, another disk": {Identity{Sequence: "7"}, "8", "LVM-a", true},
+		"another sector of the disk":             {Identity{Sequence: "7 2048"}, "7 4096", "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := c.was.differs(c.sequence, c.mapping); got != c.want {
+				t.Errorf("it differs: %t", got)
+			}
+			if c.was.matches(c.sequence, c.mapping) && c.want {
+				t.Error("it differs and matches")
+			}
+		})
+	}
+}
+
+// If the look takes too long, each process that was not read counts as a possible holder.
+func TestElsewhereIsBounded(t *testing.T) {
+	cmd := exec.Command("unshare", "--mount", "cat")
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = in.Close()
+		_ = cmd.Wait()
+	})
+	if _, err := in.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil { // the process is in its namespace now
+		t.Fatal(err)
+	}
+	look, err := readForeign(0)
+	require.NoError(t, err)
+	for _, h := range look.Holders(Filesystem{Major: 4095, Root: "/"}, "") {
+		if h.PID == cmd.Process.Pid && errors.Is(h.Unexamined, ErrScanTimeout) {
+			return
+		}
+	}
+	t.Errorf("process %d is no possible holder", cmd.Process.Pid)
 }

@@ -26,3 +26,12 @@ func TestReadEvents(t *testing.T) {
 		}
 	}
 }
+
+func TestVersionIn(t *testing.T) {
+	if got := VersionIn("drover/v1.2 (linux)"); got != "v1.2" {
+		t.Error(got)
+	}
+	if got := VersionIn("curl/8.0"); got != "" {
+		t.Error(got)
+	}
+}
