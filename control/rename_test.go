@@ -243,28 +243,6 @@ func TestCreateMeetsAlias(t *testing.T) {
 	}
 }
 
-// TestRenameTellsOfItself: the events have both names, and the operations stay on record.
-func TestRenameTellsOfItself(t *testing.T) {
-	e := controltest.New(t)
-	e.NewAgent("alpha").MustCreate("db")
-	op := e.MustSubmit(controltest.Rename("db", "new")).Operation
-	if got := e.MustOperation(op.ID); got.State != dataset.OpDone || got.Kind != dataset.OpRename || got.Volume != "db" ||
-		got.DatasetRecord.Volume != "new" {
-		t.Errorf("the operation: %+v", got)
-	}
-	e.MustSubmit(controltest.DropAlias("new", "db"))
-	var got []string
-	e.OK(e.Events(t.Context(), 0, false, func(ev api.Event) error {
-		if ev.Type == api.EventVolumeRename || ev.Type == api.EventVolumeUpdate {
-			got = append(got, string(ev.Type)+" "+ev.Volume+": "+ev.Detail)
-		}
-		return nil
-	}))
-	if want := []string{"volume.rename new: was db", "volume.update new: no alias db"}; !slices.Equal(got, want) {
-		t.Errorf("events %q, want %q", got, want)
-	}
-}
-
 // setAliases gives a volume aliases.
 func setAliases(e *controltest.Control, volume string, aliases ...string) dataset.Dataset {
 	e.Helper()

@@ -16,7 +16,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
-	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/require"
@@ -151,27 +150,6 @@ func TestNearest(t *testing.T) {
 	if got := dataset.FormatChoices([]string{"b", "c", "a"}); got != "a, b, c" {
 		t.Errorf("FormatChoices = %q", got)
 	}
-}
-
-func TestNearestFindsOneSlip(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		word := []byte(rapid.StringMatching(`[a-z]{3,40}`).Draw(t, "word"))
-		i := rapid.IntRange(0, len(word)-2).Draw(t, "at")
-		slip := append([]byte(nil), word...)
-		switch rapid.IntRange(0, 3).Draw(t, "slip") {
-		case 0:
-			slip[i], slip[i+1] = slip[i+1], slip[i]
-		case 1:
-			slip[i] = '_'
-		case 2:
-			slip = append(slip[:i], slip[i+1:]...)
-		case 3:
-			slip = append(slip[:i], append([]byte{'_'}, slip[i:]...)...)
-		}
-		if got := dataset.Nearest(string(slip), []string{string(word)}); got != string(word) {
-			t.Fatalf("Nearest(%q, %q) = %q", slip, word, got)
-		}
-	})
 }
 
 func TestDuration(t *testing.T) {

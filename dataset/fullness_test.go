@@ -2,12 +2,9 @@ package dataset_test
 
 import (
 	"math"
-	"math/big"
 	"slices"
 	"strings"
 	"testing"
-
-	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/dataset"
 )
@@ -85,40 +82,6 @@ func TestUsageDescription(t *testing.T) {
 	if got := d.GrowCommand(); got != "drover volume resize db 30GiB" {
 		t.Error(got)
 	}
-}
-
-// Percent is exactly the rounded-up share for any figures, and a use that changes by less than the margin causes at most
-// one change of state.
-func TestUsageProperties(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		bytes := rapid.Int64Range(0, math.MaxInt64)
-		u := dataset.Usage{
-			Used: dataset.Size(bytes.Draw(t, "used")), Available: dataset.Size(bytes.Draw(t, "available")),
-		}
-		used, total := big.NewInt(int64(u.Used)), big.NewInt(int64(u.Used))
-		if total.Add(total, big.NewInt(int64(u.Available))); total.Sign() > 0 {
-			want, rest := new(big.Int).DivMod(used.Mul(used, big.NewInt(100)), total, new(big.Int))
-			if rest.Sign() > 0 {
-				want.Add(want, big.NewInt(1))
-			}
-			if got := u.Percent(); want.Int64() != int64(got) {
-				t.Fatalf("%+v: %d%%, want %s%%", u, got, want)
-			}
-		}
-		warnAt := rapid.IntRange(1, 100).Draw(t, "warn at")
-		middle, changes, state := rapid.IntRange(0, 98).Draw(t, "middle"), 0, dataset.NotFull
-		for i, step := range rapid.SliceOfN(rapid.IntRange(0, 2), 1, 20).Draw(t, "steps") {
-			p := middle + step
-			next := dataset.Usage{Used: dataset.Size(p), Available: dataset.Size(100 - p)}.Fullness(warnAt, state)
-			if next != state && i > 0 {
-				changes++
-			}
-			state = next
-		}
-		if changes > 2 { // once for each of the two thresholds
-			t.Fatalf("%d changes of state between %d%% and %d%%", changes, middle, middle+2)
-		}
-	})
 }
 
 func TestOvercommit(t *testing.T) {

@@ -27,6 +27,8 @@ func TestColourOnlyWhereItIsWanted(t *testing.T) {
 		"pipe":          {map[string]string{"TERM": "xterm"}, false, false},
 		"NO_COLOR":      {map[string]string{"TERM": "xterm", "NO_COLOR": "1"}, true, false},
 		"dumb terminal": {map[string]string{"TERM": "dumb"}, true, false},
+		"no terminal":   {map[string]string{}, true, false},
+		"no NO_COLOR":   {map[string]string{"TERM": "xterm", "NO_COLOR": ""}, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, args := range [][]string{{"doctor"}, {"volume", "ls"}, {"pool", "ls"}, {"operation", "ls"}} {

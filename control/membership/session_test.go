@@ -330,23 +330,6 @@ func TestMassLossThatIsFoundMeanwhile(t *testing.T) {
 	}
 }
 
-// A node that trusts the store can report so as often as it likes, at no cost to the store.
-func TestTrustIsNotWritten(t *testing.T) {
-	x := controltest.NewReplicas(t, 1)
-	e := &controltest.Control{TB: t, Service: x.Services[0], Ctx: t.Context()}
-	n := e.NewAgent("n1")
-	for _, why := range []string{"", "it is older", "it is older", ""} {
-		n.ReportDistrust(why)
-	}
-	before := x.Txns()
-	for range 10 {
-		n.ReportDistrust("")
-	}
-	if got := x.Txns() - before; got != 0 {
-		t.Errorf("%d transactions", got)
-	}
-}
-
 // A node that trusts the store again reports it to any service that it can reach. That works even if the service that
 // recorded the distrust has stopped, and the service that receives the report never knew of the distrust.
 func TestTrustIsReadFromTheRecord(t *testing.T) {

@@ -3,8 +3,10 @@ package record
 import (
 	"context"
 	"errors"
+	"flag"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -17,6 +19,7 @@ import (
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -41,6 +44,10 @@ func onStore(st store.Store) *Ledger {
 // reports each committed one, or reports that everything must be read.
 func TestNothingIsMissed(t *testing.T) {
 	st := storeInFile(t)
+	checks := flag.Lookup("rapid.checks").Value
+	before := checks.String()
+	require.NoError(t, checks.Set(strconv.Itoa(long.Rounds(30, 100))))
+	defer func() { require.NoError(t, checks.Set(before)) }()
 	rapid.Check(t, func(r *rapid.T) {
 		talks := onStore(st)
 		hears := onStore(st)

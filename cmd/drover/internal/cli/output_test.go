@@ -190,35 +190,6 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-func TestPalette(t *testing.T) {
-	env := func(kv ...string) func(string) string {
-		return func(k string) string {
-			for i := 0; i < len(kv); i += 2 {
-				if kv[i] == k {
-					return kv[i+1]
-				}
-			}
-			return ""
-		}
-	}
-	for _, tc := range []struct {
-		terminal bool
-		env      func(string) string
-		want     string
-	}{
-		{true, env("TERM", "xterm"), "\x1b[31mx\x1b[0m"},
-		{false, env("TERM", "xterm"), "x"},
-		{true, env("TERM", "dumb"), "x"},
-		{true, env(), "x"},
-		{true, env("TERM", "xterm", "NO_COLOR", "1"), "x"},
-		{true, env("TERM", "xterm", "NO_COLOR", ""), "\x1b[31mx\x1b[0m"},
-	} {
-		if got := NewPalette(tc.terminal, tc.env).Red("x"); got != tc.want {
-			t.Errorf("%v: %q, want %q", tc, got, tc.want)
-		}
-	}
-}
-
 // TestYAMLHasNoEscapeSequences: terminals execute them. An item whose YAML has one is printed as JSON, which is YAML.
 func TestYAMLHasNoEscapeSequences(t *testing.T) {
 	var out bytes.Buffer
