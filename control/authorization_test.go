@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/internal/requestid"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -379,9 +380,7 @@ func TestReportsChangeNoRequest(t *testing.T) {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, err)
 }
 
 // Control computes the IDs of scheduled operations, so that all replicas request each of them once. No caller can use

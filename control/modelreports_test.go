@@ -226,9 +226,7 @@ func (m *machine) apply(j *job, lost bool) {
 func (m *machine) refuses(j *job) bool {
 	is := m.datasets[m.volumes[j.op.Volume]]
 	spec, err := dataset.ParseSpec(j.op.DatasetRecord.RequestedAs)
-	if err != nil {
-		m.Fatalf("%v", err)
-	}
+	m.OK(err)
 	return j.op.Volume != is.volume || spec.Profile != "" && spec.Profile != is.profile || j.op.Source != nil && *j.op.Source != is.origin
 }
 

@@ -259,9 +259,7 @@ func setAliases(e *controltest.Control, volume string, aliases ...string) datase
 		}
 		return t.PutDataset(d)
 	})
-	if err != nil {
-		e.Fatalf("%v", err)
-	}
+	e.OK(err)
 	return d
 }
 

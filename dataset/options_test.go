@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -308,9 +309,7 @@ func TestAnonymous(t *testing.T) {
 
 func TestCheckLabelAndPoolName(t *testing.T) {
 	for _, good := range []string{"a", "io.drover/team_1", strings.Repeat("x", 63)} {
-		if err := dataset.CheckLabel(good); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, dataset.CheckLabel(good))
 	}
 	for _, bad := range []string{"", "-a", "a b", "a=b", strings.Repeat("x", 64), "a\n"} {
 		refused(t, bad, dataset.CheckLabel(bad), "bad label key")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -331,9 +332,7 @@ func TestPoolNotEmpty(t *testing.T) {
 			t.Errorf("%v\nwant pool dd holds %s", err, want)
 		}
 	}
-	if err := PoolNotEmpty("dd", nil); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, PoolNotEmpty("dd", nil))
 }
 
 func TestQoSInWords(t *testing.T) {

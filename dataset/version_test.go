@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/uuid"
 	"pgregory.net/rapid"
+
+	"github.com/droverhq/drover/test/assert"
 )
 
 // versionID returns the UUID of a version that has a letter as its name. "-" has none.
@@ -110,9 +112,7 @@ func TestRefs(t *testing.T) {
 	if len(refs) != maxRefs || refs[0].Name != "web" || refs[1].Repository != "r11" || !slices.Equal(before[:1], []VersionRef{{"r11", "db", versionID("a")}}) {
 		t.Errorf("got %+v", refs)
 	}
-	if err := CheckRefs(refs); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, CheckRefs(refs))
 	for _, bad := range [][]VersionRef{
 		append(slices.Clone(refs), refs[0]),
 		{{Repository: "../x", Name: "db", Version: versionID("a")}},

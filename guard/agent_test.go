@@ -14,6 +14,7 @@ import (
 
 	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/socket"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -79,9 +80,7 @@ func TestAgentMeetsTheGuard(t *testing.T) {
 	go func() { done <- g.Run(ctx, l) }()
 	defer func() {
 		end()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, <-done)
 	}()
 	for _, c := range []struct {
 		make func(string) (*Client, error)
@@ -95,8 +94,6 @@ func TestAgentMeetsTheGuard(t *testing.T) {
 		if got := g.withPresentAgent(hand.Target{}).Agent.PID; got != c.pid {
 			t.Errorf("the agent is %d, not %d", got, c.pid)
 		}
-		if err := client.Close(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, client.Close())
 	}
 }

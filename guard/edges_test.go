@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -57,9 +58,7 @@ func TestMountAfterTheFence(t *testing.T) {
 	t.Cleanup(func() {
 		w.kill(t)
 		thaw(t, r)
-		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, unix.Unmount(path, unix.MNT_DETACH))
 	})
 	if _, err := w.Check(t.Context(), r.Dataset, r.Epoch); !isKind(err, "stale") {
 		t.Errorf("%v", err)
@@ -147,11 +146,7 @@ func asNobody(t *testing.T, path string) string {
 func TestHundredAtOnce(t *testing.T) {
 	memory := t.TempDir()
 	require.NoError(t, unix.Mount("tmpfs", memory, "tmpfs", 0, ""))
-	t.Cleanup(func() {
-		if err := unix.Unmount(memory, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { assert.NoError(t, unix.Unmount(memory, unix.MNT_DETACH)) })
 	t.Setenv("TMPDIR", memory)
 	w := newWorld(t)
 	var all []guard.Registration

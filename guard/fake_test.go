@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/socket"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -305,9 +306,7 @@ func (b *fakeHost) start(t *testing.T) {
 	b.stop = func() {
 		once.Do(func() {
 			cancel()
-			if err := errors.Join(<-done, l.Close()); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, errors.Join(<-done, l.Close()))
 		})
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -216,16 +217,12 @@ func TestSupersede(t *testing.T) {
 			if thaw(t, r) {
 				t.Error("it was frozen still")
 			}
-			if err := os.WriteFile(filepath.Join(r.Paths[0], "kept aside"), nil, 0o600); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, os.WriteFile(filepath.Join(r.Paths[0], "kept aside"), nil, 0o600))
 			wrote(t, other, e.Fence.At)
 			if _, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute); !isKind(err, "stale") {
 				t.Errorf("thawed when superseded: %v", err)
 			}
-			if err := w.Release(t.Context(), r.Dataset, r.Epoch); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, w.Release(t.Context(), r.Dataset, r.Epoch))
 		})
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -48,9 +49,7 @@ func newWorld(t *testing.T) *guardHost {
 	require.NoError(t, err)
 	w.Client = c
 	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, c.Close())
 		w.kill(t)
 	})
 	if _, err := c.Status(t.Context()); err != nil {
@@ -117,11 +116,7 @@ func shared(t *testing.T) guard.Registration {
 		require.NoError(t, os.MkdirAll(dir, 0o700))
 	}
 	require.NoError(t, unix.Mount(source, path, "", unix.MS_BIND, ""))
-	t.Cleanup(func() {
-		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { assert.NoError(t, unix.Unmount(path, unix.MNT_DETACH)) })
 	return guard.Registration{Dataset: id, Volume: "dir", Epoch: 3, Paths: []string{path}, Policy: guard.PolicyKill}
 }
 
@@ -170,9 +165,7 @@ func freezeAs(t *testing.T, path string) (thaw func()) {
 	thaw = func() {
 		if !done {
 			done = true
-			if err := do("thaw"); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, do("thaw"))
 		}
 	}
 	t.Cleanup(thaw)

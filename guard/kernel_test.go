@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -152,18 +153,14 @@ func inGroup(t *testing.T, hierarchy, file string, pids ...int) func() string {
 		for _, pid := range pids {
 			_ = os.WriteFile(filepath.Join(hierarchy, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
 		}
-		if err := os.Remove(dir); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, os.Remove(dir))
 	})
 	for _, pid := range pids {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0))
 	}
 	return func() string {
 		b, err := os.ReadFile(filepath.Join(dir, file))
-		if err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, err)
 		return strings.TrimSpace(string(b))
 	}
 }
@@ -502,9 +499,7 @@ func TestI1MountedElsewhere(t *testing.T) {
 			t.Cleanup(func() {
 				w.kill(t)
 				thawOf(os.Getpid(), other)
-				if err := unix.Unmount(other, unix.MNT_DETACH); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, unix.Unmount(other, unix.MNT_DETACH))
 			})
 			unmounted(t, r)
 			e := w.fenced(t, r.Dataset)

@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/iolimit"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -80,9 +81,7 @@ func TestI1ManyDescriptors(t *testing.T) {
 			if got := stateOf(t, cmd.Process.Pid); got != "Z" && got != "X" {
 				t.Errorf("the holder is in state %s", got)
 			}
-			if err := w.Release(t.Context(), r.Dataset, r.Epoch); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, w.Release(t.Context(), r.Dataset, r.Epoch))
 		})
 	}
 }
@@ -427,11 +426,7 @@ func limits(t *testing.T, path string) (h iolimit.Hierarchy, group string, dev i
 	}
 	group = filepath.Join(iolimit.Root, "drover-guard-test-"+uuid.NewString())
 	require.NoError(t, os.Mkdir(filepath.Join(h.Dir, group), 0o755))
-	t.Cleanup(func() {
-		if err := os.Remove(filepath.Join(h.Dir, group)); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { assert.NoError(t, os.Remove(filepath.Join(h.Dir, group))) })
 	if dev, _, err = iolimit.DeviceOf(path); err != nil {
 		t.Fatal(err)
 	}
@@ -446,9 +441,7 @@ func TestFreezeLiftsLimits(t *testing.T) {
 	h, group, dev := limits(t, r.Paths[0])
 	slow, theirs := iolimit.Limits{WriteBPS: 1 << 20}, iolimit.Limits{ReadIOPS: 70, WriteIOPS: 10}
 	t.Cleanup(func() { // the kernel writes dirty data for its root group
-		if err := h.Clear(iolimit.Root, dev); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, h.Clear(iolimit.Root, dev))
 	})
 	require.NoError(t, os.WriteFile(filepath.Join(r.Paths[0], "file"), make([]byte, 60<<20), 0o600))
 	for g, l := range map[string]iolimit.Limits{iolimit.Root: slow, group: theirs} {
@@ -468,9 +461,7 @@ func TestFreezeLiftsLimits(t *testing.T) {
 		}
 	}
 	same("frozen")
-	if err := tool.Undo(t.Context(), target); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, tool.Undo(t.Context(), target))
 	same("thawed")
 	tool.Wait()
 }
@@ -496,14 +487,10 @@ func TestUndoGivesLimitsBack(t *testing.T) {
 		}
 		target.Paths = c.paths
 		require.NoError(t, err)
-		if err := tool.Undo(t.Context(), target); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, tool.Undo(t.Context(), target))
 		if got, err := h.Get(group, dev); err != nil || got != c.want {
 			t.Errorf("%+v, %v, want %+v", got, err, c.want)
 		}
 	}
-	if err := h.Clear(group, dev); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, h.Clear(group, dev))
 }

@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/internal/socket"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -64,9 +65,7 @@ func TestGracefulStop(t *testing.T) {
 	if r := <-got; r != (result{200, "{\"Mountpoint\":\"/m\"}\n"}) {
 		t.Error(r)
 	}
-	if err := <-stopped; err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, <-stopped)
 	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 		t.Error(err)
 	}
@@ -119,9 +118,7 @@ func testStopCancelsCalls(t *testing.T, hasTime bool) {
 	defer cancel()
 	if hasTime {
 		s.grace = 0
-		if err := s.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, s.Shutdown(ctx))
 	} else {
 		cancel()
 		if err := s.Shutdown(ctx); !errors.Is(err, context.Canceled) {

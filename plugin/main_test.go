@@ -18,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/socket"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -106,9 +107,7 @@ func start(t testing.TB, a Agent, o Options) (*engine, *Server, string) {
 		e.http.CloseIdleConnections()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		if err := s.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, s.Shutdown(ctx))
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -160,9 +161,7 @@ func TestGetKeepsTheRecordOverTCP(t *testing.T) {
 		t.Error(found, kept, e.attempts, err)
 	}
 	e.http.CloseIdleConnections()
-	if err := s.Shutdown(t.Context()); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, s.Shutdown(t.Context()))
 	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 		t.Error(err)
 	}
@@ -248,9 +247,7 @@ func TestDeadlineIsExplained(t *testing.T) {
 	if want := "not done within 1ns (try again): mount of db: context deadline exceeded"; err == nil || err.Error() != want {
 		t.Error(err)
 	}
-	if err := s.Shutdown(t.Context()); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, s.Shutdown(t.Context()))
 }
 
 // The engine closes the connection when its own time is over: the context of the call ends.
@@ -332,7 +329,5 @@ func TestReadDeadlineEndsWithTheBody(t *testing.T) {
 	if f.take() == nil {
 		t.Error("the agent was not asked")
 	}
-	if err := s.Shutdown(t.Context()); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, s.Shutdown(t.Context()))
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -204,9 +205,7 @@ func TestIgnoredSignalsStayIgnored(t *testing.T) {
 }
 
 func TestSleep(t *testing.T) {
-	if err := sleep(t.Context(), time.Nanosecond); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, sleep(t.Context(), time.Nanosecond))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := sleep(ctx, time.Hour); err == nil {

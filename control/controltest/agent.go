@@ -205,9 +205,7 @@ func (a *Agent) DoWork() {
 func (a *Agent) OpenOperations() []dataset.Operation {
 	a.Helper()
 	ops, err := record.OpenWork(record.NewTx(a.Ctx, a.Spy), a.ID)
-	if err != nil {
-		a.Fatalf("%v", err)
-	}
+	a.OK(err)
 	return ops
 }
 

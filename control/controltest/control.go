@@ -126,18 +126,14 @@ func OpenStore(t TB) store.Store {
 		parent = ""
 	}
 	dir, err := os.MkdirTemp(parent, "drover-control-")
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil {
 			t.Errorf("%v", err)
 		}
 	})
 	st, err := bolt.Open(context.Background(), filepath.Join(dir, "store.db"), bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
 		if err := st.Close(); err != nil {
 			t.Errorf("%v", err)
@@ -227,9 +223,7 @@ func (e *Control) MustMove(volume string, from, to *Agent, name string) dataset.
 func (e *Control) MustOperation(id uuid.UUID) dataset.Operation {
 	e.Helper()
 	op, err := e.Operation(e.Ctx, id.String(), 0)
-	if err != nil {
-		e.Fatalf("%v", err)
-	}
+	e.OK(err)
 	return op
 }
 
@@ -304,7 +298,5 @@ func (e *Control) EditDataset(id uuid.UUID, f func(d *dataset.Dataset, l *datase
 		f(&d, &l)
 		return errors.Join(t.Put(record.LeaseKey(id), l), t.PutDataset(d))
 	})
-	if err != nil {
-		e.Fatalf("%v", err)
-	}
+	e.OK(err)
 }

@@ -26,9 +26,7 @@ type Records struct {
 func (e *Control) CheckInvariants() Records {
 	e.Helper()
 	entries, err := e.Spy.Store.List(e.Ctx, "", "", 0)
-	if err != nil {
-		e.Fatalf("%v", err)
-	}
+	e.OK(err)
 	st := Records{
 		Datasets:   map[uuid.UUID]dataset.Dataset{},
 		Snapshots:  map[uuid.UUID]dataset.Snapshot{},
@@ -158,9 +156,7 @@ func (e *Control) checkReferences(st Records, spent map[uuid.UUID]map[uuid.UUID]
 func (e *Control) Dump() map[string]string {
 	e.Helper()
 	entries, err := e.Spy.Store.List(e.Ctx, "", "", 0)
-	if err != nil {
-		e.Fatalf("%v", err)
-	}
+	e.OK(err)
 	all := map[string]string{}
 	for _, en := range entries {
 		all[en.Key] = string(en.Value)
@@ -172,9 +168,7 @@ func (e *Control) Dump() map[string]string {
 func read[T any](e *Control, key string, value []byte) T {
 	e.Helper()
 	var v T
-	if err := record.Decode(key, value, &v); err != nil {
-		e.Fatalf("%v", err)
-	}
+	e.OK(record.Decode(key, value, &v))
 	return v
 }
 

@@ -269,9 +269,7 @@ func markUnreachable(e *controltest.Control, node uuid.UUID) {
 	_, err := e.Ledger.Update(e.Ctx, func(t *record.Tx) error {
 		return t.Put(record.UnreachableKey(node), record.Unreachable{Since: e.Clock.Now()})
 	})
-	if err != nil {
-		e.Fatalf("%v", err)
-	}
+	e.OK(err)
 }
 
 // A clock that was ahead neither stops the backups nor makes more of them.

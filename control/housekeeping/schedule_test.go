@@ -108,9 +108,7 @@ func TestSurplus(t *testing.T) {
 func berlin(t testing.TB) *time.Location {
 	t.Helper()
 	loc, err := time.LoadLocation("Europe/Berlin")
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
+	require.NoError(t, err)
 	return loc
 }
 

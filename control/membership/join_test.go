@@ -22,18 +22,14 @@ import (
 func token(e *controltest.Control, name string) string {
 	e.Helper()
 	tok, err := e.MakeToken(e.Ctx, api.NewToken{Name: name})
-	if err != nil {
-		e.Fatalf("%v", err)
-	}
+	e.OK(err)
 	return tok.Token
 }
 
 func asks(t controltest.TB, token, name string) (api.Join, *pki.Request) {
 	t.Helper()
 	req, err := pki.NewRequest()
-	if err != nil {
-		t.Fatalf("%v", err)
-	}
+	require.NoError(t, err)
 	return api.Join{Token: token, Name: name, CSR: req.PEM}, req
 }
 
@@ -41,9 +37,7 @@ func asks(t controltest.TB, token, name string) (api.Join, *pki.Request) {
 func joins(e *controltest.Control, in api.Join) api.Joined {
 	e.Helper()
 	out, err := e.Join(e.Ctx, in)
-	if err != nil {
-		e.Fatalf("%v", err)
-	}
+	e.OK(err)
 	return out
 }
 

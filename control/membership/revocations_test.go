@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // began is the time at which the tests begin.
@@ -68,17 +69,13 @@ func TestRevokedDuringALook(t *testing.T) {
 		}
 		wait("the look that began before")
 		st.answer <- nil
-		if err := <-before; err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, <-before)
 		wait("the look that began after")
 		if t.Failed() {
 			return
 		}
 		value, err := json.Marshal(record.Revocation{Operator: "bob", At: clk.Now()})
-		if err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, err)
 		<-st.asked
 		st.answer <- []store.Entry{{Key: record.RevokedOperatorKey("bob"), Value: value}}
 		for _, answer := range after {

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -61,9 +62,7 @@ func TestOneIdentityOneMachine(t *testing.T) {
 	if _, err := a.Members.Renew(t.Context(), node, again.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
 		t.Error(err)
 	}
-	if err := a.Members.Register(t.Context(), copied); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, a.Members.Register(t.Context(), copied))
 }
 
 // A session has one name through all replicas. It gets another one after it has ended, when an agent that was silent
@@ -116,9 +115,7 @@ func TestHouseIsKeptOnce(t *testing.T) {
 		_, err := s.Ledger.Update(record.AsHousekeeper(t.Context()), func(x *record.Tx) error { return x.Put("house/test", 1) })
 		return err
 	}
-	if err := work(a); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, work(a))
 	controltest.Refused(t, work(b), dataset.ErrStale, "another replica")
 	// It is killed, so nothing renews its session.
 	for range 11 {

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -324,9 +325,7 @@ func TestReplicaThatDoesNotMakeUp(t *testing.T) {
 					}
 				})
 				c.then(l)
-				if err := l.SecondService.CopyKeeper.Maintain(t.Context(), l.SecondService.MustVolume("db").Dataset); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, l.SecondService.CopyKeeper.Maintain(t.Context(), l.SecondService.MustVolume("db").Dataset))
 				v := l.SecondService.MustVolume("db")
 				if len(v.CopyDetails) != 2 {
 					t.Errorf("%d copies", len(v.CopyDetails))

@@ -351,9 +351,7 @@ func lastPush(e *controltest.Control) (last api.Event) {
 		}
 		return nil
 	})
-	if err != nil {
-		e.Fatalf("%v", err)
-	}
+	e.OK(err)
 	return last
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -155,9 +156,7 @@ func TestReplicasHearOfEachOther(t *testing.T) {
 	waited := make(chan dataset.Operation, 1)
 	go func() {
 		got, err := b.Operation(t.Context(), op.ID.String(), time.Minute)
-		if err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, err)
 		waited <- got
 	}()
 	n.MustCommit(*op)

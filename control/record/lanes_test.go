@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -27,11 +28,7 @@ func storeInFile(t *testing.T) store.Store {
 	t.Helper()
 	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), bolt.Options{Clock: clock.System{}})
 	require.NoError(t, err)
-	t.Cleanup(func() {
-		if err := st.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { assert.NoError(t, st.Close()) })
 	return st
 }
 

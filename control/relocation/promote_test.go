@@ -194,9 +194,7 @@ func TestLaterIsOfALaterEpoch(t *testing.T) {
 func named(e *controltest.Control, volume string) map[string]bool {
 	e.Helper()
 	list, err := e.Snapshots(e.Ctx, volume, api.Page{})
-	if err != nil {
-		e.Fatalf("%v", err)
-	}
+	e.OK(err)
 	names := map[string]bool{}
 	for _, s := range list.Items {
 		names[s.Name] = true

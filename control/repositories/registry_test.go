@@ -32,9 +32,7 @@ func newRepository(name, url string) api.NewRepository {
 func mustAdd(e *controltest.Control, n api.NewRepository) dataset.Repository {
 	e.Helper()
 	added, err := e.AddRepository(e.Ctx, n)
-	if err != nil {
-		e.Fatalf("%v", err)
-	}
+	e.OK(err)
 	return added
 }
 
@@ -258,9 +256,7 @@ func eventsOf(e *controltest.Control) (out []string) {
 		}
 		return nil
 	})
-	if err != nil {
-		e.Fatalf("%v", err)
-	}
+	e.OK(err)
 	return out
 }
 

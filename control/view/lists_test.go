@@ -20,9 +20,7 @@ func all[T any](e *controltest.Control, limit int, list func(api.Page) (api.List
 	e.Helper()
 	for p := (api.Page{Limit: limit}); ; {
 		l, err := list(p)
-		if err != nil {
-			e.Fatalf("%v", err)
-		}
+		e.OK(err)
 		if limit > 0 && len(l.Items) > limit {
 			e.Fatalf("a page of %d", len(l.Items))
 		}
@@ -159,9 +157,7 @@ func TestListsWhileThingsGo(t *testing.T) {
 	for name, list := range map[string]func(*controltest.Control) []string{
 		"whole": func(e *controltest.Control) (names []string) {
 			l, err := e.Volumes(e.Ctx, api.Page{})
-			if err != nil {
-				e.Fatalf("%v", err)
-			}
+			e.OK(err)
 			for _, v := range l.Items {
 				names = append(names, v.Volume)
 			}
@@ -169,9 +165,7 @@ func TestListsWhileThingsGo(t *testing.T) {
 		},
 		"summaries": func(e *controltest.Control) (names []string) {
 			l, err := e.VolumeSummaries(e.Ctx, api.Page{})
-			if err != nil {
-				e.Fatalf("%v", err)
-			}
+			e.OK(err)
 			for _, v := range l.Items {
 				names = append(names, v.Volume)
 			}

@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/iolimit"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -401,9 +402,7 @@ func TestLimitsAreLiftedAndComeBack(t *testing.T) {
 		t.Errorf("%v, %v", marks, err)
 	}
 	require.NoError(t, h.Set("/user.slice/app", dev, iolimit.Limits{ReadBPS: 4}))
-	if err := l.restore(tool.marks, id); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, l.restore(tool.marks, id))
 	theirs.ReadBPS = 4
 	want("again", map[string]iolimit.Limits{"/system.slice": mine, "/user.slice/app": theirs})
 	if marks, err := tool.marks.of(id); err != nil || len(marks) != 0 {

@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -391,9 +392,7 @@ func TestNoteOperatorConcurrently(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range calls {
 		group.Go(func() {
-			if err := pki.NoteOperator(dir, fmt.Sprint("operator-", i), at); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, pki.NoteOperator(dir, fmt.Sprint("operator-", i), at))
 		})
 	}
 	group.Wait()

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -51,9 +52,7 @@ func TestStoppedCommandIsInterrupted(t *testing.T) {
 		c.Timeout, c.Interrupt = time.Minute, time.Minute
 		c.Attend = func(ctx context.Context, p *os.Process) {
 			time.Sleep(100 * time.Millisecond) // the trap is set
-			if err := p.Signal(unix.SIGSTOP); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, p.Signal(unix.SIGSTOP))
 			<-ctx.Done()
 			_ = p.Signal(unix.SIGCONT)
 		}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -57,9 +58,7 @@ func TestLockExcludes(t *testing.T) {
 				time.Sleep(10 * time.Microsecond)
 				total++
 				inside--
-				if err := unlock(); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, unlock())
 			}
 		})
 	}
@@ -79,9 +78,7 @@ func TestLockIsPrivate(t *testing.T) {
 	if fi, err := os.Lstat(path); err != nil || fi.Mode() != 0o600 {
 		t.Errorf("%v, %v", fi.Mode(), err)
 	}
-	if err := unlock(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, unlock())
 }
 
 // When a lock is released, a file that has replaced the lock file is not removed.
@@ -93,9 +90,7 @@ func TestLockThatWasExchanged(t *testing.T) {
 		os.Rename(path+".new", path)); err != nil {
 		t.Fatal(err)
 	}
-	if err := unlock(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, unlock())
 	if b, err := os.ReadFile(path); err != nil || string(b) != "another" {
 		t.Errorf("%q, %v", b, err)
 	}
@@ -173,7 +168,5 @@ func TestLockNamesItsHolder(t *testing.T) {
 	end()
 	unlock, err := safefile.Lock(t.Context(), path, 0)
 	require.NoError(t, err)
-	if err := unlock(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, unlock())
 }

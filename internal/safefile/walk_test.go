@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -169,9 +170,7 @@ func TestOpenFolderFollowsFewLinks(t *testing.T) {
 func TestCheckFolder(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "parent", "journals")
 	require.NoError(t, os.MkdirAll(dir, 0o700))
-	if err := safefile.CheckFolder(dir); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, safefile.CheckFolder(dir))
 	for name, c := range map[string]struct{ change, back func() error }{
 		"mode":          {func() error { return os.Chmod(dir, 0o770) }, func() error { return os.Chmod(dir, 0o700) }},
 		"owner":         {func() error { return os.Chown(dir, nobody, 0) }, func() error { return os.Chown(dir, 0, 0) }},

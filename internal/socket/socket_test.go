@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -63,12 +64,8 @@ func TestFileOfASocket(t *testing.T) {
 			t.Errorf("the file had mode %o at first, %v, want 0600", st.Mode&0o777, err)
 		}
 	})
-	if err != nil {
-		t.Error(err)
-	}
-	if err := l.Close(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, err)
+	assert.NoError(t, l.Close())
 	if err := l.Close(); err != nil {
 		t.Error("again:", err)
 	}
@@ -149,9 +146,7 @@ func TestCloseLeavesASuccessor(t *testing.T) {
 	first := listen(t, path, "")
 	require.NoError(t, os.Remove(path))
 	listen(t, path, "")
-	if err := first.Close(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, first.Close())
 	answers(t, path)
 }
 
@@ -159,9 +154,7 @@ func TestCloseAfterTheFolderWent(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "gone")
 	l := listen(t, filepath.Join(dir, "d.sock"), "")
 	require.NoError(t, os.RemoveAll(dir))
-	if err := l.Close(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, l.Close())
 }
 
 func TestRefused(t *testing.T) {
@@ -261,9 +254,7 @@ func TestHandedOver(t *testing.T) {
 		}
 	}
 	said, _ := io.ReadAll(out)
-	if err := cmd.Wait(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, cmd.Wait())
 	want := "plugin serves " + filepath.Join(dir, "a") + "\napi serves " + filepath.Join(dir, "b") + "\nnone <nil>\n" +
 		"pair socket pair of systemd is not a listening unix socket (expected ListenStream=/x and no Accept=)\n" +
 		"left: systemd passes sockets that drover does not use: unit (their paths must be those that drover is " +
@@ -283,7 +274,5 @@ func TestNothingHandedOver(t *testing.T) {
 	if l, err := h.Take("plugin", "/x"); l != nil || err != nil {
 		t.Error(l, err)
 	}
-	if err := h.Close(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, h.Close())
 }

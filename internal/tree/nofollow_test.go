@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/tree"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -85,9 +86,7 @@ func TestNoFollowRefusesUnbindableMount(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := unix.Unmount(top, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, unix.Unmount(top, unix.MNT_DETACH))
 	}()
 	dir, err := os.Open(top)
 	require.NoError(t, err)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -38,9 +39,7 @@ func TestOtherNamespace(t *testing.T) {
 			}
 			return os.Open(src)
 		}()
-		if err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, err)
 		opened <- dir
 		<-done
 	}()

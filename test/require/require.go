@@ -4,10 +4,10 @@ package require
 // NoError ends the test if err is not nil. t is a test, a benchmark, a fuzz target or a rapid check.
 func NoError(t interface {
 	Helper()
-	Fatal(args ...any)
+	Fatalf(format string, args ...any)
 }, err error) {
 	t.Helper()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/control/api/server"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -61,9 +62,7 @@ type replica struct {
 
 func (r *replica) up() {
 	l, err := net.Listen("unix", r.path)
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	require.NoError(r.t, err)
 	r.server = server.New(http.HandlerFunc(r.serve))
 	s := r.server
 	r.serving.Go(func() { _ = s.Serve(l) }) // Serve always returns an error
@@ -316,9 +315,7 @@ func TestCommitSaysThatItIsSentAgain(t *testing.T) {
 			got := make(chan api.Report, 1)
 			list[1].answers(func(w http.ResponseWriter, req *http.Request) {
 				var r api.Report
-				if err := json.NewDecoder(req.Body).Decode(&r); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, json.NewDecoder(req.Body).Decode(&r))
 				got <- r
 				_, _ = w.Write([]byte("{}"))
 			})

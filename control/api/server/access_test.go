@@ -29,6 +29,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/internal/requestid"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -148,9 +149,7 @@ func serveTLS(t *testing.T, h http.Handler, own *pki.Credentials) (address strin
 func (f *flock) pair(id pki.Identity) *pki.Pair {
 	f.t.Helper()
 	p, err := f.ca.Issue(id, f.clock.Now())
-	if err != nil {
-		f.t.Fatal(err)
-	}
+	require.NoError(f.t, err)
 	return p
 }
 
@@ -174,20 +173,14 @@ func (f *flock) ask(cfg *tls.Config, method, path, agent, body string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, "https://"+f.address+path, strings.NewReader(body))
-	if err != nil {
-		f.t.Fatal(err)
-	}
+	require.NoError(f.t, err)
 	r.Header.Set("User-Agent", agent)
 	r.Header.Set("Content-Type", "application/json")
 	resp, err := transport.RoundTrip(r)
-	if err != nil {
-		f.t.Fatal(err)
-	}
+	require.NoError(f.t, err)
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		f.t.Fatal(err)
-	}
+	require.NoError(f.t, err)
 	if resp.StatusCode < 300 {
 		return nil
 	}
@@ -343,9 +336,7 @@ func TestStrangersJoin(t *testing.T) {
 	var all sync.WaitGroup
 	for range maxJoins {
 		all.Go(func() {
-			if err := join("r"); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, join("r"))
 		})
 		<-in
 	}

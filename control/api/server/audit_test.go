@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/internal/requestid"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Each change is one line of the log, with who made it and how it ended. Reads of records have none.
@@ -172,9 +173,7 @@ func (f *flock) asksAndBreaksOff(cfg *tls.Config, path string) {
 	f.t.Helper()
 	transport := &http.Transport{TLSClientConfig: cfg, DisableKeepAlives: true}
 	r, err := http.NewRequestWithContext(f.t.Context(), "GET", "https://"+f.address+path, nil)
-	if err != nil {
-		f.t.Fatal(err)
-	}
+	require.NoError(f.t, err)
 	resp, err := transport.RoundTrip(r)
 	if err != nil { // the connection broke before anything was sent
 		return

@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -83,9 +84,7 @@ func TestRequestsAtOnce(t *testing.T) {
 		a := believing(f.pair(nodeA))
 		for range c.most {
 			all.Go(func() {
-				if err := f.ask(a, method, path+c.what, "", body); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, f.ask(a, method, path+c.what, "", body))
 			})
 			<-in
 		}
@@ -95,9 +94,7 @@ func TestRequestsAtOnce(t *testing.T) {
 		fk.mu.Lock()
 		fk.block = nil
 		fk.mu.Unlock()
-		if err := f.ask(believing(f.pair(nodeB)), "GET", "/v1/volumes", "", ""); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, f.ask(believing(f.pair(nodeB)), "GET", "/v1/volumes", "", ""))
 		close(out)
 		all.Wait()
 		if err := f.ask(a, method, path+c.what, "", body); err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -259,9 +260,7 @@ func TestShutdown(t *testing.T) {
 			if err := <-result; dataset.KindOf(err) != dataset.ErrUnavailable || !strings.Contains(err.Error(), "stopping") {
 				t.Error(err)
 			}
-			if err := <-stopped; err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, <-stopped)
 		})
 	}
 }
@@ -330,9 +329,7 @@ func TestFlushSendsHeaderOnce(t *testing.T) {
 	var logged bytes.Buffer
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		watched := &watchedWriter{ResponseWriter: w, knownAt: func() time.Time { return time.Time{} }}
-		if err := http.NewResponseController(watched).Flush(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, http.NewResponseController(watched).Flush())
 		_, _ = watched.Write([]byte("event"))
 	}))
 	s.Config.ErrorLog = log.New(&logged, "", 0)

@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -247,9 +248,7 @@ func open(tb testing.TB, path string) *bolt.Store {
 
 func shut(tb testing.TB, s *bolt.Store) {
 	tb.Helper()
-	if err := s.Close(); err != nil {
-		tb.Error(err)
-	}
+	assert.NoError(tb, s.Close())
 }
 
 func set(key, value string) store.Write { return store.Write{Key: key, Value: []byte(value)} }

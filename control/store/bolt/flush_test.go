@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -195,9 +196,7 @@ func tmpfs(t *testing.T, size int64) string {
 		for try := 0; errors.Is(err, mount.ErrBusy) && try < 100; try++ {
 			err = mount.Unmount(dir)
 		}
-		if err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, err)
 	})
 	return dir
 }
@@ -369,9 +368,7 @@ func TestReleasePages(t *testing.T) {
 				if _, err := st.Txn(t.Context(), nil, []store.Write{{Key: key, Value: []byte(value)}}); err != nil {
 					t.Errorf("write %s: %v", key, err)
 				}
-				if err := st.ReleasePages(); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, st.ReleasePages())
 				if e, err := st.Get(t.Context(), key); err != nil || string(e.Value) != value {
 					t.Errorf("read %s after a release: %d bytes, %v", key, len(e.Value), err)
 				}
@@ -485,12 +482,8 @@ func afterCut(t *testing.T, image string, fn func(dir string)) {
 		t.Fatal(err, dev.Close())
 	}
 	defer func() {
-		if err := mount.Unmount(dir); err != nil {
-			t.Error(err)
-		}
-		if err := dev.Close(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, mount.Unmount(dir))
+		assert.NoError(t, dev.Close())
 	}()
 	fn(dir)
 }

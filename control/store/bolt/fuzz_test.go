@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/durable"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -104,9 +105,7 @@ func TestCheckReadsAListOfFreePages(t *testing.T) {
 	if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: "a"}}); err != nil {
 		t.Error(err)
 	}
-	if err := s.Close(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, s.Close())
 
 	// A page that is listed as free and also used would be overwritten.
 	newest := listed[16:]
@@ -170,9 +169,7 @@ func survivors(tb testing.TB, b []byte) []store.Entry {
 		return nil
 	}
 	defer func() {
-		if err := s.Close(); err != nil {
-			tb.Error(err)
-		}
+		assert.NoError(tb, s.Close())
 	}()
 	var list []store.Entry
 	for after := ""; ; {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -21,11 +22,7 @@ func openInside(t *testing.T) *Store {
 	t.Helper()
 	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), still)
 	require.NoError(t, err)
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { assert.NoError(t, s.Close()) })
 	return s
 }
 
@@ -206,9 +203,7 @@ func TestReaderWaitsForTheFlush(t *testing.T) {
 		t.Error(err)
 	}
 	s.durability.setDurable(txid)
-	if err := <-stays; err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, <-stays)
 	// A failed commit makes readers read again.
 	if err := s.durability.awaitDurable(t.Context(), txid+1, s.durability.failures()-1); !errors.Is(err, errNotDurable) {
 		t.Error(err)

@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/control/store/storetest"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -250,9 +251,7 @@ func TestSessionsEndWithTheProcess(t *testing.T) {
 	if err := s.Renew(t.Context(), id); !errors.Is(err, store.ErrNotFound) {
 		t.Error(err)
 	}
-	if err := s.End(t.Context(), id); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, s.End(t.Context(), id))
 }
 
 func TestRecordOfAnotherKey(t *testing.T) {

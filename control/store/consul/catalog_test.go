@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/store/storetest"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/assert"
 	consultest "github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/require"
 )
@@ -114,9 +115,7 @@ func TestCatalogWithoutTheRight(t *testing.T) {
 			says(t, s.Publish(t.Context(), one, false), dataset.ErrForbidden, "", want)
 		}
 		says(t, s.Withdraw(t.Context(), "control", "c1"), dataset.ErrForbidden, "", "lacks service:write on ")
-		if err := s.Check(t.Context()); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, s.Check(t.Context()))
 	}
 	s := openWith(t, consul.Options{Addresses: c.Addresses(), Prefix: "drover", Token: c.Token})
 	says(t, s.Publish(t.Context(), []store.Service{{Kind: "agent", ID: "a", Address: "nowhere"}}, false), dataset.ErrInvalid, "", `address "nowhere"`)
@@ -304,9 +303,7 @@ func openWith(tb testing.TB, o consul.Options) *consul.Store {
 	s, err := consul.Open(o)
 	require.NoError(tb, err)
 	tb.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			tb.Error(err)
-		}
+		assert.NoError(tb, s.Close())
 	})
 	return s
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	consultest "github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/require"
 )
@@ -230,9 +231,7 @@ func TestUnreachable(t *testing.T) {
 		dataset.ErrUnavailable, "", "does not speak https")
 	// A server that is unreachable next to a reachable one does no harm, not even to writes.
 	s := openWith(t, consul.Options{Addresses: []string{nobody, c.Addresses()[0]}, Prefix: "p"})
-	if err := s.Check(t.Context()); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, s.Check(t.Context()))
 	put(t, s, "a", "1")
 }
 
@@ -412,9 +411,7 @@ func TestRenewalsHaveRightOfWay(t *testing.T) {
 	for range consul.MaxConns {
 		<-arrived
 	}
-	if err := s.Renew(t.Context(), session); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, s.Renew(t.Context(), session))
 	if n := len(arrived); n > 0 {
 		t.Errorf("%d transactions more than there are connections for were sent", n)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/assert"
 	consultest "github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/require"
 )
@@ -272,9 +273,7 @@ func TestLossOfQuorum(t *testing.T) {
 	c.Servers[2].Start()
 	c.AwaitLeader()
 	put(t, s, "a/back", "1")
-	if err := <-seen; err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, <-seen)
 	if err := s.Renew(t.Context(), id); err != nil {
 		t.Error("the session did not outlive it:", err)
 	}

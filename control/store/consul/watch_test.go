@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/consul"
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/assert"
 	consultest "github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/require"
 )
@@ -234,9 +235,7 @@ func restore(t *testing.T, c *consultest.Cluster, prefix string, since bool) {
 	if i := put(t, s, "a/b", "newer"); i <= index {
 		t.Errorf("index %d after %d", i, index)
 	}
-	if err := waitPast(t.Context(), s, "a/", a.index); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, waitPast(t.Context(), s, "a/", a.index))
 }
 
 func waitPast(ctx context.Context, s *consul.Store, prefix string, after uint64) error {
@@ -284,9 +283,7 @@ func TestPrefixes(t *testing.T) {
 		t.Errorf("%v, %v", list, err)
 	}
 	index = put(t, one, "names/db", "again")
-	if err := waitPast(t.Context(), one, "names/", index-1); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, waitPast(t.Context(), one, "names/", index-1))
 	if value(t, two, "names/db") != "two" {
 		t.Error("it was deleted together with the other")
 	}
@@ -310,9 +307,7 @@ func TestSessions(t *testing.T) {
 	index, err := s.Watch(t.Context(), "live/", 0)
 	require.NoError(t, err)
 	deregister(t, c.Client(), "p-sessions")
-	if err := waitPast(t.Context(), s, "live/", index); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, waitPast(t.Context(), s, "live/", index))
 	if _, err := s.Get(t.Context(), "live/a"); !errors.Is(err, store.ErrNotFound) {
 		t.Error(err)
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/assert"
 	consultest "github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/require"
 )
@@ -43,9 +44,7 @@ func file(tb testing.TB) closer {
 
 func closing(tb testing.TB, s closer) closer {
 	tb.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			tb.Error(err)
-		}
+		assert.NoError(tb, s.Close())
 	})
 	return s
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -171,9 +172,7 @@ func testSessionUnknown(t *testing.T, s store.Store) {
 				t.Error(err)
 			}
 		})
-		if err := s.End(t.Context(), id); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, s.End(t.Context(), id))
 		wg.Wait()
 		gone(t, s, key)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -194,9 +195,7 @@ func TestSetNOCOW(t *testing.T) {
 		t.Error("set on a file that has bytes")
 	}
 	p.write("empty", "")
-	if err := btrfsctl.SetNOCOW(p.open("empty")); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, btrfsctl.SetNOCOW(p.open("empty")))
 }
 
 func TestBadNames(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -87,9 +88,7 @@ func TestFirstHeaderLost(t *testing.T) {
 			t.Errorf("%s: %t, %v", name, is, err)
 		}
 	}
-	if err := crypt.CheckFirstHeader(strings.NewReader("short")); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, crypt.CheckFirstHeader(strings.NewReader("short")))
 }
 
 // The complete key is written to the standard input of cryptsetup, and to no other place.

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/freezer"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -65,9 +66,7 @@ func mustEnd(t *testing.T, done <-chan error) {
 	t.Helper()
 	select {
 	case err := <-done:
-		if err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, err)
 	case <-time.After(time.Minute):
 		t.Fatal("the writer is still blocked")
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -74,7 +75,5 @@ func TestFenceOfAHangingFilesystem(t *testing.T) {
 	if !errors.Is(err, slow) {
 		t.Errorf("%v", err)
 	}
-	if err := os.WriteFile(filepath.Join(at, "file"), []byte("later"), 0o600); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, os.WriteFile(filepath.Join(at, "file"), []byte("later"), 0o600))
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -46,9 +47,7 @@ func TestFreezeStopsWritersUntilThaw(t *testing.T) {
 	}
 	require.NoError(t, fsctl.Thaw(dir))
 	writer.Wait()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, <-done)
 }
 
 func TestImmutable(t *testing.T) {
@@ -66,12 +65,8 @@ func TestImmutable(t *testing.T) {
 			for range 2 {
 				require.NoError(t, fsctl.SetImmutable(dir, false))
 			}
-			if err := os.WriteFile(filepath.Join(path, "f"), nil, 0o600); err != nil {
-				t.Error(err)
-			}
-			if err := fsctl.Sync(dir); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, os.WriteFile(filepath.Join(path, "f"), nil, 0o600))
+			assert.NoError(t, fsctl.Sync(dir))
 		})
 	}
 }

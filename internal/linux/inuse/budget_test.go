@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -84,9 +85,7 @@ func TestTablesAreRead(t *testing.T) {
 		})
 	}
 	x := &Examination{tables: mount.MaxTable - 1}
-	if err := x.endTableChunk(1); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, x.endTableChunk(1))
 	if err := x.endTableChunk(1); !errors.Is(err, errTables) {
 		t.Errorf("tables without bound: %v", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -24,9 +25,7 @@ func cloned(t *testing.T, dir, path string, flags int) {
 	clone, err := unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	require.NoError(t, err)
 	fd, err := unix.Openat(clone, path, flags|unix.O_CLOEXEC, 0)
-	if err := unix.Close(clone); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, unix.Close(clone))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = unix.Close(fd) })
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/linux/process"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -47,11 +48,7 @@ func folder(t *testing.T) (dir string, tree mount.Filesystem) {
 	t.Helper()
 	at := t.TempDir()
 	require.NoError(t, unix.Mount("none", at, "tmpfs", 0, "size=1m,mode=755"))
-	t.Cleanup(func() {
-		if err := unix.Unmount(at, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { assert.NoError(t, unix.Unmount(at, 0)) })
 	dir = filepath.Join(at, "tree")
 	err := os.Mkdir(dir, 0o777)
 	if err == nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -141,9 +142,7 @@ func TestEnable(t *testing.T) {
 	}
 	put(t, "", h.Dir, "a/b/io.max")
 	put(t, "cpu", h.Dir, "cgroup.subtree_control")
-	if err := h.Enable("/a/b"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, h.Enable("/a/b"))
 	if got := text(t, h.Dir, "cgroup.subtree_control"); got != "cpu" {
 		t.Errorf("written again: %q", got)
 	}
@@ -238,11 +237,7 @@ func TestRealRules(t *testing.T) {
 	require.NoError(t, err)
 	group := "/drover-iolimit-test"
 	require.NoError(t, os.Mkdir(h.path(group), 0o755))
-	t.Cleanup(func() {
-		if err := os.Remove(h.path(group)); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { assert.NoError(t, os.Remove(h.path(group))) })
 	require.NoError(t, h.Enable(group))
 	own, is, err := DeviceOf("/")
 	if err != nil || !is {

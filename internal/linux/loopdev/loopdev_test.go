@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -224,9 +225,7 @@ func TestMoreThanEightAtOnce(t *testing.T) {
 		file := scratch.Image(t, "", mib)
 		wg.Go(func() {
 			d, err := loopdev.Attach(t.Context(), file, loopdev.Options{})
-			if err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, err)
 			devices[i] = d
 		})
 	}
@@ -237,9 +236,7 @@ func TestMoreThanEightAtOnce(t *testing.T) {
 			continue
 		}
 		paths[d.Path] = true
-		if err := d.Close(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, d.Close())
 	}
 	if len(paths) != len(devices) {
 		t.Errorf("%d devices for %d files", len(paths), len(devices))
@@ -314,9 +311,7 @@ func TestHold(t *testing.T) {
 	if _, ok := find(t, file); !ok || held.Path != d.Path || held.BlockSize != 4096 {
 		t.Errorf("gone in spite of %+v", held)
 	}
-	if err := held.Close(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, held.Close())
 	if _, err := loopdev.OpenExisting(info); !errors.Is(err, loopdev.ErrGone) {
 		t.Errorf("held a device that is gone: %v", err)
 	}

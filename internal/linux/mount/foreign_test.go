@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -68,9 +69,7 @@ func TestViewIsNoUse(t *testing.T) {
 	view, err := mount.View(target)
 	require.NoError(t, err)
 	defer view.Close()
-	if err := mount.Unmount(target); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, mount.Unmount(target))
 	if _, err := unix.Openat(int(view.Fd()), "file", unix.O_CREAT|unix.O_WRONLY, 0o600); !errors.Is(err, unix.EROFS) {
 		t.Errorf("a write: %v", err)
 	}

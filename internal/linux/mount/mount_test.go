@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -150,9 +151,7 @@ func TestBusy(t *testing.T) {
 		t.Error(err)
 	}
 	f.Close()
-	if err := mount.Unmount(target); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, mount.Unmount(target))
 }
 
 func TestDetached(t *testing.T) {
@@ -249,9 +248,7 @@ func container(t *testing.T, script string, args ...string) int {
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
 		in.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, cmd.Wait())
 	})
 	if _, err := out.Read(make([]byte, 16)); err != nil {
 		t.Fatalf("the container did not start: %v", err)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -65,11 +66,7 @@ func TestShareInsideDeadFUSE(t *testing.T) {
 	t.Cleanup(end)
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", daemon)
 	require.NoError(t, unix.Mount("dead", dir, "fuse.dead", 0, options))
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { assert.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
 	table, err := Table()
 	require.NoError(t, err)
 	e := shared(1, "/", dir+"/share")
@@ -98,11 +95,7 @@ func TestShareInsideDeadFUSE(t *testing.T) {
 func TestShareInsideKnownFUSE(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, unix.Mount("none", dir, "tmpfs", 0, "size=1m"))
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { assert.NoError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
 	at := dir + "/share"
 	require.NoError(t, errors.Join(os.Mkdir(at, 0o700), unix.Mount("none", at, "tmpfs", 0, "size=1m")))
 	table, err := Table()
@@ -122,11 +115,7 @@ func TestTellShares(t *testing.T) {
 	mounted := func(at string) {
 		t.Helper()
 		require.NoError(t, unix.Mount("none", at, "tmpfs", 0, "size=1m"))
-		t.Cleanup(func() {
-			if err := unix.Unmount(at, 0); err != nil {
-				t.Error(err)
-			}
-		})
+		t.Cleanup(func() { assert.NoError(t, unix.Unmount(at, 0)) })
 	}
 	mounted(dirs[0])
 	require.NoError(t, os.Mkdir(dirs[2], 0o700))

@@ -109,9 +109,7 @@ func (l *lab) agent(name string, replicas ...Options) Options {
 	if err == nil {
 		err = pair.Save(pki.NodeFiles(filepath.Join(o.Root, "tls")))
 	}
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	require.NoError(l.t, err)
 	return o
 }
 
@@ -156,9 +154,7 @@ func (r *running) end(t *testing.T) {
 func (l *lab) ask(socket string) *client.Client {
 	l.t.Helper()
 	c, err := client.New("unix://" + socket)
-	if err != nil {
-		l.t.Fatal(err)
-	}
+	require.NoError(l.t, err)
 	l.t.Cleanup(c.Close)
 	return c
 }

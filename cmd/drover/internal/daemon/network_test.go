@@ -27,6 +27,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/config"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/assert"
 	testconsul "github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/require"
 )
@@ -60,9 +61,7 @@ func aNetwork(t *testing.T) (address string, node *tls.Config) {
 	ended := make(chan error)
 	go func() { ended <- e.server.Serve(e.Listener) }()
 	t.Cleanup(func() {
-		if err := e.server.(*http.Server).Close(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, e.server.(*http.Server).Close())
 		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)
 		}

@@ -27,6 +27,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/tree"
+	"github.com/droverhq/drover/test/require"
 )
 
 // killed is the panic with which a test ends a run of the command, like kill -9.
@@ -177,9 +178,7 @@ func (w *world) folder(kind, name string) string { return filepath.Join(w.root, 
 
 func (w *world) mkdir(path string) {
 	w.t.Helper()
-	if err := os.MkdirAll(path, 0o755); err != nil {
-		w.t.Fatal(err)
-	}
+	require.NoError(w.t, os.MkdirAll(path, 0o755))
 }
 
 // write writes a file below the project's folder.
@@ -189,9 +188,7 @@ func (w *world) write(path, text string) {
 		path = filepath.Join(w.dir, path)
 	}
 	w.mkdir(filepath.Dir(path))
-	if err := os.WriteFile(path, []byte(text), 0o640); err != nil {
-		w.t.Fatal(err)
-	}
+	require.NoError(w.t, os.WriteFile(path, []byte(text), 0o640))
 }
 
 func (w *world) read(path string) string {
@@ -453,9 +450,7 @@ func (w *world) finish(op dataset.Operation) {
 	}
 	to := w.folder("drover", op.Volume)
 	w.mkdir(to)
-	if err := copyTree(w.t.Context(), op.Path, to); err != nil {
-		w.t.Fatal(err)
-	}
+	require.NoError(w.t, copyTree(w.t.Context(), op.Path, to))
 	w.volumes[op.Volume] = api.Volume{Dataset: *op.DatasetRecord}
 	w.operations[op.ID] = op
 }

@@ -116,9 +116,7 @@ func TestRefused(t *testing.T) {
 func (w *world) rename(name string) {
 	path := filepath.Join(w.dir, name)
 	w.mkdir(filepath.Dir(path))
-	if err := os.Rename(filepath.Join(w.dir, "compose.yaml"), path); err != nil {
-		w.t.Fatal(err)
-	}
+	require.NoError(w.t, os.Rename(filepath.Join(w.dir, "compose.yaml"), path))
 	for _, c := range w.containers {
 		c.Labels[labelFiles] = path
 	}

@@ -61,9 +61,7 @@ func (w *world) userUp(services ...string) {
 	for _, s := range services {
 		count[s] = 1
 	}
-	if err := errors.Join(w.up(p, count, true), w.up(p, count, false)); err != nil {
-		w.t.Fatal(err)
-	}
+	require.NoError(w.t, errors.Join(w.up(p, count, true), w.up(p, count, false)))
 	w.noted = nil
 }
 
