@@ -1,11 +1,9 @@
 package socket
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
-	"strings"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
@@ -64,23 +62,4 @@ func address(f *os.File) string {
 		return u.Name
 	}
 	return ""
-}
-
-// Close closes the sockets that Take did not return. It fails with ErrInvalid if there are any: a client of such a
-// socket would wait forever.
-func (h *PassedSockets) Close() error {
-	var errs []error
-	var unused []string
-	for _, f := range h.files {
-		unused = append(unused, f.Name())
-		errs = append(errs, f.Close())
-	}
-	h.files = nil
-	if unused != nil {
-		errs = append(errs, dataset.Errorf(dataset.ErrInvalid,
-			"systemd passes sockets that drover does not use: %s (their paths must be those that drover is "+
-				"configured with)",
-			strings.Join(unused, ", ")))
-	}
-	return errors.Join(errs...)
 }

@@ -207,15 +207,6 @@ func SetCowExtentSize(f *os.File, bytes uint32) error {
 	return nil
 }
 
-// CowExtentSize returns the value that SetCowExtentSize has set for a file or directory, or 0.
-func CowExtentSize(f *os.File) (uint32, error) {
-	var x fsxattr
-	if err := ioctl(f, fsIocGetXattr, unsafe.Pointer(&x)); err != nil {
-		return 0, fmt.Errorf("read the extent size of %s: %w", f.Name(), err)
-	}
-	return x.cowExtentSize, nil
-}
-
 // Kind is a filesystem type, as far as statfs(2) distinguishes it.
 type Kind string
 
