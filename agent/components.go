@@ -8,8 +8,9 @@ import (
 	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/dataset"
+	"github.com/google/uuid"
 )
 
 // components contains the parts of an agent. Its methods create and connect them. Its fields do not change after New.
@@ -50,13 +51,9 @@ func (a *components) load(ctx context.Context) error {
 	if err := a.Follower.Load(ctx); err != nil {
 		return err
 	}
-	err := a.DB.Each(ctx, "volumes/", func(_ string, v []byte) error {
-		var d api.IndexedDataset
-		err := dataset.DecodeRecord(v, &d)
-		if err == nil {
-			a.Cache.Load(d)
-		}
-		return err
+	err := records.EachDataset(ctx, a.DB, "volumes/", func(_ uuid.UUID, d api.IndexedDataset) error {
+		a.Cache.Load(d)
+		return nil
 	})
 	if err != nil {
 		return err // the others remove what belongs to no dataset of the cache
@@ -67,6 +64,6 @@ func (a *components) load(ctx context.Context) error {
 		a.Mounts.Load(ctx),
 		a.Copies.Load(ctx),
 		a.Leases.Load(ctx),
-		a.MoveTable.Load(ctx), a.Sizes.Load(ctx),
+		a.MoveTable.Table.Load(ctx), a.Sizes.Load(ctx),
 	)
 }

@@ -208,15 +208,7 @@ const usageKey = "usage/"
 // LoadUsages reads from disk how full the datasets were. It is called once, after the cache was loaded and before the
 // other methods.
 func (s *StatusReader) LoadUsages(ctx context.Context) error {
-	return s.DB.Each(ctx, usageKey, func(rest string, v []byte) error {
-		id, err := uuid.Parse(rest)
-		if err != nil {
-			return err
-		}
-		var r lastUsage
-		if err := dataset.DecodeRecord(v, &r); err != nil {
-			return err
-		}
+	return records.EachDataset(ctx, s.DB, usageKey, func(id uuid.UUID, r lastUsage) error {
 		_, known := s.Cache.Dataset(id)
 		s.usages.load(id, r, known)
 		return nil

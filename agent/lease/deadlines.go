@@ -86,7 +86,7 @@ func (b *Deadlines) IsBounded(d dataset.Dataset) bool {
 func (b *Deadlines) load(ctx context.Context) error {
 	ttl, err := b.Nodes.load(ctx)
 	b.controlSession.ttl = ttl
-	return errors.Join(err, b.loadEnrolled(ctx), b.Marks.load(ctx))
+	return errors.Join(err, b.loadEnrolled(ctx), b.Marks.Load(ctx))
 }
 
 // Wake makes Run run at once.

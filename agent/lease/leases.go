@@ -26,6 +26,7 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -52,10 +53,11 @@ type Leases struct {
 	Repairer   Repairer
 	Arrivals   Arrivals
 
-	mu           sync.Mutex
-	recalled     map[uuid.UUID]Recall       // by dataset
-	relinquished map[uuid.UUID]Relinquished // by dataset
-	kept         map[uuid.UUID]kept         // by relinquished dataset
+	relinquished *records.Table[Relinquished]
+
+	mu       sync.Mutex
+	recalled map[uuid.UUID]Recall // by dataset
+	kept     map[uuid.UUID]kept   // by relinquished dataset
 }
 
 // kept is why a dataset stays relinquished although control does not know its move.
@@ -123,7 +125,8 @@ type Arrivals interface {
 func New(h *host.Host, pools *pool.Pools, g Guard, peers http.RoundTripper, replicas []api.Service) *Leases {
 	t := &Leases{
 		Host: h, Pools: pools, Guard: g, Peers: peers, Replicas: replicas, Keeper: NewKeeper(h.Clock),
-		recalled: map[uuid.UUID]Recall{}, relinquished: map[uuid.UUID]Relinquished{}, kept: map[uuid.UUID]kept{},
+		relinquished: records.NewTable[Relinquished](h.DB, "yields/"), recalled: map[uuid.UUID]Recall{},
+		kept: map[uuid.UUID]kept{},
 	}
 	t.Nodes = &Nodes{Leases: t}
 	t.Deadlines = newDeadlines(t)
@@ -131,26 +134,9 @@ func New(h *host.Host, pools *pool.Pools, g Guard, peers http.RoundTripper, repl
 	return t
 }
 
-func relinquishedKey(id uuid.UUID) string { return "yields/" + id.String() }
-
 // Load reads the state on disk.
 func (t *Leases) Load(ctx context.Context) error {
-	return errors.Join(t.loadRelinquished(ctx), t.Deadlines.load(ctx))
-}
-
-func (t *Leases) loadRelinquished(ctx context.Context) error {
-	return t.DB.Each(ctx, "yields/", func(rest string, v []byte) error {
-		id, err := uuid.Parse(rest)
-		if err != nil {
-			return err
-		}
-		var r Relinquished
-		if err := dataset.DecodeRecord(v, &r); err != nil {
-			return err
-		}
-		t.relinquished[id] = r
-		return nil
-	})
+	return errors.Join(t.relinquished.Load(ctx), t.Deadlines.load(ctx))
 }
 
 // Apply applies control's record of a dataset whose home is here. It reports whether control may wait for an answer of
@@ -164,7 +150,7 @@ func (t *Leases) Apply(d api.IndexedDataset) (pending bool) {
 		t.recalled[d.ID] = Recall{Move: d.Move, To: d.Lease.WantedBy, Epoch: d.Lease.Epoch}
 	}
 	_, recalled := t.recalled[d.ID]
-	_, relinquished := t.relinquished[d.ID]
+	_, relinquished := t.Relinquished(d.ID)
 	return recalled || relinquished
 }
 
@@ -185,20 +171,15 @@ func (t *Leases) Recall(id uuid.UUID) (Recall, bool) {
 
 // Relinquished returns the epoch of a dataset that this node has relinquished, if there is one.
 func (t *Leases) Relinquished(id uuid.UUID) (Relinquished, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	r, ok := t.relinquished[id]
-	return r, ok
+	return t.relinquished.Get(id)
 }
 
 // AllRelinquished returns the relinquished epochs, sorted by dataset.
 func (t *Leases) AllRelinquished() []api.RelinquishedEpoch {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	out := []api.RelinquishedEpoch{}
+	all, out := t.relinquished.All(), []api.RelinquishedEpoch{}
 	byID := func(x, y uuid.UUID) int { return slices.Compare(x[:], y[:]) }
-	for _, id := range slices.SortedFunc(maps.Keys(t.relinquished), byID) {
-		r := t.relinquished[id]
+	for _, id := range slices.SortedFunc(maps.Keys(all), byID) {
+		r := all[id]
 		out = append(out, api.RelinquishedEpoch{Dataset: id, Epoch: r.Epoch, ToNode: r.To})
 	}
 	return out
@@ -216,10 +197,8 @@ func (t *Leases) AnsweredEpochs() map[uuid.UUID]uint64 {
 }
 
 func (t *Leases) epochs(of func(Relinquished) bool) map[uuid.UUID]uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	at := map[uuid.UUID]uint64{}
-	for id, r := range t.relinquished {
+	for id, r := range t.relinquished.All() {
 		if of(r) {
 			at[id] = r.Epoch
 		}
@@ -243,11 +222,8 @@ func (t *Leases) IsReturned(d api.IndexedDataset) bool {
 func (t *Leases) Unanswered() []uuid.UUID {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	ids := make([]uuid.UUID, 0, len(t.recalled)+len(t.relinquished))
-	for id := range t.recalled {
-		ids = append(ids, id)
-	}
-	for id := range t.relinquished {
+	ids := slices.Collect(maps.Keys(t.recalled))
+	for id := range t.relinquished.All() {
 		if _, twice := t.recalled[id]; !twice {
 			ids = append(ids, id)
 		}
@@ -257,14 +233,7 @@ func (t *Leases) Unanswered() []uuid.UUID {
 
 // Relinquish records that this node relinquishes an epoch, first on disk and then in memory.
 func (t *Leases) Relinquish(ctx context.Context, id uuid.UUID, r Relinquished) error {
-	if err := t.DB.Put(ctx, map[string]any{relinquishedKey(id): r}); err != nil {
-		return err
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.relinquished[id] = r
-	delete(t.kept, id)
-	return nil
+	return t.endKept(id, t.relinquished.Set(ctx, id, r))
 }
 
 // SetReported records that control has recorded which epoch this node relinquished, first on disk and then in memory.
@@ -281,17 +250,17 @@ func (t *Leases) SetReported(ctx context.Context, id uuid.UUID, r Relinquished) 
 // Drop removes the record of a relinquished epoch, first on disk and then in memory. Idempotent: if there is no
 // record, Drop returns nil.
 func (t *Leases) Drop(ctx context.Context, id uuid.UUID) error {
-	if _, relinquished := t.Relinquished(id); !relinquished {
-		return nil
-	}
-	if err := t.DB.Put(ctx, map[string]any{relinquishedKey(id): nil}); err != nil {
-		return err
-	}
+	return t.endKept(id, t.relinquished.Drop(ctx, id))
+}
+
+// endKept forgets what is known about a dataset in kept, unless err is an error. It returns err.
+func (t *Leases) endKept(id uuid.UUID, err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.relinquished, id)
-	delete(t.kept, id)
-	return nil
+	if err == nil {
+		delete(t.kept, id)
+	}
+	return err
 }
 
 // TargetSeen returns for how long this node has seen the target of a move reachable without interruption. The caller

@@ -3,13 +3,11 @@ package lease
 import (
 	"context"
 	"errors"
-	"maps"
-	"slices"
-	"sync"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -17,82 +15,30 @@ import (
 // operation gives them failover auto, and control may record it at any time from then on, even if its answer does not
 // arrive here. A mark is on disk before control is asked, and stays until the result of the operation is in the record
 // on disk. The methods are safe for concurrent use.
+//
+// A mark is dropped only if control has not recorded and will not record the result of the operation, if the record on
+// disk has the result, or if the home is another node now.
 type Marks struct {
-	host *host.Host
-
-	mu    sync.Mutex
-	marks map[uuid.UUID]uuid.UUID // the operation, by dataset
+	host                      *host.Host
+	*records.Table[uuid.UUID] // the operation, by dataset
 }
 
-func newMarks(h *host.Host) *Marks { return &Marks{host: h, marks: map[uuid.UUID]uuid.UUID{}} }
-
-const marksPrefix = "bounded/"
-
-func markKey(id uuid.UUID) string { return marksPrefix + id.String() }
-
-// load reads the marks from disk.
-func (m *Marks) load(ctx context.Context) error {
-	return m.host.DB.Each(ctx, marksPrefix, func(rest string, v []byte) error {
-		id, err := uuid.Parse(rest)
-		if err != nil {
-			return err
-		}
-		var op uuid.UUID
-		if err := dataset.DecodeRecord(v, &op); err != nil {
-			return err
-		}
-		m.marks[id] = op
-		return nil
-	})
-}
-
-// Set marks a dataset for an operation, on disk. The caller holds the lock of the dataset.
-func (m *Marks) Set(ctx context.Context, id, op uuid.UUID) error {
-	if err := m.host.DB.Put(ctx, map[string]any{markKey(id): op}); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.marks[id] = op
-	return nil
-}
-
-// Drop removes the mark of a dataset. The caller holds the lock of the dataset. It knows that control has not recorded
-// and will not record the result of the operation, that the record on disk has the result, or that the home is another
-// node now.
-func (m *Marks) Drop(ctx context.Context, id uuid.UUID) error {
-	if err := m.host.DB.Put(ctx, map[string]any{markKey(id): nil}); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.marks, id)
-	return nil
+func newMarks(h *host.Host) *Marks {
+	return &Marks{host: h, Table: records.NewTable[uuid.UUID](h.DB, "bounded/")}
 }
 
 // Has reports whether a dataset is marked.
 func (m *Marks) Has(id uuid.UUID) bool {
-	_, marked := m.get(id)
+	_, marked := m.Get(id)
 	return marked
-}
-
-// get returns the operation for which a dataset is marked.
-func (m *Marks) get(id uuid.UUID) (op uuid.UUID, marked bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	op, marked = m.marks[id]
-	return op, marked
 }
 
 // Settle removes the marks of operations that have ended, once the present record is on disk. It removes none while
 // control's store is inconsistent. While control does not answer, it removes only the marks of datasets whose home is
 // no longer this node.
 func (m *Marks) Settle(ctx context.Context) error {
-	m.mu.Lock()
-	all := slices.Collect(maps.Keys(m.marks))
-	m.mu.Unlock()
 	var errs []error
-	for _, id := range all {
+	for id := range m.All() {
 		errs = append(errs, m.settle(ctx, id))
 	}
 	return errors.Join(errs...)
@@ -111,7 +57,7 @@ func (m *Marks) settle(ctx context.Context, id uuid.UUID) error {
 // other operation has ended and its result is on disk: see Settle, whose errors it returns. The caller holds the lock
 // of the dataset.
 func (m *Marks) MarkedByOther(ctx context.Context, id, op uuid.UUID) (bool, error) {
-	if of, marked := m.get(id); !marked || of == op {
+	if of, marked := m.Get(id); !marked || of == op {
 		return false, nil
 	}
 	err := m.settleLocked(ctx, id)
@@ -120,7 +66,7 @@ func (m *Marks) MarkedByOther(ctx context.Context, id, op uuid.UUID) (bool, erro
 
 // settleLocked is Settle for one dataset, whose lock the caller holds.
 func (m *Marks) settleLocked(ctx context.Context, id uuid.UUID) error {
-	of, marked := m.get(id)
+	of, marked := m.Get(id)
 	if !marked || m.host.Trust.Err() != nil {
 		return nil
 	}

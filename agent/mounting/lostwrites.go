@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -102,17 +103,9 @@ func newWatcher(m *Mounts) *Watcher {
 // Load reads the losses from disk, and removes those of datasets that are no longer on this node.
 func (w *Watcher) Load(ctx context.Context) error {
 	gone := map[string]any{}
-	err := w.DB.Each(ctx, Key, func(rest string, v []byte) error {
-		id, err := uuid.Parse(rest)
-		if err != nil {
-			return err
-		}
-		var l Loss
-		if err := dataset.DecodeRecord(v, &l); err != nil {
-			return err
-		}
+	err := records.EachDataset(ctx, w.DB, Key, func(id uuid.UUID, l Loss) error {
 		if _, known := w.Cache.Dataset(id); !known {
-			gone[Key+rest] = nil
+			gone[Key+id.String()] = nil
 			return nil
 		}
 		w.mu.Lock()
@@ -120,7 +113,7 @@ func (w *Watcher) Load(ctx context.Context) error {
 		w.losses[id] = l
 		return nil
 	})
-	if err != nil || len(gone) == 0 {
+	if err != nil {
 		return err
 	}
 	return w.DB.PutAll(ctx, gone)

@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/inuse"
@@ -95,7 +96,9 @@ func New(h *host.Host, p *pool.Pools, l *lease.Leases, t *throttle.Throttler, fr
 	m.LostWrites = newWatcher(m)
 	m.Disks = &Disks{Mounts: m}
 	m.Quiescer = &Quiescer{m}
-	m.SharedMounts = &SharedMounts{Mounts: m, mounts: map[uuid.UUID]SharedMount{}, refused: map[uuid.UUID]string{}}
+	m.SharedMounts = &SharedMounts{
+		Mounts: m, Table: records.NewTable[SharedMount](h.DB, "guests/"), refused: map[uuid.UUID]string{},
+	}
 	m.Reservations = NewReservations(h)
 	m.Unmounter = &Unmounter{m}
 	m.Verifier = &Verifier{Mounts: m, started: h.Clock.Now(), startedSteady: h.Clock.Steady()}
@@ -111,5 +114,6 @@ func (m *Mounts) Connect(f Finder, s Spellings, mv Moves, c Copies, member Membe
 
 // Load reads the state on disk. The cache must be loaded.
 func (m *Mounts) Load(ctx context.Context) error {
-	return errors.Join(m.Engines.Load(ctx), m.LostWrites.Load(ctx), m.Verifier.Load(ctx), m.SharedMounts.Load(ctx))
+	shared := m.SharedMounts.Table.Load(ctx)
+	return errors.Join(shared, m.Engines.Load(ctx), m.LostWrites.Load(ctx), m.Verifier.Load(ctx))
 }

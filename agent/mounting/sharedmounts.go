@@ -43,9 +43,9 @@ type SharedMount struct {
 // get further users here: see Refuse. Its methods are safe for concurrent use.
 type SharedMounts struct {
 	*Mounts
+	*records.Table[SharedMount]
 
 	mu      sync.Mutex
-	mounts  map[uuid.UUID]SharedMount
 	refused map[uuid.UUID]string // mounted datasets that must not get further users here, and why
 }
 
@@ -86,7 +86,7 @@ func (m *SharedMounts) mountOnce(ctx context.Context, d dataset.Dataset, path st
 	}
 	steps.At("guest.recorded")
 	// Write the record before the mount, so that a start without control knows which datasets are mounted.
-	if err := m.Set(ctx, r); err != nil {
+	if err := m.Set(ctx, r.ID, r); err != nil {
 		return errors.Join(err, endSharedMount(ctx, m.Host, d.ID, r.MountID))
 	}
 	steps.At("guest.kept")
@@ -261,7 +261,7 @@ func (m *SharedMounts) applyAnswer(ctx context.Context, id uuid.UUID, g SharedMo
 	if err != nil {
 		return err
 	}
-	return m.Set(ctx, SharedMount{now, g.MountID})
+	return m.Set(ctx, now.ID, SharedMount{now, g.MountID})
 }
 
 // Apply applies the shared mounts that control has recorded for this node, and ends the recorded reservations that an
@@ -279,7 +279,7 @@ func (m *SharedMounts) Apply(ctx context.Context, s api.Sync, inconsistent bool)
 		case !known || g.MountID != on.ID:
 			m.ReconcileSoon(d.ID, on.ID)
 		case d.Index > g.Index:
-			if err := m.Set(ctx, SharedMount{d, g.MountID}); err != nil {
+			if err := m.Set(ctx, d.ID, SharedMount{d, g.MountID}); err != nil {
 				return err
 			}
 			m.ReconcileSoon(d.ID, uuid.Nil)

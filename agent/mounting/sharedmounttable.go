@@ -1,7 +1,6 @@
 package mounting
 
 import (
-	"context"
 	"maps"
 	"slices"
 
@@ -10,33 +9,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// Load reads the shared mounts from disk.
-func (m *SharedMounts) Load(ctx context.Context) error {
-	return m.DB.Each(ctx, "guests/", func(_ string, v []byte) error {
-		var r SharedMount
-		err := dataset.DecodeRecord(v, &r)
-		if err == nil {
-			m.mounts[r.ID] = r
-		}
-		return err
-	})
-}
-
-// Get returns the shared mount of a dataset.
-func (m *SharedMounts) Get(id uuid.UUID) (SharedMount, bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	r, is := m.mounts[id]
-	return r, is
-}
-
 // Named returns the dataset with a name or an alias. It returns no dataset that must not get further users here,
 // because another dataset may have the name now.
 func (m *SharedMounts) Named(name string) (dataset.Dataset, bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, r := range m.mounts {
-		if _, refused := m.refused[r.ID]; r.HasName(name) && r.State == dataset.StateReady && !refused {
+	for id, r := range m.All() {
+		if r.HasName(name) && r.State == dataset.StateReady && m.Refusal(id) == "" {
 			return r.Dataset, true
 		}
 	}
@@ -45,9 +22,7 @@ func (m *SharedMounts) Named(name string) (dataset.Dataset, bool) {
 
 // IDs returns the datasets with a shared mount.
 func (m *SharedMounts) IDs() []uuid.UUID {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.Collect(maps.Keys(m.mounts))
+	return slices.Collect(maps.Keys(m.All()))
 }
 
 // Refusal returns why a mounted dataset must not get further users here, or "" if it may.
@@ -78,31 +53,6 @@ func (m *SharedMounts) Refuse(id uuid.UUID, why error) (first bool) {
 	}
 	m.refused[id] = dataset.OneLine(why)
 	return !was
-}
-
-// Set writes a shared mount to disk, and then to memory.
-func (m *SharedMounts) Set(ctx context.Context, r SharedMount) error {
-	if err := m.DB.Put(ctx, map[string]any{"guests/" + r.ID.String(): r}); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.mounts[r.ID] = r
-	return nil
-}
-
-// Drop removes the shared mount of a dataset. Idempotent.
-func (m *SharedMounts) Drop(ctx context.Context, id uuid.UUID) error {
-	if _, shared := m.Get(id); !shared {
-		return nil
-	}
-	if err := m.DB.Put(ctx, map[string]any{"guests/" + id.String(): nil}); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.mounts, id)
-	return nil
 }
 
 // NeedsSharedMount reports whether this node can mount a dataset only through a shared mount: its access is many, and

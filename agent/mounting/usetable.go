@@ -31,15 +31,7 @@ func NewUseTable(h *host.Host) *UseTable {
 // Load reads the uses from disk. some reports whether there are uses of this boot. Such uses may have ended while no
 // agent ran.
 func (t *UseTable) Load(ctx context.Context) (some bool, err error) {
-	err = t.DB.Each(ctx, "mounts/", func(rest string, v []byte) error {
-		id, err := uuid.Parse(rest)
-		if err != nil {
-			return err
-		}
-		var r Record
-		if err := dataset.DecodeRecord(v, &r); err != nil {
-			return err
-		}
+	err = records.EachDataset(ctx, t.DB, "mounts/", func(id uuid.UUID, r Record) error {
 		for use, c := range r.IDs {
 			c.Inherited = true
 			r.IDs[use] = c

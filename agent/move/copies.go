@@ -32,13 +32,9 @@ type Copies struct {
 
 // Load reads the records of copies from disk.
 func (c *Copies) Load(ctx context.Context) error {
-	return c.DB.Each(ctx, "copies/", func(_ string, v []byte) error {
-		var k api.AssignedCopy
-		err := dataset.DecodeRecord(v, &k)
-		if err == nil {
-			c.Cache.SetCopy(k.Dataset, &k)
-		}
-		return err
+	return records.EachDataset(ctx, c.DB, "copies/", func(id uuid.UUID, k api.AssignedCopy) error {
+		c.Cache.SetCopy(id, &k)
+		return nil
 	})
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/operation"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -64,7 +65,9 @@ type Usages interface {
 // at most rate bytes a second; if rate is 0, there is no limit. The caller calls Connect.
 func New(o *operation.Operations, peerID func(*http.Request) (uuid.UUID, error), rate dataset.Size) *Moves {
 	m := &Moves{Operations: o}
-	m.MoveTable = &MoveTable{Moves: m, moves: map[uuid.UUID]MoveRecord{}, active: map[uuid.UUID]bool{}}
+	m.MoveTable = &MoveTable{
+		Moves: m, Table: records.NewTable[MoveRecord](o.DB, "pulls/"), active: map[uuid.UUID]bool{},
+	}
 	o.Keys.Moved = m.MoveTable
 	m.Access = &Access{host: o.Host, targets: map[uuid.UUID]target{}}
 	m.Retention = &Retention{Moves: m, bases: map[uuid.UUID]moveBases{}}

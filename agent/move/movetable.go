@@ -1,24 +1,24 @@
 package move
 
 import (
-	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/agent/records"
 )
 
 // MoveTable has the datasets that moves bring to this node. Each is recorded on disk, so that a move resumes
 // after a crash. Its methods are safe for concurrent use.
 type MoveTable struct {
 	*Moves
+	*records.Table[MoveRecord] // includes ended moves until their data is installed or destroyed
 
 	mu     sync.Mutex
-	moves  map[uuid.UUID]MoveRecord // by dataset; includes ended moves until their data is installed or destroyed
-	active map[uuid.UUID]bool       // datasets that a running move brings here
+	active map[uuid.UUID]bool // datasets that a running move brings here
 }
 
 // MoveRecord is a dataset that a move brings here. If the move fails, the record is kept for KeepFailed, so that
@@ -38,55 +38,6 @@ type MoveRecord struct {
 
 // KeepFailed is how long the data that a failed move brought here is kept: see Moves.ResumeMoves.
 const KeepFailed = 24 * time.Hour
-
-// Load reads the table from disk.
-func (t *MoveTable) Load(ctx context.Context) error {
-	return t.DB.Each(ctx, "pulls/", func(rest string, v []byte) error {
-		id, err := uuid.Parse(rest)
-		if err != nil {
-			return err
-		}
-		var p MoveRecord
-		if err := dataset.DecodeRecord(v, &p); err != nil {
-			return err
-		}
-		t.moves[id] = p
-		return nil
-	})
-}
-
-// Set records on disk that a move brings a dataset here.
-func (t *MoveTable) Set(ctx context.Context, id uuid.UUID, p MoveRecord) error {
-	if err := t.DB.Put(ctx, map[string]any{"pulls/" + id.String(): p}); err != nil {
-		return err
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.moves[id] = p
-	return nil
-}
-
-// Drop removes the record of a dataset that was installed or destroyed. If there is no record, Drop does nothing.
-func (t *MoveTable) Drop(ctx context.Context, id uuid.UUID) error {
-	if _, known := t.Get(id); !known {
-		return nil
-	}
-	if err := t.DB.Put(ctx, map[string]any{"pulls/" + id.String(): nil}); err != nil {
-		return err
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.moves, id)
-	return nil
-}
-
-// Get returns the record of a dataset, and whether there is one.
-func (t *MoveTable) Get(id uuid.UUID) (MoveRecord, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	p, known := t.moves[id]
-	return p, known
-}
 
 // IncomingEpoch returns the epoch at which a move will open a dataset here. comes is false if no move brings the
 // dataset to this node.
@@ -118,14 +69,11 @@ func (t *MoveTable) IsActive(id uuid.UUID) bool {
 
 // Inactive returns the records of the moves that do not run now.
 func (t *MoveTable) Inactive() map[uuid.UUID]MoveRecord {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	all := make(map[uuid.UUID]MoveRecord, len(t.moves))
-	for id, p := range t.moves {
-		if !t.active[id] {
-			all[id] = p
-		}
-	}
+	t.mu.Lock() // a move that ends meanwhile has set its last record before
+	active := maps.Clone(t.active)
+	t.mu.Unlock()
+	all := t.All()
+	maps.DeleteFunc(all, func(id uuid.UUID, _ MoveRecord) bool { return active[id] })
 	return all
 }
 
@@ -141,9 +89,7 @@ func (t *MoveTable) CopyBeside(id uuid.UUID) (ds uuid.UUID, is bool) {
 	if id == uuid.Nil {
 		return ds, false
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for ds, p := range t.moves {
+	for ds, p := range t.All() {
 		if p.Beside == id {
 			return ds, true
 		}

@@ -3,13 +3,12 @@ package operation
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
-	"sync"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
@@ -18,9 +17,7 @@ import (
 // Its methods are safe for concurrent use.
 type Sizes struct {
 	*Operations
-
-	mu       sync.Mutex
-	deferred map[uuid.UUID]DeferredResize // by dataset
+	deferred *records.Table[DeferredResize]
 }
 
 // DeferredResize is a resize that failed and is tried again. It is needed if the head of a dataset was made of a
@@ -32,20 +29,7 @@ type DeferredResize struct {
 }
 
 // Load reads the deferred resizes from disk.
-func (z *Sizes) Load(ctx context.Context) error {
-	return z.DB.Each(ctx, "undersized/", func(rest string, v []byte) error {
-		id, err := uuid.Parse(rest)
-		if err != nil {
-			return err
-		}
-		var u DeferredResize
-		if err := dataset.DecodeRecord(v, &u); err != nil {
-			return err
-		}
-		z.deferred[id] = u
-		return nil
-	})
-}
+func (z *Sizes) Load(ctx context.Context) error { return z.deferred.Load(ctx) }
 
 // Defer records a resize that failed.
 func (z *Sizes) Defer(ctx context.Context, id uuid.UUID, u DeferredResize) error {
@@ -53,12 +37,9 @@ func (z *Sizes) Defer(ctx context.Context, id uuid.UUID, u DeferredResize) error
 	if was, known := z.Deferred(id); known && was == u {
 		return nil
 	}
-	if err := z.DB.Put(ctx, map[string]any{"undersized/" + id.String(): u}); err != nil {
+	if err := z.deferred.Set(ctx, id, u); err != nil {
 		return err
 	}
-	z.mu.Lock()
-	z.deferred[id] = u
-	z.mu.Unlock()
 	z.News.Changed(id)
 	return nil
 }
@@ -68,23 +49,15 @@ func (z *Sizes) drop(ctx context.Context, id uuid.UUID) error {
 	if _, known := z.Deferred(id); !known {
 		return nil
 	}
-	if err := z.DB.Put(ctx, map[string]any{"undersized/" + id.String(): nil}); err != nil {
+	if err := z.deferred.Drop(ctx, id); err != nil {
 		return err
 	}
-	z.mu.Lock()
-	delete(z.deferred, id)
-	z.mu.Unlock()
 	z.News.Changed(id)
 	return nil
 }
 
 // Deferred returns the deferred resize of a dataset, and whether there is one.
-func (z *Sizes) Deferred(id uuid.UUID) (DeferredResize, bool) {
-	z.mu.Lock()
-	defer z.mu.Unlock()
-	u, known := z.deferred[id]
-	return u, known
-}
+func (z *Sizes) Deferred(id uuid.UUID) (DeferredResize, bool) { return z.deferred.Get(id) }
 
 // Problem says that a dataset does not have its recorded size. It is empty if no resize is deferred.
 func (z *Sizes) Problem(d dataset.Dataset) string {
@@ -139,10 +112,7 @@ func (z *Sizes) Retry(ctx context.Context) {
 	if !z.membership.HasJoined() { // control has not said yet which of the datasets have their home here
 		return
 	}
-	z.mu.Lock()
-	all := maps.Clone(z.deferred)
-	z.mu.Unlock()
-	for id, u := range all {
+	for id, u := range z.deferred.All() {
 		if err := z.retry(ctx, id, u); err != nil && ctx.Err() == nil {
 			log := z.Log.WithError(err).WithField("dataset", id)
 			log.Error("it may be smaller than its recorded size; retrying")

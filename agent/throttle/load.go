@@ -2,7 +2,6 @@ package throttle
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"path/filepath"
 	"slices"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/iolimit"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -25,15 +25,8 @@ func (l *Throttler) Load(ctx context.Context) error {
 	}
 	var errs []error
 	var gone []*Limited
-	err = l.DB.Each(ctx, "limits/", func(rest string, v []byte) error {
-		e := &Limited{}
-		var err error
-		if e.id, err = uuid.Parse(rest); err != nil {
-			return err
-		}
-		if err := json.Unmarshal(v, &e.Record); err != nil {
-			return err
-		}
+	err = records.EachDataset(ctx, l.DB, "limits/", func(id uuid.UUID, rec LimitRecord) error {
+		e := &Limited{id: id, Record: rec}
 		m := table.At(l.MountPath(e.id))
 		if e.Record.Boot == l.Boot && m != nil &&
 			e.Record.Device == (iolimit.Device{Major: uint32(m.Major), Minor: uint32(m.Minor)}) {
