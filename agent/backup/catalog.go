@@ -87,7 +87,11 @@ func (c *Catalog) VolumeBackup(ctx context.Context, repository, id string) (api.
 	if err != nil {
 		return api.VolumeBackup{}, err
 	}
-	b, _, record, err := c.read.readBoth(ctx, r, id, "see it with restic snapshots")
+	b, tags, err := c.read.readBackup(ctx, r, id, "see it with restic snapshots")
+	var record Record
+	if err == nil {
+		record, err = c.read.readRecord(ctx, r, b, tags)
+	}
 	if err != nil {
 		return api.VolumeBackup{}, named(repository, err)
 	}

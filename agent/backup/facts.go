@@ -72,23 +72,6 @@ func (f *facts) readBackup(ctx context.Context, r *restic.Repository, id, remedy
 	return b, t, err
 }
 
-// readBoth reads the tags and the record of a backup, as the function readBoth does, and keeps them. It does not read
-// known tags again. It always reads the record, so it fails if the backup was removed.
-func (f *facts) readBoth(ctx context.Context, r *restic.Repository, id, remedy string) (b restic.Backup, t Tags,
-	record Record, err error) {
-	if b = f.get(r, id).backup; b.ID != "" {
-		if t, err = checkTags(b, remedy); err == nil {
-			record, err = f.readRecord(ctx, r, b, t)
-		}
-		return b, t, record, err
-	}
-	b, t, record, err = readBoth(ctx, r, id, remedy)
-	if err == nil {
-		f.note(r, b.ID, func(now *fact) { now.backup, now.record = b, &record })
-	}
-	return b, t, record, err
-}
-
 // readRecord is the function readRecord, and notes the record.
 func (f *facts) readRecord(ctx context.Context, r *restic.Repository, b restic.Backup, tags Tags) (Record, error) {
 	record, err := readRecord(ctx, r, b, tags)

@@ -284,7 +284,7 @@ func TestUnfinishedPushIsNotRestored(t *testing.T) {
 	b := storeRecord(t, r, backup.Record{Version: 1, Volume: "db", Dataset: tags.Dataset}, tags.List())
 	root := rootAt(t, t.TempDir())
 	s := newRestorer(t, r)
-	refused(t, s.Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil), dataset.ErrConflict,
+	refused(t, s.Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}), dataset.ErrConflict,
 		"has not ended, or was interrupted")
 	c := backup.NewCatalog(r, here)
 	wantIncomplete := func(want bool) {
@@ -300,7 +300,7 @@ func TestUnfinishedPushIsNotRestored(t *testing.T) {
 	wantIncomplete(true)
 	enterVersion(t, r.Repository, entry("operation="+tags.Operation.String(), "backup="+b.ID)...)
 	wantIncomplete(false)
-	must(t, s.Restore(t.Context(), "offsite", b.ID, &dataset.VersionRef{Name: "prod", Version: tags.Operation}, root, func(string) {}, nil))
+	must(t, s.Restore(t.Context(), "offsite", b.ID, &dataset.VersionRef{Name: "prod", Version: tags.Operation}, root, func(string) {}))
 }
 
 // noteUnwanted has a host note backups of an operation as unwanted, as if their removal had failed.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -139,32 +138,6 @@ func checkTags(b restic.Backup, remedy string) (Tags, error) {
 // readRecord returns the record of a backup. It fails with dataset.ErrCorrupt if the record does not match the tags.
 func readRecord(ctx context.Context, r *restic.Repository, b restic.Backup, tags Tags) (Record, error) {
 	text, err := r.File(ctx, b.ID, RecordName, maxRecord)
-	return checkRecord(text, err, b, tags)
-}
-
-// readBoth is readBackup and readRecord. It runs restic twice at the same time, because each run first derives the key
-// of the repository.
-func readBoth(ctx context.Context, r *restic.Repository, id, remedy string) (b restic.Backup, t Tags, record Record,
-	err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var text []byte
-	var failed error
-	var reading sync.WaitGroup
-	reading.Go(func() { text, failed = r.File(ctx, id, RecordName, maxRecord) })
-	b, t, err = readBackup(ctx, r, id, remedy)
-	if err != nil {
-		cancel()
-	}
-	reading.Wait()
-	if err == nil {
-		record, err = checkRecord(text, failed, b, t)
-	}
-	return b, t, record, err
-}
-
-// checkRecord returns the record of a backup. text and err are the result of reading RecordName.
-func checkRecord(text []byte, err error, b restic.Backup, tags Tags) (Record, error) {
 	if err != nil {
 		return Record{}, fmt.Errorf("backup %s of volume %s, taken %s: %w", short(b.ID), tags.Volume,
 			b.Time.UTC().Format(time.RFC3339), err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"github.com/google/uuid"
 
@@ -26,8 +25,7 @@ type Restorer struct {
 
 // Restore writes a backup to an empty volume, and gives the root directory the owner, mode, times and attributes in the
 // backup. m is the mount of the volume, from mounting.OpenMount. It can be used for one call only. Restore calls step
-// with the name of each step, and measured with the size of the backup, once that is known. If version is not nil, a
-// push must have made the backup for that version.
+// with the name of each step. If version is not nil, a push must have made the backup for that version.
 //
 // The mount must follow no links and open no devices: a backup can have a link or a device node, and a file with the
 // same name, which restic would write through the link or to the device. Restore returns these errors of package
@@ -42,9 +40,8 @@ type Restorer struct {
 //
 // After an error, the volume may contain a part of the files.
 func (s *Restorer) Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, m *os.File,
-	step func(string), measured func(dataset.Size)) error {
-	w := writer{mount: m, step: step, measured: measured}
-	_, err := s.restore(ctx, repository, id, version, w)
+	step func(string)) error {
+	_, err := s.restore(ctx, repository, id, version, writer{mount: m, step: step})
 	return err
 }
 
@@ -58,13 +55,18 @@ func (s *Restorer) Verify(ctx context.Context, repository, id string, m *os.File
 	return of, s.checkAbsent(ctx, repository, err)
 }
 
-// Size returns how many bytes a restore of a backup writes. It does not examine the backup. If the backup does not
-// exist, Size fails with the same errors as Verify.
-func (s *Restorer) Size(ctx context.Context, repository, id string) (dataset.Size, error) {
+// Size returns how many bytes a restore of a backup writes. It does not examine the backup. Unless again is set, it
+// does not measure a backup whose size is known. If it measures a backup that does not exist, Size fails with the same
+// errors as Verify.
+func (s *Restorer) Size(ctx context.Context, repository, id string, again bool) (size dataset.Size, err error) {
 	r, err := s.repositories.OpenNamed(ctx, repository)
-	var size dataset.Size
 	if err == nil {
-		size, err = s.measure(ctx, r, id)
+		if size = s.read.get(r, id).size; size > 0 && !again {
+			return size, nil
+		}
+		if size, err = r.RestoreSize(ctx, id); err == nil {
+			s.read.note(r, id, func(now *fact) { now.size = size })
+		}
 		err = named(repository, err)
 	}
 	return size, s.checkAbsent(ctx, repository, err)
@@ -99,9 +101,7 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 	w.step("reading the backup's record")
 	record, err := s.readRecord(ctx, r, id, version, w.compare)
 	if err == nil {
-		end := s.measureBeside(ctx, r, id, w.measured)
 		err = w.write(ctx, r, id, s.mounts, record)
-		end()
 	}
 	if errors.Is(err, dataset.ErrNoSpace) {
 		// restic's error does not say which of the two is full. Restore writes nothing to the repository.
@@ -110,37 +110,6 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 			record.Size.Readable(), w.remedy(id))
 	}
 	return record.Dataset, named(repository, err)
-}
-
-// measureBeside calls measured with the size of a backup, unless measured is nil. If the size is not known yet, restic
-// measures the backup in the background, until end is called. Meanwhile restic can already restore it, so that nothing
-// waits for the second derivation of the key.
-func (s *Restorer) measureBeside(ctx context.Context, r *restic.Repository, id string, measured func(dataset.Size)) (
-	end func()) {
-	if measured == nil {
-		return func() {}
-	}
-	if known := s.read.get(r, id).size; known > 0 {
-		measured(known)
-		return func() {}
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	var measuring sync.WaitGroup
-	measuring.Go(func() {
-		if size, err := s.measure(ctx, r, id); err == nil {
-			measured(size)
-		}
-	})
-	return func() { cancel(); measuring.Wait() }
-}
-
-// measure measures a backup, and notes the result.
-func (s *Restorer) measure(ctx context.Context, r *restic.Repository, id string) (dataset.Size, error) {
-	size, err := r.RestoreSize(ctx, id)
-	if err == nil {
-		s.read.note(r, id, func(now *fact) { now.size = size })
-	}
-	return size, err
 }
 
 // readRecord returns the record of a backup. It fails if the backup may lack files, or if version is not nil and the
@@ -188,8 +157,6 @@ type writer struct {
 	mount   *os.File     // of the volume
 	step    func(string) // called with the name of each step
 	compare bool         // read each file again, and compare it with the backup
-	// measured, if not nil, is called with the size of the backup.
-	measured func(dataset.Size)
 }
 
 // remedy says what to do if the volume is too small.

@@ -39,7 +39,7 @@ func TestIncompleteBackupIsNotRestored(t *testing.T) {
 		must(t, err)
 		b := storeFolder(t, r, dir, text, tags.List())
 		root := rootAt(t, t.TempDir())
-		err = newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)
+		err = newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {})
 		if !errors.Is(err, want) || want != nil && !strings.Contains(err.Error(), "has 2 of the 3 files and folders") {
 			t.Errorf("%d names: %v", names, err)
 		}
@@ -58,10 +58,10 @@ func TestLostAttributeIsNoticed(t *testing.T) {
 	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
 	b := storeRecordOf(t, r, dir, tags)
 	must(t, newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, rootAt(t, scratch.Mount(t, "xfs", scratch.XFS)),
-		func(string) {}, nil))
+		func(string) {}))
 	small := filepath.Join(scratch.Mount(t, "ext4", scratch.Ext4), "small")
 	must(t, os.Mkdir(small, 0o700))
-	err := newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, rootAt(t, small), func(string) {}, nil)
+	err := newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, rootAt(t, small), func(string) {})
 	refused(t, err, dataset.ErrCorrupt, "could not be restored")
 }
 
@@ -83,7 +83,7 @@ func TestTimeOutOfRangeIsRestored(t *testing.T) {
 		b := storeRecordOf(t, r, dir, tags)
 		target := filepath.Join(filepath.Dir(dir), "target")
 		must(t, os.Mkdir(target, 0o700))
-		must(t, newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, rootAt(t, target), func(string) {}, nil))
+		must(t, newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, rootAt(t, target), func(string) {}))
 	}
 }
 
@@ -103,7 +103,7 @@ func TestBackupOfImageIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	root := rootAt(t, dir)
 	s := newRestorer(t, r)
-	refused(t, s.Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil), dataset.ErrUnsupported, "has the tag mode=image")
+	refused(t, s.Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}), dataset.ErrUnsupported, "has the tag mode=image")
 	_, err := s.Verify(t.Context(), "offsite", b.ID, root, func(string) {})
 	refused(t, err, dataset.ErrUnsupported, "has the tag mode=image")
 	if names, err := os.ReadDir(dir); err != nil || len(names) > 0 {
@@ -123,7 +123,7 @@ func TestRestoreIntoSmallVolume(t *testing.T) {
 	root := rootAt(t, small)
 	defer func() { must(t, unix.Unmount(small, 0)) }()
 	defer root.Close()
-	err := newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)
+	err := newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {})
 	refused(t, err, dataset.ErrNoSpace, "too small for backup "+b.ID[:8])
 	refused(t, err, dataset.ErrNoSpace, "drover backup restore "+b.ID[:8]+" NEW -o size=SIZE")
 }
@@ -152,9 +152,9 @@ func TestRestoredVolumeIsEqual(t *testing.T) {
 	b := storeRecordOf(t, r, dir, tags)
 	got := rootAt(t, target)
 	s := newRestorer(t, r)
-	refused(t, s.Restore(t.Context(), "offsite", strings.Repeat("0", 64), nil, got, func(string) {}, nil), dataset.ErrNotFound,
+	refused(t, s.Restore(t.Context(), "offsite", strings.Repeat("0", 64), nil, got, func(string) {}), dataset.ErrNotFound,
 		"it has no such backup")
-	must(t, s.Restore(t.Context(), "offsite", b.ID, nil, got, func(string) {}, nil))
+	must(t, s.Restore(t.Context(), "offsite", b.ID, nil, got, func(string) {}))
 	found, err := tree.Compare(t.Context(), want, got)
 	must(t, err)
 	// restic does not store these: see restic.Repository.Backup.
@@ -191,7 +191,7 @@ exit 0
 `, real, bin), 0o700))
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	root := rootAt(t, target)
-	err = newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}, nil)
+	err = newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {})
 	if !errors.Is(err, dataset.ErrCorrupt) { // it counts the files
 		t.Errorf("got %v", err)
 	}

@@ -386,7 +386,7 @@ func TestVerifyComparesFiles(t *testing.T) {
 	s := newRestorer(t, oneRepository{opened})
 	for name, restore := range map[string]func(context.Context, string, string, *os.File, func(string)) error{
 		"restore": func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
-			return s.Restore(ctx, repository, id, nil, root, step, nil)
+			return s.Restore(ctx, repository, id, nil, root, step)
 		},
 		"verify": func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
 			of, err := s.Verify(ctx, repository, id, root, step)

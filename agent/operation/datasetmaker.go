@@ -32,23 +32,37 @@ func (o *Operations) reserve(ctx context.Context, pool backends.Pool, op *datase
 	return release, nil
 }
 
-// makeDataset makes op.DatasetRecord in its pool as an incoming dataset, if there is space for it. asked is the size
-// that was requested of the backend, which may have rounded it.
-func (o *Operations) makeDataset(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
-	name string) (asked dataset.Size, err error) {
+// makeDataset locks op.DatasetRecord, and makes it in its pool as an incoming dataset, if there is space for it. asked
+// is the size that was requested of the backend, which may have rounded it. The caller must call end, even if err is
+// not nil, once the dataset is recorded or removed.
+func (o *Operations) makeDataset(ctx context.Context, jb *host.Job, op *dataset.Operation, name string) (
+	pool backends.Pool, asked dataset.Size, end func(), err error) {
+	unlock, err := o.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
+	if err != nil {
+		return nil, 0, func() {}, err
+	}
+	if pool, err = o.Pools.Get(op.DatasetRecord.Pool); err != nil {
+		return nil, 0, unlock, err
+	}
+	release, err := o.reserve(ctx, pool, op)
+	end = func() { release(); unlock() }
+	if err != nil {
+		return nil, 0, end, err
+	}
 	if err := o.Pools.CheckRootSpace(ctx); err != nil {
-		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
+		return nil, 0, end, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	steps.At(name + ".begin")
 	asked = op.DatasetRecord.Size
 	withKey, err := o.Keys.Seal(ctx, pool, op)
 	if err != nil {
-		return 0, fmt.Errorf("volume %s: %w", op.Volume, err)
+		return nil, 0, end, fmt.Errorf("volume %s: %w", op.Volume, err)
 	}
 	if err := o.MakeInPool(withKey, jb, pool, op); err != nil {
-		return 0, fmt.Errorf("volume %s: %w", op.Volume, o.Pools.AddHint(ctx, op.DatasetRecord.Pool, err))
+		return nil, 0, end, fmt.Errorf("volume %s: %w", op.Volume, o.Pools.AddHint(ctx, op.DatasetRecord.Pool, err))
 	}
-	return asked, nil
+	steps.At(name + ".made")
+	return pool, asked, end, nil
 }
 
 // MakeInPool makes the dataset of an operation in a pool, and does not record it.

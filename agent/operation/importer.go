@@ -88,9 +88,6 @@ func usedIDError(id uuid.UUID) error {
 // and writes nothing, if the files would leave less space in the pool than backends.Reserve and what other restores
 // need. A pool without volumes is an exception: see checkRoom. If the files need more than the repository said, it
 // fails with dataset.ErrNoSpace, too: see watchSpace.
-//
-// To ask the repository for the size takes half a second. If the pool has room for as much as the new volume can
-// contain, the files are restored meanwhile.
 func (i *Importer) Import(ctx context.Context, jb *host.Job, op *dataset.Operation) (api.Committed, error) {
 	if op.Backup == "" {
 		return i.ImportFolder(ctx, jb, op)
@@ -99,10 +96,7 @@ func (i *Importer) Import(ctx context.Context, jb *host.Job, op *dataset.Operati
 	if err != nil {
 		return api.Committed{}, err
 	}
-	part, ok := i.takeWhole(ctx, pool, op)
-	if !ok {
-		part, err = i.measureAndTake(ctx, jb, pool, op, func(err error) error { return err })
-	}
+	part, err := i.measureAndTake(ctx, jb, pool, op, func(err error) error { return err })
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
@@ -113,7 +107,7 @@ func (i *Importer) Import(ctx context.Context, jb *host.Job, op *dataset.Operati
 	}
 	return i.create(ctx, jb, op, "import", func(pool backends.Pool) error {
 		return i.fill(ctx, jb, pool, op, part, func(ctx context.Context, m, _ *os.File, _ func()) error {
-			return i.backups.Restore(ctx, op.Repository, op.Backup, version, m, jb.Step, part.measured)
+			return i.backups.Restore(ctx, op.Repository, op.Backup, version, m, jb.Step)
 		})
 	})
 }
@@ -179,7 +173,7 @@ func (i *Importer) verify(ctx context.Context, jb *host.Job, op *dataset.Operati
 		return api.Committed{}, err
 	}
 	op.DatasetRecord = nil
-	size := int64(part.size())
+	size := int64(part.needed)
 	op.Progress = dataset.Progress{Done: size, Total: size} // a rehearsal reports how much was restored
 	return i.Runner.Report(ctx, op, nil)
 }
@@ -226,7 +220,7 @@ func (i *Importer) ImportFolder(ctx context.Context, jb *host.Job, op *dataset.O
 		return api.Committed{}, dataset.Errorf(dataset.ErrInvalid, "import of volume %s: %w", op.Volume, err)
 	}
 	defer src.Close()
-	if err := errors.Join(i.checkImportable(ctx, src), checkNoMountsBelow(src)); err != nil {
+	if err := i.checkImportable(ctx, src); err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
 	return i.importInto(ctx, jb, op, func(ctx context.Context, root *os.File, wrote func()) error {
@@ -248,27 +242,6 @@ func (i *Importer) ImportFolder(ctx context.Context, jb *host.Job, op *dataset.O
 		}
 		return err
 	})
-}
-
-// checkNoMountsBelow fails with ErrInvalid if something is mounted in a folder. A copy of the folder would lack the
-// files of that mount. A user who then removed the folder would lose them.
-func checkNoMountsBelow(folder *os.File) error {
-	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", folder.Fd()))
-	if err != nil {
-		return fmt.Errorf("locate %s: %w", folder.Name(), err)
-	}
-	table, err := mount.Table()
-	if err != nil {
-		return err
-	}
-	for _, m := range table.Under(path) {
-		if m.Mountpoint != path {
-			return dataset.Errorf(dataset.ErrInvalid,
-				"%s is a separate mount, which a copy of %s would lack (unmount it, or import each one "+
-					"separately)", m.Mountpoint, path)
-		}
-	}
-	return nil
 }
 
 // importInto makes a volume, and calls write to write its files.

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -42,7 +41,9 @@ func TestI6ImportLooksAtWhatItOpened(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := checkNoMountsBelow(src); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), top+"/moved/sub") {
+	i := newImporter()
+	i.Root = t.TempDir()
+	if err := i.checkImportable(t.Context(), src); !errors.Is(err, dataset.ErrInvalid) || !strings.Contains(err.Error(), top+"/moved/sub") {
 		t.Errorf("%v, want that something is mounted in the folder that was opened", err)
 	}
 }
@@ -103,52 +104,6 @@ func TestOneOfTwoRestoresFits(t *testing.T) {
 	accepted.release()
 	if _, err := take(); err != nil {
 		t.Errorf("after the other one has ended: %v", err)
-	}
-}
-
-// openPool is an empty pool that enforces sizes, with 60 MiB of free space.
-type openPool struct{ askedTogether }
-
-func (*openPool) Info() backends.Info {
-	return backends.Info{Capabilities: dataset.Capabilities{EnforcesSize: true}}
-}
-
-// A restore reserves the size of its volume until the backup is measured. Another one that does not fit beside it waits
-// for that.
-func TestRestoreWaitsForMeasurement(t *testing.T) {
-	i := newImporter()
-	p := &openPool{askedTogether{both: make(chan struct{})}}
-	close(p.both)
-	p.asked.Store(2)
-	op := &dataset.Operation{Kind: dataset.OpImport, DatasetRecord: &dataset.Dataset{Size: 70 * dataset.MiB}}
-	if _, ok := i.takeWhole(t.Context(), p, op); ok {
-		t.Error("a volume that is larger than the pool was reserved")
-	}
-	op.DatasetRecord.Size = 50 * dataset.MiB
-	first, ok := i.takeWhole(t.Context(), p, op)
-	if !ok || first.size() != 0 {
-		t.Fatalf("got %+v, %t", first, ok)
-	}
-	second := make(chan error, 1)
-	go func() {
-		_, err := i.takeRoom(t.Context(), &host.Job{}, p, op, 40*dataset.MiB)
-		second <- err
-	}()
-	select {
-	case err := <-second:
-		t.Fatalf("beside an unmeasured restore: %v", err)
-	case <-time.After(50 * time.Millisecond):
-	}
-	first.measured(10 * dataset.MiB)
-	if err := <-second; err != nil || first.size() != 10*dataset.MiB {
-		t.Errorf("beside a measured restore of %s: %v", first.size(), err)
-	}
-	if _, err := i.takeRoom(t.Context(), &host.Job{}, p, op, 40*dataset.MiB); !errors.Is(err, dataset.ErrNoSpace) {
-		t.Errorf("beside two measured restores: %v", err)
-	}
-	first.release()
-	if got := i.room.others(p.ID()); got.needed != 40*dataset.MiB || got.unmeasured != 0 {
-		t.Errorf("got %+v", got)
 	}
 }
 

@@ -85,12 +85,13 @@ type Mover interface {
 // Backups makes and reads backups.
 type Backups interface {
 	Create(ctx context.Context, jb *host.Job, op *dataset.Operation) (api.Committed, error)
-	// Size returns how many bytes Restore or Verify writes for a backup.
-	Size(ctx context.Context, repository, id string) (dataset.Size, error)
+	// Size returns how many bytes Restore or Verify writes for a backup. Unless again is set, it does not measure a
+	// backup whose size is known, and the size can be an upper bound.
+	Size(ctx context.Context, repository, id string, again bool) (dataset.Size, error)
 	// Restore writes the content of a backup to an empty volume: m is the mount of mounting.OpenMount. If version is
-	// not nil, the backup must have that version. Restore calls measured with what Size returns, once that is known.
+	// not nil, the backup must have that version.
 	Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, m *os.File,
-		step func(string), measured func(dataset.Size)) error
+		step func(string)) error
 	// Verify also compares what it has written with the backup, and returns the UUID of the dataset that was backed up.
 	Verify(ctx context.Context, repository, id string, m *os.File, step func(string)) (of uuid.UUID, err error)
 	// RunCheck runs the check program of a verification on its dataset.

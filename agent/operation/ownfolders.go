@@ -20,6 +20,9 @@ import (
 // was opened can hide which folder it is. Folders are compared by path, and also by filesystem and the path in that
 // filesystem, so a bind mount of a folder is found as well. If an NFS share is mounted twice, from different folders of
 // its server, the two mounts look like two different shares.
+//
+// checkImportable also fails with ErrInvalid if something is mounted in the folder. A copy of the folder would lack the
+// files of that mount. A user who then removed the folder would lose them.
 func (i *Importer) checkImportable(ctx context.Context, src *os.File) error {
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", src.Fd()))
 	if err != nil {
@@ -38,6 +41,13 @@ func (i *Importer) checkImportable(ctx context.Context, src *os.File) error {
 			return dataset.Errorf(dataset.ErrInvalid,
 				"%s is inside %s, which belongs to Drover (drover clone copies a volume; a tar archive of the "+
 					"folder can be imported with --from -)", path, own.what)
+		}
+	}
+	for _, m := range table.Under(path) {
+		if m.Mountpoint != path {
+			return dataset.Errorf(dataset.ErrInvalid,
+				"%s is a separate mount, which a copy of %s would lack (unmount it, or import each one "+
+					"separately)", m.Mountpoint, path)
 		}
 	}
 	return nil

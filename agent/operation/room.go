@@ -3,6 +3,7 @@ package operation
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/google/uuid"
@@ -24,7 +25,6 @@ type room struct {
 type demand struct {
 	needed        dataset.Size
 	verifications int // how many of them are verifications
-	unmeasured    int // how many of them are not measured yet: their share of needed is the size of their volume
 	// changes is how often the demand in any pool has changed, and changed is closed at the next change.
 	changes int
 	changed <-chan struct{}
@@ -48,11 +48,9 @@ type share struct {
 	demand
 }
 
-// add adds the share of an operation of the given kind, until release is called. need is what its files need or, if
-// unmeasured is set, the size of its volume. If the demand has changed since others returned it, add does nothing, and
-// ok is false.
-func (r *room) add(pool uuid.UUID, kind dataset.OpKind, need dataset.Size, unmeasured bool, since demand) (s *share,
-	ok bool) {
+// add adds the share of an operation of the given kind, whose files need a number of bytes, until release is called. If
+// the demand has changed since others returned it, add does nothing, and ok is false.
+func (r *room) add(pool uuid.UUID, kind dataset.OpKind, need dataset.Size, since demand) (s *share, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.changes != since.changes {
@@ -62,30 +60,8 @@ func (r *room) add(pool uuid.UUID, kind dataset.OpKind, need dataset.Size, unmea
 	if kind == dataset.OpVerify {
 		s.verifications = 1
 	}
-	if unmeasured {
-		s.unmeasured = 1
-	}
 	r.change(pool, s.demand, 1)
 	return s, true
-}
-
-// measured changes the share to what the files need. It is never raised. Call it at most once, and before release.
-func (s *share) measured(need dataset.Size) {
-	s.room.mu.Lock()
-	defer s.room.mu.Unlock()
-	s.room.change(s.pool, s.demand, -1)
-	s.needed, s.unmeasured = min(s.needed, need), 0
-	s.room.change(s.pool, s.demand, 1)
-}
-
-// size returns the bytes that the files need. It returns 0 if they are not measured.
-func (s *share) size() dataset.Size {
-	s.room.mu.Lock()
-	defer s.room.mu.Unlock()
-	if s.unmeasured > 0 {
-		return 0
-	}
-	return s.needed
 }
 
 func (s *share) release() {
@@ -99,25 +75,10 @@ func (r *room) change(pool uuid.UUID, by demand, sign int) {
 	d := r.pools[pool]
 	d.needed += by.needed * dataset.Size(sign)
 	d.verifications += by.verifications * sign
-	d.unmeasured += by.unmeasured * sign
 	r.pools[pool] = d
 	r.changes++
 	close(r.changed)
 	r.changed = make(chan struct{})
-}
-
-// takeWhole reserves the size of the new volume in a pool. It returns false if it reserved nothing: if the volume has
-// no enforced size, or if the pool has no room for all of it. The caller must then measure the backup.
-func (i *Importer) takeWhole(ctx context.Context, pool backends.Pool, op *dataset.Operation) (part *share, ok bool) {
-	size := op.DatasetRecord.Size
-	if size == 0 || !pool.Info().Capabilities.EnforcesSize {
-		return nil, false
-	}
-	others := i.room.others(pool.ID())
-	if i.checkRoom(ctx, pool, op.Kind, size, others.needed) != nil {
-		return nil, false
-	}
-	return i.room.add(pool.ID(), op.Kind, size, true, others)
 }
 
 // measureAndTake asks the repository how many bytes a restore of the backup of an operation writes, and reserves them
@@ -125,7 +86,7 @@ func (i *Importer) takeWhole(ctx context.Context, pool backends.Pool, op *datase
 func (i *Importer) measureAndTake(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
 	noteRead func(error) error) (*share, error) {
 	jb.Step("measuring the backup")
-	need, err := i.backups.Size(ctx, op.Repository, op.Backup)
+	need, err := i.backups.Size(ctx, op.Repository, op.Backup, op.Kind == dataset.OpVerify)
 	if err := noteRead(err); err != nil {
 		return nil, err
 	}
@@ -138,30 +99,22 @@ func (i *Importer) measureAndTake(ctx context.Context, jb *host.Job, pool backen
 //
 // The pool is not examined under the mutex of the room, because a slow pool would delay the restores to all others. If
 // another restore was accepted or has ended meanwhile, takeRoom checks again. A verification that does not fit beside
-// another one waits until that one ends. Any restore that does not fit beside an unmeasured one waits until that one is
-// measured.
+// another one waits until that one ends.
 func (i *Importer) takeRoom(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
 	need dataset.Size) (*share, error) {
 	for {
 		others := i.room.others(pool.ID())
 		err := i.checkRoom(ctx, pool, op.Kind, need, others.needed)
 		if err == nil {
-			if part, ok := i.room.add(pool.ID(), op.Kind, need, false, others); ok {
+			if part, ok := i.room.add(pool.ID(), op.Kind, need, others); ok {
 				return part, nil
 			}
 			continue
 		}
-		if !errors.Is(err, dataset.ErrNoSpace) {
+		if !errors.Is(err, dataset.ErrNoSpace) || op.Kind != dataset.OpVerify || others.verifications == 0 {
 			return nil, err
 		}
-		switch {
-		case op.Kind == dataset.OpVerify && others.verifications > 0:
-			jb.Step(waitingToVerify)
-		case others.unmeasured > 0:
-			jb.Step("waiting until another restore is measured")
-		default:
-			return nil, err
-		}
+		jb.Step(waitingToVerify)
 		select {
 		case <-others.changed:
 		case <-ctx.Done():
@@ -194,7 +147,7 @@ func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, kind datas
 	}
 	c, can := pool.(backends.Compressor)
 	unchecked := kind == dataset.OpImport && others == 0 && can && c.Compresses()
-	if (unchecked || st.Free-others >= need) && i.isUnused(ctx, pool) {
+	if (unchecked || st.Free-others >= need) && i.isUnused(ctx, pool, uuid.Nil) {
 		return nil
 	}
 	wait, option := "", "-o pool=NAME"
@@ -209,11 +162,12 @@ func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, kind datas
 		need.Human(), st.Free.Human(), (reserve + others).Human(), wait, option)
 }
 
-// isUnused reports whether a pool has nothing that its reserve protects: no dataset, and not Drover's own files.
-func (i *Importer) isUnused(ctx context.Context, pool backends.Pool) bool {
+// isUnused reports whether a pool has nothing that its reserve protects: no dataset except one, which may be uuid.Nil,
+// and not Drover's own files.
+func (i *Importer) isUnused(ctx context.Context, pool backends.Pool, except uuid.UUID) bool {
 	if i.Pools.SharesRootDisk(ctx, pool.ID()) {
 		return false
 	}
 	entries, err := pool.List(ctx)
-	return err == nil && len(entries) == 0
+	return err == nil && !slices.ContainsFunc(entries, func(e backends.Entry) bool { return e.ID != except })
 }

@@ -193,7 +193,7 @@ func (w *spaceWatch) check(ctx context.Context) error {
 	}
 	few := hasFewInodes(w.pool)
 	switch {
-	case !st.Online, st.Free >= reserve && !few, w.isAlone(ctx):
+	case !st.Online, st.Free >= reserve && !few, w.isUnused(ctx, w.pool, w.id):
 		return nil
 	case st.Free >= reserve:
 		return dataset.Errorf(dataset.ErrNoSpace, "it was ended, because the filesystem of its pool has hardly any "+
@@ -218,27 +218,9 @@ func (w *spaceWatch) fullError(reserve dataset.Size) error {
 		return dataset.Errorf(dataset.ErrNoSpace, ended+" (free some space, or use another pool: -o pool=NAME)",
 			reserve.Human())
 	}
-	has := "an unknown size"
-	if size := w.part.size(); size > 0 {
-		has = size.Human()
-	}
 	return dataset.Errorf(dataset.ErrNoSpace, ended+": the repository says that the backup has %s (free some space, "+
 		"or use another pool; if the backup is larger than that, do not trust the repository)",
-		reserve.Human(), has)
-}
-
-// isAlone reports whether the reserve of the pool protects nothing except the dataset that is restored.
-func (w *spaceWatch) isAlone(ctx context.Context) bool {
-	if w.Pools.SharesRootDisk(ctx, w.pool.ID()) {
-		return false
-	}
-	entries, err := w.pool.List(ctx)
-	for _, e := range entries {
-		if e.ID != w.id {
-			return false
-		}
-	}
-	return err == nil
+		reserve.Human(), w.part.needed.Human())
 }
 
 // usedBytes returns how many bytes the filesystem of the dataset has in use, including those that it has not written to

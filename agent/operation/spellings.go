@@ -25,26 +25,18 @@ type Spellings struct {
 
 // Record records on disk how this engine spells a volume, unless the volume's own record has it.
 func (s *Spellings) Record(ctx context.Context, d dataset.Dataset, ref dataset.Reference) error {
-	tool := plugin.ToolOf(ctx)
-	if s.isRecorded(d, ref.Spelling, tool) {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	more, learned := s.values(d, ref.Spelling, tool)
-	if len(more) == 0 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer cancel()
-	if err := s.DB.Put(ctx, more); err != nil {
-		return err
-	}
-	learned()
-	return nil
+	return s.Save(d, ref, plugin.ToolOf(ctx), func(more map[string]any) error {
+		if more == nil {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		return s.DB.Put(ctx, more)
+	})
 }
 
 // Save records that a tool has used a spelling. It passes the values of that record to save, which writes them to disk.
+// If the use is recorded already, there are no values.
 func (s *Spellings) Save(d dataset.Dataset, ref dataset.Reference, tool plugin.Tool,
 	save func(more map[string]any) error) error {
 	if s.isRecorded(d, ref.Spelling, tool) {
@@ -52,12 +44,14 @@ func (s *Spellings) Save(d dataset.Dataset, ref dataset.Reference, tool plugin.T
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	more, learn := s.values(d, ref.Spelling, tool)
-	if err := save(more); err != nil {
-		return err
+	if s.isRecorded(d, ref.Spelling, tool) {
+		return save(nil)
 	}
-	learn()
-	return nil
+	r := records.Spellings{
+		Dataset: d.ID, Used: s.Used(d), Podman: tool == plugin.Podman || s.Cache.UsedByPodman(d),
+	}
+	r.Used = append(slices.DeleteFunc(r.Used, func(sp string) bool { return sp == ref.Spelling }), ref.Spelling)
+	return s.replaceLocked(map[string]records.Spellings{d.Volume: r}, s.otherNames(d), save)
 }
 
 // Load reads the spellings from disk. It is called once, after the cache was loaded and before the other methods.
@@ -120,7 +114,7 @@ func (s *Spellings) setDeleted(ctx context.Context, id uuid.UUID, at time.Time) 
 			changed[name] = r
 		}
 	}
-	return s.replaceLocked(ctx, changed, nil)
+	return s.replaceLocked(changed, nil, s.write(ctx))
 }
 
 // FollowNames records the spellings of a volume under its name, without those whose name the volume does not have any
@@ -139,7 +133,7 @@ func (s *Spellings) FollowNames(ctx context.Context, d dataset.Dataset) error {
 		return nil
 	}
 	r := records.Spellings{Dataset: d.ID, Used: s.Used(d), Podman: s.Cache.UsedByPodman(d)}
-	return s.replaceLocked(ctx, map[string]records.Spellings{d.Volume: r}, s.otherNames(d))
+	return s.replaceLocked(map[string]records.Spellings{d.Volume: r}, s.otherNames(d), s.write(ctx))
 }
 
 func (s *Spellings) followsNames(d dataset.Dataset) bool {
@@ -159,8 +153,15 @@ func (s *Spellings) otherNames(d dataset.Dataset) []string {
 	return slices.Collect(maps.Keys(names))
 }
 
-// replaceLocked writes records to disk and to memory, and removes those of the names in removed.
-func (s *Spellings) replaceLocked(ctx context.Context, set map[string]records.Spellings, removed []string) error {
+// write returns a function that writes values to disk, even if ctx ends.
+func (s *Spellings) write(ctx context.Context) func(values map[string]any) error {
+	return func(values map[string]any) error { return s.DB.Put(context.WithoutCancel(ctx), values) }
+}
+
+// replaceLocked writes records to disk, by save, and to memory, and removes those of the names in removed, as after a
+// rename.
+func (s *Spellings) replaceLocked(set map[string]records.Spellings, removed []string,
+	save func(values map[string]any) error) error {
 	values := map[string]any{}
 	for name, r := range set {
 		values["spellings/"+name] = r
@@ -168,7 +169,7 @@ func (s *Spellings) replaceLocked(ctx context.Context, set map[string]records.Sp
 	for _, name := range removed {
 		values["spellings/"+name] = nil
 	}
-	if err := s.DB.Put(context.WithoutCancel(ctx), values); err != nil {
+	if err := save(values); err != nil {
 		return err
 	}
 	for name, r := range set {
@@ -192,35 +193,6 @@ func (s *Spellings) Used(d dataset.Dataset) []string {
 func (s *Spellings) isRecorded(d dataset.Dataset, spelling string, tool plugin.Tool) bool {
 	used := s.Used(d)
 	return len(used) > 0 && used[len(used)-1] == spelling && (tool != plugin.Podman || s.Cache.UsedByPodman(d))
-}
-
-// values returns the record that a tool has used a spelling, as keys and values for the database, and a function that
-// applies the record to memory. Call the function after the values were written to disk. If the use is recorded
-// already, there are no values, and the function does nothing. The caller holds s.mu until it has called the function.
-func (s *Spellings) values(
-	d dataset.Dataset, spelling string, tool plugin.Tool,
-) (values map[string]any, learned func()) {
-	if s.isRecorded(d, spelling, tool) {
-		return nil, func() {}
-	}
-	r := records.Spellings{
-		Dataset: d.ID, Used: s.Used(d), Podman: tool == plugin.Podman || s.Cache.UsedByPodman(d),
-	}
-	r.Used = append(slices.DeleteFunc(r.Used, func(sp string) bool { return sp == spelling }), spelling)
-	moved := s.otherNames(d) // after a rename
-	values = map[string]any{"spellings/" + d.Volume: r}
-	for _, name := range moved {
-		values["spellings/"+name] = nil
-	}
-	return values, func() {
-		s.Cache.SetSpellings(d.Volume, r)
-		for _, name := range moved {
-			s.Cache.RemoveSpellings(name)
-		}
-		if len(d.Aliases) > 0 {
-			s.News.Changed(d.ID) // the aliases that the engine uses are reported
-		}
-	}
 }
 
 // CheckRemovable fails with ErrInUse if an engine must not remove a volume: Podman has not used the volume on this
@@ -275,5 +247,5 @@ func (s *Spellings) Remove(
 		return true, nil
 	}
 	r := records.Spellings{Dataset: d.ID, Used: rest, Podman: tool != plugin.Podman && s.Cache.UsedByPodman(d)}
-	return true, s.replaceLocked(ctx, map[string]records.Spellings{d.Volume: r}, s.otherNames(d))
+	return true, s.replaceLocked(map[string]records.Spellings{d.Volume: r}, s.otherNames(d), s.write(ctx))
 }

@@ -89,25 +89,11 @@ func (o *Operations) executeCreate(ctx context.Context, jb *host.Job, op *datase
 // dataset's lock.
 func (o *Operations) create(ctx context.Context, jb *host.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (out api.Committed, err error) {
-	unlock, err := o.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
+	pool, asked, end, err := o.makeDataset(ctx, jb, op, name)
+	defer end()
 	if err != nil {
 		return out, err
 	}
-	defer unlock()
-	pool, err := o.Pools.Get(op.DatasetRecord.Pool)
-	if err != nil {
-		return out, err
-	}
-	release, err := o.reserve(ctx, pool, op)
-	defer release()
-	if err != nil {
-		return out, err
-	}
-	asked, err := o.makeDataset(ctx, jb, pool, op, name)
-	if err != nil {
-		return out, err
-	}
-	steps.At(name + ".made")
 	if fill != nil {
 		if err := fill(pool); err != nil {
 			return out, errors.Join(err, host.Discard(ctx, o.Host, pool, op.DatasetID))
@@ -143,24 +129,11 @@ func (o *Operations) finish(ctx context.Context, pool backends.Pool, name string
 // fill fails. Control never records the dataset, so no other request can find it.
 func (o *Operations) makeTemporary(ctx context.Context, jb *host.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (err error) {
-	unlock, err := o.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
+	pool, _, end, err := o.makeDataset(ctx, jb, op, name)
+	defer end()
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	pool, err := o.Pools.Get(op.DatasetRecord.Pool)
-	if err != nil {
-		return err
-	}
-	release, err := o.reserve(ctx, pool, op)
-	defer release()
-	if err != nil {
-		return err
-	}
-	if _, err := o.makeDataset(ctx, jb, pool, op, name); err != nil {
-		return err
-	}
-	steps.At(name + ".made")
 	if err = fill(pool); err == nil {
 		jb.Step("removing the temporary volume")
 	}
