@@ -203,32 +203,6 @@ func TestAnsweredRefreshIsNotFailing(t *testing.T) {
 	}
 }
 
-// A failure that differs from the previous one only in a port is reported once.
-func TestFailureWithOtherPortIsNotNew(t *testing.T) {
-	r := newRefreshes(t)
-	id := uuid.New()
-	r.add(id, dataset.StateReady)
-	for i, c := range []struct {
-		why string
-		new bool
-	}{
-		{"read tcp 10.0.0.1:40001->10.0.0.2:9471: connection reset", false},
-		{"read tcp 10.0.0.1:40002->10.0.0.2:9471: connection reset", true}, // the second failure is reported
-		{"read tcp 10.0.0.1:40003->10.0.0.2:9471: connection reset", false},
-		{"dial tcp 10.0.0.2:9471: connection refused", true},
-		{"dial tcp 10.0.0.2:9471: connection refused", false},
-	} {
-		r.fails(id, errors.New(c.why))
-		if got := slices.Contains(r.News.Take(), id); got != c.new {
-			t.Errorf("failure %d, %s: reported: %t, want %t", i, c.why, got, c.new)
-		}
-		if got := r.Failure(id); got != c.why {
-			t.Errorf("failure %d is %q, want %q", i, got, c.why)
-		}
-		r.clock.Advance(5 * time.Minute)
-	}
-}
-
 // After a start, the state of a replica may not be known yet. Then a failure is not reported, because such a report has
 // no snapshot.
 func TestFailureWithUnknownStateIsNotReported(t *testing.T) {

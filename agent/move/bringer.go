@@ -44,7 +44,7 @@ func (m *Moves) Bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, 
 		return d, err
 	}
 	if out.Operation != nil {
-		if err := m.awaitMove(ctx, *out.Operation); err != nil {
+		if err := m.AwaitMove(ctx, *out.Operation, m.Clock.Steady()+m.Timing.MoveWait); err != nil {
 			return d, err
 		}
 	}
@@ -94,7 +94,7 @@ func (m *Moves) Estimate(ctx context.Context, d dataset.Dataset) (time.Duration,
 	if err != nil {
 		return 0, "", err
 	}
-	rate, as := m.Rate(), "as the last one"
+	rate, as := m.rate.Load(), "as the last one"
 	if rate == 0 {
 		rate, as = assumedRate, "assumed"
 	}
@@ -155,13 +155,8 @@ func (m *Moves) missingBytes(ctx context.Context, d dataset.Dataset) (bytes data
 	if err != nil {
 		return 0, false
 	}
-	plan, err := m.TransferClient.Plan(ctx, "https://"+home.Address, d.ID, have, now.ID)
+	plan, err := m.TransferClient.Plan(ctx, "https://"+home.Address, d.ID, have, now.ID, nil)
 	return dataset.Size(plan.Bytes()), err == nil
-}
-
-// awaitMove waits for the end of a move for as long as a request may take.
-func (m *Moves) awaitMove(ctx context.Context, op dataset.Operation) error {
-	return m.AwaitMove(ctx, op, m.Clock.Steady()+m.Timing.MoveWait)
 }
 
 // arrivedRecord returns the record of a dataset that came here.

@@ -57,21 +57,11 @@ var errIdle = errors.New("the peer sent no data for too long")
 // maxReply bounds an answer that is not a stream, in bytes.
 const maxReply = 64 << 20
 
-// Snapshots returns the snapshots of a dataset at a peer (HTTPS address and port), oldest first.
-func (c *Client) Snapshots(ctx context.Context, peer string, ds uuid.UUID) ([]dataset.Snapshot, error) {
-	out, err := c.listing(ctx, peer, ds, nil, uuid.Nil, nil)
-	return out.Snapshots, err
-}
-
-// Plan compares the snapshots of a copy with those of a dataset at a peer. It returns the missing snapshots in order,
-// and the bytes to transfer. want is an additional transfer snapshot, or uuid.Nil.
-func (c *Client) Plan(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID) (Plan, error) {
-	out, err := c.listing(ctx, peer, ds, have, want, nil)
-	return out.Plan, err
-}
-
-func (c *Client) listing(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID,
-	also url.Values) (out listing, err error) {
+// Plan compares the snapshots of a copy with those of a dataset at a peer (HTTPS address and port). It returns the
+// missing snapshots in order, and the bytes to transfer. want is an additional transfer snapshot, or uuid.Nil. also has
+// further parameters of the query: see pullRun.extraQuery.
+func (c *Client) Plan(ctx context.Context, peer string, ds uuid.UUID, have []uuid.UUID, want uuid.UUID,
+	also url.Values) (out Plan, err error) {
 	q := haveQuery(have)
 	if want != uuid.Nil {
 		q.Set("want", want.String())

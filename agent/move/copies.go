@@ -263,12 +263,8 @@ func (c *Copies) destroy(ctx context.Context, pool backends.Pool, k api.Assigned
 // Report reports a copy of this node to control. If control no longer wants the copy, Report returns nil, and the next
 // sync has the new record.
 func (c *Copies) Report(ctx context.Context, r api.CopyReport) error {
-	return reportCopy(ctx, c.Host, r)
-}
-
-func reportCopy(ctx context.Context, h *host.Host, r api.CopyReport) error {
-	r.Incarnation = h.Incarnation
-	err := h.Control.ReportCopy(ctx, h.NodeID, r)
+	r.Incarnation = c.Incarnation
+	err := c.Control.ReportCopy(ctx, c.NodeID, r)
 	if errors.Is(err, dataset.ErrStale) {
 		return nil
 	}

@@ -124,8 +124,8 @@ const (
 	busyTries        = 10
 )
 
-// pull copies all snapshots that this node lacks, and the wanted one. It returns the number of bytes in their
-// streams.
+// pull copies all snapshots that this node lacks, and the wanted one, and calls removeSnapshots. It returns the number
+// of bytes in the streams.
 func (m *moveRun) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Manifest) (bytes int64, err error) {
 	peer, err := m.homeAddress()
 	if err != nil {
@@ -152,48 +152,28 @@ func (m *moveRun) pull(ctx context.Context, want uuid.UUID, manifest *dataset.Ma
 	for _, s := range got.Snapshots {
 		bytes += s.Bytes
 	}
-	m.measureRate(got.ReceivedBytes, m.Clock.Steady()-began)
-	m.removedSnapshots = got.Gone
-	return bytes, nil
+	// The rate is for the estimate of the next move.
+	if took := m.Clock.Steady() - began; got.ReceivedBytes >= minMeasuredBytes && took > 0 {
+		m.rate.Store(int64(float64(got.ReceivedBytes) / took.Seconds()))
+	}
+	return bytes, m.removeSnapshots(ctx, got.Gone)
 }
 
-// removeSnapshots removes the users' snapshots that the home no longer has, according to the last pull. Snapshots
-// that were taken for other nodes are removed after this node has become the home: see Retention.Prune.
-func (m *moveRun) removeSnapshots(ctx context.Context) error {
-	if len(m.removedSnapshots) == 0 {
+// removeSnapshots removes the users' snapshots that the home no longer has. Snapshots that were taken for other nodes
+// are removed after this node has become the home: see Retention.Prune. The dataset's lock is held.
+func (m *moveRun) removeSnapshots(ctx context.Context, gone []uuid.UUID) error {
+	if len(gone) == 0 {
 		return nil
 	}
-	unlock, err := m.Locks.Lock(ctx, m.op.DatasetID, "move of volume "+m.op.Volume)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	e, err := m.pool.Stat(ctx, m.op.DatasetID)
 	if err != nil {
 		return err
 	}
-	now := slices.DeleteFunc(m.removedSnapshots, func(id uuid.UUID) bool {
+	gone = slices.DeleteFunc(gone, func(id uuid.UUID) bool {
 		i := host.IndexOf(e, id)
 		return i >= 0 && host.IsTransfer(e.Snapshots[i])
 	})
-	m.removedSnapshots = nil
-	return host.DropMissing(ctx, m.pool, m.op.DatasetID, now, dataset.Snapshot{})
-}
-
-// removeSnapshotsMeanwhile calls removeSnapshots concurrently with do, which waits for other nodes.
-func (m *moveRun) removeSnapshotsMeanwhile(ctx context.Context, do func(context.Context) error) error {
-	removed := make(chan error, 1)
-	go func() { removed <- m.removeSnapshots(ctx) }()
-	err := do(ctx)
-	return errors.Join(err, <-removed)
-}
-
-// measureRate records the rate of a copy, for the estimate of the next move.
-func (m *moveRun) measureRate(bytes int64, took time.Duration) {
-	if bytes < minMeasuredBytes || took <= 0 {
-		return
-	}
-	m.rate.Store(int64(float64(bytes) / took.Seconds()))
+	return host.DropMissing(ctx, m.pool, m.op.DatasetID, gone, dataset.Snapshot{})
 }
 
 // copyRest copies the rest of the relinquished dataset, and checks it against the home's manifest.

@@ -152,7 +152,7 @@ func TestPeersGetOnlyWhatTheyMay(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	ask := func() error {
-		_, err := f.B.TransferClient.Snapshots(t.Context(), "https://host-a:9471", d.ID)
+		_, err := f.B.TransferClient.Plan(t.Context(), "https://host-a:9471", d.ID, nil, uuid.Nil, nil)
 		return err
 	}
 	if err := ask(); !errors.Is(err, dataset.ErrForbidden) {
@@ -171,7 +171,7 @@ func TestPeersGetOnlyWhatTheyMay(t *testing.T) {
 		t.Errorf("%s", op.State)
 	}
 	agenttest.Await(t, func() bool { return errors.Is(ask(), dataset.ErrForbidden) })
-	if _, err := f.B.TransferClient.Snapshots(t.Context(), "https://host-a:9471", uuid.New()); !errors.Is(err, dataset.ErrNotFound) {
+	if _, err := f.B.TransferClient.Plan(t.Context(), "https://host-a:9471", uuid.New(), nil, uuid.Nil, nil); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("of no dataset: %v", err)
 	}
 	if _, err := move.CertifiedNode(&http.Request{}); !errors.Is(err, dataset.ErrForbidden) {

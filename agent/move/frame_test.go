@@ -227,7 +227,7 @@ func (a *answers) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestLaterVersionOfFrames(t *testing.T) {
 	ask := func(a *answers) error {
 		c := &Client{HTTP: a, Clock: clock.System{}}
-		_, err := c.Snapshots(t.Context(), "https://peer", uuid.New())
+		_, err := c.Plan(t.Context(), "https://peer", uuid.New(), nil, uuid.Nil, nil)
 		return err
 	}
 	later := &answers{frames: "2"}

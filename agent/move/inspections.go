@@ -50,7 +50,7 @@ func (c *Copies) ReportInspection(ctx context.Context, k api.AssignedCopy, why e
 	if now == k.Copy {
 		return why
 	}
-	return errors.Join(why, reportCopy(ctx, c.Host, api.CopyReport{Copy: now, MountOnly: true}))
+	return errors.Join(why, c.Report(ctx, api.CopyReport{Copy: now, MountOnly: true}))
 }
 
 // failure is a problem of a copy, as it was first reported.

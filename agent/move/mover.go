@@ -14,12 +14,6 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Rate returns the rate in bytes a second of the last copy to this node that was large enough to be measured, or 0 if
-// there was none.
-func (m *Moves) Rate() int64 {
-	return m.rate.Load()
-}
-
 // Move makes this node the home of a dataset whose home is another node. After a crash Move starts again: copied data
 // is kept, and each step is idempotent.
 func (m *Moves) Move(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
@@ -73,13 +67,10 @@ func (m *Moves) Move(ctx context.Context, jb *host.Job, op *dataset.Operation) (
 	if err := run.copyInUse(ctx); err != nil {
 		return out, err
 	}
-	if err := run.removeSnapshotsMeanwhile(ctx, run.recall); err != nil {
+	if err := run.recall(ctx); err != nil {
 		return out, err
 	}
 	if err := run.copyRest(ctx); err != nil {
-		return out, err
-	}
-	if err := run.removeSnapshots(ctx); err != nil {
 		return out, err
 	}
 	return run.promote(ctx)

@@ -44,7 +44,8 @@ type Moves struct {
 	store       StoreComparer
 	usages      Usages
 
-	rate atomic.Int64 // see Rate
+	// rate is how many bytes a second the last copy to this node had that was large enough to be measured, or 0.
+	rate atomic.Int64
 }
 
 // Generations are the generations of this node's pools.

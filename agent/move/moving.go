@@ -22,11 +22,10 @@ import (
 // moveRun is a move that this node, its target, executes.
 type moveRun struct {
 	*Moves
-	jb               *host.Job
-	op               *dataset.Operation
-	pool             backends.Pool
-	home             dataset.Node
-	removedSnapshots []uuid.UUID // snapshots here that the home does not have any more
+	jb   *host.Job
+	op   *dataset.Operation
+	pool backends.Pool
+	home dataset.Node
 
 	givingPool uuid.UUID          // the pool on the share in which the home has the dataset
 	takenOver  *dataset.TakenOver // where the dataset still is, if its lost home never took it over; otherwise nil
@@ -144,7 +143,13 @@ func (m *moveRun) promote(ctx context.Context) (out api.Committed, err error) {
 	}
 	defer unlock()
 	m.jb.Step("making it the home")
-	if err := m.continueFromBest(ctx); err != nil {
+	switch {
+	case op.SameShare:
+		err = m.checkOnShare(ctx)
+	case op.Loss != nil: // the copy may have a newer snapshot than that which control has announced
+		err = m.ContinueFromBest(ctx, m.pool, op)
+	}
+	if err != nil {
 		return out, err
 	}
 	rec := m.recordOf(m.headSnapshot())
@@ -173,18 +178,6 @@ func (m *moveRun) promote(ctx context.Context) (out api.Committed, err error) {
 	// This node is the home now, so the installation must be finished even if the caller no longer waits.
 	ctx = context.WithoutCancel(ctx)
 	return out, m.Install(ctx, *out.Dataset, rec)
-}
-
-// continueFromBest selects the snapshot from which the volume continues, if the move is without the home: the newest
-// one in this node's pool. It may be newer than the snapshot that control has announced in op.Loss.
-func (m *moveRun) continueFromBest(ctx context.Context) error {
-	if m.op.SameShare {
-		return m.checkOnShare(ctx)
-	}
-	if m.op.Loss == nil {
-		return nil
-	}
-	return m.ContinueFromBest(ctx, m.pool, m.op)
 }
 
 // ContinueFromBest chooses the snapshot from which a dataset continues that is moved without its home. It replaces the

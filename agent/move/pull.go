@@ -105,8 +105,7 @@ func (r *pullRun) runPlan(ctx context.Context) error {
 	}
 	var plan Plan
 	err = r.retry(ctx, func() (bool, error) {
-		l, err := r.listing(ctx, r.Peer, r.Dataset.ID, have, r.Want, r.extraQuery(begun))
-		plan = l.Plan
+		plan, err = r.Plan(ctx, r.Peer, r.Dataset.ID, have, r.Want, r.extraQuery(begun))
 		return false, err
 	})
 	if err != nil {

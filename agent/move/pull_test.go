@@ -53,7 +53,7 @@ func TestMoveThereAndBack(t *testing.T) {
 			a.write(d.ID, "two", two)
 			ahead, err := b.client.RequestSnapshot(t.Context(), a.http.URL, d.ID, nil)
 			must(t, err)
-			plan, err := b.client.Plan(t.Context(), a.http.URL, d.ID, nil, ahead.ID)
+			plan, err := b.client.Plan(t.Context(), a.http.URL, d.ID, nil, ahead.ID, nil)
 			if err != nil || len(plan.Steps) != 2 || plan.Bytes() < 6<<20 || plan.Steps[1].Bytes > 3<<20 || plan.Steps[1].Base != user.ID {
 				t.Fatalf("planned %+v, %v", plan, err)
 			}
@@ -233,7 +233,7 @@ func TestBadPeers(t *testing.T) {
 					_, _ = w.Write(body)
 					return
 				}
-				fmt.Fprintf(w, `{"plan":{"steps":[{"snapshot":{"id":%q,"dataset":%q},"bytes":5}]}}`, s.ID, d.ID)
+				fmt.Fprintf(w, `{"steps":[{"snapshot":{"id":%q,"dataset":%q},"bytes":5}]}`, s.ID, d.ID)
 			}))
 			defer fake.Close()
 			_, err := b.client.Pull(t.Context(), Pull{Peer: fake.URL, Dataset: d, Into: b.pool})

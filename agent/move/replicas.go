@@ -3,7 +3,6 @@ package move
 import (
 	"context"
 	"maps"
-	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -42,7 +41,6 @@ type replica struct {
 	copy     dataset.Copy // its current state; the zero value until that is known
 	reported dataset.Copy // the last state that was reported to control's store
 	failure  string       // why the last refresh failed, or "" if it succeeded
-	cause    string       // what distinguishes that failure from others: see causeOf
 	failures int          // how many refreshes in a row have failed
 	reached  bool         // the home has answered the running refresh or the last one
 	told     bool         // a failure was reported to control, so its end must be reported too
@@ -210,34 +208,22 @@ func (p *Replicas) recordResult(id uuid.UUID, every time.Duration, err error) {
 		if r.failures > 0 && r.reached {
 			p.retryOthers(id, now)
 		}
-		r.failure, r.cause, r.failures = "", "", 0
+		r.failure, r.failures = "", 0
 		if r.told {
 			p.News.Changed(id)
 		}
 		return
 	}
-	why := dataset.OneLine(err)
-	cause := causeOf(why, p.home(id))
-	if cause != r.cause { // logged once for each cause
+	if r.failures == 0 { // the status has the reasons of the next ones
 		p.Log.WithError(err).WithField("dataset", id).Warn("cannot refresh a replica, retrying")
 	}
 	r.failures++
 	r.due = now + backoff(r.failures, every, p.Timing.Retry)
-	if r.failures == reportedFailures || r.failures > reportedFailures && cause != r.cause {
+	if r.failures >= reportedFailures {
 		r.told = true
 		p.News.Changed(id)
 	}
-	r.failure, r.cause = why, cause
-}
-
-// changingParts matches the parts of an error that differ between two failures with the same cause: UUIDs of snapshots,
-// local ports, sizes and durations.
-var changingParts = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9]+`)
-
-// causeOf returns a text that is the same for two failures of a replica with the same cause. why is the failure, and
-// home is the home of the volume. It is a pure function.
-func causeOf(why string, home uuid.UUID) string {
-	return home.String() + " " + changingParts.ReplaceAllString(why, "#")
+	r.failure = dataset.OneLine(err)
 }
 
 // retryOthers makes the failing replicas of volumes with the same home due, because that home answers again. The

@@ -80,7 +80,7 @@ func (s *Server) Handler() http.Handler {
 	handle := func(pattern string, f func(http.ResponseWriter, *request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, f) })
 	}
-	handle("GET "+Prefix+"datasets/{dataset}", s.list)
+	handle("GET "+Prefix+"datasets/{dataset}", s.plan)
 	handle("POST "+Prefix+"datasets/{dataset}/freshen", s.takeSnapshot)
 	handle("GET "+Prefix+"datasets/{dataset}/snapshots/{snapshot}/stream", s.stream)
 	handle("GET "+Prefix+"datasets/{dataset}/snapshots/{snapshot}/files", s.files)
@@ -215,16 +215,10 @@ func parseID(what, text string) (uuid.UUID, error) {
 	return id, nil
 }
 
-// listing is the answer to a request about a dataset.
-type listing struct {
-	Snapshots []dataset.Snapshot `json:"snapshots"` // oldest first
-	Plan      Plan               `json:"plan"`
-}
-
 // maxHave bounds how many snapshots a copy may have for a plan.
 const maxHave = 10_000
 
-func (s *Server) list(w http.ResponseWriter, r *request) error {
+func (s *Server) plan(w http.ResponseWriter, r *request) error {
 	have, want, err := parseHave(r)
 	if err != nil {
 		return err
@@ -237,7 +231,6 @@ func (s *Server) list(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	out := listing{Snapshots: inOrder(e.Snapshots)}
 	sender, ok := pool.(backends.Sender)
 	if !ok {
 		return dataset.Errorf(dataset.ErrUnsupported,
@@ -257,7 +250,7 @@ func (s *Server) list(w http.ResponseWriter, r *request) error {
 		}
 		also = append(also, begun)
 	}
-	out.Plan, err = makePlan(e.Snapshots, have, also, func(base, snapshot uuid.UUID) (int64, error) {
+	plan, err := makePlan(e.Snapshots, have, also, func(base, snapshot uuid.UUID) (int64, error) {
 		older := dataset.Source{}
 		if base != uuid.Nil {
 			older = dataset.Source{Dataset: r.dataset, Snapshot: base}
@@ -268,7 +261,7 @@ func (s *Server) list(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	return reply(w, out)
+	return reply(w, plan)
 }
 
 func parseHave(r *request) (have []uuid.UUID, want uuid.UUID, err error) {
