@@ -14,10 +14,6 @@ import (
 // All times are of the steady clock. The time of an answered request is the time at which it was *sent*, because the
 // node that answers cannot have started to count earlier.
 
-// holderSpan returns how long this node may rely on an answer of control that is valid for ttl. It is shorter than ttl:
-// a fence that begins at the end of the span is complete before ttl is over.
-func holderSpan(ttl time.Duration) time.Duration { return HolderSpan(ttl) }
-
 // usualFenceTime is how long a fence usually takes: three steps of the guard's ladder.
 func usualFenceTime(ttl time.Duration) time.Duration { return ttl * 3 / 10 }
 
@@ -50,7 +46,7 @@ func (t *controlSession) renew(session uuid.UUID, sent, ttl, now time.Duration) 
 	if session == t.session {
 		sent = max(sent, t.sent)
 	}
-	if session != t.session || now > t.sent+holderSpan(t.ttl) {
+	if session != t.session || now > t.sent+HolderSpan(t.ttl) {
 		t.streak++
 	}
 	t.session, t.sent, t.ttl = session, sent, ttl
@@ -69,7 +65,7 @@ func (t *controlSession) until() time.Duration {
 	if t.session == uuid.Nil || t.mustRead() {
 		return 0
 	}
-	return t.sent + holderSpan(t.ttl)
+	return t.sent + HolderSpan(t.ttl)
 }
 
 // boundedLease is the state of the bounded lease of one dataset whose home is this node.

@@ -282,7 +282,7 @@ func (m *boundModel) ask(peer uuid.UUID) {
 			return
 		}
 		m.sworn[peer] = m.now + boundTTL
-		m.answer(boot, func() { m.hold.addPromise(peer, m.hold.epoch, sent+holderSpan(boundTTL)) })
+		m.answer(boot, func() { m.hold.addPromise(peer, m.hold.epoch, sent+HolderSpan(boundTTL)) })
 	})
 }
 

@@ -47,12 +47,9 @@ func (b *Deadlines) loadEnrolled(ctx context.Context) error {
 // does nothing if the lease of the dataset is not bounded in time, or if the home is another node. It fails with
 // ErrUnavailable while this node keeps the dataset open only by promises of other nodes.
 func (b *Deadlines) Enrol(ctx context.Context, id, node uuid.UUID) error {
-	if noted, err := b.enrolInMemory(id, node, true); noted || err != nil {
-		return err
-	}
 	b.enrolling.Lock()
 	defer b.enrolling.Unlock()
-	if noted, err := b.enrolInMemory(id, node, false); noted || err != nil {
+	if done, err := b.enrolInMemory(id, node); done || err != nil {
 		return err
 	}
 	err := b.DB.Put(ctx, map[string]any{enrolledKey(id, node): struct{}{}})
@@ -70,9 +67,8 @@ func (b *Deadlines) Enrol(ctx context.Context, id, node uuid.UUID) error {
 }
 
 // enrolInMemory enrols a node in memory, and records the time of its request. done reports whether the caller has
-// nothing more to do, because the node is enrolled on disk already or the lease is not bounded. If onlyOnDisk is
-// true, enrolInMemory changes nothing for a node that is not enrolled on disk.
-func (b *Deadlines) enrolInMemory(id, node uuid.UUID, onlyOnDisk bool) (done bool, err error) {
+// nothing more to do, because the node is enrolled on disk already or the lease is not bounded.
+func (b *Deadlines) enrolInMemory(id, node uuid.UUID) (done bool, err error) {
 	d, home := b.Cache.Dataset(id)
 	if !home || !b.IsBounded(d) || b.Guard == nil {
 		return true, nil
@@ -80,9 +76,7 @@ func (b *Deadlines) enrolInMemory(id, node uuid.UUID, onlyOnDisk bool) (done boo
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	h := b.lease(d)
-	if done = h.enrolled[node].onDisk; onlyOnDisk && !done {
-		return false, nil
-	}
+	done = h.enrolled[node].onDisk
 	if !h.enrol(&b.controlSession, node, b.Clock.Steady()) {
 		return false, dataset.Errorf(dataset.ErrUnavailable,
 			"volume %s: node %s has it and is cut off from control: no other node gets a copy of it now",

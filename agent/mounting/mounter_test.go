@@ -208,7 +208,7 @@ func TestOpenRootFollowsNoLink(t *testing.T) {
 	for _, backend := range []string{"loop", "dir"} {
 		f := agenttest.NewCluster(t, backend, "dir")
 		d := f.A.NewVolume("db")
-		root, err := mounting.OpenRoot(t.Context(), f.A.Pool(), d.ID, backends.AttachOptions{})
+		root, err := mounting.OpenRoot(t.Context(), f.A.Pool(), d.ID)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -286,7 +286,7 @@ func (m *moveRun) makeFiles(ctx context.Context, d dataset.Dataset, files Files,
 	if size, err = m.pool.Create(ctx, d); err != nil {
 		return 0, err
 	}
-	if files.Into, err = mounting.OpenRoot(ctx, m.pool, d.ID, backends.AttachOptions{}); err != nil {
+	if files.Into, err = mounting.OpenRoot(ctx, m.pool, d.ID); err != nil {
 		return 0, err
 	}
 	return size, m.fill(ctx, files.Into, files)

@@ -204,7 +204,7 @@ func TestI3ChangedHeadIsKeptAfterMove(t *testing.T) {
 			op := f.BeginMove("db", f.B)
 			agenttest.AwaitDeath(t, gone)
 			f.A.Stop()
-			root, err := mounting.OpenRoot(t.Context(), f.A.Pool(), d.ID, backends.AttachOptions{})
+			root, err := mounting.OpenRoot(t.Context(), f.A.Pool(), d.ID)
 			if err != nil {
 				t.Fatal(err)
 			}

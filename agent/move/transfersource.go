@@ -154,7 +154,7 @@ func (v *TransferSource) OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (
 				"change",
 				d.Volume)
 		}
-		root, err = mounting.OpenRoot(ctx, pool, ds, backends.AttachOptions{})
+		root, err = mounting.OpenRoot(ctx, pool, ds)
 		return root, func() error { return nil }, err
 	}
 	return v.OpenSnapshot(ctx, pool, d, snapshot)
@@ -173,7 +173,7 @@ func (v *TransferSource) OpenSnapshot(ctx context.Context, pool backends.Pool, d
 	if _, err := pool.Clone(ctx, scratch, dataset.Source{Dataset: d.ID, Snapshot: snapshot}, nil); err != nil {
 		return nil, nil, errors.Join(err, release())
 	}
-	root, err := mounting.OpenRoot(ctx, pool, scratch.ID, backends.AttachOptions{})
+	root, err := mounting.OpenRoot(ctx, pool, scratch.ID)
 	if err != nil {
 		return nil, nil, errors.Join(err, release())
 	}

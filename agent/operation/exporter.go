@@ -128,7 +128,7 @@ func (o *Operations) writeOut(d dataset.Dataset) error {
 
 // exportRoot writes the files of a dataset that is not mounted for use to w as a tar archive.
 func exportRoot(ctx context.Context, pool backends.Pool, id uuid.UUID, w io.Writer, out *api.OmittedFiles) (err error) {
-	root, err := mounting.OpenRoot(ctx, pool, id, backends.AttachOptions{})
+	root, err := mounting.OpenRoot(ctx, pool, id)
 	if err != nil {
 		return err
 	}

@@ -262,7 +262,7 @@ func (i *Importer) importInto(ctx context.Context, jb *host.Job, op *dataset.Ope
 func (i *Importer) fill(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation, part *share,
 	write func(ctx context.Context, m, root *os.File, wrote func()) error) (err error) {
 	jb.Step("copying")
-	m, err := mounting.OpenMount(ctx, pool, op.DatasetID, backends.AttachOptions{})
+	m, err := mounting.OpenMount(ctx, pool, op.DatasetID)
 	if err != nil {
 		return err
 	}

@@ -349,7 +349,7 @@ func statesOf(t *testing.T, h *agenttest.Host, d dataset.Dataset, snapshot uuid.
 	if _, err := h.Pool().Clone(t.Context(), clone, dataset.Source{Dataset: d.ID, Snapshot: snapshot}, nil); err != nil {
 		t.Fatal(err)
 	}
-	root, err := mounting.OpenRoot(t.Context(), h.Pool(), clone.ID, backends.AttachOptions{})
+	root, err := mounting.OpenRoot(t.Context(), h.Pool(), clone.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
