@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,8 +21,6 @@ const (
 	retryTime = 2 * time.Second
 	// retryPause is the pause between two attempts.
 	retryPause = 20 * time.Millisecond
-	// maxIdle bounds the number of idle connections.
-	maxIdle = 4
 )
 
 // Client sends requests to the guard over its socket, for the agent and for the commands of the operator. Each request
@@ -32,14 +29,10 @@ const (
 // ErrUnavailable, the deadlines that were fed earlier stay valid, and the next guard enforces them. All requests are
 // idempotent. Client repeats a request once if its connection breaks.
 //
-// Safe for concurrent use. Requests do not wait for each other. The caller must close the client.
+// Safe for concurrent use. Each request has a connection, so that requests do not wait for each other.
 type Client struct {
 	path, boot string
 	agent      bool
-
-	mu     sync.Mutex
-	idle   []net.Conn
-	closed bool
 }
 
 // NewClient returns a client of the guard that listens at a path, now or later. It fails if the boot ID cannot be
@@ -60,18 +53,6 @@ func NewAgentClient(path string) (*Client, error) {
 		c.agent = true
 	}
 	return c, err
-}
-
-// Close closes the connections. Registered datasets stay registered.
-func (c *Client) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var errs []error
-	for _, conn := range c.idle {
-		errs = append(errs, conn.Close())
-	}
-	c.idle, c.closed = nil, true
-	return errors.Join(errs...)
 }
 
 // Register calls Guard.Register. Call it before the mount.
@@ -146,7 +127,7 @@ func (c *Client) empty() error {
 	return dataset.Errorf(dataset.ErrInternal, "the guard at %s sent an empty response", c.path)
 }
 
-// ask sends a request and returns the answer. An idle connection may have broken when its guard ended.
+// ask sends a request and returns the answer. If the guard ends meanwhile, ask sends the request to the next one.
 func (c *Client) ask(ctx context.Context, q request) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
@@ -158,15 +139,11 @@ func (c *Client) ask(ctx context.Context, q request) (reply, error) {
 		if conn, err = c.conn(ctx); err != nil {
 			break
 		}
-		if a, err = exchange(ctx, conn, q); err == nil {
-			c.putIdle(conn)
-			break
-		}
+		a, err = exchange(ctx, conn, q)
 		_ = conn.Close()
-		if ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil {
 			break
 		}
-		c.closeIdle()
 	}
 	if errors.Is(err, dataset.ErrInvalid) {
 		return reply{}, fmt.Errorf("request to the guard: %w", err)
@@ -193,18 +170,6 @@ func exchange(ctx context.Context, conn net.Conn, q request) (a reply, err error
 
 // conn returns a connection. It waits for a guard that is being restarted.
 func (c *Client) conn(ctx context.Context) (net.Conn, error) {
-	c.mu.Lock()
-	closed := c.closed
-	if n := len(c.idle); n > 0 {
-		conn := c.idle[n-1]
-		c.idle = c.idle[:n-1]
-		c.mu.Unlock()
-		return conn, nil
-	}
-	c.mu.Unlock()
-	if closed {
-		return nil, net.ErrClosed
-	}
 	ctx, cancel := context.WithTimeout(ctx, retryTime)
 	defer cancel()
 	for {
@@ -218,24 +183,4 @@ func (c *Client) conn(ctx context.Context) (net.Conn, error) {
 			return nil, err
 		}
 	}
-}
-
-func (c *Client) putIdle(conn net.Conn) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed || len(c.idle) >= maxIdle {
-		_ = conn.Close()
-		return
-	}
-	c.idle = append(c.idle, conn)
-}
-
-// closeIdle closes the idle connections, because the guard at their other end has ended.
-func (c *Client) closeIdle() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, conn := range c.idle {
-		_ = conn.Close()
-	}
-	c.idle = nil
 }

@@ -5,7 +5,7 @@
 // The agent and the commands of the operator send their requests with a Client. ExecFence is independent of the guard.
 // Guard has the table of registered datasets, the process of the agent that sent the last request, and the
 // watchdog device that it keeps open. Its mutex protects all three. The files that are listed below store the table.
-// The records that wait to be flushed (records) and the idle connections of a Client have a mutex each. A request that
+// The records that wait to be flushed (records) have a mutex. A request that
 // changes an entry marks the entry as busy, and releases the mutex while the hand (see below) works.
 //
 // Where to change what: the order of the rungs and their time are in ladder.go. What a rung does to a process is in

@@ -29,24 +29,10 @@ const (
 
 // server answers the requests that arrive on the guard's socket. It has no state besides its connections.
 type server struct {
-	guard service
+	guard *Guard
 	boot  string // the UUID of this boot of the kernel
 	clock Clock
 	log   logrus.FieldLogger
-}
-
-// service performs the requests. *Guard implements it.
-type service interface {
-	Register(ctx context.Context, r Registration) (Entry, error)
-	Feed(feeds []Feed) map[uuid.UUID]error
-	Check(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error)
-	Thaw(ctx context.Context, id uuid.UUID, epoch uint64, deadline time.Duration) (Entry, error)
-	Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (Entry, error)
-	Release(ctx context.Context, id uuid.UUID, epoch uint64) error
-	Dismiss(ctx context.Context, id uuid.UUID, epoch uint64) error
-	Status() Status
-	// setAgent records the process of the agent that sent a request.
-	setAgent(agent hand.Process)
 }
 
 // serve accepts connections and answers their requests until ctx ends.

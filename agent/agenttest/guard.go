@@ -41,9 +41,6 @@ func NewGuard(t *testing.T, step time.Duration) *Guard {
 	w.Start()
 	t.Cleanup(func() {
 		w.Stop()
-		if err := w.Close(); err != nil {
-			t.Error(err)
-		}
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}

@@ -43,7 +43,7 @@ func (t *Tool) examineAll(w *processTable, within time.Duration) {
 	})
 	queue = slices.DeleteFunc(queue, func(p *process) bool { return !p.isLarge() })
 	slices.SortStableFunc(queue, func(a, b *process) int {
-		return cmp.Or(falseFirst(a.cleared, b.cleared), cmp.Compare(a.clearedAt, b.clearedAt), a.size-b.size)
+		return cmp.Or(cmp.Compare(a.clearedAt, b.clearedAt), a.size-b.size)
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
@@ -69,17 +69,6 @@ const (
 	manyTimes = 16
 )
 
-// falseFirst compares two values for a sort that puts false before true.
-func falseFirst(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return 1
-	}
-	return -1
-}
-
 // forEachConcurrently calls do for each element of a list, with at most n calls at a time, and waits for all of them.
 // A call of do can call release early, so that another call begins while it still runs.
 func forEachConcurrently[T any](n int, list []T, do func(p T, release func())) {
@@ -96,21 +85,8 @@ func forEachConcurrently[T any](n int, list []T, do func(p T, release func())) {
 	wg.Wait()
 }
 
-const (
-	// examineAgain is the minimum time between two examinations of a cleared process by looks.
-	examineAgain = 5 * time.Second
-	// examineAgainLate replaces examineAgain while suspects are stopped, because their examination needs the
-	// processor time. It is only twice as long. Any user can keep a suspect busy and so prolong this state, and a
-	// cleared process may receive a file of the dataset meanwhile.
-	examineAgainLate = 2 * examineAgain
-)
-
-func (t *Tool) examineAgainAfter() time.Duration {
-	if t.suspects.hasWaiting() {
-		return examineAgainLate
-	}
-	return examineAgain
-}
+// examineAgain is the minimum time between two examinations of a cleared process by looks.
+const examineAgain = 5 * time.Second
 
 // isLarge reports whether a process is examined only if there is time after the others. A large process that is not
 // examined becomes a suspect, unless it is cleared. A cleared process counts as large, whatever its size. A spared
@@ -121,13 +97,12 @@ func (p *process) isLarge() bool { return (p.size >= smallWork || p.cleared) && 
 // examination makes no progress. Processes that are never stopped have no budget.
 //
 // It does not examine the process, and stores inuse.ErrOutOfTime, if ctx has ended, if the process is a suspect, or
-// if a cleared process was examined less than examineAgainAfter ago. It does nothing if p has an error already.
+// if a cleared process was examined less than examineAgain ago. It does nothing if p has an error already.
 func (t *Tool) examine(ctx context.Context, w *processTable, p *process, budget *inuse.Budget, release func()) {
 	if p.unexamined != nil {
 		return
 	}
-	if ctx.Err() != nil || t.suspects.has(p.Process) || p.cleared &&
-		t.Clock.Steady()-p.clearedAt < t.examineAgainAfter() {
+	if ctx.Err() != nil || t.suspects.has(p.Process) || p.cleared && t.Clock.Steady()-p.clearedAt < examineAgain {
 		p.unexamined = inuse.ErrOutOfTime
 		return
 	}

@@ -188,7 +188,7 @@ func (t *Tool) resolve(w *processTable, s suspect, p *process) {
 		return
 	}
 	var clear []uuid.UUID
-	stopped, kept := false, elsewhere.has(s.markText())
+	stopped, kept := false, elsewhere[s.markText()]
 	for id, target := range s.targets {
 		marks, err := t.marks.of(id)
 		if err != nil {

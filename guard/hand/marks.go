@@ -125,7 +125,7 @@ func (f *markFiles) addLocked(id uuid.UUID, m mark) error {
 	return f.write(id, append(have, m))
 }
 
-// addProcesses adds marks[i] for list[i], for all processes in one write. ours[i] reports whether the mark was added.
+// addProcesses adds a mark of a kind for each process of a list, in one write. ours[i] reports whether list[i] has one.
 // A process that another program has stopped, such as docker pause, gets no mark, because that program will continue
 // it. A suspect for which isCleared returns true gets no mark either. A process that is already stopped for another
 // dataset gets a mark for this dataset too, so that it stays stopped when the other fence ends.
@@ -133,7 +133,7 @@ func (f *markFiles) addLocked(id uuid.UUID, m mark) error {
 // The lock is held. The caller must hold it until the processes are stopped, because Undo and resolve hold
 // it while they let a process continue.
 func (f *markFiles) addProcesses(
-	id uuid.UUID, list []Process, marks []mark, isCleared func(uuid.UUID, Process) bool,
+	id uuid.UUID, list []Process, kind string, isCleared func(uuid.UUID, Process) bool,
 ) (ours []bool, err error) {
 	all, err := f.ofOthers()
 	if err != nil {
@@ -146,12 +146,10 @@ func (f *markFiles) addProcesses(
 	noted := len(have)
 	ours = make([]bool, len(list))
 	for i, p := range list {
-		cleared := marks[i].kind == markSuspect && isCleared(id, p)
-		if ours[i] = !cleared && (all.has(p.markText()) || !isHalted(p)); !ours[i] {
-			continue
-		}
-		if !slices.Contains(have, marks[i]) {
-			have = append(have, marks[i])
+		cleared := kind == markSuspect && isCleared(id, p)
+		ours[i] = !cleared && (all[p.markText()] || !isHalted(p))
+		if m := (mark{kind, p.markText()}); ours[i] && !slices.Contains(have, m) {
+			have = append(have, m)
 		}
 	}
 	if len(have) == noted {
@@ -160,19 +158,14 @@ func (f *markFiles) addProcesses(
 	return ours, f.write(id, have)
 }
 
-// marked is the set of processes and control groups that are marked, by mark.object.
-type marked map[string]bool
-
-func (m marked) has(what string) bool { return m[what] }
-
-// ofOthers returns the processes and control groups that are marked for any dataset except some. The
+// ofOthers returns the processes and control groups that are marked for any dataset except some, by mark.object. The
 // lock is held.
-func (f *markFiles) ofOthers(except ...uuid.UUID) (marked, error) {
+func (f *markFiles) ofOthers(except ...uuid.UUID) (map[string]bool, error) {
 	files, err := os.ReadDir(f.run)
 	if err != nil {
 		return nil, err
 	}
-	all := marked{}
+	all := map[string]bool{}
 	for _, e := range files {
 		name, ok := strings.CutSuffix(e.Name(), undoSuffix)
 		id, err := uuid.Parse(name)
@@ -254,10 +247,7 @@ func (t *Tool) Save(id uuid.UUID, record []byte) error {
 	if record != nil {
 		return durable.Replace(path, record)
 	}
-	if err := os.Remove(path); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+	if err := remove(path); err != nil {
 		return err
 	}
 	return durable.SyncDir(t.Root)

@@ -28,7 +28,7 @@ type process struct {
 	host    bool // its first thread is in the host's mount namespace
 	unread  bool // the mount table of its first thread is large: list has not read it
 	// cleared is true for a process that was shown to hold none of the datasets while it was stopped.
-	// clearedAt is the time of its last examination.
+	// clearedAt is the time of its last examination; 0 if it is not cleared.
 	cleared   bool
 	clearedAt time.Duration
 	gone      bool        // it has ended, or is a thread of the kernel, or a hand
@@ -44,31 +44,26 @@ type process struct {
 // holders returns the processes that can write to a dataset. Call it after the descriptors were read. It
 // does not include processes that could not be examined: see unexamined.
 func (w *processTable) holders(target Target) []Process {
-	fsys := w.filesystem(target)
-	if !fsys.ok {
-		return nil
-	}
-	h := w.newHolding(target, fsys.Filesystem)
-	var found []Process
-	for _, p := range w.procs {
-		if !p.gone && h.CanWrite(p.found) {
-			found = append(found, p.Process)
-		}
-	}
-	return found
+	return w.withUse(target, func(h *inuse.TreeUse, p *process) bool { return !p.gone && h.CanWrite(p.found) })
 }
 
 // holdersByMounts returns the holders that can be recognized by the mount namespace of their first
 // thread. Unlike holders, it can be called before the descriptors were read.
 func (w *processTable) holdersByMounts(target Target) []Process {
+	return w.withUse(target, func(h *inuse.TreeUse, p *process) bool {
+		return p.first != nil && h.IsMountedIn(p.first)
+	})
+}
+
+// withUse returns the processes for which uses says that they use the dataset's filesystem.
+func (w *processTable) withUse(target Target, uses func(*inuse.TreeUse, *process) bool) (found []Process) {
 	fsys := w.filesystem(target)
 	if !fsys.ok {
 		return nil
 	}
 	h := w.newHolding(target, fsys.Filesystem)
-	var found []Process
 	for _, p := range w.procs {
-		if p.first != nil && h.IsMountedIn(p.first) {
+		if uses(h, p) {
 			found = append(found, p.Process)
 		}
 	}

@@ -239,7 +239,7 @@ func (t *Tool) stop(w *processTable, target Target, holders []Process) (acted bo
 		}
 		single = append(single, p)
 	}
-	did, err := t.stopProcesses(target, single)
+	did, err := t.halt(target, single, markProcess)
 	return acted || did, errors.Join(append(errs, err, t.readOnly(w, target))...)
 }
 
@@ -251,10 +251,8 @@ func onlyHolders(g group, target Target, holders []Process) bool {
 		return false
 	}
 	for _, pid := range members {
-		if !slices.ContainsFunc(holders, func(
-			p Process) bool {
-			return p.PID == pid && !p.Engine && !p.same(target.Agent)
-		}) {
+		mayFreeze := func(p Process) bool { return p.PID == pid && !p.Engine && !p.same(target.Agent) }
+		if !slices.ContainsFunc(holders, mayFreeze) {
 			return false
 		}
 	}
@@ -270,7 +268,7 @@ func (t *Tool) freezeGroup(target Target, g group) (acted bool, err error) {
 		return false, err
 	}
 	asked := g.isFreezeRequested()
-	if asked && !all.has(g.dir) {
+	if asked && !all[g.dir] {
 		return false, nil // another program has frozen it, such as docker pause, and will thaw it
 	}
 	if err := t.marks.addLocked(target.Dataset, mark{g.kind, g.dir}); err != nil || asked {
@@ -279,28 +277,29 @@ func (t *Tool) freezeGroup(target Target, g group) (acted bool, err error) {
 	return true, g.freeze()
 }
 
-// stopProcesses marks the processes of a list and sends SIGSTOP to those that run. It leaves alone a
-// process that another program has stopped. acted is true if it sent a signal.
-func (t *Tool) stopProcesses(target Target, list []Process) (acted bool, err error) {
+// halt marks the processes of a list and sends SIGSTOP to those that run. It leaves alone a process that another
+// program has stopped. It queues suspects for their examination. acted is true if it sent a signal.
+func (t *Tool) halt(target Target, list []Process, kind string) (acted bool, err error) {
 	if len(list) == 0 {
 		return false, nil
 	}
-	marks := make([]mark, len(list))
-	for i, p := range list {
-		marks[i] = mark{markProcess, p.markText()}
-	}
 	defer t.marks.lock()()
-	ours, err := t.marks.addProcesses(target.Dataset, list, marks, t.suspects.isCleared)
+	ours, err := t.marks.addProcesses(target.Dataset, list, kind, t.suspects.isCleared)
 	if err != nil {
 		return false, err
 	}
 	var errs []error
+	var queue []Process
 	for i, p := range list {
 		if ours[i] && !isHalted(p) {
 			acted = true
 			errs = append(errs, signal(p, unix.SIGSTOP))
 		}
+		if kind == markSuspect && !t.suspects.isCleared(target.Dataset, p) { // a look may have listed it before
+			queue = append(queue, p)
+		}
 	}
+	t.queueSuspects(target, queue)
 	return acted, errors.Join(errs...)
 }
 
@@ -374,7 +373,7 @@ func (t *Tool) kill(w *processTable, target Target, holders []Process) (acted bo
 		case p.PID == 1:
 			errs = append(errs, errors.New("PID 1 holds it, and cannot be killed"))
 		case p.Engine:
-			did, err := t.stopProcesses(target, []Process{p})
+			did, err := t.halt(target, []Process{p}, markProcess)
 			acted = acted || did
 			errs = append(errs, err)
 		default:

@@ -1,13 +1,11 @@
 package hand
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 )
 
 // suspects are the processes that could not be examined in time and so may hold a dataset. They are
@@ -95,18 +93,6 @@ func (s *suspects) renew(ids []uuid.UUID, p Process, now time.Duration) {
 			s.cleared[id][p.key()] = now
 		}
 	}
-}
-
-// hasWaiting reports whether any process is stopped until it has been examined.
-func (s *suspects) hasWaiting() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, q := range s.queue {
-		if !q.failed {
-			return true
-		}
-	}
-	return false
 }
 
 // forget removes a dataset from the queue and from cleared, when Undo ends its fence.
@@ -220,38 +206,12 @@ func (s *suspects) fail(p suspect) {
 // it stopped any. It ignores protected processes.
 func (t *Tool) stopSuspects(target Target, list []*process) (acted bool, err error) {
 	var stop []Process
-	var marks []mark
-	start := false
 	for _, p := range list {
-		if p.protected(target) {
-			continue
+		if !p.protected(target) {
+			stop = append(stop, p.Process)
 		}
-		m := mark{markSuspect, p.markText()}
-		stop, marks = append(stop, p.Process), append(marks, m)
 	}
-	if len(stop) == 0 {
-		return false, nil
-	}
-	defer t.marks.lock()()
-	ours, err := t.marks.addProcesses(target.Dataset, stop, marks, t.suspects.isCleared)
-	if err != nil {
-		return false, err
-	}
-	var errs []error
-	for i, p := range stop {
-		if t.suspects.isCleared(target.Dataset, p) { // it was cleared after the look had listed it
-			continue
-		}
-		if ours[i] && !isHalted(p) {
-			acted = true
-			errs = append(errs, signal(p, unix.SIGSTOP))
-		}
-		start = t.suspects.add(target, p, t.Clock.Steady()) || start
-	}
-	if start {
-		t.wg.Go(t.examineSuspects) // Wait waits for it
-	}
-	return acted, errors.Join(errs...)
+	return t.halt(target, stop, markSuspect)
 }
 
 // contained reports whether all holders are harmless and all suspects can become harmless: each suspect can be
@@ -273,14 +233,23 @@ func (t *Tool) contained(w *processTable, r rule, holders []Process, suspects []
 
 // resumeSuspects queues the processes that an earlier hand stopped and did not examine.
 func (t *Tool) resumeSuspects(target Target, marks []mark) {
-	start := false
+	var list []Process
 	for _, m := range marks {
 		if p, err := m.process(); m.kind == markSuspect && err == nil {
-			start = t.suspects.add(target, p, t.Clock.Steady()) || start
+			list = append(list, p)
 		}
 	}
+	t.queueSuspects(target, list)
+}
+
+// queueSuspects queues processes for their examination with respect to a dataset, in the background.
+func (t *Tool) queueSuspects(target Target, list []Process) {
+	start := false
+	for _, p := range list {
+		start = t.suspects.add(target, p, t.Clock.Steady()) || start
+	}
 	if start {
-		t.wg.Go(t.examineSuspects)
+		t.wg.Go(t.examineSuspects) // Wait waits for it
 	}
 }
 

@@ -72,7 +72,7 @@ func (t *Tool) undoShared(target Target, keep bool) error {
 	}
 	var errs []error
 	for _, m := range marks {
-		if !m.isShareable() || others.has(m.object) {
+		if !m.isShareable() || others[m.object] {
 			continue
 		}
 		if err := t.undo(target, m); err != nil {

@@ -94,9 +94,6 @@ func (g *Guard) Log() string {
 
 // stop asks the guard to end, and waits.
 func (g *Guard) stop(t testing.TB) {
-	if err := g.client.Close(); err != nil {
-		t.Error(err)
-	}
 	if err := g.proc.End(unix.SIGTERM, 20*time.Second); err != nil {
 		t.Error(err)
 	} else if err := g.proc.Err(); err != nil {

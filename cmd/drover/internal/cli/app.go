@@ -223,7 +223,6 @@ type Fencer interface {
 	Status(ctx context.Context) (guard.Status, error)
 	Supersede(ctx context.Context, id uuid.UUID, epoch uint64) (guard.Entry, error)
 	Dismiss(ctx context.Context, id uuid.UUID, epoch uint64) error
-	Close() error
 }
 
 // OpenClient returns a client of the server at an address. For https, the client presents a certificate.

@@ -277,7 +277,6 @@ func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uu
 		if err != nil {
 			return nil, err
 		}
-		p.addCloser(g.Close)
 		cfg.Guard = g
 	}
 	if p.Listen != nil {

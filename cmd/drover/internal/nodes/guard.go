@@ -110,7 +110,6 @@ func newGuardLsCmd(a *cli.App) *cobra.Command {
 			if err != nil {
 				return nil, err
 			}
-			defer g.Close()
 			st, err := g.Status(cmd.Context())
 			return st.Datasets, err
 		},
@@ -167,7 +166,6 @@ be typed again to confirm the command, unless --yes is given.`,
 		if err != nil {
 			return err
 		}
-		defer g.Close()
 		if o.DryRun {
 			return previewRelease(cmd.Context(), a, g, o, args[0])
 		}
