@@ -63,10 +63,6 @@ func (a *components) DoHeartbeatWork(ctx context.Context) (back bool) {
 	a.Copies.ReconcileAll()
 	a.SharedMounts.ReconcileUnmounted()
 	a.RepairAll()
-	a.Jobs.Start("pending purges", func(ctx context.Context, _ *host.Job) error {
-		a.Remover.RetryPending(ctx)
-		return nil
-	})
 	a.Jobs.Start("pulls", func(ctx context.Context, _ *host.Job) error {
 		a.ResumeMoves(ctx)
 		a.Sizes.Retry(ctx)

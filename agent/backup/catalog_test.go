@@ -200,9 +200,6 @@ func TestBackupIsShownWithItsRecord(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v with %+v, want %+v", got, got.Record, want)
 	}
-	ofImage := storeRecord(t, r, record, append(tags.List(), "mode=image")).ID
-	_, err = c.VolumeBackup(t.Context(), "offsite", ofImage)
-	refused(t, err, dataset.ErrUnsupported, "has the tag mode=image, and no files")
 	record.Volume = "web"
 	_, err = c.VolumeBackup(t.Context(), "offsite", storeRecord(t, r, record, tags.List()).ID)
 	refused(t, err, dataset.ErrCorrupt, "describes dataset "+tags.Dataset.String()+" of volume web, and its tags")

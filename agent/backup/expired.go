@@ -27,17 +27,11 @@ type dueRemoval struct {
 
 // removeExpired removes the expired backups of an operation's dataset: those that retention does not keep. answer is
 // control's answer to the report of the operation, and names them. The list is never stored, because a later change of
-// the profile or a restore can make it wrong. If a backup cannot be removed now, control names it again after the next
-// backup of the dataset. removeExpired never removes the backup that the operation has made.
+// the profile or a restore can make it wrong: removePostponed asks for it again. If a backup cannot be removed then,
+// control names it again after the next backup of the dataset. The backup that the operation has made is never removed.
 func (c *Creator) removeExpired(ctx context.Context, op dataset.Operation, answer api.Committed) {
-	if expired := c.stillThere(op, answer.Expired); len(expired) > 0 {
-		t := c.targets.get(op.Repository)
-		if !t.removing(ctx, c.Clock, func(ctx context.Context) error {
-			return c.removeDue(ctx, op.Repository, dueRemoval{op, expired, answer.Retained})
-		}) {
-			t.postponed.add(op)
-			return // a later call of removeUnwanted removes them
-		}
+	if len(c.stillThere(op, answer.Expired)) > 0 {
+		c.targets.get(op.Repository).postponed.add(op)
 	}
 	c.removeUnwanted(ctx, op.Repository)
 }
@@ -49,8 +43,8 @@ func (c *Creator) stillThere(op dataset.Operation, expired []api.ExpiredBackup) 
 	})
 }
 
-// removePostponed removes the expired backups in a repository whose removal had to wait, and returns the errors of the
-// repository. It asks control again which ones they are, with the report of the same backup. removing calls it.
+// removePostponed removes the expired backups in a repository, and returns the errors of the repository. It asks
+// control which ones they are now, with the report of the same backup.
 func (c *Creator) removePostponed(ctx context.Context, repository string) error {
 	var due []dueRemoval
 	for _, op := range c.targets.get(repository).postponed.take() {

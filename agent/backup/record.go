@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -121,16 +120,11 @@ func readBackup(ctx context.Context, r *restic.Repository, id, remedy string) (b
 	return b, t, err
 }
 
-// checkTags returns the tags of a backup. It fails with dataset.ErrInvalid if Drover has not made the backup, and with
-// dataset.ErrUnsupported if the backup has the image of a volume.
+// checkTags returns the tags of a backup. It fails with dataset.ErrInvalid if Drover has not made the backup.
 func checkTags(b restic.Backup, remedy string) (Tags, error) {
 	t, ok := ParseTags(b.Tags)
 	if !ok {
 		return t, dataset.Errorf(dataset.ErrInvalid, "Drover has not made backup %s (%s)", short(b.ID), remedy)
-	}
-	if slices.Contains(b.Tags, tagImage) {
-		return t, dataset.Errorf(dataset.ErrUnsupported, "backup %s has the tag %s, and no files: Drover restores and "+
-			"verifies only backups of files", short(b.ID), tagImage)
 	}
 	return t, nil
 }

@@ -95,22 +95,6 @@ func storeRecordOf(t *testing.T, r oneRepository, dir string, tags backup.Tags) 
 	return storeFolder(t, r, dir, text, tags.List())
 }
 
-// A backup of the image of a volume, as early builds made them, is neither restored nor verified.
-func TestBackupOfImageIsRefused(t *testing.T) {
-	r, _ := folderRepository(t)
-	tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
-	b := store(t, r, "one", append(tags.List(), "mode=image"))
-	dir := t.TempDir()
-	root := rootAt(t, dir)
-	s := newRestorer(t, r)
-	refused(t, s.Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {}), dataset.ErrUnsupported, "has the tag mode=image")
-	_, err := s.Verify(t.Context(), "offsite", b.ID, root, func(string) {})
-	refused(t, err, dataset.ErrUnsupported, "has the tag mode=image")
-	if names, err := os.ReadDir(dir); err != nil || len(names) > 0 {
-		t.Errorf("restored %q, %v", names, err)
-	}
-}
-
 // A volume that is too small for its backup is named as the cause, with the remedy.
 func TestRestoreIntoSmallVolume(t *testing.T) {
 	r, _ := folderRepository(t)

@@ -19,8 +19,6 @@ const (
 	tagProfile   = "profile"
 	tagSnapshot  = "snapshot"
 	tagPushed    = "pushed"
-	// tagImage is not written. Early builds of Drover wrote it to backups of the image of a volume.
-	tagImage = "mode=image"
 )
 
 // Tags are the parsed tags of a backup. A list of backups needs no other data.

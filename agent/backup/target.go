@@ -39,7 +39,7 @@ type target struct {
 	// from it: restic removes backups only from a repository that nothing else uses.
 	using  sync.RWMutex
 	paused time.Duration // the steady time until which nothing is removed; using guards it
-	// postponed has the operations whose expired backups could not be removed yet.
+	// postponed has the operations whose expired backups must be removed.
 	postponed postponedRemovals
 	// refused is the URL of the repository if it refused to remove backups. Drover tries to remove no further ones
 	// until the agent starts again. targets.mu guards it.
@@ -58,22 +58,21 @@ func (t *targets) get(repository string) *target {
 	return t.of[repository]
 }
 
-// removing calls remove, and limits its time. It returns false instead if a backup of this host uses the repository, if
-// another removal runs, or if the repository did not answer an earlier one less than removalPause ago.
-func (t *target) removing(ctx context.Context, clock clock.Clock, remove func(ctx context.Context) error) bool {
+// removing calls remove, and limits its time. It does nothing if a backup of this host uses the repository, if another
+// removal runs, or if the repository did not answer an earlier one less than removalPause ago.
+func (t *target) removing(ctx context.Context, clock clock.Clock, remove func(ctx context.Context) error) {
 	if !t.using.TryLock() {
-		return false
+		return
 	}
 	defer t.using.Unlock()
 	if clock.Steady() < t.paused {
-		return false
+		return
 	}
 	limited, cancel := context.WithTimeout(ctx, removalTime)
 	defer cancel()
 	if err := remove(limited); err != nil && ctx.Err() == nil && (limited.Err() != nil || restic.IsUnreachable(err)) {
 		t.paused = clock.Steady() + removalPause
 	}
-	return true
 }
 
 // hasRefused reports whether a repository refused to remove backups.

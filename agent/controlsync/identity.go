@@ -42,8 +42,13 @@ func (i *Identity) Load(ctx context.Context) error {
 		return err
 	}
 	if !known {
-		if id, err = i.read(); err != nil {
+		var damage error
+		if id, damage, err = readIdentity(i.Root); err != nil {
 			return err
+		}
+		if damage != nil {
+			i.Log.WithError(damage).WithField("file", IdentityFile).
+				Error("the file with the identity of this node is damaged")
 		}
 		i.Recovered = id.Node != uuid.Nil
 		if i.Recovered {
@@ -84,54 +89,35 @@ func (i *Identity) SetCluster(ctx context.Context, cluster uuid.UUID, problem st
 // identityFormat is the format of IdentityFile.
 const identityFormat = 1
 
-// decodeIdentity fails with dataset.ErrUnsupported if the file has a later format.
-func decodeIdentity(b []byte) (id nodeIdentity, err error) {
-	err = dataset.DecodeFormat(b, IdentityFile, identityFormat, &id)
-	return id, err
-}
-
-// read reads the file. If it does not exist or is damaged, it returns a zero identity.
-func (i *Identity) read() (id nodeIdentity, err error) {
-	b, err := os.ReadFile(filepath.Join(i.Root, IdentityFile))
+// readIdentity reads the file in a root. If it does not exist or is damaged, it returns a zero identity, and damage
+// says what is damaged. It fails with dataset.ErrUnsupported if the file has a later format.
+func readIdentity(root string) (id nodeIdentity, damage, err error) {
+	b, err := os.ReadFile(filepath.Join(root, IdentityFile))
 	if errors.Is(err, os.ErrNotExist) {
-		return id, nil
+		return id, nil, nil
+	}
+	if err == nil {
+		err = dataset.DecodeFormat(b, IdentityFile, identityFormat, &id)
+		if err != nil && !errors.Is(err, dataset.ErrUnsupported) {
+			return nodeIdentity{}, err, nil
+		}
 	}
 	if err != nil {
-		return id, fmt.Errorf("identity of this node: %w", err)
+		return nodeIdentity{}, nil, fmt.Errorf("identity of this node: %w", err)
 	}
-	if id, err = decodeIdentity(b); errors.Is(err, dataset.ErrUnsupported) {
-		return nodeIdentity{}, fmt.Errorf("identity of this node: %w", err)
-	}
-	if err != nil {
-		i.Log.WithError(err).WithField("file", IdentityFile).Error("the file with the identity of this node is damaged")
-		return nodeIdentity{}, nil
-	}
-	return id, nil
+	return id, nil, nil
 }
 
 // KnownNode returns the node that a root belongs to, according to the file in it. It returns uuid.Nil if the file
 // does not exist or is damaged.
 func KnownNode(root string) (uuid.UUID, error) {
-	b, err := os.ReadFile(filepath.Join(root, IdentityFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return uuid.Nil, nil
-	}
-	if err != nil {
-		return uuid.Nil, fmt.Errorf("identity of this node: %w", err)
-	}
-	id, err := decodeIdentity(b)
-	switch {
-	case errors.Is(err, dataset.ErrUnsupported):
-		return uuid.Nil, fmt.Errorf("identity of this node: %w", err)
-	case err != nil:
-		return uuid.Nil, nil
-	}
-	return id.Node, nil
+	id, _, err := readIdentity(root)
+	return id.Node, err
 }
 
 // write writes the file durably if it differs.
 func (i *Identity) write(id nodeIdentity) error {
-	if old, err := i.read(); err != nil || old == id {
+	if old, _, err := readIdentity(i.Root); err != nil || old == id {
 		return err
 	}
 	b, err := json.Marshal(struct {

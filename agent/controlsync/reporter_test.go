@@ -154,17 +154,21 @@ func TestUsageIsSaved(t *testing.T) {
 	var u usages
 	d := dataset.Dataset{ID: uuid.New(), Size: 1000, Request: uuid.New()}
 	note := func(used dataset.Size) { u.note(d, &dataset.Usage{Used: used, Available: d.Size - used}) }
-	unsaved := func(what string, want int) (restore func()) {
+	failed := func(what string, want int) map[uuid.UUID]usageSummary {
 		t.Helper()
-		values, restore := u.takeUnsaved()
+		values, saved := u.unsaved()
 		if len(values) != want {
 			t.Errorf("%s: %d values, want %d", what, len(values), want)
 		}
-		return restore
+		return saved
+	}
+	unsaved := func(what string, want int) {
+		t.Helper()
+		u.setSaved(failed(what, want))
 	}
 	unsaved("nothing noted", 0)
 	note(500)
-	unsaved("noted", 1)()
+	failed("noted", 1)
 	unsaved("after a failed write", 1)
 	note(499)
 	unsaved("less than a percent", 0)
@@ -173,19 +177,14 @@ func TestUsageIsSaved(t *testing.T) {
 	kept := u.last[d.ID]
 
 	var next usages
-	next.load(d.ID, kept, true)
+	next.load(map[uuid.UUID]lastUsage{d.ID: kept})
 	if got, is := next.note(d, nil); got == nil || got.Percent() != 99 || is != dataset.Full {
 		t.Errorf("after a restart: %+v, %q, want 99%%, FULL", got, is)
 	}
 	u.forget(d.ID)
-	unsaved("removed", 1)()
+	failed("removed", 1)
 	unsaved("after a failed write", 1)
 	unsaved("removed for good", 0)
-	var other usages
-	other.load(d.ID, kept, false)
-	if values, _ := other.takeUnsaved(); len(values) != 1 {
-		t.Errorf("the record of a dataset that is not here stays: %v", values)
-	}
 }
 
 // A volume can be unmounted between two system calls. The figures of the filesystem below the mount point are not its

@@ -208,22 +208,24 @@ const usageKey = "usage/"
 // LoadUsages reads from disk how full the datasets were. It is called once, after the cache was loaded and before the
 // other methods.
 func (s *StatusReader) LoadUsages(ctx context.Context) error {
-	return records.EachDataset(ctx, s.DB, usageKey, func(id uuid.UUID, r lastUsage) error {
-		_, known := s.Cache.Dataset(id)
-		s.usages.load(id, r, known)
+	all := map[uuid.UUID]lastUsage{}
+	err := records.EachDataset(ctx, s.DB, usageKey, func(id uuid.UUID, r lastUsage) error {
+		all[id] = r
 		return nil
 	})
+	s.usages.load(all)
+	return err
 }
 
 // SaveUsages writes to disk how full the datasets are. It leaves out changes that users do not see: see usageSummary.
 func (s *StatusReader) SaveUsages(ctx context.Context) error {
-	values, restore := s.usages.takeUnsaved()
+	values, saved := s.usages.unsaved()
 	if len(values) == 0 {
 		return nil
 	}
-	err := s.DB.PutAll(ctx, values)
-	if err != nil {
-		restore()
+	if err := s.DB.PutAll(ctx, values); err != nil {
+		return err
 	}
-	return err
+	s.usages.setSaved(saved)
+	return nil
 }

@@ -92,9 +92,9 @@ func bytes(blocks uint64, each int64) dataset.Size {
 
 // usages remembers how full datasets are, also across restarts of the agent. It is safe for concurrent use.
 type usages struct {
-	mu      sync.Mutex
-	last    map[uuid.UUID]lastUsage
-	removed []uuid.UUID // datasets whose record on disk is obsolete
+	mu    sync.Mutex
+	last  map[uuid.UUID]lastUsage
+	saved map[uuid.UUID]usageSummary // what is on disk
 }
 
 // lastUsage is the usage of a dataset when it was last read. It is also the record on disk.
@@ -102,20 +102,17 @@ type lastUsage struct {
 	Usage    dataset.Usage    `json:"usage"`
 	Fullness dataset.Fullness `json:"fullness,omitempty"`
 	Size     dataset.Size     `json:"size"` // of the dataset
-
-	saved usageSummary // what is on disk
 }
 
 // usageSummary is what users see of a usage. A change that leaves the summary unchanged is not written to disk.
 type usageSummary struct {
-	known                 bool
 	size                  dataset.Size
 	percent, inodePercent int
 	fullness              dataset.Fullness
 }
 
 func (u lastUsage) summary() usageSummary {
-	return usageSummary{true, u.Size, u.Usage.Percent(), u.Usage.InodePercent(), u.Fullness}
+	return usageSummary{u.Size, u.Usage.Percent(), u.Usage.InodePercent(), u.Fullness}
 }
 
 // note records the usage of a dataset, and returns the usage and state to report. If usage is nil, it is not known at
@@ -126,36 +123,29 @@ func (u *usages) note(d dataset.Dataset, usage *dataset.Usage) (*dataset.Usage, 
 	was, known := u.last[d.ID]
 	if usage == nil {
 		if !known || was.Size != d.Size {
-			u.forgetLocked(d.ID)
+			delete(u.last, d.ID)
 			return nil, dataset.NotFull
 		}
 		usage = &was.Usage
 	}
-	next := lastUsage{Usage: *usage, Size: d.Size, saved: was.saved}
+	next := lastUsage{Usage: *usage, Size: d.Size}
 	if d.Size > 0 { // without a size, the space of the pool is the limit, and the pool is reported
 		next.Fullness = usage.Fullness(d.Profile.WarnAt, was.Fullness)
 	}
-	u.setLocked(d.ID, next)
-	return usage, next.Fullness
-}
-
-func (u *usages) setLocked(id uuid.UUID, r lastUsage) {
 	if u.last == nil {
 		u.last = map[uuid.UUID]lastUsage{}
 	}
-	u.last[id] = r
+	u.last[d.ID] = next
+	return usage, next.Fullness
 }
 
-// load adds a record that was read from disk. known is false if there is no such dataset on this node any more.
-func (u *usages) load(id uuid.UUID, r lastUsage, known bool) {
+// load sets the records that were read from disk.
+func (u *usages) load(all map[uuid.UUID]lastUsage) {
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	if !known {
-		u.removed = append(u.removed, id)
-		return
-	}
-	r.saved = r.summary()
-	u.setLocked(id, r)
+	u.last = all
+	u.mu.Unlock()
+	_, saved := u.unsaved()
+	u.setSaved(saved)
 }
 
 // datasets returns the datasets whose usage is known.
@@ -165,40 +155,29 @@ func (u *usages) datasets() []uuid.UUID {
 	return slices.Collect(maps.Keys(u.last))
 }
 
-// takeUnsaved returns the values that bring the disk up to date. If they cannot be written, restore makes the next call
-// return them again.
-func (u *usages) takeUnsaved() (values map[string]any, restore func()) {
+// unsaved returns the values that bring the disk up to date, and what is on disk after that: see setSaved.
+func (u *usages) unsaved() (values map[string]any, saved map[uuid.UUID]usageSummary) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	values = map[string]any{}
-	var changed []uuid.UUID
+	values, saved = map[string]any{}, make(map[uuid.UUID]usageSummary, len(u.last))
 	for id, now := range u.last {
-		if now.saved == now.summary() {
-			continue
+		saved[id] = now.summary()
+		if was, ok := u.saved[id]; !ok || was != saved[id] {
+			values[usageKey+id.String()] = now
 		}
-		values[usageKey+id.String()] = now
-		changed = append(changed, id)
-		now.saved = now.summary()
-		u.last[id] = now
 	}
-	gone := u.removed
-	u.removed = nil
-	for _, id := range gone {
-		if _, back := u.last[id]; !back {
+	for id := range u.saved {
+		if _, stays := saved[id]; !stays {
 			values[usageKey+id.String()] = nil
 		}
 	}
-	return values, func() {
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		for _, id := range changed {
-			if now, ok := u.last[id]; ok {
-				now.saved = usageSummary{}
-				u.last[id] = now
-			}
-		}
-		u.removed = append(u.removed, gone...)
-	}
+	return values, saved
+}
+
+func (u *usages) setSaved(saved map[uuid.UUID]usageSummary) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.saved = saved
 }
 
 // Check adds findings about the volumes with little space left.
@@ -271,14 +250,5 @@ func (u *usages) full() map[uuid.UUID]lastUsage {
 func (u *usages) forget(id uuid.UUID) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.forgetLocked(id)
-}
-
-func (u *usages) forgetLocked(id uuid.UUID) {
-	if was, known := u.last[id]; known {
-		delete(u.last, id)
-		if was.saved != (usageSummary{}) {
-			u.removed = append(u.removed, id)
-		}
-	}
+	delete(u.last, id)
 }

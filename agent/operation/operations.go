@@ -104,7 +104,7 @@ func New(m *mounting.Mounts, k *Keyring) *Operations {
 	o.Runner = &Runner{Operations: o, running: map[uuid.UUID]*running{}}
 	o.Sizes = &Sizes{Operations: o, deferred: records.NewTable[DeferredResize](m.DB, "undersized/")}
 	o.Spellings = &Spellings{Host: m.Host}
-	o.Remover = &Remover{Operations: o, pending: newPendingPurges()}
+	o.Remover = &Remover{Operations: o, pending: map[uuid.UUID]PendingPurge{}}
 	o.Importer = &Importer{Operations: o, room: newRoom()}
 	return o
 }

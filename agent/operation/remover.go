@@ -1,10 +1,14 @@
 package operation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -15,10 +19,21 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// Remover deletes volumes and destroys datasets. Its state is the table of purges that could not be executed yet.
+// PendingPurge is a dataset that is being destroyed and whose data still exists, because the last attempt failed.
+type PendingPurge struct {
+	Dataset dataset.Dataset
+	Since   time.Time // of the first attempt that failed since the agent started
+	Reason  string    // why the last attempt failed
+}
+
+// Remover deletes volumes and destroys datasets. Its state is the table of purges that could not be executed yet. The
+// records of control say which datasets are condemned (in state purging), so the table is only in memory: after a
+// start, the first attempt fills it again.
 type Remover struct {
 	*Operations
-	pending *pendingPurges
+
+	mu      sync.Mutex
+	pending map[uuid.UUID]PendingPurge // by dataset
 }
 
 // Delete removes the name of a volume. The data stays in the trash, or is destroyed by a purge that follows.
@@ -57,56 +72,65 @@ func (r *Remover) Delete(ctx context.Context, jb *host.Job, op *dataset.Operatio
 }
 
 // Purge destroys a dataset of state purging. While its pool is offline, Purge waits: the dataset is condemned, so the
-// operation does not fail, and its data is destroyed as soon as the pool is online again.
+// operation does not fail, and Purge tries again at each heartbeat until the pool is online.
 func (r *Remover) Purge(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
 	for {
 		d := dataset.Dataset{ID: op.DatasetID, Volume: op.Volume}
 		if out, err = r.purgeOnce(ctx, jb, op, &d); err == nil || errors.Is(err, dataset.ErrStale) {
-			r.pending.forget(op.DatasetID)
+			r.mu.Lock()
+			delete(r.pending, op.DatasetID)
+			r.mu.Unlock()
 			return out, err
 		}
 		if ctx.Err() != nil {
 			return out, err
 		}
-		waits := errors.Is(err, dataset.ErrOffline)
-		first, wake := r.pending.note(d, err, r.Clock.Now(), waits)
-		if !waits {
+		first := r.notePending(d, err)
+		if !errors.Is(err, dataset.ErrOffline) {
 			return out, err // the next attempt follows after controlsync.PurgeEvery
 		}
+		jb.SetWaitingStep(dataset.Cut("pending deletion: " + dataset.OneLine(err)))
 		if first {
 			r.LogOf(ctx, d).WithField("op", op.ID).
 				Warnf("pending deletion: the data is destroyed when its pool is online: %v", err)
+			r.News.Changed(op.DatasetID)
 		}
-		jb.SetWaitingStep(dataset.Cut("pending deletion: " + dataset.OneLine(err)))
-		r.News.Changed(op.DatasetID)
 		select {
-		case <-wake:
+		case <-r.Clock.After(r.Timing.Heartbeat):
 		case <-ctx.Done():
 			return out, ctx.Err()
 		}
 	}
 }
 
-// PendingPurges returns the condemned datasets whose data still exists because the last attempt to destroy it failed.
-func (r *Remover) PendingPurges() []PendingPurge { return r.pending.list() }
-
-// RetryPending makes the purges that wait for a pool try again if the pool is online, or if the dataset is no longer
-// condemned. It asks each pool at most once. It also forgets failed purges of datasets that are no longer condemned.
-// For example, the data was destroyed, then the store was restored from an older backup, and its recovery removed the
-// record because no node has the data.
-func (r *Remover) RetryPending(ctx context.Context) {
-	r.pending.forgetObsolete(r.isCondemned)
-	for pool, ids := range r.pending.waiting() {
-		if _, err := r.Pools.Online(ctx, pool); err != nil {
-			ids = slices.DeleteFunc(ids, r.isCondemned)
-		}
-		r.pending.wake(ids)
+// notePending records a failed attempt. It returns true for the first failure of a dataset.
+func (r *Remover) notePending(d dataset.Dataset, err error) (first bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p, again := r.pending[d.ID]
+	if !again {
+		p.Since = r.Clock.Now()
 	}
+	p.Dataset, p.Reason = d, dataset.OneLine(err)
+	r.pending[d.ID] = p
+	return !again
 }
 
-func (r *Remover) isCondemned(id uuid.UUID) bool {
-	d, known := r.Cache.Dataset(id)
-	return known && d.State == dataset.StatePurging
+// PendingPurges returns the condemned datasets whose data still exists because the last attempt to destroy it failed,
+// sorted by the names of their volumes. It forgets those that are no longer condemned. For example, the data was
+// destroyed, then the store was restored from an older backup, and its recovery removed the record because no node has
+// the data.
+func (r *Remover) PendingPurges() []PendingPurge {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.pending, func(id uuid.UUID, _ PendingPurge) bool {
+		d, known := r.Cache.Dataset(id)
+		return !known || d.State != dataset.StatePurging
+	})
+	return slices.SortedFunc(maps.Values(r.pending), func(x, y PendingPurge) int {
+		return cmp.Or(cmp.Compare(x.Dataset.Volume, y.Dataset.Volume),
+			cmp.Compare(x.Dataset.ID.String(), y.Dataset.ID.String()))
+	})
 }
 
 // purgeOnce tries to destroy a dataset of state purging. It writes the record of the dataset to *at, even if it fails

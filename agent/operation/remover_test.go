@@ -88,12 +88,10 @@ func TestRefusedPurgeOfForgottenDataset(t *testing.T) {
 	if _, err := r.Execute(t.Context(), &host.Job{}, op); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("a purge of a dataset that the store has as a volume: %v", err)
 	}
-	r.Remover.RetryPending(t.Context())
 	if list := r.Remover.PendingPurges(); len(list) != 1 || list[0].Dataset.ID != d.ID {
 		t.Errorf("while it is condemned: %+v", list)
 	}
 	r.Cache.Remove(d.ID)
-	r.Remover.RetryPending(t.Context())
 	if list := r.Remover.PendingPurges(); len(list) > 0 {
 		t.Errorf("once it is forgotten: %+v", list)
 	}
