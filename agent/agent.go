@@ -220,14 +220,13 @@ func (a *Agent) Start(ctx context.Context) error {
 	a.wg.Go(a.Throttle.Run)
 	a.wg.Go(a.Watcher.Run)
 	a.wg.Go(func() { a.Backups.Repositories.RunProbes(a.Ctx) })
-	a.wg.Add(3)
-	go func() { defer a.wg.Done(); a.Replicas.Run() }()
+	a.wg.Go(a.Replicas.Run)
 	if a.Config.Guard != nil {
 		a.wg.Go(a.Leases.Registrar.Watch)
 	}
 	reported := make(chan struct{})
-	go func() { defer a.wg.Done(); a.Follower.Run(s, err == nil) }()
-	go func() { defer a.wg.Done(); a.Reporter.Run(func() { close(reported) }) }()
+	a.wg.Go(func() { a.Follower.Run(s, err == nil) })
+	a.wg.Go(func() { a.Reporter.Run(func() { close(reported) }) })
 	select { // control should know the state of each volume before the plugin answers
 	case <-reported:
 	case <-a.Clock.After(firstReportTime):

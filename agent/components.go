@@ -39,17 +39,12 @@ type components struct {
 
 // load reads the agent's database into the components.
 func (a *components) load(ctx context.Context) error {
-	if err := a.Identity.Load(ctx); err != nil {
-		return err
-	}
-	if err := a.Registration.Load(ctx); err != nil {
-		return err
-	}
-	if err := a.StoreClock.Load(ctx); err != nil {
-		return err
-	}
-	if err := a.Follower.Load(ctx); err != nil {
-		return err
+	for _, load := range []func(context.Context) error{
+		a.Identity.Load, a.Registration.Load, a.StoreClock.Load, a.Follower.Load,
+	} {
+		if err := load(ctx); err != nil {
+			return err
+		}
 	}
 	err := records.EachDataset(ctx, a.DB, "volumes/", func(_ uuid.UUID, d api.IndexedDataset) error {
 		a.Cache.Load(d)

@@ -94,8 +94,6 @@ func (f *Follower) Accept(ctx context.Context) error {
 // isNewRecovery reports whether a full answer comes from a store that was recovered since this node last applied a
 // recovery.
 func (f *Follower) isNewRecovery(s api.Sync) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	return s.Full && s.Recovery != nil && s.Recovery.Done && s.Recovery.ID != f.recovery
 }
 
@@ -117,8 +115,6 @@ func (f *Follower) applyRecovery(ctx context.Context, s api.Sync) error {
 	if err := f.DB.Put(ctx, map[string]any{recoveryKey: s.Recovery.ID}); err != nil {
 		return err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.recovery = s.Recovery.ID
 	return nil
 }

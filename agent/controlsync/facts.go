@@ -4,7 +4,7 @@ import (
 	"context"
 	"os"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/droverhq/drover/control/api"
@@ -20,10 +20,9 @@ type Facts struct {
 	load    facts.Average
 	problem string // why the last look failed, so that each reason is logged once
 
-	mu       sync.Mutex
 	reported dataset.Facts // as recorded by control
 	next     time.Duration // the earliest time of the next report, by the steady clock
-	resets   int           // how often ReportAgain was called
+	again    atomic.Bool   // control may lack what was reported
 }
 
 func newFacts(s *Sync) *Facts {
@@ -43,12 +42,7 @@ type Engine struct {
 }
 
 // ReportAgain makes the next Report send all facts, because control may have another store that lacks them.
-func (r *Facts) ReportAgain() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.reported, r.next = dataset.Facts{}, 0
-	r.resets++
-}
+func (r *Facts) ReportAgain() { r.again.Store(true) }
 
 // Report reads the load and, once a minute, sends all facts to control if they differ from those that control has
 // recorded. dataset.Facts.Differ decides which differences count.
@@ -63,23 +57,21 @@ func (r *Facts) Report(ctx context.Context) {
 	}
 	r.problem = ""
 	now := r.Clock.Steady()
-	r.mu.Lock()
-	early, on, resets := now < r.next, r.reported, r.resets
-	r.mu.Unlock()
-	if early {
+	if r.again.Swap(false) {
+		r.reported, r.next = dataset.Facts{}, 0
+	}
+	if now < r.next {
 		return
 	}
 	r.addAgentFacts(ctx, &f)
-	if on.Differ(f) {
-		if on, err = r.Control.Facts(ctx, r.NodeID, api.FactsReport{Incarnation: r.Incarnation, Facts: f}); err != nil {
+	if r.reported.Differ(f) {
+		on, err := r.Control.Facts(ctx, r.NodeID, api.FactsReport{Incarnation: r.Incarnation, Facts: f})
+		if err != nil {
 			return // Follower logs that control is unreachable
 		}
+		r.reported = on
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if resets == r.resets { // otherwise the report was to an earlier store
-		r.reported, r.next = on, now+factsEvery
-	}
+	r.next = now + factsEvery
 }
 
 // readHost reads the host's files.

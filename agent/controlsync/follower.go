@@ -16,11 +16,9 @@ import (
 // Follower applies what control decides for this node. Its methods are safe for concurrent use.
 type Follower struct {
 	*Sync
-	applying sync.Mutex  // held while an answer of control is applied
 	compare  atomic.Bool // Run must request all records next
-
-	mu       sync.Mutex
-	recovery uuid.UUID // the last recovery of control's store that was applied
+	applying sync.Mutex  // held while an answer of control is applied
+	recovery uuid.UUID   // the last recovery of control's store that was applied; protected by applying
 }
 
 // recoveryKey is the key of the last recovery of control's store that this node has applied.

@@ -183,11 +183,6 @@ func (r *Registration) Plan(ctx context.Context, req api.Request) (api.Plan, err
 	select {
 	case <-r.joined:
 		return p, nil
-	default: // only then a timer is needed
-	}
-	select {
-	case <-r.joined:
-		return p, nil
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-r.Clock.After(10 * r.Timing.Retry):
@@ -214,12 +209,7 @@ const leaveTime = 2 * time.Second
 // control, control notices the end of the session later. Leave does nothing if control has not accepted this node, or
 // if the node has no address.
 func (r *Registration) Leave(ctx context.Context) {
-	if r.Address == "" {
-		return
-	}
-	select {
-	case <-r.joined:
-	default:
+	if r.Address == "" || !r.HasJoined() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)

@@ -152,26 +152,20 @@ func (r *Reporter) ReportEverythingSoon() {
 
 // ReportPools reports the state of the pools at once, for a user who has created, changed or adopted a pool and looks
 // at it next. If the report fails, the next heartbeat repeats it.
-func (r *Reporter) ReportPools(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, reportAtOnceTime)
-	defer cancel()
-	all := newReplicaReporters(r.Leases.Replicas)
-	for _, t := range all {
-		t.complete = true // the report has no datasets, so mark it as incremental
-	}
-	r.reportPart(ctx, all, nil)
-}
+func (r *Reporter) ReportPools(ctx context.Context) { r.reportAtOnce(ctx) }
 
 // ReportDataset reports the status of a dataset at once, for a user who has changed its size and looks at it next. If
 // the report fails, the next heartbeat repeats it.
-func (r *Reporter) ReportDataset(ctx context.Context, id uuid.UUID) {
+func (r *Reporter) ReportDataset(ctx context.Context, id uuid.UUID) { r.reportAtOnce(ctx, id) }
+
+func (r *Reporter) reportAtOnce(ctx context.Context, ids ...uuid.UUID) {
 	ctx, cancel := context.WithTimeout(ctx, reportAtOnceTime)
 	defer cancel()
 	all := newReplicaReporters(r.Leases.Replicas)
 	for _, t := range all {
-		t.complete = true // the report has only one dataset, so mark it as incremental
+		t.complete = true // the report has not all datasets, so mark it as incremental
 	}
-	r.reportPart(ctx, all, []uuid.UUID{id})
+	r.reportPart(ctx, all, ids)
 }
 
 // reportInParts calls reportPart for at most maxPerHeartbeat datasets at a time.

@@ -5,6 +5,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"path/filepath"
 	"time"
@@ -61,20 +62,12 @@ type Timing struct {
 
 // OrDefault returns the limits with zero values replaced by the defaults.
 func (l Timing) OrDefault() Timing {
-	for _, d := range []struct {
-		value        *time.Duration
-		defaultValue time.Duration
-	}{
-		{&l.Heartbeat, 10 * time.Second},
-		{&l.Retry, time.Second},
-		{&l.InUseWait, 30 * time.Second},
-		{&l.MoveWait, 50 * time.Second},
-	} {
-		if *d.value == 0 {
-			*d.value = d.defaultValue
-		}
+	return Timing{
+		Heartbeat: cmp.Or(l.Heartbeat, 10*time.Second),
+		Retry:     cmp.Or(l.Retry, time.Second),
+		InUseWait: cmp.Or(l.InUseWait, 30*time.Second),
+		MoveWait:  cmp.Or(l.MoveWait, 50*time.Second),
 	}
-	return l
 }
 
 // MountRoot is the folder with the mount points of all datasets.

@@ -170,7 +170,7 @@ func (m *Mounter) recordUse(ctx context.Context, d dataset.Dataset, asked uint64
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	m.Uses.ClearIdle(d.ID)
-	m.Throttle.NoteUse(d.ID, m.Clock.Steady())
+	m.Throttle.NoteUse(d.ID)
 	if first && d.Home == m.NodeID {
 		m.Pools.MarkChanged(d.Pool, false)
 	}

@@ -118,7 +118,7 @@ func (l *Throttler) checkLimited(r *host.List, e *Limited) {
 	} else if len(groups) > 0 {
 		r.Add(host.Error, "volume "+d.Volume, "",
 			"it is not throttled in the control groups %s; checked again every %s",
-			strings.Join(groups, ", "), scanSeldom)
+			strings.Join(groups, ", "), scanEvery)
 	}
 	const mend = "add a parent of it to cgroup_parents of drover.yaml"
 	if len(e.withoutLimit) > 0 {

@@ -166,7 +166,7 @@ func TestFailedLimitIsRetriedAndReported(t *testing.T) {
 	if st := f.A.Status.Status(t.Context(), now); !strings.Contains(st.Problem, not) {
 		t.Errorf("status: %q", st.Problem)
 	}
-	if wait := f.A.Throttle.Pause(f.A.Clock.Steady()); wait == 0 || wait > throttle.RetryEvery {
+	if wait := f.A.Throttle.Pause(); wait == 0 || wait > throttle.RetryEvery {
 		t.Errorf("it is tried again in %s", wait)
 	}
 	if err := os.Mkdir(filepath.Join(h.Dir, "absent.slice"), 0o755); err != nil {

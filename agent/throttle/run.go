@@ -19,12 +19,9 @@ import (
 
 // The intervals of the checks, and the time limit of a question to the guard.
 const (
-	// Run looks for new containers every scanOften while less than scanOftenFor has passed since a mount, and every
-	// scanSeldom later. So a rule that another program changed is restored within scanSeldom. Every RetryEvery, Run
-	// examines all processes again and retries whatever failed.
-	scanOften    = 500 * time.Millisecond
-	scanOftenFor = 30 * time.Second
-	scanSeldom   = time.Second
+	// Run looks for new containers every scanEvery. So a rule that another program changed is restored within
+	// scanEvery. Every RetryEvery, Run examines all processes again and retries whatever failed.
+	scanEvery    = time.Second
 	RetryEvery   = 30 * time.Second
 	GuardTimeout = time.Second // the time limit of a question to the guard while a Limited is locked
 )
@@ -35,7 +32,7 @@ func (l *Throttler) Run() {
 	full := l.Clock.Steady()
 	for {
 		var next <-chan time.Time
-		if wait := l.Pause(l.Clock.Steady()); wait > 0 {
+		if wait := l.Pause(); wait > 0 {
 			next = l.Clock.After(wait)
 		}
 		woken := false
@@ -62,7 +59,7 @@ func (l *Throttler) Run() {
 }
 
 // Pause returns the time until the next look. 0 means that Run waits until it is woken.
-func (l *Throttler) Pause(now time.Duration) time.Duration {
+func (l *Throttler) Pause() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -70,10 +67,8 @@ func (l *Throttler) Pause(now time.Duration) time.Duration {
 		return 0
 	case len(l.Limited) == 0:
 		return RetryEvery
-	case now-l.lastUse < scanOftenFor:
-		return scanOften
 	}
-	return scanSeldom
+	return scanEvery
 }
 
 // ProfileChanged wakes Run if the changed record of a dataset may have another limit.
@@ -83,13 +78,9 @@ func (l *Throttler) ProfileChanged(d dataset.Dataset) {
 	}
 }
 
-// NoteUse records that a volume is used by a new container, so that Run looks at once and then often for a while.
-func (l *Throttler) NoteUse(id uuid.UUID, now time.Duration) {
-	l.mu.Lock()
-	_, is := l.Limited[id]
-	l.lastUse = now
-	l.mu.Unlock()
-	if is {
+// NoteUse makes Run look at once, because a new container uses a volume.
+func (l *Throttler) NoteUse(id uuid.UUID) {
+	if l.Get(id) != nil {
 		l.wakeRun()
 	}
 }

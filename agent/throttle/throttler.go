@@ -5,15 +5,9 @@
 // containers, suspends it while the agent flushes the dataset, and removes it after the unmount. A rule outlives both
 // the volume and its device, so each rule is recorded on disk before it is set: under limits/ in the agent's database.
 //
-// Package mounting calls RemoveInherited and Limit after a mount, NoteUse for a new use, End after an unmount, and
-// Suspend for a flush. Package operation calls Suspend for an export, and ProfileChanged. Package agent calls Load at
-// its start, and then starts Run. The daemon passes Cgroups, the control groups of drover.yaml. Packages doctor and
-// controlsync read the problems. Package lease answers whether the guard fences a dataset (Throttler.Fences), and
-// package pool reads which limits this host can enforce (Controller.Kind).
-//
-// Throttler.mu protects the set of limited datasets, the reasons why limits are missing, and the time of the last
-// mount. Limited.Mu protects the rules of one dataset. The order is Limited.Mu, then Throttler.mu. GroupScanner belongs
-// to the goroutine of Run. The caller of Limit, Suspend and End holds the dataset's lock.
+// Throttler.mu protects the set of limited datasets, and the reasons why limits are missing. Limited.Mu protects the
+// rules of one dataset. The order is Limited.Mu, then Throttler.mu. GroupScanner belongs to the goroutine of Run. The
+// caller of Limit, Suspend and End holds the dataset's lock.
 //
 // Where to change what: which control groups get a rule is in controller.go and run.go, and when a limit is suspended
 // in suspend.go. How a rule is written to the kernel is in package internal/linux/iolimit, and which limits a profile
@@ -61,7 +55,6 @@ type Throttler struct {
 	Limited     map[uuid.UUID]*Limited
 	failures    map[uuid.UUID]error // why the limits of mounted datasets differ from their profiles; retried by Run
 	unavailable string              // why enableBaseGroups fails; "" if it does not
-	lastUse     time.Duration       // when a volume was last mounted, by the steady clock
 }
 
 // Limited is one mounted dataset whose speed is limited, or whose limit is suspended.
