@@ -151,7 +151,10 @@ func (a *components) create(ctx context.Context) {
 	}
 	// leaseCtx has the values of ctx, but does not end with it.
 	a.leaseCtx, a.endLeases = context.WithCancel(context.WithoutCancel(ctx))
-	a.Programs = newPrograms(a.Config)
+	if a.Config.Runner == nil {
+		a.Config.Runner = &run.System{}
+	}
+	a.Programs = &host.Programs{Runner: a.Config.Runner, Allowed: a.Config.FencePrograms}
 	if a.Config.PeerID == nil {
 		a.Config.PeerID = move.CertifiedNode
 	}

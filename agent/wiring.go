@@ -6,16 +6,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
-	"github.com/droverhq/drover/internal/run"
 )
-
-// newPrograms returns the runner of the programs that profiles name. They run on this host unless cfg.Runner is set.
-func newPrograms(cfg Config) *host.Programs {
-	if cfg.Runner == nil {
-		cfg.Runner = &run.System{}
-	}
-	return &host.Programs{Runner: cfg.Runner, Allowed: cfg.FencePrograms}
-}
 
 // connect gives the lower components the upper ones that they call. It is called before the agent starts.
 func (a *components) connect() {

@@ -54,12 +54,6 @@ func newReplicaReporters(list []api.Service) (out replicaReporters) {
 	return out
 }
 
-func (l replicaReporters) retryUnreachable() {
-	for _, t := range l {
-		t.unreachable = false
-	}
-}
-
 // examineRounds is the number of heartbeats in which each dataset without a use is examined once, about an hour by
 // default. Control relies on the reports when it removes copies.
 const examineRounds = 360
@@ -295,7 +289,9 @@ func (r *Reporter) Run(begun func()) {
 				r.Operations.PurgeAll()
 				purgeAt = now + PurgeEvery
 			}
-			all.retryUnreachable()
+			for _, t := range all {
+				t.unreachable = false
+			}
 			damaged := r.Status.FindDamaged(r.Ctx, damage.next(r.Cache.IDs))
 			r.report(r.Ctx, all,
 				slices.Concat(r.Uses.InUse(), all.reportedDatasets(), damaged, looks.next(r.Cache.IDs)))

@@ -193,8 +193,7 @@ func (s *StatusReader) forget(ctx context.Context, id uuid.UUID) {
 	s.LostWrites.Forget(ctx, id)
 }
 
-// ForgetRemoved drops the recorded usage and the lost writes of datasets whose home is no longer this node. It is
-// called when the agent starts: before, a report may not have been sent, which drops the lost writes.
+// ForgetRemoved drops the recorded usage and the lost writes of datasets whose home is no longer this node.
 func (s *StatusReader) ForgetRemoved(ctx context.Context) {
 	for _, id := range s.usages.datasets() {
 		if _, known := s.Cache.Dataset(id); !known {

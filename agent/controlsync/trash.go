@@ -6,7 +6,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -49,7 +48,7 @@ func (t *TrashReader) Read(ctx context.Context) (out []TrashedDataset) {
 		key := measured{id, d.Request}
 		used, known := before[key]
 		if !known && left > 0 && ctx.Err() == nil {
-			used, known = t.measure(ctx, d)
+			used, known = t.Pools.Used(ctx, d)
 			left--
 		}
 		if known {
@@ -58,21 +57,4 @@ func (t *TrashReader) Read(ctx context.Context) (out []TrashedDataset) {
 		out = append(out, TrashedDataset{d.Volume, used, known})
 	}
 	return out
-}
-
-func (t *TrashReader) measure(ctx context.Context, d dataset.Dataset) (dataset.Size, bool) {
-	opened, err := t.Pools.Get(d.Pool)
-	if err != nil {
-		return 0, false
-	}
-	if can := opened.Info().Capabilities; !can.OwnFilesystem && !can.KnowsUsed {
-		return 0, false
-	}
-	var used dataset.Size
-	var uerr error
-	err = t.Pools.Ask(ctx, d.Pool, func(b backends.Pool) { used, uerr = b.Used(ctx, d.ID) })
-	if err != nil {
-		return 0, false // used and uerr are read only after an answer: see Ask
-	}
-	return used, uerr == nil
 }

@@ -65,9 +65,6 @@ func (b *Deadlines) Session() (renewed, ttl time.Duration) {
 // AnswerCount returns the number of registrations that the guard has answered: see SetFenceTime.
 func (b *Deadlines) AnswerCount() uint64 { return b.answerCount.Load() }
 
-// CountAnswer counts an answer of the guard to a registration, and returns the new number.
-func (b *Deadlines) CountAnswer() uint64 { return b.answerCount.Add(1) }
-
 // Registered returns the datasets that the guard has registered, as far as known.
 func (b *Deadlines) Registered() []uuid.UUID {
 	b.mu.Lock()
@@ -117,15 +114,6 @@ func (b *Deadlines) setReadProblem(why string) bool {
 	b.readProblem = why
 	return was != why
 }
-
-// Renewed records that control answered a renewal. session and ttl are from the answer, sent is
-// the time of the request, and now is the time of the answer.
-func (b *Deadlines) Renewed(session uuid.UUID, sent, ttl, now time.Duration) {
-	b.change(func() { b.silent = false; b.controlSession.renew(session, sent, ttl, now) })
-}
-
-// NotRenewed records that control did not answer a renewal.
-func (b *Deadlines) NotRenewed() { b.change(func() { b.silent = true }) }
 
 // needsPromises reports whether promises of other nodes are needed, because control's answers are not sufficient:
 // control did not answer the last renewal, has not answered any renewal of this process, or this node has not read yet

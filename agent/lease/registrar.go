@@ -158,7 +158,7 @@ func (g *Registrar) register(ctx context.Context, d dataset.Dataset, strict bool
 		}
 	}
 	if err == nil {
-		g.Deadlines.SetFenceTime(d.ID, e.Bound, g.Deadlines.CountAnswer())
+		g.Deadlines.SetFenceTime(d.ID, e.Bound, g.Deadlines.answerCount.Add(1))
 	}
 	g.Deadlines.SetRegistered(d.ID, d.Epoch) // even after an error, because only the answer may have been lost
 	if err != nil {
@@ -250,7 +250,8 @@ func (g *Registrar) Check(ctx context.Context, d dataset.Dataset) error {
 // CheckUnmount fails with dataset.ErrInUse while a dataset is fenced. A fenced dataset must stay mounted, because a
 // frozen filesystem without a mount cannot be thawed.
 func (g *Registrar) CheckUnmount(d dataset.Dataset) error {
-	switch fenced, err := g.isFencedNow(d.ID); {
+	// A fence ends only after the dataset's epoch was confirmed.
+	switch fenced, err := g.IsDatasetFenced(d.ID, func() (guard.Status, error) { return g.Guard.Status(g.Ctx) }); {
 	case err != nil:
 		return fmt.Errorf("unmount of volume %s: it may be fenced: %w", d.Volume, err)
 	case fenced:
@@ -330,12 +331,6 @@ func (g *Registrar) Entry(ctx context.Context, id uuid.UUID) (e guard.Entry, the
 	}
 	e, there = entryOf(st, id)
 	return e, there, nil
-}
-
-// isFencedNow reports whether a dataset is fenced. A fence ends only after the dataset's epoch was confirmed.
-// isFencedNow fails if the dataset may be fenced and the guard does not answer.
-func (g *Registrar) isFencedNow(id uuid.UUID) (bool, error) {
-	return g.IsDatasetFenced(id, func() (guard.Status, error) { return g.Guard.Status(g.Ctx) })
 }
 
 // IsDatasetFenced reports whether a dataset is fenced, according to the status of the guard that the function status

@@ -27,7 +27,8 @@ func (b *Deadlines) Renew(ctx context.Context) {
 			return
 		case r.err == nil:
 			every, logged, first = time.Duration(r.TTL)/5, false, r.replica
-			b.Renewed(r.Session, r.sent, time.Duration(r.TTL), b.Clock.Steady())
+			now := b.Clock.Steady()
+			b.change(func() { b.silent = false; b.controlSession.renew(r.Session, r.sent, time.Duration(r.TTL), now) })
 			wait = every
 		case errors.Is(r.err, dataset.ErrStale):
 			if r.err = b.Membership.Register(ctx); r.err == nil {
@@ -37,7 +38,7 @@ func (b *Deadlines) Renew(ctx context.Context) {
 		default:
 			first++
 			wait = min(wait, every/4) // a mount may be waiting for a renewal that is answered
-			b.NotRenewed()
+			b.change(func() { b.silent = true })
 			if !logged && r.err != nil && ctx.Err() == nil {
 				logged = true
 				b.Log.WithError(r.err).Warn("cannot renew the session with control")

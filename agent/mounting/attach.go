@@ -64,17 +64,12 @@ func mountOn(m backends.Mount, path string) error {
 	if m.FSType != bindType {
 		return mount.Mount(path, mountSpec(m))
 	}
-	return bindOn(m, path, mount.BindFlags{ReadOnly: m.Flags.ReadOnly, NoDev: m.Flags.NoDev})
-}
-
-// bindOn binds the folder of a backend's dataset on path.
-func bindOn(m backends.Mount, path string, flags mount.BindFlags) error {
 	src, err := os.OpenFile(m.Source, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	return mount.Bind(src, path, flags)
+	return mount.Bind(src, path, mount.BindFlags{ReadOnly: m.Flags.ReadOnly, NoDev: m.Flags.NoDev})
 }
 
 // mountSpec returns the arguments of mount(2) for a backend's dataset.

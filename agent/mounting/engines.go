@@ -74,12 +74,6 @@ type engineProcess struct {
 
 const engineKey = "engine"
 
-// NewEngines returns an empty record. boot is the UUID of this boot of the kernel: processes that another boot has
-// recorded have ended.
-func NewEngines(db records.DB, boot string) *Engines {
-	return &Engines{db: db, boot: boot, activated: map[process.Identity]bool{}}
-}
-
 // Load reads the record from disk.
 func (e *Engines) Load(ctx context.Context) error {
 	if there, err := e.db.Get(ctx, engineKey, &e.record); err != nil || !there {

@@ -108,13 +108,10 @@ func (l *Holders) addHolders(out *dataset.Holders, look Scan, d dataset.Dataset,
 			out.AddUnexamined(o.String())
 			continue
 		}
-		out.Add(openHolder(out, o))
+		out.Add(identify(out, dataset.Holder{
+			Kind: dataset.HolderProcess, PID: o.PID, Command: o.Comm, Path: o.Path,
+		}))
 	}
-}
-
-// openHolder returns the holder for a process with an open file.
-func openHolder(out *dataset.Holders, o inuse.Opener) dataset.Holder {
-	return identify(out, dataset.Holder{Kind: dataset.HolderProcess, PID: o.PID, Command: o.Comm, Path: o.Path})
 }
 
 // identify adds the user and the container of the holder's process. A value that cannot be read stays

@@ -3,6 +3,7 @@ package mounting
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/linux/process"
 	"github.com/droverhq/drover/plugin"
 )
 
@@ -90,8 +92,8 @@ type Usages interface {
 // nothing is frozen. The caller calls Connect.
 func New(h *host.Host, p *pool.Pools, l *lease.Leases, t *throttle.Throttler, freezer []string) *Mounts {
 	m := &Mounts{Host: h, Pools: p, Leases: l, Throttle: t, Freezer: freezer}
-	m.Engines = NewEngines(h.DB, h.Boot)
-	m.Uses = NewUseTable(h)
+	m.Engines = &Engines{db: h.DB, boot: h.Boot, activated: map[process.Identity]bool{}}
+	m.Uses = &UseTable{Host: h, records: map[uuid.UUID]*Record{}, idleSince: map[uuid.UUID]time.Duration{}}
 	m.Holders = &Holders{Mounts: m, ReadForeign: mount.ReadForeign, Files: inuse.FindOpenFiles}
 	m.LostWrites = newWatcher(m)
 	m.Disks = &Disks{Mounts: m}
@@ -99,7 +101,7 @@ func New(h *host.Host, p *pool.Pools, l *lease.Leases, t *throttle.Throttler, fr
 	m.SharedMounts = &SharedMounts{
 		Mounts: m, Table: records.NewTable[SharedMount](h.DB, "guests/"), refused: map[uuid.UUID]string{},
 	}
-	m.Reservations = NewReservations(h)
+	m.Reservations = &Reservations{Host: h, held: map[uuid.UUID]reservation{}}
 	m.Unmounter = &Unmounter{m}
 	m.Verifier = &Verifier{Mounts: m, started: h.Clock.Now(), startedSteady: h.Clock.Steady()}
 	m.Mounter = &Mounter{m}

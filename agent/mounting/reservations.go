@@ -23,11 +23,6 @@ type Reservations struct {
 	held map[uuid.UUID]reservation
 }
 
-// NewReservations returns an empty Reservations.
-func NewReservations(h *host.Host) *Reservations {
-	return &Reservations{Host: h, held: map[uuid.UUID]reservation{}}
-}
-
 // reservation is one shared mount of the home, used by all operations that need the dataset exclusively.
 type reservation struct {
 	id    uuid.UUID

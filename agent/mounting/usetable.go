@@ -23,11 +23,6 @@ type UseTable struct {
 	idleSince map[uuid.UUID]time.Duration // datasets that are mounted without a use, and since when by the steady clock
 }
 
-// NewUseTable returns an empty table.
-func NewUseTable(h *host.Host) *UseTable {
-	return &UseTable{Host: h, records: map[uuid.UUID]*Record{}, idleSince: map[uuid.UUID]time.Duration{}}
-}
-
 // Load reads the uses from disk. some reports whether there are uses of this boot. Such uses may have ended while no
 // agent ran.
 func (t *UseTable) Load(ctx context.Context) (some bool, err error) {

@@ -31,7 +31,10 @@ func (o *Operations) WriteRecord(ctx context.Context, pool backends.Pool, d data
 	if d.Home != o.NodeID {
 		return // a copy keeps the record of the state that was copied
 	}
-	if err := o.writeRecordTo(ctx, pool, d); err != nil && !errors.Is(err, dataset.ErrNotFound) {
+	d.Written = o.Cache.Index(d.ID)
+	// Without a flush: control's store has the record, and this copy is needed only if that store is lost.
+	err := pool.WriteRecord(context.WithoutCancel(ctx), d, false)
+	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
 		o.LogOf(ctx, d).WithError(err).Warn("cannot write the record beside the data")
 	}
 }
@@ -82,13 +85,6 @@ func (o *Operations) WriteAllRecords() {
 		}
 		return nil
 	})
-}
-
-// writeRecordTo writes the record beside the dataset again, without a flush: control's store has the record, and this
-// copy is needed only if that store is lost.
-func (o *Operations) writeRecordTo(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
-	d.Written = o.Cache.Index(d.ID)
-	return pool.WriteRecord(context.WithoutCancel(ctx), d, false)
 }
 
 // isOutOfDate reports whether the record of an entry must be replaced by d, the record in the cache. index is the index

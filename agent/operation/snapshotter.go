@@ -28,7 +28,11 @@ func (o *Operations) TakeSnapshot(ctx context.Context, jb *host.Job, op *dataset
 		if err := checkLive(d, "snapshot"); err != nil {
 			return out, err
 		}
-		if err := o.checkSnapshotSpace(ctx, pool, d, *op.Snapshot); err != nil {
+		err := o.Pools.CheckRootSpace(ctx)
+		if err == nil && op.Snapshot.Kind == dataset.SnapshotScheduled {
+			err = host.CheckTight(ctx, pool, d)
+		}
+		if err != nil {
 			return out, fmt.Errorf("snapshot of volume %s: %w", d.Volume, err)
 		}
 		end, err := o.Reservations.Reserve(ctx, d)
@@ -64,16 +68,6 @@ func (o *Operations) TakeSnapshot(ctx context.Context, jb *host.Job, op *dataset
 		o.WriteRecord(ctx, pool, *out.Dataset)
 	}
 	return out, err
-}
-
-// checkSnapshotSpace refuses a snapshot for which there is not enough space.
-func (o *Operations) checkSnapshotSpace(ctx context.Context, pool backends.Pool, d dataset.Dataset,
-	s dataset.Snapshot) error {
-	err := o.Pools.CheckRootSpace(ctx)
-	if err == nil && s.Kind == dataset.SnapshotScheduled {
-		err = host.CheckTight(ctx, pool, d)
-	}
-	return err
 }
 
 // DeleteSnapshot destroys a snapshot and then forgets it. The operation is recorded in control. After a crash between

@@ -73,11 +73,8 @@ func (t *Pools) Make(ctx context.Context, name string, rec Record) (*Pool, error
 		return nil, errors.Join(WithPoolName(name, err), b.Close(), t.PoolLocks.Unlock(rec.ID))
 	}
 	t.warnNotLocked(name, whyUnlocked)
-	p := &Pool{Record: rec, nodeName: t.NodeName, Storage: b, LockProblem: whyUnlocked, Generation: generation,
-		RaiseSoon: true, RaisedAt: t.Clock.Steady(), Pool: dataset.Pool{
-			ID: rec.ID, Name: name, Backend: rec.Backend, Path: rec.Path, Devices: rec.Devices,
-			Reach: dataset.ReachNode, Default: rec.Default,
-		}}
+	p := t.UnopenedPool(name, rec)
+	p.Storage, p.LockProblem, p.Generation, p.RaiseSoon, p.RaisedAt = b, whyUnlocked, generation, true, t.Clock.Steady()
 	p.setInfo(t.capabilities(b), b.Info())
 	t.Add(p)
 	t.SyncPolicy(ctx, rec.ID)

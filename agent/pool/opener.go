@@ -159,8 +159,8 @@ func (t *Pools) attach(ctx context.Context, p *Pool) error {
 	if err == nil {
 		p.Generation, err = b.Generation()
 	}
-	if err == nil {
-		err = p.probeReopened(b)
+	if err == nil && p.disk.closed { // a probe: it was closed because its disk failed
+		err = b.Raise(p.Generation)
 	}
 	if err != nil {
 		return errors.Join(err, b.Close())

@@ -144,11 +144,3 @@ func (p *Pool) DiskFailure() string {
 	}
 	return p.disk.failing
 }
-
-// probeReopened probes a pool that is being opened after it was closed because its disk failed.
-func (p *Pool) probeReopened(b backends.Pool) error {
-	if !p.disk.closed {
-		return nil
-	}
-	return b.Raise(p.Generation)
-}

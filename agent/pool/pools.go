@@ -18,7 +18,6 @@
 package pool
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -91,14 +90,6 @@ func (t *Pools) ReadStatus(ctx context.Context, id uuid.UUID) (dataset.PoolStatu
 	}
 }
 
-// hangReason returns why a pool counts as hanging, or "" if it does not, or was removed.
-func (t *Pools) hangReason(id uuid.UUID) string {
-	if now := t.ByID(id); now != nil {
-		return now.HangReason
-	}
-	return ""
-}
-
 // statusReading is a request for the status of a pool, for all callers that joined it before it began.
 type statusReading struct {
 	done   chan struct{}
@@ -144,7 +135,11 @@ func (t *Pools) readStatus(ctx context.Context, id uuid.UUID, begin func()) (dat
 		g, gerr = b.Generation()
 	})
 	if err != nil {
-		return dataset.PoolStatus{ID: id, Reason: cmp.Or(t.hangReason(id), err.Error())}, err
+		is = dataset.PoolStatus{ID: id, Reason: err.Error()}
+		if now := t.ByID(id); now != nil && now.HangReason != "" {
+			is.Reason = now.HangReason
+		}
+		return is, err
 	}
 	is.ID = id
 	is.Provisioned, is.Overcommit = t.Cache.Provisioned(id), t.ByID(id).Record.Overcommit

@@ -119,7 +119,5 @@ func (r Record) AdoptHint(when string) string {
 // IsWithin reports whether path is dir or below it. Both paths must be clean.
 func IsWithin(path, dir string) bool {
 	rel, err := filepath.Rel(dir, path)
-	return err == nil && (rel == "." || (rel != ".." && !hasDotDot(rel)))
+	return err == nil && filepath.IsLocal(rel)
 }
-
-func hasDotDot(rel string) bool { return len(rel) >= 3 && rel[:3] == "../" }

@@ -45,7 +45,7 @@ func (t *Pools) CheckRootSpace(ctx context.Context) error {
 func (t *Pools) RootHint(ctx context.Context) string {
 	var on []uuid.UUID
 	for _, p := range t.All() {
-		if !p.Record.hasOwnMount() && t.isOnRootDisk(ctx, p) {
+		if t.SharesRootDisk(ctx, p.ID) {
 			on = append(on, p.ID)
 		}
 	}
@@ -57,17 +57,14 @@ func (t *Pools) RootHint(ctx context.Context) string {
 }
 
 // SharesRootDisk reports whether the datasets of a pool are on the disk with the root, whose free space Drover itself
-// needs.
+// needs. It is false if the pool is offline: no data in it can be removed.
 func (t *Pools) SharesRootDisk(ctx context.Context, id uuid.UUID) bool {
 	p := t.ByID(id)
-	return p != nil && !p.Record.hasOwnMount() && t.isOnRootDisk(ctx, p)
-}
-
-// isOnRootDisk reports whether a pool is on the disk with the root. It is false if the pool is offline: no data in it
-// can be removed.
-func (t *Pools) isOnRootDisk(ctx context.Context, p *Pool) bool {
+	if p == nil || p.Record.hasOwnMount() {
+		return false
+	}
 	var is bool
-	err := t.Ask(ctx, p.ID, func(backends.Pool) { is = sameDisk(p.Record.Path, t.Root) })
+	err := t.Ask(ctx, id, func(backends.Pool) { is = sameDisk(p.Record.Path, t.Root) })
 	return err == nil && is
 }
 
@@ -81,16 +78,11 @@ func (t *Pools) AddHint(ctx context.Context, id uuid.UUID, err error) error {
 	if !errors.Is(err, dataset.ErrNoSpace) {
 		return err
 	}
-	for _, p := range t.All() {
-		if p.ID != id || p.Storage == nil {
-			continue
-		}
-		st, failed := t.ReadStatus(ctx, p.ID)
-		if failed != nil {
-			continue
-		}
-		if hint := t.Hint(ctx, p, st, 0); hint != "" {
-			return fmt.Errorf("%w (%s)", err, hint)
+	if p := t.ByID(id); p != nil && p.Storage != nil {
+		if st, failed := t.ReadStatus(ctx, id); failed == nil {
+			if hint := t.Hint(ctx, p, st, 0); hint != "" {
+				return fmt.Errorf("%w (%s)", err, hint)
+			}
 		}
 	}
 	return err
@@ -144,13 +136,10 @@ func (t *Pools) measure(ctx context.Context, ids []uuid.UUID) usage {
 	defer cancel()
 	for _, id := range t.Cache.IDs() {
 		d, ok := t.Cache.Dataset(id)
-		if !ok || d.State == dataset.StatePurging {
+		if !ok || d.State == dataset.StatePurging || !slices.Contains(ids, d.Pool) {
 			continue
 		}
-		if !slices.Contains(ids, d.Pool) {
-			continue
-		}
-		used, known := t.used(ctx, d)
+		used, known := t.Used(ctx, d)
 		w.measured = w.measured && known
 		if d.State == dataset.StateTrashed {
 			w.trashed++
@@ -185,8 +174,8 @@ func (t *Pools) snapshots(ctx context.Context, d dataset.Dataset) (list []namedS
 	return list
 }
 
-// used asks for the size of a dataset. known is false if the pool does not answer, or must walk through all files.
-func (t *Pools) used(ctx context.Context, d dataset.Dataset) (used dataset.Size, known bool) {
+// Used asks for the size of a dataset. known is false if the pool does not answer, or must walk through all files.
+func (t *Pools) Used(ctx context.Context, d dataset.Dataset) (used dataset.Size, known bool) {
 	pool, err := t.Get(d.Pool)
 	if err != nil {
 		return 0, false

@@ -51,27 +51,24 @@ func (a *Admin) Collect(ctx context.Context, id uuid.UUID, dryRun bool) (out api
 // destroy destroys an entry of a pool that control has no record of. A dry run only checks whether destroy would fail.
 func (a *Admin) destroy(ctx context.Context, p *pool.Pool, e backends.Entry, dryRun bool) error {
 	d := dataset.Dataset{ID: e.ID, Volume: e.ID.String(), Pool: p.ID}
-	if dryRun {
-		if e.State != backends.EntryCopy {
-			if err := a.EnsureUnrecorded(ctx, e.ID); err != nil {
-				return err
-			}
+	if !dryRun {
+		unlock, err := a.Locks.Lock(ctx, e.ID, "gc of dataset "+e.ID.String())
+		if err != nil {
+			return err
 		}
-		return a.Verifier.CheckUnmounted(ctx, d)
-	}
-	unlock, err := a.Locks.Lock(ctx, e.ID, "gc of dataset "+e.ID.String())
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	// The previous holder of the lock may have recorded the dataset.
-	if err := a.checkCollectable(ctx, e.ID); err != nil {
-		return err
+		defer unlock()
+		// The previous holder of the lock may have recorded the dataset.
+		if err := a.checkCollectable(ctx, e.ID); err != nil {
+			return err
+		}
 	}
 	if e.State != backends.EntryCopy {
 		if err := a.EnsureUnrecorded(ctx, e.ID); err != nil {
 			return err
 		}
+	}
+	if dryRun {
+		return a.Verifier.CheckUnmounted(ctx, d)
 	}
 	if err := a.Verifier.EnsureUnused(ctx, d, "destroy"); err != nil {
 		return err

@@ -6,7 +6,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -69,7 +68,10 @@ func (c *Cache) List(node uuid.UUID) []ListEntry {
 	}
 	copies := map[uuid.UUID]bool{}
 	for id, k := range c.copies {
-		if _, taken := c.names[volumeOfCopy(k)]; !taken && k.Record != nil && k.Record.State == dataset.StateReady {
+		if k.Record == nil || k.Record.State != dataset.StateReady {
+			continue
+		}
+		if _, taken := c.names[k.Record.Volume]; !taken {
 			copies[id] = true
 			out = append(out, c.entriesLocked(k.Record, node)...)
 		}
@@ -98,13 +100,6 @@ func (c *Cache) entriesLocked(d *dataset.Dataset, node uuid.UUID) (out []ListEnt
 		out = append(out, ListEntry{d.Volume, DefaultSpelling(*d), d.ID})
 	}
 	return out
-}
-
-func volumeOfCopy(k api.AssignedCopy) string {
-	if k.Record == nil {
-		return ""
-	}
-	return k.Record.Volume
 }
 
 // nameIn returns the name of the volume in a spelling: db in db@gold.
