@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -102,8 +103,8 @@ func New(ctx context.Context, o Options) (*Guard, error) {
 	if o.Clock == nil {
 		o.Clock = systemClock{}
 	}
-	o.Step, o.Recheck = orDefault(o.Step, time.Second), orDefault(o.Recheck, time.Second)
-	o.RetryPause = orDefault(o.RetryPause, time.Second/4)
+	o.Step, o.Recheck = cmp.Or(o.Step, time.Second), cmp.Or(o.Recheck, time.Second)
+	o.RetryPause = cmp.Or(o.RetryPause, time.Second/4)
 	if o.Processes == nil {
 		o.Processes = countProcesses
 	}
@@ -126,7 +127,7 @@ func New(ctx context.Context, o Options) (*Guard, error) {
 	}
 	for id, e := range table {
 		if e.Boot != boot {
-			e = afterReboot(e)
+			e.State, e.Steps = StateRebooted, nil // a boot ends all mounts and all processes
 			if err := errors.Join(g.records.forgetDeadline(id), hand.Forget(o.Run, id)); err != nil {
 				return nil, fmt.Errorf("guard: records from before the boot: %w", err)
 			}
@@ -134,20 +135,6 @@ func New(ctx context.Context, o Options) (*Guard, error) {
 		g.table[id] = &entry{Entry: e, maxFenceTime: e.Bound}
 	}
 	return g, nil
-}
-
-func orDefault(d, otherwise time.Duration) time.Duration {
-	if d == 0 {
-		return otherwise
-	}
-	return d
-}
-
-// afterReboot returns an entry of an earlier boot with its new state. A boot ends all mounts and all processes.
-func afterReboot(e Entry) Entry {
-	e.State = StateRebooted
-	e.Steps = nil
-	return e
 }
 
 // Run watches the deadlines and answers requests on the listener until ctx ends. After Run has returned, fenced

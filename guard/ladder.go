@@ -239,7 +239,7 @@ func (g *Guard) reboot(e *entry) {
 	s := Step{Act: ActReboot, Began: now, Ended: now, Note: "the watchdog device is missing"}
 	if g.watchdog.device != nil {
 		s.Note = fmt.Sprintf("the watchdog is no longer fed: it reboots the host within %v", g.watchdog.timeout)
-		g.watchdog.stopFeeding()
+		g.watchdog.feedingStopped = true // so that it reboots the host
 	}
 	e.add(s)
 	g.save(e)

@@ -47,7 +47,10 @@ func (g *Guard) Register(ctx context.Context, r Registration) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	err = g.saveDurably(ctx, e, flushTime)
+	g.mu.Lock()
+	flushed := g.save(e)
+	g.mu.Unlock()
+	err = waitFor(ctx, flushed, flushTime)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e.busy = false
@@ -173,14 +176,6 @@ func (e *entry) copy() Entry {
 	c := e.Entry
 	c.Paths, c.Steps = slices.Clone(c.Paths), slices.Clone(c.Steps)
 	return c
-}
-
-// saveDurably saves an entry and waits until the record is flushed.
-func (g *Guard) saveDurably(ctx context.Context, e *entry, most time.Duration) error {
-	g.mu.Lock()
-	flushed := g.save(e)
-	g.mu.Unlock()
-	return waitFor(ctx, flushed, most)
 }
 
 func waitFor(ctx context.Context, flushed <-chan error, most time.Duration) error {

@@ -60,9 +60,6 @@ func (d *watchdogKeeper) feed(now time.Duration) (next time.Duration, err error)
 	return d.next, err
 }
 
-// stopFeeding stops feeding the device, so that it reboots the host.
-func (d *watchdogKeeper) stopFeeding() { d.feedingStopped = true }
-
 // release disarms and closes the device when no dataset needs it any more.
 func (d *watchdogKeeper) release() error {
 	if d.feedingStopped {
