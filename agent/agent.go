@@ -27,6 +27,7 @@ import (
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -80,7 +81,7 @@ type Config struct {
 	Cgroups throttle.Cgroups // control groups that limit volumes
 	// Checks add findings about this process that no component of the agent knows, such as those of its certificate.
 	// They must be fast and safe for concurrent use.
-	Checks []func(*host.List)
+	Checks []func(*condition.List)
 	// OperationEnded is called after each operation that this agent carried out. It must be fast. If nil, it is not
 	// called.
 	OperationEnded func(op dataset.Operation, err error, took time.Duration)

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/btrfs"
@@ -366,7 +365,7 @@ func TestI9RootsDiskFails(t *testing.T) {
 	}
 	found, err := h.Doctor(t.Context())
 	if err != nil || !slices.ContainsFunc(found, func(f api.Finding) bool {
-		return f.Level == host.Error && f.Subject == "root" && strings.Contains(f.Text, "its disk fails")
+		return f.Level == api.LevelError && f.Subject == "root" && strings.Contains(f.Text, "its disk fails")
 	}) {
 		t.Errorf("doctor: %+v, %v", found, err)
 	}

@@ -109,7 +109,7 @@ func (h *Host) DatasetFinding(d dataset.Dataset) (text string) {
 func (h *Host) StoreFinding() (text string) {
 	h.T.Helper()
 	for _, f := range h.findings("store") {
-		if f.Level == host.Error {
+		if f.Level == api.LevelError {
 			text += f.Text
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -147,13 +147,14 @@ func (c *Checker) nextProbe() (next string) {
 }
 
 // Findings adds a warning for each repository that could not be opened the last time.
-func (c *Checker) Findings(list *host.List) {
+func (c *Checker) Findings(list *condition.List) {
 	c.access.mu.Lock()
 	defer c.access.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(c.access.of)) {
 		if is := c.access.of[name]; is.problem != nil {
-			list.Add(host.Warning, "repository "+name, "correct the cause, then: drover repository check "+name,
-				"this host cannot open it since %s UTC: %v", is.since.UTC().Format(time.DateTime), is.problem)
+			list.Add(condition.RepositoryUnreachable, "repository "+name,
+				"correct the cause, then: drover repository check "+name,
+				is.since.UTC().Format(time.DateTime), is.problem)
 		}
 	}
 }

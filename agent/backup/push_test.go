@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/run"
@@ -482,13 +483,13 @@ func TestAppendOnlyRepository(t *testing.T) {
 	wantReport := func(want int, tried int32) {
 		t.Helper()
 		f.A.Backups.Occupy("offsite")() // waits for the end of the last job
-		var list host.List
+		var list condition.List
 		f.A.Backups.Findings(&list)
-		if len(list.All) != want || removals.Load() != tried {
-			t.Fatalf("reported %+v, and %d removals were tried, want %d", list.All, removals.Load(), tried)
+		if len(list) != want || removals.Load() != tried {
+			t.Fatalf("reported %+v, and %d removals were tried, want %d", list, removals.Load(), tried)
 		}
-		if want > 0 && (list.All[0].Subject != "repository offsite" || !strings.Contains(list.All[0].Text, "append-only")) {
-			t.Errorf("reported %+v", list.All)
+		if want > 0 && (list[0].Subject != "repository offsite" || !strings.Contains(list[0].Text, "append-only")) {
+			t.Errorf("reported %+v", list)
 		}
 	}
 	f.A.NewVolume("db@backed")

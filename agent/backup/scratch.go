@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/durable"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -70,13 +71,12 @@ func (h *heldClones) remove(n note) {
 }
 
 // Findings reports the clones that could not be removed, and the repositories that refuse to remove backups.
-func (c *Creator) Findings(list *host.List) {
+func (c *Creator) Findings(list *condition.List) {
 	c.targets.report(list)
 	c.held.mu.Lock()
 	defer c.held.mu.Unlock()
 	for _, h := range c.held.of {
-		list.Add(host.Warning, "volume "+h.Volume, "end what uses the clone: it is removed within a minute",
-			"the clone that an ended backup has read takes up to %s, and cannot be removed: %v", h.used.Human(), h.why)
+		list.Add(condition.CloneHeld, "volume "+h.Volume, "", h.used.Human(), h.why)
 	}
 }
 

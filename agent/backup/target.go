@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/restic"
@@ -114,16 +115,12 @@ func (c *Creator) removeOnce(ctx context.Context, record dataset.Repository, u u
 }
 
 // report adds a warning for each repository that refused to remove backups.
-func (t *targets) report(list *host.List) {
+func (t *targets) report(list *condition.List) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(t.of)) {
-		if t.of[name].refused == "" {
-			continue
+		if t.of[name].refused != "" {
+			list.Add(condition.RepositoryAppendOnly, "repository "+name, "")
 		}
-		list.Add(host.Warning, "repository "+name,
-			"remove old backups on its server, and use profiles without keep; then systemctl restart drover",
-			"it is append-only: backups that are expired, incomplete or withdrawn stay in it, and drover does not try "+
-				"to remove further ones")
 	}
 }

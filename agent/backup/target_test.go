@@ -15,8 +15,8 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/backup"
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 )
@@ -151,11 +151,11 @@ func TestBackupsOfAVolumeToTwoRepositories(t *testing.T) {
 	})
 	made := awaitEnd(f, backUpTo(f, "db", "offsite"))
 	f.A.Backups.Sweep(t.Context())
-	var list host.List
+	var list condition.List
 	f.A.Backups.Findings(&list)
 	clones, err := filepath.Glob(filepath.Join(f.A.Root, "backups", "clone-*.json"))
-	if err != nil || len(clones) != 1 || len(list.All) > 0 {
-		t.Errorf("got the notes %v, %v, and the findings %+v, want one note", clones, err, list.All)
+	if err != nil || len(clones) != 1 || len(list) > 0 {
+		t.Errorf("got the notes %v, %v, and the findings %+v, want one note", clones, err, list)
 	}
 	_, err = open.WriteString("\n")
 	must(t, err)

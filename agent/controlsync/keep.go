@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
@@ -118,26 +119,17 @@ func (m *Member) shouldReport(err error) bool {
 		m.clock.Now().After(pki.ReportAt(m.credentials.Pair().Chain[0]))
 }
 
-// Findings returns an error if the certificate of this host has expired, and a warning if it expires soon because it
-// could not be renewed.
-func (m *Member) Findings() []api.Finding {
+// Findings adds an error if the certificate of this host has expired, and a warning if it expires soon because it could
+// not be renewed.
+func (m *Member) Findings(list *condition.List) {
 	leaf, now := m.credentials.Pair().Chain[0], m.clock.Now()
-	found := api.Finding{
-		Subject: "certificate",
-		Fix:     "check that control is reachable; for a new certificate: drover node token, and join again",
-	}
 	end := leaf.NotAfter.Format(time.RFC3339)
 	switch {
 	case now.After(leaf.NotAfter):
-		found.Level = api.LevelError
-		found.Text = "the certificate of this host expired at " + end + ": control and other hosts refuse this host"
+		list.Add(condition.CertificateExpired, "certificate", "", end)
 	case now.After(pki.ReportAt(leaf)):
-		found.Level = api.LevelWarning
-		found.Text = "the certificate of this host expires at " + end + " and was not renewed"
-	default:
-		return nil
+		list.Add(condition.CertificateExpires, "certificate", "", end)
 	}
-	return []api.Finding{found}
 }
 
 // Check asks control once, and renews the certificate if that is due: see Keep.

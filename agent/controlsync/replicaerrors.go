@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -79,7 +79,7 @@ func (r *Reporter) LastAnswer() time.Time {
 
 // Check adds a warning for each control replica that did not answer the last heartbeat. If there is only one replica,
 // Check adds nothing, because doctor asks that replica itself.
-func (r *Reporter) Check(list *host.List) {
+func (r *Reporter) Check(list *condition.List) {
 	if len(r.Leases.Replicas) < 2 {
 		return
 	}
@@ -94,7 +94,6 @@ func (r *Reporter) Check(list *host.List) {
 		if e, ok := replica.(interface{ Endpoint() string }); ok {
 			name = e.Endpoint()
 		}
-		list.Add(host.Warning, "control "+name, "start drover control on that host, and check the network",
-			"does not answer: %v", err)
+		list.Add(condition.ControlReplicaUnreachable, "control "+name, "", err)
 	}
 }

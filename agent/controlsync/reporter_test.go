@@ -10,12 +10,12 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
 )
@@ -78,10 +78,10 @@ func TestSilentReplicaIsNamed(t *testing.T) {
 			for _, err := range c.answers {
 				r.replicaErrors.set(c.replicas-1, time.Time{}, err)
 			}
-			var list host.List
+			var list condition.List
 			r.Check(&list)
-			if len(list.All) != c.want {
-				t.Errorf("%d findings, want %d: %+v", len(list.All), c.want, list.All)
+			if len(list) != c.want {
+				t.Errorf("%d findings, want %d: %+v", len(list), c.want, list)
 			}
 		})
 	}

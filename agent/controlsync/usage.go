@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
@@ -181,27 +182,23 @@ func (u *usages) setSaved(saved map[uuid.UUID]usageSummary) {
 }
 
 // Check adds findings about the volumes with little space left.
-func (s *StatusReader) Check(r *host.List) {
-	var lines []api.Finding
+func (s *StatusReader) Check(r *condition.List) {
+	var lines condition.List
 	poolStatus := s.poolStatuses()
 	for id, u := range s.usages.full() {
 		d, ok := s.Cache.Dataset(id)
 		if !ok || d.State != dataset.StateReady {
 			continue
 		}
-		level := host.Warning
+		row := condition.VolumeFilling
 		if u.Fullness == dataset.Full {
-			level = host.Error
+			row = condition.VolumeFull
 		}
-		lines = append(lines, api.Finding{
-			Level: level, Subject: "volume " + d.Volume, Text: u.Fullness.String() + ": " + u.Usage.Describe(d.Size),
-			Fix: d.SpaceHint(s.roomOf(d, poolStatus(d.Pool)), u.Usage),
-		})
+		lines.Add(row, "volume "+d.Volume, d.SpaceHint(s.roomOf(d, poolStatus(d.Pool)), u.Usage),
+			u.Usage.Describe(d.Size))
 	}
 	slices.SortFunc(lines, func(x, y api.Finding) int { return cmp.Compare(x.Subject, y.Subject) })
-	for _, f := range lines {
-		r.Add(f.Level, f.Subject, f.Fix, "%s", f.Text)
-	}
+	*r = append(*r, lines...)
 }
 
 // roomOf returns the room of a dataset in its pool. st is the status of the pool; nil if it is not known.

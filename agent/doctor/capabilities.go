@@ -6,8 +6,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -15,11 +15,10 @@ import (
 // operator knows before a profile requires it.
 func checkMissingCapabilities(r *Report, p *pool.Pool) {
 	if list := missingCapabilities(p.Capabilities, p.Share != uuid.Nil); len(list) > 0 {
-		r.Add(host.OK, "pool "+p.Name, "", "limits of backend %s: %s", p.Backend,
-			strings.Join(list, "; "))
+		r.Add(condition.PoolLimits, "pool "+p.Name, "", p.Backend, strings.Join(list, "; "))
 	}
 	if len(p.MissingFeatures) > 0 {
-		r.Add(host.OK, "pool "+p.Name, "", "could do more on this host: %s", strings.Join(p.MissingFeatures, "; "))
+		r.Add(condition.PoolCouldDoMore, "pool "+p.Name, "", strings.Join(p.MissingFeatures, "; "))
 	}
 }
 

@@ -25,12 +25,12 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/backup"
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/pooladmin"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
@@ -42,14 +42,14 @@ type Doctor struct {
 	Watcher *Watcher
 
 	backups *backup.Backups
-	checks  []func(*host.List)
+	checks  []func(*condition.List)
 
 	mu       sync.Mutex
 	examined map[uuid.UUID]*examination // the running examinations, by pool
 }
 
 // New returns the Doctor of a host. The checks add findings that no component knows.
-func New(a *pooladmin.Admin, b *backup.Backups, checks []func(*host.List)) *Doctor {
+func New(a *pooladmin.Admin, b *backup.Backups, checks []func(*condition.List)) *Doctor {
 	x := &Doctor{Admin: a, backups: b, checks: checks, examined: map[uuid.UUID]*examination{}}
 	x.Watcher = NewWatcher(x)
 	return x
@@ -68,22 +68,20 @@ func (x *Doctor) Examine(ctx context.Context) ([]api.Finding, error) {
 	switch {
 	case err != nil:
 		r.ControlSilent = true
-		r.Add(host.Error, "control", "start drover control, and check the network between its hosts and this one",
-			"does not respond: %v (mounted volumes keep working)", err)
+		r.Add(condition.ControlUnreachable, "control", "", err)
 	case outside != "":
-		r.Add(host.Error, "control", "", "responds, and does not accept this node: %s (mounted volumes keep "+
-			"working)", outside)
+		r.Add(condition.NodeRefused, "control", "", outside)
 	default:
-		r.Add(host.OK, "control", "", "responds; %d datasets have their home here", len(known))
+		r.Add(condition.ControlResponds, "control", "", len(known))
 	}
 	if halted != "" && r.StoreProblem == "" { // another node reports it, or control itself
-		r.Add(host.Error, "store", r.StoreRemedy, "%s", halted)
+		r.Add(condition.StoreHalted, "store", r.StoreRemedy, halted)
 	}
 	x.examineHost(ctx, r, known, err == nil)
 	x.CheckKeys(ctx, r, known)
 	r.sort()
 	r.putStoreProblemFirst()
-	return r.All, nil
+	return r.List, nil
 }
 
 // examineHost adds the findings that need no program of an operator. known has the datasets that control has recorded
@@ -101,11 +99,6 @@ func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID
 	x.SharedMounts.Check(&r.List)
 	for _, ask := range []func(){
 		func() { x.Leases.Registrar.Findings(ctx, &r.List) },
-		func() {
-			if !r.ControlSilent {
-				x.CheckFailover(ctx, &r.List)
-			}
-		},
 		func() { x.checkFences(ctx, r) },
 	} {
 		began := x.Clock.Steady()
@@ -129,9 +122,7 @@ func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID
 // checkPending names the datasets that are purged and whose data still exists.
 func (x *Doctor) checkPending(r *Report) {
 	for _, p := range x.Remover.PendingPurges() {
-		r.Add(host.Warning, "dataset "+p.Dataset.ID.String(),
-			"drover trash ls shows it; the deletion is tried again within ten minutes",
-			"of volume %s is pending deletion since %s, and its data still exists: %s", p.Dataset.Volume,
+		r.Add(condition.DatasetPending, "dataset "+p.Dataset.ID.String(), "", p.Dataset.Volume,
 			p.Since.UTC().Format(time.RFC3339), p.Reason)
 	}
 }
@@ -140,24 +131,19 @@ func (x *Doctor) checkPending(r *Report) {
 // pool.
 func (x *Doctor) checkRoot(ctx context.Context, r *Report) {
 	if err := x.Identity.Check(ctx); err != nil {
-		r.Add(host.Error, "root", "containers keep their volumes; repair or replace the disk, then restart drover",
-			"mounts and unmounts are refused: %v", err)
+		r.Add(condition.RootFailing, "root", "", err)
 		return
 	}
 	free, size, least, err := x.Pools.RootSpace()
 	switch {
 	case err != nil:
-		r.Add(host.Error, "root", "", "%v", err)
+		r.Add(condition.RootUnreadable, "root", "", err)
 	case free < least:
-		r.Add(host.Error, "root", x.Pools.RootHint(ctx),
-			"creates are refused: the disk of %s is nearly full: %s free of %s", x.Root, free.Human(),
-			size.Human())
+		r.Add(condition.RootFull, "root", x.Pools.RootHint(ctx), x.Root, free.Human(), size.Human())
 	case free < backends.Reserve(size):
-		r.Add(host.Warning, "root", x.Pools.RootHint(ctx),
-			"the disk of %s is filling up: %s free of %s; below %s creates are refused", x.Root, free.Human(),
-			size.Human(), least.Human())
+		r.Add(condition.RootFilling, "root", x.Pools.RootHint(ctx), x.Root, free.Human(), size.Human(), least.Human())
 	default:
-		r.Add(host.OK, "root", "", "%s free of %s on the disk of %s", free.Human(), size.Human(), x.Root)
+		r.Add(condition.RootWorks, "root", "", free.Human(), size.Human(), x.Root)
 	}
 }
 
@@ -165,14 +151,14 @@ func (x *Doctor) checkRoot(ctx context.Context, r *Report) {
 func (x *Doctor) checkDamaged(r *Report) {
 	files, err := filepath.Glob(filepath.Join(x.Root, "*"+DamagedMark+"*"))
 	if err != nil {
-		r.Add(host.Error, "root", "", "%v", err)
+		r.Add(condition.RootUnreadable, "root", "", err)
 	}
 	mend := "replace it with a backup, or rebuild the store; then remove it"
 	if r.StoreProblem != "" {
 		mend = "remove it after the rebuild"
 	}
 	for _, f := range files {
-		r.Add(host.Warning, "store", mend, "%s could not be read and was moved aside", f)
+		r.Add(condition.StoreFileDamaged, "store", mend, f)
 	}
 }
 
@@ -182,15 +168,14 @@ func CheckBackends(ctx context.Context, r *Report, kinds []backends.Kind, pools 
 		name, err := "backend "+k.Name(), k.Available(ctx)
 		switch {
 		case err == nil:
-			r.Add(host.OK, name, "", "works on this host")
+			r.Add(condition.BackendWorks, name, "")
 		// No pool needs the backend.
 		case !slices.ContainsFunc(pools, func(p *pool.Pool) bool { return p.Backend == k.Name() }):
-			r.Add(host.Info, name, "", "cannot work on this host: %s", withoutName(k.Name(), err))
+			r.Add(condition.BackendUnavailable, name, "", withoutName(k.Name(), err))
 		case backends.CheckOpen(ctx, k) == nil:
-			r.Add(host.Warning, name, "", "existing pools work on this host, but new ones cannot be created: %s",
-				withoutName(k.Name(), err))
+			r.Add(condition.BackendLimited, name, "", withoutName(k.Name(), err))
 		default:
-			r.Add(host.Warning, name, "", "cannot work on this host: %s", withoutName(k.Name(), err))
+			r.Add(condition.BackendBroken, name, "", withoutName(k.Name(), err))
 		}
 	}
 }
@@ -211,7 +196,7 @@ func withoutName(name string, err error) string {
 func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 	table, err := mount.Table()
 	if err != nil {
-		r.Add(host.Error, "mounts", "", "cannot be read: %v", err)
+		r.Add(condition.MountsUnreadable, "mounts", "", err)
 		return
 	}
 	n, holders := 0, x.holders(ctx, r)
@@ -220,23 +205,18 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 		rec, path := x.Uses.Get(id), x.MountPath(id)
 		d, _ := x.Cache.Dataset(id)
 		if table.At(path) == nil {
-			r.Add(host.Error, "volume "+d.Volume, "restart its containers: their start mounts it again",
-				"is in use by %d but not mounted at %s", len(rec.IDs), path)
+			r.Add(condition.VolumeNotMounted, "volume "+d.Volume, "", len(rec.IDs), path)
 		} else if d.State == dataset.StateTrashed {
 			short := id.String()[:8]
-			r.Add(host.Error, "volume "+d.Volume,
+			r.Add(condition.TrashInUse, "volume "+d.Volume,
 				"stop its containers here, or restore it: drover trash restore "+short,
-				"was deleted while this host was confirmed as fenced, but is in use here by %d%s: what they write "+
-					"goes to the trash, and is destroyed with it (dataset %s)", len(rec.IDs), holders(id), short)
+				len(rec.IDs), holders(id), short)
 		} else if err := x.Disks.Check(ctx, d, path); err != nil {
-			r.Add(host.Error, "volume "+d.Volume, "", "%v", err)
+			r.Add(condition.VolumeDiskFailing, "volume "+d.Volume, "", err)
 		}
 		for _, m := range x.Engines.MountsOf(rec) {
 			if m.Unverified {
-				r.Add(host.Info, "volume "+d.Volume, "",
-					"mount %s may have ended and is unverified: the engine restarted since, or unmounted it "+
-						"while a process still had it mounted%s", mounting.ShortID(m.ID),
-					holders(id))
+				r.Add(condition.MountUnverified, "volume "+d.Volume, "", mounting.ShortID(m.ID), holders(id))
 			}
 		}
 	}
@@ -246,18 +226,19 @@ func (x *Doctor) checkMounts(ctx context.Context, r *Report) {
 			x.addUnused(r, m.Mountpoint, id, holders(id))
 		}
 	}
-	r.Add(host.OK, "mounts", "", "%d datasets are mounted", n)
+	r.Add(condition.MountsWork, "mounts", "", n)
 }
 
 // addUnused adds a finding on a mount without a recorded use. holders is a clause about who holds it, or "". A mount
 // that somebody holds stays until that use ends, and the volume cannot be removed or moved, so it needs attention. The
 // reason of a mount without a holder is usually a request that has not ended yet.
 func (x *Doctor) addUnused(r *Report, path string, id uuid.UUID, holders string) {
-	level, mend := host.Info, ""
 	if d, ok := x.Cache.Dataset(id); ok && holders != "" {
-		level, mend = host.Warning, "drover volume inspect "+d.Volume+" shows who holds it, and how to free it"
+		r.Add(condition.MountHeld, "mount "+path,
+			"drover volume inspect "+d.Volume+" shows who holds it, and how to free it", holders)
+		return
 	}
-	r.Add(level, "mount "+path, mend, "no recorded use; it is unmounted once no process has it mounted%s", holders)
+	r.Add(condition.MountUnused, "mount "+path, "")
 }
 
 // maxHolderScans bounds the datasets whose holders one report names, because each examination reads all processes.
@@ -286,9 +267,8 @@ func (x *Doctor) holders(ctx context.Context, r *Report) func(id uuid.UUID) stri
 func (x *Doctor) checkInspection(r *Report, id uuid.UUID, path string) bool {
 	k, is := x.Cache.InspectedCopy(id)
 	if is {
-		r.Add(host.Info, "mount "+path, "drover copy mount "+k.Dataset.String()+" "+x.NodeName+
-			" --off", "shows the superseded copy of volume %s, read-only, as requested",
-			k.Record.Volume)
+		r.Add(condition.CopyInspected, "mount "+path,
+			"drover copy mount "+k.Dataset.String()+" "+x.NodeName+" --off", k.Record.Volume)
 	}
 	return is
 }
@@ -303,15 +283,12 @@ func (x *Doctor) CheckReplicas(r *Report) {
 		}
 		subject := "volume " + k.Record.Volume
 		if p := x.Pools.ByID(k.Pool); p == nil || p.Gone {
-			r.Add(host.Error, subject, "bring back the disk of that pool (drover pool adopt PATH), or "+
-				"drover node drain "+x.NodeName+" moves the replica to another node",
-				"has a replica recorded in pool %s, which does not exist on this node", k.Pool)
+			r.Add(condition.ReplicaPoolMissing, subject, "bring back the disk of that pool (drover pool adopt PATH), "+
+				"or drover node drain "+x.NodeName+" moves the replica to another node", k.Pool)
 		} else if why := x.Replicas.Failure(id); why != "" {
-			r.Add(host.Warning, subject, "drover volume inspect "+k.Record.Volume+" shows its copies",
-				"cannot refresh its replica here, retrying: %s", why)
+			r.Add(condition.ReplicaBehind, subject, "drover volume inspect "+k.Record.Volume+" shows its copies", why)
 		} else if _, known := x.Replicas.Copy(id); !known && k.Snapshot == uuid.Nil {
-			r.Add(host.Info, subject, "", "degraded: building replica on this node%s",
-				formatProgress(x.Replicas.Progress(id)))
+			r.Add(condition.ReplicaBuilding, subject, "", formatProgress(x.Replicas.Progress(id)))
 		}
 	}
 }
@@ -334,12 +311,10 @@ func (x *Doctor) checkHung(r *Report) {
 	}
 	stuck := threadsInKernel()
 	for _, w := range slow {
-		text := fmt.Sprintf("has been running for %s", w.For.Round(time.Second))
-		if len(stuck) == 0 {
-			r.Add(host.Info, w.What, "", "%s", text)
-			continue
+		if since := w.For.Round(time.Second); len(stuck) == 0 {
+			r.Add(condition.WorkSlow, w.What, "", since)
+		} else {
+			r.Add(condition.WorkHanging, w.What, "", since, strings.Join(stuck, ", "))
 		}
-		r.Add(host.Warning, w.What, "check the disk (dmesg), and for a frozen filesystem: fsfreeze -u",
-			"%s, and %s in the kernel (state D), where it cannot be ended", text, strings.Join(stuck, ", "))
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/trialdir"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -38,8 +39,7 @@ func (x *Doctor) CheckEntries(ctx context.Context, r *Report, p *pool.Pool, entr
 		x.CheckRecord(r, p, e, now)
 		switch {
 		case e.State == backends.EntryForeign:
-			r.Add(host.Warning, "pool "+p.Name, foreignRemedy(e, known), "%s is not Drover's, and is left "+
-				"unchanged: %s", e.Path, e.Problem)
+			r.Add(condition.PoolForeign, "pool "+p.Name, foreignRemedy(e, known), e.Path, e.Problem)
 		case e.State == backends.EntryCopy,
 			!onRecord && x.Copies.IsRecorded(e.ID) && e.State != backends.EntryDeleting:
 			x.checkCopy(r, p, e)
@@ -55,7 +55,7 @@ func (x *Doctor) CheckEntries(ctx context.Context, r *Report, p *pool.Pool, entr
 			if len(e.ForeignFiles) > 0 {
 				fix = "find out whose files they are, and move them out of " + dataset.ShellQuote(e.Path)
 			}
-			r.Add(host.Error, "dataset "+e.ID.String(), fix, "volume %s: %s", d.Volume, e.Problem)
+			r.Add(condition.DatasetDamaged, "dataset "+e.ID.String(), fix, d.Volume, e.Problem)
 		}
 	}
 	if r.StoreProblem == "" {
@@ -94,11 +94,9 @@ func checkTrials(r *Report, p *pool.Pool) {
 		switch {
 		case l.Foreign != "": // it is listed as foreign
 		case l.Busy:
-			r.Add(host.Info, "pool "+p.Name, "", "is being verified in %s (drover backend verify)", l.Path)
+			r.Add(condition.PoolVerified, "pool "+p.Name, "", l.Path)
 		default:
-			r.Add(host.Warning, "pool "+p.Name,
-				"drover backend verify "+p.Name+" removes it",
-				"a drover backend verify that was killed left %s", l.Path)
+			r.Add(condition.VerifyLeft, "pool "+p.Name, "drover backend verify "+p.Name+" removes it", l.Path)
 		}
 	}
 }
@@ -119,21 +117,15 @@ func (x *Doctor) checkUnrecorded(ctx context.Context, r *Report, p *pool.Pool, e
 	}
 	switch {
 	case doubtful:
-		r.Add(host.Warning, subject, x.remedy(p, e, " restores it to the trash"),
-			"is in pool %s as %s, created shortly before the records were lost: it may have been acknowledged, "+
-				"and is kept", p.Name, volumeOf(e))
+		r.Add(condition.DatasetUncertain, subject, x.remedy(p, e, " restores it to the trash"), p.Name, volumeOf(e))
 	case len(e.ForeignFiles) > 0 && e.State != backends.EntryReady:
-		r.Add(host.Warning, subject, "move these files away, then restart drover",
-			"was interrupted by a crash, and is not removed, because %s contains foreign files: %s", e.Path,
-			strings.Join(e.ForeignFiles, ", "))
+		r.Add(condition.DatasetWithFiles, subject, "", e.Path, strings.Join(e.ForeignFiles, ", "))
 	case e.State == backends.EntryDeleting && host.IsDiscarding(x.Host, p.Storage):
-		r.Add(host.Info, subject, "", "is deleted, and its bytes are being removed (%s)", e.Path)
+		r.Add(condition.DatasetDiscarded, subject, "", e.Path)
 	case incoming || e.State == backends.EntryDeleting:
-		r.Add(host.Info, subject, "", "was interrupted by a crash; the next start of drover removes it "+
-			"(%s)", e.Path)
+		r.Add(condition.DatasetInterrupted, subject, "", e.Path)
 	default:
-		r.Add(host.Warning, subject, x.remedy(p, e, " restores it"),
-			"is in pool %s as %s but not in the store: quarantined", p.Name, volumeOf(e))
+		r.Add(condition.DatasetUnknown, subject, x.remedy(p, e, " restores it"), p.Name, volumeOf(e))
 	}
 }
 
@@ -146,11 +138,10 @@ func (x *Doctor) checkElsewhere(ctx context.Context, r *Report, p *pool.Pool, e 
 	case err == nil:
 		return false
 	case errors.Is(err, dataset.ErrExists):
-		r.Add(host.Warning, subject, "drover volume inspect "+e.ID.String()+", or drover trash ls",
-			"is in pool %s as %s, and its home is another node: it is kept, because that node may not have taken "+
-				"it from here yet", p.Name, volumeOf(e))
+		r.Add(condition.DatasetElsewhere, subject, "drover volume inspect "+e.ID.String()+", or drover trash ls",
+			p.Name, volumeOf(e))
 	default:
-		r.Add(host.Warning, subject, "", "is in pool %s as %s, and is kept: %v", p.Name, volumeOf(e), err)
+		r.Add(condition.DatasetUnclear, subject, "", p.Name, volumeOf(e), err)
 	}
 	return true
 }
@@ -177,8 +168,7 @@ func (x *Doctor) checkMissing(ctx context.Context, r *Report, p *pool.Pool, entr
 		}
 		_, err := p.Storage.Stat(ctx, id)
 		if still, ok := now()[id]; ok && still.State != dataset.StatePurging && errors.Is(err, dataset.ErrNotFound) {
-			r.Add(host.Error, "dataset "+id.String(), x.missingHint(d),
-				"volume %s is recorded in pool %s but missing there", d.Volume, p.Name)
+			r.Add(condition.DatasetMissing, "dataset "+id.String(), x.missingHint(d), d.Volume, p.Name)
 		}
 	}
 }
@@ -201,25 +191,18 @@ func (x *Doctor) checkCopy(r *Report, p *pool.Pool, e backends.Entry) {
 	k, kept := x.Cache.Copy(e.ID)
 	switch {
 	case e.Problem != "":
-		r.Add(host.Error, "dataset "+e.ID.String(), "", "the copy of %s in pool %s: %s", volumeOf(e), p.Name,
-			e.Problem)
+		r.Add(condition.CopyDamaged, "dataset "+e.ID.String(), "", volumeOf(e), p.Name, e.Problem)
 	case !kept:
 		if !x.MoveTable.IsIncoming(e.ID) {
-			r.Add(host.Warning, "dataset "+e.ID.String(),
-				"drover doctor --gc "+e.ID.String()+" --dry-run shows what it is",
-				"is in pool %s as a copy of %s but not in the store: quarantined", p.Name, volumeOf(e))
+			r.Add(condition.CopyUnknown, "dataset "+e.ID.String(),
+				"drover doctor --gc "+e.ID.String()+" --dry-run shows what it is", p.Name, volumeOf(e))
 		} else if !x.MoveTable.IsActive(e.ID) {
-			r.Add(host.Info, subject, "",
-				"an unfinished move left a part of it in pool %s, for a retry; it is removed after "+
-					"%s", p.Name, move.KeepFailed)
+			r.Add(condition.MoveUnfinished, subject, "", p.Name, move.KeepFailed)
 		}
 	case len(x.Uses.Get(e.ID).IDs) > 0:
-		r.Add(host.Error, subject, "stop its containers here",
-			"continued on another node (epoch %d ended here), but is in use here by %d: their writes are kept as "+
-				"a superseded snapshot once they stop", k.Epoch, len(x.Uses.Get(e.ID).IDs))
+		r.Add(condition.SupersededInUse, subject, "", k.Epoch, len(x.Uses.Get(e.ID).IDs))
 	case k.Kind == dataset.CopySuperseded:
-		r.Add(host.Warning, subject, "drover copy ls",
-			"the copy of epoch %d is superseded, and is kept in pool %s", k.Epoch, p.Name)
+		r.Add(condition.CopySuperseded, subject, "", x.NodeName)
 	}
 }
 

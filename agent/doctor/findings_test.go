@@ -46,7 +46,7 @@ func TestDoctorIgnoresWorkInProgress(t *testing.T) {
 		rep := &doctor.Report{}
 		r.CheckEntries(t.Context(), rep, p, entries, known)
 		var texts []string
-		for _, f := range rep.All {
+		for _, f := range rep.List {
 			texts = append(texts, f.Level+": "+f.Subject+": "+f.Text+": "+f.Fix)
 		}
 		return texts
@@ -112,8 +112,8 @@ func TestForeignFilesHaveARemedy(t *testing.T) {
 	} {
 		rep := &doctor.Report{StoreProblem: "without the check of missing datasets"}
 		r.CheckEntries(t.Context(), rep, p, []backends.Entry{tc.entry}, known)
-		if len(rep.All) != 1 || !strings.Contains(rep.All[0].Fix, tc.want) {
-			t.Errorf("%s: %+v, want the remedy %q", name, rep.All, tc.want)
+		if len(rep.List) != 1 || !strings.Contains(rep.List[0].Fix, tc.want) {
+			t.Errorf("%s: %+v, want the remedy %q", name, rep.List, tc.want)
 		}
 	}
 }
@@ -135,8 +135,8 @@ func TestCopiesAreNotQuarantined(t *testing.T) {
 	for want, entry := range []backends.Entry{theirs, damaged} {
 		rep := &doctor.Report{}
 		r.CheckEntries(t.Context(), rep, p, []backends.Entry{entry}, nil)
-		if len(rep.All) != want {
-			t.Errorf("of %+v: %+v", entry, rep.All)
+		if len(rep.List) != want {
+			t.Errorf("of %+v: %+v", entry, rep.List)
 		}
 		if f, ok := r.Holdings.FoundDataset(entry, false); ok {
 			t.Errorf("brought back: %+v", f)
@@ -145,8 +145,8 @@ func TestCopiesAreNotQuarantined(t *testing.T) {
 	stranger := theirs
 	stranger.ID = uuid.New()
 	rep := &doctor.Report{}
-	if r.CheckEntries(t.Context(), rep, p, []backends.Entry{stranger}, nil); len(rep.All) != 1 || !strings.Contains(rep.All[0].Fix, "--gc") {
-		t.Errorf("of a copy that is not on record: %+v", rep.All)
+	if r.CheckEntries(t.Context(), rep, p, []backends.Entry{stranger}, nil); len(rep.List) != 1 || !strings.Contains(rep.List[0].Fix, "--gc") {
+		t.Errorf("of a copy that is not on record: %+v", rep.List)
 	}
 	for want, kind := range []dataset.SnapshotKind{dataset.SnapshotTransfer, dataset.SnapshotManual} {
 		s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: kind}
@@ -159,8 +159,8 @@ func TestCopiesAreNotQuarantined(t *testing.T) {
 		}
 		rep := &doctor.Report{}
 		r.CheckSnapshots(t.Context(), rep, p, entries, known)
-		if len(rep.All) != want {
-			t.Errorf("with a snapshot of kind %s: %+v", kind, rep.All)
+		if len(rep.List) != want {
+			t.Errorf("with a snapshot of kind %s: %+v", kind, rep.List)
 		}
 		if f, ok := r.Holdings.FoundDataset(entries[0], false); !ok || len(f.Snapshots) != want {
 			t.Errorf("with a snapshot of kind %s a rebuild has %+v", kind, f.Snapshots)
@@ -194,7 +194,7 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 		return text, found[0]
 	}
 	text, first := all()
-	if first.Subject != "store" || first.Level != host.Error || first.Fix != "drover store recover --from-pools" || !strings.Contains(first.Text, "3 datasets in the pools are not in it") {
+	if first.Subject != "store" || first.Level != api.LevelError || first.Fix != "drover store recover --from-pools" || !strings.Contains(first.Text, "3 datasets in the pools are not in it") {
 		t.Errorf("the first line: %+v", first)
 	}
 	for _, no := range []string{"--gc", "purge", " rm ", "quarantined", db.ID.String(), waste.ID.String()} {
@@ -246,20 +246,20 @@ func TestDoctorReportsMissingLateAndNewReplicas(t *testing.T) {
 	rep := &doctor.Report{}
 	r.CheckReplicas(rep)
 	said := map[string]api.Finding{}
-	for _, f := range rep.All {
+	for _, f := range rep.List {
 		said[f.Subject] = f
 	}
-	if f := said["volume v"+ghost.String()]; f.Level != host.Error || !strings.Contains(f.Text, ", which does not exist on this node") || !strings.Contains(f.Fix, "drover node drain host-a") {
+	if f := said["volume v"+ghost.String()]; f.Level != api.LevelError || !strings.Contains(f.Text, ", which does not exist on this node") || !strings.Contains(f.Fix, "drover node drain host-a") {
 		t.Errorf("in a pool that is not here: %+v", f)
 	}
-	if f := said["volume v"+behind.String()]; f.Level != host.Warning || !strings.Contains(f.Text, "no way to its home") {
+	if f := said["volume v"+behind.String()]; f.Level != api.LevelWarning || !strings.Contains(f.Text, "no way to its home") {
 		t.Errorf("not refreshed: %+v", f)
 	}
-	if f := said["volume v"+fresh.String()]; f.Level != host.Info || f.Text != "degraded: building replica on this node: 25% (256MiB of 1GiB)" {
+	if f := said["volume v"+fresh.String()]; f.Level != api.LevelInfo || f.Text != "degraded: building replica on this node: 25% (256MiB of 1GiB)" {
 		t.Errorf("not complete: %+v", f)
 	}
 	if len(said) != 3 {
-		t.Errorf("%+v", rep.All)
+		t.Errorf("%+v", rep.List)
 	}
 }
 
@@ -279,11 +279,11 @@ func (k missingKind) Available(context.Context) error {
 func TestDoctorIgnoresMissingToolsOfUnusedBackend(t *testing.T) {
 	r := agenttest.New(t)
 	p, _ := r.Pools.ByName("default")
-	for name, level := range map[string]string{p.Backend: host.Warning, "other": host.Info} {
+	for name, level := range map[string]string{p.Backend: api.LevelWarning, "other": api.LevelInfo} {
 		rep := &doctor.Report{}
 		doctor.CheckBackends(t.Context(), rep, []backends.Kind{missingKind{name: name}}, r.Pools.All())
-		if len(rep.All) != 1 || rep.All[0].Level != level || !strings.Contains(rep.All[0].Text, "no tools") {
-			t.Errorf("%s: %+v", name, rep.All)
+		if len(rep.List) != 1 || rep.List[0].Level != level || !strings.Contains(rep.List[0].Text, "no tools") {
+			t.Errorf("%s: %+v", name, rep.List)
 		}
 	}
 }
@@ -325,7 +325,7 @@ func TestDoctorOfHangingPool(t *testing.T) {
 			t.Error(err)
 		}
 		for _, f := range all {
-			if f.Subject == "pool other" && f.Level == host.Error {
+			if f.Subject == "pool other" && f.Level == api.LevelError {
 				return f
 			}
 		}
@@ -381,7 +381,7 @@ func TestPoolsOnOneFilesystem(t *testing.T) {
 		}
 		rep := &doctor.Report{}
 		h.CheckPool(t.Context(), rep, p, nil, false)
-		for _, f := range rep.All {
+		for _, f := range rep.List {
 			if strings.Contains(f.Text, "one filesystem") {
 				return f.Level, f.Text
 			}
@@ -395,14 +395,14 @@ func TestPoolsOnOneFilesystem(t *testing.T) {
 		}
 	}
 	make("db", "fast")
-	if level, text := found("fast"); level != host.OK || !strings.Contains(text, "with slow: they share its free space") {
+	if level, text := found("fast"); level != api.LevelOK || !strings.Contains(text, "with slow: they share its free space") {
 		t.Errorf("with room: %s %s", level, text)
 	}
 	make("web", "slow")
-	if level, text := found("fast"); level != host.Warning || !strings.Contains(text, "1.56GiB large together") {
+	if level, text := found("fast"); level != api.LevelWarning || !strings.Contains(text, "1.56GiB large together") {
 		t.Errorf("without room: %s %s", level, text)
 	}
-	if level, text := found("slow"); level != host.OK {
+	if level, text := found("slow"); level != api.LevelOK {
 		t.Errorf("a pool without a policy: %s %s", level, text)
 	}
 	if level, text := found("apart"); level != "" {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
 	"github.com/droverhq/drover/internal/linux/crypt"
@@ -56,17 +56,16 @@ func (c *keyCheck) checkCanEncrypt(volumes []sealedVolume) {
 		}
 	}
 	volumes = slices.DeleteFunc(slices.Clone(volumes), func(v sealedVolume) bool { return can[v.Pool] })
-	level := host.Info // no volume needs it
 	switch {
 	case err == nil || len(can) > 0 && len(volumes) == 0:
-		c.Add(host.OK, "encryption", "", "works on this host")
-		return
-	case len(volumes) > 0 && !volumes[0].copied:
-		level = host.Error
-	case len(volumes) > 0:
-		level = host.Warning
+		c.Add(condition.EncryptionWorks, "encryption", "")
+	case len(volumes) == 0:
+		c.Add(condition.EncryptionUnavailable, "encryption", "", err)
+	case volumes[0].copied:
+		c.Add(condition.EncryptionForCopies, "encryption", "", err)
+	default:
+		c.Add(condition.EncryptionMissing, "encryption", "", err)
 	}
-	c.Add(level, "encryption", "", "cannot work on this host: %v", err)
 }
 
 // read returns the key at a place. If the key is missing, it returns the missingKey of that place. The caller adds the
@@ -102,9 +101,8 @@ func keyPlace(from dataset.KeySource) string {
 // names another key now.
 func (c *keyCheck) checkVolume(ctx context.Context, v sealedVolume) {
 	if !v.Profile.Encryption.Wanted() {
-		c.Add(host.Error, "volume "+v.Volume,
+		c.Add(condition.KeyPlaceLost, "volume "+v.Volume,
 			fmt.Sprintf("give profile %s one in profiles.yaml, then drover volume rekey %s", v.Profile.Name, v.Volume),
-			"cannot be mounted: the location of its key was lost with its record; its data key is wrapped by key %s",
 			v.Encryption.KeyID)
 		return
 	}
@@ -129,29 +127,26 @@ func (c *keyCheck) checkVolume(ctx context.Context, v sealedVolume) {
 	rekey := rekeyCommand(v.Dataset)
 	switch old := key.ID() != v.Encryption.KeyID; {
 	case old && v.copied:
-		c.Add(host.Warning, "volume "+v.Volume, "copy the key from the home of the volume",
-			"could not be mounted if this node became its home: its data key is wrapped by key %s, and %s is key "+
-				"%s here", v.Encryption.KeyID, at, key.ID())
+		c.Add(condition.KeyOfCopyDiffers, "volume "+v.Volume, "", v.Encryption.KeyID, at, key.ID())
 	case old:
-		c.Add(host.Error, "volume "+v.name(), "put the old key back, or: "+rekey+" --old-key-file FILE",
-			"cannot be mounted: its data key is wrapped by key %s, and %s is key %s", v.Encryption.KeyID, at, key.ID())
+		c.Add(condition.KeyDiffers, "volume "+v.name(), "put the old key back, or: "+rekey+" --old-key-file FILE",
+			v.Encryption.KeyID, at, key.ID())
 	case now.Wanted() && !now.Equal(v.Profile.Encryption) && !v.copied: // for copies, the home reports it
 		if next, why := c.read(ctx, now, v.Profile); why == nil && next.ID() == key.ID() {
 			return
 		}
-		c.Add(host.Warning, "volume "+v.name(), rekey,
-			"still needs key %s of %s: its profile now names another key", key.ID(), at)
+		c.Add(condition.KeyReplaced, "volume "+v.name(), rekey, key.ID(), at)
 	}
 }
 
 // addMissing adds a finding on a missing key, which names everything that needs it.
 func (c *keyCheck) addMissing(at string, g *missingKey) {
-	level, text, mend := host.Info, "", "" // a profile without volumes may be meant for other hosts
+	row, text, mend := condition.KeyUnneeded, "", "" // a profile without volumes may be meant for other hosts
 	switch {
 	case len(g.homes) > 0:
-		level = host.Error
+		row = condition.KeyMissing
 	case len(g.trashed)+len(g.copies) > 0:
-		level = host.Warning
+		row = condition.KeyForCopies
 	}
 	var trashed []string
 	for _, d := range g.trashed {
@@ -170,7 +165,7 @@ func (c *keyCheck) addMissing(at string, g *missingKey) {
 			text += fmt.Sprintf("; %s: %s", who.text, countedNames(who.names))
 		}
 	}
-	c.Add(level, at, mend, "not found here: %v%s", g.why, text)
+	c.Add(row, at, mend, g.why, text)
 }
 
 // countedNames returns the number of names, and the names.

@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
 )
@@ -41,7 +42,7 @@ func (x *Doctor) CheckKeys(ctx context.Context, r *Report, known map[uuid.UUID]d
 	for _, name := range slices.Sorted(maps.Keys(c.now)) {
 		p := c.now[name]
 		if key, why := c.read(ctx, p.Encryption, p); why == nil {
-			c.Add(host.OK, "profile "+p.Name, "", "is key %s", key.ID())
+			c.Add(condition.KeyWorks, "profile "+p.Name, "", key.ID())
 		} else {
 			why.profiles = append(why.profiles, p.Name)
 		}
@@ -89,10 +90,10 @@ func (x *Doctor) sealedVolumes(known map[uuid.UUID]dataset.Dataset) (all []seale
 // warnOfKey logs a finding if it is a warning or an error, and if a key of a profile is missing: the log tells the
 // author of the profile at once.
 func (x *Doctor) warnOfKey(f api.Finding) {
-	switch level := f.Level; {
-	case level == host.Warning, level == host.Info && strings.HasPrefix(f.Subject, "key "):
+	switch {
+	case f.Level == api.LevelWarning, condition.KeyUnneeded.Is(f):
 		x.Log.WithField("subject", f.Subject).Warn(f.Text)
-	case level == host.Error:
+	case f.Level == api.LevelError:
 		x.Log.WithField("subject", f.Subject).Error(f.Text)
 	}
 }
@@ -108,7 +109,7 @@ func (x *Doctor) WarnOfKeys() {
 		}
 		x.CheckKeys(ctx, r, known)
 		x.checkFences(ctx, r)
-		for _, f := range r.All {
+		for _, f := range r.List {
 			x.warnOfKey(f)
 		}
 		return nil
@@ -138,8 +139,7 @@ func (x *Doctor) CheckRecord(r *Report, p *pool.Pool, e backends.Entry, now reco
 	if home {
 		mend = rekeyCommand(d)
 	}
-	r.Add(host.Warning, "dataset "+e.ID.String(), mend,
-		"volume %s: its record in pool %s still needs key %s, but control's record needs key %s: keep the old key",
+	r.Add(condition.KeyOfRecordDiffers, "dataset "+e.ID.String(), mend,
 		d.Volume, p.Name, e.Record.Encryption.KeyID, d.Encryption.KeyID)
 }
 
@@ -171,9 +171,7 @@ func (x *Doctor) checkFences(ctx context.Context, r *Report) {
 	for _, program := range slices.Sorted(maps.Keys(users)) {
 		if err := x.Keys.Programs.Check([]string{program}); err != nil {
 			slices.Sort(users[program])
-			r.Add(host.Warning, "failover", "",
-				"volumes of profiles that name this fence program (%s) do not fail over to this node: %v",
-				strings.Join(users[program], ", "), err)
+			r.Add(condition.FenceProgramRefused, "failover", "", strings.Join(users[program], ", "), err)
 		}
 	}
 }

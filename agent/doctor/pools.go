@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -38,7 +38,7 @@ func (x *Doctor) checkInTime(ctx context.Context, r *Report, p *pool.Pool,
 		select {
 		case <-now.done:
 			if mine {
-				r.All, r.Unknown = append(r.All, own.All...), r.Unknown+own.Unknown
+				r.List, r.Unknown = append(r.List, own.List...), r.Unknown+own.Unknown
 				return
 			}
 			continue
@@ -46,8 +46,7 @@ func (x *Doctor) checkInTime(ctx context.Context, r *Report, p *pool.Pool,
 			close(now.hung)
 		case <-now.hung:
 		}
-		r.Add(host.Error, "pool "+p.Name, "check its disk (dmesg)",
-			"did not respond within %s: its disk hangs", poolPatience)
+		r.Add(condition.PoolHanging, "pool "+p.Name, "", poolPatience)
 		return
 	}
 }
@@ -78,52 +77,50 @@ func (x *Doctor) CheckPool(ctx context.Context, r *Report, p *pool.Pool, known m
 	sure bool) {
 	name := "pool " + p.Name
 	if p.Record.Leaving != pool.NotLeaving {
-		r.Add(host.Error, name, "drover pool inspect "+p.Name,
-			"is being removed, and serves nothing: %s", cmp.Or(p.RemovalProblem, "the removal continues automatically"))
+		r.Add(condition.PoolLeaving, name, "drover pool inspect "+p.Name,
+			cmp.Or(p.RemovalProblem, "the removal continues automatically"))
 		return
 	}
 	if p.Storage == nil {
-		r.Add(host.Error, name, x.offlineHint(ctx, p), "%s", offlineText(p.Name, p.OfflineReason))
+		r.Add(condition.PoolOffline, name, x.offlineHint(ctx, p), offlineReason(p.Name, p.OfflineReason))
 		return
 	}
 	st, _ := x.Pools.ReadStatus(ctx, p.ID) // its status has the error
 	if !st.Online {
-		r.Add(host.Error, name, x.offlineHint(ctx, p), "%s", offlineText(p.Name, st.Reason))
+		r.Add(condition.PoolOffline, name, x.offlineHint(ctx, p), offlineReason(p.Name, st.Reason))
 		return
 	}
 	if why := p.QuarantineReason(); why != "" {
-		r.Add(host.Error, name, "drover pool accept "+p.Name+", unless the newer disk can be recovered",
-			"is held: nothing in it is mounted or changed: %s", why)
+		r.Add(condition.PoolHeld, name, "drover pool accept "+p.Name+", unless the newer disk can be recovered", why)
 		return
 	}
-	tight := st.Fullness() != dataset.NotFull
-	switch {
-	case st.Reason != "" && !tight: // for example, sizes are not enforced: more space would not help
-		r.Add(host.Error, name, "", "%s", st.Reason)
+	switch is := st.Fullness(); {
+	case st.Reason != "" && is == dataset.NotFull: // for example, sizes are not enforced: more space would not help
+		r.Add(condition.PoolFailing, name, "", st.Reason)
 	case st.Reason != "":
-		r.Add(host.Error, name, x.roomHint(ctx, r, p, st), "creates are refused: %s", st.Reason)
-	case tight:
-		r.Add(host.Warning, name, x.roomHint(ctx, r, p, st), "%s: %s", st.Fullness(), st.Usage().Describe(st.Size))
+		r.Add(condition.PoolRefuses, name, x.roomHint(ctx, r, p, st), st.Reason)
+	case is == dataset.Full:
+		r.Add(condition.PoolFull, name, x.roomHint(ctx, r, p, st), st.Usage().Describe(st.Size))
+	case is == dataset.NearlyFull:
+		r.Add(condition.PoolFilling, name, x.roomHint(ctx, r, p, st), st.Usage().Describe(st.Size))
 	default:
-		r.Add(host.OK, name, "", "%s free of %s at %s; %s", st.Free.Human(), st.Size.Human(), p.Record.Path, p.Note)
+		r.Add(condition.PoolWorks, name, "", st.Free.Human(), st.Size.Human(), p.Record.Path, p.Note)
 	}
-	checkOvercommit(r, name, st)
+	checkOvercommit(r, p, st)
 	x.checkSharedFilesystem(r, p, st)
 	if p.LockProblem != "" {
-		r.Add(host.Warning, name, "end that process, then restart drover",
-			"is served, but not locked against another drover: %s", p.LockProblem)
+		r.Add(condition.PoolUnlocked, name, "", p.LockProblem)
 	}
 	var entries []backends.Entry
 	if !r.Background { // listing a pool reads each of its records
 		var err error
 		if entries, err = p.Storage.List(ctx); err != nil {
-			r.Add(host.Error, name, "", "cannot be listed: %v", err)
+			r.Add(condition.PoolUnlistable, name, "", err)
 			return
 		}
 	}
 	if p.Memory != "" {
-		r.Add(host.Warning, name, "move its volumes to a pool on a disk, unless losing them is acceptable", "%s",
-			p.MemoryWarning())
+		r.Add(condition.PoolInMemory, name, "", p.MemoryWarning())
 	}
 	checkWarnings(r, p)
 	checkMissingCapabilities(r, p)
@@ -137,11 +134,9 @@ func (x *Doctor) CheckPool(ctx context.Context, r *Report, p *pool.Pool, known m
 	x.checkStalls(ctx, r, p, known)
 }
 
-// offlineText says that a pool is offline, in a line that names the pool already.
-func offlineText(name, why string) string {
-	subject := "pool " + name
-	why = strings.TrimPrefix(strings.TrimPrefix(why, subject+": "), subject+" is offline: ")
-	return strings.TrimPrefix(pool.OfflineError(name, why).Error(), subject+" ")
+// offlineReason returns why a pool is offline, for a line that names the pool already.
+func offlineReason(name, why string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(why, "pool "+name+": "), "pool "+name+" is offline: ")
 }
 
 // offlineHint returns what brings an offline pool online. It is "" if the pool's disk hangs, or if the backend
@@ -165,22 +160,21 @@ func (x *Doctor) offlineHint(ctx context.Context, p *pool.Pool) string {
 
 func (x *Doctor) checkFailedPools(r *Report) {
 	for _, u := range x.Pools.Failed {
-		r.Add(host.Error, "pool "+u.Name, "", "%s", offlineText(u.Name, u.Status.Reason))
+		r.Add(condition.PoolOffline, "pool "+u.Name, "", offlineReason(u.Name, u.Status.Reason))
 	}
 }
 
 // checkOvercommit warns of a pool whose volumes may together become larger than its policy allows. If the pool has no
 // policy, checkOvercommit only mentions, without a warning, that they may become larger than the pool.
-func checkOvercommit(r *Report, name string, st dataset.PoolStatus) {
-	ratio := st.OvercommitRatio()
-	text := fmt.Sprintf("its volumes may become %s large, and it has %s: overcommit %s", st.Provisioned.Human(),
-		st.Size.Human(), dataset.FormatRatio(ratio))
+func checkOvercommit(r *Report, p *pool.Pool, st dataset.PoolStatus) {
+	name, ratio := "pool "+p.Name, st.OvercommitRatio()
+	provisioned, size, is := st.Provisioned.Human(), st.Size.Human(), dataset.FormatRatio(ratio)
 	switch {
 	case st.Overcommit > 0 && ratio > st.Overcommit:
-		r.Add(host.Warning, name, "enlarge the pool, or move volumes to another one (drover pool ls)",
-			"%s, more than %s", text, dataset.FormatRatio(st.Overcommit))
+		r.Add(condition.PoolOverLimit, name, "", provisioned, size, is, dataset.FormatRatio(st.Overcommit))
 	case st.Overcommit == 0 && ratio > 1:
-		r.Add(host.OK, name, "", "%s", text)
+		r.Add(condition.PoolOvercommitted, name, "drover pool set "+p.Name+" --overcommit 1 refuses more",
+			provisioned, size, is)
 	}
 }
 
@@ -198,20 +192,18 @@ func (x *Doctor) checkSharedFilesystem(r *Report, p *pool.Pool, st dataset.PoolS
 	if len(others) == 0 {
 		return
 	}
-	text := "is on one filesystem with " + strings.Join(others, ", ") + ": they share its free space"
 	if ratio := together.OvercommitRatio(); st.Overcommit > 0 && ratio > st.Overcommit {
-		r.Add(host.Warning, "pool "+p.Name, "move volumes to a pool on another disk (drover pool ls)",
-			"%s, and their volumes may become %s large together: overcommit %s, more than %s", text,
+		r.Add(condition.SharedOverLimit, "pool "+p.Name, "", strings.Join(others, ", "),
 			together.Provisioned.Human(), dataset.FormatRatio(ratio), dataset.FormatRatio(st.Overcommit))
 		return
 	}
-	r.Add(host.OK, "pool "+p.Name, "", "%s", text)
+	r.Add(condition.PoolShared, "pool "+p.Name, "", strings.Join(others, ", "))
 }
 
 // checkWarnings reports the warnings of a pool.
 func checkWarnings(r *Report, p *pool.Pool) {
 	for _, line := range pool.Warnings(p.Storage) {
-		r.Add(host.Warning, "pool "+p.Name, "", "%s", line)
+		r.Add(condition.PoolWarning, "pool "+p.Name, "", line)
 	}
 }
 
@@ -235,10 +227,9 @@ func (x *Doctor) checkStalls(ctx context.Context, r *Report, p *pool.Pool, known
 		}
 		nanos, why, err := staller.PredictStall(ctx, id)
 		if err == nil && time.Duration(nanos) > backends.LongStall {
-			r.Add(host.Warning, "volume "+d.Volume,
+			r.Add(condition.SnapshotsBlock, "volume "+d.Volume,
 				"keep fewer snapshots, or stop its containers and copy it: drover volume export "+d.Volume+
 					" | drover volume import NEW@"+d.Profile.Name+" --from -",
-				"a snapshot would block its writers for about %s (%s)",
 				time.Duration(nanos).Round(time.Millisecond), why)
 		}
 	}
@@ -258,7 +249,6 @@ func (x *Doctor) CheckTight(ctx context.Context, r *Report, p *pool.Pool, volume
 	}
 	if why != nil {
 		slices.Sort(names)
-		r.Add(host.Warning, "pool "+p.Name, "drover trash ls and drover snapshot ls --size list what can be freed",
-			"volumes without scheduled snapshots: %s: %v", countedNames(names), why)
+		r.Add(condition.SnapshotsSkipped, "pool "+p.Name, "", countedNames(names), why)
 	}
 }

@@ -5,13 +5,13 @@ import (
 	"slices"
 	"time"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 )
 
 // Report contains the findings of one examination. The zero value is empty. It is not safe for concurrent use.
 type Report struct {
-	host.List
+	condition.List
 	StoreProblem string // why the store is inconsistent, or ""
 	StoreRemedy  string // the command that brings it up to date
 	Unknown      int    // the number of datasets in the pools that the inconsistent store lacks
@@ -27,12 +27,12 @@ type Report struct {
 // sort puts errors first, then warnings, because they would be overlooked among the findings of many pools.
 func (r *Report) sort() {
 	place := func(f api.Finding) int {
-		if i := slices.Index([]string{host.Error, host.Warning}, f.Level); i >= 0 {
+		if i := slices.Index([]string{api.LevelError, api.LevelWarning}, f.Level); i >= 0 {
 			return i
 		}
 		return 2
 	}
-	slices.SortStableFunc(r.All, func(x, y api.Finding) int { return place(x) - place(y) })
+	slices.SortStableFunc(r.List, func(x, y api.Finding) int { return place(x) - place(y) })
 }
 
 // putStoreProblemFirst puts an inconsistent store before everything else. The consequences of the inconsistency have
@@ -45,8 +45,6 @@ func (r *Report) putStoreProblemFirst() {
 	if r.Unknown > 0 {
 		missing = fmt.Sprintf("%d datasets in the pools are not in it; ", r.Unknown)
 	}
-	r.Add(host.Error, "store", r.StoreRemedy, "%s; %schanges are suspended until it is rebuilt",
-		r.StoreProblem, missing)
-	n := len(r.All) - 1
-	r.All = append(r.All[n:], r.All[:n]...)
+	problem := r.StoreProblem + "; " + missing + "changes are suspended until it is rebuilt"
+	r.List = slices.Insert(r.List, 0, condition.StoreHalted.Finding("store", r.StoreRemedy, problem))
 }

@@ -6,20 +6,21 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 )
 
 // The report of doctor begins with the problems, and keeps the order of the other findings.
 func TestDoctorBeginsWithWhatIsWrong(t *testing.T) {
 	r := &Report{}
-	for i, level := range []string{host.OK, host.Warning, host.Info, host.Error, host.OK, host.Warning, host.Error} {
-		r.Add(level, strconv.Itoa(i), "", "")
+	for i, level := range []string{api.LevelOK, api.LevelWarning, api.LevelInfo, api.LevelError, api.LevelOK, api.LevelWarning, api.LevelError} {
+		r.Add(&condition.Condition{Level: level}, strconv.Itoa(i), "")
 	}
 	r.sort()
 	got := ""
-	for _, f := range r.All {
+	for _, f := range r.List {
 		got += f.Subject
 	}
 	if got != "3615024" {
@@ -47,8 +48,8 @@ func TestDoctorNamesABackendOnce(t *testing.T) {
 	} {
 		rep := &Report{}
 		CheckBackends(t.Context(), rep, []backends.Kind{lacking{why: why}}, nil)
-		if len(rep.All) != 1 || rep.All[0].Subject != "backend thin" || rep.All[0].Text != want {
-			t.Errorf("%q: %+v", why, rep.All)
+		if len(rep.List) != 1 || rep.List[0].Subject != "backend thin" || rep.List[0].Text != want {
+			t.Errorf("%q: %+v", why, rep.List)
 		}
 	}
 }
@@ -75,12 +76,12 @@ func TestLacks(t *testing.T) {
 // Doctor names an offline pool once.
 func TestDoctorNamesAPoolOnce(t *testing.T) {
 	for why, want := range map[string]string{
-		"no disk":                         "is offline: no disk",
-		"pool fast is offline: no disk":   "is offline: no disk",
-		"pool fast: no disk":              "is offline: no disk",
-		"pool faster is offline: no disk": "is offline: pool faster is offline: no disk",
+		"no disk":                         "no disk",
+		"pool fast is offline: no disk":   "no disk",
+		"pool fast: no disk":              "no disk",
+		"pool faster is offline: no disk": "pool faster is offline: no disk",
 	} {
-		if got := offlineText("fast", why); got != want {
+		if got := offlineReason("fast", why); got != want {
 			t.Errorf("%q: %q, want %q", why, got, want)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -18,7 +19,7 @@ func (x *Doctor) CheckSnapshots(ctx context.Context, r *Report, p *pool.Pool, en
 	known map[uuid.UUID]dataset.Dataset) {
 	recorded, err := x.recordedSnapshots(ctx)
 	if err != nil {
-		r.Add(host.Error, "control", "", "cannot list its snapshots: %v", err)
+		r.Add(condition.SnapshotsUnreadable, "control", "", err)
 		return
 	}
 	var volumes []dataset.Dataset
@@ -33,15 +34,14 @@ func (x *Doctor) CheckSnapshots(ctx context.Context, r *Report, p *pool.Pool, en
 		for _, s := range e.Snapshots {
 			there[s.ID] = true
 			if !recorded[d.ID][s.ID] && !host.IsInternal(s) && x.isStillUnknown(ctx, s.ID) {
-				r.Add(host.Warning, "snapshot "+s.ID.String(),
-					"drover pool adopt "+p.Record.AdoptPath()+" restores it",
-					"is in pool %s as one of volume %s but not in the store: quarantined", p.Name, d.Volume)
+				r.Add(condition.SnapshotUnknown, "snapshot "+s.ID.String(),
+					"drover pool adopt "+p.Record.AdoptPath()+" restores it", p.Name, d.Volume)
 			}
 		}
 		for id := range recorded[d.ID] {
 			if !there[id] && d.State != dataset.StatePurging && x.isStillMissing(ctx, p, d.ID, id) {
-				r.Add(host.Error, "snapshot "+id.String(), "drover snapshot inspect "+id.String(),
-					"of volume %s is recorded but missing in pool %s", d.Volume, p.Name)
+				r.Add(condition.SnapshotMissing, "snapshot "+id.String(), "drover snapshot inspect "+id.String(),
+					d.Volume, p.Name)
 			}
 		}
 	}

@@ -2,13 +2,12 @@ package doctor
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 )
@@ -39,7 +38,7 @@ func (x *Doctor) examineInBackground(ctx context.Context) (found []api.Finding, 
 	x.examineHost(ctx, r, nil, false)
 	r.sort()
 	r.putStoreProblemFirst()
-	return r.All, r.Waited
+	return r.List, r.Waited
 }
 
 const (
@@ -104,10 +103,9 @@ func (w *Watcher) Last() *api.NodeFindings {
 		*out = *w.last
 		since = "the other findings are from " + w.last.Examined.UTC().Format(time.RFC3339)
 	}
-	out.Findings = append([]api.Finding{{
-		Level: host.Warning, Subject: "agent", Fix: "drover doctor on that host, and its kernel log (dmesg)",
-		Text: fmt.Sprintf("the examination of this host has not ended for %s; %s", took.Round(time.Minute), since),
-	}}, out.Findings...)
+	out.Findings = append([]api.Finding{
+		condition.ExaminationHangs.Finding("agent", "", took.Round(time.Minute), since),
+	}, out.Findings...)
 	if extra := len(out.Findings) - api.MaxReportedFindings; extra > 0 { // control refuses a longer list
 		out.Findings = out.Findings[:api.MaxReportedFindings]
 		out.Omitted += extra
@@ -136,9 +134,9 @@ func summary(all []api.Finding) *api.NodeFindings {
 // cutFinding truncates a finding to dataset.MaxLine bytes in all. Control refuses a heartbeat with a longer one, so the
 // whole node would count as silent. It truncates the text first, because the remedy helps most.
 func cutFinding(f api.Finding) api.Finding {
-	const most = dataset.MaxLine
-	f.Text = dataset.CutTo(f.Text, most-len(f.Level)-len(f.Subject)-len(f.Fix))
-	f.Fix = dataset.CutTo(f.Fix, most-len(f.Level)-len(f.Subject)-len(f.Text))
-	f.Subject = dataset.CutTo(f.Subject, most-len(f.Level)-len(f.Text)-len(f.Fix))
+	most := dataset.MaxLine - len(f.Condition) - len(f.Level)
+	f.Text = dataset.CutTo(f.Text, most-len(f.Subject)-len(f.Fix))
+	f.Fix = dataset.CutTo(f.Fix, most-len(f.Subject)-len(f.Text))
+	f.Subject = dataset.CutTo(f.Subject, most-len(f.Text)-len(f.Fix))
 	return f
 }

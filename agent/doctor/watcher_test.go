@@ -8,7 +8,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -56,7 +55,7 @@ func TestWatcherReportsExaminationThatHangs(t *testing.T) {
 	w := watch(t.Context())
 	var all []api.Finding
 	for n := range api.MaxReportedFindings {
-		all = append(all, api.Finding{Level: host.Warning, Subject: fmt.Sprintf("volume %d", n)})
+		all = append(all, api.Finding{Level: api.LevelWarning, Subject: fmt.Sprintf("volume %d", n)})
 	}
 	examine := func() <-chan struct{} {
 		ended := make(chan struct{})
@@ -101,7 +100,7 @@ func TestWatcherRuns(t *testing.T) {
 	ended := make(chan struct{})
 	go func() { defer close(ended); w.Run() }()
 	<-w.began
-	w.found <- []api.Finding{{Level: host.Error, Subject: "root", Text: "is full"}}
+	w.found <- []api.Finding{{Level: api.LevelError, Subject: "root", Text: "is full"}}
 	if d := <-w.clock.pauses; d != watchPause {
 		t.Errorf("pause after an examination that took no time: %v, want %v", d, watchPause)
 	}
@@ -141,14 +140,14 @@ func TestSummary(t *testing.T) {
 	find := func(level string, n int) api.Finding {
 		return api.Finding{Level: level, Subject: fmt.Sprintf("volume %d", n), Text: "is damaged"}
 	}
-	all := []api.Finding{find(host.OK, 0), find(host.Error, 1), find(host.Info, 2), find(host.Warning, 3), find(host.Error, 1)}
+	all := []api.Finding{find(api.LevelOK, 0), find(api.LevelError, 1), find(api.LevelInfo, 2), find(api.LevelWarning, 3), find(api.LevelError, 1)}
 	got := summary(all)
-	if len(got.Findings) != 2 || got.Findings[0] != find(host.Error, 1) || got.Findings[1] != find(host.Warning, 3) || got.Omitted != 0 {
+	if len(got.Findings) != 2 || got.Findings[0] != find(api.LevelError, 1) || got.Findings[1] != find(api.LevelWarning, 3) || got.Omitted != 0 {
 		t.Errorf("summary of an error twice and a warning: %+v, want each once", got)
 	}
 	all = nil
 	for n := range api.MaxReportedFindings + 7 {
-		all = append(all, find(host.Warning, n))
+		all = append(all, find(api.LevelWarning, n))
 	}
 	if got := summary(all); len(got.Findings) != api.MaxReportedFindings || got.Omitted != 7 {
 		t.Errorf("%d findings and %d omitted, want %d and 7", len(got.Findings), got.Omitted, api.MaxReportedFindings)
@@ -167,7 +166,7 @@ func TestSummaryCutsFindings(t *testing.T) {
 		"just fits":  {Subject: "volume db", Text: strings.Repeat("x", dataset.MaxLine-len("warningvolume dbmount /srv")), Fix: "mount /srv"},
 		"everything": {Subject: long(dataset.MaxLine), Text: long(dataset.MaxLine), Fix: long(dataset.MaxLine)},
 	} {
-		f.Level = host.Warning
+		f.Level = api.LevelWarning
 		list := summary([]api.Finding{f}).Findings
 		if len(list) != 1 {
 			t.Fatalf("%s: %d findings, want 1", name, len(list))

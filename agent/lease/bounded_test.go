@@ -312,13 +312,13 @@ func TestDoctorReportsWhetherGuardAnswers(t *testing.T) {
 	}
 	guarded := f.A.Leases.Registrar.IsAnswering
 	agenttest.Await(t, guarded)
-	doctor(host.OK, "can fence 0 datasets")
+	doctor(api.LevelOK, "can fence 0 datasets")
 	w.Stop()
 	agenttest.Await(t, func() bool { return !guarded() })
-	doctor(host.Info, lease.StartGuard)
+	doctor(api.LevelInfo, lease.StartGuard)
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Profile: dataset.Profile{Failover: dataset.Failover{Auto: true}}}
 	f.A.Cache.SetCopy(d.ID, &api.AssignedCopy{Copy: dataset.Copy{Dataset: d.ID, Kind: dataset.CopyReplica}, Record: &d})
-	doctor(host.Error, "1 of them have their home or a copy here")
+	doctor(api.LevelError, "1 of them have their home or a copy here")
 	f.A.Cache.SetCopy(d.ID, nil)
 	w.Start()
 	agenttest.Await(t, guarded)

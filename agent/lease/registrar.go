@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/throttle"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -424,30 +425,26 @@ func (g *Registrar) countBounded() (n int) {
 
 // Findings adds findings on the guard, if this host should have one. A guard that does not answer is an error if a
 // volume on this host needs it.
-func (g *Registrar) Findings(ctx context.Context, r *host.List) {
+func (g *Registrar) Findings(ctx context.Context, r *condition.List) {
 	if g.Guard == nil {
 		return
 	}
 	st, err := g.Guard.Status(ctx)
 	if err != nil {
-		level, needed := host.Info, ""
 		if n := g.countBounded(); n > 0 {
-			level, needed = host.Error, fmt.Sprintf("; %d of them have their home or a copy here", n)
+			r.Add(condition.GuardMissing, "guard", StartGuard, err, n)
+		} else {
+			r.Add(condition.GuardUnneeded, "guard", StartGuard, err)
 		}
-		r.Add(level, "guard", StartGuard,
-			"%v: no volume with failover auto is placed on this host, or mounted%s", err, needed)
 		return
 	}
-	r.Add(host.OK, "guard", "", "responds; it can fence %d datasets", len(st.Datasets))
+	r.Add(condition.GuardResponds, "guard", "", len(st.Datasets))
 	for _, m := range st.Missing {
-		r.Add(host.Warning, "guard", "run it with its systemd unit, on the host "+
-			"itself", "has reduced protection: %s", m)
+		r.Add(condition.GuardReduced, "guard", "", m)
 	}
 	for _, e := range st.Datasets {
 		if e.State == guard.StateFencing || e.State == guard.StateFenced {
-			r.Add(host.Error, "volume "+e.Volume, "drover doctor shows why control does not answer; "+
-				"drover guard ls shows the fences of this host",
-				"is %s: nobody may write to it until control, or every node with a copy, confirms the lease", e.State)
+			r.Add(condition.VolumeFenced, "volume "+e.Volume, "", e.State)
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -430,14 +431,14 @@ func (l Loss) remedy() string {
 }
 
 // Check adds findings about the volumes that may have lost writes.
-func (w *Watcher) Check(r *host.List) {
+func (w *Watcher) Check(r *condition.List) {
 	w.mu.Lock()
 	var ids []uuid.UUID
 	for id := range w.losses {
 		ids = append(ids, id)
 	}
 	w.mu.Unlock()
-	var lines []api.Finding
+	var lines condition.List
 	for _, id := range ids {
 		d, known := w.Cache.Dataset(id)
 		w.mu.Lock()
@@ -446,12 +447,8 @@ func (w *Watcher) Check(r *host.List) {
 		if !known || !lost || d.State != dataset.StateReady {
 			continue
 		}
-		lines = append(lines, api.Finding{
-			Level: host.Error, Subject: "volume " + d.Volume, Text: loss.text(), Fix: loss.remedy(),
-		})
+		lines.Add(condition.WritesLost, "volume "+d.Volume, loss.remedy(), loss.text())
 	}
 	slices.SortFunc(lines, func(x, y api.Finding) int { return cmp.Compare(x.Subject, y.Subject) })
-	for _, f := range lines {
-		r.Add(f.Level, f.Subject, f.Fix, "%s", f.Text)
-	}
+	*r = append(*r, lines...)
 }

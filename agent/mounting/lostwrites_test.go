@@ -121,7 +121,7 @@ func TestLostWritesAreNamedUntilTheNextMount(t *testing.T) {
 				!strings.Contains(st.Problem, "pool default was full") || st.Fullness != dataset.NotFull {
 				t.Errorf("status %+v", st)
 			}
-			if f := h.lost(d); f.Level != host.Error || !strings.Contains(f.Fix, "stop the volume's containers") {
+			if f := h.lost(d); f.Level != api.LevelError || !strings.Contains(f.Fix, "stop the volume's containers") {
 				t.Errorf("doctor: %+v", f)
 			}
 			if f, st := h.lost(other), h.status(other); f != (api.Finding{}) || st.Problem != "" {
@@ -132,7 +132,7 @@ func TestLostWritesAreNamedUntilTheNextMount(t *testing.T) {
 			h.Restart()
 			h.FakeClock.Advance(time.Hour)
 			h.status(d)
-			if f, st := h.lost(d), h.status(d); f.Level != host.Error || !strings.HasPrefix(st.Problem, mayHaveLost) {
+			if f, st := h.lost(d), h.status(d); f.Level != api.LevelError || !strings.HasPrefix(st.Problem, mayHaveLost) {
 				t.Errorf("after a restart: %+v, %+v", f, st)
 			}
 			h.MustUnmount("db", "user")
@@ -181,7 +181,7 @@ func TestLostWritesAreFoundAtTheUnmount(t *testing.T) {
 	scratch.Fill(t, h.disk)
 	h.write(path, 32<<20)
 	h.MustUnmount("db", "user")
-	if f := h.lost(d); f.Level != host.Error || !strings.Contains(f.Text, "between ") {
+	if f := h.lost(d); f.Level != api.LevelError || !strings.Contains(f.Text, "between ") {
 		t.Errorf("%+v", f)
 	}
 	h.free()
@@ -220,7 +220,7 @@ func TestLossInTheLastFlushIsReported(t *testing.T) {
 			if st := h.status(d); st.Mounted || !strings.HasPrefix(st.Problem, mayHaveLost) {
 				t.Errorf("status %+v", st)
 			}
-			if f := h.lost(d); f.Level != host.Error || !strings.Contains(f.Fix, "start the volume's containers") {
+			if f := h.lost(d); f.Level != api.LevelError || !strings.Contains(f.Fix, "start the volume's containers") {
 				t.Errorf("doctor: %+v", f)
 			}
 		})
@@ -249,7 +249,7 @@ func TestSnapshotThatFindsLostWrites(t *testing.T) {
 		t.Error("a snapshot was taken in a full pool")
 	}
 	h.free()
-	if f := h.lost(d); err != nil && strings.Contains(err.Error(), "flush volume db") && f.Level != host.Error {
+	if f := h.lost(d); err != nil && strings.Contains(err.Error(), "flush volume db") && f.Level != api.LevelError {
 		t.Errorf("%v, but %+v", err, f)
 	}
 }
@@ -363,7 +363,7 @@ func TestStoppedFilesystemIsReportedAndRefused(t *testing.T) {
 			if st := r.Status.Status(t.Context(), d); !strings.Contains(st.Problem, want) || !st.Mounted {
 				t.Errorf("status %+v", st)
 			}
-			if f := r.Finding("volume db"); f.Level != host.Error || !strings.Contains(f.Text, want) {
+			if f := r.Finding("volume db"); f.Level != api.LevelError || !strings.Contains(f.Text, want) {
 				t.Errorf("doctor: %+v", f)
 			}
 			if _, err := r.Mount(t.Context(), "db", "third"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), want) {

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
 )
@@ -360,12 +361,11 @@ func (m *SharedMounts) Status(g SharedMount) dataset.DatasetStatus {
 }
 
 // Check adds findings on the datasets with a shared mount on this node.
-func (m *SharedMounts) Check(r *host.List) {
+func (m *SharedMounts) Check(r *condition.List) {
 	for _, id := range m.IDs() {
 		g, _ := m.Get(id)
 		if why := m.Refusal(id); why != "" {
-			r.Add(host.Error, "volume "+g.Volume, "stop its containers here",
-				"is mounted here beside its home, and %s", why)
+			r.Add(condition.SharedMountRefused, "volume "+g.Volume, "", why)
 		}
 	}
 }

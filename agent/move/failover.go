@@ -106,21 +106,6 @@ func (m *Moves) checkHome(ctx context.Context, d dataset.Dataset) error {
 	return nil
 }
 
-// CheckFailover adds an error if control has halted the automatic failover of all volumes. It adds nothing if there are
-// no other hosts.
-func (m *Moves) CheckFailover(ctx context.Context, r *host.List) {
-	if m.Leases.Peers == nil {
-		return
-	}
-	st, err := m.Control.Failover(ctx)
-	switch {
-	case err != nil: // doctor reports an unreachable control separately
-	case st.Halted != "":
-		r.Add(host.Error, "failover", "drover node ls", "no volume fails over, since %s: %s",
-			st.HaltedSince.UTC().Format(time.RFC3339), st.Halted)
-	}
-}
-
 // Locate returns the present record of a dataset: that of this node if this node is the home, and that of control
 // otherwise.
 func (m *Moves) Locate(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {

@@ -60,7 +60,7 @@ func TestForcedMoveKeepsSupersededHead(t *testing.T) {
 	inUse := false
 	list, err := f.B.Doctor(t.Context())
 	for _, l := range list {
-		inUse = inUse || l.Level == host.Error && strings.Contains(l.Text, "is in use here by 1")
+		inUse = inUse || l.Level == api.LevelError && strings.Contains(l.Text, "is in use here by 1")
 	}
 	if err != nil || !inUse {
 		t.Errorf("doctor does not say that it is in use: %+v, %v", list, err)

@@ -13,7 +13,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -60,7 +59,7 @@ func TestMoveOfIdleVolumeAndBack(t *testing.T) {
 		t.Error(err)
 	} else {
 		for _, l := range list {
-			if (l.Level == host.Warning || l.Level == host.Error) && !strings.Contains(l.Text, "its data is in memory") {
+			if (l.Level == api.LevelWarning || l.Level == api.LevelError) && !strings.Contains(l.Text, "its data is in memory") {
 				t.Errorf("doctor: %+v", l)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -170,11 +171,11 @@ func (z *Sizes) Resize(ctx context.Context, pool backends.Pool, id uuid.UUID, si
 }
 
 // Check reports the volumes that do not have their recorded size.
-func (z *Sizes) Check(r *host.List) {
+func (z *Sizes) Check(r *condition.List) {
 	for _, id := range z.Cache.IDs() {
 		d, _ := z.Cache.Dataset(id)
 		if why := z.Problem(d); why != "" {
-			r.Add(host.Error, "volume "+d.Volume, "", "%s", why)
+			r.Add(condition.VolumeSizeDiffers, "volume "+d.Volume, "", why)
 		}
 	}
 }

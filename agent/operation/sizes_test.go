@@ -114,7 +114,7 @@ func TestFailedResizeAfterMoveIsRetried(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		named := slices.ContainsFunc(list, func(x api.Finding) bool { return x.Level == host.Error && strings.HasPrefix(x.Text, want) })
+		named := slices.ContainsFunc(list, func(x api.Finding) bool { return x.Level == api.LevelError && strings.HasPrefix(x.Text, want) })
 		st := f.A.Status.Status(t.Context(), f.Recorded("db").Dataset)
 		if named != says || strings.HasPrefix(st.Problem, want) != says {
 			t.Errorf("%s: doctor names it: %t; its problem is %q", when, named, st.Problem)

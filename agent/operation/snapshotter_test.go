@@ -84,15 +84,15 @@ func TestScheduledSnapshotIsSkippedInTightPool(t *testing.T) {
 	other := d
 	other.Volume = "another"
 	r.CheckTight(ctx, rep, p, d, other) // one finding for the pool
-	if len(rep.All) != 1 || rep.All[0].Subject != "pool default" || !strings.Contains(rep.All[0].Text, "2 (another, db)") || rep.All[0].Level != host.Warning || !strings.Contains(rep.All[0].Text, "no scheduled snapshot") ||
-		!strings.Contains(rep.All[0].Text, "or take a snapshot manually") {
-		t.Errorf("doctor: %+v", rep.All)
+	if len(rep.List) != 1 || rep.List[0].Subject != "pool default" || !strings.Contains(rep.List[0].Text, "2 (another, db)") || rep.List[0].Level != api.LevelWarning || !strings.Contains(rep.List[0].Text, "no scheduled snapshot") ||
+		!strings.Contains(rep.List[0].Text, "or take a snapshot manually") {
+		t.Errorf("doctor: %+v", rep.List)
 	}
 	n.free = dataset.GiB // the pool refuses a manual snapshot too
 	full := &doctor.Report{}
 	r.CheckTight(ctx, full, p, d)
-	if len(full.All) != 1 || strings.Contains(full.All[0].Text, "manually") || !strings.Contains(full.All[0].Text, "drover snapshot ls --size") {
-		t.Errorf("doctor about a full pool: %+v", full.All)
+	if len(full.List) != 1 || strings.Contains(full.List[0].Text, "manually") || !strings.Contains(full.List[0].Text, "drover snapshot ls --size") {
+		t.Errorf("doctor about a full pool: %+v", full.List)
 	}
 	n.free = 9 * dataset.GiB
 	if err := take(false); err != nil {
@@ -102,8 +102,8 @@ func TestScheduledSnapshotIsSkippedInTightPool(t *testing.T) {
 	if err := take(true); err != nil {
 		t.Errorf("with enough free: %v", err)
 	}
-	if r.CheckTight(ctx, rep, p, d); len(rep.All) != 1 {
-		t.Errorf("doctor: %+v", rep.All)
+	if r.CheckTight(ctx, rep, p, d); len(rep.List) != 1 {
+		t.Errorf("doctor: %+v", rep.List)
 	}
 }
 

@@ -16,10 +16,10 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -149,7 +149,7 @@ func wantFailing(r *agenttest.Host, errno error) {
 	if st := r.PoolStatus("other"); st.Online || !strings.Contains(st.Reason, "its disk fails") || !strings.Contains(st.Reason, errno.Error()) || strings.Contains(st.Reason, "\n") {
 		t.Errorf("status %+v", st)
 	}
-	if f := r.Finding("pool other"); f.Level != host.Error || !strings.Contains(f.Text, "its disk fails") || !strings.Contains(f.Fix, "replace the disk") {
+	if f := r.Finding("pool other"); f.Level != api.LevelError || !strings.Contains(f.Text, "its disk fails") || !strings.Contains(f.Fix, "replace the disk") {
 		t.Errorf("doctor: %+v", f)
 	}
 	p, _ := r.Pools.ByName("other")

@@ -18,7 +18,6 @@ import (
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/controlsync"
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
@@ -461,7 +460,7 @@ func isHung(r *agenttest.Host, there dataset.Dataset, found int) {
 			r.T.Errorf("%+v", st)
 		}
 	}
-	if f := r.Finding("pool other"); f.Level != host.Error || !strings.Contains(f.Text, want) {
+	if f := r.Finding("pool other"); f.Level != api.LevelError || !strings.Contains(f.Text, want) {
 		r.T.Errorf("%+v", f)
 	}
 	_, err := r.Mount(ctx, "there", "id")

@@ -267,7 +267,7 @@ func TestNewPoolThatCannotBeCreatedIsOffline(t *testing.T) {
 	}
 	said := 0
 	for _, f := range found {
-		if f.Level == host.Error && (f.Subject == "pool new" || f.Subject == "pool odd") && strings.Contains(f.Text, "is offline") {
+		if f.Level == api.LevelError && (f.Subject == "pool new" || f.Subject == "pool odd") && strings.Contains(f.Text, "is offline") {
 			said++
 		}
 	}
@@ -387,7 +387,7 @@ func TestPoolNameTakenByUnprivilegedUser(t *testing.T) {
 	}
 	said := false
 	for _, f := range list {
-		said = said || f.Level == host.Warning && f.Subject == "pool default" && strings.Contains(f.Text, "uid 65534")
+		said = said || f.Level == api.LevelWarning && f.Subject == "pool default" && strings.Contains(f.Text, "uid 65534")
 	}
 	if !said {
 		t.Errorf("doctor does not say it: %+v", list)

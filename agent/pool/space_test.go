@@ -18,7 +18,6 @@ import (
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/doctor"
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
@@ -67,7 +66,7 @@ func TestDoctorReportsFullRootDisk(t *testing.T) {
 			if err := r.Remove(t.Context(), "waste"); err != nil {
 				t.Fatal(err)
 			}
-			if f := r.Finding("root"); f.Level != host.OK || f.Fix != "" {
+			if f := r.Finding("root"); f.Level != api.LevelOK || f.Fix != "" {
 				t.Errorf("with room: %+v", f)
 			}
 			advice := func(what, text string) {
@@ -77,13 +76,13 @@ func TestDoctorReportsFullRootDisk(t *testing.T) {
 				}
 			}
 			leave(t, disk, 40<<20)
-			if f := r.Finding("root"); f.Level != host.Warning {
+			if f := r.Finding("root"); f.Level != api.LevelWarning {
 				t.Errorf("with little room: %+v", f)
 			} else {
 				advice("with little room", f.Fix)
 			}
 			leave(t, disk, 1<<20)
-			if f := r.Finding("root"); f.Level != host.Error || !strings.Contains(f.Text, "creates are refused") {
+			if f := r.Finding("root"); f.Level != api.LevelError || !strings.Contains(f.Text, "creates are refused") {
 				t.Errorf("full: %+v", f)
 			} else {
 				advice("full", f.Fix)
@@ -144,7 +143,7 @@ func TestDoctorOfFailingPoolDoesNotAskForSpace(t *testing.T) {
 	p, _ := r.Pools.ByName("default")
 	st := dataset.PoolStatus{Online: true, Free: 90 * dataset.GiB, Size: 100 * dataset.GiB, Reason: why}
 	weighs(r, &weighty{Pool: p.Storage, status: st}, 0)
-	if f := r.Finding("pool default"); f.Level != host.Error || f.Fix != "" || f.Text != why {
+	if f := r.Finding("pool default"); f.Level != api.LevelError || f.Fix != "" || f.Text != why {
 		t.Errorf("%+v", f)
 	}
 }
@@ -191,7 +190,7 @@ func TestRemedyForFullPool(t *testing.T) {
 				image = size
 			}
 			weighs(r, p, image)
-			if f := r.Finding("pool default"); f.Level != host.Error || f.Fix != c.want {
+			if f := r.Finding("pool default"); f.Level != api.LevelError || f.Fix != c.want {
 				t.Errorf("doctor: %+v, want %q", f, c.want)
 			}
 			err := r.Pools.AddHint(t.Context(), pl.ID, dataset.Errorf(dataset.ErrNoSpace, "full"))
@@ -252,8 +251,8 @@ func TestPoolWarningsAreReportedOnce(t *testing.T) {
 		rep := &doctor.Report{}
 		p, _ := r.Pools.ByName("default")
 		r.CheckPool(t.Context(), rep, p, nil, false)
-		for _, f := range rep.All {
-			if f.Level == host.Warning && strings.HasPrefix(f.Text, "it lost ") {
+		for _, f := range rep.List {
+			if f.Level == api.LevelWarning && strings.HasPrefix(f.Text, "it lost ") {
 				lines = append(lines, f.Text)
 			}
 		}
@@ -317,7 +316,7 @@ func TestPoolInMemoryIsReported(t *testing.T) {
 	}
 	said := map[string]bool{}
 	for _, f := range found {
-		if f.Level == host.Warning && f.Text == says {
+		if f.Level == api.LevelWarning && f.Text == says {
 			said[f.Subject] = true
 		}
 	}

@@ -8,39 +8,32 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/iolimit"
 )
 
 // Check adds findings on the limits that this host can set, and on every limit that is not in effect.
-func (l *Throttler) Check(r *host.List) {
+func (l *Throttler) Check(r *condition.List) {
 	there := slices.DeleteFunc(slices.Clone(l.parents), func(g string) bool { return !l.Hierarchy.Has(g) })
 	switch {
 	case l.problem() != nil:
-		r.Add(host.Info, "throttling", "mount a control group hierarchy with the controllers io and "+
-			"memory (systemd does; cgroup_enable=memory on the kernel's command line), or boot a kernel "+
-			"with CONFIG_BLK_DEV_THROTTLING", "volumes with qos are refused: %v", l.problem())
+		r.Add(condition.ThrottlingUnavailable, "throttling", "", l.problem())
 	case l.Hierarchy.Version == iolimit.V1:
-		r.Add(host.OK, "throttling", "", "%s (%s); profiles with qos strict are refused", noteV1, l.Hierarchy.Dir)
+		r.Add(condition.ThrottlingV1, "throttling", "", noteV1, l.Hierarchy.Dir)
 	case l.unavailableReason() != "":
-		r.Add(host.Error, "throttling", "", "v2: %s", l.unavailableReason())
+		r.Add(condition.ThrottlingBroken, "throttling", "", l.unavailableReason())
 	case len(there) == 0:
-		r.Add(host.Info, "throttling", "",
-			"v2: none of the control groups %s (cgroup_parents in drover.yaml) has the controller io yet; the "+
-				"first mount of a volume with qos enables it", strings.Join(l.parents, ", "))
+		r.Add(condition.ThrottlingLater, "throttling", "", strings.Join(l.parents, ", "))
 	default:
-		r.Add(host.OK, "throttling", "",
-			"v2: for all containers in %s together, from their start (%s)", strings.Join(there, ", "),
-			l.Hierarchy.Dir)
+		r.Add(condition.ThrottlingWorks, "throttling", "", strings.Join(there, ", "), l.Hierarchy.Dir)
 	}
 	for _, e := range l.All() {
 		l.checkLimited(r, e)
 	}
 	for id, err := range l.allFailures() {
 		d, _ := l.Cache.DatasetOrCopy(id)
-		r.Add(host.Error, "volume "+d.Volume, "",
-			"cannot throttle it as its profile requires: %v; retrying every %s", err, RetryEvery)
+		r.Add(condition.ThrottleFailed, "volume "+d.Volume, "", err, RetryEvery)
 	}
 }
 
@@ -103,35 +96,29 @@ func unlimitedIn(groups []string) string {
 		", in which it is used: the controller io is not enabled there"
 }
 
-func (l *Throttler) checkLimited(r *host.List, e *Limited) {
+func (l *Throttler) checkLimited(r *condition.List, e *Limited) {
 	d, _ := l.Cache.DatasetOrCopy(e.id)
 	e.Mu.Lock()
 	defer e.Mu.Unlock()
 	if e.SuspendedUntil != 0 {
-		r.Add(host.Info, "volume "+d.Volume, "", "throttling is suspended for a flush since %s",
-			e.Record.Suspended.Format(time.RFC3339))
+		r.Add(condition.ThrottleSuspended, "volume "+d.Volume, "", e.Record.Suspended.Format(time.RFC3339))
 		return
 	}
 	groups, err := l.wrongGroups(e)
 	if err != nil {
-		r.Add(host.Error, "volume "+d.Volume, "", "cannot read whether it is throttled: %v", err)
+		r.Add(condition.ThrottleUnknown, "volume "+d.Volume, "", err)
 	} else if len(groups) > 0 {
-		r.Add(host.Error, "volume "+d.Volume, "",
-			"it is not throttled in the control groups %s; checked again every %s",
-			strings.Join(groups, ", "), scanEvery)
+		r.Add(condition.ThrottleLost, "volume "+d.Volume, "", strings.Join(groups, ", "), scanEvery)
 	}
-	const mend = "add a parent of it to cgroup_parents of drover.yaml"
 	if len(e.withoutLimit) > 0 {
-		r.Add(host.Error, "volume "+d.Volume, mend, "%s", unlimitedIn(e.withoutLimit))
+		r.Add(condition.ThrottleWithout, "volume "+d.Volume, "", unlimitedIn(e.withoutLimit))
 	}
 	out := l.groupsOutside(e.Record.Groups)
 	switch {
 	case len(out) == 0:
 	case d.Profile.QoS.Strict:
-		r.Add(host.Error, "volume "+d.Volume, mend, "%s", l.strictLimitNote(out))
+		r.Add(condition.ThrottleEscaped, "volume "+d.Volume, "", l.strictLimitNote(out))
 	default:
-		r.Add(host.Warning, "volume "+d.Volume, mend,
-			"is used in control group %s, which is outside of %s: it is throttled separately there, from about a "+
-				"second after its start", strings.Join(out, ", "), strings.Join(l.parents, ", "))
+		r.Add(condition.ThrottleApart, "volume "+d.Volume, "", strings.Join(out, ", "), strings.Join(l.parents, ", "))
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/nodes"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -106,17 +107,17 @@ var scenarios = map[string]func(c *console){
 		}
 	},
 	"cluster": func(c *console) { // a node with an error, two with the same warning, one that is unreachable, a lost server
-		warning := api.Finding{Level: "warning", Subject: "control https://control-2:4440", Text: "does not answer: connection refused", Fix: "start drover control on that host, and check the network"}
+		warning := condition.ControlReplicaUnreachable.Finding("control https://control-2:4440", "", "connection refused")
 		found := func(list ...api.Finding) *api.NodeFindings {
 			return &api.NodeFindings{Examined: now.Add(-8 * time.Second), Findings: list}
 		}
 		c.fake.volumes, c.fake.operations, c.fake.findings = nil, nil, append(c.fake.findings[:1:1], warning)
 		c.fake.health = api.ClusterHealth{
-			Store:    api.StoreHealth{Kind: "consul", Leader: "10.0.0.1:8300", Findings: []api.Finding{{Level: "warning", Subject: "store", Text: "Consul server consul-3 (10.0.0.3:8300) is down"}}},
+			Store:    api.StoreHealth{Kind: "consul", Leader: "10.0.0.1:8300", Findings: []api.Finding{condition.StoreServerDown.Finding("store", "", "consul-3", "10.0.0.3:8300", "")}},
 			Replicas: []api.ControlReplica{{ID: idReq, Name: "control-1", Address: "10.0.0.1:4440", Version: "1.2.3", Since: now.Add(-time.Hour), Housekeeper: true}},
 			Nodes: []api.NodeHealth{
 				{Name: "host-a", Live: true, Reported: now, Found: found(warning)},
-				{Name: "host-b", Live: true, Reported: now, Found: found(warning, api.Finding{Level: "error", Subject: "root", Text: "creates are refused: the disk is nearly full", Fix: "drover trash purge"})},
+				{Name: "host-b", Live: true, Reported: now, Found: found(warning, condition.RootFull.Finding("root", "drover trash purge", "/var/lib/drover", "1GiB", "40GiB"))},
 				{Name: "host-c", Live: false, Reported: now.Add(-time.Minute), Found: found(warning)},
 				{Name: "host-d", Live: true, Reported: now},
 			},
@@ -418,7 +419,7 @@ var scenarios = map[string]func(c *console){
 		c.fake.trash[1].Volume = "old"
 	},
 	"broken": func(c *console) {
-		c.fake.findings = append(c.fake.findings, api.Finding{Level: "error", Subject: "pool plain", Text: "offline", Fix: "mount /srv/plain"})
+		c.fake.findings = append(c.fake.findings, condition.PoolOffline.Finding("pool plain", "mount /srv/plain", "/srv/plain is not mounted"))
 	},
 	"went-back": func(c *console) {
 		c.fake.recovery = api.Recovery{

@@ -37,8 +37,8 @@ func TestStatusWatch(t *testing.T) {
 		if code := c.run(t, strings.Fields(args)...); code != 0 || c.err.Len() > 0 {
 			t.Errorf("%s: exit code %d, %s", args, code, c.err.String())
 		}
-		if n := strings.Count(c.out.String(), "pool plain"); n < 3 || strings.Contains(c.out.String(), "\x1b") {
-			t.Errorf("%s: pool plain is reported %d times, want once in each of 3 reports:\n%s", args, n, c.out.String())
+		if n := strings.Count(c.out.String(), "volume db-test"); n < 3 || strings.Contains(c.out.String(), "\x1b") {
+			t.Errorf("%s: volume db-test is reported %d times, want once in each of 3 reports:\n%s", args, n, c.out.String())
 		}
 	}
 }

@@ -7,9 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/droverhq/drover/cmd/drover/internal/ptytest"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
-	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"

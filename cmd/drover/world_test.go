@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -185,8 +186,8 @@ func theWorld() *fake {
 		{ID: 2, Time: now, Type: "pool.full", Node: "host-a", Detail: "default\x1b[2J"},
 	}
 	f.findings = []api.Finding{
-		{Level: "ok", Subject: "pool default", Text: "online"},
-		{Level: "warning", Subject: "pool default", Text: "holds " + idGone.String() + ", which the store does not know", Fix: "drover doctor --gc " + idGone.String() + " --dry-run shows what it is"},
+		condition.PoolWorks.Finding("pool default", "", "10GiB", "40GiB", "/srv", "on ext4"),
+		condition.DatasetUnknown.Finding("dataset "+idGone.String(), "drover doctor --gc "+idGone.String()+" --dry-run shows what it is", "default", "volume old"),
 	}
 	return f
 }

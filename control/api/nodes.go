@@ -132,10 +132,11 @@ const (
 
 // Finding is one line of the report of drover doctor.
 type Finding struct {
-	Level   string `json:"level" enum:"ok,info,warning,error"` // severity of the finding
-	Subject string `json:"subject"`                            // what it is about: "pool default", "dataset f23c…"
-	Text    string `json:"text"`                               // the finding, for a person
-	Fix     string `json:"fix,omitempty"`                      // command that fixes it; empty: none
+	Condition string `json:"condition"`                          // code in docs/reference/conditions.md
+	Level     string `json:"level" enum:"ok,info,warning,error"` // severity of the finding
+	Subject   string `json:"subject"`                            // what it is about: "pool default", "dataset f23c…"
+	Text      string `json:"text"`                               // the finding, for a person
+	Fix       string `json:"fix,omitempty"`                      // command that fixes it; empty: none
 }
 
 // NeedsAttention reports whether a finding is a warning or an error.
@@ -208,10 +209,6 @@ type ControlReplica struct {
 	// the replica does the background work: schedules, retention, the trash
 	Housekeeper bool `json:"housekeeper,omitempty"`
 }
-
-// SilentPrefix begins the text of a finding about a node that has a session, but has not reported for too long. Control
-// does not know whether its agent runs. drover status adds the volumes whose home the node is.
-const SilentPrefix = "not reporting for "
 
 // NodeHealth is what a node last reported of itself to the control replica that answers.
 type NodeHealth struct {

@@ -20,6 +20,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
@@ -61,7 +62,7 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	}
 	reading, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
-	isNamed := slices.ContainsFunc(out.Store.Findings, isStoreError) // a finding says that the store is unavailable
+	isNamed := slices.ContainsFunc(out.Store.Findings, condition.StoreUnavailable.Is)
 	unreadable := func(what string, err error) {
 		if isUnavailable(err) {
 			if isNamed {
@@ -69,9 +70,7 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 			}
 			isNamed = true
 		}
-		out.Findings = append(out.Findings, api.Finding{
-			Level: api.LevelError, Subject: "store", Text: fmt.Sprintf("%s cannot be read: %v", what, err),
-		})
+		out.Findings = append(out.Findings, condition.StoreUnreadable.Finding("store", "", what, err))
 	}
 	var halt record.Halt
 	switch there, err := record.NewTx(reading, r.members.Ledger.Store).Peek(record.HaltedKey, &halt); {
@@ -99,8 +98,7 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	for _, n := range nodes {
 		out.Nodes = append(out.Nodes, r.node(n))
 		if n.Live {
-			out.Findings = append(out.Findings, clockFindings(n.Name, r.clockAhead(n.ID))...)
-			out.Findings = append(out.Findings, silenceFindings(n.Name, r.silence(n.ID))...)
+			out.Findings = append(out.Findings, r.nodeFindings(n)...)
 		}
 	}
 	slices.SortFunc(out.Nodes, func(a, b api.NodeHealth) int {
@@ -129,17 +127,10 @@ func (r *Reader) lateBackups(ctx context.Context) []api.Finding {
 		err = fmt.Errorf("reading the records takes longer than %s", backupTime)
 	}
 	if err != nil {
-		late = append(late, api.Finding{
-			Level: api.LevelWarning, Subject: "scheduled backups",
-			Text: fmt.Sprintf("whether any is late is not known: %v", err),
-			Fix:  "repeat the command",
-		})
+		late = append(late, condition.BackupsUnknown.Finding("scheduled backups", "", err))
 	}
 	return late
 }
-
-// isStoreError reports whether a finding says that the store does not work.
-func isStoreError(f api.Finding) bool { return f.Level == api.LevelError && f.Subject == "store" }
 
 // isUnavailable reports whether a record cannot be read because the store does not answer. A damaged record, in
 // contrast, needs a finding in any case.
@@ -157,53 +148,43 @@ func (r *Reader) node(n api.Node) api.NodeHealth {
 	return out
 }
 
-// silence returns how old the last report of a node is. It is 0 if the node has not reported since this service
-// started.
-func (r *Reader) silence(node uuid.UUID) time.Duration {
-	if !r.members.Reports.HasReported(node) {
-		return 0
+// nodeFindings warns of a live node whose clock is wrong by more than maxClockError, or whose last report is older than
+// reports.MaxSilence.
+func (r *Reader) nodeFindings(n api.Node) (out condition.List) {
+	subject := "node " + n.Name
+	if ahead := r.clockAhead(n.ID); ahead.Abs() > maxClockError {
+		word := "ahead of"
+		if ahead < 0 {
+			word = "behind"
+		}
+		out.Add(condition.ClockWrong, subject, "", ahead.Abs().Round(time.Second), word)
 	}
-	return r.members.Reports.Silence(node, r.members.Ledger.Clock.Steady())
-}
-
-// silenceFindings returns a warning if the last report of a live node is older than reports.MaxSilence. It is a pure
-// function.
-func silenceFindings(node string, silence time.Duration) []api.Finding {
-	if silence <= reports.MaxSilence {
-		return nil
+	if !r.members.Reports.HasReported(n.ID) { // since this service started
+		return out
 	}
-	return []api.Finding{{
-		Level: api.LevelWarning, Subject: "node " + node,
-		Text: fmt.Sprintf("%s%s: its agent has stopped or hangs, or does not reach this control replica",
-			api.SilentPrefix, silence.Round(time.Second)),
-		Fix: "drover node inspect " + node + "; on that host: drover doctor",
-	}}
+	silence := r.members.Reports.Silence(n.ID, r.members.Ledger.Clock.Steady())
+	if silence > reports.MaxSilence {
+		out.Add(condition.NodeSilent, subject, "drover node inspect "+n.Name+"; on that host: drover doctor",
+			silence.Round(time.Second))
+	}
+	return out
 }
 
 // failoverFindings returns the finding that failover is halted because many nodes vanished together. If that is not
 // recorded yet and soon is true, the finding says that failover will be halted: the background work records a halt,
 // which takes up to Timing.Housekeeping.
-func (r *Reader) failoverFindings(ctx context.Context, soon bool) ([]api.Finding, error) {
+func (r *Reader) failoverFindings(ctx context.Context, soon bool) (condition.List, error) {
 	halted, err := membership.FailoverSuspended(record.NewTx(ctx, r.members.Ledger.Store))
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if halted != "" {
+	case halted != "":
 		text, fix, _ := strings.Cut(halted, ": ")
-		return []api.Finding{{Level: api.LevelError, Subject: "failover", Text: text, Fix: fix}}, nil
+		return condition.List{condition.FailoverHalted.Finding("failover", fix, text)}, nil
+	case soon:
+		return r.members.MassLossSoon(ctx)
 	}
-	if !soon {
-		return nil, nil
-	}
-	is, err := r.members.MassLossSoon(ctx)
-	if err != nil || is.Text == "" {
-		return nil, err
-	}
-	level := api.LevelWarning
-	if is.Certain {
-		level = api.LevelError
-	}
-	return []api.Finding{{Level: level, Subject: "failover", Text: is.Text, Fix: is.Fix}}, nil
+	return nil, nil
 }
 
 // maxClockError is the largest difference between the clocks of a node and of control that is not reported. Times in
@@ -220,23 +201,6 @@ func (r *Reader) clockAhead(node uuid.UUID) time.Duration {
 	}
 	clock := r.members.Ledger.Clock
 	return reported.Sub(clock.Now().Add(reported.At - clock.Steady()))
-}
-
-// clockFindings returns a warning if the clock of a node is wrong by more than maxClockError. It is a pure function.
-func clockFindings(node string, ahead time.Duration) []api.Finding {
-	if ahead.Abs() <= maxClockError {
-		return nil
-	}
-	word := "ahead of"
-	if ahead < 0 {
-		word = "behind"
-	}
-	return []api.Finding{{
-		Level: api.LevelWarning, Subject: "node " + node,
-		Text: fmt.Sprintf("its clock is %s %s that of control: times of its snapshots and replicas are wrong, and "+
-			"certificates may be refused", ahead.Abs().Round(time.Second), word),
-		Fix: "on that host: timedatectl status, and start its time synchronization",
-	}}
 }
 
 // replicas lists the control replicas with a session, by name.
@@ -291,35 +255,23 @@ const minConsulServers = 3
 
 // StoreFindings returns what needs attention about the servers of a store. It is a pure function.
 func StoreFindings(h store.Health) []api.Finding {
+	var out condition.List
 	if h.Problem != "" {
-		return []api.Finding{{
-			Level: api.LevelError, Subject: "store",
-			Text: h.Problem + "; nothing can be created, moved or deleted (mounted volumes keep working)",
-			Fix: "start the Consul servers that are down, and check the network between them (consul operator raft " +
-				"list-peers)",
-		}}
+		out.Add(condition.StoreUnavailable, "store", "", h.Problem)
+		return out
 	}
-	var out []api.Finding
 	for _, s := range h.Servers {
 		if s.Healthy {
 			continue
 		}
-		text := fmt.Sprintf("Consul server %s (%s) is down or far behind the leader", s.Name, s.Address)
+		more := ""
 		if h.FailureTolerance == 0 {
-			text += "; if one more server fails, nothing can be created, moved or deleted"
+			more = "; if one more server fails, nothing can be created, moved or deleted"
 		}
-		out = append(out, api.Finding{
-			Level: api.LevelWarning, Subject: "store", Text: text,
-			Fix: "start that server, or replace it and remove it from Consul (consul operator raft list-peers)",
-		})
+		out.Add(condition.StoreServerDown, "store", "", s.Name, s.Address, more)
 	}
 	if len(out) == 0 && len(h.Servers) == minConsulServers-1 {
-		out = append(out, api.Finding{
-			Level: api.LevelWarning, Subject: "store",
-			Text: fmt.Sprintf("only %d Consul servers are left; if one fails, nothing can be created, moved or deleted",
-				len(h.Servers)),
-			Fix: "start the server that Consul removed after it failed (consul members), or add another one",
-		})
+		out.Add(condition.StoreServersFew, "store", "", len(h.Servers))
 	}
 	return out
 }

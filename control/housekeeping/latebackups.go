@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -66,14 +67,11 @@ func (is seenSchedule) state(now time.Time) ScheduleState {
 	return ScheduleState{Age: max(0, now.Sub(is.last)), Overdue: is.overdue(now), Failures: is.failures}
 }
 
-// late returns the text of the warning that what is late: a backup, or a verification. noGood says that there is no
-// good one.
-func (is seenSchedule) late(what, noGood string, now time.Time) string {
-	text := fmt.Sprintf("%s is %s late, and ", what, is.overdue(now).Round(time.Minute))
-	if is.none {
-		text += noGood
-	} else {
-		text += "the last good one is from " + is.last.UTC().Format(time.DateTime) + " UTC"
+// age describes the last good backup or verification, and the failures after it. noGood says that there is no good one.
+func (is seenSchedule) age(noGood string) string {
+	text := noGood
+	if !is.none {
+		text = "the last good one is from " + is.last.UTC().Format(time.DateTime) + " UTC"
 	}
 	if is.problem != "" {
 		text += fmt.Sprintf("; failed attempts: %d, the last one because %s", is.failures, is.problem)
@@ -372,10 +370,11 @@ func (k *Housekeeper) BackupSchedules() []BackupSchedule {
 // late, whose backup failed repeatedly, or whose repository is not recorded. It also returns an error for each volume
 // whose backup was found damaged or absent. All control replicas return the same ones: those that do not do the
 // background work read the records. Only why a verification cannot be requested is not in the records.
-func (k *Housekeeper) LateBackups(ctx context.Context) (out []api.Finding, err error) {
+func (k *Housekeeper) LateBackups(ctx context.Context) ([]api.Finding, error) {
 	now := k.Ledger.Clock.Now()
 	list, complete := k.backupStates.list()
 	if !complete {
+		var err error
 		if list, err = k.readBackups(ctx); err != nil {
 			return nil, err
 		}
@@ -384,23 +383,18 @@ func (k *Housekeeper) LateBackups(ctx context.Context) (out []api.Finding, err e
 	if err != nil {
 		return nil, err
 	}
+	var late condition.List
 	for _, is := range list {
-		found := []api.Finding{is.finding(now)}
+		is.check(&late, now)
 		if !slices.ContainsFunc(damaged, func(f api.Finding) bool { return f.Subject == "volume "+is.volume }) {
-			found = append(found, is.verification.finding(is.volume, now))
-		}
-		for _, finding := range found {
-			if finding.Text != "" {
-				finding.Level, finding.Subject = api.LevelWarning, "volume "+is.volume
-				out = append(out, finding)
-			}
+			is.verification.check(&late, is.volume, now)
 		}
 	}
-	return append(out, damaged...), nil
+	return append(late, damaged...), nil
 }
 
 // damagedBackups returns an error for each backup that is recorded as damaged.
-func (k *Housekeeper) damagedBackups(ctx context.Context) (out []api.Finding, err error) {
+func (k *Housekeeper) damagedBackups(ctx context.Context) (out condition.List, err error) {
 	t := record.NewTx(ctx, k.Ledger.Store)
 	entries, err := t.List(record.DamagedPrefix, "", 0)
 	if err != nil {
@@ -409,10 +403,7 @@ func (k *Housekeeper) damagedBackups(ctx context.Context) (out []api.Finding, er
 	for _, e := range entries {
 		var damaged record.DamagedBackups
 		if err := record.Decode(e.Key, e.Value, &damaged); err != nil {
-			out = append(out, api.Finding{
-				Level: api.LevelError, Subject: "store", Text: dataset.OneLine(err),
-				Fix: "verify a backup of the volume: drover backup verify VOLUME",
-			})
+			out.Add(condition.BackupRecordDamaged, "store", "", dataset.OneLine(err))
 			continue
 		}
 		var d dataset.Dataset
@@ -428,51 +419,46 @@ func (k *Housekeeper) damagedBackups(ctx context.Context) (out []api.Finding, er
 			if is.Check != "" {
 				check = " --check " + is.Check
 			}
-			out = append(out, api.Finding{
-				Level: api.LevelError, Subject: "volume " + d.Volume,
-				Text: fmt.Sprintf("its backup %.8s in %s failed a verification: %s", is.Backup, is.Repository,
-					is.Problem),
-				Fix: fmt.Sprintf("drover repository check %s --read-data 100, then, on the home: drover backup create "+
-					"%s --to %[1]s, and drover backup verify %[2]s --repository %[1]s%[3]s", is.Repository, d.Volume,
-					check),
-			})
+			out.Add(condition.BackupDamaged, "volume "+d.Volume,
+				fmt.Sprintf("drover repository check %s --read-data 100, then, on the home: drover backup create %s "+
+					"--to %[1]s, and drover backup verify %[2]s --repository %[1]s%[3]s",
+					is.Repository, d.Volume, check),
+				fmt.Sprintf("%.8s", is.Backup), is.Repository, is.Problem)
 		}
 	}
 	return out, nil
 }
 
-// finding returns the text and the remedy of the warning about scheduled backups. It is empty if there is none.
-func (is seenBackups) finding(now time.Time) (f api.Finding) {
-	overdue := is.overdue(now)
+// check adds the warning about scheduled backups, if there is one.
+func (is seenBackups) check(out *condition.List, now time.Time) {
+	subject, overdue := "volume "+is.volume, is.overdue(now)
 	switch {
 	case is.missing:
-		f.Text = fmt.Sprintf("its profile has it backed up to repository %s, which is not recorded", is.repository)
-		f.Fix = "drover repository add " + is.repository + " URL --password file:PATH"
+		out.Add(condition.BackupWithoutRepository, subject,
+			"drover repository add "+is.repository+" URL --password file:PATH", is.repository)
 	case is.apart != uuid.Nil:
-		f.Text = fmt.Sprintf("it was recovered from a backup of cluster %.8s, and is kept apart: it makes no "+
-			"scheduled backups to repository %s, which that cluster may still use", is.apart, is.repository)
-		f.Fix = fmt.Sprintf("if that cluster is gone: drover recover --from %s %s --take-over; otherwise: drover "+
-			"volume set-profile %[2]s PROFILE, with another repository", is.repository, is.volume)
+		out.Add(condition.BackupsApart, subject, fmt.Sprintf("if that cluster is gone: drover recover --from %s %s "+
+			"--take-over; otherwise: drover volume set-profile %[2]s PROFILE, with another repository", is.repository,
+			is.volume), is.apart.String()[:8], is.repository)
 	case overdue <= backupGrace && is.failures >= reportedFailures:
-		f.Text = fmt.Sprintf("its scheduled backup failed %d times, the last time because %s", is.failures, is.problem)
-		f.Fix = "drover operation ls --filter volume=" + is.volume
+		out.Add(condition.BackupFailing, subject, "drover operation ls --filter volume="+is.volume,
+			is.failures, is.problem)
 	case overdue > backupGrace:
-		f.Text = is.late("its scheduled backup", "it has no good one", now)
-		f.Fix = "drover volume inspect " + is.volume
+		out.Add(condition.BackupLate, subject, "drover volume inspect "+is.volume, overdue.Round(time.Minute),
+			is.age("it has no good one"))
 	}
-	return f
 }
 
-// finding returns the text and the remedy of the warning about scheduled verifications. It is empty if there is none.
-func (is seenVerification) finding(volume string, now time.Time) (f api.Finding) {
-	switch {
-	case is.every == 0:
-	case is.overdue(now) > is.grace():
-		f.Text = is.late("the verification of its backups", "there is no good one", now)
-		if is.refused != "" {
-			f.Text += "; the next one cannot be requested: " + is.refused
-		}
-		f.Fix = "drover volume inspect " + volume
+// check adds the warning about scheduled verifications, if there is one.
+func (is seenVerification) check(out *condition.List, volume string, now time.Time) {
+	overdue := is.overdue(now)
+	if is.every == 0 || overdue <= is.grace() {
+		return
 	}
-	return f
+	text := is.age("there is no good one")
+	if is.refused != "" {
+		text += "; the next one cannot be requested: " + is.refused
+	}
+	out.Add(condition.BackupNotVerified, "volume "+volume, "drover volume inspect "+volume,
+		overdue.Round(time.Minute), text)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
@@ -195,37 +196,30 @@ func haltReason(all int, names []string) string {
 		all, record.MassLossWindow, listNames(all, names))
 }
 
-// MassLoss tells people about a loss of many nodes before the halt of failover is recorded. No decision depends on it.
-type MassLoss struct {
-	Text string // what happened; empty if there is no such loss
-	Fix  string // the next command
-	// Certain is true if the sessions of enough nodes have ended: the next check of this service halts failover. If it
-	// is false, some of the nodes do not report, but still have a session.
-	Certain bool
-}
-
-// MassLossSoon returns whether the next checks will halt failover because many nodes vanished together. It counts the
-// nodes without a session, whether or not that is recorded, and the silent nodes. It returns the zero value if the
-// halt is already recorded: see FailoverSuspended. It changes nothing.
-func (m *Members) MassLossSoon(ctx context.Context) (MassLoss, error) {
+// MassLossSoon returns a finding if the next checks will halt failover because many nodes vanished together. It returns
+// none if the halt is already recorded: see FailoverSuspended. The finding is an error if the sessions of enough nodes
+// have ended, and a warning if some of the nodes do not report, but still have a session. MassLossSoon counts the nodes
+// without a session, whether or not that is recorded, and the silent nodes. It changes nothing, and no decision depends
+// on the finding.
+func (m *Members) MassLossSoon(ctx context.Context) (out condition.List, err error) {
 	if !m.Ledger.Shared {
-		return MassLoss{}, nil
+		return nil, nil
 	}
 	t := record.NewTx(ctx, m.Ledger.Store)
 	if halted, err := t.Peek(record.FailoverKey, &record.FailoverHalt{}); err != nil || halted {
-		return MassLoss{}, err
+		return nil, err
 	}
 	nodes, err := record.ListAll[dataset.Node](t, record.NodesPrefix)
 	if err != nil {
-		return MassLoss{}, err
+		return nil, err
 	}
 	live, err := m.LiveAgents(t)
 	if err != nil {
-		return MassLoss{}, err
+		return nil, err
 	}
 	now, err := m.Uptime.RunTime(t)
 	if err != nil {
-		return MassLoss{}, err
+		return nil, err
 	}
 	names, lost, silent := map[uuid.UUID]string{}, map[uuid.UUID]time.Duration{}, map[uuid.UUID]time.Duration{}
 	for _, n := range nodes {
@@ -241,11 +235,11 @@ func (m *Members) MassLossSoon(ctx context.Context) (MassLoss, error) {
 		}
 		gone := record.Unreachable{RunTime: dataset.Duration(now)} // unless that is recorded already
 		if _, err := t.Peek(record.UnreachableKey(n.ID), &gone); err != nil {
-			return MassLoss{}, err
+			return nil, err
 		}
 		confirmed, err := t.Peek(record.FencedKey(n.ID), &record.Fenced{})
 		if err != nil {
-			return MassLoss{}, err
+			return nil, err
 		}
 		if !confirmed {
 			lost[n.ID], silent[n.ID] = time.Duration(gone.RunTime), time.Duration(gone.RunTime)
@@ -253,17 +247,12 @@ func (m *Members) MassLossSoon(ctx context.Context) (MassLoss, error) {
 	}
 	if together := vanishedTogether(len(names), lost, nil); len(together) > 0 {
 		text, fix, _ := strings.Cut(haltReason(len(together), namesOf(together, names)), ": ")
-		return MassLoss{Text: text, Fix: fix, Certain: true}, nil
+		out.Add(condition.FailoverHalted, "failover", fix, text)
+	} else if together := vanishedTogether(len(names), silent, nil); len(together) > 0 {
+		out.Add(condition.FailoverHaltsSoon, "failover", "", len(together),
+			listNames(len(together), namesOf(together, names)))
 	}
-	together := vanishedTogether(len(names), silent, nil)
-	if len(together) == 0 {
-		return MassLoss{}, nil
-	}
-	return MassLoss{
-		Text: fmt.Sprintf("%d nodes do not report (%s): when their sessions end, failover is halted for the whole "+
-			"cluster", len(together), listNames(len(together), namesOf(together, names))),
-		Fix: "drover node ls; start the agents of these nodes, or fix the connection to them",
-	}, nil
+	return out, nil
 }
 
 // sessionMayEnd reports whether a node with a session is silent, and its session may be the one of its last report. A

@@ -52,7 +52,7 @@ func CheckHeartbeat(n dataset.Node, h api.Heartbeat) error {
 	if h.Found != nil {
 		err = cmp.Or(err, CheckCount(who, len(h.Found.Findings), api.MaxReportedFindings, "findings"))
 		for _, f := range h.Found.Findings {
-			err = cmp.Or(err, checkLine(who, "a finding", f.Level+f.Subject+f.Text+f.Fix))
+			err = cmp.Or(err, checkLine(who, "a finding", f.Condition+f.Level+f.Subject+f.Text+f.Fix))
 		}
 	}
 	for _, p := range h.Pools {

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
@@ -278,30 +279,25 @@ func (x *Exporter) States(ctx context.Context) ([]State, error) {
 // if no failure is recorded, but no export was stored for maxAge and failureGrace. All control replicas return the same
 // warnings.
 func (x *Exporter) Findings(ctx context.Context) ([]api.Finding, error) {
-	var out []api.Finding
+	var out condition.List
 	now := x.ledger.Clock.Now()
 	err := x.each(ctx, func(r dataset.Repository, e record.Export) {
 		last := e.Last
-		text := "the records of control were never stored in it"
+		stored, why := "never stored in it", "the log of control says why"
 		if last.IsZero() {
 			last = r.Created
 		} else {
-			text = "the records of control were last stored in it at " + last.UTC().Format(time.DateTime) + " UTC"
+			stored = "last stored in it at " + last.UTC().Format(time.DateTime) + " UTC"
 		}
 		switch {
 		case !e.Failed.IsZero() && now.Sub(e.Failed) > failureGrace:
-			text += "; the last attempt failed because " + e.Problem
+			why = "the last attempt failed because " + e.Problem
 		case e.Failed.IsZero() && now.Sub(last) > maxAge+failureGrace:
-			text += "; the log of control says why"
 		default:
 			return
 		}
-		out = append(out, api.Finding{
-			Level: api.LevelWarning, Subject: "repository " + r.Name,
-			Text: text,
-			Fix: fmt.Sprintf("on the control host: correct the cause, or drover repository set %s "+
-				"--store-records=false", r.Name),
-		})
+		out.Add(condition.RecordsNotStored, "repository "+r.Name, fmt.Sprintf("on the control host: correct the "+
+			"cause, or drover repository set %s --store-records=false", r.Name), stored, why)
 	})
 	return out, err
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/restic/restictest"
@@ -348,10 +349,10 @@ func TestAnUnopenedRepositoryIsReported(t *testing.T) {
 	c.Clock, c.Users = now, &used
 	expect := func(when string, starts int32, want string) {
 		t.Helper()
-		var list host.List
+		var list condition.List
 		c.Findings(&list)
 		text := ""
-		for _, f := range list.All {
+		for _, f := range list {
 			text += f.Subject + ": " + f.Text + " (" + f.Fix + ")\n"
 		}
 		if want == "" && text != "" || !strings.Contains(text, want) {

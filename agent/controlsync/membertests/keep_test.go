@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
@@ -134,7 +135,8 @@ func TestFindings(t *testing.T) {
 		{31, "error", "expired at"},
 	} {
 		m := open(t, dir, clock.NewFake(start.AddDate(0, 0, c.days)))
-		found := m.Findings()
+		var found condition.List
+		m.Findings(&found)
 		switch {
 		case c.level == "" && len(found) > 0:
 			t.Errorf("after %d days: %+v, want no finding", c.days, found)

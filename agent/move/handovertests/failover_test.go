@@ -15,7 +15,6 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
@@ -161,7 +160,7 @@ func TestFenceCommandRunsBeforeFailover(t *testing.T) {
 			t.Fatal(err)
 		}
 		return slices.ContainsFunc(list, func(l api.Finding) bool {
-			return l.Level == host.Warning && strings.Contains(l.Text, "(cut, shut) do not fail over to this node: program /bin/true: not listed in fence_programs")
+			return l.Level == api.LevelWarning && strings.Contains(l.Text, "(cut, shut) do not fail over to this node: program /bin/true: not listed in fence_programs")
 		})
 	}
 	if !warned() {
@@ -183,30 +182,6 @@ func TestFenceCommandRunsBeforeFailover(t *testing.T) {
 	ran := c.Calls()
 	if want := []string{"-f", "host-a", d.Home.String()}; len(ran) != 2 || ran[1].Name != "/bin/true" || !slices.Equal(ran[1].Args, want) {
 		t.Errorf("%+v", ran)
-	}
-}
-
-// halted is a control that has stopped all failover.
-type halted struct{ api.Service }
-
-func (halted) Failover(context.Context) (api.FailoverState, error) {
-	return api.FailoverState{Halted: "2 nodes vanished", HaltedSince: time.Unix(0, 0)}, nil
-}
-
-// Doctor on every host of a cluster reports that failover is halted, and why.
-func TestDoctorReportsHaltedFailover(t *testing.T) {
-	f := &agenttest.Cluster{T: t}
-	f.StartControl()
-	f.A = f.AddHost("host-a", "dir")
-	f.A.Config.Control = halted{f.A.Config.Control}
-	t.Cleanup(f.Close)
-	f.A.Start()
-	list, err := f.A.Doctor(t.Context())
-	said := slices.ContainsFunc(list, func(l api.Finding) bool {
-		return l.Level == host.Error && l.Subject == "failover" && strings.Contains(l.Text, "since 1970-01-01T00:00:00Z: 2 nodes vanished")
-	})
-	if err != nil || !said {
-		t.Errorf("%+v, %v", list, err)
 	}
 }
 
@@ -249,7 +224,7 @@ func TestDoctorReportsNodeThatControlRefuses(t *testing.T) {
 	list, err := f.A.Doctor(t.Context())
 	for subject, text := range map[string]string{"control": "pool default is node host-b's", "store": "the store went back"} {
 		if err != nil || !slices.ContainsFunc(list, func(l api.Finding) bool {
-			return l.Level == host.Error && l.Subject == subject && strings.Contains(l.Text, text)
+			return l.Level == api.LevelError && l.Subject == subject && strings.Contains(l.Text, text)
 		}) {
 			t.Errorf("nothing of %q: %+v, %v", text, list, err)
 		}

@@ -105,7 +105,7 @@ func TestSupersededCopyCanBeInspected(t *testing.T) {
 	for _, l := range list {
 		if strings.Contains(l.Subject, path) {
 			said++
-			if l.Level != host.Info || !strings.Contains(l.Fix, "--off") {
+			if l.Level != api.LevelInfo || !strings.Contains(l.Fix, "--off") {
 				t.Errorf("doctor says %+v", l)
 			}
 		} else if strings.Contains(l.Text+l.Subject, filepath.Base(path)) {

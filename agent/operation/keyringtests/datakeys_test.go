@@ -357,7 +357,7 @@ func TestMissingKeyIsReportedBeforeCreate(t *testing.T) {
 	}
 	k.refused(k.opens("db@gold"), "not found", d.Encryption.KeyID)
 	found, err := k.Doctor(t.Context())
-	if err != nil || !slices.ContainsFunc(found, func(f api.Finding) bool { return f.Subject == "encryption" && f.Level == host.OK }) {
+	if err != nil || !slices.ContainsFunc(found, func(f api.Finding) bool { return f.Subject == "encryption" && f.Level == api.LevelOK }) {
 		t.Errorf("the pool can encrypt, and doctor says %s", fmt.Sprint(found))
 	}
 	if err := k.Create(t.Context(), "clear@plain", nil); err != nil {

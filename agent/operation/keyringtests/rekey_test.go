@@ -210,7 +210,7 @@ func TestCopiesNeedOnlyNewKeyAfterRekey(t *testing.T) {
 		k.Cache.SetCopy(d.ID, &kept)
 		r := &doctor.Report{}
 		k.CheckRecord(r, &pool.Pool{}, target.entry, onRecord)
-		if said := fmt.Sprint(r.All); len(r.All) != 1 || !strings.Contains(said, "still needs key "+d.Encryption.KeyID) {
+		if said := fmt.Sprint(r.List); len(r.List) != 1 || !strings.Contains(said, "still needs key "+d.Encryption.KeyID) {
 			t.Errorf("of a record with the old key doctor says %s", said)
 		}
 		for range 2 {
@@ -220,8 +220,8 @@ func TestCopiesNeedOnlyNewKeyAfterRekey(t *testing.T) {
 		}
 		beside := target.entry.Record
 		r = &doctor.Report{}
-		if k.CheckRecord(r, &pool.Pool{}, target.entry, onRecord); len(r.All) > 0 {
-			t.Errorf("and then %v", r.All)
+		if k.CheckRecord(r, &pool.Pool{}, target.entry, onRecord); len(r.List) > 0 {
+			t.Errorf("and then %v", r.List)
 		}
 		if target.wrote != 1 || !bytes.Equal(beside.Encryption.Wrapped, now.Encryption.Wrapped) || beside.Profile.Encryption.KeyFile != k.silver || d.Profile.Encryption.KeyFile != k.gold {
 			t.Errorf("written %d times, beside it lies %+v of %+v", target.wrote, beside.Encryption, beside.Profile.Encryption)
@@ -247,7 +247,7 @@ func TestDoctorReportsRecordsWithOldKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := k.said(subject)
-	if f.Level != host.Warning || f.Fix != "drover volume rekey db" || !strings.Contains(f.Text, "still needs key "+d.Encryption.KeyID+", ") || !strings.Contains(f.Text, "needs key "+now.Encryption.KeyID+":") {
+	if f.Level != api.LevelWarning || f.Fix != "drover volume rekey db" || !strings.Contains(f.Text, "still needs key "+d.Encryption.KeyID+", ") || !strings.Contains(f.Text, "needs key "+now.Encryption.KeyID+":") {
 		t.Errorf("of a record with the old key doctor says %+v", f)
 	}
 	if err := k.rekey("db", ""); err != nil {
@@ -260,8 +260,8 @@ func TestDoctorReportsRecordsWithOldKey(t *testing.T) {
 	trashed.State = dataset.StateTrashed
 	r := &doctor.Report{}
 	k.CheckRecord(r, &pool.Pool{}, backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: trashed} })
-	if len(r.All) != 1 || r.All[0].Fix != "drover trash restore "+d.ID.String()[:8]+", then drover volume rekey db" {
-		t.Errorf("in the trash doctor says %+v", r.All)
+	if len(r.List) != 1 || r.List[0].Fix != "drover trash restore "+d.ID.String()[:8]+", then drover volume rekey db" {
+		t.Errorf("in the trash doctor says %+v", r.List)
 	}
 
 	exchanged := func() map[uuid.UUID]dataset.Dataset { return map[uuid.UUID]dataset.Dataset{d.ID: d} }
@@ -281,8 +281,8 @@ func TestDoctorReportsRecordsWithOldKey(t *testing.T) {
 		"gone from the record": {backends.Entry{ID: d.ID, State: backends.EntryReady, Record: &d}, func() map[uuid.UUID]dataset.Dataset { return nil }},
 	} {
 		r := &doctor.Report{}
-		if k.CheckRecord(r, &pool.Pool{}, c.e, c.now); len(r.All) > 0 {
-			t.Errorf("of what is %s doctor says %v", what, r.All)
+		if k.CheckRecord(r, &pool.Pool{}, c.e, c.now); len(r.List) > 0 {
+			t.Errorf("of what is %s doctor says %v", what, r.List)
 		}
 	}
 }
@@ -323,7 +323,7 @@ func (k *keyRig) said(subject string) (f api.Finding) {
 		k.T.Fatal(err)
 	}
 	for _, l := range list {
-		if l.Subject == subject && l.Level != host.OK {
+		if l.Subject == subject && l.Level != api.LevelOK {
 			f = l
 		}
 	}
@@ -354,8 +354,8 @@ func TestDoctorReportsMissingAndRetiringKeys(t *testing.T) {
 
 	k.reprofile(k.profiled(k.silver))
 	old := "key " + first.Encryption.KeyID + " of key file " + k.gold
-	wants("volume first", host.Warning, "drover volume rekey first", "still needs "+old)
-	wants("volume second", host.Warning, "drover volume rekey second", "still needs "+old)
+	wants("volume first", api.LevelWarning, "drover volume rekey first", "still needs "+old)
+	wants("volume second", api.LevelWarning, "drover volume rekey second", "still needs "+old)
 	wants("volume run", "", "")
 	if err := k.rekey("second", ""); err != nil {
 		t.Fatal(err)
@@ -367,21 +367,21 @@ func TestDoctorReportsMissingAndRetiringKeys(t *testing.T) {
 	}
 
 	k.write(t, k.gold, 3)
-	wants("volume first", host.Error, "drover volume rekey first --old-key-file", "cannot be mounted", first.Encryption.KeyID)
-	wants("volume there", host.Warning, "copy the key", "could not be mounted", first.Encryption.KeyID)
+	wants("volume first", api.LevelError, "drover volume rekey first --old-key-file", "cannot be mounted", first.Encryption.KeyID)
+	wants("volume there", api.LevelWarning, "copy the key", "could not be mounted", first.Encryption.KeyID)
 	if err := k.Remove(t.Context(), "first@gold"); err != nil {
 		t.Fatal(err)
 	}
 	short := first.ID.String()[:8]
-	wants("volume first in the trash", host.Error, "drover trash restore "+short+", then drover volume rekey first --old-key-file", "cannot be mounted")
+	wants("volume first in the trash", api.LevelError, "drover trash restore "+short+", then drover volume rekey first --old-key-file", "cannot be mounted")
 	if err := os.Remove(k.gold); err != nil {
 		t.Fatal(err)
 	}
-	wants("key file "+k.gold, host.Error, "without it, the data of these volumes is lost (drover trash ls)", "not found", "cannot be mounted: 1 (second)", "in the trash that could not be restored: 1 (first)", "1 (there)", "1 (gold)")
+	wants("key file "+k.gold, api.LevelError, "without it, the data of these volumes is lost (drover trash ls)", "not found", "cannot be mounted: 1 (second)", "in the trash that could not be restored: 1 (first)", "1 (there)", "1 (gold)")
 	if err := k.Remove(t.Context(), "second@gold"); err != nil {
 		t.Fatal(err)
 	}
-	wants("key file "+k.gold, host.Warning, "drover trash ls", "in the trash that could not be restored: 2 (first, second)")
+	wants("key file "+k.gold, api.LevelWarning, "drover trash ls", "in the trash that could not be restored: 2 (first, second)")
 
 	// Each volume may have a different key: then the program is called for each of them.
 	own := "#!/bin/sh\nread ask\ncase $ask in *" + run.ID.String() + "*) exec cat $0.key;; esac\nexec cat " + k.silver + "\n"
@@ -395,7 +395,7 @@ func TestDoctorReportsMissingAndRetiringKeys(t *testing.T) {
 	lost.Profile.Encryption = dataset.KeySource{}
 	r := &doctor.Report{}
 	k.CheckKeys(t.Context(), r, map[uuid.UUID]dataset.Dataset{run.ID: lost})
-	if said := fmt.Sprint(r.All); !strings.Contains(said, "the location of its key was lost") || !strings.Contains(said, "drover volume rekey run") {
+	if said := fmt.Sprint(r.List); !strings.Contains(said, "the location of its key was lost") || !strings.Contains(said, "drover volume rekey run") {
 		t.Errorf("of a volume whose key is nowhere doctor says %s", said)
 	}
 }

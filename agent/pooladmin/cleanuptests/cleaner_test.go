@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -44,7 +44,7 @@ func TestTransferOfAbandonedMoveIsKeptThenRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, l := range list {
-		if (l.Level == host.Warning || l.Level == host.Error) && !strings.Contains(l.Text, "its data is in memory") {
+		if (l.Level == api.LevelWarning || l.Level == api.LevelError) && !strings.Contains(l.Text, "its data is in memory") {
 			t.Errorf("doctor: %+v", l)
 		}
 	}

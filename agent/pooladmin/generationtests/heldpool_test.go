@@ -11,7 +11,6 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/controlsync"
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 )
@@ -89,7 +88,7 @@ func holds(r *agenttest.Host, d dataset.Dataset) {
 	}
 	said := 0
 	for _, f := range found {
-		if f.Subject == "pool default" && f.Level == host.Error && strings.Contains(f.Text, "is held") && strings.Contains(f.Text, wayOut) && strings.HasPrefix(f.Fix, "drover pool accept default") {
+		if f.Subject == "pool default" && f.Level == api.LevelError && strings.Contains(f.Text, "is held") && strings.Contains(f.Text, wayOut) && strings.HasPrefix(f.Fix, "drover pool accept default") {
 			said++
 		}
 	}

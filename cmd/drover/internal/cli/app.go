@@ -26,6 +26,7 @@ import (
 	"github.com/droverhq/drover/backends/verify"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
@@ -269,27 +270,21 @@ func (a *App) open(endpoint string) (*client.Client, error) {
 
 // CertificateFindings returns a finding if the certificate of the operator who runs the command expires soon or has
 // expired. Servers do not know the certificates of operators before they are used.
-func (a *App) CertificateFindings() []api.Finding {
+func (a *App) CertificateFindings() (list condition.List) {
 	pair := a.pair.Load()
 	if pair == nil || pair.Identity.Kind != pki.Operator { // the agent reports the certificate of its host
 		return nil
 	}
 	leaf, now, id := pair.Chain[0], a.Now(), pair.Identity
-	found := api.Finding{
-		Level: api.LevelWarning, Subject: "certificate",
-		Text: fmt.Sprintf("your certificate, of %s, expires %s", id, When(now, leaf.NotAfter)),
-		Fix: fmt.Sprintf("drover ca issue %s --role %s --out DIR on a control host, then use its files for "+
-			"DROVER_CERT, DROVER_KEY and DROVER_CA", id.Name, id.Role),
-	}
+	fix := fmt.Sprintf("drover ca issue %s --role %s --out DIR on a control host, then use its files for "+
+		"DROVER_CERT, DROVER_KEY and DROVER_CA", id.Name, id.Role)
 	switch {
 	case now.After(leaf.NotAfter):
-		found.Level = api.LevelError
-		found.Text = fmt.Sprintf("your certificate, of %s, expired %s: servers refuse it", id,
-			When(now, leaf.NotAfter))
-	case !now.After(pki.ReportAt(leaf)):
-		return nil
+		list.Add(condition.OperatorCertExpired, "certificate", fix, id, When(now, leaf.NotAfter))
+	case now.After(pki.ReportAt(leaf)):
+		list.Add(condition.OperatorCertExpires, "certificate", fix, id, When(now, leaf.NotAfter))
 	}
-	return []api.Finding{found}
+	return list
 }
 
 // IsExpiry reports whether an error follows from the finding that the certificate of the operator has expired.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
 )
@@ -91,10 +92,7 @@ func Reported(n api.NodeFindings) []api.Finding {
 	if n.Omitted == 0 {
 		return n.Findings
 	}
-	return append(slices.Clone(n.Findings), api.Finding{
-		Level: api.LevelWarning, Subject: "agent", Text: fmt.Sprintf("has %d further findings", n.Omitted),
-		Fix: "run drover doctor on that host",
-	})
+	return append(slices.Clone(n.Findings), condition.MoreFindings.Finding("agent", "", n.Omitted))
 }
 
 // OfNode is a finding about one node.
@@ -121,7 +119,7 @@ func Merge(all []OfNode, local string) []api.Finding {
 	for _, f := range order {
 		if names := nodes[f]; len(names) > 1 || names[0] != local {
 			where := " on "
-			if strings.HasPrefix(f.Subject, "control https:") {
+			if condition.ControlReplicaUnreachable.Is(f) {
 				where = ", seen from "
 			}
 			f.Subject += where + Few(names)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -23,6 +22,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/settings"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/config"
@@ -395,32 +395,23 @@ func (p *profilesFile) read() (set *profiles.Set) {
 
 // describe returns the finding about the file as it was last read, or nil. mu is held.
 func (p *profilesFile) describe() *api.Finding {
-	f := &api.Finding{Level: "error", Subject: "profiles"}
+	var f api.Finding
+	check := "drover config check --profiles " + p.path + ", then reload it (SIGHUP)"
 	switch {
 	case p.reloadFailed:
-		f.Text = fmt.Sprintf("reload failed; keeping previous profiles: %v", p.err)
+		f = condition.ProfilesNotReloaded.Finding("profiles", check, p.err)
 	case errors.Is(p.err, os.ErrNotExist):
-		f.Text = fmt.Sprintf("the file was removed, so the next start will fail; the loaded profiles apply: %v", p.err)
-		f.Fix = "restore " + p.path
-		return f
+		f = condition.ProfilesMissing.Finding("profiles", "restore "+p.path, p.err)
 	case p.err != nil:
-		f.Text = fmt.Sprintf("the file cannot be loaded any more, so the next start will fail; the loaded profiles "+
-			"apply: %v", p.err)
+		f = condition.ProfilesInvalid.Finding("profiles", check, p.err)
 	case !p.differs, p.last != fileStamp{} && p.clock.Steady()-p.since < changeSettles:
 		return nil
 	case p.last == fileStamp{}: // without the file in its default place, the built-in profiles are loaded
-		f.Level = api.LevelWarning
-		f.Text = p.path + " was removed: the next start will use the built-in profiles"
-		f.Fix = "restore it, or load the built-in profiles now: systemctl reload drover"
-		return f
+		f = condition.ProfilesRemoved.Finding("profiles", "", p.path)
 	default:
-		f.Level = api.LevelWarning
-		f.Text = p.path + " has changed since it was loaded: the change does not apply yet"
-		f.Fix = "systemctl reload drover (on a control host: drover-control)"
-		return f
+		f = condition.ProfilesChanged.Finding("profiles", "", p.path)
 	}
-	f.Fix = "drover config check --profiles " + p.path + ", then reload it (SIGHUP)"
-	return f
+	return &f
 }
 
 // findings returns what is wrong with the file.

@@ -24,13 +24,13 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent"
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/server"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/control/store/consul"
@@ -132,9 +132,9 @@ func Serve(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	ag, err := p.agent(ctx, server.Audited(svc, changes.Keep), uuid.Nil, nil, func(l *host.List) {
+	ag, err := p.agent(ctx, server.Audited(svc, changes.Keep), uuid.Nil, nil, func(l *condition.List) {
 		if p.ProfileFindings != nil {
-			l.All = append(l.All, p.ProfileFindings()...)
+			*l = append(*l, p.ProfileFindings()...)
 		}
 	})
 	if err != nil {
@@ -247,7 +247,7 @@ func (p *process) authority() func() (*pki.Authority, error) {
 // agent makes the agent with its store. Both end with the process. If identity is uuid.Nil, the agent creates an
 // identity. credentials are for connections to the agents of other nodes. If nil, there are none.
 func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uuid.UUID,
-	credentials *pki.Credentials, checks ...func(*host.List)) (*agent.Agent, error) {
+	credentials *pki.Credentials, checks ...func(*condition.List)) (*agent.Agent, error) {
 	database, err := openStore(ctx, p.Options, "agent.db", bolt.Options{Clock: p.clock})
 	if err != nil {
 		return nil, err

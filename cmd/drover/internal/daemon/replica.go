@@ -15,7 +15,6 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/controlsync"
-	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/api/server"
@@ -223,9 +222,7 @@ func Agent(ctx context.Context, o Options) (err error) {
 		membership.Keep(ctx, client, func(err error) { o.Log.WithError(err).Error("this host's certificate") })
 	})
 	p.NodeName = membership.Identity().Name // the name under which control registered the node
-	ag, err := p.agent(ctx, client, membership.Identity().Node, credentials, func(l *host.List) {
-		l.All = append(l.All, membership.Findings()...)
-	})
+	ag, err := p.agent(ctx, client, membership.Identity().Node, credentials, membership.Findings)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/cmd/drover/internal/volumes"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -85,7 +86,7 @@ func NewReport(c Cluster, list []api.Finding) Report {
 }
 
 type collector struct {
-	list      []api.Finding
+	list      condition.List
 	diagnosed map[about]bool  // the subjects of the errors that doctors reported
 	examined  map[string]bool // nodes whose doctor has reported
 }
@@ -100,10 +101,14 @@ func (f *collector) reports(c Cluster) {
 		f.examined[node] = true
 		for _, finding := range all {
 			if !finding.NeedsAttention() ||
-				!c.VolumesUnknown && (isFullVolume(finding) || isListedReplica(c, node, finding)) {
+				condition.ReplicaBehind.Is(finding) && isHomeUnreachable(c, finding.Subject) {
 				continue
 			}
-			list = append(list, cli.OfNode{Node: node, Finding: finding})
+			at := node
+			if condition.VolumeFull.Is(finding) || condition.VolumeFilling.Is(finding) { // only the home reports it
+				at = c.Local
+			}
+			list = append(list, cli.OfNode{Node: at, Finding: finding})
 			if finding.Level == api.LevelError {
 				f.diagnosed[about{node, finding.Subject}] = true
 			}
@@ -121,29 +126,18 @@ func (f *collector) reports(c Cluster) {
 		}
 	}
 	f.list = append(f.list, cli.Merge(list, c.Local)...)
-	isStore := func(is cli.OfNode) bool { return is.Subject == "store" }
+	isStore := func(is cli.OfNode) bool { return condition.StoreHalted.Is(is.Finding) }
 	if c.Health != nil && c.Health.Store.Halted != "" && !slices.ContainsFunc(list, isStore) {
-		f.add(api.LevelError, "store", "", "%s", c.Health.Store.Halted) // the text ends with the next command
+		f.list.Add(condition.StoreHalted, "store", "", c.Health.Store.Halted) // the text ends with the next command
 	}
 }
 
-// isFullVolume reports whether a finding of a doctor says that a volume is full. The list of volumes says that too, and
-// is more recent.
-func isFullVolume(is api.Finding) bool {
-	word, _, _ := strings.Cut(is.Text, ":")
-	return strings.HasPrefix(is.Subject, "volume ") &&
-		(word == dataset.Full.String() || word == dataset.NearlyFull.String())
-}
-
-// isListedReplica reports whether a finding of a node's doctor says that a replica cannot be refreshed, and the list of
-// volumes has the reason too.
-func isListedReplica(c Cluster, node string, is api.Finding) bool {
-	return strings.HasPrefix(is.Text, "cannot refresh its replica here") &&
-		slices.ContainsFunc(c.Volumes, func(v api.VolumeSummary) bool {
-			return is.Subject == "volume "+v.Volume && slices.ContainsFunc(v.CopyDetails, func(k api.CopyDetail) bool {
-				return k.NodeName == node && k.Problem != ""
-			})
-		})
+// isHomeUnreachable reports whether a finding is about a volume whose home is unreachable. The finding about the home
+// then says why its replicas cannot be refreshed.
+func isHomeUnreachable(c Cluster, subject string) bool {
+	return slices.ContainsFunc(c.Volumes, func(v api.VolumeSummary) bool {
+		return v.Unreachable && subject == "volume "+v.Volume
+	})
 }
 
 // isDiagnosed reports whether the doctor of any node has an error about a subject.
@@ -154,10 +148,6 @@ func (f *collector) isDiagnosed(subject string) bool {
 		}
 	}
 	return false
-}
-
-func (f *collector) add(level, subject, fix, format string, args ...any) {
-	f.list = append(f.list, api.Finding{Level: level, Subject: subject, Text: fmt.Sprintf(format, args...), Fix: fix})
 }
 
 func (f *collector) nodes(c Cluster, now time.Time) {
@@ -175,8 +165,7 @@ func (f *collector) nodes(c Cluster, now time.Time) {
 			case n.Draining:
 				word = "draining"
 			}
-			f.add(api.LevelInfo, "node "+n.Name, "drover node cordon --off "+n.Name,
-				"%s: nothing new is placed on it", word)
+			f.list.Add(condition.NodeCordoned, "node "+n.Name, "drover node cordon --off "+n.Name, word)
 		}
 		if n.Live {
 			f.addHomes(n.Name, homes[n.ID])
@@ -186,14 +175,16 @@ func (f *collector) nodes(c Cluster, now time.Time) {
 		if !n.StatusSince.IsZero() {
 			since = " for " + strings.TrimSuffix(cli.Ago(now, n.StatusSince), " ago")
 		}
-		level, text := api.LevelWarning, "no volume has its home there"
-		if c.VolumesUnknown {
-			level, text = api.LevelError, "the volumes that have their home there cannot be read"
+		subject, inspect := "node "+n.Name, "drover node inspect "+n.Name
+		switch at := homes[n.ID]; {
+		case len(at) > 0:
+			f.list.Add(condition.NodeDown, subject, inspect, since, describeHomes(at))
+		case c.VolumesUnknown:
+			f.list.Add(condition.NodeDown, subject, inspect, since,
+				"the volumes that have their home there cannot be read")
+		default:
+			f.list.Add(condition.NodeDownUnused, subject, inspect, since)
 		}
-		if at := homes[n.ID]; len(at) > 0 {
-			level, text = api.LevelError, describeHomes(at)
-		}
-		f.add(level, "node "+n.Name, "drover node inspect "+n.Name, "unreachable%s; %s", since, text)
 	}
 }
 
@@ -201,7 +192,7 @@ func (f *collector) nodes(c Cluster, now time.Time) {
 // such finding, or no volume, addHomes does nothing.
 func (f *collector) addHomes(node string, volumes []string) {
 	for i, is := range f.list {
-		if len(volumes) > 0 && is.Subject == "node "+node && strings.HasPrefix(is.Text, api.SilentPrefix) {
+		if len(volumes) > 0 && is.Subject == "node "+node && condition.NodeSilent.Is(is) {
 			f.list[i].Text += "; " + describeHomes(volumes)
 		}
 	}
@@ -232,8 +223,7 @@ func (f *collector) versions(c Cluster) {
 	for _, v := range slices.Sorted(maps.Keys(versions)) {
 		lines = append(lines, fmt.Sprintf("%s on %s", v, cli.Few(versions[v])))
 	}
-	f.add(api.LevelWarning, "versions", "restart what runs an older one: first the control replicas, one after the "+
-		"other, then the guard and agent of each host", "different versions run: %s", strings.Join(lines, "; "))
+	f.list.Add(condition.VersionsDiffer, "versions", "", strings.Join(lines, "; "))
 }
 
 func (f *collector) pools(c Cluster) {
@@ -242,30 +232,17 @@ func (f *collector) pools(c Cluster) {
 		live[n.ID] = n.Live
 	}
 	for _, p := range c.Pools {
-		inspect := "drover pool inspect " + cli.UniquePoolName(p, c.Pools)
 		subject := "pool " + p.Name
 		diagnosed := f.diagnosed[about{p.NodeName, subject}]
 		if p.NodeName != c.Local {
 			subject += " on " + p.NodeName
 		}
 		if st := p.Status; live[p.Node] && st != nil && st.Overcommit == 0 && st.OvercommitRatio() > 1 {
-			f.add(api.LevelInfo, subject, "drover pool set "+p.Name+" --overcommit 1 refuses more",
-				"its volumes may become %s large, and it has %s: overcommit %s", st.Provisioned.Human(),
-				st.Size.Human(), dataset.FormatRatio(st.OvercommitRatio()))
+			f.list.Add(condition.PoolOvercommitted, subject, "drover pool set "+p.Name+" --overcommit 1 refuses more",
+				st.Provisioned.Human(), st.Size.Human(), dataset.FormatRatio(st.OvercommitRatio()))
 		}
-		switch st := p.Status; {
-		case !live[p.Node]: // the finding about the node is enough
-		case diagnosed:
-		case st == nil:
-			f.add(api.LevelWarning, subject, inspect, "the node has not reported the pool")
-		case st.Quarantined:
-			f.add(api.LevelError, subject, inspect, "held: %s", st.Reason)
-		case !st.Online:
-			f.add(api.LevelError, subject, inspect, "offline: %s", st.Reason)
-		case st.Size > 0 && !f.examined[p.NodeName]: // doctor examines the pools of its host
-			if is := st.Fullness(); is != dataset.NotFull {
-				f.add(levelOf(is), subject, inspect, "%s: %s", is, st.Usage().Describe(st.Size))
-			}
+		if live[p.Node] && p.Status == nil && !diagnosed { // if the node is unreachable, the finding about it is enough
+			f.list.Add(condition.PoolUnreported, subject, "drover pool inspect "+cli.UniquePoolName(p, c.Pools))
 		}
 	}
 }
@@ -278,32 +255,25 @@ func (f *collector) volume(v *api.VolumeSummary, in api.Pool, now time.Time) {
 	if st := v.Status; st != nil {
 		// The finding about an offline pool is enough for the volumes that nobody uses.
 		unusedOffline := pool != nil && !pool.Online && !st.Mounted && len(st.Mounts) == 0 &&
-			len(v.SharedMountDetails) == 0 && strings.HasPrefix(st.Problem, "pool "+v.PoolName+" is offline")
+			len(v.SharedMountDetails) == 0
 		// The finding about an unreachable home is enough too.
 		if st.Problem != "" && !v.Unreachable && !unusedOffline &&
 			!f.isDiagnosed(subject) && !f.isDiagnosed("dataset "+v.ID.String()) {
-			f.add(api.LevelError, subject, inspect, "%s", st.Problem)
-		}
-		if is, text := volumes.Fullness(v.Status, v.Size); is != dataset.NotFull {
-			sized := dataset.Dataset{Volume: v.Volume, Size: v.Size}
-			sized.Profile.Filesystem = v.Profile.Filesystem
-			room := sized.RoomIn(v.PoolName, in.Capabilities, pool, st)
-			f.add(levelOf(is), subject, sized.SpaceHint(room, *st.Usage), "%s", text)
+			f.list.Add(condition.VolumeFailing, subject, inspect, st.Problem)
 		}
 	}
 	complete := 0
 	for _, k := range v.CopyDetails {
 		switch {
 		case k.Kind == dataset.CopySuperseded:
-			f.add(api.LevelWarning, subject, "drover copy ls",
-				"node %s keeps a superseded copy, with data that the volume does not have", k.NodeName)
+			f.list.Add(condition.CopySuperseded, subject, "", k.NodeName)
 		case volumes.IsWholeReplica(k):
 			complete++
-			if text := describeReplica(v, k, now); text != "" {
-				f.add(api.LevelWarning, subject, inspect, "replica on node %s %s", k.NodeName, text)
+			if verified, stale := volumes.IsStale(v.Profile.Replicas, k, now); stale {
+				f.list.Add(condition.ReplicaStale, subject, inspect, k.NodeName, cli.Ago(now, verified))
 			}
 		case k.Problem != "":
-			f.add(api.LevelWarning, subject, inspect, "copy on node %s: %s", k.NodeName, k.Problem)
+			f.list.Add(condition.CopyFailing, subject, inspect, k.NodeName, k.Problem)
 		}
 	}
 	isOld := now.Sub(v.Created) > volumes.MinimumStale
@@ -313,26 +283,9 @@ func (f *collector) volume(v *api.VolumeSummary, in api.Pool, now time.Time) {
 			next = "drover node ls; drover pool ls; or drover volume set-profile " + name +
 				" PROFILE, with fewer replicas"
 		}
-		f.add(api.LevelWarning, subject, next, "degraded: %d of %s complete%s", complete, count(want, "replica"),
+		f.list.Add(condition.VolumeDegraded, subject, next, complete, count(want, "replica"),
 			volumes.DescribeShortage(v.CopyDetails, v.ReplicaShortage))
 	}
-}
-
-// describeReplica says that a complete replica of a volume is stale or cannot be refreshed. It returns "" for a healthy
-// replica.
-func describeReplica(v *api.VolumeSummary, k api.CopyDetail, now time.Time) string {
-	text := ""
-	if verified, stale := volumes.IsStale(v.Profile.Replicas, k, now); stale {
-		text = "is stale: last verified " + cli.Ago(now, verified)
-	}
-	switch {
-	case k.Problem == "", v.Unreachable: // the finding about the home says why
-	case text == "":
-		text = "cannot be refreshed, retrying: " + k.Problem
-	default:
-		text += "; it cannot be refreshed: " + k.Problem
-	}
-	return text
 }
 
 // operations reports operations that take long, and those that failed and were not repeated with success. A failed
@@ -353,11 +306,10 @@ func (f *collector) operations(c Cluster, now time.Time) {
 		switch age := now.Sub(op.Created); {
 		case op.State.Final():
 		case op.Kind == dataset.OpSnapshot && age > LateSnapshot:
-			f.add(api.LevelWarning, "volume "+cli.ShortName(op.Volume), watch, "a snapshot is late: it was due %s",
-				cli.Ago(now, op.Created))
+			f.list.Add(condition.SnapshotLate, "volume "+cli.ShortName(op.Volume), watch, cli.Ago(now, op.Created))
 		case age > LongRunning:
-			f.add(api.LevelWarning, "operation "+op.ID.String(), watch, "%s of %s started %s and still runs",
-				op.Action(), cli.ShortName(op.Volume), cli.Ago(now, op.Created))
+			f.list.Add(condition.OperationSlow, "operation "+op.ID.String(), watch, op.Action(),
+				cli.ShortName(op.Volume), cli.Ago(now, op.Created))
 		}
 		if op.State.Final() && !wasRefused(op) && !newest[k].Created.After(op.Created) {
 			newest[k] = op
@@ -377,8 +329,8 @@ func (f *collector) operations(c Cluster, now time.Time) {
 		if op.Kind == dataset.OpBackup && op.Scheduled && f.explainBackup(op.Volume, fix) {
 			continue
 		}
-		f.add(api.LevelWarning, "operation "+op.ID.String(), fix,
-			"%s of %s failed %s: %s", op.Action(), cli.ShortName(op.Volume), cli.Ago(now, op.Created), reason)
+		f.list.Add(condition.OperationFailed, "operation "+op.ID.String(), fix, op.Action(), cli.ShortName(op.Volume),
+			cli.Ago(now, op.Created), reason)
 	}
 }
 
@@ -421,7 +373,7 @@ func remedy(op dataset.Operation) string {
 // repeated failures.
 func (f *collector) explainBackup(volume, fix string) bool {
 	for i, is := range f.list {
-		if is.Subject == "volume "+volume && strings.HasPrefix(is.Text, "its scheduled backup ") {
+		if is.Subject == "volume "+volume && (condition.BackupFailing.Is(is) || condition.BackupLate.Is(is)) {
 			f.list[i].Fix = fix
 			return true
 		}
@@ -453,14 +405,6 @@ func wasRefused(op dataset.Operation) bool {
 	return false
 }
 
-// levelOf returns the level of a finding about a full or nearly full volume or pool.
-func levelOf(is dataset.Fullness) string {
-	if is == dataset.Full {
-		return api.LevelError
-	}
-	return api.LevelWarning
-}
-
 // count returns a number with its noun: "1 volume", "2 volumes".
 func count(n int, noun string) string {
 	if n == 1 {
@@ -472,18 +416,18 @@ func count(n int, noun string) string {
 // Fine returns findings of level ok: the nodes, pools, control replicas and volumes without a warning or error in list,
 // the operations in progress, and what the doctor of the server's host found to work.
 func Fine(c Cluster, list []api.Finding, now time.Time) []api.Finding {
-	var out []api.Finding
-	add := func(subject, format string, args ...any) {
+	var out condition.List
+	add := func(row *condition.Condition, subject string, values ...any) {
 		hasFinding := slices.ContainsFunc(list, func(f api.Finding) bool {
 			return f.Subject == subject && f.NeedsAttention()
 		})
 		if !hasFinding {
-			out = append(out, api.Finding{Level: api.LevelOK, Subject: subject, Text: fmt.Sprintf(format, args...)})
+			out.Add(row, subject, "", values...)
 		}
 	}
 	for _, n := range c.Nodes {
 		if n.Live && n.Removed.IsZero() {
-			add("node "+n.Name, "reachable, version %s", n.Version)
+			add(condition.NodeWorks, "node "+n.Name, n.Version)
 		}
 	}
 	for _, p := range c.Pools {
@@ -492,7 +436,7 @@ func Fine(c Cluster, list []api.Finding, now time.Time) []api.Finding {
 			subject += " on " + p.NodeName
 		}
 		if st := p.Status; st != nil && st.Online && !p.Unreachable {
-			add(subject, "online, %s of %s is free", st.Free.Human(), st.Size.Human())
+			add(condition.PoolOnline, subject, st.Free.Human(), st.Size.Human())
 		}
 	}
 	if h := c.Health; h != nil {
@@ -501,11 +445,10 @@ func Fine(c Cluster, list []api.Finding, now time.Time) []api.Finding {
 			if r.Housekeeper {
 				work = "; does the background work"
 			}
-			add("control "+r.Name, "at %s, running since %s, version %s%s", r.Address, cli.When(now, r.Since),
-				r.Version, work)
+			add(condition.ReplicaWorks, "control "+r.Name, r.Address, cli.When(now, r.Since), r.Version, work)
 		}
 		if h.Store.Leader != "" {
-			add("store", "%s, its leader is %s", h.Store.Kind, h.Store.Leader)
+			add(condition.StoreWorks, "store", h.Store.Kind, h.Store.Leader)
 		}
 	}
 	if !c.VolumesUnknown {
@@ -521,7 +464,7 @@ func Fine(c Cluster, list []api.Finding, now time.Time) []api.Finding {
 				well++
 			}
 		}
-		add("volumes", "without a problem: %d of %d", well, len(c.Volumes))
+		add(condition.VolumesWork, "volumes", well, len(c.Volumes))
 	}
 	pending := 0
 	for _, op := range c.Operations {
@@ -529,7 +472,7 @@ func Fine(c Cluster, list []api.Finding, now time.Time) []api.Finding {
 			pending++
 		}
 	}
-	add("operations", "in progress: %d", pending)
+	add(condition.OperationsPending, "operations", pending)
 	for _, f := range c.Doctor {
 		known := slices.ContainsFunc(out, func(o api.Finding) bool {
 			return o.Subject == f.Subject || strings.HasPrefix(f.Subject, "volume ")

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/golden"
 )
@@ -66,6 +67,10 @@ func TestAssess(t *testing.T) {
 	find := func(level, subject, text, fix string) api.Finding {
 		return api.Finding{Level: level, Subject: subject, Text: text, Fix: fix}
 	}
+	reported := func(c *Cluster, list ...api.Finding) { // by node beta
+		found := &api.NodeFindings{Examined: now, Findings: list}
+		c.Health = &api.ClusterHealth{Nodes: []api.NodeHealth{{Name: "beta", Live: true, Found: found}}}
+	}
 	var got strings.Builder
 	for _, c := range []struct {
 		name   string
@@ -75,8 +80,8 @@ func TestAssess(t *testing.T) {
 		{"home is unreachable", func(c *Cluster) { c.Nodes[0].Live, c.Nodes[0].StatusSince = false, now.Add(-3*time.Minute) }},
 		{"home does not report", func(c *Cluster) {
 			c.Health = &api.ClusterHealth{Findings: []api.Finding{
-				find("warning", "node alpha", api.SilentPrefix+"19s: its agent hangs", "drover node inspect alpha"),
-				find("warning", "node beta", api.SilentPrefix+"19s: its agent hangs", "drover node inspect beta"),
+				condition.NodeSilent.Finding("node alpha", "drover node inspect alpha", "19s"),
+				condition.NodeSilent.Finding("node beta", "drover node inspect beta", "19s"),
 			}}
 		}},
 		{"node without volumes is unreachable", func(c *Cluster) { c.Nodes[1].Live, c.Nodes[1].StatusSince, c.Pools[1].Status = false, time.Time{}, nil }},
@@ -89,37 +94,9 @@ func TestAssess(t *testing.T) {
 			c.Nodes[1].Cordoned, c.Nodes[1].Draining, c.Nodes[1].Live, c.Nodes[1].StatusSince = true, true, false, time.Time{}
 		}},
 		{"a removed node has another version", func(c *Cluster) { c.Nodes[1].Version, c.Nodes[1].Removed = "1.2.4", now }},
-		{"pool of this host is offline", func(c *Cluster) { c.Pools[0].Status = &dataset.PoolStatus{Reason: "/srv is not mounted"} }},
-		{"the doctor knows why", func(c *Cluster) {
-			c.Pools[0].Status = &dataset.PoolStatus{Reason: "/srv is not mounted"}
-			c.Pools[1].Status = c.Pools[0].Status
-			c.Doctor = append(c.Doctor, find("error", "pool default", "its disk fails", "dmesg"))
-		}},
-		{"pool is held", func(c *Cluster) {
-			c.Pools[1].Status = &dataset.PoolStatus{Quarantined: true, Reason: "its generation is 5 and was 7"}
-		}},
 		{"pool is not reported", func(c *Cluster) { c.Pools[1].Status = nil }},
-		{"pool is nearly full", func(c *Cluster) { c.Pools[1].Status.Free = 15 * dataset.GiB }},
-		{"pool has 16 percent left", func(c *Cluster) { c.Pools[1].Status.Free = 16 * dataset.GiB }},
-		{"volume is full", func(c *Cluster) {
-			st := c.Volumes[0].Status
-			st.Usage, st.Fullness = &dataset.Usage{Used: 20 * dataset.GiB}, dataset.Full
-			c.Doctor = append(c.Doctor, find("error", "volume db", "its key is missing", ""),
-				find("warning", "volume db", "NEARLY FULL: 92% of 20GiB used", "drover volume resize db 30GiB"))
-		}},
-		{"mounted volume is full and cannot grow while mounted", func(c *Cluster) {
-			c.Volumes[0].Pool, c.Volumes[0].PoolName = c.Pools[0].ID, "default"
-			c.Volumes[0].Profile.Filesystem.Type = "ext4"
-			c.Pools[0].Capabilities = dataset.Capabilities{EnforcesSize: true, OnlineGrow: true, OfflineGrow: []string{"ext4"}}
-			st := c.Volumes[0].Status
-			st.Mounted, st.Usage, st.Fullness = true, &dataset.Usage{Used: 20 * dataset.GiB}, dataset.Full
-		}},
-		{"volume is full because its pool is", func(c *Cluster) {
-			c.Volumes[0].Pool, c.Volumes[0].PoolName = c.Pools[0].ID, "default"
-			c.Pools[0].Status.Free = dataset.GiB
-			c.Doctor = append(c.Doctor, find("error", "pool default", "FULL: 99% used", "free some space"))
-			st := c.Volumes[0].Status
-			st.Usage, st.Fullness = &dataset.Usage{Used: 18 * dataset.GiB, Available: 2 * dataset.GiB}, dataset.NearlyFull
+		{"volume of another node is full", func(c *Cluster) {
+			reported(c, condition.VolumeFull.Finding("volume db", "grow it", "100% of 20GiB used"))
 		}},
 		{"pool of two volumes is offline", func(c *Cluster) {
 			c.Pools[0].Status = &dataset.PoolStatus{Reason: "no mount point"}
@@ -134,16 +111,12 @@ func TestAssess(t *testing.T) {
 		{"replica is stale", func(c *Cluster) { c.Volumes[0].CopyDetails[0].VerifiedAt = now.Add(-6 * time.Minute) }},
 		{"replica cannot be refreshed", func(c *Cluster) {
 			c.Volumes[0].CopyDetails[0].Problem = "from its home, node alpha: no route"
-			found := &api.NodeFindings{Examined: now, Findings: []api.Finding{
-				find("warning", "volume db", "cannot refresh its replica here, retrying: no route", ""),
-				find("warning", "volume other", "cannot refresh its replica here, retrying: no route", ""),
-			}}
-			c.Health = &api.ClusterHealth{Nodes: []api.NodeHealth{{Name: "beta", Live: true, Found: found}}}
+			reported(c, condition.ReplicaBehind.Finding("volume db", "", "no route"))
 		}},
 		{"replica cannot be refreshed, because its home is unreachable", func(c *Cluster) {
 			c.Nodes[0].Live, c.Nodes[0].StatusSince = false, now.Add(-3*time.Minute)
 			c.Volumes[0].Unreachable, c.Volumes[0].Status.Problem = true, "its disk hangs"
-			c.Volumes[0].CopyDetails[0].Problem = "from its home, node alpha: no route"
+			reported(c, condition.ReplicaBehind.Finding("volume db", "", "no route"))
 		}},
 		{"replica cannot be refreshed and is stale", func(c *Cluster) {
 			k := &c.Volumes[0].CopyDetails[0]
@@ -151,10 +124,6 @@ func TestAssess(t *testing.T) {
 		}},
 		{"left copy just became a replica", func(c *Cluster) {
 			c.Volumes[0].CopyDetails[0].VerifiedAt, c.Volumes[0].CopyDetails[0].Taken = time.Time{}, now.Add(-time.Minute)
-		}},
-		{"pool of this host is nearly full, which doctor reports", func(c *Cluster) {
-			c.Pools[0].Status.Free = 15 * dataset.GiB
-			c.Doctor = append(c.Doctor, find("warning", "pool default", "85% used", ""))
 		}},
 		{"replica is not complete", func(c *Cluster) { c.Volumes[0].CopyDetails[0].Snapshot = uuid.Nil }},
 		{"no node can have a replica", func(c *Cluster) { c.Volumes[0].CopyDetails = nil }},
@@ -179,7 +148,7 @@ func TestAssess(t *testing.T) {
 		{"scheduled backup refused", func(c *Cluster) { c.Operations = []dataset.Operation{scheduledBackup()} }},
 		{"scheduled backup refused twice", func(c *Cluster) {
 			c.Operations = []dataset.Operation{scheduledBackup()}
-			c.Health = &api.ClusterHealth{Findings: []api.Finding{find("warning", "volume db", "its scheduled backup failed 2 times", "drover operation ls")}}
+			c.Health = &api.ClusterHealth{Findings: []api.Finding{condition.BackupFailing.Finding("volume db", "drover operation ls", 2, "it is refused")}}
 		}},
 		{"scheduled backup failed", func(c *Cluster) {
 			op := scheduledBackup()
@@ -263,7 +232,7 @@ func TestAssess(t *testing.T) {
 // whose doctor reports it too.
 func TestHaltedStore(t *testing.T) {
 	health := &api.ClusterHealth{Store: api.StoreHealth{Halted: "changes suspended (drover store recover)"}}
-	doctor := []api.Finding{{Level: "error", Subject: "store", Text: "it is older", Fix: "drover store recover"}}
+	doctor := []api.Finding{condition.StoreHalted.Finding("store", "drover store recover", "it is older")}
 	for want, c := range map[string]Cluster{
 		"changes suspended (drover store recover)": {Health: health},
 		"it is older": {Health: health, Local: "a", Doctor: doctor},

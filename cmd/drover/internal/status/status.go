@@ -18,6 +18,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -240,11 +241,8 @@ func readOperations(ctx context.Context, c cli.Remote) (ops []dataset.Operation,
 // have one cause. It needs no finding if the state of the store names it, or if doctor on this host found that control
 // does not respond. An error about another subject, such as a record that cannot be read, does not name the cause.
 func causes(health *api.ClusterHealth, doctor []api.Finding, failed []error) (out []error) {
-	isError := func(subject string) func(api.Finding) bool {
-		return func(f api.Finding) bool { return f.Level == api.LevelError && f.Subject == subject }
-	}
-	named := health != nil && slices.ContainsFunc(health.Store.Findings, isError("store")) ||
-		slices.ContainsFunc(doctor, isError("control"))
+	named := health != nil && slices.ContainsFunc(health.Store.Findings, condition.StoreUnavailable.Is) ||
+		slices.ContainsFunc(doctor, condition.ControlUnreachable.Is)
 	var unavailable error
 	for _, err := range failed {
 		switch {
@@ -266,10 +264,7 @@ func unread(a *cli.App, err error) api.Finding {
 	if errors.Is(err, dataset.ErrUnavailable) {
 		fix = "see systemctl status 'drover*'"
 	}
-	return api.Finding{
-		Level: api.LevelError, Subject: "server", Text: "cannot read the state: " + err.Error(),
-		Fix: fix + " on the host of the server at " + a.Address(),
-	}
+	return condition.ServerUnreadable.Finding("server", fix+" on the host of the server at "+a.Address(), err)
 }
 
 // knowsHost reports whether the last examination in the background is used for the server's host instead of a new one:

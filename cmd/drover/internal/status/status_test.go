@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -59,7 +60,7 @@ func (r *losesQuorum) ClusterHealth(context.Context) (api.ClusterHealth, error) 
 	r.asks++
 	var h api.ClusterHealth
 	if r.asks > 1 || r.lost {
-		h.Store.Findings = []api.Finding{{Level: "error", Subject: "store", Text: "Consul has no leader"}}
+		h.Store.Findings = []api.Finding{condition.StoreUnavailable.Finding("store", "", "Consul has no leader")}
 	}
 	if r.asks == 1 {
 		close(r.read)
@@ -97,7 +98,7 @@ func TestStoreIsAskedAgainAfterAFailedList(t *testing.T) {
 		if slices.ContainsFunc(r.Findings, func(f api.Finding) bool { return f.Subject == "server" }) {
 			t.Errorf("the cause is reported more than once: %+v", r.Findings)
 		}
-		if strings.Join(texts, "; ") != "Consul has no leader" {
+		if strings.Join(texts, "; ") != "Consul has no leader; nothing can be created, moved or deleted (mounted volumes keep working)" {
 			t.Errorf("findings about the store: %q", texts)
 		}
 		if want := map[bool]int{false: 2, true: 1}[lost]; c.asks != want {
@@ -112,11 +113,9 @@ func TestCauseIsReportedOnce(t *testing.T) {
 		return dataset.Errorf(dataset.ErrUnavailable, "%s: control does not answer", what)
 	}
 	failed := []error{unavailable("pools"), errors.New("damaged"), unavailable("nodes"), unavailable("volumes")}
-	finding := []api.Finding{{Level: "error", Subject: "store", Text: "no leader"}}
+	finding := []api.Finding{condition.StoreUnavailable.Finding("store", "", "no leader")}
 	store := &api.ClusterHealth{Store: api.StoreHealth{Findings: finding}}
-	damaged := &api.ClusterHealth{Findings: []api.Finding{{
-		Level: "error", Subject: "store", Text: "the list of nodes cannot be read: value of nodes/… is damaged",
-	}}}
+	damaged := &api.ClusterHealth{Findings: []api.Finding{condition.StoreUnreadable.Finding("store", "", "nodes", "damaged")}}
 	for name, c := range map[string]struct {
 		health *api.ClusterHealth
 		doctor []api.Finding
@@ -126,8 +125,8 @@ func TestCauseIsReportedOnce(t *testing.T) {
 		"store is well":    {&api.ClusterHealth{}, nil, "damaged; nodes: control does not answer"},
 		"store is named":   {store, nil, "damaged"},
 		"other finding":    {damaged, nil, "damaged; nodes: control does not answer"},
-		"control is named": {nil, []api.Finding{{Level: api.LevelError, Subject: "control"}}, "damaged"},
-		"control responds": {nil, []api.Finding{{Level: api.LevelOK, Subject: "control"}}, "damaged; nodes: control does not answer"},
+		"control is named": {nil, []api.Finding{condition.ControlUnreachable.Finding("control", "", "timeout")}, "damaged"},
+		"control responds": {nil, []api.Finding{condition.ControlResponds.Finding("control", "", 1)}, "damaged; nodes: control does not answer"},
 	} {
 		var texts []string
 		for _, err := range causes(c.health, c.doctor, failed) {
@@ -165,7 +164,7 @@ func (s *slowLists) NodeList(context.Context, string) ([]api.Node, error) {
 func (s *slowLists) Doctor(context.Context) ([]api.Finding, error) {
 	s.examines++
 	close(s.examined)
-	return []api.Finding{{Level: "error", Subject: "control", Text: "control does not respond"}}, nil
+	return []api.Finding{condition.ControlUnreachable.Finding("control", "", "timeout")}, nil
 }
 
 // TestHostIsExaminedWhileListsAreSlow: if control does not answer, its lists fail only after their time limit. The host
@@ -174,8 +173,7 @@ func TestHostIsExaminedWhileListsAreSlow(t *testing.T) {
 	s := &slowLists{losesQuorum{read: make(chan struct{})}, make(chan struct{}), 0}
 	var pause time.Duration
 	r := assess(t.Context(), newApp(func(_ context.Context, d time.Duration) error { pause = d; return nil }), s, false)
-	is := func(f api.Finding) bool { return f.Text == "control does not respond" }
-	if !slices.ContainsFunc(r.Findings, is) || s.examines != 1 || pause != ExamineAfter {
+	if !slices.ContainsFunc(r.Findings, condition.ControlUnreachable.Is) || s.examines != 1 || pause != ExamineAfter {
 		t.Errorf("%d examinations after %v, findings %+v", s.examines, pause, r.Findings)
 	}
 }
