@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -103,7 +104,13 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 	if err == nil {
 		err = w.write(ctx, r, id, s.mounts, record)
 	}
-	if errors.Is(err, dataset.ErrNoSpace) {
+	var st unix.Statfs_t
+	switch noInodes := unix.Fstatfs(int(w.mount.Fd()), &st) == nil && st.Files > 0 && st.Ffree == 0; {
+	case noInodes && (errors.Is(err, dataset.ErrNoSpace) || errors.Is(err, dataset.ErrInternal)):
+		// restic's error can be another one, about the absent file.
+		return record.Dataset, dataset.Errorf(dataset.ErrNoSpace, "the filesystem of the new volume has too few "+
+			"inodes for the files of backup %s (use filesystem xfs, or %s)", short(id), w.remedy(id))
+	case errors.Is(err, dataset.ErrNoSpace):
 		// restic's error does not say which of the two is full. Restore writes nothing to the repository.
 		return record.Dataset, dataset.Errorf(dataset.ErrNoSpace,
 			"the new volume or the host's disk is too small for backup %s, which is of a volume of %s (%s)", short(id),

@@ -103,13 +103,17 @@ func TestRestoreIntoSmallVolume(t *testing.T) {
 	must(t, os.Mkdir(filepath.Join(dir, backup.DataName), 0o700))
 	must(t, os.WriteFile(filepath.Join(dir, backup.DataName, "large"), treetest.Bytes(1, 2<<20), 0o600))
 	b := storeRecordOf(t, r, dir, tags)
-	must(t, unix.Mount("none", small, "tmpfs", 0, "size=1m"))
-	root := rootAt(t, small)
-	defer func() { must(t, unix.Unmount(small, 0)) }()
-	defer root.Close()
-	err := newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {})
-	refused(t, err, dataset.ErrNoSpace, "too small for backup "+b.ID[:8])
-	refused(t, err, dataset.ErrNoSpace, "drover backup restore "+b.ID[:8]+" NEW -o size=SIZE")
+	for options, want := range map[string]string{
+		"size=1m": "too small for backup " + b.ID[:8], "nr_inodes=1": "too few inodes for the files of backup " + b.ID[:8],
+	} {
+		must(t, unix.Mount("none", small, "tmpfs", 0, options))
+		root := rootAt(t, small)
+		err := newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, root, func(string) {})
+		must(t, root.Close())
+		must(t, unix.Unmount(small, 0))
+		refused(t, err, dataset.ErrNoSpace, want)
+		refused(t, err, dataset.ErrNoSpace, "drover backup restore "+b.ID[:8]+" NEW -o size=SIZE")
+	}
 }
 
 func TestRestoredVolumeIsEqual(t *testing.T) {

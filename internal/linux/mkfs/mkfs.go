@@ -96,19 +96,15 @@ const xfsLog = 64 * dataset.MiB
 // ext4Overhead returns the space that ext4 uses for itself on a device: the journal, the inode tables, the group
 // descriptors with space for more, and a reserve of a fiftieth of the device, at most 4096 blocks (16 MiB).
 func ext4Overhead(size, device dataset.Size) dataset.Size {
-	return journal(size) + device/bytesPerInode(size)*inodeSize + min(device/500, 48*dataset.MiB) + min(device/50,
+	return journal(size) + device/bytesPerInode*inodeSize + min(device/500, 48*dataset.MiB) + min(device/50,
 		16*dataset.MiB)
 }
 
 const inodeSize = 256
 
-// bytesPerInode returns the number of bytes for each inode. It does not change when a filesystem grows.
-func bytesPerInode(size dataset.Size) dataset.Size {
-	if size < 512*dataset.MiB {
-		return 8 * dataset.KiB
-	}
-	return 16 * dataset.KiB
-}
+// bytesPerInode is the number of bytes for each inode. It is the same for all sizes, because it does not change when a
+// filesystem grows: a restore of a volume that has grown needs as many inodes in a new filesystem.
+const bytesPerInode = 16 * dataset.KiB
 
 // journal returns the size of an ext4 journal. It does not change when a filesystem grows.
 func journal(size dataset.Size) dataset.Size {
@@ -133,7 +129,7 @@ func Args(fs string, size dataset.Size) []string {
 	}
 	return []string{
 		"-q", "-b", "4096", "-m", "0", "-e", "remount-ro", "-I", fmt.Sprint(inodeSize),
-		"-i", fmt.Sprint(int64(bytesPerInode(size))), "-J", fmt.Sprintf("size=%d", journal(size)/dataset.MiB),
+		"-i", fmt.Sprint(int64(bytesPerInode)), "-J", fmt.Sprintf("size=%d", journal(size)/dataset.MiB),
 	}
 }
 

@@ -45,6 +45,27 @@ func TestDevice(t *testing.T) {
 	}
 }
 
+// A filesystem that has grown has at most a quarter more inodes than a new one of its size: otherwise a backup of its
+// files could not be restored. The quarter is a group of blocks at the end, which a small filesystem gets as a whole.
+func TestInodesOfGrownVolume(t *testing.T) {
+	grows := image(t, Ext4, 256*dataset.MiB)
+	var st unix.Statfs_t
+	inodes := func(path string) uint64 {
+		t.Run("mounted", func(t *testing.T) {
+			if err := unix.Statfs(scratch.MountImage(t, Ext4, path), &st); err != nil {
+				t.Fatal(err)
+			}
+		})
+		return st.Files
+	}
+	for _, size := range []dataset.Size{256 * dataset.MiB, 640 * dataset.MiB, 2 * dataset.GiB} {
+		free(t, Ext4, grows, Device(Ext4, size))
+		if was, now := inodes(grows), inodes(image(t, Ext4, size)); now < was*4/5 {
+			t.Errorf("%s: %d inodes after growth, and %d in a new volume", size, was, now)
+		}
+	}
+}
+
 func far(have, want dataset.Size, percent float64) bool {
 	return math.Abs(float64(have)/float64(want)-1) > percent/100
 }

@@ -479,11 +479,7 @@ func (r *recovery) rehearseOne(ctx context.Context, c cli.Remote, p *printer, ca
 		return err
 	}
 	opts := r.options(p, b)
-	for key := range opts {
-		if strings.HasPrefix(key, labelOption) {
-			delete(opts, key) // a temporary volume has no labels
-		}
-	}
+	dropLabels(opts)
 	o := *r.out
 	o.Detach = true
 	out, err := r.app.Submit(ctx, c, &o, api.Request{

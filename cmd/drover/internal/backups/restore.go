@@ -117,20 +117,14 @@ type NewVolume struct {
 // and would not be, unless the user chose the profile.
 func RestoreRequest(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeBackup, w NewVolume) (api.Request,
 	error) {
-	options, err := withProfile(ctx, c, b, w.Spec, w.Options, w.Command+" "+w.Spec+"@PROFILE")
+	b, options, leftOut, err := recordedOptions(ctx, c, b, w, w.Command+" "+w.Spec+"@PROFILE")
 	if err != nil {
 		return api.Request{}, err
-	}
-	if b.Record == nil { // b is an item of a list
-		if b, err = c.VolumeBackup(ctx, b.Repository, b.ID); err != nil {
-			return api.Request{}, err
-		}
 	}
 	if err := checkEncryption(ctx, a, c, b, w); err != nil {
 		return api.Request{}, err
 	}
 	hasProfile := strings.Contains(w.Spec, "@") || w.Options["profile"] != ""
-	options, leftOut := withRecord(b.Record, options, w.ProfileSize, !hasProfile)
 	name, _, _ := strings.Cut(w.Spec, "@")
 	if _, chosen := options[dataset.OptionSchedules]; !chosen && (w.KeepSchedules || name != b.Volume && !hasProfile) {
 		options[dataset.OptionSchedules] = strconv.FormatBool(w.KeepSchedules)
@@ -141,6 +135,23 @@ func RestoreRequest(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeB
 	return api.Request{
 		Kind: dataset.OpImport, Volume: w.Spec, Options: options, Repository: b.Repository, Backup: b.ID,
 	}, nil
+}
+
+// recordedOptions returns the options of a volume that is made from a backup: those that the user has chosen, and what
+// the backup has recorded. It also returns the backup with its record, and what is not valid in that: see withRecord.
+// choose is the command that names another profile.
+func recordedOptions(ctx context.Context, c cli.Remote, b api.VolumeBackup, w NewVolume, choose string) (
+	full api.VolumeBackup, options map[string]string, leftOut []error, err error) {
+	options, err = withProfile(ctx, c, b, w.Spec, w.Options, choose)
+	if err == nil && b.Record == nil { // b is an item of a list
+		b, err = c.VolumeBackup(ctx, b.Repository, b.ID)
+	}
+	if err != nil {
+		return b, nil, nil, err
+	}
+	hasProfile := strings.Contains(w.Spec, "@") || w.Options["profile"] != ""
+	options, leftOut = withRecord(b.Record, options, w.ProfileSize, !hasProfile)
+	return b, options, leftOut, nil
 }
 
 // withProfile returns the options with the profile of the backed-up volume, unless the user has chosen one. It fails
@@ -233,3 +244,8 @@ func withRecord(r *api.BackupRecord, opts map[string]string, profileSize, filesy
 
 // labelOption begins the name of an option that sets a label.
 const labelOption = "label."
+
+// dropLabels removes the labels from options: a temporary volume has none.
+func dropLabels(opts map[string]string) {
+	maps.DeleteFunc(opts, func(key, _ string) bool { return strings.HasPrefix(key, labelOption) })
+}

@@ -37,8 +37,8 @@ usable, and 1 to 125 that it is not. After any other status, nothing is known.
 If the status is not 0, the verification fails with the last line that the
 program wrote. It has no network, and may run for six hours.
 
-Without --profile, the temporary volume gets the profile that the backed-up
-volume had, and without --size its size.`,
+Without --profile and --size, the temporary volume gets the profile, the size
+and the filesystem that drover backup restore would give it.`,
 		Example: `  drover backup verify db
   drover backup verify db --check /etc/drover/checks/mariadb
   drover backup verify 5f1c09aa --detach`,
@@ -95,7 +95,7 @@ func addVerifyFlags(cmd *cobra.Command) *verifyFlags {
 }
 
 // request returns the request to verify a backup, and the backup with its record. Without other flags, the temporary
-// volume gets the profile and the size that the backed-up volume had.
+// volume gets what a restored volume would get.
 func (f *verifyFlags) request(ctx context.Context, c cli.Remote, b api.VolumeBackup) (req api.Request,
 	full api.VolumeBackup, err error) {
 	opts := map[string]string{}
@@ -104,16 +104,12 @@ func (f *verifyFlags) request(ctx context.Context, c cli.Remote, b api.VolumeBac
 			opts[key] = value
 		}
 	}
-	opts, err = withProfile(ctx, c, b, b.Volume, opts, "drover backup verify "+short(b.ID)+" --profile PROFILE")
+	b, opts, _, err = recordedOptions(ctx, c, b, NewVolume{Spec: b.Volume, Options: opts}, "drover backup verify "+
+		short(b.ID)+" --profile PROFILE")
 	if err != nil {
 		return req, b, err
 	}
-	if b, err = c.VolumeBackup(ctx, b.Repository, b.ID); err != nil {
-		return req, b, err
-	}
-	if b.Record != nil && b.Record.Size > 0 && f.size == "" {
-		opts["size"] = b.Record.Size.String()
-	}
+	dropLabels(opts)
 	return api.Request{
 		Kind: dataset.OpVerify, Volume: b.Volume, Options: opts, Repository: b.Repository, Backup: b.ID, Check: f.check,
 	}, b, nil
