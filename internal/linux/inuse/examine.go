@@ -63,6 +63,9 @@ type Findings struct {
 // for concurrent use.
 func (x *Examination) Advance() { x.progress.Add(1) }
 
+// Progress returns a number that grows with the progress of the examination. Safe for concurrent use.
+func (x *Examination) Progress() int64 { return x.progress.Load() }
+
 // chunk is the number of descriptors, or of lines of a memory map, that are read between two checks of stop.
 const chunk = 256
 
