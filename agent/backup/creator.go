@@ -278,7 +278,7 @@ func (c *Creator) storeClone(ctx context.Context, jb *host.Job, op dataset.Opera
 	}
 	defer files.Close()
 	steps.At("backup.mounted")
-	record := newRecord(d, op.Snapshot, made.taken, c.NodeName, c.version)
+	record := newRecord(d, op.Snapshot, made.taken, c.NodeName, c.version, kindOf(files))
 	survey, err := tree.SurveyTree(ctx, files)
 	if err == nil {
 		err = checkSurvey(survey, d.Size, files)

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/restic"
 )
 
@@ -34,7 +36,7 @@ type Record struct {
 	Size      dataset.Size      `json:"size,omitempty"` // 0 means not limited
 	Labels    map[string]string `json:"labels,omitempty"`
 	Encrypted bool              `json:"encrypted"` // whether the pool stored the data encrypted
-	// Filesystem is that of the volume: ext4 or xfs. It is empty if the pool has no filesystem for each volume.
+	// Filesystem is that of the volume, or of its pool if the volume has none: ext4, xfs, or another fsctl.Kind.
 	Filesystem string `json:"filesystem,omitempty"`
 	// FilesystemGiven says that an option or the profile named the filesystem. It is absent if the pool chose it.
 	FilesystemGiven bool      `json:"filesystem_given,omitempty"`
@@ -58,8 +60,9 @@ type RecordedProfile struct {
 
 // newRecord returns the record for a backup of a dataset or, if snapshot is not nil, of its snapshot. The backup of a
 // snapshot has the size and the profile that the volume had when the snapshot was taken, as a clone of the snapshot
-// has. node is the name of this node.
-func newRecord(d dataset.Dataset, snapshot *dataset.Snapshot, taken time.Time, node, version string) Record {
+// has. node is the name of this node, and filesystem that of the clone: see kindOf.
+func newRecord(d dataset.Dataset, snapshot *dataset.Snapshot, taken time.Time, node, version,
+	filesystem string) Record {
 	r := Record{
 		Version:    recordVersion,
 		Volume:     d.Volume,
@@ -68,17 +71,23 @@ func newRecord(d dataset.Dataset, snapshot *dataset.Snapshot, taken time.Time, n
 		Size:       d.Size,
 		Labels:     d.Labels,
 		Encrypted:  d.Encryption != nil,
-		Filesystem: d.Profile.Filesystem.Type,
+		Filesystem: filesystem,
 		Node:       node,
 		Taken:      taken.UTC(),
 		Drover:     version,
 	}
-	r.FilesystemGiven = r.Filesystem != "" && !d.Profile.Filesystem.Chosen
+	r.FilesystemGiven = d.Profile.Filesystem.Type != "" && !d.Profile.Filesystem.Chosen
 	if snapshot != nil {
 		r.Snapshot, r.Size = snapshot.ID, snapshot.Size
 		r.Profile = RecordedProfile{Name: snapshot.Profile.Name, Revision: snapshot.Profile.Revision}
 	}
 	return r
+}
+
+// kindOf returns the fsctl.Kind of the filesystem of an open folder. It returns "" if that is not known.
+func kindOf(dir *os.File) string {
+	kind, _ := fsctl.KindOf(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	return string(kind)
 }
 
 // ParseRecord parses the file RecordName of a backup. It fails with dataset.ErrUnsupported if a later version of Drover

@@ -20,7 +20,7 @@ func TestRecordIsReadAsWritten(t *testing.T) {
 	}
 	snapshot := dataset.Snapshot{ID: uuid.New(), Size: 1 << 20, Profile: dataset.Profile{Name: "silver"}}
 	for name, s := range map[string]*dataset.Snapshot{"volume": nil, "snapshot": &snapshot} {
-		r := newRecord(d, s, time.Unix(1e9, 0), "host-a", "1.2.3")
+		r := newRecord(d, s, time.Unix(1e9, 0), "host-a", "1.2.3", "xfs")
 		text, err := json.Marshal(r)
 		if err != nil {
 			t.Fatal(err)
@@ -48,7 +48,7 @@ func TestRecordedFilesystem(t *testing.T) {
 	for given, list := range map[bool][]dataset.Filesystem{true: {{Type: "ext4"}}, false: {{Type: "ext4", Chosen: true}, {}}} {
 		for _, fs := range list {
 			d := dataset.Dataset{ID: uuid.New(), Volume: "db", Profile: dataset.Profile{Filesystem: fs}}
-			if r := newRecord(d, nil, time.Unix(1e9, 0), "host-a", "1.2.3"); r.Filesystem != fs.Type || r.FilesystemGiven != given {
+			if r := newRecord(d, nil, time.Unix(1e9, 0), "host-a", "1.2.3", "ext4"); r.Filesystem != "ext4" || r.FilesystemGiven != given {
 				t.Errorf("%+v: got %+v", fs, r)
 			}
 		}

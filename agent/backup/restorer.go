@@ -35,7 +35,8 @@ type Restorer struct {
 //   - ErrNotFound if there is no such backup, or if the repository is not recorded,
 //   - ErrInvalid if Drover has not made the backup, or not for the version,
 //   - ErrConflict while the backup is being made, or if the push that made it was interrupted,
-//   - ErrUnsupported if a later version of Drover made the backup,
+//   - ErrUnsupported if a later version of Drover made the backup, or if the volume may not be able to store an owner,
+//     mode, time or attribute,
 //   - ErrNoSpace if the volume or the host's disk is too small,
 //   - ErrCorrupt if the backup may lack files, or if a file cannot be restored as it was.
 //
@@ -194,7 +195,13 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id, mounts stri
 			"ls %[4]s)", short(id), got.Names, record.Names, record.Volume)
 	}
 	if got.Metadata.String() != record.Metadata {
-		return dataset.Errorf(dataset.ErrCorrupt, "an owner, mode, time or attribute of a file of backup %s could "+
+		// restic reports no attribute that the volume could not store. This says nothing about the backup, unless the
+		// volume has the same filesystem as the one that was backed up, and space.
+		kind, now := dataset.ErrUnsupported, unix.Statfs_t{}
+		if unix.Fstatfs(int(w.mount.Fd()), &now) == nil && now.Bavail > 0 && kindOf(w.mount) == record.Filesystem {
+			kind = dataset.ErrCorrupt
+		}
+		return dataset.Errorf(kind, "an owner, mode, time or attribute of a file of backup %s could "+
 			"not be restored, and restic does not say which (use the filesystem that volume %s had, and a larger "+
 			"size: -o fs=FS -o size=SIZE; restic restore and drover volume import take the files without it)",
 			short(id), record.Volume)

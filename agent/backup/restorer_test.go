@@ -62,6 +62,16 @@ func TestLostAttributeIsNoticed(t *testing.T) {
 	small := filepath.Join(scratch.Mount(t, "ext4", scratch.Ext4), "small")
 	must(t, os.Mkdir(small, 0o700))
 	err := newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, rootAt(t, small), func(string) {})
+	refused(t, err, dataset.ErrUnsupported, "could not be restored")
+	// In the filesystem that the volume had, the backup is the reason.
+	text, err := json.Marshal(backup.Record{
+		Version: 1, Volume: "db", Dataset: tags.Dataset, Taken: time.Unix(1e9, 0), Metadata: "other",
+		Filesystem: "xfs",
+	})
+	must(t, err)
+	b = storeFolder(t, r, dir, text, tags.List())
+	same := rootAt(t, scratch.Mount(t, "xfs", scratch.XFS))
+	err = newRestorer(t, r).Restore(t.Context(), "offsite", b.ID, nil, same, func(string) {})
 	refused(t, err, dataset.ErrCorrupt, "could not be restored")
 }
 
