@@ -47,6 +47,7 @@ func TestExchangedPoolIsOffline(t *testing.T) {
 	r := agenttest.New(t)
 	r.NewVolume("db")
 	marker := filepath.Join(r.Root, "pool", "pool.json")
+	r.Stop() // until then, the marker can change
 	own, err := os.ReadFile(marker)
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +56,6 @@ func TestExchangedPoolIsOffline(t *testing.T) {
 		text string
 		err  error
 	}{{strings.Replace(string(own), r.Pool().ID().String(), uuid.NewString(), 1), dataset.ErrOffline}, {string(own), nil}} {
-		r.Stop()
 		if err := os.WriteFile(marker, []byte(c.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -64,6 +64,7 @@ func TestExchangedPoolIsOffline(t *testing.T) {
 		if !errors.Is(err, c.err) || err != nil && !strings.Contains(err.Error(), "it contains another pool") {
 			t.Errorf("mount: %v, want %v", err, c.err)
 		}
+		r.Stop()
 	}
 }
 
