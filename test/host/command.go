@@ -17,6 +17,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
+	"github.com/droverhq/drover/control/condition"
 )
 
 // Result is the result of a command.
@@ -101,9 +102,9 @@ func (h *Host) Clean(t testing.TB, allowed ...string) {
 	t.Helper()
 next:
 	for _, f := range h.Findings(t) {
-		// "cannot work on this host" means that the host lacks a requirement of a backend that has no pool there.
-		if f.Level == "ok" || f.Level == "info" && strings.HasPrefix(f.Text, "cannot work on this host") ||
-			strings.Contains(f.Text, "its data is in memory") { // a test may keep everything in memory
+		missing := condition.BackendUnavailable.Is(f) || condition.EncryptionUnavailable.Is(f) // and not needed
+		memory := condition.PoolInMemory.Is(f) || condition.PoolOvercommitted.Is(f)            // a test saves space
+		if f.Level == "ok" || missing || memory {
 			continue
 		}
 		for _, a := range allowed {
