@@ -3,6 +3,7 @@ package condition
 // onClient finds conditions in the lists that the server returns. The server does not report them.
 const onClient source = "drover status"
 
+// What clients find.
 var (
 	ServerUnreadable    = onClient.error("server-unreadable", "cannot read the state: %v", "the server answers")
 	OperatorCertExpired = onClient.error("operator-certificate-expired",

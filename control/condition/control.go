@@ -3,6 +3,7 @@ package condition
 // onControl finds conditions of the cluster. drover status and the health of the cluster report them.
 const onControl source = "control"
 
+// What control finds.
 var (
 	StoreUnreadable  = onControl.error("store-unreadable", "%v cannot be read: %v", "it can be read")
 	StoreUnavailable = onControl.error("store-unavailable",
