@@ -253,7 +253,7 @@ func (t *Leases) Drop(ctx context.Context, id uuid.UUID) error {
 	return t.endKept(id, t.relinquished.Drop(ctx, id))
 }
 
-// endKept forgets what is known about a dataset in kept, unless err is an error. It returns err.
+// endKept removes a dataset from kept if err is nil. It returns err.
 func (t *Leases) endKept(id uuid.UUID, err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -442,7 +442,7 @@ func TestUnreadableMountTableEndsNoDiskError(t *testing.T) {
 }
 
 // A volume can be mounted and written to again after its filesystem was shut down, although a copy of the old mount
-// exists in another mount namespace. It has what was flushed.
+// exists in another mount namespace. The volume has what was flushed before the shutdown.
 func TestEndedFilesystemIsReplaced(t *testing.T) {
 	r := agenttest.NewCluster(t, "loop", "dir").A
 	r.NewVolume("db")

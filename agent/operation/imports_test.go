@@ -283,7 +283,7 @@ func TestI2ImportSurvivesAPowerCut(t *testing.T) {
 }
 
 // An import that does not fit in an overcommitted pool ends before it fills the pool, because the writers of other
-// volumes would lose what they have not synced.
+// volumes would lose the data that they have not synced.
 func TestImportDoesNotFillPool(t *testing.T) {
 	r := newLoopHost(t, 4)
 	r.NewVolume("other", map[string]string{"size": "600MiB"})

@@ -473,7 +473,7 @@ func isHung(r *agenttest.Host, there dataset.Dataset, found int) {
 		}
 	}
 	if _, err := r.RebuildStore(ctx, api.RebuildStore{}); !errors.Is(err, dataset.ErrOffline) {
-		r.T.Errorf("a rebuild that does not see what lies there: %v", err)
+		r.T.Errorf("a rebuild with a pool that hangs: %v", err)
 	}
 	if h, err := r.Holdings.List(ctx); err != nil || len(h.ExaminedPools) != 1 || len(h.Datasets) != found {
 		r.T.Errorf("%+v, %v", h, err) // the known state of that volume is used

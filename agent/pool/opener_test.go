@@ -454,9 +454,9 @@ func TestReadingsOfAStatusAreShared(t *testing.T) {
 	}
 }
 
-// TestHangingPoolIsReportedAtOnce: once a pool counts as hanging, all callers get that answer: those that wait for the
-// question that hangs, those that wait for their turn after it, and later ones. The clock stands still meanwhile, so
-// none of them has waited for AskPatience.
+// TestHangingPoolIsReportedAtOnce: once a pool counts as hanging, all callers get that answer: the one whose question
+// hangs, those in the queue behind it, and later ones. The clock stands still, so none of them has waited for
+// AskPatience.
 func TestHangingPoolIsReportedAtOnce(t *testing.T) {
 	r, _, _, there := hungRig(t)
 	const callers = 4

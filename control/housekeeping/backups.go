@@ -219,7 +219,7 @@ func backupState(t *record.Tx, d dataset.Dataset, v record.Verifications, now ti
 		if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 			return nil, err
 		}
-		if there && err == nil {
+		if there && len(damaged.Of) > 0 {
 			last := damaged.Of[len(damaged.Of)-1]
 			state.Verify.Unusable, state.Verify.Problem = last.Backup, last.Problem
 		}

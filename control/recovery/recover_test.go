@@ -440,7 +440,7 @@ func TestAllReplicasHalt(t *testing.T) {
 			t.Errorf("existing volumes are not shown: %v", err)
 		}
 	}
-	// The distrust is on record, so a service that was started since knows it.
+	// The store records that a node distrusts it, so a service that starts later knows it.
 	later, _ := control.Assemble(b.Deps)
 	t.Cleanup(later.Close)
 	if _, err := later.Submit(t.Context(), api.Request{Kind: dataset.OpDelete, Volume: "db"}); dataset.KindOf(err) != dataset.ErrConflict {

@@ -1,4 +1,4 @@
-// Package assert reports what is wrong, and lets the test continue. Package require ends it.
+// Package assert has checks that report a failure and let the test continue. Those of package require end the test.
 package assert
 
 // NoError fails the test if err is not nil.

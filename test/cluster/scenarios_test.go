@@ -167,7 +167,7 @@ func testVolumes(t *testing.T, w *world) {
 		t.Errorf("%s tells %+v of %s's volume", other.Name, v, h.Name)
 	}
 	listed(t, w, name)
-	// What is requested from control is done at the home. Other nodes may only look.
+	// Only the home makes snapshots of a volume. Other nodes may only read it.
 	if r := other.Exec(t, "snapshot", "create", name); r.Exit != 1 || !strings.Contains(r.Err, "may not request this snapshot of volume "+name) {
 		t.Errorf("%s makes snapshots of %s's volume: %s", other.Name, h.Name, r.Err)
 	}

@@ -417,8 +417,8 @@ func (w *world) leftovers(t testing.TB) []string {
 	return left
 }
 
-// inside returns what is in a dataset's folder without belonging to it: a temporary file, or a snapshot that is not
-// on record.
+// inside returns the entries of a dataset's folder that should not be there: temporary files, and snapshots without a
+// record.
 func inside(t testing.TB, dir string, known map[string]bool) (left []string) {
 	t.Helper()
 	for _, name := range names(t, dir) {

@@ -282,7 +282,7 @@ func TestDoctorReportsRecordsWithOldKey(t *testing.T) {
 	} {
 		r := &doctor.Report{}
 		if k.CheckRecord(r, &pool.Pool{}, c.e, c.now); len(r.List) > 0 {
-			t.Errorf("of what is %s doctor says %v", what, r.List)
+			t.Errorf("a dataset %s: doctor reports %v", what, r.List)
 		}
 	}
 }

@@ -4,7 +4,8 @@
 // (cmd/drover/internal/daemon) publish them. Tests (internal/scratch) ask how much memory is free. The package starts
 // no process and uses no service. Only [Average] has state, which its caller protects. A new fact also needs a field of
 // dataset.Facts, a comparison in Facts.Differ of package dataset if its changes must be recorded, and, if a placement
-// may use it, an entry in package selector. What is published of it is in publish.go, and drover node inspect shows it.
+// may use it, an entry in package selector. publish.go decides what is published, and drover node inspect shows all
+// facts.
 package facts
 
 import (

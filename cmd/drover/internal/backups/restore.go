@@ -137,8 +137,9 @@ func RestoreRequest(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeB
 	}, nil
 }
 
-// recordedOptions returns the options of a volume that is made from a backup: those that the user has chosen, and what
-// the backup has recorded. It also returns the backup with its record, and what is not valid in that: see withRecord.
+// recordedOptions returns the options of a volume that is made from a backup: those that the user has chosen, and the
+// recorded ones. full is the backup with its record. leftOut says which parts of the record are not valid: see
+// withRecord.
 // choose is the command that names another profile.
 func recordedOptions(ctx context.Context, c cli.Remote, b api.VolumeBackup, w NewVolume, choose string) (
 	full api.VolumeBackup, options map[string]string, leftOut []error, err error) {
