@@ -204,6 +204,9 @@ func noteResult(t *record.Tx, recorded, op *dataset.Operation, out api.Committed
 	if op.Kind == dataset.OpVerify && op.BackupOf != recorded.BackupOf && !recorded.Scheduled {
 		recorded.BackupOf = uuid.Nil // the agent has read that the backup is of another dataset
 	}
+	if op.Kind == dataset.OpVerify {
+		recorded.Taken = op.Taken
+	}
 	switch {
 	case op.Problem != nil && op.Kind == dataset.OpVerify:
 		planning.FailVerify(t, *recorded, *op.Problem)

@@ -47,6 +47,8 @@ type Operation struct {
 	Push   *Push  `json:"push,omitempty"` // where a push puts the volume; absent: it is no push
 	// verify: UUID of the dataset that was backed up; absent: it is not recorded, or not known
 	BackupOf uuid.UUID `json:"backup_of,omitzero"`
+	// verify: moment of the content of the backup, by the clock of the node that made it; absent: not known
+	Taken time.Time `json:"taken,omitzero"`
 	// verify: path of the program that checks the restored volume; absent: none
 	Check      string `json:"check,omitempty"`
 	Scheduled  bool   `json:"scheduled,omitempty"`   // the profile's schedule requested the backup or verification

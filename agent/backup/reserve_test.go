@@ -20,10 +20,15 @@ import (
 type filling struct {
 	backends.Pool
 	free *atomic.Int64 // as a part of the reserve, in percent; 0: what is free
+	seen chan struct{} // gets a value for each status that the test waits for
 }
 
 func (p filling) Status(ctx context.Context) dataset.PoolStatus {
 	st := p.Pool.Status(ctx)
+	select {
+	case p.seen <- struct{}{}:
+	default:
+	}
 	if percent := p.free.Load(); percent > 0 {
 		st.Free = backends.Reserve(st.Size) / 100 * dataset.Size(percent)
 	}
@@ -31,10 +36,10 @@ func (p filling) Status(ctx context.Context) dataset.PoolStatus {
 }
 
 // fillable makes the pool of a host a filling.
-func fillable(f *agenttest.Cluster) (free *atomic.Int64) {
-	free = &atomic.Int64{}
-	f.A.Pools.Change(f.A.Pools.All()[0].ID, func(p *pool.Pool) { p.Storage = filling{p.Storage, free} })
-	return free
+func fillable(f *agenttest.Cluster) filling {
+	is := filling{free: &atomic.Int64{}, seen: make(chan struct{})}
+	f.A.Pools.Change(f.A.Pools.All()[0].ID, func(p *pool.Pool) { is.Pool = p.Storage; p.Storage = is })
+	return is
 }
 
 // wantEnded fails unless a backup was ended because of its pool, and left nothing.
@@ -55,7 +60,7 @@ func wantEnded(f *agenttest.Cluster, op dataset.Operation) {
 func TestBackupEndsBeforePoolIsFull(t *testing.T) {
 	f := newCluster(t, "db", "first")
 	newRepository(t, f)
-	free := fillable(f)
+	free := fillable(f).free
 	wait, _ := gate(t)
 	for _, begin := range []func() dataset.Operation{
 		func() dataset.Operation { return begin(f, "db", "") },
@@ -73,6 +78,25 @@ func TestBackupEndsBeforePoolIsFull(t *testing.T) {
 	}
 }
 
+// A neighbour that takes much space in a moment, of a pool that has more, ends no backup.
+func TestBurstEndsNoBackup(t *testing.T) {
+	f := newCluster(t, "db", "first")
+	newRepository(t, f)
+	pool := fillable(f)
+	wait, pass := gate(t)
+	op := begin(f, "db", "")
+	wait()
+	for _, percent := range []int64{2000, 1000, 210, 210} {
+		pool.free.Store(percent)
+		<-pool.seen // one that began before, and one after
+		<-pool.seen
+	}
+	pass()
+	if op = awaitEnd(f, op); op.State != dataset.OpDone {
+		t.Errorf("the backup is %s: %+v", op.State, op.Problem)
+	}
+}
+
 // A pool of backend dir copies the whole snapshot for a backup. The copy ends while it is made, before it has used the
 // reserve.
 func TestCopyForBackupEndsBeforePoolIsFull(t *testing.T) {
@@ -83,7 +107,7 @@ func TestCopyForBackupEndsBeforePoolIsFull(t *testing.T) {
 	f.A.WriteFile("db", "file", string(treetest.Bytes(1, 1<<20)))
 	f.A.MustUnmount("db", "user")
 	awaitEnd(f, *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: "one"}).Operation)
-	free := fillable(f)
+	free := fillable(f).free
 	free.Store(112)
 	wantEnded(f, begin(f, "db", "one"))
 	free.Store(0)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -48,13 +49,14 @@ func (s *Restorer) Restore(ctx context.Context, repository, id string, version *
 }
 
 // Verify does what Restore does. It reads the record of the backup even if it is known, and reads each file again, and
-// compares it with the backup. It returns the UUID of the dataset that was backed up, or uuid.Nil if it could not read
-// that. It fails with dataset.ErrCorrupt if a file differs. If the repository is not recorded, or is not at its URL
-// now, it fails with dataset.ErrOffline, and not with dataset.ErrNotFound: nothing is known about the backup.
+// compares it with the backup. It returns the UUID of the dataset that was backed up, and the moment of the content, or
+// zero values if it could not read these. It fails with dataset.ErrCorrupt if a file differs. If the repository is not
+// recorded, or is not at its URL now, it fails with dataset.ErrOffline, and not with dataset.ErrNotFound: nothing is
+// known about the backup.
 func (s *Restorer) Verify(ctx context.Context, repository, id string, m *os.File, step func(string)) (
-	of uuid.UUID, err error) {
-	of, err = s.restore(ctx, repository, id, nil, writer{mount: m, step: step, compare: true})
-	return of, s.checkAbsent(ctx, repository, err)
+	of uuid.UUID, taken time.Time, err error) {
+	record, err := s.restore(ctx, repository, id, nil, writer{mount: m, step: step, compare: true})
+	return record.Dataset, record.Taken, s.checkAbsent(ctx, repository, err)
 }
 
 // Size returns how many bytes a restore of a backup writes. It does not examine the backup. Unless again is set, it
@@ -93,15 +95,15 @@ func (s *Restorer) checkAbsent(ctx context.Context, repository string, err error
 	return err
 }
 
-// restore writes a backup. It returns the UUID of the dataset that was backed up.
+// restore writes a backup. It returns the record of the backup.
 func (s *Restorer) restore(ctx context.Context, repository, id string, version *dataset.VersionRef, w writer) (
-	of uuid.UUID, err error) {
+	record Record, err error) {
 	r, err := s.repositories.OpenNamed(ctx, repository)
 	if err != nil {
-		return uuid.Nil, err
+		return record, err
 	}
 	w.step("reading the backup's record")
-	record, err := s.readRecord(ctx, r, id, version, w.compare)
+	record, err = s.readRecord(ctx, r, id, version, w.compare)
 	if err == nil {
 		err = w.write(ctx, r, id, s.mounts, record)
 	}
@@ -109,15 +111,15 @@ func (s *Restorer) restore(ctx context.Context, repository, id string, version *
 	switch noInodes := unix.Fstatfs(int(w.mount.Fd()), &st) == nil && st.Files > 0 && st.Ffree == 0; {
 	case noInodes && (errors.Is(err, dataset.ErrNoSpace) || errors.Is(err, dataset.ErrInternal)):
 		// restic's error can be another one, about the absent file.
-		return record.Dataset, dataset.Errorf(dataset.ErrNoSpace, "the filesystem of the new volume has too few "+
+		return record, dataset.Errorf(dataset.ErrNoSpace, "the filesystem of the new volume has too few "+
 			"inodes for the files of backup %s (use filesystem xfs, or %s)", short(id), w.remedy(id))
 	case errors.Is(err, dataset.ErrNoSpace):
 		// restic's error does not say which of the two is full. Restore writes nothing to the repository.
-		return record.Dataset, dataset.Errorf(dataset.ErrNoSpace,
+		return record, dataset.Errorf(dataset.ErrNoSpace,
 			"the new volume or the host's disk is too small for backup %s, which is of a volume of %s (%s)", short(id),
 			record.Size.Readable(), w.remedy(id))
 	}
-	return record.Dataset, named(repository, err)
+	return record, named(repository, err)
 }
 
 // readRecord returns the record of a backup. It fails if the backup may lack files, or if version is not nil and the

@@ -389,7 +389,7 @@ func TestVerifyComparesFiles(t *testing.T) {
 			return s.Restore(ctx, repository, id, nil, root, step)
 		},
 		"verify": func(ctx context.Context, repository, id string, root *os.File, step func(string)) error {
-			of, err := s.Verify(ctx, repository, id, root, step)
+			of, _, err := s.Verify(ctx, repository, id, root, step)
 			if of != tags.Dataset {
 				t.Errorf("the backup is of dataset %s, want %s", of, tags.Dataset)
 			}

@@ -157,7 +157,8 @@ func (i *Importer) verify(ctx context.Context, jb *host.Job, op *dataset.Operati
 	defer part.release()
 	err = i.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
 		err := i.fill(ctx, jb, pool, op, part, func(ctx context.Context, m, _ *os.File, _ func()) error {
-			of, err := i.backups.Verify(ctx, op.Repository, op.Backup, m, jb.Step)
+			of, taken, err := i.backups.Verify(ctx, op.Repository, op.Backup, m, jb.Step)
+			op.Taken = taken
 			if of != uuid.Nil && of != op.BackupOf {
 				op.BackupOf = uuid.Nil // it is a backup of an earlier volume with this name
 			}

@@ -14,6 +14,7 @@ package operation
 import (
 	"context"
 	"os"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -93,7 +94,8 @@ type Backups interface {
 	Restore(ctx context.Context, repository, id string, version *dataset.VersionRef, m *os.File,
 		step func(string)) error
 	// Verify also compares what it has written with the backup, and returns the UUID of the dataset that was backed up.
-	Verify(ctx context.Context, repository, id string, m *os.File, step func(string)) (of uuid.UUID, err error)
+	Verify(ctx context.Context, repository, id string, m *os.File, step func(string)) (of uuid.UUID, taken time.Time,
+		err error)
 	// RunCheck runs the check program of a verification on its dataset.
 	RunCheck(ctx context.Context, pool backends.Pool, op dataset.Operation) (unusable bool, err error)
 }

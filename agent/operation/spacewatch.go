@@ -55,7 +55,8 @@ func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool,
 	last := pool.Status(ctx)
 	stop := o.examine(working, func(ctx context.Context) error {
 		st := pool.Status(ctx)
-		ahead := 4 * max(0, last.Free-st.Free) // what writers take until the clone is removed
+		// What writers take until the clone is removed. A short burst is no rate: far from the reserve it ends nothing.
+		ahead := min(4*max(0, last.Free-st.Free), backends.Reserve(st.Size))
 		if last = st; copies {
 			ahead = 0 // the copy takes the space
 		}

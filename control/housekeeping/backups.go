@@ -214,13 +214,12 @@ func backupState(t *record.Tx, d dataset.Dataset, v record.Verifications, now ti
 			Last: v.Last, Next: verificationDue(d, b.Newest, v, now), Running: v.Running, Failures: v.Failures,
 			Problem: v.Problem,
 		}
-		var damaged record.DamagedBackups
-		there, err := t.Peek(record.DamagedKey(d.ID), &damaged)
+		of, err := record.DamagedOf(t, d.ID)
 		if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 			return nil, err
 		}
-		if there && len(damaged.Of) > 0 {
-			last := damaged.Of[len(damaged.Of)-1]
+		if len(of) > 0 {
+			last := slices.MaxFunc(of, func(a, b record.DamagedBackup) int { return a.Found.Compare(b.Found) })
 			state.Verify.Unusable, state.Verify.Problem = last.Backup, last.Problem
 		}
 	}

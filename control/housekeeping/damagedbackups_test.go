@@ -13,7 +13,7 @@ import (
 )
 
 // Only the home of a volume can end the record of a damaged backup, because another node could lie about it: with a good
-// verification of that backup, or of one made later, in the same repository, with the same check program.
+// verification of that backup, or of one with later content, in the same repository, with the same check program.
 func TestDamageEndsWithProof(t *testing.T) {
 	for _, c := range []struct{ steps, damagedIn string }{
 		{"made 1; bad 1", "offsite"},
@@ -33,6 +33,10 @@ func TestDamageEndsWithProof(t *testing.T) {
 		{"made 1; bad 1; copy 2; good 2", "offsite"},
 		{"made 1; copy 2; bad 2; bad 1", "offsite second"},
 		{"made 1; copy 2; bad 2; bad 1; good 1", "second"},
+		{"made 1; copy 2; bad 2; bad 1; remove second", "offsite"},
+		{"made 1; bad 1; bad 1; made 2; bad 1; good 2", ""},
+		{"made 1; bad 1; new 2; good 2", ""},
+		{"made 1; future 2; bad 1; good 2", "offsite"}, // the clock was ahead
 	} {
 		e := controltest.New(t)
 		tested(e)
@@ -41,16 +45,28 @@ func TestDamageEndsWithProof(t *testing.T) {
 		d := a.MustCreate("db@silver")
 		agents := map[string]*controltest.Agent{"alpha": a, "beta": e.NewAgent("beta")}
 		a.MustCommit(*e.MustSubmit(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "old"}).Operation)
-		made, in := map[string]string{}, map[string]string{}
+		made, in, taken := map[string]string{}, map[string]string{}, map[string]time.Time{"old": e.Clock.Now()}
 		for step := range strings.SplitSeq(c.steps, "; ") {
+			e.Clock.Advance(time.Minute)
 			w := strings.Fields(step)
 			switch w[0] {
-			case "made", "copy", "snapshot":
+			case "remove":
+				e.OK(e.RemoveRepository(e.Ctx, w[1], true))
+			case "made", "copy", "snapshot", "new", "future":
 				req := api.Request{Kind: dataset.OpBackup, Volume: "db", Repository: "offsite"}
 				if w[0] == "copy" {
 					req.Repository = "second"
 				} else if w[0] == "snapshot" {
 					req.Snapshot = "old"
+				} else if w[0] == "new" {
+					req.Snapshot = "new"
+					a.MustCommit(*e.MustSubmit(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "new"}).Operation)
+				}
+				taken[w[1]] = e.Clock.Now()
+				if w[0] == "future" {
+					taken[w[1]] = e.Clock.Now().Add(time.Hour)
+				} else if w[0] == "snapshot" {
+					taken[w[1]] = taken["old"]
 				}
 				made[w[1]], in[w[1]] = finishBackup(a, *e.MustSubmit(req).Operation), req.Repository
 			default:
@@ -58,6 +74,7 @@ func TestDamageEndsWithProof(t *testing.T) {
 					Kind: dataset.OpVerify, Volume: "db@silver", Repository: in[w[1]], Backup: made[w[1]],
 				}
 				by, kind := a, map[string]*dataset.Kind{"bad": dataset.ErrCorrupt}[w[0]]
+				number := w[1]
 				if w = w[2:]; slices.Contains(w, "check") {
 					req.Check = checkProgram
 				} else if len(w) > 0 {
@@ -66,6 +83,7 @@ func TestDamageEndsWithProof(t *testing.T) {
 				who := api.Principal{Identity: controltest.NodeIdentity("", by.ID)}
 				out, err := e.Submit(api.WithPrincipal(e.Ctx, who), req)
 				e.OK(err)
+				out.Operation.Taken = taken[number]
 				endVerification(by, *out.Operation, kind)
 			}
 		}

@@ -414,15 +414,26 @@ func (k *Housekeeper) damagedBackups(ctx context.Context) (out condition.List, e
 		if !there || err != nil || d.State != dataset.StateReady {
 			continue
 		}
-		for _, is := range damaged.Of {
+		of, err := record.DamagedOf(t, d.ID)
+		if err != nil {
+			return nil, err
+		}
+		var pool dataset.Pool
+		if _, err := t.Peek(record.PoolKey(d.Pool), &pool); err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
+			return nil, err
+		}
+		again := "drover backup create " + d.Volume
+		if !pool.Capabilities.InstantSnapshot { // it backs up snapshots only
+			again = "drover snapshot create " + d.Volume + ", " + again + " --snapshot ID"
+		}
+		for _, is := range of {
 			check := ""
 			if is.Check != "" {
 				check = " --check " + is.Check
 			}
 			out.Add(condition.BackupDamaged, "volume "+d.Volume,
-				fmt.Sprintf("drover repository check %s --read-data 100, then, on the home: drover backup create %s "+
-					"--to %[1]s, and drover backup verify %[2]s --repository %[1]s%[3]s",
-					is.Repository, d.Volume, check),
+				fmt.Sprintf("drover repository check %s --read-data 100, then, on the home: %s --to %[1]s, and drover "+
+					"backup verify %[3]s --repository %[1]s%[4]s", is.Repository, again, d.Volume, check),
 				fmt.Sprintf("%.8s", is.Backup), is.Repository, is.Problem)
 		}
 	}

@@ -84,6 +84,9 @@ func wantVerification(e *controltest.Control, a *controltest.Agent, most time.Du
 func endVerification(a *controltest.Agent, op dataset.Operation, kind *dataset.Kind) {
 	a.Helper()
 	op.DatasetRecord = nil
+	if op.Taken.IsZero() {
+		op.Taken = op.Created // the newest backup
+	}
 	if kind != nil {
 		op.Problem = dataset.ProblemOf(dataset.Errorf(kind, "table t1"))
 	}
@@ -514,9 +517,13 @@ func TestDamagedBackupIsReportedUntilAGoodOne(t *testing.T) {
 	d := a.MustCreate("db@silver")
 	verify := func(backup string, kind *dataset.Kind) {
 		t.Helper()
-		endVerification(a, *e.MustSubmit(api.Request{
+		op := *e.MustSubmit(api.Request{
 			Kind: dataset.OpVerify, Volume: "db@silver", Repository: "offsite", Backup: backup,
-		}).Operation, kind)
+		}).Operation
+		if op.Taken = e.Clock.Now(); strings.HasPrefix(backup, "cc") {
+			op.Taken = controltest.Start
+		}
+		endVerification(a, op, kind)
 	}
 	bad, other := strings.Repeat("b", 64), strings.Repeat("c", 64)
 	want := func(when, want string) {

@@ -159,9 +159,6 @@ func EndManualBackup(t *Tx, op dataset.Operation) error {
 	if op.State != dataset.OpDone {
 		return nil
 	}
-	if err := noteLaterBackup(t, op); err != nil {
-		return err
-	}
 	var d dataset.Dataset
 	there, err := t.Get(DatasetKey(op.DatasetID), &d)
 	if err != nil || !there || op.Repository != d.Profile.Backup.To {
@@ -189,9 +186,6 @@ func EndBackup(t *Tx, op dataset.Operation) error {
 		return err
 	}
 	if op.State == dataset.OpDone {
-		if err := noteLaterBackup(t, op); err != nil {
-			return err
-		}
 		b.Newest = ScheduledBackup{ID: op.Backup, Operation: op.ID, Repository: op.Repository, Time: op.Created}
 		if d.Profile.Backup.Keep != (dataset.Keep{}) {
 			b.Made = append(b.Made, b.Newest)
@@ -367,116 +361,85 @@ func FoundUnusable(op dataset.Operation) bool {
 	return kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound
 }
 
+// DamagedOf returns the damaged backups of a dataset, at most one for each repository, without those in repositories that
+// are not recorded any more. It fails with dataset.ErrCorrupt if the record of them is damaged.
+func DamagedOf(t *Tx, id uuid.UUID) (of []DamagedBackup, err error) {
+	var damaged DamagedBackups
+	if _, err := t.Get(DamagedKey(id), &damaged); err != nil {
+		return nil, err
+	}
+	for _, b := range damaged.Of {
+		there, err := t.Peek(RepositoryKey(b.Repository), &dataset.Repository{})
+		if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
+			return nil, err
+		}
+		if there || err != nil {
+			of = append(of, b)
+		}
+	}
+	return of, nil
+}
+
 // IsDamaged reports whether a backup of a dataset in a repository was found damaged or absent, and none was found good
 // since: see noteResult.
 func IsDamaged(t *Tx, id uuid.UUID, repository string) (bool, error) {
-	var damaged DamagedBackups
-	_, err := t.Get(DamagedKey(id), &damaged)
+	of, err := DamagedOf(t, id)
 	if dataset.KindOf(err) == dataset.ErrCorrupt {
 		return true, nil
 	}
-	return slices.ContainsFunc(damaged.Of, func(b DamagedBackup) bool { return b.Repository == repository }), err
+	return slices.ContainsFunc(of, func(b DamagedBackup) bool { return b.Repository == repository }), err
 }
 
-// The maximum lengths of DamagedBackups.Of and DamagedBackup.Later: the size of a value in the store is limited.
-const (
-	maxDamaged = 10
-	maxLater   = 50
-)
-
-// changeDamaged calls change for the damaged backups of a dataset, and writes those that it returns. A damaged record
-// stays as it is, unless change returns an entry.
-func changeDamaged(t *Tx, id uuid.UUID, change func([]DamagedBackup) []DamagedBackup) error {
-	var damaged DamagedBackups
-	there, err := t.Get(DamagedKey(id), &damaged)
+// noteResult records that a verification found a backup of a dataset damaged or absent, or that a good one ends that
+// record: see DamagedBackup.endedBy. A damaged record of the damaged backups ends with any good verification by the
+// home.
+func noteResult(t *Tx, d dataset.Dataset, op dataset.Operation) error {
+	unusable := FoundUnusable(op)
+	if !unusable && (op.State != dataset.OpDone || op.Node != d.Home) { // another node could lie
+		return nil
+	}
+	of, err := DamagedOf(t, d.ID)
 	if err != nil && dataset.KindOf(err) != dataset.ErrCorrupt {
 		return err
 	}
-	of := change(slices.Clone(damaged.Of))
+	at := slices.IndexFunc(of, func(b DamagedBackup) bool { return b.Repository == op.Repository })
 	switch {
-	case len(of) > 0:
-		return t.Put(DamagedKey(id), DamagedBackups{id, of})
-	case there:
-		t.Delete(DamagedKey(id))
-	}
-	return nil
-}
-
-// noteLaterBackup notes that a backup was made after others were found damaged. Only its verification can show that it
-// is good: restic does not store again what the damaged part of the repository should have. The backup of a snapshot is
-// none, because the snapshot can be older.
-func noteLaterBackup(t *Tx, op dataset.Operation) error {
-	if op.Snapshot != nil {
-		return nil
-	}
-	var gone error
-	err := changeDamaged(t, op.DatasetID, func(of []DamagedBackup) []DamagedBackup {
-		for i := range of {
-			if b := &of[i]; b.Repository == op.Repository {
-				b.Later = append(slices.Clone(b.Later), op.Backup)
-				b.Later = b.Later[max(0, len(b.Later)-maxLater):]
-			}
-		}
-		return slices.DeleteFunc(of, func(b DamagedBackup) bool { // nobody can verify a backup there any more
-			_, err := GetRepository(t, b.Repository)
-			if err != nil && dataset.KindOf(err) != dataset.ErrNotFound && dataset.KindOf(err) != dataset.ErrCorrupt {
-				gone = err
-			}
-			return dataset.KindOf(err) == dataset.ErrNotFound
+	case unusable && at >= 0:
+		of[at] = of[at].with(op)
+	case unusable:
+		of = append(of, DamagedBackup{
+			Repository: op.Repository, Backup: op.Backup, Check: op.Check, Found: op.Ended, Problem: op.Problem.Message,
 		})
-	})
-	return cmp.Or(gone, err)
-}
-
-// noteResult records that a verification found a backup of a dataset damaged or absent. If the backup is good, it ends
-// the records of damaged backups in the same repository that this backup proves wrong: it must be the damaged one, or
-// one that was made after the damage was found, and must have passed the same check program, or that of the profile.
-// And the home must have verified it: another node could lie about a volume that is not its own. A damaged record of
-// the damaged backups ends with any good verification by the home.
-//
-// A later backup alone ends nothing: it has the same damage where restic found that the repository has the data
-// already.
-func noteResult(t *Tx, d dataset.Dataset, op dataset.Operation) error {
-	unusable, verify := FoundUnusable(op), d.Profile.Backup.Verify
-	if !unusable && op.Node != d.Home {
-		return nil
+	case at >= 0 && of[at].endedBy(d, op):
+		of = slices.Delete(of, at, at+1)
 	}
-	if _, err := t.Get(DamagedKey(d.ID), &DamagedBackups{}); !unusable && dataset.KindOf(err) == dataset.ErrCorrupt {
+	if len(of) == 0 {
 		t.Delete(DamagedKey(d.ID))
 		return nil
 	}
-	return changeDamaged(t, d.ID, func(of []DamagedBackup) []DamagedBackup {
-		if unusable {
-			return addDamaged(of, op)
-		}
-		return slices.DeleteFunc(of, func(b DamagedBackup) bool {
-			return b.Repository == op.Repository && (b.Backup == op.Backup || slices.Contains(b.Later, op.Backup)) &&
-				(b.Check == "" || b.Check == op.Check || verify.Restore && verify.Check == op.Check)
-		})
-	})
+	return t.Put(DamagedKey(d.ID), DamagedBackups{d.ID, of})
 }
 
-// addDamaged adds the backup that an operation found damaged. It replaces earlier backups that the same check has found
-// damaged: only a backup made after the last of them is in doubt no more.
-func addDamaged(of []DamagedBackup, op dataset.Operation) []DamagedBackup {
-	is := DamagedBackup{
-		Repository: op.Repository, Backup: op.Backup, Check: op.Check, Found: op.Ended, Problem: op.Problem.Message,
+// with returns the entry after a verification found another backup in the repository damaged, or the same one again.
+func (b DamagedBackup) with(op dataset.Operation) DamagedBackup {
+	if b.Backup != op.Backup {
+		b.Backup, b.Others, b.Found = op.Backup, true, op.Ended
 	}
-	same := func(b DamagedBackup) bool { return b.Repository == is.Repository && b.Check == is.Check }
-	if slices.ContainsFunc(of, func(b DamagedBackup) bool { return same(b) && b.Backup == is.Backup }) {
-		return of
-	}
-	of = slices.DeleteFunc(of, func(b DamagedBackup) bool {
-		at := slices.Index(b.Later, is.Backup)
-		if at >= 0 && same(b) {
-			is.Later = b.Later[at+1:]
-		}
-		return at >= 0 && same(b)
-	})
-	if len(of) >= maxDamaged {
-		return of
-	}
-	return append(of, is)
+	b.Check, b.Problem = cmp.Or(b.Check, op.Check), op.Problem.Message
+	return b
+}
+
+// endedBy reports whether a good verification by the home ends the record of damage. The backup must have content from
+// after the damage was found, or be the only one that was found damaged. And it must have passed the same check
+// program, or that of the profile.
+//
+// That a backup was made later is not enough: it has the same damage where restic found that the repository has the
+// data already.
+func (b DamagedBackup) endedBy(d dataset.Dataset, op dataset.Operation) bool {
+	later := op.Taken.After(b.Found) && !op.Taken.After(op.Ended.Add(dataset.MaxClockSkew))
+	verify := d.Profile.Backup.Verify
+	return (later || b.Backup == op.Backup && !b.Others) &&
+		(b.Check == "" || b.Check == op.Check || verify.Restore && verify.Check == op.Check)
 }
 
 // EndVerification records how a verification ended. The transaction also writes its operation.
@@ -489,6 +452,9 @@ func EndVerification(t *Tx, op dataset.Operation) error {
 	}
 	var d dataset.Dataset
 	if there, err := t.Get(DatasetKey(op.BackupOf), &d); err != nil || !there {
+		return err
+	}
+	if err := noteResult(t, d, op); err != nil {
 		return err
 	}
 	var v Verifications
@@ -513,7 +479,6 @@ func EndVerification(t *Tx, op dataset.Operation) error {
 		v.addResult(dataset.VerifiedBackup{
 			Repository: op.Repository, Backup: op.Backup, At: op.Ended, Check: op.Check, Failed: unusable,
 		})
-		err = noteResult(t, d, op)
 	}
 	if err != nil || !op.Scheduled && !good && !unusable {
 		return err // in the last case, nothing is known about the backup

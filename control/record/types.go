@@ -138,19 +138,18 @@ type Verifications struct {
 // DamagedBackups is the value of DamagedKey. The key is absent if there are none.
 type DamagedBackups struct {
 	Dataset uuid.UUID       `json:"dataset"`
-	Of      []DamagedBackup `json:"of"` // at most maxDamaged
+	Of      []DamagedBackup `json:"of"` // at most one for each repository
 }
 
-// DamagedBackup is a backup that a verification found damaged or absent, or that a check program refused. It stays
-// until a verification is good: see noteResult.
+// DamagedBackup is the last backup in a repository that a verification found damaged or absent, or that a check program
+// refused. It stays until a verification is good: see endedBy.
 type DamagedBackup struct {
 	Repository string    `json:"repository"`
 	Backup     string    `json:"backup"`
-	Check      string    `json:"check,omitempty"` // the check program that ran
-	Found      time.Time `json:"found"`
+	Others     bool      `json:"others,omitempty"` // other backups were found damaged before
+	Check      string    `json:"check,omitempty"`  // the check program that ran first
+	Found      time.Time `json:"found"`            // by control's clock
 	Problem    string    `json:"problem"`
-	// Later has the last backups of the volume in the repository since: see maxLater.
-	Later []string `json:"later,omitempty"`
 }
 
 // Export is the value of ExportKey: what became of the exports of the records to a repository.
