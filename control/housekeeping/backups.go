@@ -3,7 +3,6 @@ package housekeeping
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
 	"slices"
 	"time"
 
@@ -167,9 +166,10 @@ func (k *Housekeeper) requestDueBackup(ctx context.Context, id uuid.UUID, now ti
 		return now, err // the next round decides with the new records
 	}
 	_, err = k.requests.Submit(ctx, api.Request{
-		// all services on one store request the same backup
-		ID:   uuid.NewSHA1(id, fmt.Appendf(nil, "backup %d %d", b.Attempts, due.at.Unix())),
-		Kind: dataset.OpBackup, Volume: id.String(), Repository: d.Profile.Backup.To, Scheduled: true,
+		// Of several requests, all but one are refused. No number from the records makes the ID: after the store was
+		// restored or rebuilt, it would be that of an earlier backup, which the agent then takes for its own remains.
+		ID: uuid.New(), Kind: dataset.OpBackup, Volume: id.String(), Repository: d.Profile.Backup.To,
+		Scheduled: true,
 	})
 	if dataset.KindOf(err) == dataset.ErrConflict { // it is being moved
 		err = nil

@@ -100,6 +100,25 @@ func TestBackupSchedule(t *testing.T) {
 	e.CheckInvariants()
 }
 
+// After the store was rebuilt or restored, no backup has the operation of an earlier one: the agent would take the
+// earlier backup for its own remains, and remove it.
+func TestRequestAfterRebuildIsAnotherOperation(t *testing.T) {
+	e := controltest.New(t)
+	hourly(e)
+	a := e.NewAgent("alpha")
+	d := a.MustCreate("db@hourly")
+	e.Round()
+	e.AdvanceAndRun(2 * time.Hour)
+	op := wantBackup(a, "before")
+	finishBackup(a, op)
+	e.OK(e.Spy.Txn(e.Ctx, nil, []storeWrite{{Key: record.BackupsKey(d.ID), Delete: true}}))
+	e.Restart()
+	e.AdvanceAndRun(time.Minute)
+	if again := wantBackup(a, "after"); again.ID == op.ID {
+		t.Error("the operation has the ID of an earlier one")
+	}
+}
+
 // A backup that has failed is tried again, later after each failure, and at least every two and a half hours.
 func TestFailedBackupIsRetried(t *testing.T) {
 	e := controltest.New(t)
@@ -356,7 +375,7 @@ func TestBackupEndedWithoutRecord(t *testing.T) {
 		if next := wantBackup(a, "after the end"); next.ID == op.ID {
 			t.Errorf("forgotten %v: got the ended operation again", forgotten)
 		}
-		if b := backupsOf(e, d.ID); b.Attempts != 1 || b.Last.IsZero() != forgotten {
+		if b := backupsOf(e, d.ID); b.Running != uuid.Nil || b.Last.IsZero() != forgotten {
 			t.Errorf("forgotten %v: got %+v", forgotten, b)
 		}
 	}

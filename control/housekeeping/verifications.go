@@ -2,7 +2,6 @@ package housekeeping
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -98,7 +97,7 @@ func (k *Housekeeper) requestDueVerification(ctx context.Context, id uuid.UUID, 
 	case missing:
 		return now.Add(backupCheck), nil // LateBackups names the repository if the verification is late
 	}
-	err = k.requestVerification(ctx, t, d, newest, v, due, busy)
+	err = k.requestVerification(ctx, t, d, newest, busy)
 	if err != nil && ctx.Err() == nil {
 		seen.refused = dataset.OneLine(err)
 		k.backupStates.seeVerification(id, seen)
@@ -146,7 +145,7 @@ func (k *Housekeeper) settleVerification(ctx context.Context, t *record.Tx, d da
 
 // requestVerification requests the verification of a backup, unless the home of the dataset has another verification.
 func (k *Housekeeper) requestVerification(ctx context.Context, t *record.Tx, d dataset.Dataset,
-	newest record.ScheduledBackup, v record.Verifications, due time.Time, busy map[uuid.UUID]bool) error {
+	newest record.ScheduledBackup, busy map[uuid.UUID]bool) error {
 	if _, looked := busy[d.Home]; !looked {
 		var err error
 		if busy[d.Home], err = hasVerification(t, d.Home); err != nil {
@@ -157,10 +156,8 @@ func (k *Housekeeper) requestVerification(ctx context.Context, t *record.Tx, d d
 		return nil
 	}
 	_, err := k.requests.Submit(ctx, api.Request{
-		// all services on one store request the same verification
-		ID:   uuid.NewSHA1(d.ID, fmt.Appendf(nil, "verify %d %d", v.Attempts, due.Unix())),
-		Kind: dataset.OpVerify, Volume: d.ID.String(), Repository: newest.Repository, Backup: newest.ID,
-		Check: d.Profile.Backup.Verify.Check, Scheduled: true,
+		ID: uuid.New(), Kind: dataset.OpVerify, Volume: d.ID.String(), Repository: newest.Repository,
+		Backup: newest.ID, Check: d.Profile.Backup.Verify.Check, Scheduled: true,
 	})
 	if err == nil {
 		busy[d.Home] = true

@@ -25,7 +25,6 @@ func (s *Scheduled) running(t *Tx) (*dataset.Operation, error) {
 // end records the end of the operation of the dataset d that was running.
 func (s *Scheduled) end(t *Tx, d dataset.Dataset, op dataset.Operation) error {
 	s.Running = uuid.Nil
-	s.Attempts++
 	switch op.State {
 	case dataset.OpDone:
 		s.succeed(op.Created)
@@ -63,8 +62,7 @@ func RunningBackup(t *Tx, id uuid.UUID) (*dataset.Operation, error) {
 }
 
 // SettleBackup records how the scheduled backup of a dataset ended, if its operation has ended without EndBackup,
-// because a record of the schedule was damaged at that time. If the operation was forgotten meanwhile, the backup
-// counts as one attempt without a result. Idempotent.
+// because a record of the schedule was damaged at that time, or if it was forgotten meanwhile. Idempotent.
 func SettleBackup(t *Tx, id uuid.UUID) error {
 	var b Backups
 	if _, err := t.Get(BackupsKey(id), &b); err != nil || b.Running == uuid.Nil {
@@ -77,7 +75,6 @@ func SettleBackup(t *Tx, id uuid.UUID) error {
 		return err
 	case !there:
 		b.Running = uuid.Nil
-		b.Attempts++
 		return t.Put(BackupsKey(id), b)
 	case op.State.Final():
 		return EndBackup(t, op)
@@ -337,7 +334,7 @@ func BeginVerification(t *Tx, op dataset.Operation) error {
 }
 
 // SettleVerification forgets the scheduled verification of a dataset whose operation is not recorded any more, because
-// the store was restored from an older backup. It counts as one attempt without a result. Idempotent.
+// the store was restored from an older backup. Idempotent.
 func SettleVerification(t *Tx, id uuid.UUID) error {
 	var v Verifications
 	if _, err := t.Get(VerificationsKey(id), &v); err != nil || v.Running == uuid.Nil {
@@ -347,7 +344,6 @@ func SettleVerification(t *Tx, id uuid.UUID) error {
 		return err
 	}
 	v.Running = uuid.Nil
-	v.Attempts++
 	return t.Put(VerificationsKey(id), v)
 }
 

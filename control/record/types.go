@@ -87,9 +87,8 @@ type RunMark struct {
 // The times are those of control's clock when an operation was requested, so that no node can make one newer or older.
 // Only Failed is the time of an end.
 type Scheduled struct {
-	Dataset  uuid.UUID `json:"dataset"`
-	Running  uuid.UUID `json:"running,omitzero"`   // operation that was requested last, until it ends
-	Attempts uint64    `json:"attempts,omitempty"` // how many operations have ended
+	Dataset uuid.UUID `json:"dataset"`
+	Running uuid.UUID `json:"running,omitzero"` // operation that was requested last, until it ends
 	// After is the time of the last one that succeeded or was cancelled. One that was due before it counts as done.
 	After time.Time `json:"after,omitzero"`
 	Last  time.Time `json:"last,omitzero"` // time of the last one that succeeded
