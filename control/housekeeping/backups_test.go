@@ -375,7 +375,7 @@ func TestBackupEndedWithoutRecord(t *testing.T) {
 		if next := wantBackup(a, "after the end"); next.ID == op.ID {
 			t.Errorf("forgotten %v: got the ended operation again", forgotten)
 		}
-		if b := backupsOf(e, d.ID); b.Running != uuid.Nil || b.Last.IsZero() != forgotten {
+		if b := backupsOf(e, d.ID); b.Running == op.ID || b.Last.IsZero() != forgotten {
 			t.Errorf("forgotten %v: got %+v", forgotten, b)
 		}
 	}
