@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -14,7 +13,6 @@ import (
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/steps"
 )
 
@@ -289,13 +287,19 @@ func (m *moveRun) makeFiles(ctx context.Context, d dataset.Dataset, files Files,
 	if files.Into, err = mounting.OpenRoot(ctx, m.pool, d.ID); err != nil {
 		return 0, err
 	}
-	return size, m.fill(ctx, files.Into, files)
+	return size, m.fill(ctx, d.ID, files)
 }
 
-func (m *moveRun) fill(ctx context.Context, root *os.File, f Files) error {
-	_, err := m.TransferClient.PullFiles(ctx, f)
-	if err == nil {
-		err = fsctl.Sync(root)
-	}
-	return errors.Join(err, root.Close())
+// fill copies the files into a dataset, and ends before they fill the pool.
+func (m *moveRun) fill(ctx context.Context, id uuid.UUID, f Files) error {
+	progress := f.Progress
+	err := m.Importer.WatchSpace(ctx, m.pool, id, f.Into, func(ctx context.Context, wrote func()) error {
+		f.Progress = func(done, total int64) {
+			progress(done, total)
+			wrote()
+		}
+		_, err := m.TransferClient.PullFiles(ctx, f)
+		return err
+	})
+	return errors.Join(err, f.Into.Close())
 }

@@ -154,6 +154,9 @@ func (t *progressWriter) Write(b []byte) (int, error) {
 	if t.to != nil {
 		t.to(t.all.bytes, t.total)
 	}
+	if t.total > 0 && t.all.bytes > t.total {
+		return 0, dataset.Errorf(dataset.ErrCorrupt, "the peer sends more than the %d bytes that its home gave up", t.total)
+	}
 	return len(b), nil
 }
 

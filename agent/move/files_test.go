@@ -1,6 +1,7 @@
 package move_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/move"
+	agentpool "github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/long"
@@ -106,6 +108,48 @@ func TestI3RefusedArrivalBecomesTheCopy(t *testing.T) {
 	f.B.WriteFile("db", "token", "three")
 	f.Move("db", f.A)
 	f.A.WantFile("db", "token", "three")
+}
+
+// fillingPool is a pool that is below its reserve once files were requested.
+type fillingPool struct {
+	backends.Pool
+	http.RoundTripper
+	full *atomic.Bool
+}
+
+func (p fillingPool) Status(ctx context.Context) dataset.PoolStatus {
+	st := p.Pool.Status(ctx)
+	if p.full.Load() {
+		st.Free = backends.Reserve(st.Size) - 1
+	}
+	return st
+}
+
+func (p fillingPool) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(r.URL.Path, "/files") {
+		p.full.Store(true)
+	}
+	return p.RoundTripper.RoundTrip(r)
+}
+
+// A move that copies files ends before it fills the pool of the new home, because the writers of other volumes there
+// would lose the data that they have not synced. The volume stays where it is.
+func TestFileMoveDoesNotFillPool(t *testing.T) {
+	f := agenttest.NewCluster(t, "dir", "loop")
+	f.A.NewVolume("db", nil)
+	f.A.WriteFile("db", "token", "one")
+	f.B.NewVolume("other", nil)
+	f.B.Stop()
+	pool := fillingPool{RoundTripper: f.B.Config.PeerHTTP, full: &atomic.Bool{}}
+	f.B.Config.PeerHTTP = pool
+	f.B.Start()
+	f.B.Pools.Change(f.B.Pools.All()[0].ID, func(p *agentpool.Pool) { pool.Pool = p.Storage; p.Storage = pool })
+	op := f.AwaitEnd(f.BeginMove("db", f.B))
+	if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrNoSpace.Code ||
+		!strings.Contains(op.Problem.Message, "would be free in its pool") {
+		t.Errorf("the move is %s: %+v", op.State, op.Problem)
+	}
+	f.A.WantFile("db", "token", "one")
 }
 
 // I3: data that is transferred file by file is stored beside the copy that it replaces. A move that does not end

@@ -22,8 +22,8 @@ const (
 	maxSpaceTick = 2 * time.Second
 )
 
-// spaceWatch ends an import, a restore or a verification before it fills its pool. The size of an import is not known,
-// and the size that a repository reports can be a lie. Nothing else protects a pool that does not enforce the sizes of
+// spaceWatch ends an import, a restore, a verification or the copy of files for a move before it fills its pool. The
+// size of an import is not known, and the size that a repository or another node reports can be a lie. Nothing else protects a pool that does not enforce the sizes of
 // its datasets, or whose datasets are larger than the pool in total: the writers of other volumes would lose data that
 // they have not synced.
 type spaceWatch struct {
@@ -98,6 +98,12 @@ func checkClone(pool backends.Pool, st dataset.PoolStatus, more dataset.Size) er
 			why)
 	}
 	return nil
+}
+
+// WatchSpace calls write, which writes a new dataset, and flushes the files.
+func (i *Importer) WatchSpace(ctx context.Context, pool backends.Pool, id uuid.UUID, root *os.File,
+	write func(ctx context.Context, wrote func()) error) error {
+	return i.watchSpace(ctx, pool, id, root, nil, write)
 }
 
 // watchSpace calls write, and flushes the files. Once the pool has less free space than backends.Reserve, watchSpace
@@ -198,8 +204,7 @@ func (w *spaceWatch) check(ctx context.Context) error {
 		return nil
 	case st.Free >= reserve:
 		return dataset.Errorf(dataset.ErrNoSpace, "it was ended, because the filesystem of its pool has hardly any "+
-			"inodes left, and the existing volumes need them to make files (remove files, or use another pool: "+
-			"-o pool=NAME)")
+			"inodes left, and the existing volumes need them to make files (remove files, or use another pool)")
 	}
 	return w.fullError(reserve)
 }
@@ -216,8 +221,7 @@ func (w *spaceWatch) fullError(reserve dataset.Size) error {
 	const ended = "it was ended, because less than %s would be free in its pool, which are reserved for the existing " +
 		"volumes"
 	if w.part == nil {
-		return dataset.Errorf(dataset.ErrNoSpace, ended+" (free some space, or use another pool: -o pool=NAME)",
-			reserve.Human())
+		return dataset.Errorf(dataset.ErrNoSpace, ended+" (free some space, or use another pool)", reserve.Human())
 	}
 	return dataset.Errorf(dataset.ErrNoSpace, ended+": the repository says that the backup has %s (free some space, "+
 		"or use another pool; if the backup is larger than that, do not trust the repository)",
