@@ -20,6 +20,8 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // If the root is named by a symbolic link it is the same root: the kernel reports mounts by the real path, and a
@@ -27,9 +29,7 @@ import (
 func TestRootThroughSymbolicLink(t *testing.T) {
 	r := agenttest.New(t, func(c *agent.Config) {
 		link := filepath.Join(t.TempDir(), "link")
-		if err := os.Symlink(c.Root, link); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Symlink(c.Root, link))
 		c.Root = link
 	})
 	d := r.NewVolume("db")
@@ -50,19 +50,11 @@ func TestMountFolderMustNotBeSymbolicLink(t *testing.T) {
 	r := agenttest.New(t)
 	cfg := r.Config
 	cfg.Root = t.TempDir()
-	if err := os.Symlink(t.TempDir(), filepath.Join(cfg.Root, "mnt")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Symlink(t.TempDir(), filepath.Join(cfg.Root, "mnt")))
 	a, err := agent.New(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := a.Start(t.Context()); !errors.Is(err, dataset.ErrInvalid) {
-		t.Errorf("start: %v", err)
-	}
-	if err := a.Close(); err != nil {
-		t.Error(err)
-	}
+	require.NoError(t, err)
+	assert.ErrorIsf(t, a.Start(t.Context()), dataset.ErrInvalid, "start")
+	assert.NoError(t, a.Close())
 }
 
 // A database whose records have a later format is refused by its number. It stays unchanged.
@@ -71,9 +63,7 @@ func TestB16DatabaseOfALaterFormat(t *testing.T) {
 	r.Stop()
 	writes := []store.Write{{Key: "format", Value: []byte(`{"format":2}`)}}
 	index, err := r.Config.State.Txn(t.Context(), nil, writes)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if _, err := agent.New(t.Context(), r.Config); !errors.Is(err, dataset.ErrUnsupported) {
 		t.Errorf("got error %v, want %v", err, dataset.ErrUnsupported)
 	}
@@ -99,15 +89,11 @@ func TestVolumeIOAndTrash(t *testing.T) {
 				t.Fatalf("%+v, %v", before, err)
 			}
 			file, err := os.Create(filepath.Join(path, "f"))
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if _, err := file.Write(make([]byte, written)); err != nil {
 				t.Fatal(err)
 			}
-			if err := file.Sync(); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, file.Sync())
 			file.Close()
 			if after, err := f.A.VolumeIO(t.Context()); err != nil || (len(after) == 1) != counted {
 				t.Errorf("%+v, %v", after, err)
@@ -121,9 +107,7 @@ func TestVolumeIOAndTrash(t *testing.T) {
 			if got := f.A.TrashUsage(t.Context()); len(got) != 0 {
 				t.Errorf("before the delete: %+v", got)
 			}
-			if err := f.A.Remove(t.Context(), "db"); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, f.A.Remove(t.Context(), "db"))
 			agenttest.Await(t, func() bool { return len(f.A.TrashUsage(t.Context())) == 1 })
 			for range 2 { // measured the first time, cached the second time
 				got := f.A.TrashUsage(context.Background())
@@ -139,18 +123,14 @@ func TestVolumeIOAndTrash(t *testing.T) {
 // whatever their role, and of control do not.
 func TestPeersNeedCertificateOfNode(t *testing.T) {
 	ca, err := pki.Create(t.TempDir(), time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	node := uuid.New()
 	for _, of := range []pki.Identity{
 		{Kind: pki.Node, Node: node, Name: "host-b"}, {Kind: pki.Control, Name: "control-1"},
 		{Kind: pki.Operator, Role: pki.Admin, Name: "alice"}, {Kind: pki.Operator, Role: pki.Viewer, Name: "bob"},
 	} {
 		pair, err := ca.Issue(of, time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		got, err := move.CertifiedNode(&http.Request{TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{pair.Chain[0]}}})
 		if of.Kind == pki.Node && (err != nil || got != node) {
 			t.Errorf("%s: %s, %v", of, got, err)

@@ -11,6 +11,8 @@ import (
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Get does not wait for what only control knows of a volume whose home is this node: the start of a container calls
@@ -36,9 +38,7 @@ func TestI7GetDoesNotWaitForSilentControl(t *testing.T) {
 func TestI7LocalVolumesWorkWithoutControl(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
-	if err := r.Create(t.Context(), "db@bronze", nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Create(t.Context(), "db@bronze", nil))
 	r.MustMount("db@bronze", "before")
 	r.Link.Cut()
 	for _, restarted := range []bool{false, true} {
@@ -55,26 +55,18 @@ func TestI7LocalVolumesWorkWithoutControl(t *testing.T) {
 			t.Errorf("remove of a volume that may or may not be: %v", err)
 		}
 		// The engine may unmount any name.
-		if err := r.Unmount(t.Context(), "nosuch", "id"); err != nil {
-			t.Errorf("unmount of an unknown volume: %v", err)
-		}
+		assert.NoErrorf(t, r.Unmount(t.Context(), "nosuch", "id"), "unmount of an unknown volume")
 		for _, spec := range []string{"new", "db"} {
-			if err := r.Create(t.Context(), spec, nil); !errors.Is(err, dataset.ErrUnavailable) {
-				t.Errorf("create of %s: %v", spec, err)
-			}
+			assert.ErrorIsf(t, r.Create(t.Context(), spec, nil), dataset.ErrUnavailable, "create of %s", spec)
 		}
 	}
 	r.WantUses(d, "before")
-	if err := r.Unmount(t.Context(), "db", "before"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Unmount(t.Context(), "db", "before"))
 	r.WantUses(d)
 	if err := r.Remove(t.Context(), "db@bronze"); err != nil { // the engine uses another spelling
 		t.Error(err)
 	}
-	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrUnavailable) {
-		t.Errorf("remove: %v", err)
-	}
+	assert.ErrorIsf(t, r.Remove(t.Context(), "db"), dataset.ErrUnavailable, "remove")
 	if got := len(r.ListPool("datasets")); got != 1 {
 		t.Errorf("%d datasets in the pool", got)
 	}
@@ -113,9 +105,7 @@ func answersAlone(r *agenttest.Host, d dataset.Dataset) {
 	}
 	r.MustMount("db", "meanwhile")
 	r.WantUses(d, "before", "meanwhile")
-	if err := r.Unmount(ctx, "db", "meanwhile"); err != nil {
-		r.T.Error(err)
-	}
+	assert.NoError(r.T, r.Unmount(ctx, "db", "meanwhile"))
 	r.WantUses(d, "before")
 }
 
@@ -128,9 +118,7 @@ func TestCommitWithLostAnswerIsRepeated(t *testing.T) {
 	for lost := false; ; {
 		select {
 		case err := <-done:
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if d, ok := r.Cache.Volume("db"); !ok || len(r.ListPool("datasets")) != 1 || len(r.ListPool("incoming")) != 0 {
 				t.Errorf("%+v, %t", d, ok)
 			}
@@ -161,18 +149,14 @@ func TestRestartResolvesUncertainCommit(t *testing.T) {
 			go func() { done <- r.Create(ctx, "db", nil) }()
 			agenttest.Await(t, func() bool { return r.Link.LostAnswers() > 0 })
 			r.Restart()
-			if err := <-done; !errors.Is(err, dataset.ErrUnavailable) {
-				t.Errorf("got %v", err)
-			}
+			assert.ErrorIs(t, <-done, dataset.ErrUnavailable)
 			if got := len(r.ListPool("datasets")); got != c.want || len(r.ListPool("incoming")) != 0 {
 				t.Errorf("%d datasets, incoming %v; want %d", got, r.ListPool("incoming"), c.want)
 			}
 			if _, ok := r.Cache.Volume("db"); ok != (c.want == 1) {
 				t.Errorf("the volume is known: %t", ok)
 			}
-			if err := r.Create(t.Context(), "db", nil); err != nil {
-				t.Errorf("asked again: %v", err)
-			}
+			assert.NoErrorf(t, r.Create(t.Context(), "db", nil), "asked again")
 			if got := len(r.ListPool("datasets")); got != 1 {
 				t.Errorf("%d datasets", got)
 			}

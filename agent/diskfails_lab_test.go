@@ -27,7 +27,9 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/lab/inside"
+	"github.com/droverhq/drover/test/require"
 )
 
 // faultyRig is a host whose pool default is on a disk that fails when the test says so. Its pool other is on the root
@@ -106,9 +108,7 @@ func (r *faultyRig) poolIs(online bool) (reason string) {
 	r.Helper()
 	for until := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		list, err := r.Service.Pools(r.Context())
-		if err != nil {
-			r.Fatal(err)
-		}
+		require.NoError(r, err)
 		for _, p := range list {
 			if p.Name == "other" && (p.Status == nil || !p.Status.Online) {
 				r.Fatalf("the pool on another disk: %+v", p.Status)
@@ -158,9 +158,7 @@ func (l *lines) write() error {
 func kept(t *testing.T, path string) int {
 	t.Helper()
 	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, err)
 	n := 0
 	for line := range strings.Lines(string(b)) {
 		if line != fmt.Sprintf("line %d %s\n", n, strings.Repeat("x", 4000)) {
@@ -199,14 +197,10 @@ func (r *faultyRig) failsAndWorksAgain(how string) {
 	h.NewVolume("near", map[string]string{"pool": "other"})
 	path := h.MustMount("db", "user")
 	file, err := os.Create(filepath.Join(path, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	log := &lines{f: file}
 	for range 20 {
-		if err := log.write(); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, log.write())
 	}
 
 	if how == "writes" {
@@ -267,9 +261,7 @@ func TestI2StoresDiskFails(t *testing.T) {
 				begin := func() *bolt.Store {
 					t.Helper()
 					st, err := bolt.Open(t.Context(), filepath.Join(at, "store.db"), bolt.Options{Clock: clock.System{}})
-					if err != nil {
-						t.Fatal(err)
-					}
+					require.NoError(t, err)
 					return st
 				}
 				put := func(st *bolt.Store, n int) error {
@@ -278,9 +270,7 @@ func TestI2StoresDiskFails(t *testing.T) {
 				}
 				st, acked := begin(), 0
 				for ; acked < 50; acked++ {
-					if err := put(st, acked); err != nil {
-						t.Fatal(err)
-					}
+					require.NoError(t, put(st, acked))
 				}
 				if how == "writes" {
 					disk.FailsWrites()
@@ -303,9 +293,7 @@ func TestI2StoresDiskFails(t *testing.T) {
 				if err != nil || len(list) < acked {
 					t.Errorf("%d keys of %d that were acknowledged, %v", len(list), acked, err)
 				}
-				if err := errors.Join(put(st, acked+1), st.Close()); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, errors.Join(put(st, acked+1), st.Close()))
 			})
 		}
 	}
@@ -323,9 +311,7 @@ func TestI9RootsDiskFails(t *testing.T) {
 	begin := func() (end func() error) {
 		t.Helper()
 		own, err := bolt.Open(t.Context(), filepath.Join(at, "agent.db"), bolt.Options{Clock: clock.System{}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		h.Config.Root, h.Config.State = at, own
 		h.Start()
 		return own.Close
@@ -337,13 +323,9 @@ func TestI9RootsDiskFails(t *testing.T) {
 	h.NewVolume("idle", nil)
 	path := h.MustMount("db", "user")
 	file, err := os.Create(filepath.Join(path, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	log := &lines{f: file}
-	if err := log.write(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, log.write())
 
 	disk.FailsWrites()
 	for _, name := range []string{"db", "idle"} {
@@ -355,9 +337,7 @@ func TestI9RootsDiskFails(t *testing.T) {
 		t.Errorf("an unmount: %v", err)
 	}
 	for range 10 {
-		if err := log.write(); err != nil {
-			t.Errorf("a container that writes: %v", err)
-		}
+		assert.NoErrorf(t, log.write(), "a container that writes")
 	}
 	file.Close()
 	if _, err := h.Get(t.Context(), "db"); err != nil {
@@ -378,9 +358,7 @@ func TestI9RootsDiskFails(t *testing.T) {
 	disk.Works()
 	for _, name := range []string{"db", "idle"} { // as after a boot: otherwise the root cannot be remounted
 		d, _ := h.Cache.Volume(name)
-		if err := mount.Unmount(h.MountPath(d.ID)); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, mount.Unmount(h.MountPath(d.ID)))
 	}
 	unmounts()
 	mounts()

@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // Every report has the incarnation, the epoch and the home. Control refuses a report in which one of them is wrong.
@@ -197,9 +198,7 @@ func TestRecordAfterCommit(t *testing.T) {
 		dataset.OpRestore, dataset.OpSnapshotDelete, dataset.OpDelete, dataset.OpPurge,
 	} {
 		a.MustCommit(ops[kind])
-		if err := e.Record(e.Ctx, a.ID, a.ReportOf(ops[kind])); err != nil {
-			t.Errorf("%s: %v", kind, err)
-		}
+		assert.NoErrorf(t, e.Record(e.Ctx, a.ID, a.ReportOf(ops[kind])), "%s", kind)
 		if open := a.OpenOperations(); len(open) != 0 {
 			t.Errorf("%s would be done again", kind)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -107,22 +108,16 @@ func TestReadingBackupsDoesNotBlockOthers(t *testing.T) {
 	defer cancel()
 	select {
 	case err := <-read(short):
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("the request that waits: %v", err)
-		}
+		assert.ErrorIsf(t, err, context.DeadlineExceeded, "the request that waits")
 	case <-time.After(10 * time.Second):
 		t.Error("the request waits longer than its context permits")
 	}
 	waiting := read(t.Context())
 	stop()
-	if err := <-failed; !errors.Is(err, context.Canceled) {
-		t.Errorf("the request that was cancelled: %v", err)
-	}
+	assert.ErrorIsf(t, <-failed, context.Canceled, "the request that was cancelled")
 	<-gate.begun
 	close(gate.open)
-	if err := <-waiting; err != nil {
-		t.Errorf("the request after the failed one: %v", err)
-	}
+	assert.NoErrorf(t, <-waiting, "the request after the failed one")
 	if err := <-read(t.Context()); err != nil || len(gate.begun) > 0 {
 		t.Errorf("the records were read again: %v", err)
 	}

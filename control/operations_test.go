@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -385,9 +386,7 @@ func TestB16StoreOfALaterFormat(t *testing.T) {
 	if err != nil || string(entry.Value) != `{"format":7,"new":true}` {
 		t.Errorf("the format is %q, %v", entry.Value, err)
 	}
-	if err := record.CheckFormat(e.Ctx, e.Spy); !errors.Is(err, dataset.ErrUnsupported) {
-		t.Errorf("the start of a replica: %v, want %v", err, dataset.ErrUnsupported)
-	}
+	assert.ErrorIs(t, record.CheckFormat(e.Ctx, e.Spy), dataset.ErrUnsupported)
 	set(`{"format":1}`) // the store was restored from a backup
 	a.MustCreate("more")
 	if names := e.MustVolume("db").Volume + e.MustVolume("more").Volume; names != "dbmore" {

@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // stay is the request that an agent makes. The ID identifies the stay.
@@ -21,9 +22,7 @@ func stays(a *controltest.Agent, d dataset.Dataset) uuid.UUID {
 	a.Helper()
 	id := uuid.New()
 	got, err := stay(a, d, id)
-	if err != nil {
-		a.Fatalf("stay: %v", err)
-	}
+	require.NoErrorf(a, err, "stay")
 	if g, stays := got.SharedMountOf(a.ID); !stays || g.ID != id || got.Index == 0 {
 		a.Errorf("it is admitted as %+v of %+v", g, got)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // Each of two decisions rests on what the other one changes. One of them is committed between the other's reads and
@@ -383,9 +384,7 @@ func TestCallerGoesAway(t *testing.T) {
 		t.Error("not on record")
 	}
 	_, err := e.Submit(ctx, controltest.Create("db2@gold"))
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("%v", err)
-	}
+	assert.ErrorIs(t, err, context.Canceled)
 	// The same if the store's answer is lost.
 	rev = e.Feed.Since(a.ID, 0).Rev
 	e.Spy.Before(func() { e.Spy.FailFrom(1, true) })

@@ -314,9 +314,7 @@ func TestCheckLabelAndPoolName(t *testing.T) {
 	for _, bad := range []string{"", "-a", "a b", "a=b", strings.Repeat("x", 64), "a\n"} {
 		refused(t, bad, dataset.CheckLabel(bad), "bad label key")
 	}
-	if err := dataset.CheckPoolName("snapshot"); err != nil {
-		t.Error("a pool may have a name that a profile may not:", err)
-	}
+	assert.NoErrorf(t, dataset.CheckPoolName("snapshot"), "a pool may have a name that a profile may not")
 	refused(t, "Fast", dataset.CheckPoolName("Fast"), "bad pool name")
 }
 

@@ -8,6 +8,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 )
 
 func TestParseRepositoryURL(t *testing.T) {
@@ -125,9 +126,7 @@ func TestParsePasswordSource(t *testing.T) {
 	} {
 		_, err := dataset.ParsePasswordSource(in)
 		if part == "" { // a blank is a part of the path, and never separates arguments
-			if err != nil {
-				t.Errorf("%q: %v", in, err)
-			}
+			assert.NoErrorf(t, err, "%q", in)
 			continue
 		}
 		refused(t, in, err, part)

@@ -119,9 +119,7 @@ func TestRefs(t *testing.T) {
 		{{Repository: "r", Name: "a/b", Version: versionID("a")}},
 		{{Repository: "r", Name: "db"}},
 	} {
-		if err := CheckRefs(bad); !errors.Is(err, ErrInvalid) {
-			t.Errorf("%+v: %v", bad, err)
-		}
+		assert.ErrorIsf(t, CheckRefs(bad), ErrInvalid, "%+v", bad)
 	}
 }
 

@@ -132,9 +132,7 @@ func TestDeadlinesProperty(t *testing.T) {
 		if _, err := b.Supersede(t.Context(), r.Dataset, 3); err != nil {
 			rt.Fatal(err)
 		}
-		if err := b.Dismiss(t.Context(), r.Dataset, 3); err != nil {
-			rt.Fatal(err)
-		}
+		require.NoError(rt, b.Dismiss(t.Context(), r.Dataset, 3))
 	})
 }
 

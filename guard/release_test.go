@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -138,9 +139,7 @@ func TestI1FenceIsCheckedUntilAllAreKilled(t *testing.T) {
 			if err != nil || e.State != guard.StateSuperseded {
 				t.Errorf("%s, %v", e.State, err)
 			}
-			if err := b.Release(t.Context(), r.Dataset, 3); err != nil {
-				t.Errorf("released: %v", err)
-			}
+			assert.NoErrorf(t, b.Release(t.Context(), r.Dataset, 3), "released")
 		})
 	}
 }

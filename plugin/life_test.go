@@ -66,9 +66,7 @@ func TestGracefulStop(t *testing.T) {
 		t.Error(r)
 	}
 	assert.NoError(t, <-stopped)
-	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, <-served, http.ErrServerClosed)
 }
 
 // tellingListener reports when it was closed.
@@ -121,18 +119,12 @@ func testStopCancelsCalls(t *testing.T, hasTime bool) {
 		assert.NoError(t, s.Shutdown(ctx))
 	} else {
 		cancel()
-		if err := s.Shutdown(ctx); !errors.Is(err, context.Canceled) {
-			t.Error(err)
-		}
+		assert.ErrorIs(t, s.Shutdown(ctx), context.Canceled)
 	}
 	<-ended
 	<-answered
-	if err := s.Shutdown(t.Context()); err != nil {
-		t.Error("again:", err)
-	}
-	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-		t.Error(err)
-	}
+	assert.NoErrorf(t, s.Shutdown(t.Context()), "again")
+	assert.ErrorIs(t, <-served, http.ErrServerClosed)
 }
 
 // child is a drover process that systemd started: it serves until SIGTERM.

@@ -108,9 +108,7 @@ func start(t testing.TB, a Agent, o Options) (*engine, *Server, string) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		assert.NoError(t, s.Shutdown(ctx))
-		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
+		assert.ErrorIs(t, <-served, http.ErrServerClosed)
 	})
 	return e, s, path
 }

@@ -162,9 +162,7 @@ func TestGetKeepsTheRecordOverTCP(t *testing.T) {
 	}
 	e.http.CloseIdleConnections()
 	assert.NoError(t, s.Shutdown(t.Context()))
-	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, <-served, http.ErrServerClosed)
 }
 
 // TestBodylessRetry: a request without a body has no effect. A Get without a body must not make the engine forget a
@@ -267,9 +265,7 @@ func TestEngineHangsUp(t *testing.T) {
 		resp.Body.Close()
 		t.Error(resp.Status)
 	}
-	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, <-ended, context.Canceled)
 }
 
 // Many calls at once, with bodies of any size, on connections that are used repeatedly.

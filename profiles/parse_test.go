@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/strictyaml"
 	"github.com/droverhq/drover/profiles"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/golden"
 	"github.com/droverhq/drover/test/require"
 )
@@ -106,9 +107,7 @@ func TestSchemaAgrees(t *testing.T) {
 			}
 		})
 	}
-	if err := schema.Validate(instance(t, drover.Profiles)); err != nil {
-		t.Error("the shipped file:", err)
-	}
+	assert.NoErrorf(t, schema.Validate(instance(t, drover.Profiles)), "the shipped file")
 }
 
 // Every key in the schema has a description for the user of an editor.

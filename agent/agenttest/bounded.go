@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // BoundSession is a session time that is long enough for a loaded machine. A renewal then extends the leases of a host
@@ -70,15 +71,11 @@ func (g *Bounded) thaw() {
 			w.Start()
 		}
 		st, err := w.Status(context.Background())
-		if err != nil {
-			g.Error(err)
-		}
+		assert.NoError(g, err)
 		for _, e := range st.Datasets {
 			if lease.IsFenced(e) {
 				_, err := w.Thaw(context.Background(), e.Dataset, e.Epoch, clock.Boottime()+time.Minute)
-				if err != nil {
-					g.Error(err)
-				}
+				assert.NoError(g, err)
 			}
 		}
 	}

@@ -26,6 +26,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/profiles"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Cluster is a control service and the hosts that use it and reach each other. Its methods fail the test if an error
@@ -91,13 +93,9 @@ func NewCluster(t *testing.T, backendA, backendB string) *Cluster {
 func (c *Cluster) StartControl() {
 	c.Helper()
 	st, err := bolt.Open(c.Context(), filepath.Join(c.TempDir(), "store.db"), bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		c.Fatal(err)
-	}
+	require.NoError(c, err)
 	c.atEnd(func() {
-		if err := st.Close(); err != nil {
-			c.Error(err)
-		}
+		assert.NoError(c, st.Close())
 	})
 	c.ControlStore = st
 	c.Client, c.restart = c.serve(func(s *control.Service) { c.Service = s })
@@ -128,9 +126,7 @@ func (c *Cluster) serve(started func(*control.Service)) (cl *client.Client, rest
 			text = []byte(clusterProfiles)
 		}
 		set, err := profiles.Parse("profiles.yaml", text)
-		if err != nil {
-			c.Fatal(err)
-		}
+		require.NoError(c, err)
 		svc := control.New(control.Deps{
 			Store: st, Profiles: func() control.Profiles { return set }, Clock: clock.System{},
 			Failed: c.controlFailed, Shared: c.Session > 0,
@@ -187,9 +183,7 @@ func (c *Cluster) Other(h *Host) *Host {
 func (c *Cluster) Submit(req api.Request) api.Outcome {
 	c.Helper()
 	out, err := c.Service.Submit(c.Context(), req)
-	if err != nil {
-		c.Fatalf("%s of %s: %v", req.Kind, req.Volume, err)
-	}
+	require.NoErrorf(c, err, "%s of %s", req.Kind, req.Volume)
 	return out
 }
 
@@ -230,9 +224,7 @@ func (c *Cluster) ForceMove(volume string, to, without *Host) {
 func (c *Cluster) Operation(id uuid.UUID) dataset.Operation {
 	c.Helper()
 	op, err := c.Service.Operation(c.Context(), id.String(), 0)
-	if err != nil {
-		c.Fatal(err)
-	}
+	require.NoError(c, err)
 	return op
 }
 
@@ -256,9 +248,7 @@ func (c *Cluster) AwaitEnd(op dataset.Operation) dataset.Operation {
 func (c *Cluster) Recorded(volume string) api.Volume {
 	c.Helper()
 	v, err := c.Service.Volume(c.Context(), volume)
-	if err != nil {
-		c.Fatal(err)
-	}
+	require.NoError(c, err)
 	return v
 }
 

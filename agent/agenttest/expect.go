@@ -17,6 +17,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Await waits until a condition is true, for a minute at most. Use it for conditions that become true soon and send no
@@ -75,9 +77,7 @@ func (h *Host) CallsByName(spelling string) map[string]error {
 func (h *Host) findings(subject string) (list []api.Finding) {
 	h.T.Helper()
 	found, err := h.Doctor(h.T.Context())
-	if err != nil {
-		h.T.Fatal(err)
-	}
+	require.NoError(h.T, err)
 	for _, f := range found {
 		if f.Subject == subject {
 			list = append(list, f)
@@ -136,9 +136,7 @@ func (h *Host) PoolStatus(pool string) dataset.PoolStatus {
 func (h *Host) ListPool(area string) (names []string) {
 	h.T.Helper()
 	entries, err := os.ReadDir(filepath.Join(h.Root, "pool", area))
-	if err != nil {
-		h.T.Fatal(err)
-	}
+	require.NoError(h.T, err)
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
@@ -157,9 +155,7 @@ func (h *Host) SavePool(folder string) (putBack func()) {
 		if err == nil {
 			err = os.Chmod(to, 0o700)
 		}
-		if err != nil {
-			h.T.Fatal(err)
-		}
+		require.NoError(h.T, err)
 	}
 	replace(kept, pool)
 	return func() { replace(pool, kept) }
@@ -181,17 +177,11 @@ func (h *Host) NewIncoming() dataset.Dataset {
 func (h *Host) MountExt4(id uuid.UUID) *os.File {
 	h.T.Helper()
 	at := h.MountPath(id)
-	if err := os.MkdirAll(at, 0o700); err != nil {
-		h.T.Fatal(err)
-	}
+	require.NoError(h.T, os.MkdirAll(at, 0o700))
 	root, err := os.Open(scratch.Mount(h.T, "ext4", scratch.Ext4))
-	if err != nil {
-		h.T.Fatal(err)
-	}
+	require.NoError(h.T, err)
 	h.T.Cleanup(func() { _ = root.Close() })
-	if err := mount.Bind(root, at, mount.BindFlags{}); err != nil {
-		h.T.Fatal(err)
-	}
+	require.NoError(h.T, mount.Bind(root, at, mount.BindFlags{}))
 	h.T.Cleanup(func() { _ = mount.Unmount(at) })
 	return root
 }
@@ -199,9 +189,7 @@ func (h *Host) MountExt4(id uuid.UUID) *os.File {
 // PutToken writes the file token of a mounted volume.
 func (h *Host) PutToken(path, text string) {
 	h.T.Helper()
-	if err := os.WriteFile(filepath.Join(path, "token"), []byte(text), 0o600); err != nil {
-		h.T.Error(err)
-	}
+	assert.NoError(h.T, os.WriteFile(filepath.Join(path, "token"), []byte(text), 0o600))
 }
 
 // WantToken expects the content of the file token of a mounted volume.
@@ -219,9 +207,7 @@ func CanWrite(t *testing.T, path string, most time.Duration) bool {
 	go func() { done <- os.WriteFile(filepath.Join(path, "written"), []byte("x"), 0o600) }()
 	select {
 	case err := <-done:
-		if err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, err)
 		return err == nil
 	case <-time.After(most):
 		t.Cleanup(func() { // a test that failed may not have thawed the volume
@@ -278,9 +264,7 @@ func (h *Host) WouldOpen(id uuid.UUID) bool {
 func (h *Host) ReadSnapshot(d dataset.Dataset, snapshot uuid.UUID, file string) string {
 	h.T.Helper()
 	root, release, err := h.TransferSource.OpenSnapshot(h.T.Context(), h.Pool(), d, snapshot)
-	if err != nil {
-		h.T.Fatal(err)
-	}
+	require.NoError(h.T, err)
 	text := make([]byte, 64)
 	fd, err := unix.Openat(int(root.Fd()), file, unix.O_RDONLY, 0)
 	n := 0
@@ -288,9 +272,7 @@ func (h *Host) ReadSnapshot(d dataset.Dataset, snapshot uuid.UUID, file string) 
 		n, err = unix.Read(fd, text)
 		unix.Close(fd)
 	}
-	if err := errors.Join(err, root.Close(), release()); err != nil {
-		h.T.Error(err)
-	}
+	assert.NoError(h.T, errors.Join(err, root.Close(), release()))
 	return string(text[:max(n, 0)])
 }
 

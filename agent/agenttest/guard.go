@@ -15,6 +15,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/socket"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Guard is a guard in the process of the test, with its socket.
@@ -31,9 +33,7 @@ type Guard struct {
 func NewGuard(t *testing.T, step time.Duration) *Guard {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "drv-") //nolint:usetesting // the path of a socket has at most 107 bytes (unix(7))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	w := &Guard{T: t, Run: dir, Root: t.TempDir(), Step: step}
 	if w.Client, err = guard.NewClient(guard.SocketPath(w.Run)); err != nil {
 		t.Fatal(err)
@@ -41,9 +41,7 @@ func NewGuard(t *testing.T, step time.Duration) *Guard {
 	w.Start()
 	t.Cleanup(func() {
 		w.Stop()
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, os.RemoveAll(dir))
 	})
 	return w
 }
@@ -53,9 +51,7 @@ func (w *Guard) Start() {
 	w.T.Helper()
 	ctx, cancel := context.WithCancel(context.Background()) // not that of the test: the guard stops after the agents
 	l, err := socket.Listen(ctx, guard.SocketPath(w.Run), "root")
-	if err != nil {
-		w.T.Fatal(err)
-	}
+	require.NoError(w.T, err)
 	tool := hand.New(hand.Options{
 		Run: w.Run, Root: w.Root, Spare: []int{os.Getpid(), os.Getppid()}, Clock: clock.System{},
 	})
@@ -63,14 +59,10 @@ func (w *Guard) Start() {
 		Run: w.Run, Hand: localTool{tool}, Step: w.Step, Recheck: w.Step, RetryPause: w.Step / 4,
 		Log: verboseLog("guard"),
 	})
-	if err != nil {
-		w.T.Fatal(err)
-	}
+	require.NoError(w.T, err)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := g.Run(ctx, l); err != nil {
-			w.T.Error(err)
-		}
+		assert.NoError(w.T, g.Run(ctx, l))
 		tool.Wait()
 		_ = l.Close()
 	})
@@ -89,9 +81,7 @@ func (w *Guard) Stop() {
 func (w *Guard) Entry(id uuid.UUID) (guard.Entry, bool) {
 	w.T.Helper()
 	st, err := w.Status(context.WithoutCancel(w.T.Context()))
-	if err != nil {
-		w.T.Fatal(err)
-	}
+	require.NoError(w.T, err)
 	for _, e := range st.Datasets {
 		if e.Dataset == id {
 			return e, true

@@ -33,6 +33,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Host is a host with one agent on real mounts. Its methods fail the test if something goes wrong.
@@ -91,13 +93,9 @@ func (c *Cluster) newHost() *Host {
 	c.Helper()
 	root := c.TempDir()
 	own, err := bolt.Open(c.Context(), filepath.Join(root, "agent.db"), bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		c.Fatal(err)
-	}
+	require.NoError(c, err)
 	c.atEnd(func() {
-		if err := own.Close(); err != nil {
-			c.Error(err)
-		}
+		assert.NoError(c, own.Close())
 	})
 	h := &Host{T: c.T, Cluster: c, Database: own, Fuse: &Fuse{ActsLeft: -1}, Config: agent.Config{Root: root}}
 	c.Hosts = append(c.Hosts, h)
@@ -186,9 +184,7 @@ func (h *Host) Start() {
 		h.Mu.Unlock()
 		err = a.Start(h.T.Context())
 	}
-	if err != nil {
-		h.T.Fatal(err)
-	}
+	require.NoError(h.T, err)
 }
 
 // StartWith starts an agent with another configuration. Later starts use that configuration too.
@@ -231,9 +227,7 @@ func (h *Host) tidy() {
 		scratch.Thaw(p)
 		for unix.Unmount(p, unix.MNT_DETACH) == nil {
 		}
-		if err := mounting.RemoveMountPoint(p); err != nil {
-			h.T.Error(err)
-		}
+		assert.NoError(h.T, mounting.RemoveMountPoint(p))
 	}
 }
 
@@ -250,9 +244,7 @@ func (h *Host) NewVolume(spec string, opts ...map[string]string) dataset.Dataset
 	if len(opts) > 0 {
 		options = opts[0]
 	}
-	if err := h.Create(h.T.Context(), spec, options); err != nil {
-		h.T.Fatalf("%s: create of %s: %v", h.NodeName, spec, err)
-	}
+	require.NoErrorf(h.T, h.Create(h.T.Context(), spec, options), "%s: create of %s", h.NodeName, spec)
 	name, _, _ := strings.Cut(spec, "@")
 	d, ok := h.Cache.Volume(name)
 	if !ok {
@@ -265,9 +257,7 @@ func (h *Host) NewVolume(spec string, opts ...map[string]string) dataset.Dataset
 func (h *Host) MustMount(name, id string) string {
 	h.T.Helper()
 	path, err := h.Mount(h.T.Context(), name, id)
-	if err != nil {
-		h.T.Fatalf("%s: mount of %s: %v", h.NodeName, name, err)
-	}
+	require.NoErrorf(h.T, err, "%s: mount of %s", h.NodeName, name)
 	return path
 }
 
@@ -280,9 +270,7 @@ func (h *Host) MountDataset(d dataset.Dataset, id string) {
 // MustUnmount ends the use of a volume by an ID.
 func (h *Host) MustUnmount(name, id string) {
 	h.T.Helper()
-	if err := h.Unmount(h.T.Context(), name, id); err != nil {
-		h.T.Fatalf("%s: unmount of %s: %v", h.NodeName, name, err)
-	}
+	require.NoErrorf(h.T, h.Unmount(h.T.Context(), name, id), "%s: unmount of %s", h.NodeName, name)
 }
 
 // WriteFile mounts a volume and writes a file.
@@ -296,9 +284,7 @@ func (h *Host) WriteFile(volume, file, text string) {
 	if err == nil {
 		err = errors.Join(w.Sync(), w.Close())
 	}
-	if err != nil {
-		h.T.Fatalf("%s: write of %s in %s: %v", h.NodeName, file, volume, err)
-	}
+	require.NoErrorf(h.T, err, "%s: write of %s in %s", h.NodeName, file, volume)
 	h.MustUnmount(volume, "writer")
 }
 
@@ -307,9 +293,7 @@ func (h *Host) ReadFile(volume, file string) string {
 	h.T.Helper()
 	path := h.MustMount(volume, "reader")
 	b, err := os.ReadFile(filepath.Join(path, file))
-	if err != nil {
-		h.T.Errorf("%s: read of %s in %s: %v", h.NodeName, file, volume, err)
-	}
+	assert.NoErrorf(h.T, err, "%s: read of %s in %s", h.NodeName, file, volume)
 	h.MustUnmount(volume, "reader")
 	return string(b)
 }
@@ -338,9 +322,7 @@ func (h *Host) LoseStore(freshRoot bool) {
 	h.Stop()
 	if freshRoot {
 		identity := filepath.Join(h.Config.Root, controlsync.IdentityFile)
-		if err := errors.Join(h.EmptyDatabase(), os.Remove(identity)); err != nil {
-			h.T.Fatal(err)
-		}
+		require.NoError(h.T, errors.Join(h.EmptyDatabase(), os.Remove(identity)))
 	}
 	h.Cluster.StartControl()
 	h.Link = NewLink(h.Cluster.Client)

@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/tree"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // oneRepository is the recorded repository offsite.
@@ -41,9 +42,7 @@ func folderRepository(t *testing.T) (r oneRepository, folder string) {
 	// In memory, as in newRepository.
 	must(t, unix.Mount("none", dir, "tmpfs", 0, "size=64m"))
 	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, unix.Unmount(dir, unix.MNT_DETACH))
 	})
 	password := filepath.Join(dir, "password")
 	must(t, os.WriteFile(password, []byte("correct horse\n"), 0o600))

@@ -20,13 +20,13 @@ import (
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 func must(t *testing.T, err error) {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 // newRepository makes a repository, and records it as offsite.
@@ -38,9 +38,7 @@ func newRepository(t *testing.T, f *agenttest.Cluster) *restic.Repository {
 		must(t, os.MkdirAll(at, 0o700))
 		must(t, unix.Mount("none", at, "tmpfs", 0, "size=64m"))
 		t.Cleanup(func() {
-			if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, unix.Unmount(at, unix.MNT_DETACH))
 		})
 	}
 	n := api.NewRepository{
@@ -93,9 +91,7 @@ func wantNothingLeft(h *agenttest.Host) {
 		h.T.Errorf("left: %v, %v", names, err)
 	}
 	entries, err := h.Pool().List(h.T.Context())
-	if err != nil {
-		h.T.Fatal(err)
-	}
+	require.NoError(h.T, err)
 	for _, e := range entries {
 		if _, recorded := h.Cache.Dataset(e.ID); !recorded {
 			h.T.Errorf("left in the pool: %+v", e)

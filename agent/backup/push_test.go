@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/test/backupserver"
+	"github.com/droverhq/drover/test/require"
 )
 
 // pushing requests a push, and returns its operation when it has ended.
@@ -74,9 +75,7 @@ func content(f *agenttest.Cluster, volume string) string {
 	f.Helper()
 	root := f.A.MustMount(volume, "reader")
 	text, err := os.ReadFile(filepath.Join(root, "file"))
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 	return string(text)
 }
 
@@ -98,9 +97,7 @@ func share(from, to *agenttest.Cluster) {
 	if err == nil {
 		_, err = to.Service.AddRepository(to.Context(), api.NewRepository{Name: r.Name, URL: r.URL, Password: r.Password})
 	}
-	if err != nil {
-		to.Fatal(err)
-	}
+	require.NoError(to, err)
 }
 
 // Two clusters push and pull a volume by one repository. Each version names the one that it continues. Once both sides
@@ -309,9 +306,7 @@ func noteUnwanted(f *agenttest.Cluster, op dataset.Operation, ids ...string) {
 	f.Helper()
 	f.A.Backups.Occupy("offsite")() // waits for the end of its job, which removes what is noted
 	record, err := f.Service.Repository(f.Context(), "offsite")
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 	text, err := json.Marshal(map[string]any{
 		"format": 1, "repository": "offsite", "url": record.URL, "operation": op.ID, "push": op.Push != nil, "backups": ids,
 	})
@@ -321,9 +316,7 @@ func noteUnwanted(f *agenttest.Cluster, op dataset.Operation, ids ...string) {
 	if err == nil {
 		err = os.WriteFile(filepath.Join(f.A.Root, "backups", "remove-"+uuid.NewString()+".json"), text, 0o600)
 	}
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 }
 
 // clearUnwanted has a host remove what is noted.

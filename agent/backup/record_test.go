@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestRecordIsReadAsWritten(t *testing.T) {
@@ -22,13 +23,9 @@ func TestRecordIsReadAsWritten(t *testing.T) {
 	for name, s := range map[string]*dataset.Snapshot{"volume": nil, "snapshot": &snapshot} {
 		r := newRecord(d, s, time.Unix(1e9, 0), "host-a", "1.2.3", "xfs")
 		text, err := json.Marshal(r)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		got, err := ParseRecord(text)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		again, err := json.Marshal(got)
 		if err != nil || string(again) != string(text) {
 			t.Errorf("%s: got %s, %v, want %s", name, again, err, text)

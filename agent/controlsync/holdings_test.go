@@ -17,6 +17,8 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A store whose recovery included the holdings of this node is accepted whatever its indexes are, once and for all: a
@@ -74,20 +76,14 @@ func TestRecoveredStoreIsAcceptedWhateverItsIndexes(t *testing.T) {
 func TestHoldingsListPoolsCopiesAndRelinquished(t *testing.T) {
 	r := agenttest.New(t)
 	db := r.NewVolume("db")
-	if err := r.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}))
 	away := dataset.Dataset{ID: uuid.New(), Volume: "away", State: dataset.StateReady, Epoch: 3, Home: r.NodeID, Pool: uuid.New()}
 	r.Cache.Apply(away, 7)
 	k := api.AssignedCopy{Copy: dataset.Copy{Dataset: uuid.New(), Node: r.NodeID, Pool: r.Pool().ID(), Epoch: 2}}
 	r.Cache.SetCopy(k.Dataset, &k)
-	if err := r.Leases.Relinquish(t.Context(), db.ID, lease.Relinquished{Epoch: db.Epoch, To: uuid.Max}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Leases.Relinquish(t.Context(), db.ID, lease.Relinquished{Epoch: db.Epoch, To: uuid.Max}))
 	h, err := r.Holdings.List(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if !slices.Equal(h.ExaminedPools, []uuid.UUID{r.Pool().ID()}) || len(h.Copies) != 1 || !slices.Equal(h.Relinquished, []api.RelinquishedEpoch{{Dataset: db.ID, Epoch: db.Epoch, ToNode: uuid.Max}}) {
 		t.Errorf("%+v", h)
 	}
@@ -199,16 +195,12 @@ func TestDatasetThatGoesMeanwhileIsNotReported(t *testing.T) {
 	controlsync.SetCleaner(r.Sync, asking{r.Cleaner, func(id uuid.UUID) {
 		if id == discarded.ID { // the list of the pool has been read
 			for _, gone := range []uuid.UUID{discarded.ID, purged.ID} {
-				if err := r.Pool().Delete(t.Context(), gone); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, r.Pool().Delete(t.Context(), gone))
 			}
 		}
 	}})
 	h, err := r.Holdings.List(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var names []string
 	for _, f := range h.Datasets {
 		names = append(names, f.Dataset.Volume)

@@ -17,6 +17,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A full answer that is older than a create on this node does not make the agent forget the new dataset. Datasets
@@ -25,15 +27,11 @@ func TestFullSyncOlderThanCreateForgetsNothing(t *testing.T) {
 	r := agenttest.New(t)
 	was := r.Follower.KnownState()
 	s, err := r.Link.Sync(t.Context(), r.NodeID, 0, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	d := r.NewVolume("since")
 	gone := dataset.Dataset{ID: uuid.New(), Volume: "gone", State: dataset.StateReady, Epoch: 1, Home: r.NodeID, Pool: d.Pool}
 	r.Cache.Apply(gone, 1)
-	if err := r.Follower.Apply(t.Context(), s, was); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Follower.Apply(t.Context(), s, was))
 	if _, known := r.Cache.Dataset(d.ID); !known {
 		t.Error("a volume that was made since is forgotten")
 	}
@@ -54,9 +52,7 @@ func TestSyncOfRemovalBeforeArrivalIsIgnored(t *testing.T) {
 	if _, known := r.Cache.Dataset(d.ID); !known {
 		t.Fatal("it is forgotten")
 	}
-	if err := r.Follower.Apply(t.Context(), stale, controlsync.KnownState{Moment: r.Cache.Moment()}); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Follower.Apply(t.Context(), stale, controlsync.KnownState{Moment: r.Cache.Moment()}))
 	if _, known := r.Cache.Dataset(d.ID); known {
 		t.Error("what control says since is not believed")
 	}
@@ -91,17 +87,13 @@ func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
 		t.Fatal("it is not left")
 	}
 	y := lease.Relinquished{Epoch: d.Epoch, Move: uuid.New(), To: gone.Home, Reported: true}
-	if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Leases.Relinquish(ctx, d.ID, y))
 	putBack := api.Sync{Cluster: r.Identity.Cluster(), Datasets: []api.IndexedDataset{{Dataset: d, Index: 1 << 40}}}
 	if err := r.Follower.Apply(ctx, putBack, controlsync.KnownState{Moment: r.Cache.Moment()}); !errors.Is(err, controlsync.ErrStoreOlder) {
 		t.Errorf("the answer is accepted: %v", err)
 	}
 	// The restored store does not know that it was relinquished.
-	if err := r.DropIfUnneeded(ctx, d.ID, y); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.DropIfUnneeded(ctx, d.ID, y))
 	if _, err := r.FetchDataset(ctx, d.ID); err != nil {
 		t.Error(err)
 	}
@@ -130,9 +122,7 @@ func TestRestoredStoreDoesNotReturnRelinquishedEpoch(t *testing.T) {
 	ctx := t.Context()
 	d := r.NewVolume("db")
 	y := lease.Relinquished{Epoch: d.Epoch, Move: uuid.New(), To: uuid.New(), Reported: true}
-	if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Leases.Relinquish(ctx, d.ID, y))
 	if err := r.DropIfUnneeded(ctx, d.ID, y); err != nil { // the restored store does not know of the move
 		t.Error(err)
 	}
@@ -151,9 +141,7 @@ func TestRestoredStoreDoesNotReturnRelinquishedEpoch(t *testing.T) {
 	if err := r.Follower.Apply(ctx, torn, knew); err != nil || r.Trust.Err() != nil {
 		t.Errorf("a lease of a later epoch than the record: %v, %v", err, r.Trust.Err())
 	}
-	if err := r.Follower.Apply(ctx, answer(d.Epoch, dataset.LeaseMoving, false), knew); err != nil {
-		t.Errorf("while it moves: %v", err)
-	}
+	assert.NoErrorf(t, r.Follower.Apply(ctx, answer(d.Epoch, dataset.LeaseMoving, false), knew), "while it moves")
 	for _, state := range []dataset.LeaseState{dataset.LeaseHeld, dataset.LeaseRecalled} {
 		if err := r.Follower.Apply(ctx, answer(d.Epoch, state, false), knew); !errors.Is(err, controlsync.ErrStoreOlder) {
 			t.Errorf("%s: the answer is accepted: %v", state, err)
@@ -218,9 +206,7 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 			if c.known {
 				// any operation that has ended
 				out, err := r.Link.Service.Submit(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
-				if err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, err)
 				y.Move = out.Operation.ID
 				for op := *out.Operation; !op.State.Final(); {
 					if op, err = r.Link.Operation(ctx, y.Move.String(), time.Second); err != nil {
@@ -233,9 +219,7 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 				y.Manifest = &dataset.Manifest{Snapshot: uuid.New(), Taken: time.Unix(0, 0)}
 				y.Answered = r.Clock.Now().Add(-c.age)
 			}
-			if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, r.Leases.Relinquish(ctx, d.ID, y))
 			r.Link.ChangeSync(func(s *api.Sync) {
 				if c.halted {
 					s.Halted = suspended
@@ -243,9 +227,7 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 			})
 			r.AnswerRecalls() // as after a heartbeat: control refuses the answer
 			for range 2 {
-				if err := r.DropIfUnneeded(ctx, d.ID, y); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, r.DropIfUnneeded(ctx, d.ID, y))
 				r.FakeClock.Advance(30 * time.Second)
 			}
 			if _, kept := r.Leases.Relinquished(d.ID); !kept && c.target != nil && !c.target.fenced {
@@ -253,21 +235,15 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 			}
 			r.FakeClock.Advance(30 * time.Second)
 			for range 500 { // the heartbeats answer too, and may record an earlier reason
-				if err := r.DropIfUnneeded(ctx, d.ID, y); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, r.DropIfUnneeded(ctx, d.ID, y))
 				if strings.Contains(fmt.Sprint(r.Leases.MayChange(d, "change")), c.keeps) {
 					break
 				}
 				time.Sleep(10 * time.Millisecond)
 			}
 			s, err := r.Link.Sync(ctx, r.NodeID, 0, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := r.Follower.Apply(ctx, s, r.Follower.KnownState()); err != nil {
-				t.Error(err)
-			}
+			require.NoError(t, err)
+			assert.NoError(t, r.Follower.Apply(ctx, s, r.Follower.KnownState()))
 			if trusted := r.Trust.Err() == nil; trusted != (c.returns || c.keeps != "") {
 				t.Errorf("the store is trusted: %t, want %t", trusted, !trusted)
 			}
@@ -276,9 +252,7 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 				t.Errorf("mount: %v", err)
 			} else if err == nil {
 				err = r.Unmount(ctx, "db", "one")
-				if err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, err)
 			}
 			if err := r.Leases.Drop(ctx, d.ID); err != nil { // otherwise the rig would check it
 				t.Error(err)
@@ -355,9 +329,7 @@ func TestFullSyncThatUndoesMoveIsRejected(t *testing.T) {
 				c.knows = func(r *agenttest.Host) controlsync.KnownState { return r.Follower.KnownState() }
 			}
 			answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, RegistrationIndex: 1 << 41, StoreClock: c.clock, Recovery: c.recovery, Datasets: []api.IndexedDataset{{Dataset: says, Index: 1 << 40}}}
-			if err := r.Follower.Apply(t.Context(), answer, c.knows(r)); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, r.Follower.Apply(t.Context(), answer, c.knows(r)))
 			now, home := r.Cache.Dataset(d.ID)
 			if _, left := r.Cache.Copy(d.ID); home != c.believed || left == c.believed || home && now.Epoch != says.Epoch {
 				t.Errorf("home %t, left %t, %+v", home, left, now)
@@ -371,9 +343,7 @@ func TestFullSyncThatUndoesMoveIsRejected(t *testing.T) {
 			}
 			if err == nil {
 				err = r.Unmount(t.Context(), "db", "one")
-				if err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, err)
 			}
 			r.Cache.SetCopy(d.ID, nil) // otherwise the rig would check it
 		})
@@ -388,9 +358,7 @@ func TestFullSyncRequestedBeforeMoveIsRepeated(t *testing.T) {
 	before := r.Follower.KnownState()
 	leaves(r, d, d.Epoch+1)
 	answer := api.Sync{Cluster: r.Identity.Cluster(), Full: true, RegistrationIndex: 1 << 41, StoreClock: 1 << 30, Datasets: []api.IndexedDataset{{Dataset: d, Index: before.Datasets[d.ID].Index}}}
-	if err := r.Follower.Apply(t.Context(), answer, before); !errors.Is(err, controlsync.ErrAnswerOutdated) {
-		t.Errorf("it was taken in: %v", err)
-	}
+	assert.ErrorIsf(t, r.Follower.Apply(t.Context(), answer, before), controlsync.ErrAnswerOutdated, "it was taken in")
 	_, home := r.Cache.Dataset(d.ID)
 	if err := r.Trust.Err(); err != nil || home {
 		t.Errorf("home %t; the store: %v", home, err)

@@ -18,6 +18,8 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A store that is not the one that the agent knew, or is older, cannot have anything destroyed: no dataset that it
@@ -78,9 +80,7 @@ func TestUnknownOrOlderStoreDestroysNothing(t *testing.T) {
 			// Volumes whose home is this node are used as always.
 			r.MountDataset(db, "id")
 			r.WantUses(db, "id")
-			if err := r.Unmount(ctx, "db", "id"); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, r.Unmount(ctx, "db", "id"))
 
 			r.Link.ChangeSync(nil)
 			r.Restart()
@@ -99,9 +99,7 @@ func TestUnknownOrOlderStoreDestroysNothing(t *testing.T) {
 func TestDatasetThatStoreForgotIsKept(t *testing.T) {
 	r := agenttest.New(t)
 	db := r.NewVolume("db")
-	if err := r.Cache.SaveChanged(t.Context(), r.DB); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Cache.SaveChanged(t.Context(), r.DB))
 	pool := filepath.Join(r.Root, "pool")
 	if err := os.Rename(filepath.Join(pool, "datasets", db.ID.String()), filepath.Join(pool, "incoming", db.ID.String())); err != nil {
 		t.Fatal(err)
@@ -121,9 +119,7 @@ func TestRestoredStoreWithoutNewVolumeKeepsIt(t *testing.T) {
 	ctx := t.Context()
 	r.NewVolume("old")
 	late := r.NewVolume("late")
-	if err := r.Cache.SaveChanged(ctx, r.DB); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Cache.SaveChanged(ctx, r.DB))
 	for _, index := range []uint64{1, 1 << 40} {
 		r.Link.ChangeSync(func(s *api.Sync) {
 			s.RegistrationIndex = index
@@ -138,9 +134,7 @@ func TestRestoredStoreWithoutNewVolumeKeepsIt(t *testing.T) {
 		}
 		r.MountDataset(late, "id")
 		r.WantUses(late, "id")
-		if err := r.Unmount(ctx, "late", "id"); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, r.Unmount(ctx, "late", "id"))
 	}
 	r.Link.ChangeSync(nil)
 	if _, err := r.RebuildStore(ctx, api.RebuildStore{}); err != nil {
@@ -161,9 +155,7 @@ func TestOutdatedRecordsBesideDataAreRewritten(t *testing.T) {
 		return filepath.Join(r.Root, "pool", "datasets", d.ID.String(), "record.json")
 	}
 	before, err := os.Stat(file(right))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, damage := range []func() error{
 		func() error { return os.WriteFile(file(db), []byte("no record"), 0o600) },
 		func() error {
@@ -172,9 +164,7 @@ func TestOutdatedRecordsBesideDataAreRewritten(t *testing.T) {
 			return r.Pool().WriteRecord(t.Context(), old, true)
 		},
 	} {
-		if err := damage(); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, damage())
 		r.Restart()
 		agenttest.Await(t, func() bool {
 			e, err := r.Pool().Stat(t.Context(), db.ID)
@@ -194,9 +184,7 @@ func TestLostDatabaseKeepsNodePoolsAndMounts(t *testing.T) {
 	db := r.NewVolume("db")
 	r.MountDataset(db, "id")
 	node, poolID := r.NodeID, r.Pool().ID()
-	if err := r.EmptyDatabase(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.EmptyDatabase())
 	r.Restart()
 	if r.NodeID != node || r.Pool().ID() != poolID {
 		t.Errorf("node %s with pool %s, want %s with %s", r.NodeID, r.Pool().ID(), node, poolID)
@@ -216,9 +204,7 @@ func TestLostDatabaseKeepsNodePoolsAndMounts(t *testing.T) {
 	r.Advance(mounting.MountedGrace + mounting.VerifyEvery)
 	r.Advance(mounting.VerifyEvery)
 	r.WantUses(db)
-	if err := r.Remove(t.Context(), "db"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Remove(t.Context(), "db"))
 }
 
 // A cluster shrank to a single host. Its store was restored from a backup of before a move to another node. A rebuild
@@ -229,9 +215,7 @@ func TestI1RebuildReplacesRelinquishedEpoch(t *testing.T) {
 	ctx := t.Context()
 	d := r.NewVolume("db")
 	y := lease.Relinquished{Epoch: d.Epoch, Move: uuid.New(), To: uuid.New(), Reported: true}
-	if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Leases.Relinquish(ctx, d.ID, y))
 	r.Restart()
 	if got := r.StoreFinding(); !strings.Contains(got, "older") {
 		t.Fatalf("doctor says %q", got)
@@ -265,15 +249,11 @@ func TestRebuildReplacesEpochAfterLostReply(t *testing.T) {
 	y := lease.Relinquished{
 		Epoch: d.Epoch, Move: uuid.New(), To: uuid.New(), Manifest: &dataset.Manifest{Snapshot: uuid.New()}, Answered: r.Clock.Now(),
 	}
-	if err := r.Leases.Relinquish(ctx, d.ID, y); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Leases.Relinquish(ctx, d.ID, y))
 	if out, err := r.RebuildStore(ctx, api.RebuildStore{}); err != nil || len(out) != 1 || out[0].Action != "restored" {
 		t.Errorf("got %+v, %v", out, err)
 	}
-	if err := r.DropIfUnneeded(ctx, d.ID, y); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.DropIfUnneeded(ctx, d.ID, y))
 	r.Restart()
 	if got := r.StoreFinding(); got != "" {
 		t.Errorf("after the rebuild, doctor says %q", got)
@@ -330,9 +310,7 @@ func TestNewestRecordWinsAfterCrashOrPowerCut(t *testing.T) {
 		beside := d
 		beside.Volume, beside.Epoch = "beside", uint64(int64(d.Epoch)+c.epoch)
 		beside.Written = uint64(int64(at) + c.written)
-		if err := p.Storage.WriteRecord(t.Context(), beside, true); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, p.Storage.WriteRecord(t.Context(), beside, true))
 		f, ok := r.Holdings.FoundDataset(entry(), false)
 		if want := map[bool]string{true: "beside", false: "db"}[c.record]; !ok || f.Dataset.Volume != want {
 			t.Errorf("a record that is %s: found as %s, not %s", c.what, f.Dataset.Volume, want)
@@ -357,9 +335,7 @@ func TestRebuildGetsTheIndexBesideTheData(t *testing.T) {
 	p, _ := r.Pools.ByName("default")
 	beside := d
 	beside.Written = 1 << 40
-	if err := p.Storage.WriteRecord(t.Context(), beside, true); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, p.Storage.WriteRecord(t.Context(), beside, true))
 	for _, known := range []bool{true, false} {
 		if !known {
 			r.Cache.ForgetIndexes()
@@ -387,9 +363,7 @@ func TestI3NewerRecordBesideTheDataHaltsTheStore(t *testing.T) {
 	agenttest.Await(t, func() bool { return len(r.Jobs.Running()) == 0 })
 	beside := d
 	beside.Volume, beside.Written = "renamed", r.Cache.Index(d.ID)+1000
-	if err := p.Storage.WriteRecord(t.Context(), beside, true); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, p.Storage.WriteRecord(t.Context(), beside, true))
 	r.Restart()
 	if got := r.StoreFinding(); !strings.Contains(got, "older") {
 		t.Errorf("doctor says %q", got)

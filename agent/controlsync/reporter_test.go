@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The data of an idle volume is looked for within a minute.
@@ -195,9 +196,7 @@ func TestUsageOnlyOfMountPoint(t *testing.T) {
 		t.Errorf("a mount point: %+v, want its usage", usage)
 	}
 	inside := filepath.Join(at, "inside")
-	if err := os.Mkdir(inside, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(inside, 0o700))
 	for _, path := range []string{"", inside, filepath.Join(at, "absent")} {
 		if usage := statfs(path); usage != nil {
 			t.Errorf("%q: %+v, want no usage", path, usage)

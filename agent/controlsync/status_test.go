@@ -17,6 +17,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // When a start has ended control knows the status of each volume: none is unknown.
@@ -37,9 +39,7 @@ func TestStatusIsKnownAfterStart(t *testing.T) {
 			t.Errorf("volume %s: %+v", v.Volume, v.Status)
 		}
 	}
-	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Unmount(t.Context(), "db", "id"))
 }
 
 // A volume that nobody uses and that cannot be opened is reported until it can be opened.
@@ -77,9 +77,7 @@ func TestCreateDoesNotWaitForQuestionToPool(t *testing.T) {
 		t.Errorf("the status after the create is %+v, %v; want that of the new dataset", v.Status, err)
 	}
 	close(answer)
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, <-ended)
 }
 
 // The home of a volume that nobody uses checks that its data still exists, and reports that to control. Otherwise the
@@ -155,17 +153,13 @@ func TestManyUsagesAreSaved(t *testing.T) {
 	for range n {
 		controlsync.NoteUsage(r.Status, uuid.New())
 	}
-	if err := r.Status.SaveUsages(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Status.SaveUsages(t.Context()))
 	saved := 0
 	if err := r.DB.Each(t.Context(), "usage/", func(string, []byte) error { saved++; return nil }); err != nil || saved != n {
 		t.Errorf("%d usages are saved, want %d: %v", saved, n, err)
 	}
 	r.Restart() // none of these datasets exists, so all are removed
-	if err := r.Status.SaveUsages(t.Context()); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Status.SaveUsages(t.Context()))
 }
 
 // TestLastAnswerSurvivesRestart: an agent that starts while control is unreachable knows how old its records are.
@@ -203,9 +197,7 @@ func TestNamesOfMountsAreReported(t *testing.T) {
 	}
 	check := func(err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 	}
 	await("no alias", nil)
 	f.SetNames("old", "new", "old")

@@ -25,6 +25,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // While doctor looks at the pools and then at the records, other work continues. A dataset that was deleted, created
@@ -77,9 +79,7 @@ func TestDoctorIgnoresWorkInProgress(t *testing.T) {
 			t.Errorf("%s: %q", name, got)
 		}
 	}
-	if err := p.Storage.Delete(t.Context(), d.ID); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, p.Storage.Delete(t.Context(), d.ID))
 	if got := found(nil, known); len(got) != 1 || !strings.HasSuffix(got[0], ": put back the disk that has it; drover volume rm db --dry-run shows what is lost without it") {
 		t.Errorf("on record and not in the pool: %q", got)
 	}
@@ -150,9 +150,7 @@ func TestCopiesAreNotQuarantined(t *testing.T) {
 	}
 	for want, kind := range []dataset.SnapshotKind{dataset.SnapshotTransfer, dataset.SnapshotManual} {
 		s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Kind: kind}
-		if err := p.Storage.Snapshot(t.Context(), s, nil); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, p.Storage.Snapshot(t.Context(), s, nil))
 		entries, err := p.Storage.List(t.Context())
 		if err != nil || len(entries) != 1 {
 			t.Fatal(entries, err)
@@ -174,9 +172,7 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
 	db, waste := r.NewVolume("db"), r.NewVolume("waste")
-	if err := r.Remove(ctx, "waste"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Remove(ctx, "waste"))
 	blank := r.NewIncoming() // as after a restart: nothing is on record
 	if err := os.WriteFile(filepath.Join(r.Root, "pool/incoming", blank.ID.String(), "record.json"), []byte("no record"), 0o600); err != nil {
 		t.Fatal(err)
@@ -185,9 +181,7 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 	all := func() (text string, first api.Finding) {
 		t.Helper()
 		found, err := r.Doctor(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, f := range found {
 			text += f.Level + ": " + f.Subject + ": " + f.Text + " (" + f.Fix + ")\n"
 		}
@@ -293,9 +287,7 @@ func TestDoctorReportsCapabilitiesThatPoolLacks(t *testing.T) {
 	r := agenttest.New(t)
 	said := ""
 	found, err := r.Doctor(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, f := range found {
 		if f.Subject == "pool default" && strings.Contains(f.Text, "limits of backend") {
 			said = f.Level + ": " + f.Text
@@ -321,9 +313,7 @@ func TestDoctorOfHangingPool(t *testing.T) {
 	h.Hang("list")
 	examine := func() api.Finding {
 		all, err := r.Doctor(t.Context())
-		if err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, err)
 		for _, f := range all {
 			if f.Subject == "pool other" && f.Level == api.LevelError {
 				return f
@@ -390,9 +380,7 @@ func TestPoolsOnOneFilesystem(t *testing.T) {
 	}
 	make := func(name, pool string) {
 		t.Helper()
-		if err := h.Create(t.Context(), name, map[string]string{"pool": pool, "size": "800MiB"}); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, h.Create(t.Context(), name, map[string]string{"pool": pool, "size": "800MiB"}))
 	}
 	make("db", "fast")
 	if level, text := found("fast"); level != api.LevelOK || !strings.Contains(text, "with slow: they share its free space") {

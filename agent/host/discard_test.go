@@ -2,7 +2,6 @@ package host_test
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +15,8 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { agenttest.Main(m) }
@@ -62,14 +63,10 @@ func TestDiscardContinuesInJob(t *testing.T) {
 			}
 			return err
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return paths
 	}
-	if err := host.Discard(t.Context(), f.A.Host, f.A.Pool(), d.ID); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, host.Discard(t.Context(), f.A.Host, f.A.Pool(), d.ID))
 	if got := f.A.Finding("dataset " + d.ID.String()); !strings.HasPrefix(got.Text, "is deleted, and its bytes are being removed") {
 		t.Errorf("doctor says %+v of %v", got, left())
 	}
@@ -87,13 +84,9 @@ func TestDiscardContinuesInJob(t *testing.T) {
 func TestI3DiscardKeepsRecordedDataset(t *testing.T) {
 	f := agenttest.NewCluster(t, "dir", "dir")
 	d := f.A.NewVolume("db")
-	if err := host.Discard(t.Context(), f.A.Host, f.A.Pool(), d.ID); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("got %v", err)
-	}
+	assert.ErrorIs(t, host.Discard(t.Context(), f.A.Host, f.A.Pool(), d.ID), dataset.ErrConflict)
 	if e, err := f.A.Pool().Stat(t.Context(), d.ID); err != nil || e.State != backends.EntryReady {
 		t.Errorf("got %+v, %v", e, err)
 	}
-	if err := host.Discard(t.Context(), f.A.Host, f.A.Pool(), uuid.New()); err != nil {
-		t.Errorf("without a dataset: %v", err)
-	}
+	assert.NoErrorf(t, host.Discard(t.Context(), f.A.Host, f.A.Pool(), uuid.New()), "without a dataset")
 }

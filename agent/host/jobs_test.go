@@ -12,6 +12,8 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 func newTestJobs(t *testing.T) *Runner {
@@ -44,9 +46,7 @@ func TestJobsJoin(t *testing.T) {
 	var joined atomic.Int64
 	ask := func() {
 		was, err := j.Do(t.Context(), "key", "work", work)
-		if !errors.Is(err, failure) {
-			t.Errorf("got %v", err)
-		}
+		assert.ErrorIs(t, err, failure)
 		if was {
 			joined.Add(1)
 		}
@@ -107,9 +107,7 @@ func TestJobsPending(t *testing.T) {
 			<-gate
 			return nil
 		})
-		if !errors.Is(err, dataset.ErrPending) {
-			t.Fatalf("%s: %v", c.key, err)
-		}
+		require.ErrorIsf(t, err, dataset.ErrPending, "%s", c.key)
 		for _, says := range c.says {
 			if !strings.Contains(err.Error(), says) {
 				t.Errorf("%s: %q does not say %q", c.key, err, says)
@@ -220,9 +218,7 @@ func TestAbandonedJob(t *testing.T) {
 			continue
 		}
 		leave()
-		if err := <-ended; !errors.Is(err, dataset.ErrPending) {
-			t.Error(err)
-		}
+		assert.ErrorIs(t, <-ended, dataset.ErrPending)
 		close(gate)
 		if got := <-abandoned; got != "deploy-17 operator ann mount: it failed" {
 			t.Error(got)

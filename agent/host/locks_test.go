@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A lock has one holder at a time, and an unused lock is removed.
@@ -46,9 +47,7 @@ func TestLockCancelled(t *testing.T) {
 	var l Set
 	id := uuid.New()
 	unlock, err := l.Lock(t.Context(), id, "restore of volume db")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = l.Lock(gone, id, "mount of volume db")
@@ -60,8 +59,6 @@ func TestLockCancelled(t *testing.T) {
 		t.Errorf("%d unused locks were not removed", len(l.all))
 	}
 	again, err := l.Lock(gone, id, "mount of volume db")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	again()
 }

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 func check(args, allowed []string) error { return (&Programs{Allowed: allowed}).Check(args) }
@@ -17,15 +19,9 @@ func check(args, allowed []string) error { return (&Programs{Allowed: allowed}).
 func TestCheckProgram(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "sub", "off")
-	if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o755)); err != nil {
-		t.Fatal(err)
-	}
-	if err := check([]string{file}, nil); err != nil {
-		t.Error(err)
-	}
-	if err := check([]string{file, "-f"}, []string{"/bin/off", file}); err != nil {
-		t.Error(err)
-	}
+	require.NoError(t, errors.Join(os.Mkdir(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o755)))
+	assert.NoError(t, check([]string{file}, nil))
+	assert.NoError(t, check([]string{file, "-f"}, []string{"/bin/off", file}))
 	for _, allowed := range [][]string{{}, {"/bin/off"}} {
 		if err := check([]string{file, "/bin/off"}, allowed); dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), "fence_programs") {
 			t.Errorf("%q: %v", allowed, err)
@@ -43,9 +39,7 @@ func TestCheckProgram(t *testing.T) {
 			return errors.Join(os.Rename(file, dir+"/off"), os.Symlink(dir+"/off", file), os.Chown(filepath.Dir(file), 1000, 0))
 		},
 	} {
-		if err := change(); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, change())
 		if err := check([]string{file}, nil); dataset.KindOf(err) != dataset.ErrForbidden {
 			t.Errorf("%s: %v", what, err)
 		}

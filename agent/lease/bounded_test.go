@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/require"
 )
 
 // AwaitForgotten waits until a guard does not have a dataset any more. The host is checked for the dataset first.
@@ -160,9 +161,7 @@ func TestI1FencedHomeIsSuperseded(t *testing.T) {
 	path := g.A.MustMount("db@auto", "user")
 	holder := exec.Command("sleep", "1000")
 	holder.Dir = path
-	if err := holder.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, holder.Start())
 	killed := make(chan error, 1)
 	go func() { killed <- holder.Wait() }()
 	g.LinkA.Cut()
@@ -300,9 +299,7 @@ func TestDoctorReportsWhetherGuardAnswers(t *testing.T) {
 	doctor := func(level, text string) {
 		t.Helper()
 		list, err := f.A.Doctor(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, l := range list {
 			if l.Subject == "guard" && l.Level == level && strings.Contains(l.Text+l.Fix, text) {
 				return
@@ -328,9 +325,7 @@ func TestDoctorReportsWhetherGuardAnswers(t *testing.T) {
 func asks(h *agenttest.Host, other *agenttest.Host, epochs ...lease.Epoch) lease.Answer {
 	h.Cluster.Helper()
 	out, err := lease.Ask(h.Cluster.Context(), h.Config.PeerHTTP, other.Config.Address, other.Node(), lease.Request{Incarnation: h.Incarnation, Epochs: epochs})
-	if err != nil {
-		h.Cluster.Fatal(err)
-	}
+	require.NoError(h.Cluster, err)
 	return out
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/require"
 )
 
 // An agent crashes before and after every act of a mount and of an unmount. After its restart there are two possible
@@ -120,17 +121,13 @@ func TestI1DatasetsUnknownToGuardAreRegistered(t *testing.T) {
 		t.Helper()
 		g.GuardA.Stop()
 		for _, dir := range []string{g.GuardA.Run, g.GuardA.Root} {
-			if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)))
 		}
 		g.GuardA.Start()
 	}
 	known := func() bool { e, there := g.GuardA.Entry(d.ID); return there && e.State == guard.StateArmed }
 	p := g.A.Pools.All()[0]
-	if err := g.A.Pools.RecordGeneration(t.Context(), p.ID, 1<<40); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, g.A.Pools.RecordGeneration(t.Context(), p.ID, 1<<40))
 	g.A.Stop()
 	forget()
 	g.A.Start()
@@ -146,9 +143,7 @@ func TestI1DatasetsUnknownToGuardAreRegistered(t *testing.T) {
 		t.Fatal(err)
 	}
 	forget()
-	if err := os.Rename(p.Path, p.Path+".away"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(p.Path, p.Path+".away"))
 	g.A.Start()
 	if e := g.GuardA.AwaitFenced(d.ID); e.Fence == nil || e.Filesystem.Root == "" || !e.Own {
 		t.Errorf("%+v", e)
@@ -156,9 +151,7 @@ func TestI1DatasetsUnknownToGuardAreRegistered(t *testing.T) {
 	if _, err := g.A.Pools.Get(p.ID); err == nil || g.A.Pools.CheckQuarantine(p.ID) != nil {
 		t.Errorf("its pool is not offline: %v", err)
 	}
-	if err := os.Rename(p.Path+".away", p.Path); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(p.Path+".away", p.Path))
 	g.LinkA.Mend()
 	g.Network.SetCut(false)
 	agenttest.Await(t, known)

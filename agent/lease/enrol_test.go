@@ -24,6 +24,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // slowStore is a disk that takes long to forget which nodes have copies, until it is released.
@@ -91,9 +93,7 @@ func TestEnrolledWhileForgotten(t *testing.T) {
 	case <-time.After(100 * time.Millisecond):
 	}
 	close(s.on)
-	if err := errors.Join(<-dropped, <-done); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(<-dropped, <-done))
 	list, err := r.state.List(t.Context(), enrolledKey(d.ID, nodeP), "", 0)
 	if err != nil || len(list) != 1 || len(r.enrolled(d)) != 1 {
 		t.Errorf("on disk: %v, %v; in memory: %v", list, err, r.enrolled(d))
@@ -104,14 +104,10 @@ func TestEnrolledWhileForgotten(t *testing.T) {
 func TestEnrolmentsOfLeftDatasetEndAtStart(t *testing.T) {
 	r := newKeeper(t, func(st store.Store) store.Store { return st })
 	stays, left := r.kept(), r.kept()
-	if err := errors.Join(r.Enrol(t.Context(), stays.ID, nodeP), r.Enrol(t.Context(), left.ID, nodeP)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(r.Enrol(t.Context(), stays.ID, nodeP), r.Enrol(t.Context(), left.ID, nodeP)))
 	r.Cache.Remove(left.ID)
 	next := &keeper{New(r.Host, nil, silentGuard{}, nil, nil).Deadlines, r.state}
-	if err := next.loadEnrolled(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, next.loadEnrolled(t.Context()))
 	list, err := r.state.List(t.Context(), "enrolled/", "", 0)
 	if err != nil || len(list) != 1 || len(next.enrolled(stays)) != 1 || len(next.enrolled(left)) != 0 {
 		t.Errorf("on disk: %v, %v", list, err)
@@ -157,18 +153,14 @@ type keeper struct {
 func newKeeper(t *testing.T, wrap func(store.Store) store.Store) *keeper {
 	t.Helper()
 	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "agent.db"), bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	state := wrap(st)
 	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	t.Cleanup(func() {
 		stop()
 		wg.Wait()
-		if err := st.Close(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, st.Close())
 	})
 	h := &host.Host{
 		NodeID: uuid.New(), DB: records.OpenDB(state), Cache: records.NewCache(), Jobs: host.New(ctx, &wg),

@@ -22,19 +22,17 @@ import (
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A recalled dataset may be changed but not opened, a relinquished one neither, also after a restart. At a later
 // epoch both are allowed.
 func TestTableRefusesRecalledAndRelinquishedDatasets(t *testing.T) {
 	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "agent.db"), bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer func() {
-		if err := st.Close(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, st.Close())
 	}()
 	table := New(&host.Host{DB: records.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Epoch: 3, Move: uuid.New()}
@@ -60,21 +58,15 @@ func TestTableRefusesRecalledAndRelinquishedDatasets(t *testing.T) {
 	table.EndRecall(d.ID)
 	expect("recall ended", table, true, true)
 
-	if err := table.Relinquish(t.Context(), d.ID, Relinquished{Epoch: d.Epoch, Move: d.Move}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, table.Relinquish(t.Context(), d.ID, Relinquished{Epoch: d.Epoch, Move: d.Move}))
 	expect("relinquished", table, false, false)
 	again := New(&host.Host{DB: records.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
-	if err := again.Load(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, again.Load(t.Context()))
 	expect("relinquished, after a restart", again, false, false)
 	d.Epoch++
 	expect("at a later epoch", again, true, true)
 	d.Epoch--
-	if err := errors.Join(again.Drop(t.Context(), d.ID), again.Drop(t.Context(), d.ID)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(again.Drop(t.Context(), d.ID), again.Drop(t.Context(), d.ID)))
 	expect("dropped", again, true, true)
 }
 
@@ -82,13 +74,9 @@ func TestTableRefusesRecalledAndRelinquishedDatasets(t *testing.T) {
 // bring the record back.
 func TestToldAfterTheMoveEnded(t *testing.T) {
 	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "agent.db"), bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer func() {
-		if err := st.Close(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, st.Close())
 	}()
 	id, r := uuid.New(), Relinquished{Epoch: 3, Move: uuid.New()}
 	for name, c := range map[string]struct {
@@ -101,21 +89,15 @@ func TestToldAfterTheMoveEnded(t *testing.T) {
 		"another move has come": {false, Relinquished{Epoch: 4, Move: uuid.New()}, false},
 	} {
 		table := New(&host.Host{DB: records.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
-		if err := table.Relinquish(t.Context(), id, r); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, table.Relinquish(t.Context(), id, r))
 		if c.dropped {
 			err = table.Drop(t.Context(), id)
 		} else {
 			err = table.Relinquish(t.Context(), id, c.now)
 		}
-		if err := errors.Join(err, table.SetReported(t.Context(), id, r)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, errors.Join(err, table.SetReported(t.Context(), id, r)))
 		again := New(&host.Host{DB: records.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
-		if err := again.Load(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, again.Load(t.Context()))
 		for where, table := range map[string]*Leases{"in memory": table, "on disk": again} {
 			got, there := table.Relinquished(id)
 			if there == c.dropped || got.Reported != c.told || got.Move != c.now.Move {
@@ -129,9 +111,7 @@ func TestToldAfterTheMoveEnded(t *testing.T) {
 // node opens it again after a restart.
 func TestI1EpochIsNotRelinquishedIfTheDiskRefuses(t *testing.T) {
 	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "agent.db"), bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if err := st.Close(); err != nil { // each write fails from now on
 		t.Fatal(err)
 	}
@@ -222,14 +202,10 @@ func TestI1LaterFenceIsNotThawed(t *testing.T) {
 func TestI1AnswersOfOthers(t *testing.T) {
 	now := clock.System{}.Now()
 	ca, err := pki.Create(t.TempDir(), now)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	member := func(id uuid.UUID) *pki.Credentials {
 		p, err := ca.Issue(pki.Identity{Cluster: ca.Cluster(), Kind: pki.Node, Node: id, Name: "host"}, now)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return pki.NewCredentials(p, clock.System{}, nil)
 	}
 	wanted, other := uuid.New(), uuid.New()

@@ -24,6 +24,8 @@ import (
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // outlasts waits until the guard's deadline of a dataset was extended twice, and reports whether the dataset was
@@ -108,9 +110,7 @@ func TestPromiseOfNodeThatJoinsLater(t *testing.T) {
 	}
 	// Control checks which replicas must be moved when their volume changes: its first check of everything may be
 	// over.
-	if err := g.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, g.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}))
 	agenttest.Await(t, func() bool { now, _ := g.A.Cache.Dataset(d.ID); return slices.Contains(now.Followers(), c.Node()) })
 	// The node knows its copy as well.
 	agenttest.Await(t, func() bool { _, kept := c.Replicas.Copy(d.ID); return kept })
@@ -152,9 +152,7 @@ func TestI1LostDatabaseThawsNothing(t *testing.T) {
 	g.GuardA.AwaitFenced(d.ID)
 	g.A.Stop()
 	list, err := g.A.Database.List(t.Context(), "", "", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var drop []store.Write
 	for _, e := range list {
 		drop = append(drop, store.Write{Key: e.Key, Delete: true})
@@ -254,17 +252,13 @@ func TestI1SlowFenceShortensLeaseOfOpenDataset(t *testing.T) {
 		slow.mu.Unlock()
 		answer := g.A.Leases.Deadlines.AnswerCount()
 		before, err := slow.Status(t.Context()) // this status is applied late
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		unlock, err := g.A.Locks.Lock(t.Context(), d.ID, "test")
 		if err == nil {
 			err = g.A.Leases.Registrar.Register(t.Context(), changed)
 			unlock()
 		}
-		if err != nil {
-			t.Errorf("slow are %v: %v", policies, err)
-		}
+		assert.NoErrorf(t, err, "slow are %v", policies)
 		if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed {
 			t.Errorf("slow are %v: the guard does not watch the open dataset: %+v", policies, e)
 		}
@@ -296,9 +290,7 @@ func TestI1SlowFenceShortensFirstDeadline(t *testing.T) {
 	d.Profile.Failover.Auto = true
 	agenttest.Await(t, func() bool { return g.A.Leases.Deadlines.Until(d) > clock.Boottime()+agenttest.BoundSession/2 })
 	renewed, _ := g.A.Leases.Deadlines.Session()
-	if err := g.A.Leases.Registrar.Register(t.Context(), d); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, g.A.Leases.Registrar.Register(t.Context(), d))
 	e, there := g.GuardA.Entry(d.ID)
 	held := lease.HolderSpan(agenttest.BoundSession) - over
 	if least, most := renewed+held, g.LinkA.LastRenewed()+held; !there || e.Deadline < least || e.Deadline > most {

@@ -20,6 +20,8 @@ import (
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 func setProfile(volume, profile string) api.Request {
@@ -218,9 +220,7 @@ func TestI1SetProfileInterrupted(t *testing.T) {
 		})
 		gone := g.A.DieAfter(act, 1)
 		out, err := g.Service.Submit(g.Context(), setProfile(name, "auto"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		agenttest.AwaitDeath(t, gone)
 		if g.Recorded(name).Profile.Failover.Auto {
 			t.Errorf("%s: recorded already", act)
@@ -285,9 +285,7 @@ func TestI1RestartKeepsFenceOfManualVolume(t *testing.T) {
 func mountIDOf(t *testing.T, path string) int {
 	t.Helper()
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if e := table.At(path); e != nil {
 		return e.ID
 	}
@@ -299,9 +297,7 @@ func setManual(t *testing.T, h *agenttest.Host, d dataset.Dataset) {
 	t.Helper()
 	key := "volumes/" + d.ID.String()
 	entry, err := h.Database.Get(t.Context(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var record api.IndexedDataset
 	if err := json.Unmarshal(entry.Value, &record); err != nil || !record.Dataset.Profile.Failover.Auto {
 		t.Fatalf("%v: %s", err, entry.Value)
@@ -311,9 +307,7 @@ func setManual(t *testing.T, h *agenttest.Host, d dataset.Dataset) {
 	if err == nil {
 		_, err = h.Database.Txn(t.Context(), nil, []store.Write{{Key: key, Value: value}})
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 // heldUpdates is a link that reports no update to control until release is closed.
@@ -428,9 +422,7 @@ func TestI1SetProfileThatWaitsBlocksNoMount(t *testing.T) {
 	<-control.refused
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := g.A.Unmount(ctx, "db", "first"); err != nil {
-		t.Fatalf("unmount while the change waits: %v", err)
-	}
+	require.NoErrorf(t, g.A.Unmount(ctx, "db", "first"), "unmount while the change waits")
 	AwaitForgotten(g.GuardA, d.ID)
 	<-control.refused
 	if again := g.A.MustMount("db", "second"); again != path {
@@ -458,9 +450,7 @@ func TestI1MarkOfUnfinishedSetProfileStays(t *testing.T) {
 	g.B.NewVolume("other", nil)
 	g.LinkB.Cut()
 	out, err := g.Service.Submit(g.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "other", Snapshot: "s"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if err := g.A.Leases.Deadlines.Marks.Set(t.Context(), d.ID, out.Operation.ID); err != nil { // stands for such an operation
 		t.Fatal(err)
 	}
@@ -481,15 +471,9 @@ func TestMarkOfDeletedVolumeStays(t *testing.T) {
 	t.Parallel()
 	g := agenttest.NewBounded(t)
 	d := newManual(g, "db")
-	if err := g.A.Leases.Deadlines.Marks.Set(t.Context(), d.ID, uuid.New()); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.A.Remove(t.Context(), "db@hand"); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.A.Leases.Deadlines.Marks.Settle(t.Context()); err != nil {
-		t.Errorf("the mark of a deleted volume: %v", err)
-	}
+	require.NoError(t, g.A.Leases.Deadlines.Marks.Set(t.Context(), d.ID, uuid.New()))
+	require.NoError(t, g.A.Remove(t.Context(), "db@hand"))
+	assert.NoErrorf(t, g.A.Leases.Deadlines.Marks.Settle(t.Context()), "the mark of a deleted volume")
 	if _, home := g.A.Cache.Dataset(d.ID); home && !g.A.Leases.Deadlines.Marks.Has(d.ID) {
 		t.Error("the mark was removed, and the volume may be restored")
 	}

@@ -18,6 +18,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/process"
 	"github.com/droverhq/drover/plugin"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // caller is a process that calls the plugin, as an engine or a command of Podman does.
@@ -30,13 +32,9 @@ type caller struct {
 func newCaller(t *testing.T) caller {
 	t.Helper()
 	cmd := exec.Command("sleep", "infinity")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, cmd.Start())
 	id, err := process.Of(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	c := caller{Context: plugin.WithCaller(t.Context(), id)}
 	ended := false
 	c.end = func() {
@@ -84,9 +82,7 @@ func TestI9PodmanCommandsAreNotNewEngines(t *testing.T) {
 	mount.end()
 
 	before, err := r.Config.State.List(t.Context(), "", "", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for range 3 {
 		command := newCaller(t)
 		r.Activated(command)
@@ -114,9 +110,7 @@ func TestI9PodmanCommandsAreNotNewEngines(t *testing.T) {
 
 	unmount := newCaller(t)
 	r.Activated(unmount)
-	if err := r.Unmount(unmount, "held", mounting.PodmanID); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Unmount(unmount, "held", mounting.PodmanID))
 	r.WantUses(held)
 }
 
@@ -250,9 +244,7 @@ func TestI9PodmanGivesUp(t *testing.T) {
 	r.WantUses(d, mounting.PodmanID)
 	r.Restart()
 	r.WantUses(d, mounting.PodmanID)
-	if err := r.Unmount(t.Context(), "db", mounting.PodmanID); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Unmount(t.Context(), "db", mounting.PodmanID))
 	r.WantUses(d)
 }
 
@@ -263,25 +255,17 @@ func TestI9PodmanHearsNoError(t *testing.T) {
 	d := r.NewVolume("db")
 	r.MountDataset(d, mounting.PodmanID)
 	shell, err := os.Open(r.MountPath(d.ID))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer shell.Close()
-	if err := r.Unmount(t.Context(), "db", mounting.PodmanID); err != nil {
-		t.Errorf("unmount while the host is in it: %v", err)
-	}
+	assert.NoErrorf(t, r.Unmount(t.Context(), "db", mounting.PodmanID), "unmount while the host is in it")
 	if ids := r.Uses.Get(d.ID).SortedIDs(); len(ids) > 0 {
 		t.Errorf("uses: %v", ids)
 	}
 	// A container that starts before the unmount was retried gets the volume.
 	r.MountDataset(d, mounting.PodmanID)
 	r.WantUses(d, mounting.PodmanID)
-	if err := r.Unmount(t.Context(), "db", mounting.PodmanID); err != nil {
-		t.Errorf("unmount while the host is in it: %v", err)
-	}
-	if err := shell.Close(); err != nil {
-		t.Fatal(err)
-	}
+	assert.NoErrorf(t, r.Unmount(t.Context(), "db", mounting.PodmanID), "unmount while the host is in it")
+	require.NoError(t, shell.Close())
 	agenttest.Await(t, func() bool {
 		r.FakeClock.Advance(mounting.IdleLimit)
 		mounted, err := host.IsMountPoint(r.MountPath(d.ID))
@@ -308,9 +292,7 @@ func TestI9PodmanIsAnsweredInTime(t *testing.T) {
 		r.FakeClock.Advance(mounting.PodmanPatience)
 		select {
 		case err := <-answered:
-			if err != nil {
-				t.Errorf("slow unmount: %v", err)
-			}
+			assert.NoErrorf(t, err, "slow unmount")
 			return true
 		default:
 			return false

@@ -16,6 +16,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestExamineNamesHolders: a process with an open file, and a loop device, are named with the file. Copies of the
@@ -32,15 +34,11 @@ func TestExamineNamesHolders(t *testing.T) {
 	if err == nil {
 		err = f.Truncate(1 << 20)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	sleep := exec.Command("sleep", "infinity")
 	sleep.ExtraFiles = []*os.File{f}
-	if err := sleep.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, sleep.Start())
 	got := r.Holders.Examine(t.Context(), d)
 	if len(got.List) != 1 || len(got.Unexamined) != 0 || got.List[0].PID != sleep.Process.Pid ||
 		got.List[0].User == "" || got.List[0].Path != "disk.img" {
@@ -48,13 +46,9 @@ func TestExamineNamesHolders(t *testing.T) {
 	}
 	_ = sleep.Process.Kill() // it runs, so this cannot fail
 	_ = sleep.Wait()
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.Close())
 	dev, err := loopdev.Attach(t.Context(), f.Name(), loopdev.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer dev.Close()
 	got = r.Holders.Examine(t.Context(), d)
 	named := false
@@ -64,9 +58,7 @@ func TestExamineNamesHolders(t *testing.T) {
 	if !named {
 		t.Errorf("loop device: %+v", got)
 	}
-	if err := dev.Close(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, dev.Close())
 	r.MustUnmount("db", "one")
 	if got := r.Holders.Examine(t.Context(), d); !got.IsEmpty() {
 		t.Errorf("unmounted: %+v", got)
@@ -120,9 +112,7 @@ func TestExamineUserFoundByPool(t *testing.T) {
 			if err == nil {
 				_, err = out.Read(make([]byte, 6))
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			defer func() {
 				_ = holder.Process.Kill() // it runs, so this cannot fail
 				_ = holder.Wait()

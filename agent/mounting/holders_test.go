@@ -18,6 +18,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/plugin"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestI1CpBeforeFailover: docker cp into a container that outlived its engine does not remove the volume from the
@@ -74,9 +76,7 @@ func testGuardKeeps(t *testing.T, holder func(*testing.T, string) func()) {
 	g.A.MustUnmount("db@auto", "one")
 	held := func(at string) {
 		t.Helper()
-		if err := g.A.Remove(t.Context(), "db@auto"); !errors.Is(err, dataset.ErrInUse) {
-			t.Errorf("%s: removed: %v", at, err)
-		}
+		assert.ErrorIsf(t, g.A.Remove(t.Context(), "db@auto"), dataset.ErrInUse, "%s: removed", at)
 		if e, there := g.GuardA.Entry(d.ID); !there || e.State != guard.StateArmed {
 			t.Fatalf("%s: the guard has %t, %+v", at, there, e)
 		}
@@ -86,9 +86,7 @@ func testGuardKeeps(t *testing.T, holder func(*testing.T, string) func()) {
 	held("restarted")
 	stop()
 	g.AwaitConsistent(d, "the process has ended")
-	if err := g.A.Remove(t.Context(), "db@auto"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, g.A.Remove(t.Context(), "db@auto"))
 }
 
 // TestI11HeldWithoutUse: a volume that is mounted and held without a recorded use is not unmounted, restored, removed
@@ -107,9 +105,7 @@ func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
 	stop := holder(t, path)
 	rec := r.Uses.Get(d.ID)
 	clear(rec.IDs)
-	if err := r.Uses.Save(t.Context(), d, 0, rec, nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Uses.Save(t.Context(), d, 0, rec, nil))
 	r.Uses.MarkIdle(d.ID)
 	work := map[string]func() error{
 		"unmount": func() error { return r.Unmounter.IfUnused(t.Context(), d, r.Unmounter.UnmountUnused) },
@@ -123,9 +119,7 @@ func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
 		},
 	}
 	for name, do := range work {
-		if err := do(); !errors.Is(err, dataset.ErrInUse) {
-			t.Errorf("%s: %v", name, err)
-		}
+		assert.ErrorIsf(t, do(), dataset.ErrInUse, "%s", name)
 	}
 	r.Advance(2 * mounting.IdleLimit)
 	r.Unmounter.UnmountIdle()
@@ -134,9 +128,7 @@ func testHeldWithoutUse(t *testing.T, holder func(*testing.T, string) func()) {
 		t.Errorf("mounted: %t, %v", mounted, err)
 	}
 	stop()
-	if err := r.Remove(t.Context(), "db"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Remove(t.Context(), "db"))
 }
 
 // TestI11MountOnTheHost: a second mount on the host is a use, whatever its path. If a container shares its mounts
@@ -148,9 +140,7 @@ func TestI11MountOnTheHost(t *testing.T) {
 	r.MountDataset(d, "one")
 	path, dir := r.MountPath(d.ID), t.TempDir()
 	same := filepath.Join(dir, strings.TrimPrefix(path, r.Root))
-	if err := os.MkdirAll(same, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(same, 0o700))
 	for name, c := range map[string]struct {
 		from, to, flag string
 		holders        int
@@ -168,9 +158,7 @@ func TestI11MountOnTheHost(t *testing.T) {
 				}
 			}()
 			look, err := r.Holders.ScanMounts()
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if list := r.Holders.Describe(t.Context(), look, d); len(list) != c.holders {
 				t.Errorf("%v", list)
 			}
@@ -187,9 +175,7 @@ func TestI11FailedLookAtFiles(t *testing.T) {
 	r.MountDataset(d, "one")
 	rec := r.Uses.Get(d.ID)
 	clear(rec.IDs)
-	if err := r.Uses.Save(t.Context(), d, 0, rec, nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Uses.Save(t.Context(), d, 0, rec, nil))
 	open := r.Holders.Files
 	r.Holders.Files = func(context.Context, []mount.Filesystem) (*inuse.Files, error) { return nil, errors.New("no /proc") }
 	for name, do := range map[string]func() error{
@@ -205,9 +191,7 @@ func TestI11FailedLookAtFiles(t *testing.T) {
 		t.Errorf("held by %v, %v", list, err)
 	}
 	r.Holders.Files = open
-	if err := r.Remove(t.Context(), "db"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Remove(t.Context(), "db"))
 }
 
 // TestI9NotMountedAndHeld: a use does not end because its mount point is not mounted any more.
@@ -227,14 +211,10 @@ func TestI9NotMountedAndHeld(t *testing.T) {
 	look := func() {
 		t.Helper()
 		l, err := f.A.Holders.ScanMounts()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		f.A.Verifier.EndGrace()
 		holders := len(f.A.Holders.Describe(t.Context(), l, d))
-		if err := f.A.Verifier.DropUnverified(t.Context(), d, f.A.Verifier.Unverified(d.ID), holders); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, f.A.Verifier.DropUnverified(t.Context(), d, f.A.Verifier.Unverified(d.ID), holders))
 	}
 	look()
 	if n := len(f.A.Uses.Get(d.ID).IDs); n != 1 {
@@ -270,9 +250,7 @@ func TestI11RefusalNamesEngineAndCommand(t *testing.T) {
 	if _, err := r.Mount(t.Context(), "db@bronze", "first"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Unmount(t.Context(), "db@bronze", "first"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Unmount(t.Context(), "db@bronze", "first"))
 	for _, c := range []struct {
 		uses map[string]plugin.Tool
 		want string
@@ -304,9 +282,7 @@ func TestI11RefusalNamesEngineAndCommand(t *testing.T) {
 			}
 		}
 		for id := range c.uses {
-			if err := r.Unmount(t.Context(), "db", id); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, r.Unmount(t.Context(), "db", id))
 		}
 	}
 }

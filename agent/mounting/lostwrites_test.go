@@ -31,6 +31,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // bench is a host with a loop pool on a disk that the test fills.
@@ -52,9 +54,7 @@ func (h bench) write(path string, size int) {
 	h.T.Helper()
 	data := make([]byte, size)
 	_, _ = rand.Read(data)
-	if err := os.WriteFile(filepath.Join(path, "data"), data, 0o600); err != nil {
-		h.T.Fatal(err)
-	}
+	require.NoError(h.T, os.WriteFile(filepath.Join(path, "data"), data, 0o600))
 }
 
 // flush makes the kernel write the data, as it does after some seconds. Unlike syncfs(2), sync(2) reports no error.
@@ -62,9 +62,7 @@ func (h bench) flush() { unix.Sync() }
 
 func (h bench) free() {
 	h.T.Helper()
-	if err := os.Remove(filepath.Join(h.disk, "ballast")); err != nil {
-		h.T.Fatal(err)
-	}
+	require.NoError(h.T, os.Remove(filepath.Join(h.disk, "ballast")))
 }
 
 func (h bench) status(d dataset.Dataset) dataset.DatasetStatus {
@@ -75,9 +73,7 @@ func (h bench) status(d dataset.Dataset) dataset.DatasetStatus {
 func (h bench) lost(d dataset.Dataset) api.Finding {
 	h.T.Helper()
 	list, err := h.Doctor(h.T.Context())
-	if err != nil {
-		h.T.Fatal(err)
-	}
+	require.NoError(h.T, err)
 	for _, f := range list {
 		if f.Subject == "volume "+d.Volume && strings.HasPrefix(f.Text, mayHaveLost) {
 			return f
@@ -185,9 +181,7 @@ func TestLostWritesAreFoundAtTheUnmount(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	h.free()
-	if err := h.Remove(t.Context(), "db"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, h.Remove(t.Context(), "db"))
 	if f := h.lost(d); f != (api.Finding{}) {
 		t.Errorf("of a deleted volume: %+v", f)
 	}
@@ -202,16 +196,12 @@ func TestLossInTheLastFlushIsReported(t *testing.T) {
 			d := h.NewVolume("db", map[string]string{"size": "300MiB"})
 			path := h.MustMount("db", "user")
 			scratch.Fill(t, h.disk)
-			if err := os.Truncate(filepath.Join(h.disk, "ballast"), h.ballast()-64<<20); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.Truncate(filepath.Join(h.disk, "ballast"), h.ballast()-64<<20))
 			h.status(d)
 			h.write(path, 128<<20)
 			if syncs {
 				root, err := os.Open(path)
-				if err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, err)
 				if err := errors.Join(unix.Syncfs(int(root.Fd())), root.Close()); err == nil {
 					t.Fatal("nothing was lost")
 				}
@@ -231,9 +221,7 @@ func TestLossInTheLastFlushIsReported(t *testing.T) {
 func (h bench) ballast() int64 {
 	h.T.Helper()
 	info, err := os.Stat(filepath.Join(h.disk, "ballast"))
-	if err != nil {
-		h.T.Fatal(err)
-	}
+	require.NoError(h.T, err)
 	return info.Size()
 }
 
@@ -289,9 +277,7 @@ func TestLossIsRecordedLater(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
 	st, err := bolt.Open(t.Context(), t.TempDir()+"/agent.db", bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer st.Close()
 	disk := &fullStore{Store: st, full: true}
 	h := &host.Host{
@@ -299,9 +285,7 @@ func TestLossIsRecordedLater(t *testing.T) {
 	}
 	watcher := func() *mounting.Watcher {
 		w := mounting.New(h, r.Pools, nil, nil, nil).LostWrites
-		if err := w.Load(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, w.Load(t.Context()))
 		return w
 	}
 	w := watcher()
@@ -310,9 +294,7 @@ func TestLossIsRecordedLater(t *testing.T) {
 		t.Fatalf("recorded on a full disk: %s", problem)
 	}
 	b, err := r.Pools.Get(d.Pool)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, full := range []bool{true, false} {
 		disk.full = full
 		w.Look(t.Context(), b, d, r.MountPath(d.ID))
@@ -335,17 +317,13 @@ func TestStoppedFilesystemIsReportedAndRefused(t *testing.T) {
 			r.MountDataset(d, "user")
 			path := r.MountPath(d.ID)
 			// Instead of the folder of the pool.
-			if err := mount.Mount(path, mount.Spec{Source: device, FSType: fs}); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, mount.Mount(path, mount.Spec{Source: device, FSType: fs}))
 			r.MountDataset(d, "second")
 			if st := r.Status.Status(t.Context(), d); st.Problem != "" || !st.Mounted {
 				t.Errorf("while its disk works: %+v", st)
 			}
 			file, err := os.Create(filepath.Join(path, "file"))
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			fail()
 			for range 3 { // the first write fails to write data, a later one the journal
 				if _, err := file.WriteString("more"); err == nil && file.Sync() == nil {
@@ -382,14 +360,10 @@ func TestStoppedFilesystemIsReportedAndRefused(t *testing.T) {
 				t.Errorf("%d lines in the log; the pool, whose disk works: %+v", lines, st)
 			}
 			for _, id := range []string{"user", "second"} {
-				if err := r.Unmount(t.Context(), "db", id); err != nil {
-					t.Errorf("unmount: %v", err)
-				}
+				assert.NoErrorf(t, r.Unmount(t.Context(), "db", id), "unmount")
 			}
 			table, err := mount.Table()
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if e := table.At(path); e != nil && e.Source == device {
 				t.Errorf("it is mounted still: %+v", e)
 			}
@@ -404,13 +378,9 @@ func TestStoppedFilesystemIsRemounted(t *testing.T) {
 	d := r.NewVolume("db")
 	r.MountDataset(d, "user")
 	path := r.MountPath(d.ID)
-	if err := unix.Mount(below, path, "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount(below, path, "", unix.MS_BIND, ""))
 	// Like a request that gave up.
-	if err := r.Uses.Save(t.Context(), d, 0, mounting.Record{Boot: r.Boot}, nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Uses.Save(t.Context(), d, 0, mounting.Record{Boot: r.Boot}, nil))
 	scratch.ShutDown(t, below)
 	if _, err := r.Mount(t.Context(), "db", "next"); !errors.Is(err, unix.EIO) {
 		t.Fatalf("mounted: %v", err)
@@ -451,12 +421,8 @@ func TestEndedFilesystemIsReplaced(t *testing.T) {
 	end := agenttest.StartWithCopy(t)
 	defer end()
 	root, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := fsctl.Fence(t.Context(), root, func() error { return nil }); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, fsctl.Fence(t.Context(), root, func() error { return nil }))
 	r.MustUnmount("db", "user")
 	path = r.MustMount("db", "next")
 	if text, err := os.ReadFile(filepath.Join(path, "file")); err != nil || string(text) != "flushed" {

@@ -18,6 +18,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A file in the mount point of a volume would be hidden by the mount, and be taken for lost. So not even root can put
@@ -26,22 +28,14 @@ func TestNothingCanBePutIntoAMountPoint(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
 	path := r.MountPath(d.ID)
-	if err := os.Mkdir(path, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(path, 0o700))
 	r.MountDataset(d, "id")
-	if err := os.WriteFile(filepath.Join(path, "file"), []byte("in the volume"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(path, "file"), []byte("in the volume"), 0o600))
+	require.NoError(t, r.Unmount(t.Context(), "db", "id"))
 	if err := os.WriteFile(filepath.Join(path, "file"), []byte("beside it"), 0o600); !errors.Is(err, unix.EPERM) {
 		t.Errorf("written into %s while nothing is mounted there: %v", path, err)
 	}
-	if err := r.Remove(t.Context(), "db"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Remove(t.Context(), "db"))
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the mount point of a volume that was removed: %v", err)
 	}
@@ -53,14 +47,10 @@ func TestConcurrentMountsMountOnce(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
 	for range 2 {
-		if err := r.Mounter.EnsureMounted(t.Context(), d, 0); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.Mounter.EnsureMounted(t.Context(), d, 0))
 	}
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	mounts := 0
 	for _, m := range table {
 		if m.Mountpoint == r.MountPath(d.ID) {
@@ -79,12 +69,8 @@ func TestMountOfVolumeRemovedMeanwhile(t *testing.T) {
 	ctx := t.Context()
 	d := r.NewVolume("db")
 	asked := r.Cache.Moment()
-	if err := r.Remove(ctx, "db"); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Mounter.EnsureMounted(ctx, d, asked); !errors.Is(err, dataset.ErrNotFound) {
-		t.Errorf("mount of the removed volume: %v", err)
-	}
+	require.NoError(t, r.Remove(ctx, "db"))
+	assert.ErrorIsf(t, r.Mounter.EnsureMounted(ctx, d, asked), dataset.ErrNotFound, "mount of the removed volume")
 	r.WantUses(d)
 
 	used := r.NewVolume("used")
@@ -109,9 +95,7 @@ func TestMountRightAfterTrashRestore(t *testing.T) {
 	f := agenttest.NewCluster(t, "dir", "dir")
 	r, ctx := f.A, t.Context()
 	d := r.NewVolume("db")
-	if err := r.Remove(ctx, "db"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Remove(ctx, "db"))
 	trashed, _ := r.Cache.Dataset(d.ID)
 	f.Submit(api.Request{Kind: dataset.OpUndelete, Volume: d.ID.String()})
 	agenttest.Await(t, func() bool { now, _ := r.Cache.Dataset(d.ID); return now.State == dataset.StateReady })
@@ -140,9 +124,7 @@ func TestBusyUnmountIsRetried(t *testing.T) {
 	d := r.NewVolume("db")
 	r.MountDataset(d, "id")
 	shell, err := os.Open(r.MountPath(d.ID))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer shell.Close()
 	if err := r.Unmount(t.Context(), "db", "id"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; retrying the unmount") {
 		t.Errorf("unmount while the host is in it: %v", err)
@@ -150,18 +132,14 @@ func TestBusyUnmountIsRetried(t *testing.T) {
 	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) || !strings.HasSuffix(err.Error(), "; retrying the unmount; try again to remove it after that") {
 		t.Errorf("remove while the host is in it: %v", err)
 	}
-	if err := shell.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, shell.Close())
 	agenttest.Await(t, func() bool {
 		r.FakeClock.Advance(mounting.IdleLimit)
 		mounted, err := host.IsMountPoint(r.MountPath(d.ID))
 		return err == nil && !mounted
 	})
 	r.WantUses(d)
-	if err := r.Remove(t.Context(), "db"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Remove(t.Context(), "db"))
 }
 
 // The kernel reports a damaged filesystem as an errno, so the error also says what to do. Errors that are not caused
@@ -186,16 +164,10 @@ func TestMountErrorOfDamagedFilesystemHasRemedy(t *testing.T) {
 		}
 	}
 	empty := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(empty, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(empty, 16<<20); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(empty, nil, 0o600))
+	require.NoError(t, os.Truncate(empty, 16<<20))
 	dev, err := loopdev.Attach(t.Context(), empty, loopdev.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	err = mounting.MountAttached(backends.Attachment{Mount: backends.Mount{Source: dev.Path, FSType: "ext4"}, Release: dev.Close}, t.TempDir())
 	if err == nil || !strings.Contains(err.Error(), "drover snapshot restore") {
 		t.Errorf("a mount of zeros: %v", err)
@@ -209,23 +181,15 @@ func TestOpenRootFollowsNoLink(t *testing.T) {
 		f := agenttest.NewCluster(t, backend, "dir")
 		d := f.A.NewVolume("db")
 		root, err := mounting.OpenRoot(t.Context(), f.A.Pool(), d.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		at := fmt.Sprintf("/proc/%d/fd/%d/", os.Getpid(), root.Fd())
 		victim := filepath.Join(t.TempDir(), "victim")
 		if err := errors.Join(os.Symlink(victim, at+"link"), unix.Mknod(at+"null", unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3)))); err != nil {
 			t.Error(err)
 		}
-		if err := os.WriteFile(at+"link", nil, 0o600); !errors.Is(err, unix.ELOOP) {
-			t.Errorf("%s: a write through a link: %v", backend, err)
-		}
-		if err := os.WriteFile(at+"null", nil, 0o600); !errors.Is(err, unix.EACCES) {
-			t.Errorf("%s: a write to a device: %v", backend, err)
-		}
-		if err := root.Close(); err != nil {
-			t.Error(err)
-		}
+		assert.ErrorIsf(t, os.WriteFile(at+"link", nil, 0o600), unix.ELOOP, "%s: a write through a link", backend)
+		assert.ErrorIsf(t, os.WriteFile(at+"null", nil, 0o600), unix.EACCES, "%s: a write to a device", backend)
+		assert.NoError(t, root.Close())
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // fakePool is a pool whose datasets have a filesystem. Its copies are exact by themselves if exact is set.
@@ -52,9 +54,7 @@ func TestFreezeUnlessBackendFreezes(t *testing.T) {
 	} {
 		d.Profile.Quiesce, d.Encryption = c.quiesce, c.sealed
 		in, end, err := r.Quiescer.Prepare(t.Context(), fakePool{exact: c.byPool}, d)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		frozen := false
 		exact, err := backends.Frozen(in, func() error { frozen = isFrozen(root); return nil })
 		if err != nil || frozen != c.frozen || exact != c.exact || end() != c.exact {
@@ -72,9 +72,7 @@ func TestFailedSnapshotThawsVolume(t *testing.T) {
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db"}
 	root := r.MountExt4(d.ID)
 	in, end, err := r.Quiescer.Prepare(t.Context(), fakePool{}, d)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	broken := errors.New("the disk does not take it")
 	if exact, err := backends.Frozen(in, func() error { return broken }); !errors.Is(err, broken) || exact || end() {
 		t.Errorf("exact %v, %v", exact, err)
@@ -93,9 +91,7 @@ func TestVolumeThatCannotBeFrozenIsCopied(t *testing.T) {
 	copied := func(q *mounting.Quiescer) {
 		t.Helper()
 		in, end, err := q.Prepare(t.Context(), fakePool{}, d)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		copied := false
 		if _, err := backends.Frozen(in, func() error { copied = true; return nil }); err != nil || !copied || end() {
 			t.Errorf("copied %v, %v", copied, err)
@@ -104,11 +100,7 @@ func TestVolumeThatCannotBeFrozenIsCopied(t *testing.T) {
 	without := *r.Mounts
 	without.Freezer = []string{"/nowhere"}
 	copied(&mounting.Quiescer{Mounts: &without})
-	if err := fsctl.Freeze(root); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, fsctl.Freeze(root))
 	copied(r.Mounts.Quiescer)
-	if err := fsctl.Thaw(root); err != nil {
-		t.Errorf("the freeze of another program is gone: %v", err)
-	}
+	assert.NoErrorf(t, fsctl.Thaw(root), "the freeze of another program is gone")
 }

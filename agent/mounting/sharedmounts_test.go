@@ -20,6 +20,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // many makes a volume that both hosts of a cluster may mount. Its home is host a.
@@ -126,9 +128,7 @@ func TestOperationsAreRefusedWhileThereAreGuests(t *testing.T) {
 	}
 	f.B.WantToken(path, "goes on")
 	f.B.MustUnmount("db", "user")
-	if err := operation.OutcomeError(f.AwaitEnd(*f.Submit(rm("db")).Operation)); err != nil {
-		t.Errorf("rm: %v", err)
-	}
+	assert.NoErrorf(t, operation.OutcomeError(f.AwaitEnd(*f.Submit(rm("db")).Operation)), "rm")
 }
 
 func rm(volume string) api.Request { return api.Request{Kind: dataset.OpDelete, Volume: volume} }
@@ -229,9 +229,7 @@ func TestGuestBecomesHome(t *testing.T) {
 	f.AwaitSharedMounts("db", f.A)
 	f.A.PutToken(here, "of a") // the containers that still run there were not killed
 	f.B.WantToken(there, "of a")
-	if err := f.B.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) {
-		t.Errorf("removed: %v", err)
-	}
+	assert.ErrorIsf(t, f.B.Remove(t.Context(), "db"), dataset.ErrInUse, "removed")
 	f.B.MustUnmount("db", "two")
 	f.B.MustUnmount("db", "three")
 	if err := f.B.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "host-a") {
@@ -243,9 +241,7 @@ func TestGuestBecomesHome(t *testing.T) {
 		t.Errorf("it holds %q", got)
 	}
 	f.AwaitSharedMounts("db")
-	if err := operation.OutcomeError(f.AwaitEnd(*f.Submit(rm("db")).Operation)); err != nil {
-		t.Errorf("rm: %v", err)
-	}
+	assert.NoErrorf(t, operation.OutcomeError(f.AwaitEnd(*f.Submit(rm("db")).Operation)), "rm")
 }
 
 // A mount that control has forgotten is reported again. If the volume no longer exists, doctor names the mount.
@@ -267,15 +263,11 @@ func TestForgottenGuestReportsAgain(t *testing.T) {
 	f.AwaitSharedMounts("db", f.B)
 	f.B.Stop()
 	forget(d)
-	if err := operation.OutcomeError(f.AwaitEnd(*f.Submit(rm("db")).Operation)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, operation.OutcomeError(f.AwaitEnd(*f.Submit(rm("db")).Operation)))
 	f.B.Start()
 	agenttest.Await(t, func() bool {
 		list, err := f.B.Doctor(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, is := range list {
 			if is.Subject == "volume db" && strings.Contains(is.Text, "is mounted here beside its home, and control has no record of this mount") {
 				return true
@@ -308,9 +300,7 @@ func TestGuestWithLostDatabaseStays(t *testing.T) {
 	path := f.B.MustMount("db", "user")
 	f.B.Stop()
 	list, err := f.B.Database.List(t.Context(), "", "", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var drop []store.Write
 	for _, e := range list {
 		drop = append(drop, store.Write{Key: e.Key, Delete: true})
@@ -331,13 +321,9 @@ func TestGuestWithLostDatabaseStays(t *testing.T) {
 		use.LastMount -= mounting.MountedGrace
 		uses.IDs[id] = use
 	}
-	if err := f.B.Uses.Save(t.Context(), d, 0, uses, nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.B.Uses.Save(t.Context(), d, 0, uses, nil))
 	// Once nobody uses it.
-	if err := f.B.Verifier.DropUnverified(t.Context(), d, f.B.Verifier.Unverified(d.ID), 0); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, f.B.Verifier.DropUnverified(t.Context(), d, f.B.Verifier.Unverified(d.ID), 0))
 	f.AwaitSharedMounts("db")
 }
 
@@ -357,14 +343,10 @@ func TestI1OtherVolumesOfShareHaveOneHost(t *testing.T) {
 func TestReservationsOfSameDatasetShareOneRequest(t *testing.T) {
 	f, d := many(t)
 	one, err := f.A.Agent.Reservations.Reserve(t.Context(), d)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	stay := f.Recorded("db").SharedMounts
 	two, err := f.A.Agent.Reservations.Reserve(t.Context(), d)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	one()
 	if _, err := f.B.Mount(t.Context(), "db", "user"); !errors.Is(err, dataset.ErrPending) {
 		t.Errorf("mounted while it is needed alone: %v", err)
@@ -388,9 +370,7 @@ func TestFencedGuestThatStillWrites(t *testing.T) {
 	f.B.PutToken(path, "new")
 	f.B.Stop()
 	file, err := os.OpenFile(filepath.Join(path, "token"), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer file.Close()
 	putBack := aside(t, path) // the home is another machine, which does not see this mount
 	word := store.Write{Key: "fenced/" + f.B.Node().String(), Value: []byte(`{"by":"a person"}`)}
@@ -412,9 +392,7 @@ func TestFencedGuestThatStillWrites(t *testing.T) {
 		return len(v) == 1 && strings.Contains(v[0].Problem, "it was restored while this host was confirmed as fenced")
 	})
 	list, err := f.B.Doctor(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	said := false
 	for _, is := range list {
 		said = said || is.Subject == "volume db" && strings.Contains(is.Text, "is mounted here beside its home, and it was restored while this host was confirmed as fenced")
@@ -440,31 +418,21 @@ func TestGuestOfSameShareIsNotBehind(t *testing.T) {
 	f, d := many(t)
 	path := f.B.MustMount("db", "user")
 	att, err := f.B.SharedMounts.Attach(t.Context(), d)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	tree := att.Mount.Source
-	if err := att.Release(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, att.Release())
 	well := func(when string) {
 		t.Helper()
 		if err := f.B.SharedMounts.Reconcile(t.Context(), d.ID, uuid.Nil); err != nil || f.B.SharedMounts.Refusal(d.ID) != "" {
 			t.Errorf("%s: %v, %q", when, err, f.B.SharedMounts.Refusal(d.ID))
 		}
 	}
-	if err := unix.Unmount(path, 0); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Unmount(path, 0))
 	well("somebody has unmounted it")
 	again := t.TempDir() // the same folders in another mount
-	if err := unix.Mount("overlay", again, "overlay", 0, "lowerdir="+filepath.Dir(tree)+":"+t.TempDir()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount("overlay", again, "overlay", 0, "lowerdir="+filepath.Dir(tree)+":"+t.TempDir()))
 	t.Cleanup(func() { _ = unix.Unmount(again, unix.MNT_DETACH) })
-	if err := unix.Mount(filepath.Join(again, filepath.Base(tree)), path, "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount(filepath.Join(again, filepath.Base(tree)), path, "", unix.MS_BIND, ""))
 	well("the share was mounted anew since")
 	f.B.MustUnmount("db", "user")
 }
@@ -473,15 +441,11 @@ func TestGuestOfSameShareIsNotBehind(t *testing.T) {
 // the path is an empty folder, as if the data was removed.
 func aside(t *testing.T, path string) (putBack func()) {
 	t.Helper()
-	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Unmount(path, unix.MNT_DETACH))
 	return func() {
 		t.Helper()
 		other := t.TempDir()
-		if err := unix.Mount(other, path, "", unix.MS_BIND, ""); err != nil {
-			t.Fatalf("mount %s on %s: %v", other, path, err)
-		}
+		require.NoErrorf(t, unix.Mount(other, path, "", unix.MS_BIND, ""), "mount %s on %s", other, path)
 	}
 }
 
@@ -533,9 +497,7 @@ func TestGuestMountsWhileControlAnswers(t *testing.T) {
 			t.Errorf("mount: %v", err)
 		}
 		for _, id := range []string{"one", "two"} {
-			if err := f.B.Unmount(soon, "db", id); err != nil {
-				t.Errorf("unmount: %v", err)
-			}
+			assert.NoErrorf(t, f.B.Unmount(soon, "db", id), "unmount")
 		}
 		cancel()
 		if t.Failed() {
@@ -548,9 +510,7 @@ func TestGuestMountsWhileControlAnswers(t *testing.T) {
 			f.B.MustMount("db", "three")
 		}
 		slow.on <- struct{}{}
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, <-done)
 		if c.again {
 			f.B.MustUnmount("db", "three")
 		}

@@ -17,6 +17,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // usesModel is the expected state of the mount IDs of one dataset. Each ID counts its uses, and a restarted engine
@@ -93,23 +95,17 @@ func TestI9UseCountsMatchModel(t *testing.T) {
 					err = r.Unmount(ctx, d.Volume, id)
 				}
 			}
-			if err != nil {
-				rt.Fatalf("%s: %v", step, err)
-			}
+			require.NoErrorf(rt, err, "%s", step)
 			same(r, rt, d, m)
 		}
 		for id, u := range maps.Clone(m.ids) {
 			for range u.count {
 				m.unmount(id)
-				if err := r.Unmount(ctx, d.Volume, id); err != nil {
-					rt.Fatal(err)
-				}
+				require.NoError(rt, r.Unmount(ctx, d.Volume, id))
 				same(r, rt, d, m)
 			}
 		}
-		if err := r.Remove(ctx, d.Volume); err != nil {
-			rt.Fatal(err)
-		}
+		require.NoError(rt, r.Remove(ctx, d.Volume))
 	})
 }
 
@@ -122,24 +118,16 @@ func TestI9NoUsesAfterReboot(t *testing.T) {
 		r.MountDataset(v, "before")
 		before := r.Uses.Get(v.ID)
 		before.Boot = "another"
-		if err := r.Unmount(ctx, v.Volume, "before"); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.Unmount(ctx, v.Volume, "before"))
 		before.IDs["before"] = mounting.Use{Count: 1, Since: r.Clock.Now()}
-		if err := r.DB.Put(ctx, map[string]any{"mounts/" + v.ID.String(): before}); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.DB.Put(ctx, map[string]any{"mounts/" + v.ID.String(): before}))
 	}
 	r.Restart()
 	r.WantUses(idle)
-	if err := r.Remove(ctx, "idle"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Remove(ctx, "idle"))
 	r.MountDataset(d, "now")
 	r.WantUses(d, "now")
-	if err := r.Unmount(ctx, "db", "now"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Unmount(ctx, "db", "now"))
 	r.WantUses(d)
 }
 
@@ -151,14 +139,10 @@ func TestI9UsedVolumeIsRemountedAfterStart(t *testing.T) {
 	r.MountDataset(d, "id")
 	cfg := r.Config
 	r.Stop()
-	if err := mount.Unmount(r.MountPath(d.ID)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, mount.Unmount(r.MountPath(d.ID)))
 	r.StartWith(cfg)
 	r.WantUses(d, "id")
-	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Unmount(t.Context(), "db", "id"))
 	r.WantUses(d)
 }
 
@@ -205,9 +189,7 @@ func TestUnmountKeepsNewerRecordOnDisk(t *testing.T) {
 	if !r.Cache.Apply(after, index) {
 		t.Fatal("the newer record was ignored")
 	}
-	if err := r.Cache.SaveChanged(ctx, r.DB); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Cache.SaveChanged(ctx, r.DB))
 	if last, err := r.Verifier.EndUse(ctx, before, "other"); err != nil || last {
 		t.Fatal(last, err)
 	}
@@ -235,9 +217,7 @@ func TestDropOfUsesIsRepeatedAfterError(t *testing.T) {
 	if err := r.Uses.Drop(ctx, d.ID); err == nil {
 		t.Fatal("the database accepts a write after the end of its context")
 	}
-	if err := r.Uses.Drop(t.Context(), d.ID); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Uses.Drop(t.Context(), d.ID))
 	if there, err := r.DB.Get(t.Context(), key, &mounting.Record{}); err != nil || there {
 		t.Errorf("after the second attempt recorded: %t, %v", there, err)
 	}
@@ -252,14 +232,10 @@ func TestUnmountOfForgottenVolume(t *testing.T) {
 	r.MustMount("db", "other")
 	r.Link.Cut()
 	r.Cache.Remove(d.ID)
-	if err := r.Cache.SaveChanged(t.Context(), r.DB); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Cache.SaveChanged(t.Context(), r.DB))
 	r.Restart()
 	for id, spelling := range map[string]string{"one": "db@bronze", "other": "db"} {
-		if err := r.Unmount(t.Context(), spelling, id); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, r.Unmount(t.Context(), spelling, id))
 	}
 	if uses := r.Uses.Get(d.ID).IDs; len(uses) > 0 {
 		t.Errorf("it is used by %v", uses)
@@ -293,15 +269,11 @@ func TestUnmountOfARenamedVolume(t *testing.T) {
 			r.Cache.Apply(next, 1)
 		}
 		for range 2 { // the second unmount does nothing
-			if err := r.Unmount(ctx, "db", "id"); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, r.Unmount(ctx, "db", "id"))
 			r.WantUses(renamed)
 			r.WantUses(other, "id")
 		}
-		if err := r.Unmount(ctx, "other", "id"); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.Unmount(ctx, "other", "id"))
 		r.WantUses(other)
 	}
 }

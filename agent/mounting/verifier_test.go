@@ -12,6 +12,8 @@ import (
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Uses of an engine that has ended are void once nobody has the dataset mounted, but not before the new engine had
@@ -36,9 +38,7 @@ func TestUsesOfOldEngineEndUnlessMounted(t *testing.T) {
 	r.MountDataset(other, "four")
 	r.Advance(mounting.VerifyEvery)
 	r.WantUses(other, "four")
-	if err := r.Unmount(ctx, "db", "one"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Unmount(ctx, "db", "one"))
 	r.WantUses(d, "two")
 	end()
 	// A process that starts or ends during a look can make it fail. The use then stays until the next look.
@@ -64,9 +64,7 @@ func TestRequestFreesVolumeOfEndedContainer(t *testing.T) {
 	}
 	end := agenttest.StartContainer(t, r.MountPath(d.ID))
 	r.Advance(mounting.RequestGrace)
-	if err := r.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) {
-		t.Errorf("removed from a container that outlived drover: %v", err)
-	}
+	assert.ErrorIsf(t, r.Remove(t.Context(), "db"), dataset.ErrInUse, "removed from a container that outlived drover")
 	r.WantUses(d, "id-of-db")
 	end()
 	agenttest.Await(t, func() bool { return r.Remove(t.Context(), "db") == nil })
@@ -88,9 +86,7 @@ func TestUsesBeforeStartEndUnlessMounted(t *testing.T) {
 	// A process of the host has it mounted, in no other namespace.
 	place := t.TempDir()
 	src, err := os.Open(r.MountPath(bound.ID))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	err = mount.Bind(src, place, mount.BindFlags{})
 	if src.Close(); err != nil {
 		t.Fatal(err)
@@ -101,16 +97,12 @@ func TestUsesBeforeStartEndUnlessMounted(t *testing.T) {
 	}
 	// This container was stopped while no agent ran. It is started and stopped again.
 	r.MountDataset(again, "id-of-again")
-	if err := r.Unmount(ctx, "again", "id-of-again"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Unmount(ctx, "again", "id-of-again"))
 	r.Advance(mounting.VerifyEvery)
 	r.WantUses(d)
 	r.WantUses(again, "id-of-again")
 	r.WantUses(bound, "id-of-bound")
-	if err := mount.Unmount(place); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, mount.Unmount(place))
 	r.Advance(mounting.VerifyEvery)
 	r.WantUses(bound)
 	r.WantUses(again, "id-of-again")
@@ -135,9 +127,7 @@ func TestEarlierCheckKeepsPostponedCheck(t *testing.T) {
 	r.Activated(ctx)
 	r.Verifier.ScheduleCheck(r.FakeClock.Steady())
 	r.Advance(time.Second)
-	if err := r.Uses.Save(ctx, d, 0, running, nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Uses.Save(ctx, d, 0, running, nil))
 	r.Advance(mounting.UnverifiedGrace)
 	r.WantUses(d)
 }
@@ -154,9 +144,7 @@ func scans(r *agenttest.Host) *atomic.Int64 {
 
 func unmount(r *agenttest.Host, d dataset.Dataset, id string) {
 	r.T.Helper()
-	if err := r.Unmount(r.T.Context(), d.Volume, id); err != nil {
-		r.T.Fatal(err)
-	}
+	require.NoError(r.T, r.Unmount(r.T.Context(), d.Volume, id))
 }
 
 // copied runs a docker cp into a running container, or out of it.
@@ -170,9 +158,7 @@ func copied(r *agenttest.Host, d dataset.Dataset, id string) {
 func wantHeld(r *agenttest.Host, d dataset.Dataset, who ...string) {
 	r.T.Helper()
 	err := r.Remove(r.T.Context(), d.Volume)
-	if !errors.Is(err, dataset.ErrInUse) {
-		r.T.Fatalf("removed: %v", err)
-	}
+	require.ErrorIsf(r.T, err, dataset.ErrInUse, "removed")
 	for _, word := range append(who, r.NodeName) {
 		if !strings.Contains(err.Error(), word) {
 			r.T.Errorf("%q does not name %s", err, word)
@@ -226,9 +212,7 @@ func TestI9CpAfterRestart(t *testing.T) {
 					r.Advance(mounting.MountedGrace)
 				}
 				r.WantUses(d)
-				if err := r.Remove(t.Context(), "db"); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, r.Remove(t.Context(), "db"))
 			})
 		}
 	}

@@ -20,6 +20,8 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // cutFiles is a connection to other nodes on which no files are transferred while it is cut.
@@ -61,9 +63,7 @@ func left(h *agenttest.Host, id uuid.UUID) {
 func hasOnly(h *agenttest.Host, id uuid.UUID) bool {
 	h.Cluster.Helper()
 	list, err := h.Pool().List(h.Cluster.Context())
-	if err != nil {
-		h.Cluster.Fatal(err)
-	}
+	require.NoError(h.Cluster, err)
 	for _, e := range list {
 		if e.ID != id {
 			return false
@@ -215,9 +215,7 @@ func TestI3FilesArriveBesideTheCopy(t *testing.T) {
 				t.Error(err)
 			}
 			f.A.WantFile("db", "token", "three")
-			if err := f.A.Pool().Delete(t.Context(), beside.ID); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, f.A.Pool().Delete(t.Context(), beside.ID))
 		})
 	}
 }

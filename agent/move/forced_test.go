@@ -24,6 +24,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // An operator forces a volume to continue from the copy of another node. The superseded home that returns refuses new
@@ -54,9 +56,7 @@ func TestForcedMoveKeepsSupersededHead(t *testing.T) {
 	if _, err := f.B.Mounter.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "new"); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("a new mount of the superseded volume: %v", err)
 	}
-	if err := os.WriteFile(filepath.Join(path, "late"), []byte("late"), 0o600); err != nil {
-		t.Errorf("its user is disturbed: %v", err)
-	}
+	assert.NoErrorf(t, os.WriteFile(filepath.Join(path, "late"), []byte("late"), 0o600), "its user is disturbed")
 	inUse := false
 	list, err := f.B.Doctor(t.Context())
 	for _, l := range list {
@@ -109,9 +109,7 @@ func TestMoveOfFilesKeepsAttributes(t *testing.T) {
 				os.WriteFile(file, []byte("text"), 0o640), os.Chown(file, 1234, 5678), os.Link(file, filepath.Join(path, "again")),
 				os.Symlink("file", filepath.Join(path, "sym")), unix.Setxattr(file, "user.x", []byte("y"), 0), os.Chmod(path, 0o751),
 			} {
-				if err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, err)
 			}
 			f.A.MustUnmount("db", "writer")
 			f.Move("db", f.B)
@@ -135,9 +133,7 @@ func TestMoveOfFilesKeepsAttributes(t *testing.T) {
 			}
 			f.A.Fuse.Set(-1, false, func(act string) { // the transferred data is no head that it has left
 				if k, kept := f.A.Cache.Copy(d.ID); kept && act == "commit" {
-					if err := f.A.Copies.ReconcileLocked(t.Context(), k); err != nil {
-						t.Error(err)
-					}
+					assert.NoError(t, f.A.Copies.ReconcileLocked(t.Context(), k))
 				}
 			})
 			f.Move("db", f.A)
@@ -155,18 +151,14 @@ func TestPeersGetOnlyWhatTheyMay(t *testing.T) {
 		_, err := f.B.TransferClient.Plan(t.Context(), "https://host-a:9471", d.ID, nil, uuid.Nil, nil)
 		return err
 	}
-	if err := ask(); !errors.Is(err, dataset.ErrForbidden) {
-		t.Errorf("before: %v", err)
-	}
+	assert.ErrorIsf(t, ask(), dataset.ErrForbidden, "before")
 	if _, err := f.B.TransferClient.RequestSnapshot(t.Context(), "https://host-a:9471", d.ID, nil); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("a snapshot for nobody: %v", err)
 	}
 	f.A.MustMount("db", "user")
 	op := f.BeginMove("db", f.B)
 	agenttest.Await(t, func() bool { return ask() == nil })
-	if err := f.A.Access.Check(t.Context(), uuid.New(), d.ID); !errors.Is(err, dataset.ErrForbidden) {
-		t.Errorf("a third node: %v", err)
-	}
+	assert.ErrorIsf(t, f.A.Access.Check(t.Context(), uuid.New(), d.ID), dataset.ErrForbidden, "a third node")
 	if op = f.AwaitEnd(op); op.State != dataset.OpFailed {
 		t.Errorf("%s", op.State)
 	}
@@ -180,9 +172,7 @@ func TestPeersGetOnlyWhatTheyMay(t *testing.T) {
 	f.A.MustUnmount("db", "user")
 	f.Move("db", f.B)
 	f.A.AwaitSettled(d.ID)
-	if err := f.B.Access.Check(t.Context(), f.A.Node(), d.ID); err != nil {
-		t.Errorf("the node with a recorded copy: %v", err)
-	}
+	assert.NoErrorf(t, f.B.Access.Check(t.Context(), f.A.Node(), d.ID), "the node with a recorded copy")
 	var e backends.Entry
 	agenttest.Await(t, func() bool { // leftovers of moves are not kept forever
 		var err error
@@ -205,16 +195,12 @@ func TestI3ChangedHeadIsKeptAfterMove(t *testing.T) {
 			agenttest.AwaitDeath(t, gone)
 			f.A.Stop()
 			root, err := mounting.OpenRoot(t.Context(), f.A.Pool(), d.ID)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			fd, err := unix.Openat(int(root.Fd()), "strange", unix.O_CREAT|unix.O_WRONLY, 0o600)
 			if err == nil {
 				err = errors.Join(unix.Fsync(fd), unix.Close(fd))
 			}
-			if err := errors.Join(err, root.Close()); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, errors.Join(err, root.Close()))
 			f.A.Fuse.Mend()
 			untold := f.A.DieAfter("copied", 1) // its head is kept, and that is not reported to control yet
 			f.A.Fuse.Late = false

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A volume that nobody uses moves to another node and back: with its data, with its snapshots, and at a new epoch
@@ -27,9 +28,7 @@ func TestMoveOfIdleVolumeAndBack(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	f.A.WriteFile("db", "token", "first")
-	if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}))
 	f.A.WriteFile("db", "token", "second")
 	for i, to := range []*agenttest.Host{f.B, f.A, f.B} {
 		from := f.Other(to)
@@ -51,9 +50,7 @@ func TestMoveOfIdleVolumeAndBack(t *testing.T) {
 			t.Errorf("beside the data: %+v", e.Record)
 		}
 	}
-	if err := f.B.Perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.B.Perform(t.Context(), api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"}))
 	f.B.WantFile("db", "token", "first")
 	if list, err := f.A.Doctor(t.Context()); err != nil {
 		t.Error(err)
@@ -150,9 +147,7 @@ func TestLeftCopyOfIdleVolumeIsUsable(t *testing.T) {
 				}
 				f.B.Stop()
 				out, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-a", Force: true, Fenced: "host-b"})
-				if err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, err)
 				if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
 					t.Fatalf("%s: %+v", op.State, op.Problem)
 				}
@@ -292,14 +287,10 @@ func TestRemovedSnapshotsDoNotReturn(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	f.A.WriteFile("db", "token", "first")
-	if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}))
 	has := func(h *agenttest.Host) (kinds []dataset.SnapshotKind, ids []uuid.UUID) {
 		e, err := h.Pool().Stat(t.Context(), d.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, s := range e.Snapshots {
 			kinds, ids = append(kinds, s.Kind), append(ids, s.ID)
 		}

@@ -18,6 +18,8 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A volume that stays in use is not moved. The error names the node and the mount IDs, its users continue, and it can
@@ -274,16 +276,12 @@ func TestMoveFromAFullPool(t *testing.T) {
 	f.A.WriteFile("db", "token", "old")
 	pool := f.A.Config.Pools[0].Path
 	var fs unix.Statfs_t
-	if err := unix.Statfs(pool, &fs); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Statfs(pool, &fs))
 	filler, err := os.Create(filepath.Join(filepath.Dir(pool), "filler"))
 	if err == nil {
 		err = unix.Fallocate(int(filler.Fd()), 0, 0, int64(fs.Bfree)*fs.Bsize-(8<<20))
 	}
-	if err := errors.Join(err, filler.Close()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(err, filler.Close()))
 	if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); !errors.Is(err, dataset.ErrNoSpace) {
 		t.Fatalf("the pool is not full: %v", err)
 	}
@@ -296,17 +294,11 @@ func TestRequestsAreDoneByHome(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "loop", "loop")
 	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
-	if err := f.B.Create(t.Context(), "db", nil); err != nil {
-		t.Errorf("create of an existing volume: %v", err)
-	}
+	assert.NoErrorf(t, f.B.Create(t.Context(), "db", nil), "create of an existing volume")
 	f.A.MustMount("db", "user")
-	if err := f.B.Remove(t.Context(), "db"); !errors.Is(err, dataset.ErrInUse) {
-		t.Errorf("remove of a volume that is in use on its home: %v", err)
-	}
+	assert.ErrorIsf(t, f.B.Remove(t.Context(), "db"), dataset.ErrInUse, "remove of a volume that is in use on its home")
 	f.A.MustUnmount("db", "user")
-	if err := f.B.Remove(t.Context(), "db"); err != nil {
-		t.Errorf("remove: %v", err)
-	}
+	assert.NoErrorf(t, f.B.Remove(t.Context(), "db"), "remove")
 	agenttest.Await(t, func() bool { // the home hears of the removal after the node that asked for it
 		_, err := f.A.Get(t.Context(), "db")
 		return errors.Is(err, dataset.ErrNotFound)
@@ -348,21 +340,15 @@ func TestMoveOfVolumeMountedOutsideDrover(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	elsewhere := t.TempDir()
-	if err := unix.Mount(f.A.MustMount("db", "web"), elsewhere, "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount(f.A.MustMount("db", "web"), elsewhere, "", unix.MS_BIND, ""))
 	t.Cleanup(func() { unix.Unmount(elsewhere, unix.MNT_DETACH) })
 	f.A.MustUnmount("db", "web")
-	if err := os.WriteFile(filepath.Join(elsewhere, "token"), []byte("late"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(elsewhere, "token"), []byte("late"), 0o600))
 	op := f.AwaitEnd(f.BeginMove("db", f.B))
 	if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrInUse.Code || !strings.Contains(op.Problem.Message, elsewhere) {
 		t.Errorf("%s: %+v", op.State, op.Problem)
 	}
-	if err := unix.Unmount(elsewhere, 0); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Unmount(elsewhere, 0))
 	f.Move("db", f.B)
 	f.B.WantFile("db", "token", "late")
 }

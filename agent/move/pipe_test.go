@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // The data that is written is read, however it is cut into pieces, up to the failure of either end. An end that fails
@@ -97,15 +98,11 @@ func TestPipeGoesOnMeanwhile(t *testing.T) {
 		}
 		broken := errors.New("broken")
 		must(t, r.CloseWithError(broken))
-		if err := <-told; !errors.Is(err, broken) {
-			t.Errorf("of a link that is broken: %v", err)
-		}
+		assert.ErrorIsf(t, <-told, broken, "of a link that is broken")
 		if n := done.Load(); n > 2*pipePieces*pipePiece {
 			t.Errorf("%d bytes are taken of a link that is broken", n)
 		}
-		if err := out.close(); !errors.Is(err, broken) {
-			t.Errorf("in the end: %v", err)
-		}
+		assert.ErrorIsf(t, out.close(), broken, "in the end")
 	})
 }
 

@@ -21,6 +21,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // history makes snapshots that are a minute apart. A parent of -1 is the previous snapshot.
@@ -77,9 +79,7 @@ func TestPlansOfWhatCameOfAnother(t *testing.T) {
 			have = append(have, all[i].ID)
 		}
 		plan, err := makePlan(all, have, nil, cost)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		var got [][2]int
 		for _, s := range plan.Steps {
 			got = append(got, [2]int{at(s.Snapshot.ID), at(s.Base)})
@@ -172,9 +172,7 @@ func TestPlansRestOnWhatIsThere(t *testing.T) {
 			}
 		}
 		plan, err := makePlan(all, have, want, distance(all))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		there := map[uuid.UUID]bool{uuid.Nil: true}
 		for _, id := range have {
 			there[id] = true
@@ -201,9 +199,7 @@ func TestLimiter(t *testing.T) {
 	for range 4 {
 		passed.Go(func() {
 			for range 5 {
-				if err := l.wait(t.Context(), 500); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, l.wait(t.Context(), 500))
 			}
 		})
 	}
@@ -429,9 +425,7 @@ func TestI1RecollectsWhatWasOnRecord(t *testing.T) {
 			k.Snapshot = uuid.New()
 		}
 		p.byDataset[s.Dataset] = &replica{}
-		if err := p.readState(t.Context(), pool, k); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, p.readState(t.Context(), pool, k))
 		if c, told := p.Copy(s.Dataset); told != recorded || told && c.Snapshot != s.ID {
 			t.Errorf("on record %t: told of %+v", recorded, c)
 		}

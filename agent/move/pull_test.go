@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/assert"
 )
 
 const (
@@ -77,9 +78,7 @@ func TestMoveThereAndBack(t *testing.T) {
 				_, err := c.pull(a, d, ahead.ID)
 				must(t, err)
 				_, err = c.client.Pull(t.Context(), Pull{Peer: a.http.URL, Dataset: d, Into: c.pool, Want: final.ID, Manifest: &wrong})
-				if !errors.Is(err, dataset.ErrCorrupt) {
-					t.Errorf("with another manifest: %v", err)
-				}
+				assert.ErrorIsf(t, err, dataset.ErrCorrupt, "with another manifest")
 			}
 			pull := Pull{Peer: a.http.URL, Dataset: d, Into: b.pool, Want: final.ID, Manifest: &m}
 			brought, err = b.client.Pull(t.Context(), pull)

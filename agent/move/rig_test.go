@@ -30,6 +30,7 @@ import (
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // node is one host with a pool, and the server with which it answers others.
@@ -68,9 +69,7 @@ func fewerCases(t *testing.T) {
 
 func must(tb testing.TB, err error) {
 	tb.Helper()
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 }
 
 // subvolumes makes newNode create a pool of backend btrfs. "btrfs" creates one of backend loop on a btrfs.

@@ -20,7 +20,9 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/lab/inside"
+	"github.com/droverhq/drover/test/require"
 )
 
 // onRealShare returns a cluster of two hosts with a share of a real server. Each host has a separate mount, whose
@@ -29,9 +31,7 @@ func onRealShare(t *testing.T) *agenttest.Cluster {
 	t.Helper()
 	served := inside.XFS(t, "share")
 	mounts := []string{inside.Serve(t, served), inside.MountAsOtherHost(t, served)}
-	if err := os.Mkdir(filepath.Join(served, "drover"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(filepath.Join(served, "drover"), 0o755))
 	f := &agenttest.Cluster{T: t}
 	f.StartControl()
 	var hosts [2]*agenttest.Host
@@ -82,17 +82,13 @@ func TestHeldOnARealShare(t *testing.T) {
 	in := t.TempDir()
 	_, _, end := inNamespace(t, `mount --bind "$0" "$2"; umount "$0" "$1"; echo ready; read -r line || true`, other, db, in)
 	look, err := f.A.Holders.ScanMounts()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for i, want := range []int{0, 1} {
 		if list := f.A.Holders.Describe(t.Context(), look, of[i]); len(list) != want {
 			t.Errorf("%s is held %d times, not %d: %q", of[i].Volume, len(list), want, list)
 		}
 	}
-	if err := end(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, end())
 	f.A.MustUnmount("db", "one")
 	f.A.MustUnmount("other", "two")
 }
@@ -110,9 +106,7 @@ func TestServerOfAShareIsGone(t *testing.T) {
 	t.Cleanup(func() { back() })
 	away := func() bool {
 		list, err := f.Service.Pools(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, p := range list {
 			if p.Node == f.A.Node() && p.Name == "default" {
 				return p.Status != nil && !p.Status.Online && strings.Contains(p.Status.Reason, "hangs")
@@ -159,9 +153,7 @@ func TestAccessManyOnARealShare(t *testing.T) {
 	f.A.WantToken(here, "of b")
 	f.AwaitSharedMounts("db", f.B)
 	open, err := os.Open(filepath.Join(there, "token"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	f.A.Stop()
 	op := f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"}).Operation)
 	if op.State != dataset.OpDone {
@@ -169,9 +161,7 @@ func TestAccessManyOnARealShare(t *testing.T) {
 	}
 	f.B.WantToken(there, "of b")
 	_, err = open.Stat()
-	if err := errors.Join(err, open.Close()); err != nil {
-		t.Errorf("what was open: %v", err)
-	}
+	assert.NoErrorf(t, errors.Join(err, open.Close()), "what was open")
 	f.B.PutToken(there, "goes on")
 	f.A.Start()
 	f.A.AwaitSettled(d.ID)
@@ -195,9 +185,7 @@ func TestRestoreOnARealShare(t *testing.T) {
 	f.B.PutToken(there, "new")
 	f.AwaitSharedMounts("db", f.B)
 	open, err := os.OpenFile(filepath.Join(there, "token"), os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer open.Close()
 	f.B.Stop()
 	word := store.Write{Key: "fenced/" + f.B.Node().String(), Value: []byte(`{"by":"a person"}`)}
@@ -205,9 +193,7 @@ func TestRestoreOnARealShare(t *testing.T) {
 		t.Fatal(err)
 	}
 	restore := f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "before"}).Operation)
-	if err := operation.OutcomeError(restore); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, operation.OutcomeError(restore))
 	_, _ = open.WriteAt([]byte("bad"), 0)
 	_, _ = open.Sync(), open.Close()
 	_ = os.WriteFile(filepath.Join(there, "another"), []byte("bad"), 0o600)

@@ -23,6 +23,8 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A move between pools of one share copies nothing: the data is there with its snapshots, in the same files, and the
@@ -33,18 +35,14 @@ func TestMoveOnShareCopiesNothing(t *testing.T) {
 	d := f.A.NewVolume("db", nil)
 	f.A.WriteFile("db", "token", "kept")
 	s, err := f.Service.Submit(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "before"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if op := f.AwaitEnd(*s.Operation); op.State != dataset.OpDone {
 		t.Fatalf("snapshot: %+v", op.Problem)
 	}
 	f.A.WriteFile("db", "token", "later")
 	inode := func(h *agenttest.Host) os.FileInfo {
 		info, err := os.Stat(filepath.Join(f.Share, h.NodeName, "datasets", d.ID.String(), "head", "token"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return info
 	}
 	was := inode(f.A)
@@ -81,9 +79,7 @@ func TestMountOnOtherNodeFollowsOnShare(t *testing.T) {
 	if _, err := f.A.Mount(t.Context(), "db", "other"); !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "user") {
 		t.Errorf("mounted elsewhere meanwhile: %v", err)
 	}
-	if err := os.WriteFile(filepath.Join(path, "token"), []byte("goes on"), 0o600); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, os.WriteFile(filepath.Join(path, "token"), []byte("goes on"), 0o600))
 	f.B.MustUnmount("db", "user")
 	f.A.WantFile("db", "token", "goes on")
 }
@@ -97,9 +93,7 @@ func TestSupersededHomeOnShareMountsNothing(t *testing.T) {
 	f.A.WriteFile("db", "token", "kept")
 	f.A.Stop()
 	out, err := f.Service.Submit(t.Context(), api.Request{Kind: dataset.OpMove, Volume: "db", Node: f.B.NodeName, Force: true, Fenced: f.A.NodeName})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
 		t.Fatalf("%+v", op.Problem)
 	}
@@ -147,9 +141,7 @@ func TestUntakenDatasetIsKeptAfterCrash(t *testing.T) {
 	f.Move("db", f.B)
 	f.A.AwaitSettled(d.ID)
 	folder := filepath.Join(f.Share, f.A.NodeName, "incoming", d.ID.String())
-	if err := os.Rename(filepath.Join(f.Share, f.B.NodeName, "datasets", d.ID.String()), folder); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(filepath.Join(f.Share, f.B.NodeName, "datasets", d.ID.String()), folder))
 	f.A.Restart()
 	if _, err := os.Stat(filepath.Join(folder, "head", "token")); err != nil {
 		t.Error(err)
@@ -173,15 +165,11 @@ func TestUntakenDatasetIsNotCollected(t *testing.T) {
 	f.Move("db", f.B)
 	f.A.AwaitSettled(d.ID)
 	folder := func(h *agenttest.Host) string { return filepath.Join(f.Share, h.NodeName, "datasets", d.ID.String()) }
-	if err := os.Rename(folder(f.B), folder(f.A)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(folder(f.B), folder(f.A)))
 	kept := func(when string, says string, kind error) {
 		t.Helper()
 		found, err := f.A.Doctor(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		text := ""
 		for _, is := range found {
 			text += is.Subject + ": " + is.Text + " (" + is.Fix + ")\n"
@@ -206,9 +194,7 @@ func TestUntakenDatasetIsNotCollected(t *testing.T) {
 	kept("where control does not say", "whether another node has dataset "+d.ID.String()+" is "+
 		"unknown", dataset.ErrUnavailable)
 	control.off.Store(false)
-	if err := f.B.Remove(t.Context(), "db"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.B.Remove(t.Context(), "db"))
 	kept("in the trash", "dataset "+d.ID.String()+": is in pool default as volume db, and its home is "+
 		"another node", dataset.ErrExists)
 }
@@ -248,16 +234,12 @@ func TestMoveToCopyOfShareFails(t *testing.T) {
 	if err == nil {
 		err = os.WriteFile(filepath.Join(f.Share, "share.json"), mark, 0o600)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	f.B.Start()
 	f.A.NewVolume("db", nil)
 	f.A.WriteFile("db", "token", "kept")
 	out, err := f.Service.Submit(t.Context(), api.Request{Kind: dataset.OpMove, Volume: "db", Node: f.B.NodeName})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	op := f.AwaitEnd(*out.Operation)
 	if !op.SameShare || op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "share than that of "+
 		"the volume") || op.Manifest != nil {
@@ -281,16 +263,12 @@ func TestExchangedShareIsOffline(t *testing.T) {
 	if err == nil {
 		err = os.WriteFile(file, []byte(`{"format":1,"id":"1b4e28ba-2fa1-41d2-883f-0016d3cca427"}`), 0o600)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	f.A.Restart()
 	if _, err := f.A.Mount(t.Context(), "db", "user"); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "1b4e28ba-2fa1-41d2-883f-0016d3cca427") {
 		t.Errorf("mounted on another share: %v", err)
 	}
-	if err := os.WriteFile(file, was, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(file, was, 0o600))
 	f.A.Restart()
 	f.A.WantFile("db", "token", "kept")
 }
@@ -310,17 +288,13 @@ func failoverOnAShare(t *testing.T, removed bool) {
 		nodes, err := g.Service.NodeList(t.Context(), "")
 		return err == nil && len(nodes) == 2 && nodes[0].GuardRunning && nodes[1].GuardRunning
 	})
-	if err := g.A.Create(t.Context(), "db@shut", nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, g.A.Create(t.Context(), "db@shut", nil))
 	d, _ := g.A.Cache.Volume("db")
 	g.A.WriteFile("db", "token", "kept")
 	path := g.A.MustMount("db", "user")
 	holder := exec.Command("sleep", "1000")
 	holder.Dir = path
-	if err := holder.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, holder.Start())
 	killed := make(chan error, 1)
 	go func() { killed <- holder.Wait() }()
 	g.LinkA.Cut()
@@ -333,9 +307,7 @@ func failoverOnAShare(t *testing.T, removed bool) {
 		t.Errorf("%+v", v)
 	}
 	if removed {
-		if err := g.B.Remove(t.Context(), "db"); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, g.B.Remove(t.Context(), "db"))
 	}
 	select {
 	case err := <-killed:
@@ -371,9 +343,7 @@ func untaken(f *agenttest.Cluster) dataset.Dataset {
 	if err == nil {
 		err = f.A.Pool().WriteRecord(f.Context(), d, true)
 	}
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 	return d
 }
 
@@ -396,9 +366,7 @@ func neverTook(t *testing.T, to string) {
 	} else {
 		f.B.Stop()
 		out, err := f.Service.Submit(t.Context(), api.Request{Kind: dataset.OpMove, Volume: "db", Node: to, Force: true, Fenced: "host-b"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
 			t.Fatalf("%s: %+v", to, op.Problem)
 		}
@@ -421,9 +389,7 @@ func TestInterruptedMoveOfFilesOnShare(t *testing.T) {
 	f.A.WriteFile("db", "token", "kept")
 	for _, restart := range []bool{false, true} {
 		half := filepath.Join(f.Share, f.B.NodeName, "incoming", d.ID.String())
-		if err := os.MkdirAll(filepath.Join(half, "head"), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.MkdirAll(filepath.Join(half, "head"), 0o700))
 		if restart {
 			f.B.Restart()
 			if _, err := os.Stat(half); !errors.Is(err, os.ErrNotExist) {
@@ -444,9 +410,7 @@ func inNamespace(t *testing.T, script string, args ...string) (tell io.Writer, s
 	t.Helper()
 	c := exec.Command("unshare", append([]string{"--mount", "--propagation", "private", "sh", "-ec", script}, args...)...)
 	in, err := c.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	said, err = c.StdoutPipe()
 	if err == nil {
 		err = c.Start()
@@ -454,9 +418,7 @@ func inNamespace(t *testing.T, script string, args ...string) (tell io.Writer, s
 	if err == nil {
 		_, err = said.Read(make([]byte, 6))
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return in, said, func() error { return errors.Join(in.Close(), c.Wait()) }
 }
 
@@ -468,9 +430,7 @@ func TestMoveDespiteACopyOfTheMount(t *testing.T) {
 	_, _, end := inNamespace(t, `exec setpriv --reuid=65534 --regid=65534 --clear-groups unshare -Urm sh -c "echo ready; read -r line || true"`)
 	f.A.MustUnmount("db", "web")
 	f.Move("db", f.B)
-	if err := end(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, end())
 }
 
 // A volume is not relinquished while a process has it mounted in another mount namespace or has a file of it open,
@@ -504,9 +464,7 @@ func TestI1MoveOfDatasetHeldInAnotherNamespace(t *testing.T) {
 			if err == nil {
 				_, err = said.Read(make([]byte, 8))
 			}
-			if err := errors.Join(err, end()); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, errors.Join(err, end()))
 			f.Move("db", f.B)
 			f.B.WantFile("db", "token", "late\n")
 		})

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/tree"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // Between pools of different backends the tree stays the same: owners, modes, attributes, ACLs, hard links, holes,
@@ -116,9 +117,7 @@ func TestC5FilesCutsAndFlips(t *testing.T) {
 			}
 			a.denied = dataset.Errorf(dataset.ErrForbidden, "node b may not have it")
 			_, err = b.client.PullFiles(t.Context(), Files{Peer: a.http.URL, Dataset: d.ID, Snapshot: uuid.Nil, Into: there})
-			if !errors.Is(err, dataset.ErrForbidden) {
-				t.Errorf("denied: %v", err)
-			}
+			assert.ErrorIsf(t, err, dataset.ErrForbidden, "denied")
 			left, err := names(there)
 			if err != nil || len(left) > 0 {
 				t.Errorf("left over: %q, %v", left, err)

@@ -21,6 +21,8 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // badDisk is backend dir. In pool other, its writes fail with an error that the test sets.
@@ -119,9 +121,7 @@ func newBadRig(t *testing.T) (*agenttest.Host, *badDisk) {
 		c.Backends = backends.NewRegistry(b)
 		c.Pools = append(c.Pools, pool.Config{Name: "other", Backend: "dir", Path: filepath.Join(c.Root, "other")})
 	})
-	if err := createIn(r, "other", "db"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, createIn(r, "other", "db"))
 	return r, b
 }
 
@@ -171,9 +171,7 @@ func wantFailing(r *agenttest.Host, errno error) {
 	}
 	near, _ := r.Cache.Volume("near")
 	r.MountDataset(near, "user")
-	if err := r.Unmount(t.Context(), "near", "user"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Unmount(t.Context(), "near", "user"))
 }
 
 // A pool whose disk fails is offline with one message, whatever finds the error first, and the log
@@ -244,9 +242,7 @@ func TestProbeOfWorkingDiskKeepsPoolOnline(t *testing.T) {
 	r, b := newBadRig(t)
 	had := b.raises()
 	b.fails(nil, dataset.Errorf(dataset.ErrUnsupported, "not that"))
-	if err := createIn(r, "other", "new"); !errors.Is(err, dataset.ErrUnsupported) {
-		t.Fatal(err)
-	}
+	require.ErrorIs(t, createIn(r, "other", "new"), dataset.ErrUnsupported)
 	r.DoHeartbeatWork(t.Context())
 	if n := b.raises() - had; n != 0 {
 		t.Errorf("it was probed %d times", n)
@@ -288,9 +284,7 @@ func TestProbeOfShareWritesLaterGeneration(t *testing.T) {
 	at := func() uint64 {
 		t.Helper()
 		g, err := f.A.Pool().Generation()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return g
 	}
 	agenttest.Await(t, func() bool { return at() > 0 && !f.A.Pools.ByID(p.ID).RaiseSoon && !f.A.Pools.ByID(p.ID).Raising })
@@ -335,9 +329,7 @@ func TestFailingPoolIsRemounted(t *testing.T) {
 	lines := logged(r)
 	p, _ := r.Pools.ByName("other")
 	// Like a pool on devices.
-	if err := r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Mount = rec.Path }); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Mount = rec.Path }))
 	d, _ := r.Cache.Volume("db")
 	r.MountDataset(d, "user")
 	b.fails(unix.EROFS, nil)
@@ -347,9 +339,7 @@ func TestFailingPoolIsRemounted(t *testing.T) {
 	if n := b.closes(); n != 0 {
 		t.Errorf("closed %d times under a mounted volume", n)
 	}
-	if err := r.Unmount(t.Context(), "db", "user"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Unmount(t.Context(), "db", "user"))
 	// Opened again, and verified.
 	agenttest.Await(t, func() bool { r.DoHeartbeatWork(t.Context()); return b.closes() > 1 })
 	wantFailing(r, unix.EROFS)

@@ -23,19 +23,17 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // toldOf returns what control knows of a volume here, and of pool other.
 func toldOf(r *agenttest.Host, d dataset.Dataset) (mounted bool, other dataset.PoolStatus) {
 	r.T.Helper()
 	v, err := r.Control.Volume(r.T.Context(), d.ID.String())
-	if err != nil {
-		r.T.Fatal(err)
-	}
+	require.NoError(r.T, err)
 	list, err := r.Control.Pools(r.T.Context())
-	if err != nil {
-		r.T.Fatal(err)
-	}
+	require.NoError(r.T, err)
 	for _, p := range list {
 		if p.Name == "other" && p.Status != nil {
 			other = *p.Status
@@ -157,15 +155,11 @@ func TestRestoredPoolIsOpenedLate(t *testing.T) {
 			rec.Generation = 1
 			putBack()
 			if how == "adopted" {
-				if err := os.Rename(rec.Path, moved); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, os.Rename(rec.Path, moved))
 			} else {
 				h.Hang("open")
 			}
-			if err := r.DB.Put(t.Context(), map[string]any{"pools/other": rec}); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, r.DB.Put(t.Context(), map[string]any{"pools/other": rec}))
 			mounts := func() error {
 				_, err := r.Mount(t.Context(), "there", "id")
 				if err == nil {
@@ -197,9 +191,7 @@ func TestRestoredPoolIsOpenedLate(t *testing.T) {
 				r.FakeClock.Advance(r.Timing.Heartbeat)
 				return r.Pools.CheckQuarantine(there.Pool) != nil
 			})
-			if err := mounts(); !errors.Is(err, dataset.ErrOffline) {
-				t.Error(err)
-			}
+			assert.ErrorIs(t, mounts(), dataset.ErrOffline)
 		})
 	}
 }
@@ -300,9 +292,7 @@ func TestOfflineSnapshotsWithHangingDisk(t *testing.T) {
 	})
 	t.Cleanup(func() { close(h.gate) })
 	here := r.NewVolume("here")
-	if err := r.Create(t.Context(), "there", map[string]string{"pool": "other"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Create(t.Context(), "there", map[string]string{"pool": "other"}))
 	reader := r.Offline(silentControl{})
 	h.hangs.Store(true)
 	ended := make(chan error, 1)
@@ -341,9 +331,7 @@ func hungRig(t *testing.T) (r *agenttest.Host, h *agenttest.HangingBackend, here
 	})
 	t.Cleanup(h.Resume)
 	here = r.NewVolume("here")
-	if err := r.Create(t.Context(), "there", map[string]string{"pool": "other"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Create(t.Context(), "there", map[string]string{"pool": "other"}))
 	there, _ = r.Cache.Volume("there")
 	return r, h, here, there
 }
@@ -355,9 +343,7 @@ func restartsLate(r *agenttest.Host) {
 	cfg := r.Config
 	r.Stop()
 	a, err := agent.New(r.T.Context(), cfg)
-	if err != nil {
-		r.T.Fatal(err)
-	}
+	require.NoError(r.T, err)
 	r.Agent = a
 	started := make(chan error, 1)
 	go func() { started <- a.Start(r.T.Context()) }()
@@ -370,9 +356,7 @@ func restartsLate(r *agenttest.Host) {
 			return false
 		}
 	})
-	if err != nil {
-		r.T.Fatal(err)
-	}
+	require.NoError(r.T, err)
 	agenttest.Await(r.T, func() bool { // on a busy machine the start may have given up waiting for a healthy disk too
 		if p, known := r.Pools.ByName("default"); known && p.CheckServed() == nil {
 			return true
@@ -411,9 +395,7 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 		},
 		"attach": func(r *agenttest.Host, there dataset.Dataset) { // in use, and not mounted
 			r.MountDataset(there, "kept")
-			if err := unix.Unmount(r.MountPath(there.ID), 0); err != nil {
-				r.T.Fatal(err)
-			}
+			require.NoError(r.T, unix.Unmount(r.MountPath(there.ID), 0))
 		},
 	} {
 		t.Run(call, func(t *testing.T) {

@@ -26,6 +26,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestWithin(t *testing.T) {
@@ -49,16 +51,12 @@ func TestExchangedPoolIsOffline(t *testing.T) {
 	marker := filepath.Join(r.Root, "pool", "pool.json")
 	r.Stop() // until then, the marker can change
 	own, err := os.ReadFile(marker)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, c := range []struct {
 		text string
 		err  error
 	}{{strings.Replace(string(own), r.Pool().ID().String(), uuid.NewString(), 1), dataset.ErrOffline}, {string(own), nil}} {
-		if err := os.WriteFile(marker, []byte(c.text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(marker, []byte(c.text), 0o600))
 		r.Start()
 		err := r.CallsByName("db")["mount"]
 		if !errors.Is(err, c.err) || err != nil && !strings.Contains(err.Error(), "it contains another pool") {
@@ -100,14 +98,10 @@ func TestOfflinePoolReturns(t *testing.T) {
 	if !r.Pools.Retry(ctx) || r.Pools.Retry(ctx) {
 		t.Error("it did not come back, once")
 	}
-	if err := r.Generations.AnnounceLate(ctx); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Generations.AnnounceLate(ctx))
 	r.MountDataset(db, "id")
 	r.WantUses(db, "id")
-	if err := r.Unmount(ctx, "db", "id"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Unmount(ctx, "db", "id"))
 }
 
 // Creates, clones and snapshots are refused in a pool without space. The error says how much space there is, and that
@@ -118,9 +112,7 @@ func TestFullPoolRefusesCreates(t *testing.T) {
 	ctx := t.Context()
 	r.NewVolume("db")
 	r.NewVolume("waste")
-	if err := r.Remove(ctx, "waste"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Remove(ctx, "waste"))
 	f.Refuse = backends.CheckRoom("default", dataset.MiB, 100*dataset.GiB)
 	for what, err := range map[string]error{
 		"create":   r.Create(ctx, "new", nil),
@@ -142,9 +134,7 @@ func TestFullPoolRefusesCreates(t *testing.T) {
 		t.Errorf("create on a pool that went offline: %v", err)
 	}
 	f.Refuse = nil
-	if err := r.Create(ctx, "new", nil); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Create(ctx, "new", nil))
 }
 
 // A pool is made only on an empty place, with a name and a path that no other pool has.
@@ -153,9 +143,7 @@ func TestCreatePool(t *testing.T) {
 	ctx := t.Context()
 	here := filepath.Join(r.Root, "pool")
 	full := filepath.Join(r.Root, "full")
-	if err := os.MkdirAll(filepath.Join(full, "precious"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Join(full, "precious"), 0o755))
 	for _, c := range []struct {
 		p    api.NewPool
 		kind *dataset.Kind
@@ -178,9 +166,7 @@ func TestCreatePool(t *testing.T) {
 		t.Fatalf("%d pools", got)
 	}
 	second, err := r.CreatePool(ctx, api.NewPool{Name: "second", Backend: "dir", Path: filepath.Join(r.Root, "second")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for path, says := range map[string]string{
 		full: "no pool found (", filepath.Join(r.Root, "missing"): "cannot find a pool: ",
 	} {
@@ -194,9 +180,7 @@ func TestCreatePool(t *testing.T) {
 	if err != nil || len(known) != 2 || known[1].Name != "second" || known[1].Status == nil || known[1].Status.Size == 0 {
 		t.Errorf("control knows %+v, %v", known, err)
 	}
-	if err := r.Create(ctx, "there", map[string]string{"pool": "second"}); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Create(ctx, "there", map[string]string{"pool": "second"}))
 	r.Restart()
 	if p, ok := r.Pools.ByName("second"); !ok || p.ID != second.ID || p.Storage == nil {
 		t.Errorf("after a restart: %+v", p)
@@ -209,17 +193,13 @@ func TestPoolMadeButNotRecorded(t *testing.T) {
 	r := agenttest.New(t)
 	db := r.NewVolume("db")
 	id := r.Pool().ID()
-	if err := r.DB.Put(t.Context(), map[string]any{"pools/default": nil}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.DB.Put(t.Context(), map[string]any{"pools/default": nil}))
 	r.Restart()
 	if r.Pool().ID() != id {
 		t.Errorf("pool %s, want %s", r.Pool().ID(), id)
 	}
 	r.MountDataset(db, "id")
-	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Unmount(t.Context(), "db", "id"))
 
 	copied := filepath.Join(r.Root, "copy")
 	agenttest.Await(t, func() bool { // the marker may be written meanwhile
@@ -241,17 +221,13 @@ func TestNewPoolThatCannotBeCreatedIsOffline(t *testing.T) {
 	ctx := t.Context()
 	db := r.NewVolume("db")
 	full := filepath.Join(r.Root, "full")
-	if err := os.MkdirAll(filepath.Join(full, "precious"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Join(full, "precious"), 0o755))
 	cfg := r.Config
 	cfg.Pools = append(cfg.Pools, pool.Config{Name: "new", Backend: "dir", Path: full}, pool.Config{Name: "odd", Backend: "zfs", Path: "/odd"})
 	r.Stop()
 	r.StartWith(cfg)
 	r.MountDataset(db, "id")
-	if err := r.Unmount(ctx, "db", "id"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Unmount(ctx, "db", "id"))
 	r.Reporter.ReportAll(ctx)
 	list, err := r.Control.Pools(ctx)
 	if err != nil || len(list) != 3 {
@@ -263,9 +239,7 @@ func TestNewPoolThatCannotBeCreatedIsOffline(t *testing.T) {
 		}
 	}
 	found, err := r.Doctor(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	said := 0
 	for _, f := range found {
 		if f.Level == api.LevelError && (f.Subject == "pool new" || f.Subject == "pool odd") && strings.Contains(f.Text, "is offline") {
@@ -278,9 +252,7 @@ func TestNewPoolThatCannotBeCreatedIsOffline(t *testing.T) {
 	if _, err := r.CreatePool(ctx, api.NewPool{Name: "new", Backend: "dir", Path: filepath.Join(r.Root, "other")}); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("another pool of that name: %v", err)
 	}
-	if err := os.RemoveAll(full); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.RemoveAll(full))
 	cfg.Pools = cfg.Pools[:2]
 	r.Stop()
 	r.StartWith(cfg)
@@ -327,13 +299,9 @@ func (s *sizes) Open(_ context.Context, cfg backends.Config) (backends.Pool, err
 // The image that a killed start left does not reduce the size of the next start's image.
 func TestDefaultPoolAfterKilledStart(t *testing.T) {
 	root := scratch.Mount(t, "ext4", 8<<30)
-	if err := os.Mkdir(filepath.Join(root, "pools"), 0o711); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(filepath.Join(root, "pools"), 0o711))
 	f, err := os.Create(backends.TemporaryImagePath(filepath.Join(root, "pools", "default.img")))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	err = unix.Fallocate(int(f.Fd()), 0, 0, 4<<30)
 	if cErr := f.Close(); err != nil || cErr != nil {
 		t.Fatal(err, cErr)
@@ -374,18 +342,12 @@ func TestPoolNameTakenByUnprivilegedUser(t *testing.T) {
 		}
 		done <- err
 	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, <-done)
 	defer unix.Close(fd)
 	r.StartWith(cfg)
-	if err := r.Create(t.Context(), "new", nil); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Create(t.Context(), "new", nil))
 	list, err := r.Doctor(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	said := false
 	for _, f := range list {
 		said = said || f.Level == api.LevelWarning && f.Subject == "pool default" && strings.Contains(f.Text, "uid 65534")
@@ -439,9 +401,7 @@ func TestReadingsOfAStatusAreShared(t *testing.T) {
 		t.Error("another caller that waits has another reading")
 	}
 	close(gate)
-	if err := <-ended; err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, <-ended)
 	<-first
 	if n := h.Statuses() - before; n != 1 {
 		t.Errorf("the status was read %d times, want once", n)
@@ -475,9 +435,7 @@ func TestHangingPoolIsReportedAtOnce(t *testing.T) {
 	go readStatus()
 	agenttest.Await(t, func() bool { return len(ended) == callers })
 	for range callers {
-		if err := <-ended; !errors.Is(err, dataset.ErrOffline) {
-			t.Errorf("%v, want %v", err, dataset.ErrOffline)
-		}
+		assert.ErrorIs(t, <-ended, dataset.ErrOffline)
 	}
 	<-reading
 	close(gate)

@@ -27,27 +27,21 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // leave fills a disk until only a number of bytes is free.
 func leave(t *testing.T, dir string, free int64) {
 	t.Helper()
 	path := filepath.Join(dir, "ballast")
-	if err := os.RemoveAll(path); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.RemoveAll(path))
 	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Statfs(dir, &st))
 	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
-	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-free); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Fallocate(int(f.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-free))
 }
 
 // When the disk of the root fills up, doctor reports that, before creates are refused and while they are. The refusal
@@ -63,9 +57,7 @@ func TestDoctorReportsFullRootDisk(t *testing.T) {
 				}
 			})
 			r.NewVolume("waste")
-			if err := r.Remove(t.Context(), "waste"); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, r.Remove(t.Context(), "waste"))
 			if f := r.Finding("root"); f.Level != api.LevelOK || f.Fix != "" {
 				t.Errorf("with room: %+v", f)
 			}
@@ -130,9 +122,7 @@ func weighs(r *agenttest.Host, p *weighty, image dataset.Size) {
 	r.Pools.Change(pl.ID, func(pl *pool.Pool) { pl.Storage = p })
 	// A raise of the pool keeps its own record, so the record is changed too.
 	err := r.Pools.UpdateRecord(r.T.Context(), pl.ID, func(rec *pool.Record) { rec.Path, rec.Image = "/disk/pool", image })
-	if err != nil {
-		r.T.Fatal(err)
-	}
+	require.NoError(r.T, err)
 }
 
 // The problem of a pool with free space is reported without advice to free space: the pool accepts new data, and more
@@ -284,13 +274,9 @@ func TestPoolWarningsAreReportedOnce(t *testing.T) {
 // after a restart.
 func TestPoolInMemoryIsReported(t *testing.T) {
 	tmpfs := t.TempDir()
-	if err := mount.Mount(tmpfs, mount.Spec{Source: "tmpfs", FSType: "tmpfs", Options: []string{"size=2g"}}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, mount.Mount(tmpfs, mount.Spec{Source: "tmpfs", FSType: "tmpfs", Options: []string{"size=2g"}}))
 	t.Cleanup(func() {
-		if err := mount.Unmount(tmpfs); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, mount.Unmount(tmpfs))
 	})
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{})) })
 	const says = "it is on tmpfs: its data is in memory and is lost at a reboot"
@@ -298,22 +284,16 @@ func TestPoolInMemoryIsReported(t *testing.T) {
 		{Name: "folders", Backend: "dir", Path: filepath.Join(tmpfs, "folders")},
 		{Name: "images", Backend: "loop", Path: filepath.Join(tmpfs, "images.img"), Image: "600MiB"},
 	} {
-		if err := os.MkdirAll(filepath.Dir(r.Pools.ImageMount(n.Name)), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.MkdirAll(filepath.Dir(r.Pools.ImageMount(n.Name)), 0o700))
 		made, err := r.CreatePool(t.Context(), n)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if !strings.HasPrefix(made.Note, says) {
 			t.Errorf("%s: %s", n.Name, made.Note)
 		}
 	}
 	r.Restart()
 	found, err := r.Doctor(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	said := map[string]bool{}
 	for _, f := range found {
 		if f.Level == api.LevelWarning && f.Text == says {
@@ -394,9 +374,7 @@ func TestOvercommitSurvivesALostDatabase(t *testing.T) {
 			loseDatabase := func() {
 				t.Helper()
 				r.Stop()
-				if err := r.EmptyDatabase(); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, r.EmptyDatabase())
 				r.Start()
 			}
 			made := api.NewPool{Name: "made", Backend: backend, Path: filepath.Join(disk, "made"), Overcommit: 3}
@@ -423,18 +401,14 @@ func TestOvercommitSurvivesALostDatabase(t *testing.T) {
 				t.Fatal(err)
 			}
 			p, _ := r.Pools.ByName("made")
-			if err := p.Storage.(backends.PolicyKeeper).KeepOvercommit(0); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, p.Storage.(backends.PolicyKeeper).KeepOvercommit(0))
 			r.Restart()
 			loseDatabase()
 			want("after a repair and a loss", "made", 4)
 
 			// A pool that has moved keeps its policy.
 			r.Stop()
-			if err := os.Rename(filepath.Join(disk, "made"), filepath.Join(disk, "moved")); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.Rename(filepath.Join(disk, "made"), filepath.Join(disk, "moved")))
 			r.Start()
 			if _, _, err := r.AdoptPool(ctx, filepath.Join(disk, "moved"), false); err != nil {
 				t.Fatal(err)

@@ -25,6 +25,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/socket"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // clearing is a backend that calls a function before a pool is cleared, and counts how often pools are opened.
@@ -74,17 +76,11 @@ func TestPoolBeingClearedIsNotReopened(t *testing.T) {
 func TestPoolBeingRemovedIsNotCreatedOnItsDevices(t *testing.T) {
 	r := agenttest.New(t, everyKind)
 	ctx := t.Context()
-	if err := os.MkdirAll(filepath.Join(r.Root, "pools"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Join(r.Root, "pools"), 0o700))
 	disk := scratch.Disk(t, 1<<30)
 	p, err := r.CreatePool(ctx, api.NewPool{Name: "fast", Backend: "loop", Devices: []string{disk}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingRemoved }); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingRemoved }))
 	cfg := r.Config
 	r.Stop()
 	log := logtest.NewLocal(cfg.Log.(*logrus.Logger))
@@ -132,16 +128,12 @@ func TestPoolTakenByAnotherDroverIsNotCleared(t *testing.T) {
 	ctx := t.Context()
 	path := newPool(r, "plain")
 	p, _ := r.Pools.ByName("plain")
-	if err := r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingRemoved }); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingRemoved }))
 	names := slices.DeleteFunc(slices.Collect(maps.Keys(r.Pools.PoolLocks.Sockets)), func(n string) bool { return !strings.HasPrefix(n, pool.LockName(p.ID)) })
 	cfg := r.Config
 	r.Stop()
 	other, err := socket.AcquireName(ctx, names[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer other.Close()
 	r.StartWith(cfg)
 	_, err = r.RemovePool(ctx, "plain", api.PoolRemoval{})
@@ -173,18 +165,14 @@ func TestHangingRemovalDoesNotBlockOtherPools(t *testing.T) {
 		t.Error(err)
 	}
 	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(filepath.Dir(path), link); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Symlink(filepath.Dir(path), link))
 	for _, way := range []string{path, filepath.Join(link, filepath.Base(path))} {
 		if _, _, err := r.AdoptPool(ctx, way, false); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool plain at "+path+" is being removed") {
 			t.Errorf("taken in by %s: %v", way, err)
 		}
 	}
 	close(hangs)
-	if err := <-gone; err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, <-gone)
 	unlisted(r, "plain")
 }
 
@@ -202,9 +190,7 @@ func TestRemovedPoolConfiguredAgain(t *testing.T) {
 			cfg := r.Config
 			r.Stop()
 			if name == "cleared" {
-				if err := os.Remove(filepath.Join(path, "pool.json")); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, os.Remove(filepath.Join(path, "pool.json")))
 			}
 			cfg.Pools = append(cfg.Pools, pool.Config{Name: "plain", Backend: "dir", Path: path})
 			r.StartWith(cfg)
@@ -216,9 +202,7 @@ func TestRemovedPoolConfiguredAgain(t *testing.T) {
 				}
 				r.Restart()
 			}
-			if err := r.Create(t.Context(), "db", map[string]string{"pool": "plain"}); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, r.Create(t.Context(), "db", map[string]string{"pool": "plain"}))
 		})
 	}
 }
@@ -233,18 +217,14 @@ func TestForgottenPoolConfiguredAgain(t *testing.T) {
 	}
 	cfg := r.Config
 	r.Stop()
-	if err := errors.Join(os.Rename(path, path+".away"), os.Mkdir(path, 0o700)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.Rename(path, path+".away"), os.Mkdir(path, 0o700)))
 	cfg.Pools = append(cfg.Pools, pool.Config{Name: "plain", Backend: "dir", Path: path})
 	r.StartWith(cfg)
 	if there, err := os.ReadDir(path); err != nil || len(there) > 0 {
 		t.Errorf("made in its place: %v, %v", there, err)
 	}
 	r.Stop()
-	if err := errors.Join(os.Remove(path), os.Rename(path+".away", path)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.Remove(path), os.Rename(path+".away", path)))
 	r.StartWith(cfg)
 	if now, there := r.Pools.ByName("plain"); !there || now.ID != p.ID || now.CheckServed() != nil {
 		t.Errorf("it is %+v", now)

@@ -27,6 +27,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // If several pools are made at once with one name, only one is made: the others would be unknown after a restart.
@@ -96,9 +98,7 @@ func TestRefusedCopyOfPoolKeepsNoLock(t *testing.T) {
 	if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "plain", Backend: "dir", Path: path}); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.CopyFS(twin, os.DirFS(path)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.CopyFS(twin, os.DirFS(path)))
 	before := len(r.Pools.PoolLocks.Sockets)
 	_, err := r.Pools.Make(t.Context(), "twin", pool.Record{Backend: "dir", Path: twin})
 	if !errors.Is(err, dataset.ErrExists) {
@@ -118,30 +118,18 @@ func TestPoolThroughBindMount(t *testing.T) {
 		t.Fatal("no pool")
 	}
 	root, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	engine, free := filepath.Join(root, "engine"), filepath.Join(root, "free")
 	for _, dir := range []string{filepath.Join(engine, "volumes"), free, filepath.Join(r.MountRoot(), "some")} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.MkdirAll(dir, 0o700))
 	}
-	if err := os.WriteFile(filepath.Join(engine, "engine-id"), []byte("8b2d"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(engine, "engine-id"), []byte("8b2d"), 0o600))
 	at := filepath.Join(root, "bound")
-	if err := os.Mkdir(at, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(at, 0o700))
 	bound := func(from string, then func()) {
-		if err := unix.Mount(from, at, "", unix.MS_BIND, ""); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, unix.Mount(from, at, "", unix.MS_BIND, ""))
 		then()
-		if err := unix.Unmount(at, 0); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, unix.Unmount(at, 0))
 	}
 	second := api.NewPool{Name: "second", Backend: "dir"}
 	for from, says := range map[string]string{
@@ -170,16 +158,12 @@ func TestPoolThroughBindMount(t *testing.T) {
 func TestAdoptImageOfOpenPool(t *testing.T) {
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(dir.Backend{}, loop.New(&run.System{})) })
 	image := filepath.Join(r.Root, "images.img")
-	if err := os.MkdirAll(filepath.Dir(r.Pools.ImageMount("images")), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Dir(r.Pools.ImageMount("images")), 0o700))
 	if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "images", Backend: "loop", Path: image, Image: "600MiB"}); err != nil {
 		t.Fatal(err)
 	}
 	hard, soft := filepath.Join(r.Root, "hard"), filepath.Join(r.Root, "soft")
-	if err := errors.Join(os.Link(image, hard), os.Symlink(image, soft)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.Link(image, hard), os.Symlink(image, soft)))
 	for _, path := range []string{image, hard, soft} {
 		if p, _, err := r.AdoptPool(t.Context(), path, false); err != nil || p.Name != "images" {
 			t.Errorf("%s: %+v, %v", path, p, err)
@@ -218,15 +202,11 @@ func TestDoctorHasRemedyForOfflinePool(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{at, filepath.Join(r.Root, "pool")} {
-		if err := os.Rename(path, path+".away"); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Rename(path, path+".away"))
 	}
 	for _, when := range []string{"while it serves", "at a start"} {
 		found, err := r.Doctor(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		mends := map[string]string{}
 		for _, f := range found {
 			if strings.Contains(f.Text, "is offline") {
@@ -272,30 +252,22 @@ func TestPoolMarkerIsAFIFO(t *testing.T) {
 	r := agenttest.New(t)
 	home := t.TempDir()
 	fifo := filepath.Join(home, "pool.json")
-	if err := unix.Mkfifo(fifo, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mkfifo(fifo, 0o644))
 	err := ended(t, fifo, func() error {
 		_, err := r.CreatePool(t.Context(), api.NewPool{Name: "below", Backend: "dir", Path: filepath.Join(home, "below")})
 		return err
 	})
-	if err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, err)
 	err = ended(t, fifo, func() error {
 		_, _, err := r.AdoptPool(t.Context(), home, false)
 		return err
 	})
-	if !errors.Is(err, dataset.ErrInvalid) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, err, dataset.ErrInvalid)
 	err = ended(t, fifo, func() error {
 		_, _, err := r.AdoptPool(t.Context(), fifo, false)
 		return err
 	})
-	if !errors.Is(err, dataset.ErrInvalid) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, err, dataset.ErrInvalid)
 }
 
 // former reports a pool on devices that was in fact made at a path.
@@ -327,9 +299,7 @@ func TestPoolOnDevices(t *testing.T) {
 	ctx := t.Context()
 	devices := []string{"/dev/a", "/dev/b"}
 	mount := r.Pools.ImageMount("disk")
-	if err := os.MkdirAll(filepath.Dir(mount), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Dir(mount), 0o700))
 	_, err := r.CreatePool(ctx, api.NewPool{Name: "disk", Backend: "dir", Devices: devices})
 	if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), "available: former") {
 		t.Errorf("by a backend that takes none: %v", err)
@@ -349,9 +319,7 @@ func TestPoolOnDevices(t *testing.T) {
 		t.Fatalf("%+v was opened", f.got)
 	}
 	made, err := r.CreatePool(ctx, api.NewPool{Name: "disk", Backend: "former", Devices: devices})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	want := backends.Config{
 		ID: made.ID, Name: "disk", Path: mount + "-of", Mount: mount, MountRoot: r.MountRoot(), Devices: devices,
 		Make: true,
@@ -390,9 +358,7 @@ func TestInterruptedCreateIsResumedBySameCommand(t *testing.T) {
 	h := &halting{dies: true}
 	r := agenttest.New(t, func(c *agent.Config) { c.Backends = backends.NewRegistry(dir.Backend{}, h) })
 	ctx := t.Context()
-	if err := os.MkdirAll(filepath.Dir(r.Pools.ImageMount("disk")), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Dir(r.Pools.ImageMount("disk")), 0o700))
 	disk := api.NewPool{Name: "disk", Backend: "former", Devices: []string{"/dev/a", "/dev/b"}}
 	if _, err := r.CreatePool(ctx, disk); err == nil {
 		t.Fatal("it did not die")
@@ -427,14 +393,10 @@ func TestDeviceOfOtherPoolIsRefused(t *testing.T) {
 	})
 	link := func(device string) string {
 		path := filepath.Join(t.TempDir(), "by-id")
-		if err := os.Symlink(device, path); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Symlink(device, path))
 		return path
 	}
-	if err := os.MkdirAll(filepath.Dir(r.Pools.ImageMount("x")), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Dir(r.Pools.ImageMount("x")), 0o700))
 	for _, kind := range []string{"dir", "loop", "btrfs"} {
 		a, b := scratch.Disk(t, 1<<30), scratch.Disk(t, 1<<30)
 		_, err := r.CreatePool(t.Context(), api.NewPool{Name: "twice", Backend: kind, Devices: []string{b, link(b)}})

@@ -22,6 +22,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 func newPool(r *agenttest.Host, name string) string {
@@ -43,19 +45,13 @@ func TestOfflinePoolIsForgotten(t *testing.T) {
 	if _, err := r.CreatePool(ctx, api.NewPool{Name: "fast", Backend: "loop", Path: path}); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Create(ctx, "db", map[string]string{"pool": "fast"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Create(ctx, "db", map[string]string{"pool": "fast"}))
 	d, _ := r.Cache.Volume("db")
-	if err := os.Rename(path, path+".away"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(path, path+".away"))
 	r.Restart()
 	keepsPool(r, "fast", false, dataset.ErrOffline, "drover pool rm fast --forget --dry-run")
 	keepsPool(r, "fast", true, dataset.ErrConflict, "pool fast holds volume db: drover volume rm db --dry-run")
-	if err := r.Remove(ctx, "db"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Remove(ctx, "db"))
 	keepsPool(r, "fast", true, dataset.ErrConflict, "pool fast holds volume db (in the trash, "+d.ID.String()[:8]+"): drover trash purge "+d.ID.String()[:8])
 	if _, err := r.Link.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()}); err != nil {
 		t.Fatal(err)
@@ -68,9 +64,7 @@ func TestOfflinePoolIsForgotten(t *testing.T) {
 	if known, _, err := r.Recorded(ctx); err != nil || len(known) > 0 {
 		t.Errorf("on record is %v, %v", known, err)
 	}
-	if err := os.Rename(path+".away", path); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(path+".away", path))
 	pool, back, err := r.AdoptPool(ctx, path, false)
 	if err != nil || pool.ID != d.Pool || len(back) != 1 {
 		t.Errorf("taken back: %+v, %+v, %v", pool, back, err)
@@ -87,9 +81,7 @@ func TestForgottenPoolKeepsItsContent(t *testing.T) {
 	if _, err := p.Storage.Create(ctx, lost); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Storage.Commit(ctx, lost.ID); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, p.Storage.Commit(ctx, lost.ID))
 	keepsPool(r, "plain", false, dataset.ErrConflict, "pool plain holds volume lost ("+lost.ID.String()[:8]+", not recorded here): drover doctor")
 	if _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{Forget: true}); err != nil {
 		t.Fatal(err)
@@ -104,9 +96,7 @@ func TestForgottenPoolKeepsItsContent(t *testing.T) {
 		t.Error(err)
 	}
 	preview, would, err := r.AdoptPool(ctx, path, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	unlisted(r, "plain") // a dry run
 	pool, back, err := r.AdoptPool(ctx, path, false)
 	if err != nil || pool.ID != p.ID || len(back) != 1 {
@@ -126,9 +116,7 @@ func TestPoolIsNotRemovedWhileNeeded(t *testing.T) {
 	r := agenttest.New(t)
 	path := newPool(r, "plain")
 	for _, name := range []string{"a", "b", "c", "d", "e"} {
-		if err := os.WriteFile(filepath.Join(path, name), nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(filepath.Join(path, name), nil, 0o600))
 	}
 	keepsPool(r, "plain", false, dataset.ErrConflict, path+"/a, which is not drover's: remove it yourself; "+path+"/b", " more")
 	keepsPool(r, "default", false, dataset.ErrConflict, "is in drover.yaml")
@@ -136,9 +124,7 @@ func TestPoolIsNotRemovedWhileNeeded(t *testing.T) {
 	plain, _ := r.Pools.ByName("plain")
 	keepsPool(r, plain.ID.String(), false, dataset.ErrNotFound, "that is pool plain of this node: use its name")
 	keepsPool(r, "plian", false, dataset.ErrNotFound, `no pool "plian" on this node (available: default, plain; did you mean plain?)`)
-	if err := r.Create(t.Context(), "db", map[string]string{"pool": "plain"}); err != nil {
-		t.Errorf("it serves no more: %v", err)
-	}
+	assert.NoErrorf(t, r.Create(t.Context(), "db", map[string]string{"pool": "plain"}), "it serves no more")
 	r.Restart()
 	if p, there := r.Pools.ByName("plain"); !there || p.CheckServed() != nil {
 		t.Error("it is not there any more")
@@ -224,9 +210,7 @@ func TestPoolRemovalWaitsForWork(t *testing.T) {
 	p, _ := r.Pools.ByName("plain")
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Pool: p.ID}
 	unlock, err := r.Locks.Lock(ctx, d.ID, "create of volume db")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	gone := make(chan error, 1)
 	go func() { _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{}); gone <- err }()
 	agenttest.Await(t, func() bool { return r.Locks.Users(d.ID) == 2 })
@@ -264,9 +248,7 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	<-runs
 	hold := func(id uuid.UUID) {
 		unlock, err := r.Locks.Lock(ctx, id, "import of volume other")
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		t.Cleanup(unlock)
 	}
 	hold(d.ID)
@@ -290,13 +272,9 @@ func TestPoolInUseIsRefusedWhileItServes(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
 	newPool(r, "plain")
-	if err := r.Create(ctx, "db", map[string]string{"pool": "plain"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Create(ctx, "db", map[string]string{"pool": "plain"}))
 	unlock, err := r.Locks.Lock(ctx, uuid.New(), "create of volume other")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer unlock()
 	keepsPool(r, "plain", true, dataset.ErrConflict, "pool plain holds volume db: ")
 }

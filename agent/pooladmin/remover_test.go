@@ -21,6 +21,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // everyKind registers all backends that run on this machine with a rig.
@@ -47,9 +49,7 @@ func unlisted(r *agenttest.Host, name string) {
 				r.T.Errorf("doctor has %+v", f)
 			}
 		}
-		if err := errors.Join(err, dErr); err != nil {
-			r.T.Error(err)
-		}
+		assert.NoError(r.T, errors.Join(err, dErr))
 		r.Restart()
 	}
 }
@@ -78,14 +78,10 @@ func keepsPool(r *agenttest.Host, name string, forget bool, kind *dataset.Kind, 
 func TestEmptyPoolIsRemoved(t *testing.T) {
 	r := agenttest.New(t, everyKind)
 	ctx := t.Context()
-	if err := os.MkdirAll(filepath.Join(r.Root, "pools"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Join(r.Root, "pools"), 0o700))
 	xfs, subvol, plain := scratch.Mount(t, "xfs", 2<<30), scratch.Mount(t, "btrfs", 2<<30), t.TempDir()
 	given := filepath.Join(plain, "given")
-	if err := os.Mkdir(given, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(given, 0o755))
 	for what, n := range map[string]api.NewPool{
 		"loop":          {Backend: "loop", Path: filepath.Join(xfs, "new")},
 		"loop-itself":   {Backend: "loop", Path: scratch.Mount(t, "xfs", 2<<30)},
@@ -104,9 +100,7 @@ func TestEmptyPoolIsRemoved(t *testing.T) {
 				if _, err := r.CreatePool(ctx, n); err != nil {
 					t.Fatal(err)
 				}
-				if err := r.Create(ctx, "used", map[string]string{"pool": what}); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, r.Create(ctx, "used", map[string]string{"pool": what}))
 				d, _ := r.Cache.Volume("used")
 				keepsPool(r, what, false, dataset.ErrConflict, "holds volume used", "drover volume rm")
 				keepsPool(r, what, true, dataset.ErrConflict, "volume used", "drover volume rm")
@@ -143,9 +137,7 @@ func TestEmptyPoolIsRemoved(t *testing.T) {
 func destroy(r *agenttest.Host, d dataset.Dataset) {
 	r.T.Helper()
 	ctx := r.T.Context()
-	if err := r.Remove(ctx, d.Volume); err != nil {
-		r.T.Fatal(err)
-	}
+	require.NoError(r.T, r.Remove(ctx, d.Volume))
 	if _, err := r.Link.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()}); err != nil {
 		r.T.Fatal(err)
 	}
@@ -196,9 +188,7 @@ func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
 	ctx := t.Context()
 	path := newPool(r, "plain")
 	p, _ := r.Pools.ByName("plain")
-	if err := r.Create(ctx, "shop", map[string]string{"pool": "plain"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Create(ctx, "shop", map[string]string{"pool": "plain"}))
 	d, _ := r.Cache.Volume("shop")
 	short := d.ID.String()[:8]
 	keeps := func(text string) {
@@ -207,17 +197,11 @@ func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
 	}
 	keeps("volume shop: drover volume rm shop --dry-run")
 	for _, with := range []string{" with 1 snapshot: ", " with 2 snapshots: "} {
-		if err := r.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "shop"}); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "shop"}))
 		keeps("volume shop" + with)
 	}
-	if err := r.Remove(ctx, "shop"); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Create(ctx, "shop", nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Remove(ctx, "shop"))
+	require.NoError(t, r.Create(ctx, "shop", nil))
 	keeps("volume shop (in the trash, " + short + ") with 2 snapshots: drover trash purge " + short)
 	d, _ = r.Cache.Dataset(d.ID)
 	d.State = dataset.StatePurging
@@ -228,20 +212,12 @@ func TestRemovalErrorNamesWhatThePoolHas(t *testing.T) {
 	keeps("a superseded copy of volume shop with 2 snapshots: drover copy mount " + d.ID.String() + " " + r.NodeName)
 	r.Cache.SetCopy(d.ID, nil)
 	keeps("volume shop (" + short + ", not recorded here) with 2 snapshots: drover doctor says what it is")
-	if err := p.Storage.Delete(ctx, d.ID); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(path, "stray"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, p.Storage.Delete(ctx, d.ID))
+	require.NoError(t, os.WriteFile(filepath.Join(path, "stray"), nil, 0o600))
 	c, err := trialdir.Make(path, p.ID, dir.Backend{}.Name())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	stray := path + "/stray, which is not drover's: remove it yourself; "
 	keeps(stray + c.Path + ", of a drover backend verify that is running: try again after it ends")
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, c.Close())
 	keeps(stray + c.Path + ", of drover backend verify: drover backend verify ")
 }

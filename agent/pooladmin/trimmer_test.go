@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // onMount is a backend whose pools on devices are located where they are mounted.
@@ -73,9 +74,7 @@ func TestTrimOfDevicesWhenDue(t *testing.T) {
 		c.Pools = append(c.Pools,
 			pool.Config{Name: "never", Backend: "on-mount", Devices: []string{"/dev/n"}, Trim: -1},
 			pool.Config{Name: "daily", Backend: "on-mount", Devices: []string{"/dev/d"}, Trim: 24 * time.Hour})
-		if err := os.MkdirAll(filepath.Join(c.Root, "pools"), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.MkdirAll(filepath.Join(c.Root, "pools"), 0o700))
 	})
 	if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "weekly", Backend: "on-mount", Devices: []string{"/dev/w"}}); err != nil {
 		t.Fatal(err)

@@ -20,6 +20,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // wrote is the result of a program that wrote in a separate control group.
@@ -36,9 +38,7 @@ func (w wrote) took() time.Duration { return w.memory + w.disk }
 func dd(t *testing.T, dev iolimit.Device, group, file string, mebibytes int, how string) (w wrote) {
 	t.Helper()
 	dir := filepath.Join("/sys/fs/cgroup", group)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(dir, 0o755))
 	defer os.Remove(dir) //nolint:errcheck // the machine ends soon
 	before, ofGroup := written(t, dev), charged(t, dev)
 	out, err := exec.Command("sh", "-c", `echo $$ >"$0/cgroup.procs" && date +%s.%N && dd if=/dev/zero of="$1" bs=1M count="$2" "$3" 2>/dev/null && date +%s.%N && sync "$1" && date +%s.%N`,
@@ -57,9 +57,7 @@ func dd(t *testing.T, dev iolimit.Device, group, file string, mebibytes int, how
 func charged(t *testing.T, dev iolimit.Device) (n float64) {
 	t.Helper()
 	b, err := os.ReadFile("/sys/fs/cgroup/docker/io.stat")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if said := regexp.MustCompile(`(?m)^` + dev.String() + ` .*wbytes=(\d+)`).FindSubmatch(b); said != nil {
 		fmt.Sscan(string(said[1]), &n) //nolint:errcheck // 0 fails the test
 	}
@@ -70,9 +68,7 @@ func charged(t *testing.T, dev iolimit.Device) (n float64) {
 func written(t *testing.T, dev iolimit.Device) float64 {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("/sys/dev/block", dev.String(), "stat"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var n [7]float64
 	if _, err := fmt.Sscan(string(b), &n[0], &n[1], &n[2], &n[3], &n[4], &n[5], &n[6]); err != nil {
 		t.Fatal(err)
@@ -84,9 +80,7 @@ func written(t *testing.T, dev iolimit.Device) float64 {
 func dirty(t *testing.T, group, file string) {
 	t.Helper()
 	dir := filepath.Join("/sys/fs/cgroup", group)
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(dir, 0o755))
 	defer os.Remove(dir) //nolint:errcheck // the machine ends soon
 	if out, err := exec.Command("sh", "-c", `echo $$ >"$0/cgroup.procs" && exec dd if=/dev/zero of="$1" bs=1M count=150 conv=notrunc`, dir, file).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -101,13 +95,9 @@ func handsDown(t *testing.T, what string) {
 	if err == nil {
 		err = os.WriteFile(control, []byte(what), 0)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
-		if err := os.WriteFile(control, []byte("+"+strings.Join(strings.Fields(string(before)), " +")), 0); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, os.WriteFile(control, []byte("+"+strings.Join(strings.Fields(string(before)), " +")), 0))
 	})
 }
 
@@ -124,9 +114,7 @@ func TestQoSOnV2(t *testing.T) {
 	f.A.NewVolume("other@free", nil)
 	other := f.A.MustMount("other", "two")
 	free, _, err := iolimit.DeviceOf(other)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, how := range []string{"oflag=direct", "conv=notrunc"} {
 		w := dd(t, free, "docker/free", filepath.Join(other, how), 30, how)
 		t.Logf("no limit, %s: 30 MiB in %.2f + %.2f s, %.2f MiB by the group, %.2f by the device", how, w.memory.Seconds(), w.disk.Seconds(), w.group, w.device)

@@ -26,6 +26,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // immutable makes a file of a hierarchy refuse writes, until the end of the test or a call of undo.
@@ -35,13 +37,9 @@ func immutable(t *testing.T, path ...string) (undo func()) {
 	if err == nil {
 		err = fsctl.SetImmutable(f, true)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	undo = sync.OnceFunc(func() {
-		if err := errors.Join(fsctl.SetImmutable(f, false), f.Close()); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, errors.Join(fsctl.SetImmutable(f, false), f.Close()))
 	})
 	t.Cleanup(undo)
 	return undo
@@ -98,9 +96,7 @@ func TestDeviceDoesNotInheritOldLimit(t *testing.T) {
 		for n := range 64 {
 			all.WriteString(iolimit.Device{Major: 7, Minor: uint32(n)}.String() + " 1000\n")
 		}
-		if err := os.WriteFile(filepath.Join(h.Dir, v1Write), []byte(all.String()), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(filepath.Join(h.Dir, v1Write), []byte(all.String()), 0o600))
 		d := f.A.NewVolume(spec, nil)
 		f.A.MustMount(d.Volume, "one")
 		wantTold(f.A, device(f.A, d), throttle.LimitsOf(d.Profile.QoS), spec)
@@ -169,12 +165,8 @@ func TestFailedLimitIsRetriedAndReported(t *testing.T) {
 	if wait := f.A.Throttle.Pause(); wait == 0 || wait > throttle.RetryEvery {
 		t.Errorf("it is tried again in %s", wait)
 	}
-	if err := os.Mkdir(filepath.Join(h.Dir, "absent.slice"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(h.Dir, "absent.slice/io.max"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(filepath.Join(h.Dir, "absent.slice"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "absent.slice/io.max"), nil, 0o600))
 	f.A.Throttle.Renew() // as every half minute
 	f.AwaitNamed("limited", func() bool {
 		got, err := h.Get("/absent.slice", device(f.A, d))
@@ -196,9 +188,7 @@ func TestStrictLimitHoldsOrIsReported(t *testing.T) {
 		t.Errorf("kept, and %q", p)
 	}
 	// As the kernel does when systemd withdraws the controller.
-	if err := os.Remove(filepath.Join(h.Dir, "docker/io.max")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(filepath.Join(h.Dir, "docker/io.max")))
 	if p := problem(); !strings.Contains(p, "has qos strict") || !strings.Contains(p, "/docker") || !hasFinding(f.A, "in the control groups /docker") {
 		t.Errorf("taken back: %q", p)
 	}
@@ -207,9 +197,7 @@ func TestStrictLimitHoldsOrIsReported(t *testing.T) {
 		return err == nil && string(b) == "+io"
 	})
 	// As the kernel does when the controller is delegated.
-	if err := os.WriteFile(filepath.Join(h.Dir, "docker/io.max"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "docker/io.max"), nil, 0o600))
 	f.AwaitNamed("held again", func() bool { got, err := h.Get("/docker", dev); return err == nil && got == slowly && problem() == "" })
 
 	e := f.A.Throttle.Get(d.ID)
@@ -218,9 +206,7 @@ func TestStrictLimitHoldsOrIsReported(t *testing.T) {
 	rec.Groups = throttle.Union(rec.Groups, []string{"/user.slice/mine"})
 	err := f.A.Throttle.SetRules(t.Context(), e, rec)
 	e.Mu.Unlock()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	const out = "its profile has qos strict, and it is used in control group /user.slice/mine"
 	if p := problem(); !strings.Contains(p, out) || !hasFinding(f.A, out) {
 		t.Errorf("used outside: %q", p)
@@ -250,9 +236,7 @@ func TestLimitIsLiftedOnlyDuringFlush(t *testing.T) {
 	m := *f.A.Mounts
 	m.Host = &host.Host{Root: f.A.Root, Clock: hurried{now: &now}, Cache: f.A.Cache, Log: f.A.Log, Jobs: f.A.Jobs}
 	in, end, err := (&mounting.Quiescer{Mounts: &m}).Prepare(t.Context(), f.A.Pool(), d)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if now > throttle.WriteOutTime+30*time.Second { // each look at the clock takes ten seconds
 		t.Errorf("it was tried until %s", now)
 	}
@@ -288,9 +272,7 @@ func TestLimitIsNotSetDuringFence(t *testing.T) {
 				return err
 			},
 		} {
-			if err := f.A.Throttle.Hierarchy.Clear(iolimit.Root, dev); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, f.A.Throttle.Hierarchy.Clear(iolimit.Root, dev))
 			if err := act(); err != nil && state != "" {
 				t.Errorf("%q, %s: %v", state, what, err)
 			}
@@ -302,9 +284,7 @@ func TestLimitIsNotSetDuringFence(t *testing.T) {
 		}
 	}
 	says.say(d.ID, guard.StateArmed)
-	if err := look(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, look())
 	wantTold(f.A, dev, slowly, "thawed")
 	f.A.Leases.Deadlines.ClearRegistered(d.ID)
 	f.A.Cache.Apply(d, 0)

@@ -21,6 +21,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/linux/iolimit"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A limit was left on a device number that now belongs to another limited volume. The next start removes it from the
@@ -31,14 +33,10 @@ func TestLeftoverLimitOnReusedDeviceNumber(t *testing.T) {
 	d := f.A.NewVolume("db@slow", nil)
 	f.A.MustMount("db", "one")
 	dev, old := device(f.A, d), iolimit.Limits{WriteBPS: 3 << 20}
-	if err := h.Set("/before", dev, old); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, h.Set("/before", dev, old))
 	key := "limits/" + uuid.NewString()
 	rec := throttle.LimitRecord{Boot: f.A.Boot, Device: dev, Limits: old, Groups: []string{iolimit.Root, "/before"}}
-	if err := f.A.DB.Put(t.Context(), map[string]any{key: rec}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.DB.Put(t.Context(), map[string]any{key: rec}))
 	f.A.Restart()
 	if got, err := h.Get("/before", dev); err != nil || got != (iolimit.Limits{}) {
 		t.Errorf("a group that it does not name: %+v, %v", got, err)
@@ -99,13 +97,9 @@ func TestLimitIsLiftedAfterWaitingForPool(t *testing.T) {
 func TestLimitInCgroupWithoutController(t *testing.T) {
 	name := "drover-test-" + uuid.NewString()
 	real := filepath.Join("/sys/fs/cgroup/unified", name)
-	if err := os.Mkdir(real, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(real, 0o755))
 	into, err := os.Open(real)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer into.Close()
 	h := files(t, iolimit.V2, "/", "system.slice", "docker")
 	f := limitedBy(t, h)
@@ -114,15 +108,11 @@ func TestLimitInCgroupWithoutController(t *testing.T) {
 	dev := device(f.A, d)
 	cmd := exec.Command("sh", "-c", `mount --bind "$0" "$1" && exec sleep infinity`, path, t.TempDir())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL, UseCgroupFD: true, CgroupFD: int(into.Fd())}
-	if err := errors.Join(os.Mkdir(filepath.Join(h.Dir, name), 0o755), cmd.Start()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.Mkdir(filepath.Join(h.Dir, name), 0o755), cmd.Start()))
 	end := sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		if err := os.Remove(real); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, os.Remove(real))
 	})
 	t.Cleanup(end)
 	out := "it is not throttled in control group /" + name
@@ -135,9 +125,7 @@ func TestLimitInCgroupWithoutController(t *testing.T) {
 		t.Errorf("the controller was handed down: %q, %v", b, err)
 	}
 	// As the kernel does when somebody delegates it.
-	if err := os.WriteFile(filepath.Join(h.Dir, name, "io.max"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(h.Dir, name, "io.max"), nil, 0o600))
 	f.AwaitNamed("limited", func() bool { got, err := h.Get("/"+name, dev); return err == nil && got == slowly })
 	if said() || hasFinding(f.A, out) {
 		t.Error("it is said still")
@@ -149,13 +137,9 @@ func TestLimitInCgroupWithoutController(t *testing.T) {
 // If the kernel cannot attribute delayed writes to a group, no limit is promised for them.
 func TestLimitWithoutMemory(t *testing.T) {
 	h := files(t, iolimit.V2, "/", "system.slice", "docker")
-	if err := os.WriteFile(filepath.Join(h.Dir, "cgroup.controllers"), []byte("cpu io pids"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "cgroup.controllers"), []byte("cpu io pids"), 0o600))
 	f := limitedBy(t, h)
-	if err := f.A.Create(t.Context(), "db@slow", nil); !errors.Is(err, dataset.ErrUnsupported) {
-		t.Errorf("made: %v", err)
-	}
+	assert.ErrorIsf(t, f.A.Create(t.Context(), "db@slow", nil), dataset.ErrUnsupported, "made")
 	if !hasFinding(f.A, "has the controller io without memory") {
 		t.Error("doctor does not say so")
 	}
@@ -171,19 +155,13 @@ func TestLimitIsNotRemovedDuringFence(t *testing.T) {
 	heldUntil(f, held, f.A.Clock.Steady()+time.Hour)
 	// Otherwise the keeper sets the limit of the recorded profile.
 	unlock, err := f.A.Locks.Lock(t.Context(), d.ID, "limit")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	says.say(d.ID, guard.StateFencing)
-	if err := f.A.Throttle.Limit(t.Context(), free); !errors.Is(err, dataset.ErrPending) {
-		t.Errorf("fencing: %v", err)
-	}
+	assert.ErrorIsf(t, f.A.Throttle.Limit(t.Context(), free), dataset.ErrPending, "fencing")
 	wantTold(f.A, dev, slowly, "fencing")
 	f.A.Cache.Apply(free, 0) // otherwise the keeper would set the limit again
 	says.say(d.ID, guard.StateArmed)
-	if err := f.A.Throttle.Limit(t.Context(), free); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, f.A.Throttle.Limit(t.Context(), free))
 	wantTold(f.A, dev, iolimit.Limits{}, "thawed")
 	unlock()
 	f.A.Leases.Deadlines.ClearRegistered(d.ID)
@@ -200,9 +178,7 @@ func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
 		d, _ := guarded(f, name)
 		// Otherwise profiles are checked, which asks the guard too.
 		unlock, err := f.A.Locks.Lock(t.Context(), d.ID, "test")
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer func() {
 			f.A.Cache.Apply(d, 0)
 			unlock()
@@ -217,9 +193,7 @@ func TestGuardIsAskedOnceForAllLimits(t *testing.T) {
 	}
 	says.say(uuid.New(), "")
 	asked()
-	if err := f.A.Throttle.Load(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.Throttle.Load(t.Context()))
 	// Other parts of the agent ask the guard less often.
 	if n := asked(); n == 0 || n >= volumes {
 		t.Errorf("the guard was asked %d times for %d volumes", n, volumes)

@@ -22,6 +22,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/iolimit"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 var slowly = iolimit.Limits{WriteBPS: 5 << 20}
@@ -31,21 +33,15 @@ var slowly = iolimit.Limits{WriteBPS: 5 << 20}
 func limitFlock(t *testing.T) *agenttest.Cluster {
 	t.Helper()
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	h, err := iolimit.Detect(table)
 	if err != nil || h.Version != iolimit.V1 {
 		t.Fatal(h, err)
 	}
 	h.Dir = filepath.Join(h.Dir, "drover-test-"+uuid.NewString())
-	if err := os.Mkdir(h.Dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(h.Dir, 0o755))
 	t.Cleanup(func() {
-		if err := os.Remove(h.Dir); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, os.Remove(h.Dir))
 	})
 	return limitedBy(t, h)
 }
@@ -63,9 +59,7 @@ func limitedBy(t *testing.T, h iolimit.Hierarchy) *agenttest.Cluster {
 func files(t *testing.T, version iolimit.Version, groups ...string) iolimit.Hierarchy {
 	t.Helper()
 	h := iolimit.Hierarchy{Version: version, Dir: t.TempDir()}
-	if err := os.WriteFile(filepath.Join(h.Dir, "cgroup.controllers"), []byte("cpu io memory"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(h.Dir, "cgroup.controllers"), []byte("cpu io memory"), 0o600))
 	for _, g := range groups {
 		names := []string{"io.max", "cgroup.subtree_control"}
 		if version == iolimit.V1 {
@@ -75,12 +69,8 @@ func files(t *testing.T, version iolimit.Version, groups ...string) iolimit.Hier
 			}
 		}
 		for _, n := range names {
-			if err := os.MkdirAll(filepath.Join(h.Dir, g), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(h.Dir, g, n), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.MkdirAll(filepath.Join(h.Dir, g), 0o755))
+			require.NoError(t, os.WriteFile(filepath.Join(h.Dir, g, n), nil, 0o600))
 		}
 	}
 	return h
@@ -100,9 +90,7 @@ func device(h *agenttest.Host, d dataset.Dataset) iolimit.Device {
 func limitsOnDevice(h *agenttest.Host, dev iolimit.Device) iolimit.Limits {
 	h.Cluster.Helper()
 	l, err := h.Throttle.Hierarchy.Get(iolimit.Root, dev)
-	if err != nil {
-		h.Cluster.Fatal(err)
-	}
+	require.NoError(h.Cluster, err)
 	return l
 }
 
@@ -170,20 +158,14 @@ func TestLimitOfMissingDeviceIsRemoved(t *testing.T) {
 		{iolimit.Limits{WriteBPS: slowly.WriteBPS, ReadBPS: 1 << 20, WriteIOPS: 30}, iolimit.Limits{ReadBPS: 1 << 20}},
 	} {
 		rec := throttle.LimitRecord{Boot: f.A.Boot, Device: dev, Limits: slowly, Earlier: []iolimit.Limits{before}, Groups: []string{iolimit.Root, "/gone"}}
-		if err := f.A.DB.Put(t.Context(), map[string]any{"limits/" + d.ID.String(): rec}); err != nil {
-			t.Fatal(err)
-		}
-		if err := h.Set(iolimit.Root, dev, c.is); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, f.A.DB.Put(t.Context(), map[string]any{"limits/" + d.ID.String(): rec}))
+		require.NoError(t, h.Set(iolimit.Root, dev, c.is))
 		f.A.Restart()
 		wantTold(f.A, dev, c.want, "after a start")
 		if n := len(f.A.Throttle.All()); n > 0 {
 			t.Errorf("%d datasets are limited that are not mounted", n)
 		}
-		if err := h.Clear(iolimit.Root, dev); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, h.Clear(iolimit.Root, dev))
 	}
 }
 
@@ -194,9 +176,7 @@ func TestLiftedLimitReturnsAfterTimeout(t *testing.T) {
 	f.A.MustMount("db", "one")
 	dev := device(f.A, d)
 	up, err := f.A.Throttle.Suspend(d, time.Nanosecond)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	f.A.Throttle.EndSuspensions()
 	wantTold(f.A, dev, slowly, "lifted for too long")
 	up.Resume()
@@ -210,9 +190,7 @@ func TestChangedLimitIsRepaired(t *testing.T) {
 	d := f.A.NewVolume("db@slow", nil)
 	f.A.MustMount("db", "one")
 	dev := device(f.A, d)
-	if err := f.A.Throttle.Hierarchy.Set(iolimit.Root, dev, iolimit.Limits{ReadIOPS: 50}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.Throttle.Hierarchy.Set(iolimit.Root, dev, iolimit.Limits{ReadIOPS: 50}))
 	f.AwaitNamed("mended", func() bool { return limitsOnDevice(f.A, dev) == slowly })
 
 	// A restarted container has the same group, without a rule.
@@ -222,13 +200,9 @@ func TestChangedLimitIsRepaired(t *testing.T) {
 	rec.Groups = throttle.Union(rec.Groups, []string{"/again"})
 	err := f.A.Throttle.SetRules(t.Context(), e, rec)
 	e.Mu.Unlock()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	again := filepath.Join(f.A.Throttle.Hierarchy.Dir, "again")
-	if err := os.Mkdir(again, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(again, 0o755))
 	defer os.Remove(again) //nolint:errcheck // the group above it could not be removed
 	(&throttle.GroupScanner{Throttler: f.A.Throttle}).Scan(f.A.Clock.Steady(), false)
 	if got, err := f.A.Throttle.Hierarchy.Get("/again", dev); err != nil || got != slowly {
@@ -241,9 +215,7 @@ func TestChangedLimitIsRepaired(t *testing.T) {
 func hasFinding(h *agenttest.Host, text string) bool {
 	h.Cluster.Helper()
 	list, err := h.Doctor(h.Cluster.Context())
-	if err != nil {
-		h.Cluster.Fatal(err)
-	}
+	require.NoError(h.Cluster, err)
 	return slices.ContainsFunc(list, func(l api.Finding) bool { return strings.Contains(l.Text, text) })
 }
 
@@ -305,18 +277,14 @@ func TestCgroupsOfUsersAreFound(t *testing.T) {
 	var users mount.Users
 	var now time.Duration
 	of := func() int {
-		if err := users.Update(now, false); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, users.Update(now, false))
 		return len(users.Of(int(dev.Major), int(dev.Minor), path))
 	}
 	late := exec.Command("sh", "-c", `read x; exec unshare --mount sh -c 'mount --bind "$0" "$1" && echo ready && exec sleep infinity' "$0" "$1"`, path, t.TempDir())
 	late.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	in, err1 := late.StdinPipe()
 	out, err2 := late.StdoutPipe()
-	if err := errors.Join(err1, err2, late.Start()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(err1, err2, late.Start()))
 	for range 50 { // checks in quick succession, as after many events
 		if n := of(); n != 0 {
 			t.Errorf("%d before there is one", n)

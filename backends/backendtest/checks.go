@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // T is the part of *testing.T that the suite uses. A command that runs the suite implements it as well,
@@ -34,9 +35,7 @@ type Checks struct {
 // OK fails the test at once if err is not nil.
 func (f *Checks) OK(err error) {
 	f.Helper()
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 }
 
 // Same fails unless two values are deeply equal. The failure shows both as JSON.
@@ -55,9 +54,7 @@ func (f *Checks) Same(what string, have, want any) {
 func (f *Checks) Twice(call func() error) {
 	f.Helper()
 	f.OK(call())
-	if err := call(); err != nil {
-		f.Fatalf("again: %v", err)
-	}
+	require.NoErrorf(f, call(), "again")
 }
 
 // CheckFails fails the test unless err has one of the kinds and is a single line.

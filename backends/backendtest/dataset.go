@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/require"
 )
 
 func datasetLifeCycle(f *fixture) {
@@ -123,12 +124,8 @@ func filePropertiesAreKept(f *fixture) {
 	plain, d := f.MakePlainDir(), f.Create()
 	m := f.Mount(d.ID)
 	for _, op := range treetest.Operations(f.Unsupported...) {
-		if err := op.Do(plain.Name()); err != nil {
-			f.Fatalf("%s, in a plain directory: %v", op.Name, err)
-		}
-		if err := op.Do(m.Path); err != nil {
-			f.Fatalf("%s: %v", op.Name, err)
-		}
+		require.NoErrorf(f, op.Do(plain.Name()), "%s, in a plain directory", op.Name)
+		require.NoErrorf(f, op.Do(m.Path), "%s", op.Name)
 	}
 	f.CheckEqual(plain, m.Root)
 	m.Unmount()

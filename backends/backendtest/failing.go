@@ -12,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Failure describes which modifying system calls of an operation fail.
@@ -283,9 +284,7 @@ func (t *trial) checkSnapshotContent(what string, observed outcome, id uuid.UUID
 	t.Helper()
 	c := t.Record()
 	_, err := t.Pool.Clone(t.Ctx, c, dataset.Source{Dataset: t.d.ID, Snapshot: id}, nil)
-	if err != nil {
-		t.Fatalf("%s: snapshot %s cannot be read: %v", what, id, err)
-	}
+	require.NoErrorf(t, err, "%s: snapshot %s cannot be read", what, id)
 	observed.snapshots[id] = t.content(c.ID)
 	t.keepMatching(what, observed, func(w outcome) bool { return w.snapshots[id] == observed.snapshots[id] })
 	t.OK(t.Pool.Delete(t.Ctx, c.ID))

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/test/require"
 )
 
 // fixture is one test with its own pool. It embeds the helpers: checks, the open pool, datasets of the pool, mounts of
@@ -36,9 +37,7 @@ func newFixture(t T, factory func() (backends.Kind, backends.Config), unsupporte
 	if f.Config.ID == uuid.Nil {
 		f.Config.ID = uuid.New()
 	}
-	if err := f.Kind.Available(f.Ctx); err != nil {
-		t.Fatalf("this host cannot run the backend: %v", err)
-	}
+	require.NoErrorf(t, f.Kind.Available(f.Ctx), "this host cannot run the backend")
 	f.Open()
 	return f
 }
@@ -61,9 +60,7 @@ func (f *fixture) other() *fixture {
 func openFiles(t T) map[string]int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	count := map[string]int{}
 	for _, e := range entries {
 		target, err := os.Readlink("/proc/self/fd/" + e.Name())

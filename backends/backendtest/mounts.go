@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/tree"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // Mounts mounts the datasets of a pool as an agent does, and writes to them as a container does.
@@ -60,9 +61,7 @@ func (f *Mounts) MountOf(a backends.Attachment) *Mounted {
 	f.count++
 	m := &Mounted{f: &f.Checks, Path: filepath.Join(f.TempDir(), fmt.Sprint("mnt", f.count))}
 	err := errors.Join(os.Mkdir(m.Path, 0o700), mountOn(a.Mount, m.Path))
-	if rErr := a.Release(); rErr != nil {
-		f.Errorf("release: %v", rErr)
-	}
+	assert.NoErrorf(f, a.Release(), "release")
 	f.OK(err)
 	f.Cleanup(m.Unmount)
 	m.Root, err = os.Open(m.Path)
@@ -79,9 +78,7 @@ func (m *Mounted) Unmount() {
 	if m.Root != nil {
 		_ = m.Root.Close()
 	}
-	if err := mount.Unmount(m.Path); err != nil {
-		m.f.Errorf("unmount: %v", err)
-	}
+	assert.NoErrorf(m.f, mount.Unmount(m.Path), "unmount")
 	m.Path = ""
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/require"
 )
 
 // writer is a process that can write to a dataset that the host has unmounted.
@@ -93,9 +94,7 @@ func (f *fixture) writer(d dataset.Dataset, command []string) *writer {
 func (w *writer) line() string {
 	w.f.Helper()
 	text, err := w.lines.ReadString('\n')
-	if err != nil {
-		w.f.Fatalf("the writer wrote %q: %v", text, err)
-	}
+	require.NoErrorf(w.f, err, "the writer wrote %q", text)
 	return strings.TrimSpace(text)
 }
 
@@ -224,9 +223,7 @@ func (f *fixture) inUseBy(who string, command []string, callNames ...string) {
 		if err == nil && a.undo != nil {
 			err = a.undo()
 		}
-		if err != nil {
-			f.Fatalf("%s after %s ended: %v", a.name, who, err)
-		}
+		require.NoErrorf(f, err, "%s after %s ended", a.name, who)
 	}
 	f.CheckAbsent(d.ID)
 }

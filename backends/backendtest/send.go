@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/require"
 )
 
 // streamsAreReproducible sends a snapshot again from several offsets, after changes of the head and of other
@@ -107,9 +108,7 @@ func interruptedStreamResumes(f *fixture) {
 				r, want = io.MultiReader(r, failing{broken}), broken
 			}
 			err := o.receive(d, s.snapshot, s.base, received.Bytes, r)
-			if !errors.Is(err, want) {
-				f.Fatalf("cut at %d of %d: %v", cut, len(data), err)
-			}
+			require.ErrorIsf(f, err, want, "cut at %d of %d", cut, len(data))
 			earlier := o.received(s.snapshot)
 			if earlier.Complete || earlier.Bytes < received.Bytes || earlier.Bytes > int64(cut) ||
 				int64(cut)-earlier.Bytes > 2<<20 {

@@ -20,20 +20,18 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The part of a share that a mount shows decides whether a dataset is in use. A mount whose part is unknown may show
 // the dataset.
 func TestMountedOfAShare(t *testing.T) {
 	folder := t.TempDir()
-	if err := os.Mkdir(filepath.Join(folder, "head"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(filepath.Join(folder, "head"), 0o700))
 	root := func(path string) string {
 		info, err := os.Stat(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return rootOf(info)
 	}
 	for name, c := range map[string]struct {
@@ -46,17 +44,13 @@ func TestMountedOfAShare(t *testing.T) {
 		"what was not looked up": {"/", use{point: "/data", unsure: true}},
 	} {
 		dir, err := os.Open(folder)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		roots, err := rootsOf(dir)
 		at := useOfShare(roots, mount.Mounts{{FSType: "nfs4", Root: c.root, Mountpoint: "/data"}})
 		if err != nil || at != c.want {
 			t.Errorf("%s: mounted at %+v, %v", name, at, err)
 		}
-		if err := dir.Close(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, dir.Close())
 	}
 }
 
@@ -90,9 +84,7 @@ func noFiles(context.Context, []mount.Filesystem) (*inuse.Files, error) { return
 func TestI11MountedHere(t *testing.T) {
 	folder, elsewhere := t.TempDir(), t.TempDir()
 	inside := filepath.Join(folder, "head")
-	if err := os.Mkdir(inside, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(inside, 0o700))
 	var u Tracker
 	for name, c := range map[string]struct {
 		source, target, fstype string
@@ -102,18 +94,10 @@ func TestI11MountedHere(t *testing.T) {
 		"its head":                 {inside, elsewhere, "", unix.MS_BIND},
 		"another filesystem in it": {"none", inside, "tmpfs", 0},
 	} {
-		if err := u.CheckIdle(t.Context(), uuid.New(), folder); err != nil {
-			t.Fatal(err)
-		}
-		if err := unix.Mount(c.source, c.target, c.fstype, c.flags, ""); err != nil {
-			t.Fatal(err)
-		}
-		if err := u.CheckIdle(t.Context(), uuid.New(), folder); !errors.Is(err, dataset.ErrInUse) {
-			t.Errorf("%s is mounted: %v", name, err)
-		}
-		if err := unix.Unmount(c.target, 0); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, u.CheckIdle(t.Context(), uuid.New(), folder))
+		require.NoError(t, unix.Mount(c.source, c.target, c.fstype, c.flags, ""))
+		assert.ErrorIsf(t, u.CheckIdle(t.Context(), uuid.New(), folder), dataset.ErrInUse, "%s is mounted", name)
+		require.NoError(t, unix.Unmount(c.target, 0))
 	}
 }
 
@@ -185,9 +169,7 @@ func holder(t *testing.T, folder string) (end func()) {
 	if err == nil {
 		err = cmd.Start()
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	end = sync.OnceFunc(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -204,17 +186,9 @@ func holder(t *testing.T, folder string) (end func()) {
 func TestIncomingIsRemovedBesideStrangers(t *testing.T) {
 	u := Tracker{files: noFiles, elsewhere: func() (*mount.Foreign, error) { return nil, mount.ErrTooLarge }}
 	id, folder := uuid.New(), t.TempDir()
-	if err := u.CheckRemovable(t.Context(), id, folder, backends.EntryReady); !errors.Is(err, mount.ErrTooLarge) {
-		t.Errorf("ready: %v", err)
-	}
-	if err := u.CheckRemovable(t.Context(), id, folder, backends.EntryIncoming); err != nil {
-		t.Errorf("incoming: %v", err)
-	}
+	assert.ErrorIsf(t, u.CheckRemovable(t.Context(), id, folder, backends.EntryReady), mount.ErrTooLarge, "ready")
+	assert.NoErrorf(t, u.CheckRemovable(t.Context(), id, folder, backends.EntryIncoming), "incoming")
 	at := u.Attach(id, folder, false)
-	if err := u.CheckRemovable(t.Context(), id, folder, backends.EntryIncoming); !errors.Is(err, dataset.ErrInUse) {
-		t.Errorf("attached: %v", err)
-	}
-	if err := at.Release(); err != nil {
-		t.Error(err)
-	}
+	assert.ErrorIsf(t, u.CheckRemovable(t.Context(), id, folder, backends.EntryIncoming), dataset.ErrInUse, "attached")
+	assert.NoError(t, at.Release())
 }

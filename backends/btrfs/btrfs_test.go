@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // subvolume makes a subvolume in a directory.
@@ -121,9 +122,7 @@ func TestKeptHeadIsReadOnly(t *testing.T) {
 	old := f.head(c.Dataset.ID)
 	f.must(f.Restore(t.Context(), c.Dataset.ID, c.Snapshot.ID, c.Keep, nil))
 	for _, path := range []string{old, filepath.Join(f.folder(c.Dataset.ID), "snapshot-"+c.Snapshot.ID.String())} {
-		if err := os.WriteFile(filepath.Join(path, "file"), nil, 0o600); !errors.Is(err, unix.EROFS) {
-			t.Errorf("%s: %v", path, err)
-		}
+		assert.ErrorIsf(t, os.WriteFile(filepath.Join(path, "file"), nil, 0o600), unix.EROFS, "%s", path)
 	}
 }
 

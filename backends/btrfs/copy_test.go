@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // inner returns the Pool of a sized pool.
@@ -222,9 +223,7 @@ func TestStreamFitsItsBaseAlone(t *testing.T) {
 	f.must(p.Supersede(t.Context(), twin.ID, dataset.Snapshot{ID: uuid.New(), Dataset: twin.ID}))
 	err = receive(c.Dataset, twin, c.Keep.ID, c.Snapshot.ID)
 	f.fails(err, dataset.ErrCorrupt, "and the base is")
-	if !errors.Is(err, backends.ErrBaseDiffers) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, err, backends.ErrBaseDiffers)
 
 	third := dataset.Dataset{ID: uuid.New()}
 	f.must(receive(c.Dataset, c.Other, c.Snapshot.ID, uuid.Nil))
@@ -311,9 +310,7 @@ func TestPromoteOfWhatWasCompressed(t *testing.T) {
 		t.Fatalf("it takes %s, %v", used, err)
 	}
 	write := func() error { return os.WriteFile(f.head(d.ID)+"/more", make([]byte, 1<<20), 0o600) }
-	if err := write(); !errors.Is(err, unix.EDQUOT) {
-		t.Errorf("more is written: %v", err)
-	}
+	assert.ErrorIsf(t, write(), unix.EDQUOT, "more is written")
 	f.must(f.Pool.(backends.Resizer).Resize(t.Context(), d.ID, 2*little, nil))
 	f.must(write())
 }

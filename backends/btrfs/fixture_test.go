@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // fixture is a pool on a separate disk with full quotas.
@@ -54,9 +55,7 @@ func (f *fixture) reopen() {
 
 func (f *fixture) must(err error) {
 	f.Helper()
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 }
 
 // folder returns the folder of a dataset.
@@ -116,18 +115,12 @@ func (f *fixture) holds(ds, snapshot uuid.UUID, want string) {
 func limitOf(t backendtest.T, p backends.Pool, id uuid.UUID) dataset.Size {
 	t.Helper()
 	a, err := p.Attach(t.Context(), id, backends.AttachOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	dir, err := os.Open(a.Mount.Source)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer dir.Close()
 	c, err := btrfsctl.Count(dir)
-	if err := errors.Join(err, a.Release()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(err, a.Release()))
 	return dataset.Size(c.Limit)
 }
 
@@ -157,9 +150,7 @@ func (f *fixture) settled() {
 func onlyKnownTrees(t backendtest.T, p backends.Pool) {
 	t.Helper()
 	list, err := p.List(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	want := 0
 	for _, e := range list {
 		if e.Problem != "" || e.State == backends.EntryForeign || e.State == backends.EntryDeleting {
@@ -171,9 +162,7 @@ func onlyKnownTrees(t backendtest.T, p backends.Pool) {
 		}
 	}
 	found, err := filepath.Glob(filepath.Join(p.Info().Path, "*", "*", "*"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, path := range found {
 		if strings.HasPrefix(filepath.Base(path), shelf.Temp) {
 			t.Errorf("left: %s", path)

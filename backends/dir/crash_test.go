@@ -12,6 +12,8 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // bench is a pool with one dataset. A test changes the folder of the dataset by hand into the state that a crash
@@ -36,9 +38,7 @@ func newBench(t *testing.T) *bench {
 
 func (b *bench) ok(err error) {
 	b.Helper()
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 }
 
 func (b *bench) in(elem ...string) string {
@@ -197,9 +197,7 @@ func TestOpen(t *testing.T) {
 			t.Errorf("%s: %v, want %s", name, err, test.want.Code)
 		}
 	}
-	if err := open(backends.Config{Path: b.path, Image: dataset.GiB}); !errors.Is(err, dataset.ErrUnsupported) {
-		t.Errorf("an image: %v", err)
-	}
+	assert.ErrorIsf(t, open(backends.Config{Path: b.path, Image: dataset.GiB}), dataset.ErrUnsupported, "an image")
 	if err := open(backends.Config{Path: "/nowhere/at/all", Make: true}); !errors.Is(err, dataset.ErrInvalid) {
 		t.Errorf("no directory above: %v", err)
 	}

@@ -15,6 +15,8 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // on returns a factory of pools below a directory that is made for each test.
@@ -40,13 +42,9 @@ func tmpfs(t *testing.T) string { return tmpfsOf(t, "1g") }
 func tmpfsOf(t *testing.T, size string) string {
 	t.Helper()
 	path := t.TempDir()
-	if err := unix.Mount("none", path, "tmpfs", 0, "size="+size); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount("none", path, "tmpfs", 0, "size="+size))
 	t.Cleanup(func() {
-		if err := unix.Unmount(path, 0); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, unix.Unmount(path, 0))
 	})
 	return path
 }
@@ -65,30 +63,22 @@ func TestWhatSizesNeed(t *testing.T) {
 	} {
 		at := scratch.Mount(t, fs, 1<<30)
 		root, err := os.Open(at)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		_, err = fsctl.EnforcesProjects(root)
 		if errors.Is(err, fsctl.ErrNoProjects) {
 			mend, err = "sizes need another kernel, because this one does not support project quotas for "+fs, nil
 		}
-		if err := errors.Join(err, root.Close()); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, errors.Join(err, root.Close()))
 		p, err := dir.Backend{}.Open(t.Context(), backends.Config{
 			Name: "test",
 			Path: filepath.Join(at, "pool"),
 			Make: true,
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if is := p.Info(); len(is.Missing) != 1 || !strings.Contains(is.Missing[0], mend) ||
 			!strings.Contains(is.Note, ": no size limits;") {
 			t.Errorf("on %s it says %q and misses %q, want %q", fs, is.Note, is.Missing, mend)
 		}
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, p.Close())
 	}
 }

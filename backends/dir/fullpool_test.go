@@ -10,6 +10,8 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A pool without a free block can be opened, after a restart too, and its datasets can be removed. There is no other
@@ -27,9 +29,7 @@ func TestOpenWhenFull(t *testing.T) {
 func openFull(t *testing.T, disk string) {
 	cfg := backends.Config{Name: "test", Path: filepath.Join(disk, "pool"), Make: true}
 	pool, err := dir.Backend{}.Open(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db"}
 	if _, err := pool.Create(t.Context(), d); err != nil {
 		t.Fatal(err)
@@ -37,10 +37,6 @@ func openFull(t *testing.T, disk string) {
 	scratch.Fill(t, disk)
 	cfg.ID, cfg.Make = pool.ID(), false
 	again, err := dir.Backend{}.Open(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := again.Delete(t.Context(), d.ID); err != nil {
-		t.Error(err)
-	}
+	require.NoError(t, err)
+	assert.NoError(t, again.Delete(t.Context(), d.ID))
 }

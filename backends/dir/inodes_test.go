@@ -1,7 +1,6 @@
 package dir
 
 import (
-	"errors"
 	"testing"
 
 	"github.com/google/uuid"
@@ -9,19 +8,17 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A filesystem can have free blocks and no free inodes. A create is refused as on a full disk, and leaves nothing.
 func TestCreateWithoutFreeInodes(t *testing.T) {
 	at := t.TempDir()
-	if err := unix.Mount("none", at, "tmpfs", 0, "size=64m,nr_inodes=60"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount("none", at, "tmpfs", 0, "size=64m,nr_inodes=60"))
 	t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
 	p, err := Backend{}.Open(t.Context(), backends.Config{Name: "small", Path: at, Make: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = p.Close() })
 	for created := 0; err == nil; created++ {
 		if created > 60 {
@@ -30,7 +27,5 @@ func TestCreateWithoutFreeInodes(t *testing.T) {
 		d := dataset.Dataset{ID: uuid.New(), Volume: "db", State: dataset.StateReady}
 		_, err = p.Create(t.Context(), d)
 	}
-	if !errors.Is(err, dataset.ErrNoSpace) {
-		t.Errorf("a create without free inodes: got error %v, want %v", err, dataset.ErrNoSpace)
-	}
+	assert.ErrorIs(t, err, dataset.ErrNoSpace)
 }

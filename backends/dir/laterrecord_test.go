@@ -12,6 +12,8 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // laterRecord tests that a pool does not touch a dataset whose record has a later format than this version knows. The
@@ -25,9 +27,7 @@ func laterRecord(t *testing.T, p backends.Pool, create func(commit bool) uuid.UU
 	for _, area := range []string{"datasets", "incoming"} {
 		id := create(area == "datasets")
 		path := record(area, id)
-		if err := os.WriteFile(path, []byte(later), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, []byte(later), 0o600))
 		before := treeNames(t, filepath.Dir(path))
 		_, err := p.Stat(t.Context(), id)
 		_, attachErr := p.Attach(t.Context(), id, backends.AttachOptions{})
@@ -70,8 +70,6 @@ func treeNames(t *testing.T, dir string) string {
 		names = append(names, path)
 		return err
 	})
-	if err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, err)
 	return strings.Join(names, " ")
 }

@@ -23,7 +23,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/lab/inside"
+	"github.com/droverhq/drover/test/require"
 )
 
 // holding mounts a disk whose filesystem enforces the limits of projects.
@@ -45,9 +47,7 @@ func mounting(t *testing.T, fs, options string, make ...string) string {
 		t.Fatalf("%s: %v: %s", make[0], err, out)
 	}
 	path := t.TempDir()
-	if err := unix.Mount(disk, path, fs, 0, options); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount(disk, path, fs, 0, options))
 	t.Cleanup(func() {
 		if err := unix.Unmount(path, 0); err != nil {
 			t.Errorf("%v: open on it are %q", err, openOn(path))
@@ -71,13 +71,9 @@ func openOn(path string) (found []string) {
 func below(disk string) backendtest.Factory[*testing.T] {
 	return on(func(t *testing.T) string {
 		path := filepath.Join(disk, uuid.NewString())
-		if err := os.Mkdir(path, 0o700); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Mkdir(path, 0o700))
 		t.Cleanup(func() {
-			if err := os.RemoveAll(path); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, os.RemoveAll(path))
 		})
 		return path
 	})

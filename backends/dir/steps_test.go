@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/require"
 )
 
 // C1: an operation that is stopped at any step leaves the state before or after it.
@@ -55,20 +56,14 @@ func crashes() backendtest.Crashes {
 func unusedProjectsAreFree(t backendtest.T, p backends.Pool, used map[uint32]bool) {
 	t.Helper()
 	root, err := os.Open(p.Info().Path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer root.Close()
 	heads, err := filepath.Glob(filepath.Join(root.Name(), "*", "*", "head*"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	present := map[uint32]bool{}
 	for _, path := range heads {
 		head, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if id, _, err := fsctl.Project(head); err == nil && id != 0 {
 			present[id], used[id] = true, true
 		}
@@ -96,21 +91,15 @@ func unusedProjectsAreFree(t backendtest.T, p backends.Pool, used map[uint32]boo
 func limitOf(t backendtest.T, p backends.Pool, id uuid.UUID) dataset.Size {
 	t.Helper()
 	a, err := p.Attach(t.Context(), id, backends.AttachOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	head, err := os.Open(a.Mount.Source)
-	if err := errors.Join(err, a.Release()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(err, a.Release()))
 	defer head.Close()
 	project, inherited, err := fsctl.Project(head)
 	if err != nil || project == 0 || !inherited {
 		t.Fatalf("the head is in project %d, inherited %v, %v", project, inherited, err)
 	}
 	q, err := fsctl.ProjectQuota(head, project)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return dataset.Size(q.Limit)
 }

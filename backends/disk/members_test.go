@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,19 +10,16 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The error for a missing device names the content of the configured device only if that device has other content. It
 // names no content if the configured path is not a device.
 func TestReasonOfAMissingDevice(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "disk")
-	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(file, make([]byte, 1<<20), 0o600))
 	_, err := members(uuid.New(), fsctl.XFS, []string{file})
-	if !errors.Is(err, dataset.ErrOffline) {
-		t.Fatal(err)
-	}
+	require.ErrorIs(t, err, dataset.ErrOffline)
 	want := file + " is a file: for a pool in a file use --path FILE and --image SIZE)"
 	if !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("%q does not end with %q", err, want)

@@ -14,38 +14,28 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A pool is created and found while a mounted device of somebody else answers no reads: its image is on a filesystem
 // that was frozen.
 func TestDeviceOfOthersIsNotRead(t *testing.T) {
 	image := filepath.Join(scratch.Mount(t, "xfs", size), "image")
-	if err := os.WriteFile(image, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(image, 100<<20); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(image, nil, 0o600))
+	require.NoError(t, os.Truncate(image, 100<<20))
 	scratch.Format(t, "ext4", image)
 	stranger := scratch.MountImage(t, "ext4", image)
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	lower, err := os.Open(filepath.Dir(image))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer lower.Close()
-	if err := fsctl.Freeze(lower); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, fsctl.Freeze(lower))
 	written := make(chan error, 1)
 	go func() { written <- writeThrough(filepath.Join(stranger, "file")) }()
 	defer func() {
-		if err := <-written; err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, <-written)
 	}()
 	defer scratch.Thaw(lower.Name())
 	inFlight := filepath.Join("/sys/block", filepath.Base(table.At(stranger).Source), "inflight")
@@ -79,9 +69,7 @@ func TestDeviceOfOthersIsNotRead(t *testing.T) {
 		scratch.Thaw(lower.Name())
 		err = <-opened
 	}
-	if err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, err)
 }
 
 // writeThrough writes a file to its device.

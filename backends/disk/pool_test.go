@@ -19,6 +19,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 const size = 1 << 30
@@ -50,17 +52,13 @@ func (r rig) config(id uuid.UUID, mk bool, devices ...string) backends.Config {
 func (r rig) open(id uuid.UUID, mk bool, devices ...string) backends.Pool {
 	r.Helper()
 	p, err := r.kind.Open(r.Context(), r.config(id, mk, devices...))
-	if err != nil {
-		r.Fatal(err)
-	}
+	require.NoError(r, err)
 	return p
 }
 
 func (r rig) close(p backends.Pool) {
 	r.Helper()
-	if err := p.Close(); err != nil {
-		r.Fatal(err)
-	}
+	require.NoError(r, p.Close())
 	if names, err := os.ReadDir(r.mount); err != nil || len(names) > 0 {
 		r.Fatalf("it is mounted still: %v, %v", names, err)
 	}
@@ -94,9 +92,7 @@ func (r rig) volume(p backends.Pool) uuid.UUID {
 	if _, err := p.Create(r.Context(), d); err != nil {
 		r.Fatal(err)
 	}
-	if err := p.Commit(r.Context(), d.ID); err != nil {
-		r.Fatal(err)
-	}
+	require.NoError(r, p.Commit(r.Context(), d.ID))
 	return d.ID
 }
 
@@ -111,9 +107,7 @@ func (r rig) has(p backends.Pool, id uuid.UUID) {
 func (r rig) plug(image string) (device string, unplug func()) {
 	r.Helper()
 	dev, err := loopdev.Attach(r.Context(), image, loopdev.Options{})
-	if err != nil {
-		r.Fatal(err)
-	}
+	require.NoError(r, err)
 	unplug = func() {
 		if err := dev.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 			r.Error(err)
@@ -134,9 +128,7 @@ func TestPoolMoves(t *testing.T) {
 			if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 				t.Fatal(err)
 			}
-			if err := os.Symlink(device, name); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.Symlink(device, name))
 		}
 		device, unplug := r.plug(image)
 		calls(device)
@@ -251,17 +243,13 @@ func (r rig) format(id uuid.UUID, devices ...string) {
 func (r rig) unfinished(device string) {
 	r.Helper()
 	f, err := os.OpenFile(device, os.O_WRONLY, 0)
-	if err != nil {
-		r.Fatal(err)
-	}
+	require.NoError(r, err)
 	if r.kind.Name() == "btrfs" {
 		_, err = f.WriteAt([]byte("!"), 64<<10+0x40)
 	} else {
 		_, err = f.WriteAt([]byte{1}, 126)
 	}
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		r.Fatal(err)
-	}
+	require.NoError(r, errors.Join(err, f.Sync(), f.Close()))
 }
 
 // Devices with content are refused, also if only one of several devices has content. Devices that are too small are
@@ -340,9 +328,7 @@ func TestPoolWithDataIsNotCleared(t *testing.T) {
 		}
 		remove := func(id uuid.UUID) {
 			r.Helper()
-			if err := p.Delete(r.Context(), id); err != nil {
-				r.Fatal(err)
-			}
+			require.NoError(r, p.Delete(r.Context(), id))
 			if _, err := p.Reap(r.Context(), func(uuid.UUID) bool { return true }); err != nil {
 				r.Fatal(err)
 			}
@@ -362,13 +348,9 @@ func TestPoolWithDataIsNotCleared(t *testing.T) {
 		remove(incoming.ID)
 		if r.kind.Name() != "loop" { // loop has other areas
 			deleting := filepath.Join(p.Info().Path, "deleting", uuid.NewString())
-			if err := os.Mkdir(deleting, 0o700); err != nil {
-				r.Fatal(err)
-			}
+			require.NoError(r, os.Mkdir(deleting, 0o700))
 			refused("a dataset that is being deleted")
-			if err := os.Remove(deleting); err != nil {
-				r.Fatal(err)
-			}
+			require.NoError(r, os.Remove(deleting))
 		}
 		left, err := p.(backends.Clearer).Clear(r.Context())
 		if err != nil || !strings.Contains(left, "an empty filesystem") {
@@ -383,9 +365,7 @@ func TestWipingAsSaid(t *testing.T) {
 		device := scratch.Disk(r.T, size)
 		p := r.open(uuid.New(), true, device)
 		left, err := p.(backends.Clearer).Clear(r.Context())
-		if err != nil {
-			r.Fatal(err)
-		}
+		require.NoError(r, err)
 		_, how, _ := strings.Cut(left, "for another use: ")
 		how = strings.TrimSuffix(how, ")")
 		p = r.open(p.ID(), false, device)
@@ -397,8 +377,6 @@ func TestWipingAsSaid(t *testing.T) {
 		if out, err := exec.CommandContext(r.Context(), "sh", "-c", how).CombinedOutput(); err != nil {
 			r.Fatalf("%s: %v: %s", how, err, out)
 		}
-		if err := disk.CheckVacant(device); err != nil {
-			r.Error(err)
-		}
+		assert.NoError(r, disk.CheckVacant(device))
 	})
 }

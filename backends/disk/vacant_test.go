@@ -15,6 +15,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 const size = 512 << 20
@@ -22,9 +24,7 @@ const size = 512 << 20
 func sum(t *testing.T, path string) string {
 	t.Helper()
 	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	h := sha256.New()
 	for _, off := range []int64{0, size - 2<<20} {
@@ -38,13 +38,9 @@ func sum(t *testing.T, path string) string {
 func writeAt(t *testing.T, path string, off int64, data string) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	_, err = f.WriteAt([]byte(data), off)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(err, f.Sync(), f.Close()))
 }
 
 // A device with content, or in use, is refused. The error names the content or use, and the command that frees the
@@ -112,9 +108,7 @@ func TestNotVacant(t *testing.T) {
 		"mounted 2": {mounted("btrfs"), dataset.ErrInUse, []string{"is mounted at"}},
 		"in use": {func(t *testing.T, d string) {
 			fd, err := unix.Open(d, unix.O_RDONLY|unix.O_EXCL, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			t.Cleanup(func() { unix.Close(fd) })
 		}, dataset.ErrInUse, []string{"lsblk", "fuser -v"}},
 		"swapped on": {func(t *testing.T, d string) {
@@ -128,16 +122,12 @@ func TestNotVacant(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			device := scratch.Disk(t, size)
-			if err := CheckVacant(device); err != nil {
-				t.Fatalf("before: %v", err)
-			}
+			require.NoErrorf(t, CheckVacant(device), "before")
 			c.spoil(t, device)
 			before := sum(t, device)
 			refused(t, CheckVacant(device), c.kind, append(c.says, device)...)
 			link := filepath.Join(t.TempDir(), "link")
-			if err := os.Symlink(device, link); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.Symlink(device, link))
 			refused(t, CheckVacant(link), c.kind, append(c.says, link)...)
 			if sum(t, device) != before {
 				t.Error("it was changed")
@@ -173,13 +163,9 @@ func mounted(fs string) func(t *testing.T, device string) {
 		at := t.TempDir()
 		// Read-only: a filesystem that can be written to changes its device by itself.
 		spec := mount.Spec{Source: device, FSType: fs, ReadOnly: true}
-		if err := mount.Mount(at, spec); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, mount.Mount(at, spec))
 		t.Cleanup(func() {
-			if err := mount.Unmount(at); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, mount.Unmount(at))
 		})
 	}
 }
@@ -189,9 +175,7 @@ func TestNoDevice(t *testing.T) {
 	dir := t.TempDir()
 	image := scratch.Image(t, "", size)
 	readOnly, err := loopdev.Attach(t.Context(), scratch.Image(t, "", size), loopdev.Options{ReadOnly: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer readOnly.Close()
 	for path, says := range map[string]string{
 		"loop0": "bad device", dir + "/none": "no such device", dir: "a directory",
@@ -201,12 +185,8 @@ func TestNoDevice(t *testing.T) {
 	}
 	// A device without a disk, such as a loop device without a file.
 	free, err := loopdev.Attach(t.Context(), scratch.Image(t, "", size), loopdev.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := free.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, free.Close())
 	refused(t, CheckVacant(free.Path), dataset.ErrUnsupported, "no medium is inserted")
 	refused(t, CheckVacant(readOnly.Path), dataset.ErrUnsupported, "--setrw")
 }
@@ -217,7 +197,5 @@ func TestFreed(t *testing.T) {
 	scratch.Format(t, "ext4", device)
 	scratch.Run(t, "wipefs", "-q", "-a", device)
 	scratch.Run(t, "blkdiscard", "-z", device)
-	if err := CheckVacant(device); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, CheckVacant(device))
 }

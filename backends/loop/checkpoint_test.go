@@ -7,19 +7,17 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/internal/safefile"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A flush that takes long blocks the stream only once much has arrived. There must be room for it all the same.
 func TestCheckpointGoesOnMeanwhile(t *testing.T) {
 	dir, err := os.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer dir.Close()
 	image, err := os.Create(filepath.Join(t.TempDir(), "image"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer image.Close()
 	r := &receiving{
 		dir:   safefile.Dir{File: dir},
@@ -47,9 +45,7 @@ func TestCheckpointGoesOnMeanwhile(t *testing.T) {
 	r.done.Offset = 10
 	late := errors.New("the disk broke")
 	go func() { r.flushing <- late }()
-	if err := r.checkpoint(); !errors.Is(err, late) {
-		t.Errorf("it did not wait: %v", err)
-	}
+	assert.ErrorIsf(t, r.checkpoint(), late, "it did not wait")
 }
 
 // An interruption costs little compared with the received bytes, and a flush is rare in a long stream.

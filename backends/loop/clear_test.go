@@ -13,6 +13,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Clearing a pool is interrupted at each step. Open makes the remaining pool whole, and clearing it again leaves
@@ -48,9 +50,7 @@ func TestClearCutShort(t *testing.T) {
 				if _, err := p.Clear(t.Context()); !errors.Is(err, dataset.ErrConflict) {
 					t.Fatalf("with a volume: %v", err)
 				}
-				if err := p.Delete(t.Context(), d.ID); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, p.Delete(t.Context(), d.ID))
 				n := 0
 				b.step = func(step string) {
 					if n++; n > at {
@@ -99,13 +99,9 @@ func TestClearLeavesAnotherImage(t *testing.T) {
 				Mount: filepath.Join(dir, "mnt"),
 			}
 			p, err := b.Open(t.Context(), cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			t.Cleanup(func() {
-				if err := p.Close(); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, p.Close())
 			})
 			exchange := func() {
 				if err := errors.Join(os.Rename(cfg.Path, cfg.Path+".old"),

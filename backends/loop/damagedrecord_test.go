@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The list reports directories that the disk has lost, and contains all other datasets.
@@ -29,9 +30,7 @@ func TestListOfADamagedDisk(t *testing.T) {
 	b, _ := newBackend()
 	cfg := backends.Config{Name: "test", Path: filepath.Join(host, "pool"), Make: true}
 	pool, err := b.Open(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var all []dataset.Dataset
 	for range 3 {
 		d := dataset.Dataset{ID: uuid.New(), Volume: "db", Size: 64 * dataset.MiB}
@@ -39,9 +38,7 @@ func TestListOfADamagedDisk(t *testing.T) {
 		if _, err := pool.Create(t.Context(), d); err != nil {
 			t.Fatal(err)
 		}
-		if err := pool.Commit(t.Context(), d.ID); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, pool.Commit(t.Context(), d.ID))
 		all = append(all, d)
 	}
 	dirOf := func(d dataset.Dataset) string { return filepath.Join(cfg.Path, shelf.Datasets, d.ID.String()) }
@@ -75,9 +72,7 @@ func TestListOfADamagedDisk(t *testing.T) {
 func inodeOf(t *testing.T, path string) string {
 	t.Helper()
 	fi, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return fmt.Sprint(fi.Sys().(*syscall.Stat_t).Ino)
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A virtual machine that is running may have an XFS in a file as its disk. The file is not written to, not even by
@@ -22,9 +23,7 @@ func TestImageOfOthersIsLeftAlone(t *testing.T) {
 	image := scratch.Image(t, xfs, int64(dataset.GiB))
 	theirs := t.TempDir()
 	scratch.Run(t, "mount", "-o", "loop", image, theirs)
-	if err := os.WriteFile(filepath.Join(theirs, "file"), []byte("theirs"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(theirs, "file"), []byte("theirs"), 0o600))
 	scratch.Run(t, "umount", theirs)
 	before, sum := blocks(t, image), checksum(t, image)
 	b, _ := newBackend()
@@ -66,9 +65,7 @@ func TestImageInUseIsLeftAlone(t *testing.T) {
 func checksum(t *testing.T, path string) []byte {
 	t.Helper()
 	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {

@@ -14,6 +14,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // hosted returns a pool in an image on an ext4 of a size, as on a host without reflinks.
@@ -31,13 +33,9 @@ func openHosted(t *testing.T, cfg backends.Config) *fixture {
 	t.Helper()
 	b, rec := newBackend()
 	pool, err := b.Open(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
-		if err := pool.Close(); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, pool.Close())
 	})
 	return &fixture{T: t, Pool: pool.(*Pool), disk: filepath.Dir(cfg.Path), forks: rec}
 }
@@ -45,9 +43,7 @@ func openHosted(t *testing.T, cfg backends.Config) *fixture {
 func blocks(t *testing.T, path string) int64 {
 	t.Helper()
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Stat(path, &st))
 	return st.Blocks * 512
 }
 
@@ -61,9 +57,7 @@ func TestPoolImage(t *testing.T) {
 		Make:  true,
 	}
 	// An earlier attempt was interrupted.
-	if err := os.WriteFile(backends.TemporaryImagePath(cfg.Path), make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(backends.TemporaryImagePath(cfg.Path), make([]byte, 1<<20), 0o600))
 	f := openHosted(t, cfg)
 	if got := blocks(t, cfg.Path); got < int64(dataset.GiB) {
 		t.Errorf("%d bytes are allocated", got)
@@ -122,9 +116,7 @@ func TestB15HostDiskFull(t *testing.T) {
 	defer hog.Close()
 	for buf := make([]byte, 1<<20); ; {
 		if _, err := hog.Write(buf); err != nil {
-			if !errors.Is(err, unix.ENOSPC) {
-				t.Fatal(err)
-			}
+			require.ErrorIs(t, err, unix.ENOSPC)
 			break
 		}
 	}
@@ -189,9 +181,7 @@ func TestSparseImage(t *testing.T) {
 func freeOf(t *testing.T, path string) dataset.Size {
 	t.Helper()
 	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Statfs(path, &st))
 	return dataset.Size(st.Bavail) * dataset.Size(st.Bsize)
 }
 
@@ -235,9 +225,7 @@ func TestImageThatCannotBe(t *testing.T) {
 			t.Errorf("%s was changed: %v", name, err)
 		}
 	}
-	if err := os.Symlink(filepath.Join(host, "text"), cfg.Path); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Symlink(filepath.Join(host, "text"), cfg.Path))
 	open(func(*backends.Config) {}, dataset.ErrExists)
 }
 

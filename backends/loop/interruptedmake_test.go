@@ -12,6 +12,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 func imageConfig(t *testing.T) backends.Config {
@@ -30,12 +32,8 @@ func imageConfig(t *testing.T) backends.Config {
 func TestImageAfterKill(t *testing.T) {
 	cfg := imageConfig(t)
 	left, err := os.Create(backends.TemporaryImagePath(cfg.Path))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(allocate(left, int64(dataset.GiB)), left.Close()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(allocate(left, int64(dataset.GiB)), left.Close()))
 	openHosted(t, cfg)
 }
 
@@ -43,9 +41,7 @@ func TestImageAfterKill(t *testing.T) {
 func TestImageBesideOrphan(t *testing.T) {
 	cfg := imageConfig(t)
 	orphan, err := os.Create(backends.TemporaryImagePath(cfg.Path))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer orphan.Close()
 	openHosted(t, cfg)
 	wantOther(t, orphan, cfg.Path)
@@ -69,13 +65,9 @@ func TestTemplateBesideOrphan(t *testing.T) {
 func wantOther(t *testing.T, orphan *os.File, path string) {
 	t.Helper()
 	theirs, err := orphan.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	mine, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if os.SameFile(mine, theirs) {
 		t.Errorf("%s is the file that another mkfs writes to", path)
 	}
@@ -88,9 +80,7 @@ func TestImageReplacesNothing(t *testing.T) {
 	b := New(&sys)
 	b.step = func(name string) {
 		if name == "loop.image.made" {
-			if err := os.WriteFile(cfg.Path, []byte("theirs"), 0o600); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, os.WriteFile(cfg.Path, []byte("theirs"), 0o600))
 		}
 	}
 	if _, err := b.Open(t.Context(), cfg); !errors.Is(err, dataset.ErrExists) && !errors.Is(err, unix.EEXIST) {

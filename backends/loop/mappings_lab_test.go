@@ -25,6 +25,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // oneKey has one data key for every encrypted dataset.
@@ -68,9 +69,7 @@ func encrypted(t *testing.T, runner run.Runner) *fixture {
 		Make: true,
 		Keys: oneKey{},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return &fixture{T: t, Pool: pool.(*Pool), disk: disk, forks: &run.Recorder{Next: runner}}
 }
 

@@ -1,7 +1,6 @@
 package loop
 
 import (
-	"errors"
 	"testing"
 
 	"github.com/google/uuid"
@@ -9,15 +8,14 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // A stream of another kind, or with an impossible size, is refused before anything is written.
 func TestHeaderOfNoImage(t *testing.T) {
 	d := backends.Delivery{Dataset: dataset.Dataset{ID: uuid.New()}, Snapshot: dataset.Snapshot{ID: uuid.New()}}
 	good := stream.Header{Kind: kind, Dataset: d.Dataset.ID, Snapshot: d.Snapshot.ID, Size: blockSize}
-	if err := checkHeader(good, d); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, checkHeader(good, d))
 	for name, change := range map[string]func(*stream.Header){
 		"another kind": func(h *stream.Header) { h.Kind = "btrfs" },
 		"no size":      func(h *stream.Header) { h.Size = 0 },
@@ -27,8 +25,6 @@ func TestHeaderOfNoImage(t *testing.T) {
 	} {
 		bad := good
 		change(&bad)
-		if err := checkHeader(bad, d); !errors.Is(err, dataset.ErrCorrupt) {
-			t.Errorf("%s: %v", name, err)
-		}
+		assert.ErrorIsf(t, checkHeader(bad, d), dataset.ErrCorrupt, "%s", name)
 	}
 }

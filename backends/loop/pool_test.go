@@ -17,6 +17,8 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The filesystems that an image can hold.
@@ -56,9 +58,7 @@ func fixtureAt(t *testing.T, disk string) *fixture {
 	t.Helper()
 	b, rec := newBackend()
 	pool, err := b.Open(t.Context(), backends.Config{Name: "test", Path: filepath.Join(disk, "pool"), Make: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return &fixture{T: t, Pool: pool.(*Pool), disk: disk, forks: rec}
 }
 
@@ -104,9 +104,7 @@ func newSnapshot(d dataset.Dataset) dataset.Snapshot {
 // must ends the test on an error.
 func (f *fixture) must(err error) {
 	f.Helper()
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 }
 
 // isKind reports an error of another kind, or no error.
@@ -160,9 +158,7 @@ func (f *fixture) mounted(id uuid.UUID) (root string, unmount func()) {
 			return
 		}
 		done = true
-		if err := mount.Unmount(root); err != nil {
-			f.Error(err)
-		}
+		assert.NoError(f, mount.Unmount(root))
 	}
 	f.Cleanup(unmount)
 	return root, unmount

@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 	"github.com/google/uuid"
 )
 
@@ -35,9 +36,7 @@ func TestPartsOfTwoStreams(t *testing.T) {
 		d := backends.Delivery{Dataset: newDataset(xfs), Snapshot: dataset.Snapshot{ID: h.Snapshot, Dataset: h.Dataset}}
 		d.Dataset.ID = h.Dataset
 		_, err := f.Receive(f.Context(), d, bytes.NewReader(one[:len(one)-60]), nil)
-		if !errors.Is(err, io.ErrUnexpectedEOF) {
-			f.Fatal(err)
-		}
+		require.ErrorIs(f, err, io.ErrUnexpectedEOF)
 		have, err := f.Received(f.Context(), h.Dataset, h.Snapshot)
 		if err != nil || have.Bytes == 0 {
 			f.Fatal(have, err)

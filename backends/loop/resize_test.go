@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // The next mount completes a resize that was interrupted after the image grew.
@@ -102,9 +103,7 @@ func TestGrowBesideALateUnmount(t *testing.T) {
 	}
 	end := func() {
 		late.once.Do(func() {
-			if err := errors.Join(late.root.Close(), late.dev.Close()); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, errors.Join(late.root.Close(), late.dev.Close()))
 		})
 	}
 	f.forks.Next = runFunc(func(ctx context.Context, cmd run.Command) (run.Result, error) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/internal/linux/reflink"
+	"github.com/droverhq/drover/test/require"
 	"github.com/google/uuid"
 )
 
@@ -26,18 +27,12 @@ func TestPrefetch(t *testing.T) {
 		})
 	}
 	image, err := os.Create(filepath.Join(t.TempDir(), "image"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer image.Close()
-	if err := image.Truncate(64 << 20); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, image.Truncate(64<<20))
 	e, err := stream.NewWriter(io.Discard,
 		stream.Header{Dataset: uuid.New(), Snapshot: uuid.New(), Size: 100 * sector, Filesystem: "xfs"}, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var asked []reflink.Range
 	var bytes, was int64
 	early := prefetch{ranges: ranges, readAhead: func(offset, length int64) {
@@ -57,9 +52,7 @@ func TestPrefetch(t *testing.T) {
 		}
 		was = done
 	}}
-	if err := sendRanges(t.Context(), e, image, ranges, &m, early); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, sendRanges(t.Context(), e, image, ranges, &m, early))
 	want := slices.DeleteFunc(slices.Clone(ranges), func(r reflink.Range) bool { return r.Zero })
 	if !slices.Equal(asked, want) || was != m.total {
 		t.Errorf("%d bytes of %d are sent; asked for %v, not %v", was, m.total, asked, want)

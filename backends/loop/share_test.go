@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // On XFS, a snapshot for another node and a head that a move makes cost nothing, however fragmented the image is,
@@ -84,9 +85,7 @@ func TestSharedAtOnce(t *testing.T) {
 			})
 		}
 		both.Go(func() {
-			if err := f.Snapshot(t.Context(), s, nil); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, f.Snapshot(t.Context(), s, nil))
 		})
 		both.Wait()
 		if t.Failed() {

@@ -16,7 +16,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/lab/inside"
+	"github.com/droverhq/drover/test/require"
 )
 
 const (
@@ -40,9 +42,7 @@ type crash struct{ step string }
 func do(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	res, err := (&run.System{}).Run(context.Background(), run.Command{Name: name, Args: args, Timeout: 2 * time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return string(res.Stdout)
 }
 
@@ -59,9 +59,7 @@ func dropped(t testing.TB, vg string) {
 			lvmDo(t, "vgremove", "--force", "--yes", vg)
 		}
 		for _, left := range []string{"", "-full", "-link"} {
-			if err := os.RemoveAll("/dev/" + vg + left); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, os.RemoveAll("/dev/"+vg+left))
 		}
 	})
 }
@@ -107,9 +105,7 @@ func (b *bench) open() {
 
 func (b *bench) must(err error) {
 	b.Helper()
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 }
 
 // cut makes an operation crash at a step, and reports whether it reached the step.

@@ -15,6 +15,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Clear leaves the devices free, or leaves a volume group that existed before unchanged, at whichever step an earlier
@@ -50,9 +52,7 @@ func TestCleared(t *testing.T) {
 			if _, err := p.(backends.Clearer).Clear(t.Context()); !errors.Is(err, dataset.ErrConflict) {
 				t.Fatalf("with a volume: %v", err)
 			}
-			if err := p.Delete(t.Context(), d.ID); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, p.Delete(t.Context(), d.ID))
 			tag := poolTag + p.ID().String()
 			lvmDo(t, "vgchange", "--deltag", tag, vg)
 			if _, err := p.(backends.Clearer).Clear(t.Context()); !errors.Is(err, dataset.ErrOffline) {
@@ -78,9 +78,7 @@ func TestCleared(t *testing.T) {
 			}
 			if cfg.Devices != nil {
 				do(t, "blkdiscard", "-z", device)
-				if err := disk.CheckVacant(device); err != nil {
-					t.Errorf("after %q: %v", cut, err)
-				}
+				assert.NoErrorf(t, disk.CheckVacant(device), "after %q", cut)
 			} else if left := strings.TrimSpace(
 				lvmDo(t, "vgs", "--noheadings", "--options", "vg_name,vg_tags,lv_count",
 					vg)); strings.Join(strings.Fields(left), " ") != vg+" 0" {

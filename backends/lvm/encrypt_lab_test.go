@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/dm"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/require"
 )
 
 // oneKey has the same data key for all datasets.
@@ -165,9 +166,7 @@ func without(t *testing.T, program string) {
 			}
 		}
 	}
-	if err := os.Remove(filepath.Join(dir, program)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(filepath.Join(dir, program)))
 	t.Setenv("PATH", dir)
 }
 

@@ -20,15 +20,14 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/test/lab/inside"
+	"github.com/droverhq/drover/test/require"
 )
 
 // sum returns the checksum of a device's first bytes.
 func sum(t *testing.T, path string) string {
 	t.Helper()
 	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.CopyN(h, f, 32<<20); err != nil {
@@ -155,22 +154,14 @@ func TestDevicesThatHoldSomething(t *testing.T) {
 	do(t, "mkfs.ext4", "-q", cfg.Devices[1])
 	refused("ext4", dataset.ErrExists)
 	dir := t.TempDir()
-	if err := mount.Mount(dir, mount.Spec{Source: cfg.Devices[1], FSType: "ext4", ReadOnly: true}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, mount.Mount(dir, mount.Spec{Source: cfg.Devices[1], FSType: "ext4", ReadOnly: true}))
 	refused("mounted", dataset.ErrInUse)
-	if err := mount.Unmount(dir); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, mount.Unmount(dir))
 	inside.Disk(t, "lvm-second")
 	f, err := os.OpenFile(cfg.Devices[1], os.O_WRONLY|os.O_SYNC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	_, err = f.WriteAt([]byte("precious"), 8<<20)
-	if err := errors.Join(err, f.Close()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(err, f.Close()))
 	refused("a few bytes", dataset.ErrExists)
 	inside.Disk(t, "lvm-second")
 	lvmDo(t, "vgcreate", filepath.Base(cfg.Path), cfg.Devices[1])

@@ -16,16 +16,16 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/dm"
 	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/lab/inside"
+	"github.com/droverhq/drover/test/require"
 )
 
 // fill writes the given number of incompressible bytes, and returns how many could be written.
 func fill(t *testing.T, path string, size int64) (written int64, err error) {
 	t.Helper()
 	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	buf := make([]byte, 1<<20)
 	_, _ = rand.Read(buf)
@@ -109,9 +109,7 @@ func TestFrozenVolume(t *testing.T) {
 			defer root.Close()
 			b.must(fsctl.Freeze(root))
 			err = b.Snapshot(t.Context(), s, nil)
-			if tErr := fsctl.Thaw(root); tErr != nil {
-				t.Errorf("%s: it was not frozen any more: %v", fs, tErr)
-			}
+			assert.NoErrorf(t, fsctl.Thaw(root), "%s: it was not frozen any more", fs)
 			if !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "frozen") {
 				t.Errorf("%s: %v", fs, err)
 			}

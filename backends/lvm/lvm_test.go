@@ -18,6 +18,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/dm"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // These tests need no device mapper. All others run in the lab.
@@ -102,9 +104,7 @@ func TestPlan(t *testing.T) {
 	} {
 		for _, stripes := range []int{1, 3} {
 			l, err := p.planLayout(free, stripes)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if l.data%(p.extent*dataset.Size(stripes)) != 0 || l.metadata%p.extent != 0 {
 				t.Errorf("%s: %+v are no whole extents", free, l)
 			}
@@ -172,9 +172,7 @@ func TestReports(t *testing.T) {
 		{"lv_name":"drover_pool", "lv_size":"1073741824", "lv_tags":"drover", "pool_lv":"", "segtype":"thin-pool", "chunk_size":"65536", "lv_when_full":"error"},
 		{"lv_name":"x", "lv_size":"4194304", "lv_tags":"", "pool_lv":"drover_pool", "segtype":"thin", "chunk_size":"0", "lv_when_full":""}]}]}`, ""))
 	all, err := tool.volumes(t.Context(), "vg0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	pool := all["drover_pool"]
 	if pool.Size != dataset.GiB || pool.Chunk != 64*dataset.KiB || pool.Kind != "thin-pool" ||
 		pool.WhenFull != "error" || !slices.Equal(pool.Tags, []string{"drover"}) {
@@ -200,13 +198,9 @@ func TestLVMIsNotKilled(t *testing.T) {
 	go func() { ended <- tool.lvm(ctx, "lvcreate") }()
 	<-begun
 	cancel()
-	if err := tool.lvm(ctx, "lvcreate"); !errors.Is(err, context.Canceled) {
-		t.Errorf("the second: %v", err)
-	}
+	assert.ErrorIsf(t, tool.lvm(ctx, "lvcreate"), context.Canceled, "the second")
 	close(finish)
-	if err := <-ended; err != nil {
-		t.Errorf("the first: %v", err)
-	}
+	assert.NoErrorf(t, <-ended, "the first")
 	if n != 1 {
 		t.Errorf("%d commands ran", n)
 	}
@@ -226,9 +220,7 @@ func TestOneCommandAtATime(t *testing.T) {
 	var all sync.WaitGroup
 	for range 200 {
 		all.Go(func() {
-			if err := tool.lvm(t.Context(), "lvcreate"); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, tool.lvm(t.Context(), "lvcreate"))
 		})
 	}
 	all.Wait()
@@ -303,9 +295,7 @@ func TestALateCommandIsNotKilled(t *testing.T) {
 		t.Errorf("another command: %v", err)
 	}
 	close(finish)
-	if err := <-killed; err != nil {
-		t.Errorf("it was killed: %v", err)
-	}
+	assert.NoErrorf(t, <-killed, "it was killed")
 	err := tool.lvm(t.Context(), "lvs")
 	for errors.Is(err, dataset.ErrOffline) { // until the command has ended
 		runtime.Gosched()
@@ -320,9 +310,7 @@ func TestALateCommandIsNotKilled(t *testing.T) {
 func TestRoomForRecords(t *testing.T) {
 	p := &Pool{name: "fast", vg: "vg0"}
 	u, err := parseUsage(dm.Target{Type: "thin-pool", Status: "3 100/1000 10/100 - rw a b - 1024"}, 64*dataset.KiB)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, c := range []struct {
 		free  dataset.Size
 		files uint64
@@ -356,17 +344,13 @@ func TestATurnIsKept(t *testing.T) {
 		}))
 		turn := func() (context.Context, func()) {
 			in, done, err := tool.holdTurn(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			return in, done
 		}
 		var others sync.WaitGroup
 		other := func(ctx context.Context) {
 			others.Go(func() {
-				if err := tool.lvm(ctx, "other"); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, tool.lvm(ctx, "other"))
 			})
 			synctest.Wait()
 		}
@@ -381,27 +365,19 @@ func TestATurnIsKept(t *testing.T) {
 		before := in
 		in, done = turn()
 		other(before) // a caller that has released the turn waits like others
-		if err := tool.lvm(in, "again"); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, tool.lvm(in, "again"))
 		done()
 		others.Wait()
 		in, done = turn()
-		if err := tool.lvm(in, "late"); !errors.Is(err, dataset.ErrOffline) {
-			t.Errorf("a command that is late: %v", err)
-		}
+		assert.ErrorIsf(t, tool.lvm(in, "late"), dataset.ErrOffline, "a command that is late")
 		done()
-		if err := tool.lvm(t.Context(), "other"); !errors.Is(err, dataset.ErrOffline) {
-			t.Errorf("beside one that is late: %v", err)
-		}
+		assert.ErrorIsf(t, tool.lvm(t.Context(), "other"), dataset.ErrOffline, "beside one that is late")
 		close(finish)
 		synctest.Wait()
 		in, done = turn()
 		defer done()
 		other(t.Context())
-		if err := tool.lvm(in, "last"); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, tool.lvm(in, "last"))
 		done()
 		others.Wait()
 		if want := []string{

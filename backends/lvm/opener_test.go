@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A group with the right name on other disks than the configured ones is refused.
@@ -104,9 +105,7 @@ func TestRecordsAreLookedAt(t *testing.T) {
 		image := make([]byte, 32<<20)
 		c.put(image)
 		path := filepath.Join(t.TempDir(), "volume")
-		if err := os.WriteFile(path, image, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(path, image, 0o600))
 		done, err := formatted(path, mine)
 		if done != c.done || (err == nil) != c.fine || !c.fine && !errors.Is(err, dataset.ErrExists) {
 			t.Errorf("%s: %t, %v", what, done, err)
@@ -146,13 +145,9 @@ func TestPoolsInASandbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, err := trialdir.Make(home, id, Name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer c.Close()
-	if err := os.MkdirAll(c.Path+"/001/p1", 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(c.Path+"/001/p1", 0o700))
 	for path, says := range map[string]string{
 		c.Path + "/pool": "is not on the records", c.Path + "/001/p1/pool": "is not on the records",
 		c.Path: "is not the path of a volume group", home + "/pool": "is not the path of a volume group",

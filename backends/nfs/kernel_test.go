@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // A kernel without modules either has NFS built in, or never gets it.
@@ -14,9 +16,7 @@ func TestMountable(t *testing.T) {
 		"nodev\tnfs\nnodev\tnfs4\n":          true,
 	} {
 		file := filepath.Join(dir, "filesystems")
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 		if got := mountable(file, filepath.Join(dir, "none")); got != want {
 			t.Errorf("%q: %t, want %t", text, got, want)
 		}

@@ -17,20 +17,18 @@ import (
 	"github.com/droverhq/drover/backends/nfs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/lab/inside"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestSuiteNFS(t *testing.T) {
 	at := inside.Serve(t, inside.XFS(t, "share"))
 	backendtest.Run(t, "nfs", func(t *testing.T) (backends.Kind, backends.Config) {
 		share := filepath.Join(at, uuid.NewString())
-		if err := os.Mkdir(share, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Mkdir(share, 0o755))
 		t.Cleanup(func() {
-			if err := os.RemoveAll(share); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, os.RemoveAll(share))
 		})
 		return nfs.Backend{}, backends.Config{Name: "test", Path: filepath.Join(share, "pool")}
 	}, treetest.Attributes, treetest.ACLs)
@@ -49,9 +47,7 @@ func TestTakenByAnotherHost(t *testing.T) {
 			Path: filepath.Join(at, []string{"alpha", "beta"}[i]),
 			Make: true,
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		pools[i] = p
 	}
 	if pools[0].Info().Share == uuid.Nil || pools[0].Info().Share != pools[1].Info().Share ||
@@ -62,9 +58,7 @@ func TestTakenByAnotherHost(t *testing.T) {
 	if _, err := pools[0].Create(t.Context(), d); err != nil {
 		t.Fatal(err)
 	}
-	if err := pools[0].Commit(t.Context(), d.ID); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, pools[0].Commit(t.Context(), d.ID))
 	for round := range 6 {
 		has, wants := pools[round%2], pools[(round+1)%2]
 		text := strings.Repeat("x", round+1)
@@ -122,9 +116,7 @@ func TestSharesThatAreRefused(t *testing.T) {
 		"127.0.0.1:"+dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if err := os.Chmod(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Chmod(dir, 0o777))
 	refused(at, "no_root_squash")
 	if out, err := exec.Command("export"+"fs", "-o", "ro,no_root_squash,no_subtree_check,insecure,fsid=7",
 		"127.0.0.1:"+dir).CombinedOutput(); err != nil {
@@ -138,16 +130,12 @@ func TestShutOut(t *testing.T) {
 	dir := inside.XFS(t, "share")
 	at := inside.Serve(t, dir)
 	f, err := os.Create(filepath.Join(at, "file"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	if _, err := f.WriteString("before"); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Sync(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.Sync())
 	if out, err := exec.Command("export"+"fs", "-u", "127.0.0.1:"+dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

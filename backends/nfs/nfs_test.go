@@ -16,6 +16,8 @@ import (
 	"github.com/droverhq/drover/backends/backendtest/crashing"
 	"github.com/droverhq/drover/backends/nfs"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // anywhere accepts every folder as a folder of a share.
@@ -28,9 +30,7 @@ func open(t *testing.T, share, host string) backends.Pool {
 		Path: filepath.Join(share, host),
 		Make: true,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return p
 }
 
@@ -40,9 +40,7 @@ func head(t *testing.T, p backends.Pool, id uuid.UUID) string {
 	if err == nil {
 		err = a.Release()
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return a.Mount.Source
 }
 
@@ -53,17 +51,13 @@ func write(t *testing.T, p backends.Pool, id uuid.UUID, text string) {
 	if err == nil {
 		_, err = f.WriteString(text)
 	}
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(err, f.Sync(), f.Close()))
 }
 
 func read(t *testing.T, p backends.Pool, id uuid.UUID) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(head(t, p, id), "file"))
-	if err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, err)
 	return string(b)
 }
 
@@ -83,13 +77,9 @@ func TestI3FailingCalls(t *testing.T) {
 func tmpfs(t *testing.T) string {
 	t.Helper()
 	path := t.TempDir()
-	if err := unix.Mount("none", path, "tmpfs", 0, "size=1g"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount("none", path, "tmpfs", 0, "size=1g"))
 	t.Cleanup(func() {
-		if err := unix.Unmount(path, 0); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, unix.Unmount(path, 0))
 	})
 	return path
 }
@@ -120,9 +110,7 @@ func TestTake(t *testing.T) {
 	}
 	write(t, a, d.ID, "kept") // incoming, as after a crash between the commit and the rename
 	for range 2 {
-		if err := take(b, 2); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, take(b, 2))
 	}
 	if got := read(t, b, d.ID); got != "kept" {
 		t.Errorf("it holds %q", got)
@@ -134,16 +122,10 @@ func TestTake(t *testing.T) {
 		t.Errorf("it is here too: %v", err)
 	}
 	from = b
-	if err := take(a, 1); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("taken back at the epoch before: %v", err)
-	}
-	if err := take(b, 1); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("taken at the epoch before by who has it: %v", err)
-	}
+	assert.ErrorIsf(t, take(a, 1), dataset.ErrConflict, "taken back at the epoch before")
+	assert.ErrorIsf(t, take(b, 1), dataset.ErrConflict, "taken at the epoch before by who has it")
 	d.ID = uuid.New()
-	if err := take(a, 1); !errors.Is(err, dataset.ErrNotFound) {
-		t.Errorf("what nobody has: %v", err)
-	}
+	assert.ErrorIsf(t, take(a, 1), dataset.ErrNotFound, "what nobody has")
 }
 
 // If a volume left the share, its former home may still have old data of it in its pool. This data is not mistaken for
@@ -164,9 +146,7 @@ func TestTakeFromTheLastHomeAlone(t *testing.T) {
 			if err == nil {
 				err = pools[host].Commit(t.Context(), d.ID)
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			write(t, pools[host], d.ID, text)
 		}
 		lies("alpha", 1, "left")
@@ -180,13 +160,9 @@ func TestTakeFromTheLastHomeAlone(t *testing.T) {
 		if taker == "alpha" {
 			want = dataset.ErrConflict
 		}
-		if err := into.Take(t.Context(), d, given); !errors.Is(err, want) {
-			t.Errorf("%s takes what the last home has not: %v", taker, err)
-		}
+		assert.ErrorIsf(t, into.Take(t.Context(), d, given), want, "%s takes what the last home has not", taker)
 		lies("gamma", 3, "acknowledged")
-		if err := into.CheckVisible(t.Context(), d.ID, given.Pool); err != nil {
-			t.Errorf("%s: %v", taker, err)
-		}
+		assert.NoErrorf(t, into.CheckVisible(t.Context(), d.ID, given.Pool), "%s", taker)
 		d.Epoch = 4
 		err := into.Take(t.Context(), d, given)
 		if taker == "alpha" { // its old data must be removed first
@@ -196,14 +172,10 @@ func TestTakeFromTheLastHomeAlone(t *testing.T) {
 			if got := read(t, pools["gamma"], d.ID); got != "acknowledged" {
 				t.Errorf("the last home's holds %q", got)
 			}
-			if err := pools[taker].Delete(t.Context(), d.ID); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, pools[taker].Delete(t.Context(), d.ID))
 			err = into.Take(t.Context(), d, given)
 		}
-		if err != nil {
-			t.Errorf("%s: %v", taker, err)
-		}
+		assert.NoErrorf(t, err, "%s", taker)
 		if got := read(t, pools[taker], d.ID); got != "acknowledged" {
 			t.Errorf("%s has %q", taker, got)
 		}
@@ -245,9 +217,7 @@ func TestPoolThatIsAMountOfItsOwn(t *testing.T) {
 		t.Errorf("not taken, it is %+v, %v", e, err)
 	}
 	off()
-	if err := errors.Join(into.CheckVisible(t.Context(), d.ID, a.ID()), into.Take(t.Context(), d, given)); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, errors.Join(into.CheckVisible(t.Context(), d.ID, a.ID()), into.Take(t.Context(), d, given)))
 	if got := read(t, b, d.ID); got != "kept" {
 		t.Errorf("it holds %q", got)
 	}
@@ -261,13 +231,9 @@ func over(t *testing.T, at, fs string) (off func()) {
 	if fs == "" {
 		source, flags = at, unix.MS_BIND
 	}
-	if err := errors.Join(os.MkdirAll(at, 0o755), unix.Mount(source, at, fs, flags, "")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.MkdirAll(at, 0o755), unix.Mount(source, at, fs, flags, "")))
 	off = sync.OnceFunc(func() {
-		if err := unix.Unmount(at, 0); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, unix.Unmount(at, 0))
 	})
 	t.Cleanup(off)
 	return off
@@ -281,9 +247,7 @@ func TestTwoPoolsThatAreOne(t *testing.T) {
 	if _, err := a.Create(t.Context(), d); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.CopyFS(filepath.Join(share, "a-copy"), os.DirFS(filepath.Join(share, "alpha"))); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.CopyFS(filepath.Join(share, "a-copy"), os.DirFS(filepath.Join(share, "alpha"))))
 	d.Epoch = 2
 	err := b.(backends.Sharer).Take(t.Context(), d, backends.PreviousHome{Pool: a.ID(), Epoch: 1})
 	if !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), filepath.Join(share, "a-copy")) {
@@ -300,18 +264,14 @@ func TestPoolIsCleared(t *testing.T) {
 		if _, err := p.Create(t.Context(), d); err != nil {
 			t.Fatal(err)
 		}
-		if err := p.Commit(t.Context(), d.ID); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, p.Commit(t.Context(), d.ID))
 	}
 	write(t, b, theirs.ID, "beta's")
 	clear := a.(backends.Clearer).Clear
 	if _, err := clear(t.Context()); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("with a volume: %v", err)
 	}
-	if err := a.Delete(t.Context(), mine.ID); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, a.Delete(t.Context(), mine.ID))
 	if left, err := clear(t.Context()); left != "" || err != nil {
 		t.Errorf("left %q, %v", left, err)
 	}
@@ -337,9 +297,7 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	if n, err := b.Reap(t.Context(), func(uuid.UUID) bool { return true }); n != 0 || err != nil {
 		t.Errorf("reaped %d, %v", n, err)
 	}
-	if err := os.Remove(filepath.Join(share, "alpha", "incoming", d.ID.String(), "record.json")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(filepath.Join(share, "alpha", "incoming", d.ID.String(), "record.json")))
 	if err := b.(backends.Sharer).Take(t.Context(), d,
 		backends.PreviousHome{Pool: a.ID()}); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("half of it was taken: %v", err)
@@ -378,16 +336,12 @@ func TestWhichShare(t *testing.T) {
 		}
 	}
 	other := t.TempDir()
-	if err := os.WriteFile(filepath.Join(other, "precious"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(other, "precious"), nil, 0o600))
 	fails(other, dataset.ErrExists)
 	if names, err := os.ReadDir(other); err != nil || len(names) != 1 {
 		t.Errorf("it holds %v, %v", names, err)
 	}
-	if err := os.WriteFile(filepath.Join(share, "share.json"), []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(share, "share.json"), []byte("{"), 0o600))
 	fails(share, dataset.ErrCorrupt)
 	if err := os.WriteFile(filepath.Join(share, "share.json"), []byte(`{"format":2,"id":{"new":1}}`),
 		0o600); err != nil {
@@ -406,13 +360,7 @@ func TestB16LaterPoolOnShare(t *testing.T) {
 		t.Fatal(err)
 	}
 	marker := filepath.Join(share, "beta", "pool.json")
-	if err := os.WriteFile(marker, []byte(`{"format":2,"backend":"nfs","id":{"new":1}}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := alpha.CheckVisible(t.Context(), uuid.New(), beta.ID()); !errors.Is(err, dataset.ErrUnsupported) {
-		t.Errorf("pool of a later format: %v, want %v", err, dataset.ErrUnsupported)
-	}
-	if err := alpha.CheckVisible(t.Context(), id, gamma.ID()); err != nil {
-		t.Errorf("dataset in another pool: %v", err)
-	}
+	require.NoError(t, os.WriteFile(marker, []byte(`{"format":2,"backend":"nfs","id":{"new":1}}`), 0o600))
+	assert.ErrorIs(t, alpha.CheckVisible(t.Context(), uuid.New(), beta.ID()), dataset.ErrUnsupported)
+	assert.NoErrorf(t, alpha.CheckVisible(t.Context(), id, gamma.ID()), "dataset in another pool")
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The capability many_hosts: another host attaches a dataset in the pool of its home, mounted or not, and sees the same
@@ -30,21 +32,15 @@ func TestVisit(t *testing.T) {
 	source := func(p, at backends.Pool) os.FileInfo {
 		t.Helper()
 		att, err := visit(p, at)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer func() {
-			if err := att.Release(); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, att.Release())
 		}()
 		if m := att.Mount; m.FSType != "bind" || !m.Flags.ReadOnly || !m.Flags.NoDev {
 			t.Errorf("%+v", m)
 		}
 		info, err := os.Stat(att.Mount.Source)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return info
 	}
 	// The staged tree, before the dataset is moved to its place.
@@ -52,9 +48,7 @@ func TestVisit(t *testing.T) {
 	if err != nil || !os.SameFile(own, source(b, a)) {
 		t.Errorf("it is another one: %v", err)
 	}
-	if err := a.Commit(t.Context(), d.ID); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, a.Commit(t.Context(), d.ID))
 	if !os.SameFile(own, source(b, a)) || !os.SameFile(own, source(a, a)) {
 		t.Error("it is another one")
 	}
@@ -62,9 +56,7 @@ func TestVisit(t *testing.T) {
 		t.Errorf("where it is not: %v", err)
 	}
 	d.Epoch = 2
-	if err := c.(backends.Sharer).Take(t.Context(), d, backends.PreviousHome{Pool: a.ID(), Epoch: 1}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, c.(backends.Sharer).Take(t.Context(), d, backends.PreviousHome{Pool: a.ID(), Epoch: 1}))
 	if _, err := visit(b, a); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("where it is no more: %v", err)
 	}
@@ -90,24 +82,16 @@ func TestRestoreByCopy(t *testing.T) {
 		Dataset: d.ID,
 		Kind:    dataset.SnapshotRestore,
 	}
-	if err := a.Snapshot(t.Context(), s, nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, a.Snapshot(t.Context(), s, nil))
 	write(t, a, d.ID, "new")
 	there, err := os.OpenRoot(head(t, a, d.ID)) // opened by the host that was cut off
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer there.Close()
 	file, err := there.OpenFile("file", os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer file.Close()
 	for range 2 {
-		if err := a.(backends.Sharer).RestoreByCopy(t.Context(), d.ID, s.ID, keep, nil); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, a.(backends.Sharer).RestoreByCopy(t.Context(), d.ID, s.ID, keep, nil))
 		_, _ = file.WriteAt([]byte("spoilt"), 0) // fails on a share, and is lost on a disk
 		if f, err := there.Create("another"); err == nil {
 			t.Errorf("made %s where nobody looks", f.Name())
@@ -123,14 +107,10 @@ func TestRestoreByCopy(t *testing.T) {
 		if got := read(t, a, c.ID); got != "new" {
 			t.Errorf("what was kept holds %q", got)
 		}
-		if err := a.Delete(t.Context(), c.ID); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, a.Delete(t.Context(), c.ID))
 		write(t, a, d.ID, "old")
 	}
-	if err := a.DeleteSnapshot(t.Context(), d.ID, keep.ID); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, a.DeleteSnapshot(t.Context(), d.ID, keep.ID))
 	if n, err := a.Reap(t.Context(), func(uuid.UUID) bool { return false }); n != 0 || err != nil {
 		t.Errorf("%d things were left, %v", n, err)
 	}

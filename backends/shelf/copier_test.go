@@ -10,6 +10,8 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Reap does not remove the folder of a copy that MakeCopy is making.
@@ -23,9 +25,7 @@ func TestReapSparesACopyBeingMade(t *testing.T) {
 	if err == nil { // an interrupted attempt leaves an empty folder
 		err = os.Mkdir(filepath.Join(cfg.Path, Copies, d.ID.String()), 0o700)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	reap := func() error {
 		n, err := s.Reap(t.Context(), func(uuid.UUID) bool { return true }, func(*Folder) (int, error) { return 0, nil })
 		if n != 0 {
@@ -34,10 +34,6 @@ func TestReapSparesACopyBeingMade(t *testing.T) {
 		return err
 	}
 	f, err := s.MakeCopy(d, reap)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Error(err)
-	}
+	require.NoError(t, err)
+	assert.NoError(t, f.Close())
 }

@@ -8,20 +8,17 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A pool does not count as absent while its marker is rewritten.
 func TestMarkerThatIsWrittenAnew(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pool")
 	s, err := Open(backends.Config{Name: "test", Path: path, Make: true}, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s.markerMu.Lock()
 	marker := filepath.Join(path, MarkerFile)
-	if err := os.Rename(marker, marker+".away"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(marker, marker+".away"))
 	looked := make(chan dataset.PoolStatus)
 	go func() { looked <- s.Status() }()
 	select {
@@ -29,9 +26,7 @@ func TestMarkerThatIsWrittenAnew(t *testing.T) {
 		t.Fatalf("it did not wait: %+v", st)
 	case <-time.After(50 * time.Millisecond):
 	}
-	if err := os.Rename(marker+".away", marker); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(marker+".away", marker))
 	s.markerMu.Unlock()
 	if st := <-looked; !st.Online {
 		t.Error(st.Reason)

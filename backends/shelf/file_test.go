@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // btrfs makes written bytes part of a file some time after the write: 2 of 71 power cuts left an empty record under its
@@ -17,22 +18,16 @@ func TestRecordsBytesComeBeforeItsName(t *testing.T) {
 	image := scratch.Image(t, "btrfs", scratch.Btrfs)
 	mnt := scratch.MountImage(t, "btrfs", image)
 	root, err := safefile.OpenDir(mnt)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	want := strings.Repeat("x", 9000) // more than fits into an inode
-	if err := WriteJSON(root, "record.json", want, false); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, WriteJSON(root, "record.json", want, false))
 	cut := filepath.Join(t.TempDir(), "cut")
 	scratch.Copy(t, image, cut)
 	if err := errors.Join(root.Close(), mount.Unmount(mnt)); err != nil { // the copy has the same UUID
 		t.Fatal(err)
 	}
 	copied, err := safefile.OpenDir(scratch.MountImage(t, "btrfs", cut))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer copied.Close()
 	for _, name := range []string{"record.json", Temp + "record.json"} {
 		var got string

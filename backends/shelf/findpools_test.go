@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/internal/safefile"
+	"github.com/droverhq/drover/test/require"
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
@@ -21,27 +22,19 @@ func TestFindPoolsThatCannotLook(t *testing.T) {
 		os.Mkdir(filepath.Join(share, "private"), 0o700), os.WriteFile(filepath.Join(share, "file"), nil, 0o600),
 		os.Symlink("nowhere", filepath.Join(share, "link")),
 	} {
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 	}
 	dir, err := safefile.OpenDir(share)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer dir.Close()
 	if found, err := FindPools(dir, "nfs", uuid.New()); err != nil || len(found) != 0 {
 		t.Errorf("all directories can be opened: %v, %v", found, err)
 	}
 	runtime.LockOSThread() // the identity is that of the thread: setfsuid(2)
 	defer runtime.UnlockOSThread()
-	if err := unix.Setfsuid(65534); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Setfsuid(65534))
 	found, err := FindPools(dir, "nfs", uuid.New())
-	if err := unix.Setfsuid(0); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Setfsuid(0))
 	if !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("one directory cannot be opened: %v, %v", found, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/fault"
+	"github.com/droverhq/drover/test/require"
 )
 
 // shelved is the folder of a ready dataset whose trees are directories.
@@ -38,9 +39,7 @@ func newShelved(t *testing.T) *shelved {
 
 func (s *shelved) ok(err error) {
 	s.Helper()
-	if err != nil {
-		s.Fatal(err)
-	}
+	require.NoError(s, err)
 }
 
 // restore makes a tree and makes it the head, as a backend does.

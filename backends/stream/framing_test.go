@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 const block = 4096
@@ -22,9 +23,7 @@ func written(t testing.TB, h Header, from int64) ([]byte, backends.Stream) {
 	t.Helper()
 	var buf bytes.Buffer
 	w, err := NewWriter(&buf, h, from)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	err = errors.Join(w.Data(0, []byte("head")), w.Zeros(2*block, 3*block), w.Data(8*block, []byte("tail")))
 	out, endErr := w.End()
 	if err = errors.Join(err, endErr); err != nil {
@@ -91,9 +90,7 @@ func TestResume(t *testing.T) {
 				err = errors.Join(err, nextErr)
 			}
 			at, markErr := in.Mark()
-			if err := errors.Join(err, markErr); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, errors.Join(err, markErr))
 			rest, again := written(t, h, at.Offset)
 			if !bytes.Equal(rest, all[at.Offset:]) || again != sent {
 				t.Fatalf("the rest after %d frames is %q of %+v", frames, rest, again)
@@ -114,9 +111,7 @@ func TestResume(t *testing.T) {
 		t.Errorf("resumed without a checksum: %v", err)
 	}
 	w, err := NewWriter(io.Discard, h, sent.Bytes+1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if _, err := w.End(); !errors.Is(err, dataset.ErrInvalid) {
 		t.Errorf("resumed after its end: %v", err)
 	}

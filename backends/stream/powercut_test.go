@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/backends/stream"
 	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // I2: after a power cut, the recorded part of a snapshot is in the file, and a dropped part has no record. A later
@@ -29,9 +30,7 @@ func TestI2PartSurvivesAPowerCut(t *testing.T) {
 		t.Helper()
 		path := scratch.CutPower(t, "ext4", image)
 		root, err := safefile.OpenDir(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer root.Close()
 		return stream.Partial(root), path
 	}
@@ -46,9 +45,7 @@ func TestI2PartSurvivesAPowerCut(t *testing.T) {
 	if have := min(len(raw), 8<<20); err != nil || have < 8<<20 || !bytes.Equal(raw[:have], r.content[:have]) {
 		t.Errorf("%d bytes are in the file, or others than those that came: %v", len(raw), err)
 	}
-	if err := stream.Drop(r.root); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, stream.Drop(r.root))
 	_, path = cut()
 	if _, err := os.Lstat(filepath.Join(path, stream.RecordFile)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the record of the dropped part is back: %v", err)

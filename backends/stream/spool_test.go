@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/require"
 )
 
 type rig struct {
@@ -65,9 +66,7 @@ func (r *rig) write(w io.Writer, from int64, piece int) backends.Stream {
 		}
 		return nil
 	})
-	if err != nil {
-		r.Fatal(err)
-	}
+	require.NoError(r, err)
 	return sent
 }
 
@@ -171,9 +170,7 @@ func TestRecordOfMoreThanThereIs(t *testing.T) {
 	if r.came() < 8<<20 {
 		t.Errorf("%d bytes are kept", r.came())
 	}
-	if err := os.Truncate(filepath.Join(r.dir, stream.File), 1<<20); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Truncate(filepath.Join(r.dir, stream.File), 1<<20))
 	if n := r.came(); n != 0 {
 		t.Errorf("%d bytes are said to be here", n)
 	}
@@ -221,17 +218,13 @@ func TestRecordOfAnotherFile(t *testing.T) {
 	cut()
 	record := filepath.Join(r.dir, stream.RecordFile)
 	old, err := os.ReadFile(record)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	r.delivery.Snapshot.ID, r.content = uuid.New(), treetest.Bytes(2, 10<<20)
 	var out bytes.Buffer
 	r.write(&out, 0, len(r.content))
 	r.stream = out.Bytes()
 	cut()
-	if err := os.WriteFile(record, old, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(record, old, 0o600))
 	if part := stream.Partial(r.root); part != nil {
 		t.Errorf("%d bytes of %s are said to be here", part.Bytes, part.Snapshot)
 	}
@@ -246,21 +239,15 @@ func TestFailedTruncateClosesTheFile(t *testing.T) {
 	from := r.came()
 	record := filepath.Join(r.dir, stream.RecordFile)
 	raw, err := os.ReadFile(record)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	negative := regexp.MustCompile(`"end": \d+`).ReplaceAll(raw, []byte(`"end": -1`)) // ftruncate(2): EINVAL
-	if err := os.WriteFile(record, negative, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(record, negative, 0o600))
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a finalizer would close the file
 	if _, err := r.gather(from, bytes.NewReader(r.stream[from:])); !errors.Is(err, unix.EINVAL) {
 		t.Fatal(err)
 	}
 	descriptors, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, d := range descriptors {
 		if at, err := os.Readlink("/proc/self/fd/" + d.Name()); err == nil && at == filepath.Join(r.dir, stream.File) {
 			t.Errorf("descriptor %s is still open", d.Name())

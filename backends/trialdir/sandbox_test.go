@@ -20,15 +20,15 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
 
 func must(t *testing.T, err error) {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 // pool opens a pool of a kind, with a dataset in it, at path.
@@ -62,9 +62,7 @@ func TestLeftIsRemoved(t *testing.T) {
 			if err != nil || len(list) != 1 || !list[0].Busy || list[0].ID != c.ID {
 				t.Fatalf("while it is used: %+v, %v", list, err)
 			}
-			if err := trialdir.Remove(t.Context(), kinds, list[0]); !errors.Is(err, dataset.ErrInUse) {
-				t.Errorf("while it is used: %v", err)
-			}
+			assert.ErrorIsf(t, trialdir.Remove(t.Context(), kinds, list[0]), dataset.ErrInUse, "while it is used")
 			must(t, c.Close())
 			list, err = trialdir.Find(path)
 			if err != nil || len(list) != 1 || list[0].Busy || list[0].Foreign != "" || list[0].Backend != kind.Name() {

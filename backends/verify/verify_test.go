@@ -13,6 +13,8 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
@@ -21,13 +23,9 @@ func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
 func judged(t *testing.T, kind backends.Kind, claims func(Claims) Claims) *Report {
 	t.Helper()
 	path := t.TempDir()
-	if err := unix.Mount("none", path, "tmpfs", 0, "size=2g"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount("none", path, "tmpfs", 0, "size=2g"))
 	defer func() {
-		if err := unix.Unmount(path, 0); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, unix.Unmount(path, 0))
 	}()
 	var r Report
 	var there Claims
@@ -40,9 +38,7 @@ func judged(t *testing.T, kind backends.Kind, claims func(Claims) Claims) *Repor
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Judge(claims(there).Capabilities, there.Capabilities); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Judge(claims(there).Capabilities, there.Capabilities))
 	if left, err := os.ReadDir(path); err != nil || len(left) > 0 {
 		t.Errorf("it left %v, %v", left, err)
 	}
@@ -138,9 +134,7 @@ func TestPoolOfOtherClaims(t *testing.T) {
 	r := Report{Cases: []Result{{Name: "a", Proves: []string{"shrink"}}, {Name: "b"}}}
 	var claimed, there Claims
 	claimed.Capabilities.Shrink = true
-	if err := r.Judge(claimed.Capabilities, there.Capabilities); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Judge(claimed.Capabilities, there.Capabilities))
 	if v := r.of(t, "shrink"); r.OK || v.Proven != Unproven {
 		t.Errorf("%+v", v)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/assert"
 )
 
 func (b *bench) copier() backends.Copier { return b.pool.(backends.Copier) }
@@ -148,9 +149,7 @@ func TestStreamsThatAreRefused(t *testing.T) {
 	} {
 		id := uuid.New()
 		err := b.receive(to, id, c.base, b.framed(c.raw, to, id, c.base))
-		if !errors.Is(err, dataset.ErrCorrupt) {
-			t.Errorf("%s: %v", name, err)
-		}
+		assert.ErrorIsf(t, err, dataset.ErrCorrupt, "%s", name)
 		// After ErrBaseDiffers the receiver requests the whole snapshot.
 		if strings.HasPrefix(name, "a difference to another") && !errors.Is(err, backends.ErrBaseDiffers) {
 			t.Errorf("%s: %v, want also ErrBaseDiffers", name, err)
@@ -213,9 +212,7 @@ func TestOnABaseThatIsNotTheLast(t *testing.T) {
 	b.ok(b.copier().Supersede(t.Context(), to.ID, keep))
 	err := b.receive(to, second.ID, first.ID, b.framed(more, to, second.ID, first.ID))
 	if variant == "fuse" {
-		if !errors.Is(err, dataset.ErrUnsupported) {
-			t.Errorf("received: %v", err)
-		}
+		assert.ErrorIsf(t, err, dataset.ErrUnsupported, "received")
 		b.isCopy(to.ID, first.ID, keep.ID)
 	} else {
 		b.ok(err)
@@ -247,9 +244,7 @@ func TestPromoteWhatARestoreKept(t *testing.T) {
 			t.Errorf("the same as %s: %v, %v", id, same, err)
 		}
 	}
-	if err := b.copier().Demote(t.Context(), d.ID, keep.ID); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("demoted to what it is not: %v", err)
-	}
+	assert.ErrorIsf(t, b.copier().Demote(t.Context(), d.ID, keep.ID), dataset.ErrConflict, "demoted to what it is not")
 	b.ok(b.copier().Demote(t.Context(), d.ID, s.ID))
 	b.reap()
 	b.isCopy(d.ID, s.ID, keep.ID)

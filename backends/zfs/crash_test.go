@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/require"
 )
 
 // bench is a pool whose zfs commands a test can make fail.
@@ -86,9 +87,7 @@ func (b *bench) run(ctx context.Context, c run.Command) (run.Result, error) {
 
 func (b *bench) ok(err error) {
 	b.Helper()
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 }
 
 func (b *bench) create() dataset.Dataset {

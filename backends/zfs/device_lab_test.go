@@ -23,16 +23,16 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/lab/inside"
+	"github.com/droverhq/drover/test/require"
 )
 
 // udev runs udevd during a test: zpool(8) makes partitions on whole disks, and waits until udev has seen them.
 func udev(t *testing.T) {
 	t.Helper()
 	cmd := exec.Command("/usr/lib/systemd/systemd-udevd")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, cmd.Start())
 	t.Cleanup(func() {
 		err := cmd.Process.Signal(unix.SIGTERM)
 		if err := errors.Join(err, cmd.Wait(), os.RemoveAll("/run/udev")); err != nil { // as if udev had never run
@@ -111,9 +111,7 @@ func TestPoolOnDevices(t *testing.T) {
 	other := b.cfg
 	other.ID, other.Make = uuid.New(), false
 	_, err := kind.Open(t.Context(), other)
-	if !errors.Is(err, dataset.ErrOffline) {
-		t.Errorf("another pool than the one that is there: %v", err)
-	}
+	assert.ErrorIsf(t, err, dataset.ErrOffline, "another pool than the one that is there")
 	other.Make = true
 	if _, err = kind.Open(t.Context(), other); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("another pool made where one is: %v", err)
@@ -183,9 +181,7 @@ func TestPoolOnDevicesCutShort(t *testing.T) {
 		_, err := killed.Open(t.Context(), cfg)
 		t.Fatal(err)
 	}()
-	if err := disk.CheckVacant(device); !errors.Is(err, dataset.ErrExists) {
-		t.Errorf("it was killed too early: %v", err)
-	}
+	assert.ErrorIsf(t, disk.CheckVacant(device), dataset.ErrExists, "it was killed too early")
 	b := &bench{T: t, left: -1, clock: clock.System{}, cfg: cfg}
 	b.open()
 	d := b.create()

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/require"
 )
 
 // variant is the ZFS that these tests run on.
@@ -53,9 +54,7 @@ func TestDevicesWantOpenZFS(t *testing.T) {
 	zpool(t, 128<<20) // starts the server
 	device := scratch.Disk(t, diskSize)
 	before, err := os.ReadFile(device)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	at := filepath.Join(t.TempDir(), "pool")
 	cfg := backends.Config{Name: "tank", Path: at, Mount: at, Devices: []string{device}, Make: true}
 	_, err = zfs.New(&run.System{}, clock.System{}).Open(t.Context(), cfg)

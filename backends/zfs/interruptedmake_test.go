@@ -19,6 +19,8 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 const diskSize = 12 << 20
@@ -94,17 +96,13 @@ func TestPoolOnDevicesIsMadeAgain(t *testing.T) {
 				}), clock.System{}).Open(t.Context(), cfg)
 				return err
 			}
-			if err := made(func() { c.cut(t, devices[1]) }); !errors.Is(err, errCrash) {
-				t.Fatalf("the first try: %v", err)
-			}
+			require.ErrorIsf(t, made(func() { c.cut(t, devices[1]) }), errCrash, "the first try")
 			before, again := sum(t, devices[1]), false
 			err := made(func() {
 				again = true
 				for _, device := range devices { // except for the mark
 					put(t, device, 640<<10, strings.Repeat("\x00", 64))
-					if err := disk.CheckVacant(device); err != nil {
-						t.Error(err)
-					}
+					assert.NoError(t, disk.CheckVacant(device))
 				}
 			})
 			if c.refused && (!errors.Is(err, dataset.ErrExists) || again || sum(t, devices[1]) != before) {
@@ -145,9 +143,7 @@ func TestPoolOnDevicesThatCannotBeMade(t *testing.T) {
 				}
 				return run.Result{}, failed
 			}), clock.System{}).Open(t.Context(), cfg)
-			if !errors.Is(err, failed) {
-				t.Fatal(err)
-			}
+			require.ErrorIs(t, err, failed)
 			if got, err := os.ReadFile(device); err != nil || strings.Trim(string(got), "\x00") != c.content {
 				t.Errorf("left on the device: %.100q, %v", strings.Trim(string(got), "\x00"), err)
 			}
@@ -183,17 +179,13 @@ func put(t *testing.T, device string, at int64, text string) {
 		_, err = f.WriteAt([]byte(text), at)
 		err = errors.Join(err, f.Sync(), f.Close())
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 func sum(t *testing.T, device string) string {
 	t.Helper()
 	f, err := os.Open(device)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {

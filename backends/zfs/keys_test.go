@@ -16,6 +16,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/safefile"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A zpool or ZFS that cannot encrypt is not an error: the pool reports the remedy. It is an error if the ability is
@@ -128,17 +130,13 @@ func TestZFSIsGivenKeys(t *testing.T) {
 	}
 	ok := func(err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 	}
 	first := p.holdKey(root)
 	ok(p.loadKey(t.Context(), root, key))
 	second := p.holdKey(root)
 	ok(p.loadKey(t.Context(), root, key))
-	if err := p.loadKey(t.Context(), root, wrong); !errors.Is(err, dataset.ErrForbidden) {
-		t.Errorf("with another key while it is loaded: %v", err)
-	}
+	assert.ErrorIsf(t, p.loadKey(t.Context(), root, wrong), dataset.ErrForbidden, "with another key while it is loaded")
 	first()
 	first()
 	has("while another one is about to mount it", true)
@@ -150,9 +148,7 @@ func TestZFSIsGivenKeys(t *testing.T) {
 	z.mounted = false
 	p.unloadIdle()
 	has("with nothing mounted", false)
-	if err := p.loadKey(t.Context(), root, wrong); !errors.Is(err, dataset.ErrForbidden) {
-		t.Errorf("with another key: %v", err)
-	}
+	assert.ErrorIsf(t, p.loadKey(t.Context(), root, wrong), dataset.ErrForbidden, "with another key")
 	has("after a wrong key", false)
 
 	d := dataset.Dataset{ID: uuid.New(), Encryption: &dataset.Encryption{ID: uuid.New()}}
@@ -175,21 +171,15 @@ func TestPlainInThePlaceOfEncrypted(t *testing.T) {
 		p.keys.problem = c.lacks
 		for _, of := range []*dataset.Encryption{nil, {ID: uuid.New()}} {
 			root, err := safefile.OpenDir(t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			d := dataset.Dataset{ID: uuid.New(), Encryption: of}
 			f := &shelf.Folder{Dir: root, ID: d.ID}
-			if err := f.WriteRecord(d, false); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, f.WriteRecord(d, false))
 			if _, err := p.unlock(t.Context(), f,
 				p.root(d.ID)+"/head"); errors.Is(err, dataset.ErrCorrupt) != (of != nil) || of == nil && err != nil {
 				t.Errorf("%s, encrypted %v: %v", name, of != nil, err)
 			}
-			if err := root.Close(); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, root.Close())
 		}
 	}
 }

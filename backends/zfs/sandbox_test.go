@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The filesystems of a pool in a sandbox are removed with the sandbox. Nothing of the outer pool is removed.
@@ -24,28 +25,20 @@ func TestSandboxIsRazed(t *testing.T) {
 	made := func(path string) (backends.Pool, dataset.Dataset) {
 		t.Helper()
 		p, err := kind.Open(t.Context(), backends.Config{ID: uuid.New(), Name: "test", Path: path, Make: true})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		d := dataset.Dataset{ID: uuid.New(), Volume: "db", State: dataset.StateReady, Pool: p.ID(), Request: uuid.New()}
 		if _, err := p.Create(t.Context(), d); err != nil {
 			t.Fatal(err)
 		}
-		if err := p.Commit(t.Context(), d.ID); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, p.Commit(t.Context(), d.ID))
 		return p, d
 	}
 	path := filepath.Join(mnt, "pool")
 	p, d := made(path)
 	before := lines(t, "list", "-H", "-o", "name", "-t", "all")
 	c, err := trialdir.Make(path, p.ID(), kind.Name())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Join(c.Path, "001/p1"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, os.MkdirAll(filepath.Join(c.Path, "001/p1"), 0o700))
 	q, e := made(filepath.Join(c.Path, "001/p1/pool"))
 	clone := e
 	clone.ID = uuid.New()
@@ -55,16 +48,12 @@ func TestSandboxIsRazed(t *testing.T) {
 	if now := lines(t, "list", "-H", "-o", "name"); !strings.Contains(strings.Join(now, "\n"), q.ID().String()) {
 		t.Fatalf("the pool in the sandbox has nothing: %q", now)
 	}
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, c.Close())
 	left, err := trialdir.Find(path)
 	if err != nil || len(left) != 1 {
 		t.Fatal(left, err)
 	}
-	if err := trialdir.Remove(t.Context(), backends.NewRegistry(kind), left[0]); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, trialdir.Remove(t.Context(), backends.NewRegistry(kind), left[0]))
 	if after := lines(t, "list", "-H", "-o", "name", "-t", "all"); !slices.Equal(after, before) {
 		t.Errorf("there is %q, was %q", after, before)
 	}

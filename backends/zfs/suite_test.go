@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/fault"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The suite needs 4 GiB below a pool.
@@ -47,8 +48,6 @@ func TestI3FailingCalls(t *testing.T) {
 func lines(t *testing.T, args ...string) []string {
 	t.Helper()
 	res, err := (&run.System{}).Run(t.Context(), run.Command{Name: "zfs", Args: args, Timeout: time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return strings.Split(strings.TrimSuffix(string(res.Stdout), "\n"), "\n")
 }

@@ -117,9 +117,7 @@ func transcript(t *testing.T, script string, server func(*fake) cli.Remote) stri
 		case strings.HasPrefix(line, "$ "):
 			b.WriteString(line)
 			scenario, args, err := parse(strings.TrimSpace(line[2:]))
-			if err != nil {
-				t.Fatalf("%q: %v", line, err)
-			}
+			require.NoErrorf(t, err, "%q", line)
 			b.WriteString(session(t, scenario, args, server))
 		case strings.HasPrefix(line, "# "):
 			b.WriteString(line)

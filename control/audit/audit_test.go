@@ -36,9 +36,7 @@ func lines(t *testing.T, path string) (out []line) {
 	require.NoError(t, err)
 	for _, s := range bytes.Split(bytes.TrimSuffix(b, []byte("\n")), []byte("\n")) {
 		var l line
-		if err := json.Unmarshal(s, &l); err != nil {
-			t.Fatalf("%s: %v", s, err)
-		}
+		require.NoErrorf(t, json.Unmarshal(s, &l), "%s", s)
 		out = append(out, l)
 	}
 	return out

@@ -19,6 +19,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/test/require"
 )
 
 const (
@@ -33,14 +34,10 @@ var update = flag.Bool("update", false, "write docs/reference/conditions.md")
 func TestPage(t *testing.T) {
 	want := markdown()
 	if *update {
-		if err := os.WriteFile(page, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(page, []byte(want), 0o644))
 	}
 	got, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if diff := gocmp.Diff(string(got), want); diff != "" {
 		t.Errorf("%s is out of date: run go test ./control/condition -update\n(-file +code):\n%s", page, diff)
 	}
@@ -113,9 +110,7 @@ func TestAlerts(t *testing.T) {
 		}
 	}
 	b, err := os.ReadFile(rules)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var file struct {
 		Groups []struct {
 			Rules []struct {
@@ -124,9 +119,7 @@ func TestAlerts(t *testing.T) {
 			}
 		}
 	}
-	if err := yaml.Unmarshal(b, &file); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, yaml.Unmarshal(b, &file))
 	for _, g := range file.Groups {
 		for _, r := range g.Rules {
 			severity, named := want[r.Alert]
@@ -165,9 +158,7 @@ func TestUses(t *testing.T) {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for name := range values {
 		if !used[name] {
 			t.Errorf("condition.%s is not used", name)
@@ -185,9 +176,7 @@ func rowsOfFiles(t *testing.T) map[string]int {
 	row := regexp.MustCompile(`(?s)(\w+)\s+= (?:onHost|onControl|onClient)\.\w+\("([\w-]+)"`)
 	for _, name := range []string{"host.go", "control.go", "client.go"} {
 		b, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, m := range row.FindAllStringSubmatch(string(b), -1) {
 			out[m[1]] = byCode[m[2]]
 		}

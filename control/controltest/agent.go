@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Agent is the agent of one node. It plans and reports, and does nothing in between.
@@ -34,9 +35,7 @@ func (a *Agent) MustRegister(name string) {
 	err := a.Register(a.Ctx, api.Registration{
 		Pools: a.LocalPools, Node: dataset.Node{ID: a.ID, Name: name, Incarnation: a.Incarnation},
 	})
-	if err != nil {
-		a.Fatalf("register %s: %v", name, err)
-	}
+	require.NoErrorf(a, err, "register %s", name)
 	a.ReportDistrust("")
 }
 
@@ -91,9 +90,7 @@ func (a *Agent) PlanEachKind() map[dataset.OpKind]dataset.Operation {
 func (a *Agent) heartbeat(h api.Heartbeat) {
 	a.Helper()
 	h.Incarnation = a.Incarnation
-	if err := a.Heartbeat(a.Ctx, a.ID, h); err != nil {
-		a.Fatalf("heartbeat %+v: %v", h, err)
-	}
+	require.NoErrorf(a, a.Heartbeat(a.Ctx, a.ID, h), "heartbeat %+v", h)
 }
 
 // ReportDistrust reports why the node does not trust the store. An empty reason means that it does.
@@ -106,9 +103,7 @@ func (a *Agent) ReportDistrust(why string) {
 func (a *Agent) MustPlan(req api.Request) dataset.Operation {
 	a.Helper()
 	p, err := a.Plan(a.Ctx, a.ID, req)
-	if err != nil {
-		a.Fatalf("plan %s %s: %v", req.Kind, req.Volume, err)
-	}
+	require.NoErrorf(a, err, "plan %s %s", req.Kind, req.Volume)
 	if p.Operation == nil || p.Unchanged != nil {
 		a.Fatalf("plan %s %s: got %+v, want an operation", req.Kind, req.Volume, p)
 	}
@@ -119,9 +114,7 @@ func (a *Agent) MustPlan(req api.Request) dataset.Operation {
 func (a *Agent) MustCommit(op dataset.Operation) api.Committed {
 	a.Helper()
 	out, err := a.Commit(a.Ctx, a.ID, a.ReportOf(op))
-	if err != nil {
-		a.Fatalf("commit %s %s: %v", op.Kind, op.Volume, err)
-	}
+	require.NoErrorf(a, err, "commit %s %s", op.Kind, op.Volume)
 	a.checkAnswer(out)
 	return out
 }
@@ -168,9 +161,7 @@ func (a *Agent) MustSnapshot(volume, name string) dataset.Snapshot {
 	op := a.MustPlan(api.Request{Kind: dataset.OpSnapshot, Volume: volume, Name: name})
 	a.MustCommit(op)
 	s, err := a.Snapshot(a.Ctx, "", op.Snapshot.ID.String())
-	if err != nil {
-		a.Fatalf("snapshot of %s: %v", volume, err)
-	}
+	require.NoErrorf(a, err, "snapshot of %s", volume)
 	return s
 }
 
@@ -193,9 +184,7 @@ func (a *Agent) MustPurge(d dataset.Dataset) {
 func (a *Agent) DoWork() {
 	a.Helper()
 	s, err := a.Sync(a.Ctx, a.ID, 0, 0)
-	if err != nil {
-		a.Fatalf("sync: %v", err)
-	}
+	require.NoErrorf(a, err, "sync")
 	for _, op := range s.Operations {
 		a.MustCommit(op)
 	}
@@ -240,9 +229,7 @@ func (a *Agent) facts(change func(*dataset.Facts)) dataset.Facts {
 func (a *Agent) ReportFacts(change func(*dataset.Facts)) dataset.Facts {
 	a.Helper()
 	on, err := a.Facts(a.Ctx, a.ID, api.FactsReport{Incarnation: a.Incarnation, Facts: a.facts(change)})
-	if err != nil {
-		a.Fatalf("facts: %v", err)
-	}
+	require.NoErrorf(a, err, "facts")
 	return on
 }
 
@@ -285,9 +272,7 @@ func (a *Agent) TryYield(op dataset.Operation, m *dataset.Manifest, holders ...s
 func (a *Agent) MustRecall(op dataset.Operation) dataset.Operation {
 	a.Helper()
 	rec, err := a.Recall(a.Ctx, a.ID, a.ReportOf(op))
-	if err != nil {
-		a.Fatalf("recall for %s: %v", op.ID, err)
-	}
+	require.NoErrorf(a, err, "recall for %s", op.ID)
 	return rec
 }
 
@@ -346,9 +331,7 @@ func (a *Agent) MustSeal(req api.Request, e dataset.Encryption) dataset.Dataset 
 func (a *Agent) ReportCopyTaken(d dataset.Dataset, taken time.Time) {
 	a.Helper()
 	c := dataset.Copy{Dataset: d.ID, Node: a.ID, Epoch: d.Epoch, Snapshot: uuid.New(), Taken: taken}
-	if err := a.ReportCopy(a.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: c}); err != nil {
-		a.Fatalf("copied: %v", err)
-	}
+	require.NoErrorf(a, a.ReportCopy(a.Ctx, a.ID, api.CopyReport{Incarnation: a.Incarnation, Copy: c}), "copied")
 }
 
 // MustCreateOnShare creates a volume in the pool on the share.
@@ -374,8 +357,6 @@ func (a *Agent) TrySubmit(req api.Request) error {
 func (a *Agent) MustSync(rev uint64) api.Sync {
 	a.Helper()
 	s, err := a.Sync(a.Ctx, a.ID, rev, 0)
-	if err != nil {
-		a.Fatalf("sync: %v", err)
-	}
+	require.NoErrorf(a, err, "sync")
 	return s
 }

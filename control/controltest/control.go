@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -128,16 +129,12 @@ func OpenStore(t TB) store.Store {
 	dir, err := os.MkdirTemp(parent, "drover-control-")
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Errorf("%v", err)
-		}
+		assert.NoError(t, os.RemoveAll(dir))
 	})
 	st, err := bolt.Open(context.Background(), filepath.Join(dir, "store.db"), bolt.Options{Clock: clock.System{}})
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		if err := st.Close(); err != nil {
-			t.Errorf("%v", err)
-		}
+		assert.NoError(t, st.Close())
 	})
 	return st
 }
@@ -185,9 +182,7 @@ func loopPool(path string) dataset.Pool {
 func (e *Control) MustSubmit(req api.Request) api.Outcome {
 	e.Helper()
 	out, err := e.Submit(e.Ctx, req)
-	if err != nil {
-		e.Fatalf("submit %s %s: %v", req.Kind, req.Volume, err)
-	}
+	require.NoErrorf(e, err, "submit %s %s", req.Kind, req.Volume)
 	return out
 }
 
@@ -195,9 +190,7 @@ func (e *Control) MustSubmit(req api.Request) api.Outcome {
 func (e *Control) MustVolume(ref string) api.Volume {
 	e.Helper()
 	v, err := e.Volume(e.Ctx, ref)
-	if err != nil {
-		e.Fatalf("volume %s: %v", ref, err)
-	}
+	require.NoErrorf(e, err, "volume %s", ref)
 	return v
 }
 
@@ -212,9 +205,7 @@ func (e *Control) MustMove(volume string, from, to *Agent, name string) dataset.
 	e.Helper()
 	op := *e.MustSubmit(Move(volume, name)).Operation
 	to.MustRecall(op)
-	if err := from.TryYield(op, Relinquished(op)); err != nil {
-		e.Fatalf("yield: %v", err)
-	}
+	require.NoErrorf(e, from.TryYield(op, Relinquished(op)), "yield")
 	op.Manifest = Relinquished(op)
 	return *to.MustCommit(op).Dataset
 }

@@ -58,9 +58,7 @@ func (x *Replicas) On(s *control.Service) *Control {
 func (x *Replicas) Save() []store.Entry {
 	x.Helper()
 	list, err := x.Store.List(x.Context(), "", "", 0)
-	if err != nil {
-		x.Fatal(err)
-	}
+	require.NoError(x, err)
 	return list
 }
 
@@ -96,9 +94,7 @@ func (x *Replicas) RestoreStore(saved []store.Entry) {
 func (x *Replicas) Halted() bool {
 	x.Helper()
 	list, err := x.Store.List(x.Context(), record.HaltedKey, "", 0)
-	if err != nil {
-		x.Fatal(err)
-	}
+	require.NoError(x, err)
 	return len(list) == 1
 }
 
@@ -112,9 +108,7 @@ func (x *Replicas) EndSession(a *Agent) {
 		}
 		s = a.Service.Members.Session(a.ID)
 	}
-	if err := x.Store.End(x.Context(), s.Session); err != nil {
-		x.Fatal(err)
-	}
+	require.NoError(x, x.Store.End(x.Context(), s.Session))
 }
 
 // Txns returns how many transactions the store has committed.
@@ -126,9 +120,7 @@ func (x *Replicas) Txns() uint64 {
 // TakePart opens or renews the session of a service, so that the other services count it as alive.
 func (x *Replicas) TakePart(s *control.Service) {
 	x.Helper()
-	if err := s.Members.RenewReplicaSession(x.Context()); err != nil {
-		x.Fatal(err)
-	}
+	require.NoError(x, s.Members.RenewReplicaSession(x.Context()))
 }
 
 // AwaitEnd waits until the store has ended the session of a key.

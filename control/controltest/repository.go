@@ -3,6 +3,7 @@ package controltest
 import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // AddRepository records a repository for backups.
@@ -11,7 +12,5 @@ func AddRepository(e *Control, name string) {
 	_, err := e.AddRepository(e.Ctx, api.NewRepository{
 		Name: name, URL: "/mnt/" + name, Password: dataset.PasswordSource{File: "/etc/drover/password"},
 	})
-	if err != nil {
-		e.Fatalf("add repository %s: %v", name, err)
-	}
+	require.NoErrorf(e, err, "add repository %s", name)
 }

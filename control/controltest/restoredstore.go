@@ -6,6 +6,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // RestoredStore is a cluster for tests that restore its store from a backup. A test keeps the backup in Saved. Holdings
@@ -73,9 +74,7 @@ func (m *RestoredStore) RecoverWith(r api.Recover, heard ...string) (api.Recover
 			for _, name := range heard {
 				h := m.Holdings[name]
 				h.Recovery = of
-				if err := m.ReportHoldings(m.Control.Ctx, m.Agents[name].ID, h); err != nil {
-					m.Control.Errorf("%v", err)
-				}
+				assert.NoError(m.Control, m.ReportHoldings(m.Control.Ctx, m.Agents[name].ID, h))
 			}
 		}()
 	} else {

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -43,9 +44,7 @@ func TestRemoveNode(t *testing.T) {
 	e.OK(e.Revoked(id, cert))
 	_, err := e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{})
 	controltest.Refused(t, err, dataset.ErrInUse, "node alpha is the home of db: move them first", "--force")
-	if err := e.Revoked(id, cert); err != nil {
-		t.Error("a refusal had an effect:", err)
-	}
+	assert.NoErrorf(t, e.Revoked(id, cert), "a refusal had an effect")
 	move := *e.MustSubmit(controltest.Move("db", "beta")).Operation // which b would do, because it is running
 	n, err := e.RemoveNode(e.Ctx, "alpha", api.NodeRemoval{Force: true})
 	if err != nil || n.Removed.IsZero() || !n.Cordoned {
@@ -130,9 +129,7 @@ func TestRevokedNodeStaysOut(t *testing.T) {
 	})
 	require.NoError(t, err)
 	r := api.Registration{Node: dataset.Node{ID: a.ID, Name: "alpha", Incarnation: uuid.New()}}
-	if err := a.Register(a.Ctx, r); !errors.Is(err, dataset.ErrRemoved) {
-		t.Errorf("it is admitted: %v", err)
-	}
+	assert.ErrorIsf(t, a.Register(a.Ctx, r), dataset.ErrRemoved, "it is admitted")
 }
 
 // A node that keeps data which no other node has is removed only by force, and the removal names what was forgotten:

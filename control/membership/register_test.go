@@ -199,9 +199,7 @@ func says(a *controltest.Agent, pool uuid.UUID, generation uint64, change ...fun
 		c(&g)
 	}
 	out, err := a.Generations(a.Ctx, a.ID, g)
-	if err != nil {
-		a.Fatalf("generations: %v", err)
-	}
+	require.NoErrorf(a, err, "generations")
 	if len(out.Pools) == 0 {
 		return 0
 	}

@@ -24,9 +24,7 @@ func TestPurgeWithCopies(t *testing.T) {
 	a.MustCreate("db@fleeting")
 	d := e.MustMove("db", a, b, "beta")
 	gone := api.CopyReport{Incarnation: a.Incarnation, Copy: dataset.Copy{Dataset: d.ID, Node: a.ID}, Removed: true}
-	if err := a.ReportCopy(a.Ctx, a.ID, gone); !errors.Is(err, dataset.ErrStale) {
-		t.Errorf("destroyed without a request: %v", err)
-	}
+	assert.ErrorIsf(t, a.ReportCopy(a.Ctx, a.ID, gone), dataset.ErrStale, "destroyed without a request")
 	rev := a.MustSync(0).Revision
 	d = b.MustDelete("db")
 	if s := a.MustSync(rev); len(s.Copies) != 1 || s.Copies[0].Kind != dataset.CopyCondemned {

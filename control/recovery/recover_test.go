@@ -25,9 +25,7 @@ func back(m *controltest.RestoredStore) {
 	m.Control.Helper()
 	m.NoteHoldings()
 	m.RestoreStore(m.Saved)
-	if err := m.Services[0].Ledger.HaltRestored(m.Control.Ctx, controltest.SeenIndex); err != nil {
-		m.Control.Fatalf("%v", err)
-	}
+	require.NoError(m.Control, m.Services[0].Ledger.HaltRestored(m.Control.Ctx, controltest.SeenIndex))
 }
 
 func actions(r api.Recovery) map[string]string {

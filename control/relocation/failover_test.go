@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/guard/hand"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A volume that fails over automatically, and its replicas, are placed only on nodes with a guard. A host that works
@@ -214,9 +215,7 @@ func TestI1NoNewReplicaOfALostHome(t *testing.T) {
 			short, added = why != nil, len(x.Writes()) > 0
 			return errors.Join(err, enough)
 		})
-		if !errors.Is(err, enough) {
-			t.Fatal(err)
-		}
+		require.ErrorIs(t, err, enough)
 		return short, added
 	}
 	if short, added := adds(); short || !added {
@@ -387,9 +386,7 @@ func (w *takeovers) sentry(n *taker, run string) *sentry {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	g, err := guard.New(w.Ctx, guard.Options{Run: run, Hand: obedient{}, Clock: guardClock{w.Clock}, Log: log, Version: "simulated"})
-	if err != nil {
-		w.Fatalf("%v", err)
-	}
+	require.NoError(w, err)
 	return &sentry{takeovers: w, of: n, guard: g, id: w.Dataset.ID}
 }
 
@@ -422,9 +419,7 @@ func (s *sentry) feeds() {
 			Dataset: s.id, Volume: "db", Epoch: s.of.epoch, Paths: []string{"/mnt/db"}, Own: true, Policy: guard.PolicyKill, Deadline: until,
 		})
 	}
-	if err != nil {
-		s.Fatalf("%s: %v", s.of.name, err)
-	}
+	require.NoErrorf(s, err, "%s", s.of.name)
 }
 
 // gives supersedes the volume that is open, because it has continued at another node.

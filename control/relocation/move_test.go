@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // A move without a target node goes to the node with the freshest copy. If there is none, it goes where a new volume
@@ -250,48 +251,32 @@ func TestMoveStale(t *testing.T) {
 		t.Errorf("a second move: %v", err)
 	}
 	m := controltest.Relinquished(op)
-	if err := a.TryYield(op, m); !errors.Is(err, dataset.ErrStale) {
-		t.Errorf("yielded before it was recalled: %v", err)
-	}
+	assert.ErrorIsf(t, a.TryYield(op, m), dataset.ErrStale, "yielded before it was recalled")
 	if _, err := c.Recall(c.Ctx, c.ID, c.ReportOf(op)); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("recalled by another node: %v", err)
 	}
 	with := op
 	with.Manifest = m
-	if err := b.TryCommit(with); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("committed before it was yielded: %v", err)
-	}
+	assert.ErrorIsf(t, b.TryCommit(with), dataset.ErrConflict, "committed before it was yielded")
 	b.MustRecall(op)
-	if err := c.TryYield(op, m); !errors.Is(err, dataset.ErrStale) {
-		t.Errorf("yielded by another node: %v", err)
-	}
+	assert.ErrorIsf(t, c.TryYield(op, m), dataset.ErrStale, "yielded by another node")
 	late := op
 	late.Epoch = 7
-	if err := a.TryYield(late, m); !errors.Is(err, dataset.ErrStale) {
-		t.Errorf("yielded another epoch: %v", err)
-	}
+	assert.ErrorIsf(t, a.TryYield(late, m), dataset.ErrStale, "yielded another epoch")
 	late = op
 	late.DatasetID = uuid.New()
-	if err := a.TryYield(late, m); !errors.Is(err, dataset.ErrStale) {
-		t.Errorf("yielded another dataset: %v", err)
-	}
+	assert.ErrorIsf(t, a.TryYield(late, m), dataset.ErrStale, "yielded another dataset")
 	snap := a.MustPlan(api.Request{Kind: dataset.OpSnapshot, Volume: "db"})
 	a.OK(a.TryYield(op, m))
-	if err := a.TryCommit(snap); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("a snapshot of the yielded volume: %v", err)
-	}
-	if err := a.TryYield(op, nil, "c1"); err != nil {
-		t.Errorf("a late report of holders: %v", err)
-	}
+	assert.ErrorIsf(t, a.TryCommit(snap), dataset.ErrConflict, "a snapshot of the yielded volume")
+	assert.NoErrorf(t, a.TryYield(op, nil, "c1"), "a late report of holders")
 	if now := e.MustOperation(op.ID); now.Manifest == nil || len(now.InUseBy) != 0 || e.MustVolume("db").Lease.InUse {
 		t.Errorf("after a late report of holders: %+v", now)
 	}
 	other := *m
 	other.SHA256 = "cd"
 	with.Manifest = &other
-	if err := b.TryCommit(with); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("committed with another manifest: %v", err)
-	}
+	assert.ErrorIsf(t, b.TryCommit(with), dataset.ErrConflict, "committed with another manifest")
 	old := b.Incarnation
 	b.Incarnation = uuid.New()
 	b.MustRegister("beta")
@@ -311,9 +296,7 @@ func TestMoveOfWhatIsDeleted(t *testing.T) {
 	b.MustRecall(op)
 	del := a.MustPlan(api.Request{Kind: dataset.OpDelete, Volume: "db"})
 	a.MustCommit(del)
-	if err := a.TryYield(op, controltest.Relinquished(op)); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("yield: %v", err)
-	}
+	assert.ErrorIsf(t, a.TryYield(op, controltest.Relinquished(op)), dataset.ErrConflict, "yield")
 	op.Problem = &dataset.Problem{Code: "conflict", Message: "deleted"}
 	b.MustCommit(op)
 	if d := e.CheckInvariants().Datasets[op.DatasetID]; d.State != dataset.StateTrashed || d.Home != a.ID || d.Move != uuid.Nil {

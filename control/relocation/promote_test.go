@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -321,14 +322,10 @@ func TestI1MoveOfAnotherEpoch(t *testing.T) {
 				t.Errorf("it is recalled: %v", err)
 			}
 			e.EditDataset(d.ID, func(_ *dataset.Dataset, l *dataset.Lease) { l.State = dataset.LeaseRecalled })
-			if err := a.TryYield(op, controltest.Relinquished(op)); !errors.Is(err, dataset.ErrStale) {
-				t.Errorf("it is yielded: %v", err)
-			}
+			assert.ErrorIsf(t, a.TryYield(op, controltest.Relinquished(op)), dataset.ErrStale, "it is yielded")
 			e.EditDataset(d.ID, func(_ *dataset.Dataset, l *dataset.Lease) { l.State = dataset.LeaseMoving })
 			op.Manifest = controltest.Relinquished(op)
-			if err := b.TryCommit(op); !errors.Is(err, dataset.ErrStale) {
-				t.Errorf("it is committed: %v", err)
-			}
+			assert.ErrorIsf(t, b.TryCommit(op), dataset.ErrStale, "it is committed")
 		})
 	}
 }
@@ -348,9 +345,7 @@ func TestI1MoveThatIsHalfGivenUp(t *testing.T) {
 		}
 		e.EditDataset(d.ID, func(_ *dataset.Dataset, l *dataset.Lease) { l.State = state })
 		op.Manifest = controltest.Relinquished(op)
-		if err := b.TryCommit(op); !errors.Is(err, dataset.ErrConflict) {
-			t.Errorf("yielded %v, and it is committed: %v", given, err)
-		}
+		assert.ErrorIsf(t, b.TryCommit(op), dataset.ErrConflict, "yielded %v, and it is committed", given)
 	}
 }
 
@@ -385,9 +380,7 @@ func TestI1PromotionOfAnotherHome(t *testing.T) {
 	loss.PreviousHome = c.ID
 	other := op
 	other.Loss = &loss
-	if err := a.TryCommit(other); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("it is committed: %v", err)
-	}
+	assert.ErrorIsf(t, a.TryCommit(other), dataset.ErrConflict, "it is committed")
 	a.MustCommit(op)
 }
 
@@ -465,7 +458,5 @@ func TestI1MoveWithoutItsManifest(t *testing.T) {
 	op := *e.MustSubmit(controltest.Move("db", "beta")).Operation
 	b.MustRecall(op)
 	a.OK(a.TryYield(op, controltest.Relinquished(op)))
-	if err := b.TryCommit(op); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("it is committed: %v", err)
-	}
+	assert.ErrorIsf(t, b.TryCommit(op), dataset.ErrConflict, "it is committed")
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // Between pools of one share a volume is moved with its snapshots once its home has yielded it. The old home keeps
@@ -29,9 +30,7 @@ func TestMoveOnAShare(t *testing.T) {
 	if !op.SameShare || op.FileCopy || op.Loss != nil || op.DatasetRecord.Pool != b.LocalPools[1].ID {
 		t.Fatalf("%+v", op)
 	}
-	if err := b.TryCommit(op); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("before its home has yielded it: %v", err)
-	}
+	assert.ErrorIsf(t, b.TryCommit(op), dataset.ErrConflict, "before its home has yielded it")
 	b.MustRecall(op)
 	m := &dataset.Manifest{Taken: controltest.Start}
 	a.OK(a.TryYield(op, m))

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/require"
 )
 
 // taker stands for a host. What it holds lasts as long as the host can justify it (agent/lease/boundedlease.go), and
@@ -152,9 +153,7 @@ func (w *takeovers) ends(n *taker) {
 	if err == nil && there {
 		err = w.Replicas.Store.End(w.Ctx, is.Session)
 	}
-	if err != nil {
-		w.Fatalf("%v", err)
-	}
+	require.NoError(w, err)
 }
 
 // renews reports that an agent is alive. An agent that control does not know any more registers, and then reads of

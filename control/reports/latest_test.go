@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -214,9 +215,7 @@ func TestSeenIsBounded(t *testing.T) {
 	}
 	controltest.Refused(t, fill(true), dataset.ErrConflict, "beta", "datasets to remember (200000 at most): a full report is needed")
 	controltest.Refused(t, fill(false), dataset.ErrInvalid, "beta", "datasets to remember (200000 at most)")
-	if err := say(a, true, is); err != nil {
-		t.Error("others are refused as well:", err)
-	}
+	assert.NoErrorf(t, say(a, true, is), "others are refused as well")
 	// Reports about datasets that are not on record are forgotten when somebody reads the reports.
 	b.OK(say(b, true, dataset.DatasetStatus{ID: uuid.New()}))
 	if seen, err := e.SeenVolumes(e.Ctx); err != nil || len(seen) != 1 || len(e.Reports.Datasets()) != 1 {

@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/control/store/dump"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -216,9 +217,7 @@ func TestRemoveDamagedRepository(t *testing.T) {
 		_, err := e.Repositories(e.Ctx)
 		controltest.Refused(t, err, dataset.ErrCorrupt, "repositories/offsite is damaged")
 		controltest.Refused(t, e.RemoveRepository(e.Ctx, "missing", false), dataset.ErrCorrupt, "repositories/offsite is damaged")
-		if err := e.RemoveRepository(e.Ctx, "offsite", false); err != nil {
-			t.Fatalf("value %s: %v", value, err)
-		}
+		require.NoErrorf(t, e.RemoveRepository(e.Ctx, "offsite", false), "value %s", value)
 		if list, err := e.Repositories(e.Ctx); err != nil || len(list) != 1 || cmp.Diff(near, list[0]) != "" {
 			t.Errorf("value %s: got %v, %v, want only near", value, list, err)
 		}
@@ -287,9 +286,7 @@ func TestRepositoryInUseIsNotRemoved(t *testing.T) {
 	damage(`{"id`)
 	controltest.Refused(t, e.RemoveRepository(e.Ctx, "offsite", false), dataset.ErrCorrupt,
 		"repository offsite: whether volumes are backed up to it is unknown: ", "is damaged", "or use --force")
-	if err := e.RemoveRepository(e.Ctx, "offsite", true); err != nil {
-		t.Errorf("with force: %v", err)
-	}
+	assert.NoErrorf(t, e.RemoveRepository(e.Ctx, "offsite", true), "with force")
 }
 
 // shelf is repositories.Repositories. It keeps the last export of each repository.
@@ -346,9 +343,7 @@ func add(w world, name string, records *bool) {
 	_, err := w.AddRepository(w.Ctx, api.NewRepository{
 		Name: name, URL: "/mnt/" + name, Password: dataset.PasswordSource{File: "/etc/drover/p"}, StoreRecords: records,
 	})
-	if err != nil {
-		w.Fatalf("%v", err)
-	}
+	require.NoError(w, err)
 }
 
 // The records are stored an hour after the last export if they have changed, and once a day if they have not.

@@ -10,23 +10,18 @@ import (
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
 func TestCheckKey(t *testing.T) {
 	for _, good := range []string{"a", "names/db", "a/b/c/d", "!~/\"'", strings.Repeat("k", store.MaxKey)} {
-		if err := store.CheckKey(good); err != nil {
-			t.Errorf("%.40q: %v", good, err)
-		}
+		assert.NoErrorf(t, store.CheckKey(good), "%.40q", good)
 	}
 	for _, bad := range []string{"", "/", "/a", "a/", "a//b", "a b", "a\tb", "a\x00", "ä", "a\x7f", "a\xff", ".", "..", "a/./b", "../a", "a/.."} {
-		if err := store.CheckKey(bad); !errors.Is(err, dataset.ErrInvalid) {
-			t.Errorf("%q: %v", bad, err)
-		}
+		assert.ErrorIsf(t, store.CheckKey(bad), dataset.ErrInvalid, "%q", bad)
 	}
-	if err := store.CheckKey(strings.Repeat("k", store.MaxKey+1)); !errors.Is(err, store.ErrTooLarge) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, store.CheckKey(strings.Repeat("k", store.MaxKey+1)), store.ErrTooLarge)
 }
 
 // Consul counts the bytes of a request in JSON. No operation takes more bytes there than Size returns.

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -247,9 +248,7 @@ func TestFramesRoundTrip(t *testing.T) {
 		if cut == 0 {
 			want = io.EOF
 		}
-		if err := ReadFrame(bytes.NewReader(whole[:cut]), &got, 1<<20); !errors.Is(err, want) {
-			t.Fatalf("cut at %d: %v", cut, err)
-		}
+		require.ErrorIsf(t, ReadFrame(bytes.NewReader(whole[:cut]), &got, 1<<20), want, "cut at %d", cut)
 		if err := ReadFrame(&b, &got, 1<<20); err != nil || len(got) != len(sent) {
 			t.Fatalf("%q, %v; want %q", got, err, sent)
 		}
@@ -263,8 +262,6 @@ func TestFrameBounds(t *testing.T) {
 	}
 	for _, in := range []string{"\xff\xff\xff\xff", "\x00\x00\x00\x0b\"and more...\"", "\x00\x00\x00\x02{]", "\x00\x00\x00\x00"} {
 		var v any
-		if err := ReadFrame(bytes.NewReader([]byte(in)), &v, 10); !errors.Is(err, dataset.ErrInvalid) {
-			t.Errorf("%q: %v", in, err)
-		}
+		assert.ErrorIsf(t, ReadFrame(bytes.NewReader([]byte(in)), &v, 10), dataset.ErrInvalid, "%q", in)
 	}
 }

@@ -38,9 +38,7 @@ func (d disk) cut() string {
 func TestI2ReplaceSurvivesAPowerCut(t *testing.T) {
 	onDisks(t, func(d disk) {
 		for _, want := range []string{"first", "second"} {
-			if err := Replace(filepath.Join(d.root, "file"), []byte(want)); err != nil {
-				d.Fatal(err)
-			}
+			require.NoError(d, Replace(filepath.Join(d.root, "file"), []byte(want)))
 			if got, err := os.ReadFile(filepath.Join(d.cut(), "file")); err != nil || string(got) != want {
 				d.Errorf("it holds %q, %v; want %q", got, err, want)
 			}
@@ -51,16 +49,10 @@ func TestI2ReplaceSurvivesAPowerCut(t *testing.T) {
 // After a directory was flushed, a power cut does not change the names in it.
 func TestI2SyncDirSurvivesAPowerCut(t *testing.T) {
 	onDisks(t, func(d disk) {
-		if err := os.Mkdir(filepath.Join(d.root, "old"), 0o700); err != nil {
-			d.Fatal(err)
-		}
+		require.NoError(d, os.Mkdir(filepath.Join(d.root, "old"), 0o700))
 		scratch.Run(d.T, "sync", "-f", d.root)
-		if err := os.Rename(filepath.Join(d.root, "old"), filepath.Join(d.root, "new")); err != nil {
-			d.Fatal(err)
-		}
-		if err := SyncDir(d.root); err != nil {
-			d.Fatal(err)
-		}
+		require.NoError(d, os.Rename(filepath.Join(d.root, "old"), filepath.Join(d.root, "new")))
+		require.NoError(d, SyncDir(d.root))
 		if _, err := os.Stat(filepath.Join(d.cut(), "new")); err != nil {
 			d.Error(err)
 		}

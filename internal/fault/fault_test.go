@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -34,9 +35,7 @@ func TestEachCallFails(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte("old"), 0o600))
 		var err error
 		calls, rErr := Run(Failure{At: at, Errno: unix.ENOSPC}, func() { err = replace(path, "new") })
-		if rErr != nil {
-			t.Fatal(rErr)
-		}
+		require.NoError(t, rErr)
 		content, _ := os.ReadFile(path)
 		if at < 0 {
 			if err != nil || !slices.Equal(calls, want) || string(content) != "new" {
@@ -61,9 +60,7 @@ func TestAllFailFromOneOn(t *testing.T) {
 	if err != nil || errs[0] != nil || !errors.Is(errs[1], unix.EIO) || !errors.Is(errs[2], unix.EIO) {
 		t.Errorf("%v, %v", errs, err)
 	}
-	if err := os.Mkdir(filepath.Join(dir, "b"), 0o700); err != nil {
-		t.Errorf("after that: %v", err)
-	}
+	assert.NoErrorf(t, os.Mkdir(filepath.Join(dir, "b"), 0o700), "after that")
 }
 
 func TestCommandsFail(t *testing.T) {

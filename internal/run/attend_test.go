@@ -30,9 +30,7 @@ func TestAttend(t *testing.T) {
 		_ = out.Close()
 		<-ctx.Done()
 		time.Sleep(10 * time.Millisecond)
-		if err := p.Signal(unix.Signal(0)); !errors.Is(err, os.ErrProcessDone) {
-			t.Errorf("the process has not ended: %v", err)
-		}
+		assert.ErrorIsf(t, p.Signal(unix.Signal(0)), os.ErrProcessDone, "the process has not ended")
 		returned = true
 	}
 	res, err := do(t, c)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -136,9 +137,7 @@ func TestTimeoutKillsTheWholeGroup(t *testing.T) {
 	c := sh("sleep 1000 & echo $!; wait")
 	c.Timeout = 200 * time.Millisecond
 	res, err := do(t, c)
-	if !errors.Is(err, run.ErrTimeout) {
-		t.Fatalf("got %v", err)
-	}
+	require.ErrorIs(t, err, run.ErrTimeout)
 	// The signal was sent when Run returns. On a busy machine, the process ends a little later.
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(res.Stdout)) + "/stat")
@@ -165,9 +164,7 @@ func TestCancelGivesItsCause(t *testing.T) {
 	var sys run.System
 	_, err := sys.Run(ctx, c)
 	w.Close()
-	if !errors.Is(err, cause) {
-		t.Fatalf("got %v", err)
-	}
+	require.ErrorIs(t, err, cause)
 }
 
 // cancelled runs a script with Interrupt, and cancels it as soon as it has written a line.
@@ -231,9 +228,7 @@ func TestStuckInTheKernel(t *testing.T) {
 	}
 	short, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if err := sys.Wait(short); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("wait while frozen: %v", err)
-	}
+	assert.ErrorIsf(t, sys.Wait(short), context.DeadlineExceeded, "wait while frozen")
 	thaw()
 	require.NoError(t, sys.Wait(t.Context()))
 }

@@ -137,14 +137,10 @@ func TestCheckProgram(t *testing.T) {
 		"owner":  func() error { return errors.Join(os.Chmod(program, 0o755), os.Chown(program, nobody, 0)) },
 	} {
 		require.NoError(t, change())
-		if err := safefile.CheckProgram(program); !errors.Is(err, dataset.ErrForbidden) {
-			t.Errorf("%s: %v", name, err)
-		}
+		assert.ErrorIsf(t, safefile.CheckProgram(program), dataset.ErrForbidden, "%s", name)
 		require.NoError(t, errors.Join(os.Chmod(program, 0o755), os.Chown(program, 0, 0)))
 	}
-	if err := safefile.CheckProgram("run"); !errors.Is(err, dataset.ErrInvalid) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, safefile.CheckProgram("run"), dataset.ErrInvalid)
 }
 
 // OpenFolder follows as many links as the kernel, and no more.
@@ -177,15 +173,11 @@ func TestCheckFolder(t *testing.T) {
 		"parent's mode": {func() error { return os.Chmod(filepath.Dir(dir), 0o777) }, func() error { return os.Chmod(filepath.Dir(dir), 0o700) }},
 	} {
 		require.NoError(t, c.change())
-		if err := safefile.CheckFolder(dir); !errors.Is(err, dataset.ErrForbidden) {
-			t.Errorf("%s: %v", name, err)
-		}
+		assert.ErrorIsf(t, safefile.CheckFolder(dir), dataset.ErrForbidden, "%s", name)
 		require.NoError(t, c.back())
 	}
 	require.NoError(t, os.Symlink(dir, dir+".link"))
-	if err := safefile.CheckFolder(dir + ".link"); !errors.Is(err, dataset.ErrInvalid) {
-		t.Errorf("a symbolic link: %v", err)
-	}
+	assert.ErrorIsf(t, safefile.CheckFolder(dir+".link"), dataset.ErrInvalid, "a symbolic link")
 	require.NoError(t, os.WriteFile(dir+".file", nil, 0o600))
 	if err := safefile.CheckFolder(dir + ".file"); err == nil {
 		t.Error("a file is no folder")

@@ -28,9 +28,7 @@ func env() Env {
 func TestExpressionsChooseByFacts(t *testing.T) {
 	golden.Table(t, "testdata/matches.txt", func(t *testing.T, c golden.Case) []string {
 		e, err := Parse(c.Name)
-		if err != nil {
-			t.Fatalf("%s: %v", c.Name, err)
-		}
+		require.NoErrorf(t, err, "%s", c.Name)
 		if why := e.Mismatch(env()); why != "" {
 			return []string{why}
 		}

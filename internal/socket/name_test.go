@@ -30,9 +30,7 @@ func TestHold(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, errors.Join(first.Close(), other.Close()))
 	again, err := AcquireName(t.Context(), name)
-	if err != nil {
-		t.Fatalf("after it was let go: %v", err)
-	}
+	require.NoErrorf(t, err, "after it was let go")
 	require.NoError(t, again.Close())
 }
 

@@ -66,9 +66,7 @@ func TestFileOfASocket(t *testing.T) {
 	})
 	assert.NoError(t, err)
 	assert.NoError(t, l.Close())
-	if err := l.Close(); err != nil {
-		t.Error("again:", err)
-	}
+	assert.NoErrorf(t, l.Close(), "again")
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Error("the file is still there:", err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/strictyaml"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -70,9 +71,7 @@ func TestAbsent(t *testing.T) {
 		l != nil || c != "" || len(k) != 0 || !n.Absent() || n.IsMap() {
 		t.Error(err, s, i, b, f, l, c, k)
 	}
-	if err := n.Errorf("x"); !errors.Is(err, dataset.ErrInvalid) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, n.Errorf("x"), dataset.ErrInvalid)
 	if !parse(t, "").Absent() || !parse(t, "# only a comment\n").Absent() || !parse(t, "~").Absent() {
 		t.Error("an empty file is not absent")
 	}

@@ -98,8 +98,6 @@ func TestCreateFileTakesNothingOver(t *testing.T) {
 		if err == nil {
 			require.NoError(t, f.Close())
 		}
-		if !errors.Is(err, unix.EEXIST) {
-			t.Errorf("%s: %v", name, err)
-		}
+		assert.ErrorIsf(t, err, unix.EEXIST, "%s", name)
 	}
 }

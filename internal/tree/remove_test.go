@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -58,9 +59,7 @@ func TestRemoveProtected(t *testing.T) {
 			if got := listing(t, dir.Name()); len(got) > 0 {
 				t.Errorf("left: %q", got)
 			}
-			if err := os.Remove(outer); !errors.Is(err, unix.EPERM) {
-				t.Errorf("the flag of what a link leads to was cleared: %v", err)
-			}
+			assert.ErrorIsf(t, os.Remove(outer), unix.EPERM, "the flag of what a link leads to was cleared")
 		})
 	}
 }

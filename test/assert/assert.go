@@ -1,13 +1,45 @@
 // Package assert has checks that report a failure and let the test continue. Those of package require end the test.
 package assert
 
-// NoError fails the test if err is not nil.
-func NoError(t interface {
+import (
+	"errors"
+	"fmt"
+)
+
+// T is a test, a benchmark, a fuzz target or a rapid check.
+type T interface {
 	Helper()
 	Errorf(format string, args ...any)
-}, err error) {
+}
+
+// NoError fails the test if err is not nil.
+func NoError(t T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Errorf("%v", err)
+	}
+}
+
+// NoErrorf is NoError. The failure starts with what was done.
+func NoErrorf(t T, err error, format string, args ...any) {
+	t.Helper()
+	if err != nil {
+		t.Errorf("%s: %v", fmt.Sprintf(format, args...), err)
+	}
+}
+
+// ErrorIs fails the test if err is not want.
+func ErrorIs(t T, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("got error %v, want %v", err, want)
+	}
+}
+
+// ErrorIsf is ErrorIs. The failure starts with what was done.
+func ErrorIsf(t T, err, want error, format string, args ...any) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Errorf("%s: got error %v, want %v", fmt.Sprintf(format, args...), err, want)
 	}
 }

@@ -34,6 +34,7 @@ import (
 
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Fault decides how the proxy answers a request. It returns false to pass the request on to the server.
@@ -67,9 +68,7 @@ func S3(t testing.TB) *Server {
 	const keys = "[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n"
 	s.CredentialsFile = s.write(t, "credentials", fmt.Sprintf(keys, accessKey, secretKey))
 	program, err := engine.Script("tools.sh", "versitygw")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s.spec = child.Spec{
 		Args: []string{program, "--port", s.addr, "posix", s.Data},
 		Env:  []string{"ROOT_ACCESS_KEY=" + accessKey, "ROOT_SECRET_KEY=" + secretKey},
@@ -103,9 +102,7 @@ func PrivateREST(t testing.TB, flags ...string) *Server {
 	s.Start(t)
 	s.URL = "rest:" + s.proxy(t) + "/" + user + "/drover"
 	ca, err := os.ReadFile(filepath.Join(s.dir, "ca.pem"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s.CredentialsFile = s.write(t, "credentials", user+":"+Password+"\n"+string(ca))
 	s.Env = nil
 	return s
@@ -154,17 +151,11 @@ func newServer(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{dir: t.TempDir()}
 	s.Data = filepath.Join(s.dir, "data")
-	if err := os.Mkdir(s.Data, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(s.Data, 0o700))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s.addr = l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, l.Close())
 	t.Cleanup(func() {
 		if s.proc.Running() {
 			s.Stop(t)
@@ -180,9 +171,7 @@ func newServer(t testing.TB) *Server {
 func (s *Server) proxy(t testing.TB) string {
 	t.Helper()
 	to, err := url.Parse("http://" + s.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	forward := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(to)
 		r.Out.Host = r.In.Host // part of the signature of a request to S3
@@ -211,9 +200,7 @@ func (s *Server) proxy(t testing.TB) string {
 func certificate(t testing.TB) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()),
 		Subject:      pkix.Name{CommonName: "backupserver"},
@@ -223,9 +210,7 @@ func certificate(t testing.TB) tls.Certificate {
 		IsCA:         true, BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
@@ -235,8 +220,6 @@ func (s *Server) log() string { return filepath.Join(s.dir, "log") }
 func (s *Server) write(t testing.TB, name, content string) string {
 	t.Helper()
 	at := filepath.Join(s.dir, name)
-	if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o700), os.WriteFile(at, []byte(content), 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.MkdirAll(filepath.Dir(at), 0o700), os.WriteFile(at, []byte(content), 0o600)))
 	return at
 }

@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // sftpServer is the program of OpenSSH that serves files to a client.
@@ -27,9 +29,7 @@ func SFTP(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{dir: t.TempDir()}
 	s.Data = filepath.Join(s.dir, "data")
-	if err := os.Mkdir(s.Data, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(s.Data, 0o700))
 	host, user := s.key(t, "host"), s.key(t, "user")
 	check := func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 		if string(key.Marshal()) != string(user.PublicKey().Marshal()) {
@@ -40,9 +40,7 @@ func SFTP(t testing.TB) *Server {
 	config := &ssh.ServerConfig{PublicKeyCallback: check}
 	config.AddHostKey(host)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var running sync.WaitGroup
 	t.Cleanup(running.Wait)
 	t.Cleanup(func() { _ = listener.Close() })
@@ -57,18 +55,14 @@ func SFTP(t testing.TB) *Server {
 	})
 	s.addr = listener.Addr().String()
 	_, port, err := net.SplitHostPort(s.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s.write(t, "known_hosts", fmt.Sprintf("[127.0.0.1]:%s %s", port, ssh.MarshalAuthorizedKey(host.PublicKey())))
 	client := s.write(t, "ssh_config", fmt.Sprintf("IdentityFile %s/user\nUserKnownHostsFile %[1]s/known_hosts\n"+
 		"GlobalKnownHostsFile none\nIdentitiesOnly yes\n", s.dir))
 	// restic starts the program ssh, which reads the files of root's home. The test must not change those.
 	s.write(t, "bin/ssh", fmt.Sprintf("#!/bin/sh\nPATH=%s exec ssh -F %s \"$@\"\n", os.Getenv("PATH"), client))
 	bin := filepath.Join(s.dir, "bin")
-	if err := os.Chmod(filepath.Join(bin, "ssh"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Chmod(filepath.Join(bin, "ssh"), 0o700))
 	s.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH")}
 	s.URL = fmt.Sprintf("sftp://root@%s/%s/drover", s.addr, s.Data)
 	return s
@@ -78,18 +72,12 @@ func SFTP(t testing.TB) *Server {
 func (s *Server) key(t testing.TB, name string) ssh.Signer {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	block, err := ssh.MarshalPrivateKey(private, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s.write(t, name, string(pem.EncodeToMemory(block)))
 	signer, err := ssh.NewSignerFromKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return signer
 }
 

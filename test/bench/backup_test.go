@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // BenchmarkBackup compares backups and restores with restic itself, on the files of a PostgreSQL database of about 1
@@ -68,9 +69,7 @@ func newBackups(b *testing.B) *backups {
 
 func (s *backups) ok(err error) {
 	s.Helper()
-	if err != nil {
-		s.Fatal(err)
-	}
+	require.NoError(s, err)
 }
 
 func (s *backups) sql(text string) {
@@ -155,9 +154,7 @@ func (s *backups) restic(args ...string) []byte {
 	}, args...)...)
 	cmd.Dir = s.source
 	out, err := cmd.Output()
-	if err != nil {
-		s.Fatalf("%s: %v", cmd, err)
-	}
+	require.NoErrorf(s, err, "%s", cmd)
 	return out
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/linux/reflink"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A beside repeats the flushes of processes on separate files on the same filesystems: the same pages of a store, or
@@ -35,9 +36,7 @@ func newBeside(tb testing.TB, events []event, dir func(path string) string, temp
 	tb.Cleanup(func() { s.template.Close() })
 	for _, e := range events {
 		in := filepath.Join(dir(e.path), "beside")
-		if err := os.MkdirAll(in, 0o700); err != nil {
-			tb.Fatal(err)
-		}
+		require.NoError(tb, os.MkdirAll(in, 0o700))
 		switch e.call {
 		case "fdatasync", "pwrite64":
 			e.path = filepath.Join(in, filepath.Base(e.path))
@@ -64,16 +63,12 @@ func (s *beside) open(path string) {
 		return
 	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		s.tb.Fatal(err)
-	}
+	require.NoError(s.tb, err)
 	s.tb.Cleanup(func() { f.Close() })
 	if _, err := f.WriteAt(make([]byte, besideSize), 0); err != nil {
 		s.tb.Fatal(err)
 	}
-	if err := f.Sync(); err != nil {
-		s.tb.Fatal(err)
-	}
+	require.NoError(s.tb, f.Sync())
 	s.files[path] = f
 }
 
@@ -95,9 +90,7 @@ func (s *beside) time() (ms float64) {
 				dir.Close()
 			}
 		}
-		if err != nil {
-			s.tb.Fatal(err)
-		}
+		require.NoError(s.tb, err)
 	}
 	return ms
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // BenchmarkClone measures a clone through the plugin, against the bare system call that shares the blocks and one
@@ -71,9 +72,7 @@ func (c *cloner) volume(size string, extents int) source {
 	s := source{name: fmt.Sprintf("source-%s-%d", size, extents), size: size}
 	c.h.Must(c.b, "volume", "create", s.name, "-o", "size="+size)
 	v, err := c.h.Client(c.b).Volume(c.b.Context(), s.name)
-	if err != nil {
-		c.b.Fatal(err)
-	}
+	require.NoError(c.b, err)
 	s.dataset = v.ID.String()
 	dir := filepath.Join(c.h.Root, "pools", "default", "datasets", s.dataset)
 	image := filepath.Join(dir, "head.img")
@@ -132,9 +131,7 @@ func (c *cloner) bare(s source) float64 {
 		if err == nil {
 			err = c.floor.commit(name)
 		}
-		if err != nil {
-			c.b.Fatal(err)
-		}
+		require.NoError(c.b, err)
 	})
 }
 
@@ -201,9 +198,7 @@ func (c *cloner) stall(s source) {
 func largestGap(b *testing.B, dir string, f func()) (ms float64) {
 	b.Helper()
 	log, err := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	ctx, stop := context.WithCancel(b.Context())
 	ended := make(chan error, 1)
 	go func() {
@@ -226,8 +221,6 @@ func largestGap(b *testing.B, dir string, f func()) (ms float64) {
 	}()
 	f()
 	stop()
-	if err := errors.Join(<-ended, log.Close()); err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, errors.Join(<-ended, log.Close()))
 	return ms
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/require"
 )
 
 // BenchmarkSyncedWrites measures random writes of 16 KiB into an existing file, with fdatasync after each, by fio.
@@ -57,9 +58,7 @@ func BenchmarkPgbench(b *testing.B) {
 		from := p.volume
 		if from == "" {
 			from = filepath.Join(p.dir, "postgres")
-			if err := os.Mkdir(from, 0o755); err != nil {
-				b.Fatal(err)
-			}
+			require.NoError(b, os.Mkdir(from, 0o755))
 		}
 		// Checkpoints do not affect one place more than another.
 		e.Must(b, "run", "--detach", "--name", p.name, "--volume", from+":"+db.DataDir, "--volume-driver", h.Driver,
@@ -75,9 +74,7 @@ func BenchmarkPgbench(b *testing.B) {
 			b.Fatalf("pgbench on %s: %s", p.name, out)
 		}
 		tps, err := strconv.ParseFloat(m[1], 64)
-		if err != nil {
-			b.Fatal(err)
-		}
+		require.NoError(b, err)
 		return tps
 	})
 	for _, p := range at {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/require"
 )
 
 // image is the image of containers for which any image will do.
@@ -81,9 +82,7 @@ func create(b *testing.B, e *engine.Engine, driver string, n int) {
 
 func rename(tb testing.TB, from, to string) {
 	tb.Helper()
-	if err := os.Rename(from, to); err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, os.Rename(from, to))
 }
 
 // list returns the output of docker volume ls -q.
@@ -92,8 +91,6 @@ func list(tb testing.TB, e *engine.Engine) string {
 	cmd := exec.Command("docker", "volume", "ls", "--quiet")
 	cmd.Env = e.Env()
 	out, err := cmd.Output()
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	return string(out)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 // How often an agent sends requests by itself, as package agent does: renewals, to one replica after the other;
@@ -75,9 +76,7 @@ func startFleet(t testing.TB, ca *pki.Authority, control []string, n int) *Fleet
 		// Each agent begins with another replica, as the lists of real hosts do.
 		turned := append(append([]string(nil), control[i%len(control):]...), control[:i%len(control)]...)
 		a, err := newAgent(ca, turned, fmt.Sprintf("sim-%04d", i))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		f.Agents = append(f.Agents, a)
 	}
 	if err := f.Each(func(a *Agent) error {

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // bed is what the simulated hosts use: Consul, and control replicas that are real processes.
@@ -54,9 +55,7 @@ func newBed(t testing.TB, servers, controls int) *bed {
 func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.1:0", 1+rand.IntN(254), rand.IntN(256)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer l.Close()
 	return l.Addr().String()
 }
@@ -65,9 +64,7 @@ func freeAddress(t testing.TB) string {
 func (b *bed) writes(t testing.TB) int {
 	t.Helper()
 	n, err := strconv.Atoi(b.consul.RaftIndex())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return n
 }
 
@@ -84,9 +81,7 @@ func BenchmarkFleet(t *testing.B) {
 			b := newBed(t, servers, 2)
 			f := startFleet(t, b.ca, b.at, agents)
 			before, begin := b.counted(t, f), time.Now()
-			if err := f.Each(func(a *Agent) error { return a.Fill(t.Context(), each) }); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, f.Each(func(a *Agent) error { return a.Fill(t.Context(), each) }))
 			t.Logf("%d agents × %d volumes on %d servers: %s", agents, each, servers, time.Since(begin).Round(time.Millisecond))
 			b.counted(t, f).check(t, before, float64(agents*each))
 			b.steady(t)
@@ -149,13 +144,9 @@ const firstRound = 23 * time.Second
 func (b *bed) changed(t testing.TB) (indexes [2]uint64) {
 	t.Helper()
 	_, keys, err := b.consul.Client().KV().Keys("", "", &consulapi.QueryOptions{RequireConsistent: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	_, sessions, err := b.consul.Client().Session().List(&consulapi.QueryOptions{RequireConsistent: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return [2]uint64{keys.LastIndex, sessions.LastIndex}
 }
 

@@ -14,7 +14,9 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 const (
@@ -69,9 +71,7 @@ func atOnce(tb testing.TB, workers, n int, f func(i int) error) {
 		})
 	}
 	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, errors.Join(errs...))
 }
 
 // A floor makes files with the least possible work.
@@ -84,22 +84,16 @@ type floor struct {
 func newFloor(tb testing.TB, h *host.Host) *floor {
 	tb.Helper()
 	f := &floor{dir: filepath.Join(top(h), "floor")}
-	if err := os.Mkdir(f.dir, 0o700); err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, os.Mkdir(f.dir, 0o700))
 	var err error
 	if f.template, err = os.Open(template(tb, h)); err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { f.template.Close() })
 	f.store, err = bolt.Open(tb.Context(), filepath.Join(h.Root, "floor.db"), bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	tb.Cleanup(func() {
-		if err := f.store.Close(); err != nil {
-			tb.Error(err)
-		}
+		assert.NoError(tb, f.store.Close())
 	})
 	return f
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // An event is a flush that a process requested, or a write to a position in a file, for which a later flush waits.
@@ -58,12 +59,8 @@ func attach(tb testing.TB, pid int) (stop func() string) {
 	file := filepath.Join(tb.TempDir(), "trace")
 	cmd := exec.Command("strace", "-f", "-y", "-s", "0", "-o", file, "-e", "trace="+watched, "-p", fmt.Sprint(pid))
 	said, err := cmd.StderrPipe()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		tb.Fatalf("flushes are counted by strace (scripts/deps.sh test installs it): %v", err)
-	}
+	require.NoError(tb, err)
+	require.NoErrorf(tb, cmd.Start(), "flushes are counted by strace (scripts/deps.sh test installs it)")
 	lines := bufio.NewScanner(said)
 	if !lines.Scan() || !strings.Contains(lines.Text(), "attached") {
 		tb.Fatalf("strace: %q", lines.Text())
@@ -79,9 +76,7 @@ func attach(tb testing.TB, pid int) (stop func() string) {
 		<-read
 		_ = cmd.Wait() // its exit status is that of the signal
 		text, err := os.ReadFile(file)
-		if err != nil {
-			tb.Fatal(err)
-		}
+		require.NoError(tb, err)
 		return string(text)
 	}
 }

@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // BenchmarkIdle measures the cost of Drover while its volumes are mounted and there are no requests.
@@ -47,14 +49,10 @@ func mountMany(b *testing.B, h *host.Host, n int) {
 		return <-errs
 	}
 	b.Cleanup(func() {
-		if err := each("Unmount"); err != nil {
-			b.Error(err)
-		}
+		assert.NoError(b, each("Unmount"))
 	})
 	for _, call := range []string{"Create", "Mount"} {
-		if err := each(call); err != nil {
-			b.Fatal(err)
-		}
+		require.NoError(b, each(call))
 	}
 }
 
@@ -77,17 +75,13 @@ func idle(b *testing.B, h *host.Host, mounted int, memory float64) {
 func cpuTime(tb testing.TB, pid int) time.Duration {
 	tb.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	_, after, _ := strings.Cut(string(text), ") ") // the name before it may contain blanks
 	fields := strings.Fields(after)
 	var ticks int64
 	for _, f := range fields[11:13] {
 		n, err := strconv.ParseInt(f, 10, 64)
-		if err != nil {
-			tb.Fatal(err)
-		}
+		require.NoError(tb, err)
 		ticks += n
 	}
 	return time.Duration(ticks) * 10 * time.Millisecond
@@ -105,15 +99,11 @@ func rss(tb testing.TB, pid int) float64 {
 func memoryPart(tb testing.TB, pid int, part string) float64 {
 	tb.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	for line := range strings.Lines(string(text)) {
 		if v, ok := strings.CutPrefix(line, part+":"); ok {
 			kib, err := strconv.ParseFloat(strings.Fields(v)[0], 64)
-			if err != nil {
-				tb.Fatal(err)
-			}
+			require.NoError(tb, err)
 			return kib / 1024
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { engine.Main(m) }
@@ -119,9 +120,7 @@ func (p peer) call(method, path string, v any) error {
 
 func (p peer) must(tb testing.TB, method, path string, v any) {
 	tb.Helper()
-	if err := p.call(method, path, v); err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, p.call(method, path, v))
 }
 
 // close closes the connections.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // BenchmarkManyVolumes: what an operator, an engine and Prometheus wait for on a host with many volumes, and the memory
@@ -63,9 +65,7 @@ func many(b *testing.B) int { return knob(b, "BENCH_MANY", 30_000) }
 func scrape(tb testing.TB, api peer) {
 	tb.Helper()
 	resp, err := api.client.Get("http://peer/metrics")
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	defer resp.Body.Close()
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK {
 		tb.Fatal(resp.Status, err)

@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // BenchmarkMove measures the move of a volume of which one hundredth, or one tenth, was overwritten, in blocks of 64
@@ -75,9 +76,7 @@ const (
 
 func (m *mover) ok(err error) {
 	m.b.Helper()
-	if err != nil {
-		m.b.Fatal(err)
-	}
+	require.NoError(m.b, err)
 }
 
 // within calls f with the path of a mounted volume's root.

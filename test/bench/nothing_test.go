@@ -11,7 +11,9 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/plugin"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/require"
 )
 
 // nothing is an agent that only remembers the names of volumes.
@@ -56,9 +58,7 @@ func serveNothing(b *testing.B) string {
 	b.Helper()
 	driver := engine.DriverName()
 	l, err := net.Listen("unix", filepath.Join("/run/docker/plugins", driver+".sock"))
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	s := plugin.New(&nothing{volumes: map[string]bool{}}, plugin.Options{})
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
@@ -67,9 +67,7 @@ func serveNothing(b *testing.B) string {
 		if serr := <-served; !errors.Is(serr, http.ErrServerClosed) {
 			err = errors.Join(err, serr)
 		}
-		if err != nil {
-			b.Error(err)
-		}
+		assert.NoError(b, err)
 	})
 	return driver
 }

@@ -9,7 +9,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A place is a folder to which data is written.
@@ -26,9 +28,7 @@ func places(b *testing.B, h *host.Host) []place {
 	b.Helper()
 	path, size := mounted(b, h)
 	pool := filepath.Join(top(h), "plain")
-	if err := os.Mkdir(pool, 0o755); err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, os.Mkdir(pool, 0o755))
 	return []place{
 		{"volume", path, benched},
 		{"beside", byHand(b, h, size), ""},
@@ -50,9 +50,7 @@ func mounted(b *testing.B, h *host.Host) (path string, size int64) {
 	p.must(b, "POST", "/VolumeDriver.Mount", use)
 	b.Cleanup(func() { p.must(b, "POST", "/VolumeDriver.Unmount", use) })
 	v, err := h.Client(b).Volume(b.Context(), use.Name)
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	return filepath.Join(h.Root, "mnt", v.ID.String()), int64(v.Size)
 }
 
@@ -60,32 +58,20 @@ func mounted(b *testing.B, h *host.Host) (path string, size int64) {
 func byHand(b *testing.B, h *host.Host, size int64) string {
 	b.Helper()
 	dir := filepath.Join(top(h), "hand")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, os.Mkdir(dir, 0o755))
 	image := filepath.Join(top(h), "hand.img")
 	f, err := os.OpenFile(image, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	defer f.Close()
-	if err := f.Truncate(size); err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, f.Truncate(size))
 	scratch.Run(b, "mkfs.xfs", "-q", "-K", "-s", "size=4096", image)
 	dev, err := loopdev.Attach(b.Context(), image, loopdev.Options{DirectIO: true, BlockSize: 4096})
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	defer dev.Close()
 	spec := mount.Spec{Source: dev.Path, FSType: "xfs", Options: []string{"nouuid", "discard", "nodev"}}
-	if err := mount.Mount(dir, spec); err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, mount.Mount(dir, spec))
 	b.Cleanup(func() {
-		if err := mount.Unmount(dir); err != nil {
-			b.Error(err)
-		}
+		assert.NoError(b, mount.Unmount(dir))
 	})
 	return dir
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 const (
@@ -29,9 +30,7 @@ func BenchmarkRecover(b *testing.B) {
 	size := int64(knob(b, "BENCH_RECOVER_MIB", 1<<10)) << 20
 	elsewhere := b.TempDir()
 	at, secret := filepath.Join(elsewhere, "offsite"), filepath.Join(elsewhere, "password")
-	if err := os.WriteFile(secret, []byte("correct horse battery staple"), 0o600); err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, os.WriteFile(secret, []byte("correct horse battery staple"), 0o600))
 	fmt.Printf("\n| %d volumes of %d MiB | seconds |\n|---|--:|\n", recoveredVolumes, size>>20)
 	seconds := func(what string, f func()) { fmt.Printf("| %s | %.1f |\n", what, timed(f)/1e3) }
 	var sums []string
@@ -105,9 +104,7 @@ func page(dice *rand.ChaCha8, number uint64) []byte {
 func writeDatabase(b *testing.B, path string, size int64, seed uint64) {
 	b.Helper()
 	f, err := os.Create(path)
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	defer f.Close()
 	dice := rand.NewChaCha8([32]byte{byte(seed)})
 	for n := range size / databasePage {
@@ -115,23 +112,17 @@ func writeDatabase(b *testing.B, path string, size int64, seed uint64) {
 			b.Fatal(err)
 		}
 	}
-	if err := f.Sync(); err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, f.Sync())
 }
 
 // overwrite overwrites one hundredth of the pages of a file, in scattered places.
 func overwrite(b *testing.B, path string, seed uint64) {
 	b.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	defer f.Close()
 	info, err := f.Stat()
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	dice, pages := rand.NewChaCha8([32]byte{byte(seed), 1}), info.Size()/databasePage
 	for range pages / 100 {
 		n := int64(dice.Uint64() % uint64(pages))
@@ -139,18 +130,14 @@ func overwrite(b *testing.B, path string, seed uint64) {
 			b.Fatal(err)
 		}
 	}
-	if err := f.Sync(); err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, f.Sync())
 }
 
 // sumOf returns the checksum of a file.
 func sumOf(b *testing.B, path string) string {
 	b.Helper()
 	f, err := os.Open(path)
-	if err != nil {
-		b.Fatal(err)
-	}
+	require.NoError(b, err)
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
@@ -167,8 +154,6 @@ func command(b *testing.B, h *host.Host, args ...string) []byte {
 	cmd.Env = append(os.Environ(), "DROVER_API="+h.API())
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
-	if err != nil {
-		b.Fatalf("drover %v: %v", args, err)
-	}
+	require.NoErrorf(b, err, "drover %v", args)
 	return out
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/history"
+	"github.com/droverhq/drover/test/require"
 )
 
 // session is the TTL of sessions. It is a tenth of the default, and so are all times of leases.
@@ -99,9 +100,7 @@ func newCampaign(s *scene) *Campaign {
 func Run(t testing.TB, c *cluster.Cluster, opts Options) {
 	t.Helper()
 	program, err := cluster.WriterProgram()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	k := newCampaign(&scene{
 		Cluster: c, opts: opts, dir: t.TempDir(), writer: program, leases: history.Leases(),
 		parts: &parts{locks: map[string]*sync.Mutex{}},

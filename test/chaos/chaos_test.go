@@ -8,6 +8,7 @@ import (
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/chaos"
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) {
@@ -23,9 +24,7 @@ func number(t *testing.T, name string, otherwise int) int {
 		return otherwise
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
+	require.NoErrorf(t, err, "%s", name)
 	return n
 }
 

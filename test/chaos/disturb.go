@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/cluster"
 )
@@ -110,9 +111,7 @@ func (d *disturber) startStrangers(t testing.TB, f Fault, h *cluster.Host) {
 				out, _ := os.ReadFile(log)
 				t.Errorf("a stranger on %s: %v: %s", h.Name, p.Err(), out)
 			}
-			if err := p.End(unix.SIGKILL, time.Minute); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, p.End(unix.SIGKILL, time.Minute))
 		})
 	}
 	all.Wait()
@@ -153,7 +152,5 @@ func (d *disturber) load(t testing.TB, f Fault, h *cluster.Host) {
 		out, _ := os.ReadFile(log)
 		t.Errorf("the load on %s: %v: %s", h.Name, p.Err(), out)
 	}
-	if err := p.End(unix.SIGKILL, time.Minute); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, p.End(unix.SIGKILL, time.Minute))
 }

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/host"
@@ -77,9 +78,7 @@ func (e *dockerd) start(t testing.TB) {
 // kill kills the process and waits for its end. Its pending requests get no answer.
 func (e *dockerd) kill(t testing.TB) {
 	t.Helper()
-	if err := e.process().End(unix.SIGKILL, time.Minute); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, e.process().End(unix.SIGKILL, time.Minute))
 }
 
 func (e *dockerd) process() *child.Process {

@@ -18,9 +18,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/witness"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // stall is how long a write may take, and the longest pause between two writes of one writer. No fault of a
@@ -71,9 +73,7 @@ func (j *judge) verify(t testing.TB) {
 	t.Helper()
 	j.awaitWhole(t)
 	entries, err := witness.Logs(filepath.Join(j.dir, "*.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var heads, all []witness.Copy
 	losses := j.announced(t)
 	for _, v := range j.volumes {
@@ -105,9 +105,7 @@ func (j *judge) announced(t testing.TB) (losses []witness.Loss) {
 	c := j.Controls[0].Client(t)
 	defer c.Close()
 	ops, err := operations(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, op := range j.restorer.announcedBy(ops) {
 		j.report.count("failovers")
 		losses = append(losses, witness.Loss{
@@ -251,9 +249,7 @@ func (s *scene) superseded(t testing.TB, v *volume, c api.CopyDetail) (copies []
 	h := s.host(c.NodeName)
 	pool := filepath.Join(h.Host.Dir, "disk", "pool")
 	found, err := filepath.Glob(h.File(filepath.Join(pool, "*", v.id.String(), c.Snapshot.String()+".img")))
-	if err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, err)
 	if len(found) == 0 {
 		return nil
 	}
@@ -278,9 +274,7 @@ func (s *scene) superseded(t testing.TB, v *volume, c api.CopyDetail) (copies []
 		copies = append(copies, c)
 		return errors.Join(err, mount.Unmount(at), os.Remove(at), os.Remove(image))
 	})
-	if err != nil {
-		t.Errorf("superseded head of %s on %s: %v", v.name, h.Name, err)
-	}
+	assert.NoErrorf(t, err, "superseded head of %s on %s", v.name, h.Name)
 	return copies
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/history"
 	"github.com/droverhq/drover/test/cluster/witness"
@@ -160,9 +161,7 @@ func (i *injector) stopWriters(t testing.TB, v *volume, h *cluster.Host) {
 		if err == nil && v.profile != auto {
 			err = w.proc.Ended(time.Minute)
 		}
-		if err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, err)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/witness"
 	"github.com/droverhq/drover/test/host"
@@ -97,9 +98,7 @@ func (r *restorer) decided(t testing.TB) map[string]string {
 	for _, kind := range []string{"names", "datasets", "leases", "home", "snapshots", "trash", "rev"} {
 		list, _, err := r.Consul.Client().KV().List("drover/data/"+kind+"/",
 			&consul.QueryOptions{RequireConsistent: true})
-		if err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, err)
 		for _, e := range list {
 			out[e.Key] = string(e.Value)
 		}
@@ -149,16 +148,12 @@ func (r *restorer) whilePaused(t testing.TB, replicas []*cluster.Control, do fun
 func (r *restorer) rememberEnded(t testing.TB) {
 	list, _, err := r.Consul.Client().KV().List("drover/data/operations/",
 		&consul.QueryOptions{RequireConsistent: true})
-	if err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range list {
 		var op dataset.Operation
-		if err := json.Unmarshal(e.Value, &op); err != nil {
-			t.Errorf("%s: %v", e.Key, err)
-		}
+		assert.NoErrorf(t, json.Unmarshal(e.Value, &op), "%s", e.Key)
 		r.ended[op.ID] = op
 	}
 }

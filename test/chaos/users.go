@@ -14,11 +14,13 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/history"
 	"github.com/droverhq/drover/test/cluster/witness"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // volume is a volume that containers use.
@@ -74,9 +76,7 @@ func (k *Campaign) makeVolumes(t testing.TB) {
 			writers: map[*writer]bool{}, uses: map[string]use{}, barred: map[*cluster.Host]bool{},
 		}
 		h := k.Hosts[i%len(k.Hosts)]
-		if err := h.Plug(t).Create(v.name+"@"+profile, nil); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, h.Plug(t).Create(v.name+"@"+profile, nil))
 		v.id = h.Inspect(t, v.name).ID
 		k.volumes = append(k.volumes, v)
 	}
@@ -247,9 +247,7 @@ func (s *scene) stop(t testing.TB, v *volume, w *writer) {
 	if v.profile == auto {
 		within = cluster.Limit // it is fenced while the store is not trusted
 	}
-	if err := w.proc.End(unix.SIGKILL, within); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, w.proc.End(unix.SIGKILL, within))
 	w.stopped = true
 	v.mu.Lock()
 	delete(v.writers, w)

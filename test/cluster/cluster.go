@@ -30,6 +30,7 @@ import (
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 	"github.com/droverhq/drover/test/lan"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Options describe a cluster.
@@ -127,9 +128,7 @@ func (c *Cluster) makeAuthority(t testing.TB) {
 func (c *Cluster) token(t testing.TB, name string) string {
 	t.Helper()
 	file := filepath.Join(c.dir, name+".token")
-	if err := os.WriteFile(file, []byte(c.Controls[0].Must(t, "node", "token", "--name", name)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(file, []byte(c.Controls[0].Must(t, "node", "token", "--name", name)), 0o600))
 	return file
 }
 
@@ -152,9 +151,7 @@ func (c *Cluster) newControl(t testing.TB, name string) *Control {
 func (c *Cluster) newHost(t testing.TB, name string, withEngine bool) *Host {
 	t.Helper()
 	plugins := filepath.Join(c.dir, name+"-plugins")
-	if err := os.Mkdir(plugins, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(plugins, 0o755))
 	on := c.Net.Machine(name, map[string]string{"/run/docker/plugins": plugins})
 	var controls []string
 	for _, r := range c.Controls {

@@ -15,10 +15,12 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/witness"
 	"github.com/droverhq/drover/test/host"
 	"github.com/droverhq/drover/test/lan"
+	"github.com/droverhq/drover/test/require"
 )
 
 // cuts is a cluster of two hosts whose volume db is moved back and forth, and whose networks are cut when one of them
@@ -73,9 +75,7 @@ func TestCuts(t *testing.T) {
 		Consul: 1, Controls: 1, Hosts: 2, Engines: -1, Step: 100 * time.Millisecond, Env: []string{"DROVER_SESSION=1s"},
 		Profiles: cutProfiles, Lease: lease,
 	})}
-	if err := c.Hosts[0].Plug(t).Create("db", nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, c.Hosts[0].Plug(t).Create("db", nil))
 	c.id = c.Hosts[0].Inspect(t, "db").ID
 	steps, ran, before := slices.Concat(targetSteps, sourceSteps), 0, len(c.entries)
 	for n, step := range steps {
@@ -136,9 +136,7 @@ func (c *cuts) cutAt(t *testing.T, step string, cut severed) {
 	for _, w := range cut.ways {
 		c.Net.PartitionOneWay(machines[w[0]], machines[w[1]])
 	}
-	if err := os.Remove(hold); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(hold))
 	var users sync.WaitGroup
 	for _, h := range c.Hosts {
 		users.Go(func() { c.write(t, h) })
@@ -160,9 +158,7 @@ func (c *cuts) cutAt(t *testing.T, step string, cut severed) {
 func (c *cuts) home(t *testing.T) string {
 	t.Helper()
 	v, err := c.Controls[0].Client(t).Volume(t.Context(), "db")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return v.Node
 }
 
@@ -186,9 +182,7 @@ func wrote(t *testing.T, h *cluster.Host, volume string, ds uuid.UUID) (entries 
 		return nil, err
 	}
 	epoch, err := h.Epoch(ds)
-	if err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, err)
 	for seq := range 3 {
 		e := witness.Entry{Token: witness.Token{Writer: id[:12], Epoch: epoch, Seq: seq + 1}, Dataset: ds.String(), Node: h.Name}
 		e.Begin, _ = witness.Now()
@@ -199,9 +193,7 @@ func wrote(t *testing.T, h *cluster.Host, volume string, ds uuid.UUID) (entries 
 		e.End, _ = witness.Now()
 		entries = append(entries, e)
 	}
-	if err := cluster.AwaitLease(t, lease, func() error { return plug.Unmount(volume, id) }); err != nil {
-		t.Errorf("on %s: %v", h.Name, err)
-	}
+	assert.NoErrorf(t, cluster.AwaitLease(t, lease, func() error { return plug.Unmount(volume, id) }), "on %s", h.Name)
 	return entries, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // testControlAway: without control nothing is decided. Home volumes continue to work, even if their agent is killed.
@@ -31,13 +32,9 @@ func testControlAway(t *testing.T, w *world) {
 func prepareAlone(t *testing.T, w *world) {
 	t.Helper()
 	for _, h := range w.Hosts {
-		if err := h.Plug(t).Create("home-"+h.Name, nil); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, h.Plug(t).Create("home-"+h.Name, nil))
 		mounted(t, h, "home-"+h.Name, func(at string) {
-			if err := os.WriteFile(h.File(filepath.Join(at, "file")), []byte(h.Name), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.WriteFile(h.File(filepath.Join(at, "file")), []byte(h.Name), 0o600))
 		})
 	}
 }
@@ -170,8 +167,6 @@ func mounts(t *testing.T, h *cluster.Host) (points []string) {
 		}
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return points
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // WeakGuard is part of the line of doctor about guards in tests, whose folder is not on a tmpfs.
@@ -75,9 +76,7 @@ func (g *Guard) Up(t testing.TB, env ...string) {
 // Kill9 kills the guard and waits for its end. Idempotent.
 func (g *Guard) Kill9(t testing.TB) {
 	t.Helper()
-	if err := g.proc.End(unix.SIGKILL, time.Minute); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, g.proc.End(unix.SIGKILL, time.Minute))
 }
 
 // PID returns the PID of the guard's process.

@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/witness"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 const boundedProfiles = `default: bronze
@@ -85,9 +86,7 @@ func TestI1Holder(t *testing.T) {
 func (h *holder) entry(t *testing.T) (e guard.Entry, there bool) {
 	t.Helper()
 	st, err := h.a.Guard.Status(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, e := range st.Datasets {
 		if e.Dataset == h.id {
 			return e, true
@@ -154,9 +153,7 @@ func (h *holder) metrics(t *testing.T) (page string) {
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for line := range strings.Lines(string(b)) {
 		if strings.HasPrefix(line, "drover_guard") {
 			page += line

@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/test/cluster/witness"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 	"github.com/droverhq/drover/test/volumes"
 )
 
@@ -264,9 +265,7 @@ func lookedAt(t *testing.T, control *cluster.Control, h *cluster.Host, volume st
 	var shown, off api.CopyDetail
 	control.JSON(t, &shown, look...)
 	c, err := witness.ReadFile(shown.Dataset.String(), volume+" kept aside on "+h.Name, h.File(filepath.Join(shown.Path, cluster.Tokens)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, e := range wrote {
 		if e.Err == "" && !c.Tokens[e.Token] {
 			t.Errorf("%+v is not in the superseded head at %s", e, shown.Path)

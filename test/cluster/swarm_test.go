@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // swarm is a Docker Swarm of the engines of a cluster. The first host leads it.
@@ -159,9 +160,7 @@ func (s *swarm) on(name string) *cluster.Host {
 func nodesOf(t *testing.T, c *cluster.Cluster) (list []string) {
 	t.Helper()
 	nodes, err := c.Controls[0].Client(t).NodeList(t.Context(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, n := range nodes {
 		state := "away"
 		if n.Live {

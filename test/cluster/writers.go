@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/test/cluster/witness"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Image is an image for containers whose program does not matter. Its volume is mounted at /data.
@@ -46,13 +47,9 @@ type Writer struct {
 func (c *Cluster) StartWriter(t testing.TB, h *Host, volume string) *Writer {
 	t.Helper()
 	logs := filepath.Join(c.dir, "testimony")
-	if err := os.MkdirAll(logs, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(logs, 0o755))
 	binary, err := WriterProgram()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	name := "w-" + host.NewID()[:12]
 	w := &Writer{Host: h, Volume: volume, name: name, log: filepath.Join(logs, name+".log"), id: host.NewID(),
 		lease: c.opts.Lease}
@@ -63,19 +60,13 @@ func (c *Cluster) StartWriter(t testing.TB, h *Host, volume string) *Writer {
 	}
 	if h.Engine == nil {
 		plug := h.Plug(t)
-		if err := plug.Create(volume, nil); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, plug.Create(volume, nil))
 		var at string
 		err := AwaitLease(t, c.opts.Lease, func() (err error) { at, err = plug.Mount(volume, w.id); return err })
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		w.proc, err = child.Start(child.Spec{Args: h.On.Command(append([]string{binary}, args(at)...)...),
 			Log: w.log + ".output"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		t.Cleanup(func() { _ = w.proc.End(unix.SIGKILL, time.Minute) })
 	} else {
 		h.Docker(t, "run", "--detach", "--name", name, "--stop-signal", "KILL", "--volume-driver", h.Driver,
@@ -117,9 +108,7 @@ func (w *Writer) Entries(t testing.TB) []witness.Entry {
 func (w *Writer) AwaitProgress(t testing.TB) {
 	t.Helper()
 	now, err := witness.Now()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	host.Await(t, w.name+" writes on "+w.Host.Name, func() error {
 		entries, err := witness.Logs(w.log)
 		n := 0
@@ -142,13 +131,9 @@ func (w *Writer) Stop(t testing.TB) {
 		w.Host.Docker(t, "rm", "--force", w.name)
 		return
 	}
-	if err := w.proc.End(unix.SIGKILL, time.Minute); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, w.proc.End(unix.SIGKILL, time.Minute))
 	err := AwaitLease(t, w.lease, func() error { return w.Host.Plug(t).Unmount(w.Volume, w.id) })
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 // AwaitLease repeats a request to mount or unmount a volume, until the limit at most, while the host waits for control
@@ -182,16 +167,10 @@ func (c *Cluster) Head(t testing.TB, h *Host, volume string) witness.Copy {
 	plug, id := h.Plug(t), host.NewID()
 	var at string
 	err := AwaitLease(t, c.opts.Lease, func() (err error) { at, err = plug.Mount(volume, id); return err })
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	copied, err := witness.ReadFile(v.ID.String(), volume+" on "+h.Name, h.File(filepath.Join(at, Tokens)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := AwaitLease(t, c.opts.Lease, func() error { return plug.Unmount(volume, id) }); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, AwaitLease(t, c.opts.Lease, func() error { return plug.Unmount(volume, id) }))
 	return copied
 }
 
@@ -200,9 +179,7 @@ func (c *Cluster) Head(t testing.TB, h *Host, volume string) witness.Copy {
 func (c *Cluster) Check(t testing.TB, copies []witness.Copy, losses ...witness.Loss) {
 	t.Helper()
 	entries, err := witness.Logs(filepath.Join(c.dir, "testimony", "*.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if bad := witness.Check(entries, copies, losses); len(bad) > 0 {
 		t.Errorf("%d entries:\n%s", len(entries), strings.Join(bad, "\n"))
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/lan"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Options describe a cluster.
@@ -54,9 +55,7 @@ const patience = 90 * time.Second
 func Start(tb testing.TB, opts Options) *Cluster {
 	tb.Helper()
 	binary, err := engine.Script("tools.sh", "consul")
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	c := &Cluster{tb: tb, opts: opts}
 	if opts.ACL {
 		c.Token = uuidLike()
@@ -78,9 +77,7 @@ func Start(tb testing.TB, opts Options) *Cluster {
 		if len(opts.On) > 0 {
 			s.On = opts.On[n]
 		}
-		if err := os.MkdirAll(s.dir, 0o700); err != nil {
-			tb.Fatal(err)
-		}
+		require.NoError(tb, os.MkdirAll(s.dir, 0o700))
 		s.writeConfig(c.config(s, ips))
 		c.Servers = append(c.Servers, s)
 	}
@@ -180,9 +177,7 @@ func (c *Cluster) address(s *Server) string {
 func (c *Cluster) Client() *api.Client {
 	c.tb.Helper()
 	client, err := c.client(c.Servers[0])
-	if err != nil {
-		c.tb.Fatal(err)
-	}
+	require.NoError(c.tb, err)
 	return client
 }
 
@@ -257,9 +252,7 @@ func (c *Cluster) Leader() *Server {
 // not answer within a second.
 func (s *Server) Leads() string {
 	client, err := s.cluster.client(s)
-	if err != nil {
-		s.tb.Fatal(err)
-	}
+	require.NoError(s.tb, err)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	at, err := client.Status().LeaderWithQueryOptions((&api.QueryOptions{}).WithContext(ctx))
@@ -316,9 +309,7 @@ func (c *Cluster) Restore(snapshot []byte) {
 func (c *Cluster) RaftIndex() string {
 	c.tb.Helper()
 	self, err := c.Client().Agent().Self()
-	if err != nil {
-		c.tb.Fatal(err)
-	}
+	require.NoError(c.tb, err)
 	raft, ok := self["Stats"]["raft"].(map[string]any)
 	if !ok {
 		c.tb.Fatal("no raft figures")
@@ -331,13 +322,9 @@ func (c *Cluster) NewToken(rules string) string {
 	c.tb.Helper()
 	acl := c.Client().ACL()
 	p, _, err := acl.PolicyCreate(&api.ACLPolicy{Name: "p" + uuidLike(), Rules: rules}, nil)
-	if err != nil {
-		c.tb.Fatal("policy:", err)
-	}
+	require.NoErrorf(c.tb, err, "policy")
 	t, _, err := acl.TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{ID: p.ID}}}, nil)
-	if err != nil {
-		c.tb.Fatal("token:", err)
-	}
+	require.NoErrorf(c.tb, err, "token")
 	return t.SecretID
 }
 

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // PKI is a certificate authority whose certificates are files.
@@ -28,9 +30,7 @@ type PKI struct {
 // NewPKI creates an authority in a folder.
 func NewPKI(tb testing.TB, dir string) *PKI {
 	tb.Helper()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, os.MkdirAll(dir, 0o700))
 	p := &PKI{CA: filepath.Join(dir, "ca.pem"), dir: dir, key: newKey(tb)}
 	t := template("test authority")
 	t.IsCA, t.BasicConstraintsValid, t.KeyUsage = true, true, x509.KeyUsageCertSign
@@ -46,9 +46,7 @@ func NewPKI(tb testing.TB, dir string) *PKI {
 func newKey(tb testing.TB) *ecdsa.PrivateKey {
 	tb.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	return k
 }
 
@@ -66,9 +64,7 @@ func template(name string) *x509.Certificate {
 func sign(tb testing.TB, t, parent *x509.Certificate, pub *ecdsa.PublicKey, key *ecdsa.PrivateKey) []byte {
 	tb.Helper()
 	der, err := x509.CreateCertificate(rand.Reader, t, parent, pub, key)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	return der
 }
 
@@ -86,18 +82,14 @@ func (p *PKI) Issue(tb testing.TB, name, ip string) (certFile, keyFile string) {
 	certFile, keyFile = filepath.Join(p.dir, name+".pem"), filepath.Join(p.dir, name+"-key.pem")
 	writePEM(tb, certFile, "CERTIFICATE", sign(tb, t, p.cert, &key.PublicKey, p.key))
 	der, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	writePEM(tb, keyFile, "EC PRIVATE KEY", der)
 	return certFile, keyFile
 }
 
 func writePEM(tb testing.TB, file, kind string, der []byte) {
 	tb.Helper()
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
 }
 
 // client returns the TLS configuration with which the harness itself asks servers of the authority.
@@ -105,9 +97,7 @@ func (p *PKI) client(tb testing.TB) *tls.Config {
 	tb.Helper()
 	certFile, keyFile := p.Issue(tb, "harness", "")
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	pool := x509.NewCertPool()
 	pool.AddCert(p.cert)
 	return &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}}

@@ -11,8 +11,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/lan"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Server is one Consul server. Its folder stays when its process ends.
@@ -33,9 +35,7 @@ type Server struct {
 
 func (s *Server) writeConfig(cfg map[string]any) {
 	s.tb.Helper()
-	if err := os.WriteFile(filepath.Join(s.dir, "consul.json"), encode(cfg), 0o600); err != nil {
-		s.tb.Fatal(err)
-	}
+	require.NoError(s.tb, os.WriteFile(filepath.Join(s.dir, "consul.json"), encode(cfg), 0o600))
 }
 
 func (s *Server) logFile() string { return filepath.Join(s.dir, "log") }
@@ -55,9 +55,7 @@ func (s *Server) Start() {
 			close(serves)
 		}
 	}})
-	if err != nil {
-		s.tb.Fatal(err)
-	}
+	require.NoError(s.tb, err)
 	s.mu.Lock()
 	s.proc = p
 	s.mu.Unlock()
@@ -90,9 +88,7 @@ func (s *Server) end(sig syscall.Signal) {
 	if p == nil {
 		return
 	}
-	if err := p.Signal(sig); err != nil {
-		s.tb.Error("signal consul:", err)
-	}
+	assert.NoErrorf(s.tb, p.Signal(sig), "signal consul")
 	<-p.Done()
 }
 
@@ -104,9 +100,7 @@ func (s *Server) Pause() {
 		return
 	}
 	s.paused = true
-	if err := s.proc.Pause(); err != nil {
-		s.tb.Error("pause consul:", err)
-	}
+	assert.NoErrorf(s.tb, s.proc.Pause(), "pause consul")
 }
 
 // Resume resumes the process.
@@ -117,9 +111,7 @@ func (s *Server) Resume() {
 	if s.proc == nil {
 		return
 	}
-	if err := s.proc.Signal(unix.SIGCONT); err != nil {
-		s.tb.Error("resume consul:", err)
-	}
+	assert.NoErrorf(s.tb, s.proc.Signal(unix.SIGCONT), "resume consul")
 }
 
 func (s *Server) showLog() {

@@ -10,7 +10,9 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { engine.Main(m) }
@@ -26,16 +28,12 @@ func newStage(t *testing.T, dockerHost string) stage {
 	t.Helper()
 	// The paths of sockets have at most 107 bytes (unix(7)), and t.TempDir contains the name of the test.
 	top, err := os.MkdirTemp("", "demo-") //nolint:usetesting // see above
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s := stage{dir: filepath.Join(top, "demo")}
 	s.env = append(os.Environ(), "DROVER_DEMO="+s.dir, "DOCKER_HOST="+dockerHost)
 	t.Cleanup(func() {
 		s.script(t, "demo-clean.sh")
-		if err := os.RemoveAll(top); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, os.RemoveAll(top))
 	})
 	return s
 }
@@ -89,9 +87,7 @@ func (s stage) clean(t *testing.T) {
 		t.Errorf("loop devices are left: %v\n%s", err, loops)
 	}
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, line := range lines {
 		if args, err := os.ReadFile(line); err == nil && strings.Contains(string(args), s.dir) {
 			t.Errorf("a process is left: %q", args)
@@ -145,9 +141,7 @@ func TestDemoCleanAfterACrash(t *testing.T) {
 	s.play(t)
 	for _, name := range []string{"drover.pid", "dockerd.pid"} {
 		pid, err := os.ReadFile(filepath.Join(s.dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if out, err := exec.Command("kill", "-9", strings.TrimSpace(string(pid))).CombinedOutput(); err != nil {
 			t.Fatalf("kill: %v: %s", err, out)
 		}
@@ -159,13 +153,9 @@ func TestDemoCleanAfterACrash(t *testing.T) {
 func TestDemoKeepsOutOfOthersFolders(t *testing.T) {
 	dir := t.TempDir()
 	theirs := filepath.Join(dir, "theirs")
-	if err := os.WriteFile(theirs, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(theirs, nil, 0o600))
 	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(dir, link); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Symlink(dir, link))
 	for _, at := range []string{dir, link} {
 		for _, script := range []string{"demo-clean.sh", "demo.sh"} {
 			cmd := exec.Command(filepath.Join("../../scripts", script))

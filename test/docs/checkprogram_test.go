@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // mariadbFakes has shell scripts that take the place of the programs of MariaDB. The variable MODE makes one of
@@ -30,9 +32,7 @@ case $MODE in damaged) echo "t1 is corrupt" ;; killed) kill -9 $$ ;; esac`,
 func TestMariaDBCheckProgram(t *testing.T) {
 	must := func(err error) {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 	}
 	dir := t.TempDir()
 	bin, notes, volume := filepath.Join(dir, "bin"), filepath.Join(dir, "notes"), filepath.Join(dir, "volume")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestOnEngine runs everything that needs an engine on one shared engine.
@@ -178,9 +179,7 @@ func (w *world) systemctl(t *testing.T, where string, args []string) {
 	case "reload drover":
 		const done = "reloaded the profiles"
 		before := strings.Count(w.h.Log(), done)
-		if err := unix.Kill(w.h.PID(), unix.SIGHUP); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, unix.Kill(w.h.PID(), unix.SIGHUP))
 		host.Await(t, where, func() error {
 			if strings.Count(w.h.Log(), done) == before {
 				return fmt.Errorf("the profiles are not reloaded")
@@ -195,12 +194,8 @@ func (w *world) systemctl(t *testing.T, where string, args []string) {
 // write writes a file that a page shows.
 func (w *world) write(t *testing.T, path, text string) {
 	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
 }
 
 // compose puts the keys of text into a Compose file, and has Compose check the file. If there is no file, it makes
@@ -219,14 +214,10 @@ func (w *world) compose(t *testing.T, path, text string) {
 	}
 	var change map[string]any
 	for into, src := range map[*map[string]any]string{&file: string(old), &change: text} {
-		if err := yaml.Unmarshal([]byte(src), into); err != nil {
-			t.Fatalf("%s: %v", src, err)
-		}
+		require.NoErrorf(t, yaml.Unmarshal([]byte(src), into), "%s", src)
 	}
 	whole, err := yaml.Marshal(merge(file, change))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	w.write(t, path, string(whole))
 	w.must(t, "docker compose -f "+path+" config --quiet")
 }
@@ -251,9 +242,7 @@ func (w *world) alerts(t *testing.T, text string) {
 			Rules []struct{ Alert, Expr string }
 		}
 	}
-	if err := yaml.Unmarshal([]byte(text), &rules); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, yaml.Unmarshal([]byte(text), &rules))
 	page, exit := w.sh(t, "curl -sS --unix-socket /run/drover/drover.sock http://drover/metrics")
 	if exit != 0 || len(rules.Groups) == 0 {
 		t.Fatalf("%+v %s", rules, page)

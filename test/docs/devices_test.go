@@ -9,6 +9,7 @@ import (
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 const byID = "/dev/disk/by-id"
@@ -24,12 +25,8 @@ func setupDevices(t *testing.T, _ *world) {
 func setupDevicesMoved(t *testing.T, _ *world) {
 	device, at := scratch.Disk(t, 2<<30), filepath.Join(t.TempDir(), "pool")
 	p, err := loop.New(&run.System{}).Open(t.Context(), backends.Config{Name: "theirs", Path: at, Mount: at, Devices: []string{device}, Make: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, p.Close())
 	plug(t, "nvme-D", device)
 }
 
@@ -42,10 +39,6 @@ func plug(t *testing.T, name, device string) {
 	if _, err := os.Lstat(byID); err != nil { // the host's own disks must not be used for this
 		cover(t, "tmpfs", filepath.Dir(byID), "tmpfs", 0, "mode=0755")
 	}
-	if err := os.MkdirAll(byID, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(device, filepath.Join(byID, name)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(byID, 0o755))
+	require.NoError(t, os.Symlink(device, filepath.Join(byID, name)))
 }

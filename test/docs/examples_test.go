@@ -9,6 +9,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/require"
 )
 
 // An example is a Compose file from which people start.
@@ -77,9 +78,7 @@ func (w *world) stack(t *testing.T) {
 		}
 	}
 	out := w.e.Must(t, "stack", "config", "--compose-file", filepath.Join(top, "examples/swarm/stack.yml"))
-	if err := yaml.Unmarshal([]byte(out), &stack); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, yaml.Unmarshal([]byte(out), &stack))
 	d, v := stack.Services["db"].Deploy, stack.Volumes["db"]
 	if d.Replicas != 1 || d.UpdateConfig.Order != "stop-first" || len(d.Placement.Constraints) != 1 || !strings.HasPrefix(d.Placement.Constraints[0], "node.labels.drover.") {
 		t.Errorf("%+v of\n%s", d, out)
@@ -94,9 +93,7 @@ func (w *world) stack(t *testing.T) {
 
 func (w *world) example(t *testing.T, x example) {
 	dir, err := filepath.Abs(filepath.Join(top, x.dir))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	w.cwd = dir
 	// Port 0 is any free port, because the machine may use the port of the file.
 	compose := "export DB_PORT=0 DEV_PORT=0 REDIS_PORT=0; "

@@ -13,6 +13,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // fixtures are requested by notes as setup=NAME. Each one establishes what the text before its block says, whatever
@@ -107,9 +108,7 @@ func setupLocalData(t *testing.T, w *world) {
 
 func setupProfiles(t *testing.T, w *world) {
 	src, err := filepath.Abs(filepath.Join(top, "profiles.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	w.must(t, "cp "+src+" /etc/drover/profiles.yaml")
 }
 
@@ -165,9 +164,7 @@ func setupBothLost(t *testing.T, w *world) {
 func setupHostLost(t *testing.T, w *world) {
 	w.noContainers(t)
 	w.stop(t)
-	if err := w.h.Unmount(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, w.h.Unmount())
 	w.must(t, "find /var/lib/drover -mindepth 1 -delete")
 	w.start(t)
 }
@@ -224,9 +221,7 @@ func setupHostFull(t *testing.T, w *world) {
 func (w *world) fill(t *testing.T, dir string, missing int64) {
 	t.Helper()
 	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Statfs(dir, &st))
 	least := int64(backends.Reserve(dataset.Size(int64(st.Blocks) * st.Bsize)))
 	w.must(t, fmt.Sprintf("fallocate -l %d %s/ballast", int64(st.Bavail)*st.Bsize-least+missing, dir))
 }

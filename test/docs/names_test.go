@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // manual is what docs/cli.md, which another test keeps up to date, says about the commands.
@@ -21,9 +23,7 @@ type manual struct {
 func readManual(t *testing.T) manual {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(top, "docs/cli.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	m := manual{flags: map[string][]string{}}
 	sections := regexp.MustCompile(`(?m)^## drover (.*)$`).Split(string(text), -1)
 	names := regexp.MustCompile(`(?m)^## drover (.*)$`).FindAllStringSubmatch(string(text), -1)
@@ -118,9 +118,7 @@ func TestNames(t *testing.T) {
 		for _, line := range p.typed() {
 			for _, d := range droverPattern.FindAllStringSubmatch(line, -1) {
 				if words := strings.Fields(d[1]); len(words) > 0 {
-					if err := m.check(words); err != nil {
-						t.Errorf("%s: `%s`: %v", p.name, line, err)
-					}
+					assert.NoErrorf(t, m.check(words), "%s: `%s`", p.name, line)
 				}
 			}
 			if f := strings.Fields(line); strings.HasPrefix(line, "--") && !m.knows(f[0]) {
@@ -128,9 +126,7 @@ func TestNames(t *testing.T) {
 			}
 			if c := createPattern.FindStringSubmatch(line); c != nil {
 				for _, o := range regexp.MustCompile(`-o (\S+)`).FindAllStringSubmatch(c[1], -1) {
-					if err := checkOption(o[1]); err != nil {
-						t.Errorf("%s: `%s`: %v", p.name, line, err)
-					}
+					assert.NoErrorf(t, checkOption(o[1]), "%s: `%s`", p.name, line)
 				}
 			}
 			if mk := makePattern.FindStringSubmatch(line); mk != nil {
@@ -153,9 +149,7 @@ func (m manual) knows(flag string) bool {
 func makeTargets(t *testing.T) []string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(top, "Makefile"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var all []string
 	for _, m := range regexp.MustCompile(`(?m)^([a-z-]+):`).FindAllStringSubmatch(string(text), -1) {
 		all = append(all, m[1])

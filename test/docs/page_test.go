@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // A page is one Markdown file.
@@ -178,9 +180,7 @@ func pages(t *testing.T) []page {
 	names := []string{"README.md", "CONTRIBUTING.md"}
 	for _, pattern := range []string{"docs/*.md", "docs/*/*.md"} {
 		found, err := filepath.Glob(filepath.Join(top, pattern))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for _, path := range found {
 			if name, _ := filepath.Rel(top, path); name != "docs/cli.md" && !strings.HasPrefix(name, "docs/reference/") {
 				names = append(names, name)
@@ -190,13 +190,9 @@ func pages(t *testing.T) []page {
 	var all []page
 	for _, name := range names {
 		text, err := os.ReadFile(filepath.Join(top, name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		p, err := parse(name, string(text))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		all = append(all, p)
 	}
 	if len(all) < 7 {

@@ -24,8 +24,10 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { engine.Main(m) }
@@ -53,13 +55,9 @@ func begin(t *testing.T, e *engine.Engine) *world {
 		Down: true, Activated: true, Driver: "drover", Root: "/var/lib/drover",
 		Flags: []string{"--config", "/etc/drover/drover.yaml", "--profiles", "/etc/drover/profiles.yaml"},
 	})
-	if err := os.Symlink("/run/drover", filepath.Join(h.Dir, "run")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Symlink("/run/drover", filepath.Join(h.Dir, "run")))
 	w := &world{h: h, e: e, bin: t.TempDir(), cwd: t.TempDir(), ids: map[string]string{}}
-	if err := os.Symlink(host.Binary(t), filepath.Join(w.bin, "drover")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Symlink(host.Binary(t), filepath.Join(w.bin, "drover")))
 	w.start(t)
 	t.Cleanup(func() { w.end(t) })
 	return w
@@ -76,9 +74,7 @@ func sandbox(t *testing.T) {
 	// The first folder stays: removing a folder unmounts what another test has mounted on it in a separate namespace
 	// (rmdir, since Linux 3.18).
 	for _, dir := range []string{"/run/drover", "/var/lib/drover", "/etc/drover"} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.MkdirAll(dir, 0o755))
 	}
 	cover(t, "tmpfs", "/run/drover", "tmpfs", 0, "mode=0755")
 	root := scratch.MountImage(t, "xfs", scratch.Image(t, "xfs", rootSize))
@@ -88,13 +84,9 @@ func sandbox(t *testing.T) {
 // cover mounts something over a folder until the end of the test.
 func cover(t *testing.T, source, target, fstype string, flags uintptr, options string) {
 	t.Helper()
-	if err := unix.Mount(source, target, fstype, flags, options); err != nil {
-		t.Fatalf("mount %s on %s: %v", fstype, target, err)
-	}
+	require.NoErrorf(t, unix.Mount(source, target, fstype, flags, options), "mount %s on %s", fstype, target)
 	t.Cleanup(func() {
-		if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
-			t.Errorf("unmount %s: %v", target, err)
-		}
+		assert.NoErrorf(t, unix.Unmount(target, unix.MNT_DETACH), "unmount %s", target)
 	})
 }
 
@@ -119,9 +111,7 @@ func (w *world) end(t *testing.T) {
 	}
 	w.noContainers(t)
 	w.stop(t)
-	if err := w.h.Unmount(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, w.h.Unmount())
 	// The host searches for loop devices of this path, at which the machine may have another Drover. The devices of
 	// the world's disk are gone once it can be unmounted.
 	w.h.Root = w.h.Dir

@@ -15,6 +15,9 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // cleanup removes the engine and everything it started. It does not ask the engine to do so: the engine may have
@@ -27,12 +30,8 @@ func (e *Engine) cleanup(t testing.TB) {
 		e.Kill9(t)
 	}
 	errs := []error{e.killProcesses(), e.removeCgroups(), unmountUnder(e.Dir), e.removeBridge()}
-	if err := errors.Join(errs...); err != nil {
-		t.Errorf("clean up after the engine: %v", err)
-	}
-	if err := os.RemoveAll(e.Dir); err != nil {
-		t.Errorf("clean up after the engine: %v", err)
-	}
+	assert.NoErrorf(t, errors.Join(errs...), "clean up after the engine")
+	assert.NoErrorf(t, os.RemoveAll(e.Dir), "clean up after the engine")
 }
 
 // PowerOff ends the engine and its containers at once, as a loss of power does. Its mounts disappear, and so does
@@ -40,13 +39,9 @@ func (e *Engine) cleanup(t testing.TB) {
 func (e *Engine) PowerOff(t testing.TB) {
 	t.Helper()
 	e.Kill9(t)
-	if err := errors.Join(e.killProcesses(), e.removeCgroups(), unmountUnder(e.Dir)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(e.killProcesses(), e.removeCgroups(), unmountUnder(e.Dir)))
 	for _, name := range []string{"exec", "docker.pid"} {
-		if err := os.RemoveAll(filepath.Join(e.Dir, name)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.RemoveAll(filepath.Join(e.Dir, name)))
 	}
 }
 

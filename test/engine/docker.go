@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // A Result is the output and the exit status of a program.
@@ -44,13 +46,9 @@ func (e *Engine) Must(t testing.TB, args ...string) string {
 func (e *Engine) Compose(t testing.TB, dir string, args ...string) Result {
 	t.Helper()
 	plugin, err := Script("tools.sh", "docker-compose")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	link := filepath.Join(e.configDir(), "cli-plugins", "docker-compose")
-	if err := os.MkdirAll(filepath.Dir(link), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Dir(link), 0o700))
 	if err := os.Symlink(plugin, link); err != nil && !errors.Is(err, os.ErrExist) {
 		t.Fatal(err)
 	}

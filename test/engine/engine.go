@@ -39,6 +39,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/lan"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Options describe how an engine differs from the default.
@@ -75,12 +76,8 @@ func Start(t testing.TB, opts Options) *Engine {
 		t.Fatal("engine.Start needs func TestMain(m *testing.M) { engine.Main(m) } in this package")
 	}
 	e, err := newEngine(t, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := e.seedImages(t); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, e.seedImages(t))
 	e.Up(t)
 	return e
 }
@@ -159,9 +156,7 @@ func (e *Engine) Launch(t testing.TB) {
 		return
 	}
 	binary, err := dockerd()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	args := append([]string{binary}, e.flags()...)
 	if e.opts.On != nil {
 		args = e.opts.On.Command(args...)
@@ -170,18 +165,14 @@ func (e *Engine) Launch(t testing.TB) {
 		Args: args, Log: filepath.Join(e.Dir, "dockerd.log"),
 		Env: []string{"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin"},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 // Up starts the engine if it is not running, and waits until it answers.
 func (e *Engine) Up(t testing.TB) {
 	t.Helper()
 	e.Launch(t)
-	if err := e.awaitAnswer(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, e.awaitAnswer(t.Context()))
 }
 
 // dockerd returns the path of the engine's program: DROVER_TEST_DOCKERD, or the installed one. Debian installs it
@@ -252,9 +243,7 @@ func (e *Engine) Kill9(t testing.TB) {
 	t.Helper()
 	containerd := e.containerd()
 	e.end(t, unix.SIGKILL)
-	if err := kill(containerd...); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, kill(containerd...))
 }
 
 func (e *Engine) end(t testing.TB, sig syscall.Signal) {
@@ -262,9 +251,7 @@ func (e *Engine) end(t testing.TB, sig syscall.Signal) {
 	if !e.Running() {
 		return
 	}
-	if err := e.proc.Signal(sig); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, e.proc.Signal(sig))
 	<-e.proc.Done()
 }
 

@@ -19,7 +19,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // backupDrills: a backup of an idle volume, and a restore of one. An interrupted backup is made once, whatever step it
@@ -96,9 +98,7 @@ func backupDrills() []drill {
 			}
 			into := t.TempDir()
 			r.restic(t, "restore", "--target", into, list[0].ID)
-			if err := compare(filepath.Join(into, "data"), "base"); err != nil {
-				t.Errorf("the backup: %v", err)
-			}
+			assert.NoErrorf(t, compare(filepath.Join(into, "data"), "base"), "the backup")
 			if left := names(t, filepath.Join(w.h.Root, "backups")); len(left) > 0 {
 				t.Errorf("left below backups: %v", left)
 			}
@@ -131,9 +131,7 @@ func pushDrill() drill {
 					r.restic(t, "restore", "--target", into, s.ID)
 				}
 			}
-			if err := compare(filepath.Join(into, "data"), "base"); err != nil {
-				t.Errorf("the version: %v", err)
-			}
+			assert.NoErrorf(t, compare(filepath.Join(into, "data"), "base"), "the version")
 			if got := w.h.Must(t, "repository", "versions", r.name+"/prod", "--filter", "state=newest", "-q"); strings.Count(got, "-") != 4 {
 				t.Errorf("the newest versions are %q", got)
 			}
@@ -150,9 +148,7 @@ func pushDrill() drill {
 func TestC1WhileResticRuns(t *testing.T) {
 	at := t.TempDir()
 	real, err := exec.LookPath("restic")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	// The command that the file slow names takes at least ten seconds.
 	script := fmt.Sprintf(`#!/bin/sh
 read slow 2>/dev/null <%[1]s/slow || exec %[2]s "$@"
@@ -163,9 +159,7 @@ case " $* " in *" $slow "*)
 esac
 exec %[2]s "$@"
 `, at, real)
-	if err := os.WriteFile(filepath.Join(at, "restic"), []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(at, "restic"), []byte(script), 0o700))
 	w := newWorld(t, host.Options{Pool: "xfs", Size: 3 << 30, Env: []string{"PATH=" + at + ":" + os.Getenv("PATH")}})
 	w.make(t, "base", "plain", "base")
 	w.plug.Within(t, "base", func(root string) {
@@ -305,8 +299,6 @@ func (r backupRepository) restic(t *testing.T, args ...string) []byte {
 	t.Helper()
 	args = append([]string{"--repo", r.at, "--password-file", r.secret, "--no-cache"}, args...)
 	out, err := exec.CommandContext(t.Context(), "restic", args...).Output()
-	if err != nil {
-		t.Fatalf("restic %v: %v", args, err)
-	}
+	require.NoErrorf(t, err, "restic %v", args)
 	return out
 }

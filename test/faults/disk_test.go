@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // disk is a disk of a host that can lose its power: an image file on a filesystem with reflinks, so that a copy of it
@@ -34,9 +35,7 @@ func newDisk(t testing.TB, shelf, fs string, size int64) *disk {
 	if err == nil {
 		err = errors.Join(f.Truncate(size), f.Close(), os.Mkdir(d.at, 0o755))
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	scratch.Format(t, fs, d.image)
 	d.plugIn(t)
 	t.Cleanup(func() { d.unplug(t) })
@@ -46,13 +45,9 @@ func newDisk(t testing.TB, shelf, fs string, size int64) *disk {
 func (d *disk) plugIn(t testing.TB) {
 	t.Helper()
 	dev, err := loopdev.Attach(t.Context(), d.image, loopdev.Options{BlockSize: 4096})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer dev.Close()
-	if err := mount.Mount(d.at, mount.Spec{Source: dev.Path, FSType: d.fs}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, mount.Mount(d.at, mount.Spec{Source: dev.Path, FSType: d.fs}))
 }
 
 // unplug unmounts the disk. Anything mounted from it must be unmounted before.
@@ -69,17 +64,11 @@ func (d *disk) copy(t testing.TB) (image string) {
 	t.Helper()
 	image = filepath.Join(filepath.Dir(d.image), uuid.NewString())
 	from, err := os.Open(d.image)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer from.Close()
 	to, err := os.Create(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(reflink.Clone(to, from), to.Close()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(reflink.Clone(to, from), to.Close()))
 	return image
 }
 
@@ -87,9 +76,7 @@ func (d *disk) copy(t testing.TB) (image string) {
 func (d *disk) become(t testing.TB, image string) {
 	t.Helper()
 	d.unplug(t)
-	if err := os.Remove(d.image); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(d.image))
 	d.image = image
 	d.plugIn(t)
 }
@@ -102,9 +89,7 @@ func (w *world) powerCut(t testing.TB, disks []*disk, copies []string, boot host
 	for _, path := range w.mountPaths(t) {
 		thaw(path)
 	}
-	if err := w.h.Unmount(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, w.h.Unmount())
 	for i, d := range disks {
 		d.become(t, copies[i])
 	}

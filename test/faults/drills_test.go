@@ -10,7 +10,9 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // drill is an operation that is interrupted at each of its steps.
@@ -120,9 +122,7 @@ func (w *world) snapshotID(t testing.TB, volume, name string) string {
 	c := w.h.Client(t)
 	defer c.Close()
 	s, err := c.Snapshot(t.Context(), volume, name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return s.ID.String()
 }
 
@@ -344,9 +344,7 @@ func endingDrills() []drill {
 		},
 		ends: func(t *testing.T, w *world, _ bool) { w.purged(t) },
 		again: func(t *testing.T, w *world) {
-			if err := purge(t, w); !errors.Is(err, dataset.ErrNotFound) {
-				t.Errorf("asked again: %v", err)
-			}
+			assert.ErrorIsf(t, purge(t, w), dataset.ErrNotFound, "asked again")
 		},
 	}, drill{
 		op: "purge", name: "by a removal", ask: func(_ *testing.T, w *world) error {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // fillUp writes into a file until the disk is full, and returns what it has written.
@@ -42,17 +43,11 @@ func isWithin3Percent(got, size int64) bool { return got >= size*97/100 && got <
 func allocateAllBut(t testing.TB, path string, leave int64) {
 	t.Helper()
 	var st unix.Statfs_t
-	if err := unix.Statfs(filepath.Dir(path), &st); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Statfs(filepath.Dir(path), &st))
 	n := int64(st.Bavail)*st.Bsize - leave
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, n), f.Close()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, n), f.Close()))
 }
 
 // fillDisk uses up every byte of a disk. The returned function makes room again.
@@ -65,9 +60,7 @@ func fillDisk(t testing.TB, dir string) (free func()) {
 	}
 	return func() {
 		t.Helper()
-		if err := errors.Join(os.Remove(ballast), os.Remove(ballast+".rest")); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, errors.Join(os.Remove(ballast), os.Remove(ballast+".rest")))
 	}
 }
 

@@ -14,7 +14,9 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 const hungProfiles = `default: plain
@@ -31,13 +33,9 @@ func TestC6(t *testing.T) {
 	root, cold := filepath.Join(scratch.Mount(t, "xfs", 2<<30), "root"), scratch.Mount(t, "xfs", 1<<30)
 	tools, gate := t.TempDir(), filepath.Join(t.TempDir(), "gate")
 	mkfs, err := exec.LookPath("mkfs.ext4")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	script := fmt.Sprintf("#!/bin/sh\nif [ -e %s ]; then exec touch %s/file; fi\nexec %s \"$@\"\n", gate, cold, mkfs)
-	if err := os.WriteFile(filepath.Join(tools, "mkfs.ext4"), []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(tools, "mkfs.ext4"), []byte(script), 0o755))
 	w := newWorld(t, host.Options{
 		Root: root, Profiles: hungProfiles, Env: []string{"PATH=" + tools + ":" + os.Getenv("PATH")},
 		Config: fmt.Sprintf("pools: [{name: default, backend: loop, path: %s/pool}, {name: cold, backend: loop, path: %s/pool}]\n", root, cold),
@@ -103,13 +101,9 @@ func freeze(t *testing.T, at string) (thaw func()) {
 	if err == nil {
 		err = fsctl.Freeze(dir)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	thaw = sync.OnceFunc(func() {
-		if err := errors.Join(fsctl.Thaw(dir), dir.Close()); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, errors.Join(fsctl.Thaw(dir), dir.Close()))
 	})
 	t.Cleanup(thaw)
 	return thaw

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Nothing of the plugin or the agent can call the engine, because neither imports a client of it. With an engine that
@@ -44,9 +45,7 @@ func TestI10NoCallsToTheEngine(t *testing.T) {
 			}
 			return nil
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 	}
 
 	hung := hangingEngine(t)
@@ -83,9 +82,7 @@ type hanging struct {
 func hangingEngine(t *testing.T) *hanging {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join("/run/docker", "hung.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	h := &hanging{Listener: l}
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -180,7 +177,5 @@ func (w *world) closed(t testing.TB, dir string) {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/api"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/host"
 )
 
@@ -38,14 +39,10 @@ func mountDrills() []drill {
 		op: "unmount", ask: unmount,
 		ready: func(t *testing.T, w *world) { w.ok(t, mount(t, w)) },
 		ends: func(t *testing.T, w *world, _ bool) {
-			if err := w.plug.Unmount("base", id); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, w.plug.Unmount("base", id))
 		},
 		again: func(t *testing.T, w *world) {
-			if err := unmount(t, w); err != nil {
-				t.Errorf("asked again: %v", err)
-			}
+			assert.NoErrorf(t, unmount(t, w), "asked again")
 		},
 	}}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Drover is killed at every step of every operation. After a restart the operation has one of two correct outcomes,
@@ -168,8 +169,6 @@ func (w *world) thawed(t testing.TB) {
 func freeBytes(t testing.TB, path string) int64 {
 	t.Helper()
 	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Statfs(path, &st))
 	return int64(st.Bavail) * st.Bsize
 }

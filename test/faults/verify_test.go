@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestVerify checks what a pool claims, with the real command, on a pool that is being served. doctor names what a
@@ -29,9 +30,7 @@ func TestVerify(t *testing.T) {
 		"verified") {
 		t.Errorf("a second one: exit %d: %s", r.Exit, r.Err)
 	}
-	if err := p.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, p.cmd.Process.Kill())
 	<-p.said
 	_ = p.cmd.Wait()
 	if f := left(t, h); !strings.Contains(f.Fix, "drover backend verify default") {
@@ -61,12 +60,8 @@ func until(t *testing.T, h *host.Host, at string) *verifying {
 	t.Helper()
 	cmd := exec.Command(host.Binary(t), "--api", h.API(), "backend", "verify", "default")
 	out, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
 	p := &verifying{cmd, make(chan string, 1)}
 	reached := make(chan bool, 1)
 	go func() {
@@ -123,9 +118,7 @@ func nothingLeft(t *testing.T, h *host.Host) {
 		t.Errorf("left: %q, %v, %v", found, err, mErr)
 	}
 	loops, err := loopdev.List()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, l := range loops {
 		if strings.Contains(l.Backing, "drover-verify-") {
 			t.Errorf("left: %s of %s", l.Path, l.Backing)

@@ -22,7 +22,9 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // profiles are the profiles of all tests here: small volumes, and what the steps need.
@@ -84,9 +86,7 @@ func (w *world) write(t testing.TB, name, text string) {
 func (w *world) holds(t testing.TB, name, text string) {
 	t.Helper()
 	w.plug.Within(t, name, func(root string) {
-		if err := compare(root, text); err != nil {
-			t.Errorf("volume %s: %v", name, err)
-		}
+		assert.NoErrorf(t, compare(root, text), "volume %s", name)
 	})
 }
 
@@ -319,9 +319,7 @@ func (w *world) tidy(t testing.TB) {
 func (w *world) withDevice(t testing.TB, datasets []string) int {
 	t.Helper()
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	n := 0
 	for _, id := range datasets {
 		if m := table.At(filepath.Join(w.h.Root, "mnt", id)); m != nil && strings.HasPrefix(m.Source, "/dev/loop") && m.Root == "/" {
@@ -346,9 +344,7 @@ func (w *world) mounted(t testing.TB) []string {
 func (w *world) mountPaths(t testing.TB) (paths []string) {
 	t.Helper()
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, m := range table.Under(filepath.Join(w.h.Root, "mnt")) {
 		paths = append(paths, m.Mountpoint)
 	}

@@ -9,8 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // No test here needs an engine. The namespaces are needed: the fixture has fixed paths and its own boot ID.
@@ -42,13 +44,9 @@ profiles:
 func mountDisk(t *testing.T, images string) {
 	t.Helper()
 	source := scratch.MountImage(t, disk, filepath.Join(images, disk))
-	if err := unix.Mount(source, mounted, "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount(source, mounted, "", unix.MS_BIND, ""))
 	t.Cleanup(func() {
-		if err := unix.Unmount(mounted, 0); err != nil {
-			t.Errorf("unmount %s: %v", mounted, err)
-		}
+		assert.NoErrorf(t, unix.Unmount(mounted, 0), "unmount %s", mounted)
 	})
 }
 
@@ -72,9 +70,7 @@ func TestFixture(t *testing.T) {
 		return
 	}
 	images := t.TempDir()
-	if err := os.Rename(scratch.Image(t, disk, 4<<30), filepath.Join(images, disk)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(scratch.Image(t, disk, 4<<30), filepath.Join(images, disk)))
 	// The disk is unmounted when the subtest ends.
 	if t.Run("write", func(t *testing.T) { writeFixture(t, images) }) {
 		scratch.Run(t, "tar", "--create", "--gzip", "--sparse", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0",

@@ -17,6 +17,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // useID is the mount ID of the container that used the volume "used" when the fixture was made.
@@ -32,9 +33,7 @@ func TestB16Contents(t *testing.T) {
 		t.Fatal(err)
 	}
 	listed, err := plug.List() // has the name that was asked for last
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if !slices.Contains(listed, "base@plain") {
 		t.Errorf("the engine finds its volume base@plain not in %q", listed)
 	}
@@ -65,9 +64,7 @@ func TestB16Uses(t *testing.T) {
 	host.NewBootID(t, boot)
 	h := start(t)
 	awaitUses(t, h, "used", 1)
-	if err := h.Plug(t).Unmount("used", useID); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, h.Plug(t).Unmount("used", useID))
 	awaitUses(t, h, "used", 0)
 	holds(t, h.Plug(t), "used", "used")
 }
@@ -76,9 +73,7 @@ func TestB16Uses(t *testing.T) {
 func TestB16Rebuild(t *testing.T) {
 	openFixture(t)
 	host.NewBootID(t, uuid.NewString())
-	if err := os.Remove(filepath.Join(root, "store.db")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(filepath.Join(root, "store.db")))
 	h := start(t)
 	h.Must(t, "store", "recover", "--from-pools")
 	checkFixture(t, h)
@@ -91,13 +86,9 @@ func checkFixture(t *testing.T, h *host.Host) {
 	c := h.Client(t)
 	defer c.Close()
 	volumes, err := c.Volumes(t.Context(), api.Page{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	trash, err := c.Trash(t.Context(), api.Page{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var got []string
 	for _, v := range volumes.Items {
 		got = append(got, v.Volume)
@@ -117,9 +108,7 @@ func checkFixture(t *testing.T, h *host.Host) {
 		holds(t, plug, name, text)
 	}
 	clone := "clone@snapshot-" + snapshotID(t, h, "base")
-	if err := plug.Create(clone, nil); err != nil {
-		t.Fatalf("clone the snapshot: %v", err)
-	}
+	require.NoErrorf(t, plug.Create(clone, nil), "clone the snapshot")
 	holds(t, plug, clone, "first")
 	h.Must(t, "volume", "rm", "clone")
 }
@@ -134,9 +123,7 @@ func volume(t *testing.T, h *host.Host, name string) api.Volume {
 	c := h.Client(t)
 	defer c.Close()
 	v, err := c.Volume(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return v
 }
 
@@ -158,9 +145,7 @@ func awaitUses(t *testing.T, h *host.Host, name string, n int) {
 func write(t *testing.T, plug *host.Plug, name, text string) {
 	t.Helper()
 	plug.Within(t, name, func(dir string) {
-		if err := os.WriteFile(filepath.Join(dir, "text"), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "text"), []byte(text), 0o644))
 	})
 }
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // Update is the flag -update: the files are written, not compared.
@@ -18,9 +20,7 @@ var Update = flag.Bool("update", false, "write the golden files anew")
 func Check(t testing.TB, file, want string) {
 	t.Helper()
 	if *Update {
-		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(file, []byte(want), 0o644))
 	}
 	if d := cmp.Diff(read(t, file), want); d != "" {
 		t.Errorf("%s differs (the flag -update writes it anew):\n%s", file, d)

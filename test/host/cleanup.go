@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // cleanup ends the processes and unmounts what is mounted, whatever state it is in. The test fails if drover does
@@ -32,13 +33,9 @@ func (h *Host) cleanup(t testing.TB) {
 	if t.Failed() {
 		t.Logf("end of drover's log:\n%s", h.LogTail(60))
 	}
-	if err := h.Unmount(); err != nil {
-		t.Errorf("clean up: %v", err)
-	}
+	assert.NoErrorf(t, h.Unmount(), "clean up")
 	h.unprotectMountPoints()
-	if err := h.devices(); err != nil {
-		t.Errorf("clean up: %v", err)
-	}
+	assert.NoErrorf(t, h.devices(), "clean up")
 	_ = os.Remove(h.Socket())
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/condition"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Result is the result of a command.
@@ -81,9 +82,7 @@ func (h *Host) JSON(t testing.TB, v any, args ...string) {
 func (h *Host) Client(t testing.TB) *client.Client {
 	t.Helper()
 	c, err := client.New(h.API())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return c
 }
 
@@ -149,9 +148,7 @@ func (h *Host) Metrics(t testing.TB) map[string]float64 {
 	}}
 	defer tr.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: tr}).Get("http://drover/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer resp.Body.Close()
 	out := map[string]float64{}
 	for s := bufio.NewScanner(resp.Body); s.Scan(); {

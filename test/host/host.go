@@ -36,9 +36,11 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/lan"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Options describe how a host differs from the default.
@@ -101,17 +103,13 @@ const upTime = 60 * time.Second
 func Start(t testing.TB, opts Options) *Host {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "drv-") //nolint:usetesting // the path of a socket has at most 107 bytes (unix(7))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	h := &Host{Dir: dir, Driver: opts.Driver, opts: opts, Env: opts.Env}
 	if h.Driver == "" {
 		h.Driver = engine.DriverName()
 	}
 	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Errorf("clean up: %v", err)
-		}
+		assert.NoErrorf(t, os.RemoveAll(dir), "clean up")
 	})
 	h.makeFilesystem(t)
 	t.Cleanup(func() { h.cleanup(t) })
@@ -119,9 +117,7 @@ func Start(t testing.TB, opts Options) *Host {
 	for name, text := range map[string]string{"profiles.yaml": cmp.Or(h.opts.Profiles, builtIn),
 		"drover.yaml": h.opts.Config} {
 		text = strings.ReplaceAll(text, "$DIR", dir)
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
 	if opts.Activated {
 		h.openPluginSocket(t)
@@ -136,9 +132,7 @@ func Start(t testing.TB, opts Options) *Host {
 func (h *Host) openPluginSocket(t testing.TB) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: h.Socket(), Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer l.Close() // the duplicate keeps listening
 	l.SetUnlinkOnClose(false)
 	if h.pluginSocket, err = l.File(); err != nil {
@@ -204,9 +198,7 @@ func (h *Host) mountOn(t testing.TB, fs string) {
 			return mount.Mount(at, mount.Spec{Source: dev.Path, FSType: fs})
 		})
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	backend := "loop"
 	if h.opts.Pool == "dir" {
 		backend = "dir"
@@ -220,9 +212,7 @@ func (h *Host) mountOn(t testing.TB, fs string) {
 func Binary(t testing.TB) string {
 	t.Helper()
 	path, err := build()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return path
 }
 
@@ -265,9 +255,7 @@ func (h *Host) Socket() string {
 func (h *Host) Up(t testing.TB, env ...string) {
 	t.Helper()
 	h.starts = strings.Count(h.Log(), "drover is ready") + 1 // counted first: the new process may be ready at once
-	if err := h.start(t, env); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, h.start(t, env))
 	ctx, cancel := context.WithTimeout(context.Background(), upTime)
 	defer cancel()
 	for {
@@ -369,24 +357,18 @@ func (h *Host) Kill9(t testing.TB) {
 // stop.
 func (h *Host) Pause(t testing.TB) {
 	t.Helper()
-	if err := h.proc.Pause(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, h.proc.Pause())
 }
 
 // Resume resumes the process. Idempotent.
 func (h *Host) Resume(t testing.TB) {
 	t.Helper()
-	if err := h.proc.Signal(unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, h.proc.Signal(unix.SIGCONT))
 }
 
 func (h *Host) end(t testing.TB, sig syscall.Signal) {
 	t.Helper()
-	if err := h.proc.Signal(sig); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, h.proc.Signal(sig))
 	h.Ended(t, 40*time.Second)
 }
 

@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // BootID is the file from which the kernel's boot ID is read in a test.
@@ -20,13 +23,9 @@ func NewBootID(t testing.TB, id string) BootID {
 	const kernel = "/proc/sys/kernel/random/boot_id"
 	b := BootID(filepath.Join(t.TempDir(), "boot_id"))
 	b.Change(t, id)
-	if err := unix.Mount(string(b), kernel, "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount(string(b), kernel, "", unix.MS_BIND, ""))
 	t.Cleanup(func() {
-		if err := unix.Unmount(kernel, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, unix.Unmount(kernel, unix.MNT_DETACH))
 	})
 	return b
 }
@@ -34,9 +33,7 @@ func NewBootID(t testing.TB, id string) BootID {
 // Change changes the boot ID, as another boot does.
 func (b BootID) Change(t testing.TB, id string) {
 	t.Helper()
-	if err := os.WriteFile(string(b), []byte(id+"\n"), 0o444); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(string(b), []byte(id+"\n"), 0o444))
 }
 
 // SetClock sets how much the clock that the process sees differs from the clock of this machine. It also applies
@@ -44,9 +41,7 @@ func (b BootID) Change(t testing.TB, id string) {
 func (h *Host) SetClock(t testing.TB, off time.Duration) {
 	t.Helper()
 	next := h.clock() + ".next"
-	if err := errors.Join(os.WriteFile(next, []byte(off.String()), 0o600), os.Rename(next, h.clock())); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.WriteFile(next, []byte(off.String()), 0o600), os.Rename(next, h.clock())))
 }
 
 func (h *Host) clock() string { return filepath.Join(h.Dir, "clock") }

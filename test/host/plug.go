@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // Plug speaks to the plugin as an engine does. It is safe for concurrent use.
@@ -112,13 +114,9 @@ func (p *Plug) Within(t testing.TB, name string, f func(root string)) {
 	t.Helper()
 	id := NewID()
 	root, err := p.Mount(name, id)
-	if err != nil {
-		t.Fatalf("mount %s: %v", name, err)
-	}
+	require.NoErrorf(t, err, "mount %s", name)
 	f(root)
-	if err := p.Unmount(name, id); err != nil {
-		t.Fatalf("unmount %s: %v", name, err)
-	}
+	require.NoErrorf(t, p.Unmount(name, id), "unmount %s", name)
 }
 
 // Get returns a volume.

@@ -13,7 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { engine.Main(m) }
@@ -48,20 +50,14 @@ func script(name string) string {
 
 func write(t *testing.T, path, text string) {
 	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 }
 
 func read(t *testing.T, path string) string {
 	t.Helper()
 	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return string(data)
 }
 
@@ -163,24 +159,18 @@ func privateFolders(t *testing.T) {
 	for _, dir := range []string{"/etc", "/usr"} {
 		layer := t.TempDir()
 		for _, sub := range []string{"upper", "work"} {
-			if err := os.Mkdir(filepath.Join(layer, sub), 0o755); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.Mkdir(filepath.Join(layer, sub), 0o755))
 		}
 		options := "lowerdir=" + dir + ",upperdir=" + layer + "/upper,workdir=" + layer + "/work"
 		mount(t, "overlay", dir, "overlay", options)
 	}
 	// In the copy of /etc only. Tests of other packages have programs in this folder at the same time.
-	if err := os.RemoveAll("/etc/drover"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.RemoveAll("/etc/drover"))
 	folder(t, "/run/systemd")
 	folder(t, "/var/lib/drover")
 	// The folder stays: removing it unmounts what another test has mounted on it in another namespace (rmdir, since
 	// Linux 3.18).
-	if err := os.MkdirAll("/run/drover", 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll("/run/drover", 0o755))
 	for _, dir := range []string{"/run/systemd", "/run/drover"} {
 		mount(t, "tmpfs", dir, "tmpfs", "")
 	}
@@ -204,15 +194,11 @@ func folder(t *testing.T, dir string) {
 
 func mount(t *testing.T, source, target, fstype, options string) {
 	t.Helper()
-	if err := unix.Mount(source, target, fstype, 0, options); err != nil {
-		t.Fatalf("mount %s on %s: %v", fstype, target, err)
-	}
+	require.NoErrorf(t, unix.Mount(source, target, fstype, 0, options), "mount %s on %s", fstype, target)
 	t.Cleanup(func() { detach(t, target) })
 }
 
 func detach(t *testing.T, target string) {
 	t.Helper()
-	if err := unix.Unmount(target, unix.MNT_DETACH); err != nil {
-		t.Errorf("unmount %s: %v", target, err)
-	}
+	assert.NoErrorf(t, unix.Unmount(target, unix.MNT_DETACH), "unmount %s", target)
 }

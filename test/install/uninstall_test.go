@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 const drover = "/usr/local/bin/drover"
@@ -20,9 +22,7 @@ func serve(t *testing.T, flags ...string) (stop func()) {
 	var log strings.Builder
 	cmd := exec.Command(drover, append([]string{"serve"}, flags...)...)
 	cmd.Stderr = &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, cmd.Start())
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
 	stopped := false

@@ -24,8 +24,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/lab/inside"
+	"github.com/droverhq/drover/test/require"
 )
 
 // bootsWithin is much longer than a boot takes on an idle machine.
@@ -77,9 +79,7 @@ func begin(t testing.TB, o Options) *VM {
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "initramfs"), b, 0o600)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	vm := &VM{console: filepath.Join(dir, "console"), disks: o.Disks}
 	line, reset := "", "-no-reboot"
 	if o.Systemd {
@@ -90,12 +90,8 @@ func begin(t testing.TB, o Options) *VM {
 	args = append(args, shared(repository(t), inside.Source, ",readonly=on")...)
 	for i, d := range o.Disks {
 		image := filepath.Join(dir, d.Name+".disk")
-		if err := os.WriteFile(image, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Truncate(image, d.Size); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(image, nil, 0o600))
+		require.NoError(t, os.Truncate(image, d.Size))
 		args = append(args, disk(image, serial(i), ",discard=unmap,detect-zeroes=unmap")...)
 	}
 	vm.start(t, args, filepath.Join(dir, "qemu.log"))
@@ -109,9 +105,7 @@ func runScript(t testing.TB, script string) string {
 	cmd := exec.Command(filepath.Join(repository(t), "scripts", script))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("scripts/%s: %v", script, err)
-	}
+	require.NoErrorf(t, err, "scripts/%s", script)
 	return strings.TrimSpace(string(out))
 }
 
@@ -133,9 +127,7 @@ func build(t testing.TB, args ...string) {
 func repository(t testing.TB) string {
 	t.Helper()
 	dir, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return dir
 }
 
@@ -195,9 +187,7 @@ func shared(dir, path, more string) []string {
 func (vm *VM) start(t testing.TB, args []string, log string) {
 	t.Helper()
 	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	ours, theirs := os.NewFile(uintptr(ends[0]), "port"), os.NewFile(uintptr(ends[1]), "port")
 	defer ours.Close()
 	defer theirs.Close()
@@ -213,13 +203,9 @@ func (vm *VM) start(t testing.TB, args []string, log string) {
 		Keep: []*os.File{theirs},
 		Env:  []string{"TMPDIR=" + os.TempDir()},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() {
-		if err := vm.proc.End(unix.SIGKILL, time.Minute); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, vm.proc.End(unix.SIGKILL, time.Minute))
 	})
 	theirs.Close() // so that the port closes when QEMU ends
 	vm.log = log
@@ -246,9 +232,7 @@ func (vm *VM) up(t testing.TB) {
 func (vm *VM) Reset(t testing.TB) {
 	t.Helper()
 	c := inside.Command{Args: []string{"sh", "-c", "echo b >/proc/sysrq-trigger"}, Seconds: 60}
-	if err := json.NewEncoder(vm.port).Encode(c); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, json.NewEncoder(vm.port).Encode(c))
 	vm.up(t)
 }
 

@@ -14,7 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/lab/inside"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestLab runs the table in two machines, each of which takes the next entry, and has a subtest for each test in
@@ -91,9 +93,7 @@ func share(t *testing.T, from, to string) {
 	if err == nil {
 		err = os.WriteFile(to, b, 0o600)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 // all reports whether the long entries run as well.
@@ -205,9 +205,7 @@ func (vm *VM) entry(t *testing.T, e Entry) {
 	}
 	switch {
 	case err != nil:
-		if err := vm.proc.End(unix.SIGKILL, time.Minute); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, vm.proc.End(unix.SIGKILL, time.Minute))
 		t.Errorf("%v\n%s\nits console:\n%s", err, tail(r.all.output, 40), vm.Console(60))
 	case len(r.all.sub) == 0:
 		t.Errorf("no test ran: exit %d\n%s", exit, tail(r.all.output, 40))

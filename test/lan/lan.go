@@ -19,6 +19,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // Net is a network: a bridge in a separate namespace, with a port for each machine. It is safe for concurrent
@@ -46,9 +48,7 @@ func New(tb testing.TB) *Net {
 		n.bridge, err = os.Open("/proc/thread-self/ns/net")
 		return err
 	})
-	if err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, err)
 	tb.Cleanup(n.close)
 	n.ip("link", "add", "lan", "type", "bridge")
 	n.ip("link", "set", "lan", "up")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/lan"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }
@@ -27,9 +28,7 @@ func socket(t *testing.T, m *lan.Machine) *net.UDPConn {
 		c, err = net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(m.IP)})
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	return c
 }
@@ -45,9 +44,7 @@ func send(t *testing.T, from, to *net.UDPConn, text string) {
 // lost.
 func wantNext(t *testing.T, c *net.UDPConn, want string) {
 	t.Helper()
-	if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(30*time.Second)))
 	b := make([]byte, 100)
 	n, err := c.Read(b)
 	if got := string(b[:n]); err != nil || got != want {

@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/linux/process"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Machine is one machine of a network. It is safe for concurrent use.
@@ -38,9 +40,7 @@ func (n *Net) Machine(name string, own map[string]string) *Machine {
 	defer n.mu.Unlock()
 	i := len(n.machines) + 1
 	m := &Machine{Name: name, IP: fmt.Sprintf("10.77.0.%d", i), tb: n.tb, port: fmt.Sprint("port", i)}
-	if err := onThread(func() error { return m.make(own) }); err != nil {
-		n.tb.Fatalf("machine %s: %v", name, err)
-	}
+	require.NoErrorf(n.tb, onThread(func() error { return m.make(own) }), "machine %s", name)
 	n.machines = append(n.machines, m)
 	// A name with a slash is the path of a namespace (ip-link(8), netns_get_fd of iproute2).
 	n.ip("link", "add", m.port, "type", "veth", "peer", "name", "eth0", "netns", path(m.net))
@@ -197,9 +197,7 @@ func (m *Machine) Kill() error {
 }
 
 func (m *Machine) close() {
-	if err := m.Kill(); err != nil {
-		m.tb.Error(err)
-	}
+	assert.NoError(m.tb, m.Kill())
 	for _, f := range []*os.File{m.root, m.net, m.mnt, m.uts} {
 		if err := f.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
 			m.tb.Error(err)

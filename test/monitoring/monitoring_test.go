@@ -20,9 +20,11 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { engine.Main(m) }
@@ -47,9 +49,7 @@ func read(t *testing.T, file string, into any) {
 	if err == nil {
 		err = yaml.Unmarshal(text, into) // JSON is YAML
 	}
-	if err != nil {
-		t.Fatalf("%s: %v", file, err)
-	}
+	require.NoErrorf(t, err, "%s", file)
 }
 
 type ruleFile struct {
@@ -91,9 +91,7 @@ func TestRules(t *testing.T) {
 func wantMetrics(t *testing.T, what, query string) {
 	t.Helper()
 	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, name := range regexp.MustCompile(`drover_\w+`).FindAllString(query, -1) {
 		family := regexp.MustCompile(`_(bucket|count|sum)$`).ReplaceAllString(name, "")
 		if !strings.Contains(string(text), "| `"+family+"` |") {
@@ -119,9 +117,7 @@ func TestDashboard(t *testing.T) {
 	call := func(method string, request map[string]any) host.Answer {
 		t.Helper()
 		a, err := plug.Call("VolumeDriver."+method, request)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return a
 	}
 	call("Create", map[string]any{"Name": "db@gold"})
@@ -158,25 +154,19 @@ func TestDashboard(t *testing.T) {
 func work(t *testing.T, h *host.Host, mounted string, number int) {
 	t.Helper()
 	file, err := os.Create(filepath.Join(mounted, fmt.Sprintf("f%d", number)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer file.Close()
 	if _, err := file.Write(make([]byte, 1<<20)); err != nil {
 		t.Fatal(err)
 	}
-	if err := file.Sync(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, file.Sync())
 	h.Must(t, "snapshot", "create", "db")
 }
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer l.Close()
 	return l.Addr().String()
 }
@@ -186,16 +176,12 @@ func freeAddress(t *testing.T) string {
 func startPrometheus(t *testing.T, metrics, web string) {
 	t.Helper()
 	alerts, err := filepath.Abs(rules)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "prometheus.yml")
 	text := fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%q]\n"+
 		"scrape_configs: [{job_name: drover, static_configs: [{targets: [%q]}]}]\n", alerts, metrics)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(config, []byte(text), 0o600))
 	p, err := child.Start(child.Spec{
 		Args: []string{
 			"prometheus", "--config.file", config, "--storage.tsdb.path", filepath.Join(dir, "data"),
@@ -207,9 +193,7 @@ func startPrometheus(t *testing.T, metrics, web string) {
 		t.Fatalf("start Prometheus: %v (scripts/deps.sh test installs it)", err)
 	}
 	t.Cleanup(func() {
-		if err := p.End(syscall.SIGTERM, time.Minute); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, p.End(syscall.SIGTERM, time.Minute))
 	})
 	host.Await(t, "Prometheus answers", func() error {
 		_, err := series(t, web, "vector(1)")
@@ -222,9 +206,7 @@ func series(t *testing.T, web, query string) (int, error) {
 	t.Helper()
 	target := "http://" + web + "/api/v1/query?query=" + url.QueryEscape(query)
 	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, target, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, err
@@ -243,9 +225,7 @@ func series(t *testing.T, web, query string) (int, error) {
 // TestCommandsOfAlerts: the command of each alert exists.
 func TestCommandsOfAlerts(t *testing.T) {
 	text, err := os.ReadFile("../../docs/cli.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var file struct {
 		Groups []struct {
 			Rules []struct {

@@ -16,7 +16,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/socket"
 	"github.com/droverhq/drover/plugin"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { engine.Main(m) }
@@ -104,21 +106,15 @@ func serve(t *testing.T) (*agent, *engine.Engine, string) {
 	a := &agent{dir: t.TempDir(), volumes: map[string]bool{}, calls: map[string]int{}}
 	driver := engine.DriverName()
 	l, err := socket.Listen(t.Context(), filepath.Join("/run/docker/plugins", driver+".sock"), "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	s := plugin.New(a, plugin.Options{})
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		if err := s.Shutdown(ctx); err != nil {
-			t.Error(err)
-		}
-		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
+		assert.NoError(t, s.Shutdown(ctx))
+		assert.ErrorIs(t, <-served, http.ErrServerClosed)
 	})
 	return a, engine.Start(t, engine.Options{}), driver
 }

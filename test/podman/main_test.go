@@ -22,8 +22,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) {
@@ -55,13 +57,9 @@ func begin(t *testing.T) *world {
 		t.Fatalf("%v: scripts/deps.sh test installs it", err)
 	}
 	// Podman's locks have one name for the whole machine. The mount namespace belongs to the test only.
-	if err := unix.Mount("tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount("tmpfs", "/dev/shm", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777"))
 	t.Cleanup(func() {
-		if err := unix.Unmount("/dev/shm", 0); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, unix.Unmount("/dev/shm", 0))
 	})
 	w := &world{h: host.Start(t, host.Options{Driver: driver})}
 	w.plug, w.dir = w.h.Plug(t), filepath.Join(w.h.Dir, "podman")
@@ -83,12 +81,8 @@ func begin(t *testing.T) *world {
 
 func (w *world) write(t testing.TB, path, text string, mode os.FileMode) {
 	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(text), mode); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path, []byte(text), mode))
 }
 
 // box is the root filesystem of an image: a shell, three programs, and the libraries of this machine that they need.
@@ -97,14 +91,10 @@ func box(t testing.TB) string {
 	files := map[string]string{}
 	for _, name := range []string{"sh", "cat", "ls", "sleep"} {
 		path, err := exec.LookPath(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		files["/bin/"+name] = path
 		libraries, err := exec.Command("ldd", path).Output()
-		if err != nil {
-			t.Fatalf("ldd %s: %v", path, err)
-		}
+		require.NoErrorf(t, err, "ldd %s", path)
 		for _, lib := range regexp.MustCompile(`/\S+`).FindAllString(string(libraries), -1) {
 			files[lib] = lib
 		}
@@ -119,13 +109,9 @@ func box(t testing.TB) string {
 		if err == nil {
 			_, err = archive.Write(content)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 	}
-	if err := archive.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, archive.Close())
 	return out.String()
 }
 
@@ -163,9 +149,7 @@ func (w *world) run(t testing.TB, name string, args ...string) result {
 	cmd := exec.Command(name, args...)
 	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = w.env, w.dir, out, errs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a shell ends together with its command
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, cmd.Start())
 	late := time.AfterFunc(commandTime, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) })
 	defer late.Stop()
 	_ = cmd.Wait()
@@ -181,9 +165,7 @@ func (w *world) temp(t testing.TB) *os.File {
 	if err == nil {
 		err = os.Remove(f.Name())
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return f
 }
 
@@ -193,9 +175,7 @@ func text(t testing.TB, f *os.File) string {
 		t.Fatal(err)
 	}
 	all, err := io.ReadAll(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return string(all)
 }
 
@@ -229,14 +209,10 @@ func (w *world) volumes(t testing.TB) []string {
 func (w *world) wantUses(t testing.TB, volume string, want int) {
 	t.Helper()
 	a, err := w.plug.Get(volume)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	mounts, _ := a.Volume.Status["mounts"].([]any)
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if mounted := table.At(a.Volume.Mountpoint) != nil; len(mounts) != want || mounted != (want > 0) {
 		t.Errorf("volume %s has uses %v and is mounted: %t; want %d uses", volume, mounts, mounted, want)
 	}
@@ -251,9 +227,7 @@ func (w *world) end(t testing.TB) {
 		}
 	}
 	groups, err := filepath.Glob("/sys/fs/cgroup/*/libpod_parent")
-	if err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, err)
 	for _, top := range append(groups, "/sys/fs/cgroup/libpod_parent") {
 		var dirs []string
 		_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {

@@ -6,15 +6,15 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // page returns docs/podman.md.
 func page(t testing.TB) string {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/podman.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return string(text)
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestPodman: one Drover serves all tests that do not disturb it. During all of them, "podman volume mount" has a
@@ -74,9 +75,7 @@ func (w *world) read(t testing.TB, volume string) string {
 func (w *world) testCreate(t *testing.T) {
 	w.create(t, "made", "profile=silver", "size=400MiB", "owner=70:71", "mode=2750", "label.team=web")
 	a, err := w.plug.Get("made")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	st := a.Volume.Status
 	if st["profile"] != "silver" || st["size"] != float64(400<<20) || fmt.Sprint(st["labels"]) != "map[team:web]" {
 		t.Errorf("status: %v", st)
@@ -146,19 +145,13 @@ func (w *world) testRefusedMount(t *testing.T) {
 	w.refused(t, why, write...)
 	w.create(t, "damaged")
 	a, err := w.plug.Get("damaged")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	data := filepath.Join(w.h.Root, "pools", "default", "datasets", filepath.Base(a.Volume.Mountpoint))
-	if err := os.Rename(data, data+".away"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(data, data+".away"))
 	write[3] = "damaged:/data"
 	w.refused(t, "drover: mount of volume damaged: ", write...)
 	w.wantUses(t, "damaged", 0)
-	if err := os.Rename(data+".away", data); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(data+".away", data))
 	if got := w.podman(t, "ps", "--all", "--quiet"); got != "" {
 		t.Errorf("containers are left: %s", got)
 	}
@@ -235,9 +228,7 @@ func (w *world) testBusy(t *testing.T) {
 	w.start(t, "worker", "busy")
 	w.exec(t, "worker", "echo one > /data/file")
 	shell, err := os.Open(w.podman(t, "volume", "inspect", "--format", "{{.Mountpoint}}", "busy"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer shell.Close()
 	w.podman(t, "rm", "--force", "--time", "0", "worker")
 	if a, err := w.plug.Get("busy"); err != nil || len(a.Volume.Status["mounts"].([]any)) > 0 || a.Volume.Status["mounted"] != true {
@@ -249,9 +240,7 @@ func (w *world) testBusy(t *testing.T) {
 		t.Errorf("the next container reads %q", got)
 	}
 	w.podman(t, "rm", "--force", "--time", "0", "next")
-	if err := shell.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, shell.Close())
 	w.podman(t, "volume", "rm", "busy")
 }
 
@@ -333,9 +322,7 @@ func (w *world) hold(t *testing.T) (path string) {
 	w.create(t, "held")
 	w.podman(t, "volume", "mount", "held")
 	path = w.podman(t, "volume", "inspect", "--format", "{{.Mountpoint}}", "held")
-	if err := os.WriteFile(filepath.Join(path, "file"), []byte("held"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(path, "file"), []byte("held"), 0o600))
 	return path
 }
 

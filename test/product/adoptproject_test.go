@@ -8,6 +8,7 @@ import (
 
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 const moved = `# the shop
@@ -97,9 +98,7 @@ func (s *adopted) want(t *testing.T, lastRow string, volumes ...string) {
 func (s *adopted) wantJournals(t *testing.T, want int) {
 	t.Helper()
 	paths, err := filepath.Glob("/var/lib/drover-projects/shop-*.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	got := 0
 	for _, path := range paths {
 		text, err := os.ReadFile(path)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/require"
 )
 
 // project is a Compose project: a folder with one file.
@@ -27,9 +28,7 @@ func (w *world) project(t testing.TB, name, file string) project {
 func (p project) write(t testing.TB, file string) {
 	t.Helper()
 	file = strings.ReplaceAll(file, "DRIVER", p.w.h.Driver)
-	if err := os.WriteFile(filepath.Join(p.dir, "compose.yaml"), []byte(file), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(p.dir, "compose.yaml"), []byte(file), 0o600))
 }
 
 func (p project) try(t testing.TB, args ...string) engine.Result {

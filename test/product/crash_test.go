@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // ticking appends to a file of the volume for ever, which shows whether a container continues to write.
@@ -185,9 +186,7 @@ func testB6(t *testing.T, w *world) {
 
 	w.e.PowerOff(t)
 	w.h.Kill9(t)
-	if err := w.h.Unmount(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, w.h.Unmount())
 	host.NewBootID(t, uuid.NewString())
 	// The bare folder below the mount point accepts no data from a container that starts too early.
 	if err := os.WriteFile(filepath.Join(point, "one"), nil, 0o600); err == nil {

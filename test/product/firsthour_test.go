@@ -13,6 +13,7 @@ import (
 
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // testFirstHour: what surprises people in their first hour with volume plugins. Each case is a row of the table in
@@ -142,21 +143,15 @@ func testNameless(t *testing.T, w *world) {
 	w.wantVolumes(t, "db")
 
 	var st unix.Statfs_t
-	if err := unix.Statfs(w.h.Root, &st); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Statfs(w.h.Root, &st))
 	ballast, err := os.Create(filepath.Join(w.h.Root, "ballast"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if err := errors.Join(unix.Fallocate(int(ballast.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-16<<20), ballast.Close()); err != nil {
 		t.Fatal(err)
 	}
 	w.refused(t, "nearly full", "run", "--rm", "-v", "db@gold:/other", "--volume-driver", w.h.Driver, image, "true")
 	w.docker(t, "run", "--rm", "--mount", "type=volume,source=db@gold,target=/other,volume-driver="+w.h.Driver, image, "true")
-	if err := os.Remove(ballast.Name()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(ballast.Name()))
 	w.docker(t, "volume", "rm", "db@gold")
 }
 

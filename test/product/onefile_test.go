@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 	"github.com/droverhq/drover/test/lan"
+	"github.com/droverhq/drover/test/require"
 )
 
 // oneFile is docker-compose.yml of the repository on a machine with an engine.
@@ -32,22 +33,16 @@ type oneFile struct {
 func newOneFile(t *testing.T) *oneFile {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "drv-") //nolint:usetesting // the path of a socket has at most 107 bytes (unix(7))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	plugins, disk, run := filepath.Join(dir, "plugins"), filepath.Join(dir, "disk"), filepath.Join(dir, "run")
 	for _, d := range []string{plugins, disk, run} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Mkdir(d, 0o755))
 	}
 	image := scratch.Image(t, "xfs", 64<<30)
 	t.Cleanup(func() { wantFree(t, dir, image) })
 	f := &oneFile{on: lan.New(t).Machine("alone", map[string]string{"/run/docker/plugins": plugins})}
-	if err := f.on.Do(func() error { return asHost(t, image, disk) }); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.on.Do(func() error { return asHost(t, image, disk) }))
 	t.Setenv("DROVER_ROOT", filepath.Join(disk, "root"))
 	t.Setenv("DROVER_RUN", run)
 	f.Engine = engine.Start(t, engine.Options{On: f.on})
@@ -102,17 +97,13 @@ func (f *oneFile) allowed(t *testing.T) {
 	t.Helper()
 	f.files = []string{"--file", filepath.Join(f.top, "docker-compose.yml")}
 	has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, unix.CAP_SYS_RESOURCE, 0, 0, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if has == 1 {
 		return
 	}
 	less := filepath.Join(t.TempDir(), "less.yaml")
 	text := "services: {agent: {cap_add: !override [SYS_ADMIN, DAC_READ_SEARCH, LINUX_IMMUTABLE, SYS_PTRACE]}}\n"
-	if err := os.WriteFile(less, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(less, []byte(text), 0o600))
 	f.files = append(f.files, "--file", less)
 }
 

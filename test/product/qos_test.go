@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 const qosProfiles = `
@@ -31,13 +32,9 @@ type limits map[string]iolimit.Limits
 func hierarchy(t *testing.T) iolimit.Hierarchy {
 	t.Helper()
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	h, err := iolimit.Detect(table)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return h
 }
 
@@ -47,9 +44,7 @@ func (w *world) limitsOn(t *testing.T, dev iolimit.Device, containers ...string)
 	groups := map[string]string{"root": iolimit.Root}
 	for _, c := range containers {
 		pid, err := strconv.Atoi(w.docker(t, "inspect", "--format", "{{.State.Pid}}", c))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		g, ok := h.GroupOf(pid)
 		if !ok {
 			t.Fatalf("container %s has no group", c)
@@ -58,9 +53,7 @@ func (w *world) limitsOn(t *testing.T, dev iolimit.Device, containers ...string)
 	}
 	for name, g := range groups {
 		l, err := h.Get(g, dev)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if l != (iolimit.Limits{}) {
 			found[name] = l
 		}
@@ -135,9 +128,7 @@ func TestQoS(t *testing.T) {
 
 	w.h.Stop(t)
 	w.wantLimits(t, dev, slow, "one", "two")
-	if err := hierarchy(t).Clear(iolimit.Root, dev); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, hierarchy(t).Clear(iolimit.Root, dev))
 	w.h.Up(t)
 	w.wantLimits(t, dev, slow, "one", "two")
 

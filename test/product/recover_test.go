@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/tree/treetest"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestRecover brings the volumes of a lost host back on another one, which has only the repository, its password and
@@ -35,9 +36,7 @@ func TestRecover(t *testing.T) {
 		h.Must(t, "repository", "add", "offsite", at, "--password", "file:"+secret)
 		for i, name := range []string{"db", "web", "cache"} {
 			opts := map[string]string{"profile": "gold", "size": fmt.Sprintf("%dMiB", 80+16*i), "label.team": name}
-			if err := plug.Create(name, opts); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, plug.Create(name, opts))
 			content[name] = treetest.Bytes(uint64(i), 8<<20)
 			plug.Within(t, name, func(root string) { put(t, filepath.Join(root, "data"), content[name]) })
 		}
@@ -54,9 +53,7 @@ func TestRecover(t *testing.T) {
 	all := []string{"recover", "--from", "offsite", "--all", "--take-over"}
 	killed := startCommand(t, h, append(all, "--parallel", "1")...)
 	awaitRestore(t, h, 1)
-	if err := killed.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, killed.Process.Kill())
 	_ = killed.Wait() // it was killed
 	wantWhole(t, h, content)
 
@@ -114,9 +111,7 @@ func TestRecordsInRepository(t *testing.T) {
 	}
 	h.Must(t, "volume", "create", "late")
 	h.Stop(t)
-	if err := os.Remove(filepath.Join(h.Root, "store.db")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(filepath.Join(h.Root, "store.db")))
 	file := filepath.Join(elsewhere, "records.jsonl")
 	fetched := h.Exec(t, append(fetch, file)...)
 	wantOutput(t, fetched, "fetched ", " to "+file+"\n")
@@ -145,9 +140,7 @@ func startCommand(t *testing.T, h *host.Host, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), host.Binary(t), args...)
 	cmd.Env = append(os.Environ(), "DROVER_API="+h.API())
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, cmd.Start())
 	return cmd
 }
 
@@ -187,9 +180,7 @@ func wantWhole(t *testing.T, h *host.Host, content map[string][]byte) (names []s
 		Size   dataset.Size
 		Labels map[string]string
 	}
-	if err := json.Unmarshal([]byte(h.Must(t, "volume", "ls", "-o", "json")), &list); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, json.Unmarshal([]byte(h.Must(t, "volume", "ls", "-o", "json")), &list))
 	sizes := map[string]dataset.Size{"db": 80, "web": 96, "cache": 112}
 	for _, v := range list {
 		names = append(names, v.Volume)
@@ -207,9 +198,7 @@ func wantWhole(t *testing.T, h *host.Host, content map[string][]byte) (names []s
 
 func put(t *testing.T, path string, content []byte) {
 	t.Helper()
-	if err := os.WriteFile(path, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, content, 0o600))
 }
 
 func writePassword(t *testing.T, path, password string) {

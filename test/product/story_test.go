@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 // story is a database with which A1, A2 and A7 run on one kind of pool.
@@ -82,9 +83,7 @@ func (s story) acked(t *testing.T, w *world, name string) int {
 func (s story) stored(t *testing.T, w *world, name string) int {
 	t.Helper()
 	n, err := strconv.Atoi(s.db.Query(t, w.e, name, s.last))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return n
 }
 
@@ -154,9 +153,7 @@ func testA1(t *testing.T, w *world, s story) {
 func greeting(t *testing.T, addr string) {
 	t.Helper()
 	conn, err := net.DialTimeout("tcp", addr, 10*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer conn.Close()
 	head := make([]byte, 64)
 	if n, err := io.ReadAtLeast(conn, head, 16); err != nil || !strings.Contains(string(head[:n]), "MariaDB") {
@@ -211,14 +208,10 @@ func testA2(t *testing.T, w *world, s story) {
 func (w *world) free(t testing.TB) int64 {
 	t.Helper()
 	root, err := os.Open(w.h.Root)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer root.Close()
 	var st unix.Statfs_t
-	if err := errors.Join(unix.Syncfs(int(root.Fd())), unix.Fstatfs(int(root.Fd()), &st)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(unix.Syncfs(int(root.Fd())), unix.Fstatfs(int(root.Fd()), &st)))
 	return int64(st.Bavail) * st.Bsize
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { engine.Main(m) }
@@ -148,9 +149,7 @@ func (w *world) wantUses(t testing.TB, spelling string, wantIDs, wantUses int) {
 func (w *world) mounts(t testing.TB) []string {
 	t.Helper()
 	table, err := mount.Table()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	var points []string
 	for _, m := range table.Under(filepath.Join(w.h.Root, "mnt")) {
 		points = append(points, m.Mountpoint)
@@ -162,9 +161,7 @@ func (w *world) mounts(t testing.TB) []string {
 func (w *world) datasets(t testing.TB) []string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(w.h.Root, "pools", "default", "*", "????????-????-*"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return found
 }
 

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 var (
@@ -98,9 +100,7 @@ func TestCodesOfAFile(t *testing.T) {
 		"\tt.Run(\"A10 I6 wrong words\", nil)\n\tprintln(\"not B9, which is no name\")\n}\n"
 	set := token.NewFileSet()
 	file, err := parser.ParseFile(set, "p.go", text, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	got := citedCodes(source{name: "p.go", file: file, set: set})
 	for _, code := range []string{"I1", "C2", "B2", "B7", "A10", "I6"} {
 		if len(got[code]) != 1 {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // Limits on the structure of the code without its tests. They stop a relapse. They are not goals: a part is cut
@@ -51,9 +53,7 @@ func TestLinesAreNarrow(t *testing.T) {
 			continue
 		}
 		text, err := os.ReadFile(filepath.Join(top, s.name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		for i, line := range strings.Split(string(text), "\n") {
 			width := utf8.RuneCountInString(line) + 3*strings.Count(line, "\t")
 			if width <= maxColumns || strings.Contains(line, "`") {

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // top is the root of the repository, seen from this package.
@@ -49,9 +51,7 @@ func files(t *testing.T, suffix string) []string {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return names
 }
 
@@ -61,9 +61,7 @@ func sources(t *testing.T) []source {
 	for _, name := range files(t, ".go") {
 		set := token.NewFileSet()
 		file, err := parser.ParseFile(set, filepath.Join(top, name), nil, parser.ParseComments|parser.SkipObjectResolution)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if !ast.IsGenerated(file) {
 			all = append(all, source{name: name, file: file, set: set})
 		}
@@ -183,9 +181,7 @@ func reportSkips(t *testing.T, s source, body *ast.BlockStmt, receiver string) {
 func read(t *testing.T, name string) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(top, name))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return string(data)
 }
 

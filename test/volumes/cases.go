@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/require"
 )
 
 // database: a real database runs on a volume of profile gold. It is cloned by the UUID of its dataset while it runs.
@@ -145,9 +146,7 @@ func protected(t *testing.T, w World) {
 func repeatedCreates(t *testing.T, w World) {
 	plug := w.Host.Plug(t)
 	for range 2 {
-		if err := plug.Create("twice@gold", map[string]string{"size": "900MiB", "label.team": "a"}); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, plug.Create("twice@gold", map[string]string{"size": "900MiB", "label.team": "a"}))
 	}
 	first := w.inspect(t, "twice@gold").Status.Dataset
 	for _, c := range []struct {

@@ -25,6 +25,7 @@ import (
 	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Without the delays of a disk, restic takes a tenth of the time.
@@ -52,9 +53,7 @@ func (f *records) Repository(_ context.Context, name string) (dataset.Repository
 
 func must(t *testing.T, err error) {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 }
 
 // newChecker returns a checker, and a repository in a folder that does not exist yet.

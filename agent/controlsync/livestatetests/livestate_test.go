@@ -8,6 +8,7 @@ import (
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // TestMain checks that the package leaves nothing on the host.
@@ -25,9 +26,7 @@ func TestUsesBeforeTheNextHeartbeat(t *testing.T) {
 	shown := func(by api.Service) (all []*dataset.DatasetStatus) {
 		t.Helper()
 		v, err := by.Volume(t.Context(), "db")
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		list, err := by.Volumes(t.Context(), api.Page{})
 		if err != nil || len(list.Items) != 1 {
 			t.Fatalf("%+v, %v", list, err)
@@ -79,9 +78,7 @@ func TestSpaceBeforeTheNextHeartbeat(t *testing.T) {
 	f.A.Reporter.ReportAll(t.Context())
 	f.B.Reporter.ReportAll(t.Context())
 	reported, err := f.A.Control.Pools(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	control := fixedPools{f.A.Control, func() (list []api.Pool) {
 		for _, p := range reported {
 			st := *p.Status

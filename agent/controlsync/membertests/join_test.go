@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestJoin(t *testing.T) {
@@ -27,9 +28,7 @@ func TestJoin(t *testing.T) {
 	}
 	token := r.token("")
 	p, err := controlsync.Join(t.Context(), r.joining(dir, "alpha", token))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if p.Identity.Kind != pki.Node || p.Identity.Name != "alpha" || p.Identity.Cluster == uuid.Nil {
 		t.Errorf("%+v", p.Identity)
 	}
@@ -75,13 +74,9 @@ func TestJoinCutShort(t *testing.T) {
 	}
 	// As a power cut between control's answer and the first file leaves it.
 	for _, name := range []string{"ca.pem", "node.pem", "node-key.pem"} {
-		if err := os.Remove(filepath.Join(dir, name)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Remove(filepath.Join(dir, name)))
 	}
-	if err := os.WriteFile(filepath.Join(dir, "join.pem"), request, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "join.pem"), request, 0o600))
 	p, err := controlsync.Join(t.Context(), r.joining(dir, "alpha", token))
 	if err != nil || p.Identity != first.Identity || !p.Key.Equal(first.Key) {
 		t.Fatal(p, err)
@@ -106,9 +101,7 @@ func TestJoinLeavesNoRequest(t *testing.T) {
 		if err != nil || len(request) == 0 {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(left, request, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(left, request, 0o600))
 		if joins {
 			if _, err := controlsync.Join(t.Context(), r.joining(dir, "x", token)); err != nil {
 				t.Fatal(err)
@@ -121,12 +114,8 @@ func TestJoinLeavesNoRequest(t *testing.T) {
 		}
 		// One of another key is of a join that was begun since: it stays.
 		other, err := pki.NewRequest()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := other.Save(left); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
+		require.NoError(t, other.Save(left))
 		open(t, dir, r.clock)
 		if _, err := os.Stat(left); err != nil {
 			t.Error(err)

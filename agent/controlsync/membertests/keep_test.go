@@ -17,6 +17,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A node that was removed is let in nowhere: by control at once, by other nodes once they
@@ -28,14 +30,10 @@ func TestRemoved(t *testing.T) {
 	r.join(b, "beta")
 	alpha, beta := open(t, a, r.clock), open(t, b, r.clock)
 	toControl := r.client(alpha)
-	if err := alpha.Check(t.Context(), toControl); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, alpha.Check(t.Context(), toControl))
 	peer := func() error {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		defer l.Close()
 		got := make(chan error, 1)
 		go func() {
@@ -53,21 +51,15 @@ func TestRemoved(t *testing.T) {
 		}
 		return <-got
 	}
-	if err := peer(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, peer())
 	if _, err := r.svc.RemoveNode(t.Context(), "alpha", api.NodeRemoval{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := alpha.Check(t.Context(), toControl); !errors.Is(err, dataset.ErrRemoved) || !strings.Contains(err.Error(), "was removed from the cluster at") {
 		t.Error(err)
 	}
-	if err := beta.Check(t.Context(), r.client(beta)); err != nil {
-		t.Fatal(err)
-	}
-	if err := peer(); !errors.Is(err, dataset.ErrForbidden) {
-		t.Error(err)
-	}
+	require.NoError(t, beta.Check(t.Context(), r.client(beta)))
+	assert.ErrorIs(t, peer(), dataset.ErrForbidden)
 }
 
 // Keep looks each minute, tells of a failure once, and of control that is away only when

@@ -26,6 +26,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -53,9 +54,7 @@ func newReplica(t *testing.T) *replica {
 		t.Fatal(err)
 	}
 	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	r.svc = control.New(control.Deps{
 		Store: st, StoreName: "bolt", Clock: r.clock, Version: "v1.4.0",
 		Authority: func() (*pki.Authority, error) { return pki.Load(r.dir) },
@@ -77,9 +76,7 @@ func newReplica(t *testing.T) *replica {
 	}))
 	s.ErrorLog = log.New(io.Discard, "", 0)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	r.address = l.Addr().String()
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = s.Serve(tls.NewListener(l, r.own.UnverifiedServer())) }) // which ends with an error always
@@ -90,22 +87,16 @@ func newReplica(t *testing.T) *replica {
 func (r *replica) certificate() *pki.Pair {
 	r.t.Helper()
 	ca, err := pki.Load(r.dir)
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	require.NoError(r.t, err)
 	p, err := ca.Issue(pki.Identity{Kind: pki.Control, Name: "c1"}, r.clock.Now())
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	require.NoError(r.t, err)
 	return p
 }
 
 func (r *replica) token(name string) string {
 	r.t.Helper()
 	tok, err := r.svc.MakeToken(r.t.Context(), api.NewToken{Name: name})
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	require.NoError(r.t, err)
 	return tok.Token
 }
 
@@ -116,9 +107,7 @@ func (r *replica) joining(dir, name, token string) controlsync.JoinRequest {
 func (r *replica) join(dir, name string) *pki.Pair {
 	r.t.Helper()
 	p, err := controlsync.Join(r.t.Context(), r.joining(dir, name, r.token("")))
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	require.NoError(r.t, err)
 	return p
 }
 
@@ -126,9 +115,7 @@ func (r *replica) join(dir, name string) *pki.Pair {
 func (r *replica) client(m *controlsync.Member) *client.Client {
 	r.t.Helper()
 	c, err := client.NewTLS("https://"+r.address, m.Credentials().Client(pki.Control))
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	require.NoError(r.t, err)
 	r.t.Cleanup(c.Close)
 	return c
 }
@@ -136,9 +123,7 @@ func (r *replica) client(m *controlsync.Member) *client.Client {
 func open(t *testing.T, dir string, clk clock.Clock) *controlsync.Member {
 	t.Helper()
 	m, err := controlsync.Open(dir, clk)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return m
 }
 
@@ -153,9 +138,7 @@ func TestRenewal(t *testing.T) {
 	look := func() *pki.Pair {
 		t.Helper()
 		r.own.Set(r.certificate())
-		if err := m.Check(t.Context(), c); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, m.Check(t.Context(), c))
 		return m.Credentials().Pair()
 	}
 	r.clock.Advance(19 * 24 * time.Hour)
@@ -200,9 +183,7 @@ func TestRotation(t *testing.T) {
 	if _, err := controlsync.Join(t.Context(), r.joining(t.TempDir(), "beta", token)); err != nil {
 		t.Error("a token from before:", err)
 	}
-	if err := m.Check(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, m.Check(t.Context(), c))
 	second := m.Credentials().Pair()
 	if len(second.Roots) != 2 || !second.IsOfNewestRoot() || second.Key.Equal(first.Key) {
 		t.Errorf("%d roots", len(second.Roots))
@@ -212,17 +193,13 @@ func TestRotation(t *testing.T) {
 	}
 	r.own.Set(r.certificate())
 	_ = m.Check(t.Context(), c) // by a connection that may yet show the old certificate, and is closed for that
-	if err := m.Check(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, m.Check(t.Context(), c))
 	if got := m.Credentials().Pair(); len(got.Roots) != 1 || !got.Key.Equal(second.Key) {
 		t.Errorf("%d roots", len(got.Roots))
 	}
 	late := pki.NewCredentials(first, r.clock, nil)
 	old, err := client.NewTLS("https://"+r.address, late.Client())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer old.Close()
 	if _, err := old.Trust(t.Context()); err == nil {
 		t.Error("the old root is believed yet")

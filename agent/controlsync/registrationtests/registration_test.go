@@ -24,6 +24,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/facts"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // told is a control that keeps the facts that nodes report.
@@ -116,9 +118,7 @@ func TestFactsAreReportedWhenTheyChange(t *testing.T) {
 // is not taken for a damaged one, which would give the node another identity.
 func TestB16IdentityOfALaterFormat(t *testing.T) {
 	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "agent.db"), bolt.Options{Clock: clock.System{}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = st.Close() })
 	h := &host.Host{Root: t.TempDir(), DB: records.OpenDB(st), Log: logrus.New()}
 	h.Trust = host.NewTrust("")
@@ -126,9 +126,7 @@ func TestB16IdentityOfALaterFormat(t *testing.T) {
 	file := filepath.Join(h.Root, controlsync.IdentityFile)
 	put := func(text string) {
 		t.Helper()
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	}
 	const later = `{"format":2,"node":{"new":1}}`
 	for _, database := range []string{"empty", "with the identity"} {
@@ -140,9 +138,7 @@ func TestB16IdentityOfALaterFormat(t *testing.T) {
 			t.Errorf("database %s: the file has %q, %v", database, b, err)
 		}
 		put("damaged")
-		if err := id.Load(t.Context()); err != nil {
-			t.Errorf("database %s, damaged file: %v", database, err)
-		}
+		assert.NoErrorf(t, id.Load(t.Context()), "database %s, damaged file", database)
 	}
 	put(later)
 	if _, err := controlsync.KnownNode(h.Root); !errors.Is(err, dataset.ErrUnsupported) {
@@ -200,9 +196,7 @@ func TestStoreWithOlderClockIsRejected(t *testing.T) {
 		cfg := r.Config
 		r.Stop() // its clock is on disk from now on
 		out, err := r.Link.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "late"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		r.Link.ChangeSync(func(s *api.Sync) {
 			s.RegistrationIndex, s.StoreClock = 1<<40, 49
 			if lacks {
@@ -221,9 +215,7 @@ func TestStoreWithOlderClockIsRejected(t *testing.T) {
 			}
 			r.MountDataset(late, "id")
 			r.WantUses(late, "id")
-			if err := r.Unmount(t.Context(), "late", "id"); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, r.Unmount(t.Context(), "late", "id"))
 		}
 	}
 }
@@ -233,17 +225,13 @@ func TestStoreClockIsSavedWhenItMoves(t *testing.T) {
 	r := agenttest.New(t)
 	r.StoreClock.Raise(7)
 	r.StoreClock.Raise(5)
-	if err := r.StoreClock.Save(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.StoreClock.Save(t.Context()))
 	e, err := r.Config.State.Get(t.Context(), controlsync.ClockKey)
 	if err != nil || string(e.Value) != "7" {
 		t.Fatalf("%s, %v", e.Value, err)
 	}
 	r.StoreClock.Raise(7)
-	if err := r.StoreClock.Save(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.StoreClock.Save(t.Context()))
 	if again, err := r.Config.State.Get(t.Context(), controlsync.ClockKey); err != nil || again.Index != e.Index {
 		t.Errorf("it was written again, %v", err)
 	}

@@ -20,6 +20,8 @@ import (
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // auto makes a volume on host-a with failover auto, and waits until host-b has its data.
@@ -156,9 +158,7 @@ func TestFenceCommandRunsBeforeFailover(t *testing.T) {
 	}
 	warned := func() bool {
 		list, err := f.B.Doctor(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return slices.ContainsFunc(list, func(l api.Finding) bool {
 			return l.Level == api.LevelWarning && strings.Contains(l.Text, "(cut, shut) do not fail over to this node: program /bin/true: not listed in fence_programs")
 		})
@@ -271,9 +271,7 @@ func (l *losing) Yield(ctx context.Context, node uuid.UUID, y api.Yield) (err er
 	if err = l.Service.Yield(ctx, node, y); err == nil {
 		err = restore(ctx, l.f.ControlStore, l.backup)
 	}
-	if err != nil {
-		l.f.Errorf("the answer was not recorded: %v", err)
-	}
+	assert.NoErrorf(l.f, err, "the answer was not recorded")
 	l.lost.Store(true)
 	return dataset.Errorf(dataset.ErrUnavailable, "the reply was lost")
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // homeUnheard returns a cluster in which the move of a volume to b is recorded. b could reach nobody since it
@@ -37,9 +39,7 @@ func overtakes(f *agenttest.Cluster, d dataset.Dataset) {
 	f.Helper()
 	f.A.AwaitSettled(d.ID)
 	out, err := f.Service.Submit(f.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: d.Volume, Node: "host-a", Force: true, Fenced: "host-b"})
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
 		f.Fatalf("%+v", op.Problem)
 	}
@@ -54,9 +54,7 @@ func TestHomeSupersededBeforeItLearnedKeepsHead(t *testing.T) {
 			reached := h.Config.Control
 			h.Config.Control = agenttest.UnreachableControl{Service: reached}
 			h.Start()
-			if err := h.Copies.Reconcile(h.Cluster.Context(), d.ID); err != nil {
-				h.Cluster.Error(err)
-			}
+			assert.NoError(h.Cluster, h.Copies.Reconcile(h.Cluster.Context(), d.ID))
 			if e, err := h.Pool().Stat(h.Cluster.Context(), d.ID); err != nil || !e.Promoted {
 				h.Cluster.Errorf("what a move made, which may be on record, is gone: %+v, %v", e, err)
 			}
@@ -66,13 +64,9 @@ func TestHomeSupersededBeforeItLearnedKeepsHead(t *testing.T) {
 		"and has no head": func(h *agenttest.Host, d dataset.Dataset) {
 			pool := h.Pool()
 			e, err := pool.Stat(h.Cluster.Context(), d.ID)
-			if err != nil {
-				h.Cluster.Fatal(err)
-			}
+			require.NoError(h.Cluster, err)
 			s, _ := host.Promotable(e)
-			if err := pool.(agenttest.FusedImages).Copier.Demote(h.Cluster.Context(), d.ID, s.ID); err != nil {
-				h.Cluster.Fatal(err)
-			}
+			require.NoError(h.Cluster, pool.(agenttest.FusedImages).Copier.Demote(h.Cluster.Context(), d.ID, s.ID))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -113,9 +107,7 @@ func TestHomeSupersededWhileCutOffAsksAgain(t *testing.T) {
 	if known, ok := f.B.Cache.Dataset(d.ID); ok {
 		t.Errorf("it is known as its own: %+v", known)
 	}
-	if err := f.B.Trust.Err(); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, f.B.Trust.Err())
 }
 
 // answering is a control that has not registered this node yet, but answers its requests.
@@ -146,9 +138,7 @@ func TestHomeThatCrashedBeforeItLearnedKeepsHead(t *testing.T) {
 		f.B.Config.Control = answering{agenttest.UnreachableControl{Service: reached}, volumes}
 		f.B.Start()
 		f.B.ResumeMoves(t.Context())
-		if err := f.B.Copies.Reconcile(t.Context(), d.ID); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, f.B.Copies.Reconcile(t.Context(), d.ID))
 		if e, err := f.B.Pool().Stat(t.Context(), d.ID); err != nil || !e.Promoted {
 			t.Errorf("volumes are told of: %t: the head is gone: %+v, %v", volumes, e, err)
 		}
@@ -179,9 +169,7 @@ func TestVolumeDeletedWithoutHomeKeepsItsUsers(t *testing.T) {
 
 	f.A.Start()
 	agenttest.Await(t, func() bool { now, _ := f.A.Cache.Dataset(d.ID); return now.State == dataset.StateTrashed })
-	if err := os.WriteFile(filepath.Join(path, "late"), []byte("late"), 0o600); err != nil {
-		t.Errorf("its user is disturbed: %v", err)
-	}
+	assert.NoErrorf(t, os.WriteFile(filepath.Join(path, "late"), []byte("late"), 0o600), "its user is disturbed")
 	if _, err := f.A.Mounter.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "new"); dataset.KindOf(err) != dataset.ErrNotFound {
 		t.Errorf("a new mount of the deleted volume: %v", err)
 	}
@@ -193,9 +181,7 @@ func TestVolumeDeletedWithoutHomeKeepsItsUsers(t *testing.T) {
 		t.Errorf("the engine gets %+v, %v", v, err)
 	}
 	list, err := f.A.Doctor(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if !slices.ContainsFunc(list, func(is api.Finding) bool {
 		return is.Level == "error" && is.Subject == "volume db" && strings.Contains(is.Text, "was deleted while this host was confirmed as fenced, but is in use here by 1") &&
 			strings.HasSuffix(is.Fix, "drover trash restore "+d.ID.String()[:8])

@@ -18,6 +18,8 @@ import (
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // newOvertaken returns a cluster in which the head of a volume on host-b was superseded by the copy of host-a. The
@@ -43,9 +45,7 @@ func submits(f *agenttest.Cluster, req api.Request) {
 	f.Helper()
 	req.ID = uuid.New()
 	out, err := f.Service.Submit(f.Context(), req)
-	if err != nil {
-		f.Fatal(err)
-	}
+	require.NoError(f, err)
 	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
 		f.Fatalf("%s: %+v", req.Kind, op.Problem)
 	}
@@ -93,9 +93,7 @@ func TestSupersededCopyCanBeInspected(t *testing.T) {
 	f, d := newOvertaken(t)
 	shows(f, true)
 	path := looksAt(f)
-	if err := os.WriteFile(filepath.Join(path, "new"), nil, 0o600); !errors.Is(err, unix.EROFS) {
-		t.Errorf("a write: %v", err)
-	}
+	assert.ErrorIsf(t, os.WriteFile(filepath.Join(path, "new"), nil, 0o600), unix.EROFS, "a write")
 	_, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpDiscard, Volume: "db"})
 	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "drover copy mount db host-b --off") {
 		t.Errorf("discarded while somebody looks: %v", err)
@@ -125,15 +123,11 @@ func TestSupersededCopyCanBeInspected(t *testing.T) {
 		}
 	}
 	file, err := os.Open(filepath.Join(path, "token"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	shows(f, false)
 	agenttest.Await(t, func() bool { return strings.Contains(f.KeptCopy().Problem, "fuser -vm "+path) })
 	looksAt(f)
-	if err := file.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, file.Close())
 	nothingShown(f, f.KeptCopy(), "no more")
 
 	shows(f, true)
@@ -210,24 +204,18 @@ func TestInspectionAfterPowerCut(t *testing.T) {
 	if err == nil {
 		_, err = w.WriteString("lost")
 	}
-	if err := errors.Join(err, w.Sync(), w.Close()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(err, w.Sync(), w.Close()))
 	k := api.AssignedCopy{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.A.Node(), Kind: dataset.CopySuperseded, Snapshot: uuid.New(), MountReadOnly: true}}
 	if err := f.A.Pool().Snapshot(t.Context(), dataset.Snapshot{ID: k.Snapshot, Dataset: d.ID, Kind: dataset.SnapshotTransfer}, nil); err != nil {
 		t.Fatal(err)
 	}
 	f.A.MustUnmount("db", "user")
-	if err := f.A.Copies.MountInspection(t.Context(), f.A.Pool(), k); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.Copies.MountInspection(t.Context(), f.A.Pool(), k))
 	got, err := os.ReadFile(filepath.Join(f.A.MountPath(records.InspectionID(k)), "token"))
 	if err != nil || string(got) != "lost" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if err := f.A.Copies.UnmountInspection(t.Context(), f.A.Pool(), k); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, f.A.Copies.UnmountInspection(t.Context(), f.A.Pool(), k))
 }
 
 // A pool that keeps no copies has the head itself, and shows that.
@@ -237,23 +225,17 @@ func TestInspectionOfHeadWithoutCopies(t *testing.T) {
 	d := f.A.NewVolume("db", nil)
 	f.A.WriteFile("db", "token", "lost")
 	k := api.AssignedCopy{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.A.Node(), Kind: dataset.CopySuperseded, MountReadOnly: true}}
-	if err := f.A.Copies.MountInspection(t.Context(), f.A.Pool(), k); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.Copies.MountInspection(t.Context(), f.A.Pool(), k))
 	path := f.A.MountPath(records.InspectionID(k))
 	got, err := os.ReadFile(filepath.Join(path, "token"))
 	if err != nil || string(got) != "lost" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if err := os.Remove(filepath.Join(path, "token")); !errors.Is(err, unix.EROFS) {
-		t.Errorf("a removal: %v", err)
-	}
+	assert.ErrorIsf(t, os.Remove(filepath.Join(path, "token")), unix.EROFS, "a removal")
 	if e, err := f.A.Pool().Stat(t.Context(), records.InspectionID(k)); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a copy of it was made: %+v, %v", e, err)
 	}
-	if err := f.A.Copies.UnmountInspection(t.Context(), f.A.Pool(), k); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, f.A.Copies.UnmountInspection(t.Context(), f.A.Pool(), k))
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s is left: %v", path, err)
 	}
@@ -328,9 +310,7 @@ func TestInspectionErrorIsRecordedOncePerKind(t *testing.T) {
 	} {
 		k.Copy = f.KeptCopy().Copy // the state of the agent by then
 		k.MountReadOnly = true
-		if err := f.B.Copies.ReportInspection(t.Context(), k, step.why); !errors.Is(err, step.why) {
-			t.Fatal(err)
-		}
+		require.ErrorIs(t, f.B.Copies.ReportInspection(t.Context(), k, step.why), step.why)
 		if told := f.KeptCopy().Problem; told != step.told.Error() {
 			t.Errorf("%v: it is on record that %q", step.why, told)
 		}

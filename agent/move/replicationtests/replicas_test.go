@@ -18,6 +18,8 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A replica follows the writes, and catches up after its node was unreachable. It costs its home no snapshot while
@@ -73,9 +75,7 @@ func TestReplicaFollowsWritesAndTakesOver(t *testing.T) {
 
 	f.A.Stop()
 	out, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone || op.Loss.Taken.Before(written) {
 		t.Fatalf("%s: %+v, %+v", op.State, op.Problem, op.Loss)
 	}
@@ -119,14 +119,10 @@ func TestHomeKeepsBaseWhilePeerNeedsIt(t *testing.T) {
 		}
 		s, _, err := f.A.TransferSource.TakeSnapshot(ctx, d.ID, have)
 		err = errors.Join(err, f.A.Retention.Prune(ctx, f.A.Pool(), f.Recorded("db").Dataset)) // as happens soon
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		given = append(given, s.ID)
 		e, err := f.A.Pool().Stat(ctx, d.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		first := host.IndexOf(e, given[0]) >= 0
 		if first != (i < 4) || i == 3 && len(e.Snapshots) != 3 || host.IndexOf(e, s.ID) < 0 {
 			t.Errorf("round %d: the first is there: %t, of %d", i, first, len(e.Snapshots))
@@ -177,9 +173,7 @@ func replicaAhead(t *testing.T, condemned bool) {
 	f.B.Start()
 	agenttest.Await(t, func() bool { return upTo(f.B).After(upTo(c)) })
 	out, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
 		t.Fatalf("%+v", op.Problem)
 	}
@@ -230,9 +224,7 @@ func TestPromotionInterruptsRefresh(t *testing.T) {
 	agenttest.Await(t, func() bool { return f.Network.StalledStreams() > 0 })
 	f.A.Stop()
 	out, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "host-b", Force: true, Fenced: "host-a"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if op := f.AwaitEnd(*out.Operation); op.State != dataset.OpDone {
 		t.Errorf("%s: %+v", op.State, op.Problem)
 	}
@@ -273,21 +265,15 @@ func TestCopyIsNotDestroyedDuringMove(t *testing.T) {
 	for _, under := range []func() (end func()){
 		func() func() { return f.A.MoveTable.Begin(d.ID) },
 		func() func() { // as after a crash
-			if err := f.A.MoveTable.Set(t.Context(), d.ID, move.MoveRecord{Pool: k.Pool}); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, f.A.MoveTable.Set(t.Context(), d.ID, move.MoveRecord{Pool: k.Pool}))
 			return func() {
-				if err := f.A.MoveTable.Drop(t.Context(), d.ID); err != nil {
-					t.Error(err)
-				}
+				assert.NoError(t, f.A.MoveTable.Drop(t.Context(), d.ID))
 			}
 		},
 	} {
 		end := under()
 		f.A.Cache.SetCopy(d.ID, &k)
-		if err := f.A.Copies.Reconcile(t.Context(), d.ID); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, f.A.Copies.Reconcile(t.Context(), d.ID))
 		if _, err := f.A.Pool().Stat(t.Context(), d.ID); err != nil {
 			t.Fatalf("destroyed under a move: %v", err)
 		}
@@ -295,9 +281,7 @@ func TestCopyIsNotDestroyedDuringMove(t *testing.T) {
 		end()
 	}
 	f.A.Cache.SetCopy(d.ID, &k)
-	if err := f.A.Copies.Reconcile(t.Context(), d.ID); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, f.A.Copies.Reconcile(t.Context(), d.ID))
 	if _, err := f.A.Pool().Stat(t.Context(), d.ID); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("not destroyed after it: %v", err)
 	}

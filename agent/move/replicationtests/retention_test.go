@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // late is a control whose answers can be delayed.
@@ -219,9 +220,7 @@ func TestI3RestartedHomeKeepsMovingSnapshots(t *testing.T) {
 		if c.base {
 			y.Manifest.Base = s.ID
 		}
-		if err := r.Leases.Relinquish(t.Context(), d.ID, y); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.Leases.Relinquish(t.Context(), d.ID, y))
 		n := 0
 		if err := r.Retention.Prune(t.Context(), deletes{lying{e: e}, &n}, d); err != nil || n != c.want {
 			t.Errorf("%s: %d removed, %v", name, n, err)

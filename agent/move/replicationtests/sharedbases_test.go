@@ -18,6 +18,8 @@ import (
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Wherever the home of a volume moves, to a node with a copy or without, once or twice while a replica is
@@ -119,9 +121,7 @@ func keepsWriting(h *agenttest.Host, volume string) (stop func()) {
 				return
 			case <-time.After(20 * time.Millisecond):
 			}
-			if err := os.WriteFile(filepath.Join(path, "little"), fmt.Append(nil, n), 0o600); err != nil {
-				h.Cluster.Error(err)
-			}
+			assert.NoError(h.Cluster, os.WriteFile(filepath.Join(path, "little"), fmt.Append(nil, n), 0o600))
 		}
 	})
 	return func() { close(end); wg.Wait(); h.MustUnmount(volume, "little") }
@@ -216,9 +216,7 @@ func (h shelf) took(of uuid.UUID) dataset.Snapshot {
 	h.Cluster.Helper()
 	e, err := h.Pool().Stat(h.Cluster.Context(), h.d.ID)
 	s := h.TransferSource.TransferSnapshot(h.d, uuid.New(), of).TakenAfter(e.Snapshots, time.Now())
-	if err := errors.Join(err, h.Pool().Snapshot(h.Cluster.Context(), s, nil)); err != nil {
-		h.Cluster.Fatal(err)
-	}
+	require.NoError(h.Cluster, errors.Join(err, h.Pool().Snapshot(h.Cluster.Context(), s, nil)))
 	if of != uuid.Nil {
 		h.Retention.Sent.Record(h.Cluster.Recorded(h.d.Volume).Dataset, e, of, dataset.Snapshot{}, s, h.Clock.Steady())
 	}
@@ -233,9 +231,7 @@ func (h shelf) has(on *agenttest.Host, s dataset.Snapshot) {
 			continue
 		}
 		k.Snapshot, k.Taken, k.OrderTime, k.Epoch = s.ID, s.Created, s.OrderTime, s.Epoch
-		if err := on.Copies.Report(h.Cluster.Context(), api.CopyReport{Copy: k.Copy}); err != nil {
-			h.Cluster.Fatal(err)
-		}
+		require.NoError(h.Cluster, on.Copies.Report(h.Cluster.Context(), api.CopyReport{Copy: k.Copy}))
 	}
 }
 
@@ -243,22 +239,16 @@ func (h shelf) has(on *agenttest.Host, s dataset.Snapshot) {
 func (h shelf) gives(to *agenttest.Host, have ...uuid.UUID) dataset.Snapshot {
 	h.Cluster.Helper()
 	s, _, err := h.TransferSource.TakeSnapshot(move.WithRequester(h.Cluster.Context(), to.Node()), h.d.ID, have)
-	if err != nil {
-		h.Cluster.Fatal(err)
-	}
+	require.NoError(h.Cluster, err)
 	return s
 }
 
 // keeps reports whether a snapshot still exists after unneeded snapshots were removed.
 func (h shelf) keeps(s dataset.Snapshot) bool {
 	h.Cluster.Helper()
-	if err := h.Retention.Prune(h.Cluster.Context(), h.Pool(), h.d); err != nil {
-		h.Cluster.Fatal(err)
-	}
+	require.NoError(h.Cluster, h.Retention.Prune(h.Cluster.Context(), h.Pool(), h.d))
 	e, err := h.Pool().Stat(h.Cluster.Context(), h.d.ID)
-	if err != nil {
-		h.Cluster.Fatal(err)
-	}
+	require.NoError(h.Cluster, err)
 	return host.IndexOf(e, s.ID) >= 0
 }
 
@@ -283,24 +273,18 @@ func TestHomeKeepsBasesOfCopiesAndMoves(t *testing.T) {
 		s, _, err := f.A.TransferSource.TakeSnapshot(asB, d.ID, []uuid.UUID{k.Snapshot})
 		// As happens soon.
 		err = errors.Join(err, f.A.Retention.Prune(t.Context(), f.A.Pool(), f.Recorded("db").Dataset))
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return s
 	}
 	has := func(s dataset.Snapshot) { // as if it was reported to control
 		t.Helper()
 		k.Snapshot, k.Taken, k.OrderTime, k.Epoch = s.ID, s.Created, s.OrderTime, s.Epoch
-		if err := f.B.Copies.Report(t.Context(), api.CopyReport{Copy: k}); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, f.B.Copies.Report(t.Context(), api.CopyReport{Copy: k}))
 	}
 	keeps := func(id uuid.UUID) bool {
 		t.Helper()
 		e, err := f.A.Pool().Stat(t.Context(), d.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return host.IndexOf(e, id) >= 0
 	}
 	first := given()

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The data that an abandoned move transferred is kept for another attempt, named by doctor, and removed when its
@@ -41,9 +42,7 @@ func TestTransferOfAbandonedMoveIsKeptThenRemoved(t *testing.T) {
 		t.Error("the transferred data was removed at once")
 	}
 	list, err := f.B.Doctor(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, l := range list {
 		if (l.Level == api.LevelWarning || l.Level == api.LevelError) && !strings.Contains(l.Text, "its data is in memory") {
 			t.Errorf("doctor: %+v", l)
@@ -57,9 +56,7 @@ func TestTransferOfAbandonedMoveIsKeptThenRemoved(t *testing.T) {
 		t.Errorf("it is collected: %v", err)
 	}
 	p.Since = time.Now().Add(-move.KeepFailed)
-	if err := f.B.MoveTable.Set(t.Context(), d.ID, p); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.B.MoveTable.Set(t.Context(), d.ID, p))
 	f.B.ResumeMoves(t.Context())
 	if _, known := f.B.MoveTable.Get(d.ID); known || there() {
 		t.Error("the data of the abandoned move stays")
@@ -83,9 +80,7 @@ func TestTransferOfAbandonedMoveGoesWithDeletedVolume(t *testing.T) {
 	// Both know that the move has ended.
 	agenttest.Await(t, func() bool { return f.A.WouldOpen(d.ID) && !f.B.MoveTable.IsActive(d.ID) })
 	f.A.MustUnmount("db", "user")
-	if err := f.A.Remove(t.Context(), "db"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.Remove(t.Context(), "db"))
 	agenttest.Await(t, func() bool {
 		_, err := f.B.Pool().Stat(t.Context(), d.ID)
 		return errors.Is(err, dataset.ErrNotFound)
@@ -127,9 +122,7 @@ func TestTakeOverIsRecordedWhilePullsRun(t *testing.T) {
 	if err == nil {
 		err = f.A.Pool().WriteRecord(t.Context(), d, true)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	f.B.Cleaner.CleanUp(t.Context(), nil)
 	agenttest.Await(t, func() bool { _, comes := f.B.MoveTable.Get(d.ID); return comes })
 	release()

@@ -18,6 +18,8 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/facts"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // pair is a rig whose agent has two control replicas on one store.
@@ -68,18 +70,14 @@ func (p *pair) told(l *agenttest.Link, generation uint64, step time.Duration) {
 
 func (p *pair) ends(d dataset.Dataset) {
 	p.T.Helper()
-	if err := p.Unmount(p.T.Context(), d.Volume, "container"); err != nil {
-		p.T.Fatal(err)
-	}
+	require.NoError(p.T, p.Unmount(p.T.Context(), d.Volume, "container"))
 }
 
 // onRecord returns the indexes of all entries of the store.
 func (p *pair) onRecord() map[string]uint64 {
 	p.T.Helper()
 	list, err := p.Cluster.ControlStore.List(p.T.Context(), "", "", 0)
-	if err != nil {
-		p.T.Fatal(err)
-	}
+	require.NoError(p.T, err)
 	out := map[string]uint64{}
 	for _, e := range list {
 		out[e.Key] = e.Index
@@ -95,9 +93,7 @@ func (p *pair) highest() uint64 {
 	if err == nil {
 		err = json.Unmarshal(e.Value, &v)
 	}
-	if err != nil {
-		p.T.Fatal(err)
-	}
+	require.NoError(p.T, err)
 	return v.Highest
 }
 
@@ -111,9 +107,7 @@ func (p *pair) back() (putBack func(meanwhile func())) {
 		cfg := p.Config
 		p.Stop()
 		pool()
-		if err := p.DB.Put(p.T.Context(), map[string]any{"pools/default": rec}); err != nil {
-			p.T.Fatal(err)
-		}
+		require.NoError(p.T, p.DB.Put(p.T.Context(), map[string]any{"pools/default": rec}))
 		meanwhile()
 		p.StartWith(cfg)
 	}
@@ -215,9 +209,7 @@ func TestRestoredDiskIsFoundByControlMemory(t *testing.T) {
 			if !c.then {
 				return
 			}
-			if err := p.Generations.Raise(t.Context()); err != nil {
-				t.Error(err)
-			}
+			assert.NoError(t, p.Generations.Raise(t.Context()))
 			if g, err := p.Pools.All()[0].Storage.Generation(); g != is || err != nil {
 				t.Errorf("it is raised before each was asked: %d, %v", g, err)
 			}
@@ -313,9 +305,7 @@ func TestAdoptedPoolIsHeldByItsNodesRecord(t *testing.T) {
 	cfg, moved := p.Config, filepath.Join(p.Root, "moved")
 	p.Stop()
 	putBack()
-	if err := os.Rename(filepath.Join(p.Root, "pool"), moved); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(filepath.Join(p.Root, "pool"), moved))
 	p.RestartControl()
 	p.otherAnew()
 	p.StartWith(cfg)

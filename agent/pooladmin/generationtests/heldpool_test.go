@@ -13,6 +13,8 @@ import (
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // at waits until the pool of a rig reports a generation, and control knows it.
@@ -42,21 +44,15 @@ func raised(r *agenttest.Host) (d dataset.Dataset, putBack func()) {
 func writes(r *agenttest.Host, d dataset.Dataset, text string) {
 	r.T.Helper()
 	r.MountDataset(d, "writer")
-	if err := os.WriteFile(filepath.Join(r.MountPath(d.ID), "file"), []byte(text), 0o600); err != nil {
-		r.T.Fatal(err)
-	}
-	if err := r.Unmount(r.T.Context(), d.Volume, "writer"); err != nil {
-		r.T.Fatal(err)
-	}
+	require.NoError(r.T, os.WriteFile(filepath.Join(r.MountPath(d.ID), "file"), []byte(text), 0o600))
+	require.NoError(r.T, r.Unmount(r.T.Context(), d.Volume, "writer"))
 }
 
 func reads(r *agenttest.Host, d dataset.Dataset) string {
 	r.T.Helper()
 	r.MountDataset(d, "reader")
 	b, err := os.ReadFile(filepath.Join(r.MountPath(d.ID), "file"))
-	if err := errors.Join(err, r.Unmount(r.T.Context(), d.Volume, "reader")); err != nil {
-		r.T.Fatal(err)
-	}
+	require.NoError(r.T, errors.Join(err, r.Unmount(r.T.Context(), d.Volume, "reader")))
 	return string(b)
 }
 
@@ -83,9 +79,7 @@ func holds(r *agenttest.Host, d dataset.Dataset) {
 		r.T.Errorf("control shows %+v, %v", list, err)
 	}
 	found, err := r.Doctor(ctx)
-	if err != nil {
-		r.T.Fatal(err)
-	}
+	require.NoError(r.T, err)
 	said := 0
 	for _, f := range found {
 		if f.Subject == "pool default" && f.Level == api.LevelError && strings.Contains(f.Text, "is held") && strings.Contains(f.Text, wayOut) && strings.HasPrefix(f.Fix, "drover pool accept default") {
@@ -168,9 +162,7 @@ func TestRestoredHostAsksControlForGenerations(t *testing.T) {
 		cfg := r.Config
 		r.Stop()
 		putBack()
-		if err := r.DB.Put(t.Context(), map[string]any{"pools/default": rec}); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.DB.Put(t.Context(), map[string]any{"pools/default": rec}))
 		r.StartWith(cfg)
 	}
 	older()
@@ -188,9 +180,7 @@ func TestRestoredHostAsksControlForGenerations(t *testing.T) {
 		t.Errorf("one more use: %v", err)
 	}
 	r.WantUses(d, "before")
-	if err := r.Unmount(t.Context(), "db", "before"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Unmount(t.Context(), "db", "before"))
 	r.WantUses(d)
 	holds(r, d)
 
@@ -223,9 +213,7 @@ func TestNewerDiskEndsHold(t *testing.T) {
 		return r.Pools.CheckQuarantine(d.Pool) == nil
 	})
 	r.MountDataset(d, "id")
-	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Unmount(t.Context(), "db", "id"))
 }
 
 // Without a restored disk no pool is quarantined: not after restarts, nor after a crash between the raise and its
@@ -235,20 +223,14 @@ func TestPoolIsNotHeldWithoutRestore(t *testing.T) {
 	d := r.NewVolume("db")
 	serves := func(what string) {
 		t.Helper()
-		if err := r.Pools.CheckQuarantine(d.Pool); err != nil {
-			t.Errorf("%s: %v", what, err)
-		}
+		assert.NoErrorf(t, r.Pools.CheckQuarantine(d.Pool), "%s", what)
 		r.MountDataset(d, "id")
-		if err := r.Unmount(t.Context(), "db", "id"); err != nil {
-			t.Errorf("%s: %v", what, err)
-		}
+		assert.NoErrorf(t, r.Unmount(t.Context(), "db", "id"), "%s", what)
 	}
 	at(r, 1)
 	raised := func(to uint64) {
 		t.Helper()
-		if err := r.Pools.All()[0].Storage.Raise(to); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.Pools.All()[0].Storage.Raise(to))
 	}
 	cfg := r.Config
 	r.Stop()
@@ -278,9 +260,7 @@ func TestRestoredPoolIsHeldWhenAdopted(t *testing.T) {
 	r.Stop()
 	putBack()
 	moved := filepath.Join(r.Root, "moved")
-	if err := os.Rename(filepath.Join(r.Root, "pool"), moved); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(filepath.Join(r.Root, "pool"), moved))
 	r.StartWith(cfg)
 	if _, _, err := r.AdoptPool(ctx, moved, false); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), wayOut) || !strings.Contains(err.Error(), "drover pool adopt "+moved) {
 		t.Fatalf("adopt: %v", err)

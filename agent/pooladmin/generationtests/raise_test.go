@@ -12,6 +12,8 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // stubborn is backend dir whose pools cannot store a generation, as when their disk is full.
@@ -72,9 +74,7 @@ func TestPoolIsRaisedWhileUsedOrChanged(t *testing.T) {
 		if _, err := r.Jobs.Do(t.Context(), "generations", "raising", nothing); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Generations.Raise(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.Generations.Raise(t.Context()))
 		// The start of an agent raises the pool as well, in the background.
 		if _, err := r.Jobs.Do(t.Context(), "generation/"+r.Pools.All()[0].ID.String(), "raising", nothing); err != nil {
 			t.Fatal(err)
@@ -104,16 +104,12 @@ func TestPoolIsRaisedWhileUsedOrChanged(t *testing.T) {
 	if got := b.asked.Load(); got != asked {
 		t.Errorf("asked %d times more at once", got-asked)
 	}
-	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Unmount(t.Context(), "db", "id"))
 	r.Restart()
 	r.MountDataset(d, "id")
 	look(5, "it takes none after a start")
 	b.stubborn.Store(false)
 	r.FakeClock.Advance(pool.RaiseEvery)
 	look(6, "it takes one again")
-	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Unmount(t.Context(), "db", "id"))
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A disk is restored to an older state under a running agent. The first operation in the pool detects that, whichever
@@ -87,9 +88,7 @@ func ahead(f *agenttest.Cluster) (d dataset.Dataset, has dataset.Copy, putBack f
 	agenttest.Await(f.T, func() bool { return f.ReplicaHasSince(f.B, "db", written) })
 	has, _ = f.B.Replicas.Copy(d.ID)
 	return d, has, func() pool.Record {
-		if err := errors.Join(os.Rename(p.Path, p.Path+".newer"), os.Rename(kept, p.Path)); err != nil {
-			f.Fatal(err)
-		}
+		require.NoError(f, errors.Join(os.Rename(p.Path, p.Path+".newer"), os.Rename(kept, p.Path)))
 		rec := p.Record
 		rec.Generation = p.Generation
 		return rec
@@ -147,9 +146,7 @@ func TestReplicaKeepsNewerDataThanRestoredHost(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d, has, putBack := ahead(f)
 	f.A.Stop()
-	if err := f.A.DB.Put(t.Context(), map[string]any{"pools/default": putBack()}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.DB.Put(t.Context(), map[string]any{"pools/default": putBack()}))
 	var away atomic.Bool
 	away.Store(true)
 	f.A.Config.Control = unregistered{f.A.Config.Control, &away}

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/backendtest"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // Stepping returns a backend that calls step between two actions, with the name of the step.
@@ -57,9 +58,7 @@ func Stopped(kind Stepping) func(backendtest.T, backends.Config, backendtest.Cal
 			done <- run(t.Context(), kind, cfg, call, step, runtime.Goexit)
 		}()
 		err, ended := <-done
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return !ended
 	}
 }
@@ -132,13 +131,9 @@ func Killed(t backendtest.T, cfg backends.Config, call backendtest.Call, step in
 	o := orders{Config: cfg, Encrypted: cfg.Keys != nil, Call: call, Step: step}
 	o.Config.Keys = nil
 	raw, err := json.Marshal(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	cmd := exec.Command(exe)
 	cmd.Env = append(os.Environ(), ordersVariable+"="+string(raw))
 	out, err := cmd.CombinedOutput()

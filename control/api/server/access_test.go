@@ -185,9 +185,7 @@ func (f *flock) ask(cfg *tls.Config, method, path, agent, body string) error {
 		return nil
 	}
 	var p wire.Problem
-	if err := json.Unmarshal(text, &p); err != nil {
-		f.t.Fatalf("%d %s: %v", resp.StatusCode, text, err)
-	}
+	require.NoErrorf(f.t, json.Unmarshal(text, &p), "%d %s", resp.StatusCode, text)
 	return p.Err()
 }
 
@@ -321,9 +319,7 @@ func TestStrangersJoin(t *testing.T) {
 	}
 	asked := len(fk.take())
 	for name, request := range map[string]string{"long": strings.Repeat("a", pki.MaxRequest+1), "huge": strings.Repeat("a", maxJoinBytes)} {
-		if err := join(request); !errors.Is(err, dataset.ErrInvalid) {
-			t.Errorf("%s: %v", name, err)
-		}
+		assert.ErrorIsf(t, join(request), dataset.ErrInvalid, "%s", name)
 	}
 	if more := len(fk.take()); asked != 1 || more != 0 {
 		t.Error("asked", asked, more)
@@ -346,7 +342,5 @@ func TestStrangersJoin(t *testing.T) {
 	close(out)
 	all.Wait()
 	// A host with an expired certificate can get a new one, since joining does not ask for the old one.
-	if err := f.ask(believing(nil), "GET", "/v1/trust", "", ""); !errors.Is(err, dataset.ErrForbidden) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, f.ask(believing(nil), "GET", "/v1/trust", "", ""), dataset.ErrForbidden)
 }

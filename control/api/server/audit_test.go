@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/internal/requestid"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -98,9 +99,7 @@ func TestAuditOfWords(t *testing.T) {
 		{"POST", "/v1/store/recover", `{"dry_run":true}`, "dry run"},
 		{"POST", "/v1/store/recover", `{"digest":"0123"}`, "confirmed 0123"},
 	} {
-		if err := f.ask(admin, c.method, c.path, "", c.body); err != nil {
-			t.Errorf("%s %s: %v", c.method, c.path, err)
-		}
+		assert.NoErrorf(t, f.ask(admin, c.method, c.path, "", c.body), "%s %s", c.method, c.path)
 		if got := f.took(); len(got) != 1 || got[0].Outcome != api.Done || got[0].Detail != c.want {
 			t.Errorf("%s %s %s: %+v, want the detail %q", c.method, c.path, c.body, got, c.want)
 		}

@@ -97,9 +97,7 @@ func TestRequestsAtOnce(t *testing.T) {
 		assert.NoError(t, f.ask(believing(f.pair(nodeB)), "GET", "/v1/volumes", "", ""))
 		close(out)
 		all.Wait()
-		if err := f.ask(a, method, path+c.what, "", body); err != nil {
-			t.Error("after the others have ended:", err)
-		}
+		assert.NoErrorf(t, f.ask(a, method, path+c.what, "", body), "after the others have ended")
 	}
 }
 
@@ -123,9 +121,7 @@ func TestHoldingsAreRefusedUnread(t *testing.T) {
 	var refusal error
 	f := newFlock(t, Deps{Service: newFake(), CheckCollecting: func() error { return refusal }})
 	a, path := believing(f.pair(nodeA)), "/v1/nodes/"+nodeA.Node.String()+"/hold"
-	if err := f.ask(a, "POST", path, "", "{"); !errors.Is(err, dataset.ErrInvalid) {
-		t.Error("read:", err)
-	}
+	assert.ErrorIsf(t, f.ask(a, "POST", path, "", "{"), dataset.ErrInvalid, "read")
 	refusal = dataset.Errorf(dataset.ErrConflict, "nobody asks")
 	if err := f.ask(a, "POST", path, "", "{"); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "nobody asks") {
 		t.Error("unread:", err)
@@ -190,8 +186,6 @@ func TestPlainEndpointsHaveRules(t *testing.T) {
 				t.Errorf("%s of %s: %v", path, id, err)
 			}
 		}
-		if err := f.ask(believing(nil), "GET", path, "", ""); !errors.Is(err, dataset.ErrForbidden) {
-			t.Errorf("%s: %v", path, err)
-		}
+		assert.ErrorIsf(t, f.ask(believing(nil), "GET", path, "", ""), dataset.ErrForbidden, "%s", path)
 	}
 }

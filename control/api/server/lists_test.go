@@ -150,9 +150,7 @@ func TestEveryListIsPaged(t *testing.T) {
 					Items []any
 					Next  string
 				}
-				if err := json.Unmarshal([]byte(body), &list); err != nil {
-					t.Fatalf("%s%s: %v", path, query, err)
-				}
+				require.NoErrorf(t, json.Unmarshal([]byte(body), &list), "%s%s", path, query)
 				return resp.StatusCode, list.Items, list.Next
 			}
 			_, whole, next := get("")

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/controltest/loopback"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -46,9 +46,7 @@ func overSocket(t *testing.T, h http.Handler) (*client.Client, *http.Server) {
 	t.Cleanup(func() {
 		c.Close()
 		s.Close()
-		if err := <-done; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
+		assert.ErrorIs(t, <-done, http.ErrServerClosed)
 	})
 	return c, s
 }

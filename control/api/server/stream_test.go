@@ -72,9 +72,7 @@ func TestArchiveIsNotBuffered(t *testing.T) {
 			}
 			return len(b), nil
 		}))
-		if !errors.Is(err, enough) {
-			t.Error(err)
-		}
+		assert.ErrorIs(t, err, enough)
 	})
 }
 
@@ -181,9 +179,7 @@ func TestEvents(t *testing.T) {
 		ctx, cancel := context.WithCancel(soon(t))
 		defer cancel()
 		err = c.Events(ctx, 4, true, func(api.Event) error { cancel(); return nil })
-		if !errors.Is(err, context.Canceled) {
-			t.Error(err)
-		}
+		assert.ErrorIs(t, err, context.Canceled)
 	})
 	// A browser that reconnects sends the last ID in a header.
 	req := httptest.NewRequest(http.MethodGet, "/v1/events", nil)
@@ -214,9 +210,7 @@ func TestCancel(t *testing.T) {
 				ended <- struct{}{}
 				return served.Err()
 			}
-			if err := call(ctx); !errors.Is(err, context.Canceled) {
-				t.Errorf("%s: %v", name, err)
-			}
+			assert.ErrorIsf(t, call(ctx), context.Canceled, "%s", name)
 			<-ended
 			cancel()
 		}
@@ -307,9 +301,7 @@ func TestDeadConnection(t *testing.T) {
 	for name, call := range calls {
 		for i := range 3 {
 			breakNext = i == 1
-			if err := call(soon(t)); err != nil {
-				t.Errorf("%s: %v", name, err)
-			}
+			assert.NoErrorf(t, call(soon(t)), "%s", name)
 		}
 		if n := len(f.take()); n != 3 {
 			t.Errorf("%s: asked %d times", name, n)

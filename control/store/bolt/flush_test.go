@@ -175,9 +175,7 @@ func TestDiskIsReadAgainAfterAFailedFlush(t *testing.T) {
 			break
 		}
 	}
-	if !errors.Is(err, dataset.ErrCorrupt) {
-		t.Fatalf("after a failed flush: %v", err)
-	}
+	require.ErrorIsf(t, err, dataset.ErrCorrupt, "after a failed flush")
 	if _, err := s.Get(t.Context(), "k/00"); !errors.Is(err, dataset.ErrCorrupt) {
 		t.Errorf("a read: %v", err)
 	}
@@ -225,9 +223,7 @@ func fillDisk(t *testing.T, dir string) (free func()) {
 		for err == nil {
 			_, err = more.Write(make([]byte, 4096))
 		}
-		if !errors.Is(err, unix.ENOSPC) {
-			t.Fatal(err)
-		}
+		require.ErrorIs(t, err, unix.ENOSPC)
 		require.NoError(t, more.Close())
 	}
 	return func() {
@@ -307,12 +303,8 @@ func testFullDisk(t *testing.T, dir string) {
 
 	// Volumes are removed, and some are created, in the reserve.
 	for n := range before / 2 {
-		if err := remove(t, s, n); err != nil {
-			t.Fatalf("remove %d on a full disk: %v", n, err)
-		}
-		if err := createVolume(t, s, before+n); err != nil {
-			t.Fatalf("create %d on a full disk: %v", n, err)
-		}
+		require.NoErrorf(t, remove(t, s, n), "remove %d on a full disk", n)
+		require.NoErrorf(t, createVolume(t, s, before+n), "create %d on a full disk", n)
 	}
 	// Then far too much is written.
 	grown := grow(t, s)
@@ -334,9 +326,7 @@ func testFullDisk(t *testing.T, dir string) {
 	}
 	free()
 	for ; removed < before; removed++ {
-		if err := remove(t, s, removed); err != nil {
-			t.Fatalf("remove %d on a disk with room: %v", removed, err)
-		}
+		require.NoErrorf(t, remove(t, s, removed), "remove %d on a disk with room", removed)
 	}
 	for n := range 30 {
 		if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: fmt.Sprintf("large/again%03d", n), Value: make([]byte, store.MaxValue)}}); err != nil {
@@ -385,9 +375,7 @@ func TestReleasePages(t *testing.T) {
 		t.Errorf("%d KiB of the file are mapped after the release", got)
 	}
 	require.NoError(t, st.Close())
-	if err := st.ReleasePages(); err != nil {
-		t.Errorf("release of a closed store: %v", err)
-	}
+	assert.NoErrorf(t, st.ReleasePages(), "release of a closed store")
 }
 
 // mappedKiB returns how much of a file is in the memory of this process, in KiB.

@@ -175,9 +175,7 @@ func survivors(tb testing.TB, b []byte) []store.Entry {
 	for after := ""; ; {
 		page, err := s.List(ctx, "", after, 1)
 		if err != nil {
-			if !errors.Is(err, dataset.ErrCorrupt) {
-				tb.Fatal(err)
-			}
+			require.ErrorIs(tb, err, dataset.ErrCorrupt)
 			// The key is quoted in the error. Continue after it.
 			_, rest, _ := strings.Cut(err.Error(), `"`)
 			after, _, _ = strings.Cut(rest, `"`)
@@ -203,9 +201,7 @@ func FuzzRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, key string, b []byte) {
 		r, err := parseRecord(key, b)
 		if err != nil {
-			if !errors.Is(err, dataset.ErrCorrupt) {
-				t.Fatal(err)
-			}
+			require.ErrorIs(t, err, dataset.ErrCorrupt)
 			return
 		}
 		again := newRecord(r.session, r.value)

@@ -123,19 +123,11 @@ func TestReaderAfterAFailedCommitDoesNotWait(t *testing.T) {
 	h := durability{changed: make(chan struct{})}
 	h.setDurable(5)
 	h.reportFailure()
-	if err := h.awaitDurable(ctx, 6, h.failures()); !errors.Is(err, errNotDurable) {
-		t.Error("the state of the failed commit:", err)
-	}
-	if err := h.awaitDurable(ctx, 5, h.failures()); err != nil {
-		t.Error("the last durable state:", err)
-	}
+	assert.ErrorIsf(t, h.awaitDurable(ctx, 6, h.failures()), errNotDurable, "the state of the failed commit")
+	assert.NoErrorf(t, h.awaitDurable(ctx, 5, h.failures()), "the last durable state")
 	h.setDurable(6) // the file was opened again
-	if err := h.awaitDurable(ctx, 7, h.failures()); !errors.Is(err, context.Canceled) {
-		t.Error("a commit in progress:", err)
-	}
-	if err := h.awaitDurable(ctx, 6, h.failures()); err != nil {
-		t.Error("the state after the file was opened again:", err)
-	}
+	assert.ErrorIsf(t, h.awaitDurable(ctx, 7, h.failures()), context.Canceled, "a commit in progress")
+	assert.NoErrorf(t, h.awaitDurable(ctx, 6, h.failures()), "the state after the file was opened again")
 }
 
 // A caller that gives up before its request was accepted has changed nothing.
@@ -150,9 +142,7 @@ func TestGivenUpBeforeItWasTaken(t *testing.T) {
 	}()
 	waitFor(s, 1)
 	cancel()
-	if err := <-gone; !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, <-gone, context.Canceled)
 	waitFor(s, 0)
 	resume()
 	if _, err := s.Get(t.Context(), "given-up"); !errors.Is(err, store.ErrNotFound) {
@@ -173,18 +163,14 @@ func TestEndGivenUp(t *testing.T) {
 	go func() { gone <- s.End(ctx, id) }()
 	waitFor(s, 1)
 	cancel()
-	if err := <-gone; !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, <-gone, context.Canceled)
 	resume()
 	for after := last; err == nil; {
 		if _, err = s.Get(t.Context(), "live/1"); err == nil {
 			after, err = s.Watch(t.Context(), "live/", after)
 		}
 	}
-	if !errors.Is(err, store.ErrNotFound) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, err, store.ErrNotFound)
 }
 
 // bbolt shows a commit to readers before it is flushed. A reader that sees such a commit waits for the flush.
@@ -199,15 +185,11 @@ func TestReaderWaitsForTheFlush(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	stays, goes := s.waits(t, t.Context()), s.waits(t, ctx)
 	cancel()
-	if err := <-goes; !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, <-goes, context.Canceled)
 	s.durability.setDurable(txid)
 	assert.NoError(t, <-stays)
 	// A failed commit makes readers read again.
-	if err := s.durability.awaitDurable(t.Context(), txid+1, s.durability.failures()-1); !errors.Is(err, errNotDurable) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, s.durability.awaitDurable(t.Context(), txid+1, s.durability.failures()-1), errNotDurable)
 }
 
 // waits starts a read, and returns the pending answer once the reader waits for the flush.

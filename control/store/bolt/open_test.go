@@ -248,9 +248,7 @@ func TestSessionsEndWithTheProcess(t *testing.T) {
 	if index, err := s.Watch(t.Context(), "live/", last); err != nil || index <= last {
 		t.Errorf("their end woke no watcher: %d, %v", index, err)
 	}
-	if err := s.Renew(t.Context(), id); !errors.Is(err, store.ErrNotFound) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, s.Renew(t.Context(), id), store.ErrNotFound)
 	assert.NoError(t, s.End(t.Context(), id))
 }
 

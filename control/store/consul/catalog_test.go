@@ -84,9 +84,7 @@ func TestCatalog(t *testing.T) {
 		t.Errorf("%+v", list)
 	}
 	require.NoError(t, s.Withdraw(t.Context(), "control", "10.0.1.1:9470"))
-	if err := s.Withdraw(t.Context(), "control", "10.0.1.1:9470"); err != nil {
-		t.Error("again:", err)
-	}
+	assert.NoErrorf(t, s.Withdraw(t.Context(), "control", "10.0.1.1:9470"), "again")
 	if len(found("control", "")) != 0 {
 		t.Error("it is still published")
 	}
@@ -96,9 +94,7 @@ func TestCatalog(t *testing.T) {
 	if _, there := services["consul"]; err != nil || len(services) != 2 || !there || len(found("agent", "")) != 1 {
 		t.Errorf("%v, %v", services, err)
 	}
-	if err := s.Renew(t.Context(), session); err != nil {
-		t.Error("a session was removed together with the services:", err)
-	}
+	assert.NoErrorf(t, s.Renew(t.Context(), session), "a session was removed together with the services")
 }
 
 // Without the permission, the error says which one is missing and what to add to the policy. Nothing else is

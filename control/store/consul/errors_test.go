@@ -48,12 +48,8 @@ func TestTokens(t *testing.T) {
 		return openWith(t, consul.Options{Addresses: c.Addresses(), Prefix: prefix, Token: token})
 	}
 	made := with(t, "made", c.NewToken(consul.Policy("made")))
-	if err := made.Check(t.Context()); err != nil {
-		t.Fatal("the policy of the documentation is not enough:", err)
-	}
-	if err := made.Check(t.Context()); err != nil {
-		t.Error("again:", err)
-	}
+	require.NoErrorf(t, made.Check(t.Context()), "the policy of the documentation is not enough")
+	assert.NoErrorf(t, made.Check(t.Context()), "again")
 	put(t, made, "names/a", "1")
 	put(t, made, "names/b", "1")
 	put(t, made, "trash/a", "1")
@@ -216,9 +212,7 @@ func TestTLS(t *testing.T) {
 		says(t, err, dataset.ErrUnavailable, "", c.words...)
 	}
 	byName := change(func(o *consul.Options) { o.ServerName = "server1" })
-	if err := openWith(t, byName).Check(t.Context()); err != nil {
-		t.Error("the server's name:", err)
-	}
+	assert.NoErrorf(t, openWith(t, byName).Check(t.Context()), "the server's name")
 }
 
 func TestUnreachable(t *testing.T) {

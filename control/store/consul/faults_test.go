@@ -192,9 +192,7 @@ func TestLeaderChanges(t *testing.T) {
 	stop()
 	writers.Wait()
 	put(t, s, "requests/finished", "0")
-	if err := <-watched; err != nil {
-		t.Error("the watchers did not see the final state:", err)
-	}
+	assert.NoErrorf(t, <-watched, "the watchers did not see the final state")
 	if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: "requests/finished", Delete: true}}); err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +272,5 @@ func TestLossOfQuorum(t *testing.T) {
 	c.AwaitLeader()
 	put(t, s, "a/back", "1")
 	assert.NoError(t, <-seen)
-	if err := s.Renew(t.Context(), id); err != nil {
-		t.Error("the session did not outlive it:", err)
-	}
+	assert.NoErrorf(t, s.Renew(t.Context(), id), "the session did not outlive it")
 }

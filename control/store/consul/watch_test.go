@@ -92,9 +92,7 @@ func TestWatchesCost(t *testing.T) {
 			for after := index; ; {
 				var err error
 				if after, err = s.Watch(ctx, prefix, after); err != nil {
-					if !errors.Is(err, context.Canceled) {
-						t.Error(err)
-					}
+					assert.ErrorIs(t, err, context.Canceled)
 					return
 				}
 			}
@@ -300,9 +298,7 @@ func TestSessions(t *testing.T) {
 	}
 	require.NoError(t, first.Close())
 	s := open(t, c, "p")
-	if err := s.Renew(t.Context(), id); err != nil {
-		t.Error("it ended with its process:", err)
-	}
+	assert.NoErrorf(t, s.Renew(t.Context(), id), "it ended with its process")
 	value(t, s, "live/a")
 	index, err := s.Watch(t.Context(), "live/", 0)
 	require.NoError(t, err)
@@ -311,9 +307,7 @@ func TestSessions(t *testing.T) {
 	if _, err := s.Get(t.Context(), "live/a"); !errors.Is(err, store.ErrNotFound) {
 		t.Error(err)
 	}
-	if err := s.Renew(t.Context(), id); !errors.Is(err, store.ErrNotFound) {
-		t.Error(err)
-	}
+	assert.ErrorIs(t, s.Renew(t.Context(), id), store.ErrNotFound)
 	if _, err := s.Session(t.Context(), time.Hour); err != nil {
 		t.Error("no session after the node was taken away:", err)
 	}

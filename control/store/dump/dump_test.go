@@ -313,9 +313,7 @@ func TestCutShort(t *testing.T) {
 			}
 			return
 		}
-		if !errors.Is(err, errAway) {
-			t.Fatal(err)
-		}
+		require.ErrorIs(t, err, errAway)
 		says(t, dump.CheckComplete(t.Context(), to), dataset.ErrConflict, "cut short", "same file")
 		_, err = dump.Save(t.Context(), to, "bolt", io.Discard)
 		says(t, err, dataset.ErrConflict, "cut short")

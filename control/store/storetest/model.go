@@ -10,6 +10,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/control/store"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // model is the expected content of the store: a map, and the owning session of each key.
@@ -45,9 +47,7 @@ var modelKeys = rapid.SampledFrom([]string{"a", "a/b", "a/b/c", "a/d", "ab", "li
 
 func (m *model) compare(r *rapid.T) {
 	list, err := m.s.List(r.Context(), "", "", 0)
-	if err != nil {
-		r.Fatal(err)
-	}
+	require.NoError(r, err)
 	if diff := cmp.Diff(m.sorted(""), list); diff != "" {
 		r.Fatal(diff)
 	}
@@ -145,9 +145,7 @@ func (m *model) list(r *rapid.T) {
 		want = want[:limit]
 	}
 	list, err := m.s.List(r.Context(), prefix, after, limit)
-	if err != nil {
-		r.Fatal(err)
-	}
+	require.NoError(r, err)
 	if diff := cmp.Diff(keysOf(want), keysOf(list)); diff != "" {
 		r.Fatal(diff)
 	}
@@ -158,9 +156,7 @@ func (m *model) session(r *rapid.T) {
 		r.Skip("enough sessions")
 	}
 	id, err := m.s.Session(r.Context(), ttlOf(m.s))
-	if err != nil {
-		r.Fatal(err)
-	}
+	require.NoError(r, err)
 	m.live = append(m.live, id)
 }
 
@@ -170,9 +166,7 @@ func (m *model) end(r *rapid.T) {
 	}
 	i := rapid.IntRange(0, len(m.live)-1).Draw(r, "which")
 	id := m.live[i]
-	if err := m.s.End(r.Context(), id); err != nil {
-		r.Fatal(err)
-	}
+	require.NoError(r, m.s.End(r.Context(), id))
 	m.live = slices.Delete(slices.Clone(m.live), i, i+1)
 	m.dead = append(m.dead, id)
 	for k, owner := range m.owner {
@@ -186,8 +180,6 @@ func (m *model) end(r *rapid.T) {
 
 func (m *model) endAll(r *rapid.T) {
 	for _, id := range m.live {
-		if err := m.s.End(r.Context(), id); err != nil {
-			r.Error(err)
-		}
+		assert.NoError(r, m.s.End(r.Context(), id))
 	}
 }

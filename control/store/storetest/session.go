@@ -28,9 +28,7 @@ func bind(key, value, session string) store.Write {
 
 func ended(t *testing.T, s store.Store, id string) {
 	t.Helper()
-	if err := s.Renew(t.Context(), id); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("renew of a session that has ended: %v", err)
-	}
+	assert.ErrorIsf(t, s.Renew(t.Context(), id), store.ErrNotFound, "renew of a session that has ended")
 	refused(t, s, store.ErrNotFound, nil, set("free", "x"), bind("live/late", "x", id))
 }
 
@@ -63,18 +61,12 @@ func testSessionEnds(t *testing.T, s store.Store) {
 	gone(t, s, "live/2")
 	get(t, s, "live/3")
 	get(t, s, "free/4")
-	if err := waitPast(ctxOf(t), s, "live/", after); err != nil {
-		t.Error("the end of a session woke nobody:", err)
-	}
+	assert.NoErrorf(t, waitPast(ctxOf(t), s, "live/", after), "the end of a session woke nobody")
 	ended(t, s, mine)
 	for range 2 {
-		if err := s.End(t.Context(), mine); err != nil {
-			t.Error("end again:", err)
-		}
+		assert.NoErrorf(t, s.End(t.Context(), mine), "end again")
 	}
-	if err := s.Renew(t.Context(), other); err != nil {
-		t.Error("the other session is gone too:", err)
-	}
+	assert.NoErrorf(t, s.Renew(t.Context(), other), "the other session is gone too")
 	// Checks treat a bound key like any other key.
 	refused(t, s, store.ErrConflict, []store.Precondition{absent("live/3")}, set("c", "x"))
 	txn(t, s, []store.Precondition{absent("live/1")}, bind("live/1", "free again", other))
@@ -111,9 +103,7 @@ func testSessionRenewed(t *testing.T, s store.Store) {
 	index := txn(t, s, nil, bind("live/kept", "x", kept), bind("live/left", "x", left))
 	for range 6 {
 		pass(s, ttlOf(s)/2)
-		if err := s.Renew(t.Context(), kept); err != nil {
-			t.Fatal("a renewed session ended:", err)
-		}
+		require.NoErrorf(t, s.Renew(t.Context(), kept), "a renewed session ended")
 		get(t, s, "live/kept")
 	}
 	awaitGone(t, s, "live/left", index)
@@ -156,9 +146,7 @@ func testSessionWhere(t *testing.T, s store.Store) {
 func testSessionUnknown(t *testing.T, s store.Store) {
 	const unknown = "6ad6dd0e-2f05-4f54-9b57-6e5d7ea0a9c1"
 	ended(t, s, unknown)
-	if err := s.End(t.Context(), unknown); err != nil {
-		t.Error("end of a session that never was:", err)
-	}
+	assert.NoErrorf(t, s.End(t.Context(), unknown), "end of a session that never was")
 	if _, err := s.Session(t.Context(), 0); err == nil {
 		t.Error("a session of no time was opened")
 	}

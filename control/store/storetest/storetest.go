@@ -16,6 +16,7 @@ import (
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -85,9 +86,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 			t.Parallel() // some tests wait for a session's end
 			s := open(t)
 			t.Cleanup(func() {
-				if err := s.Close(); err != nil {
-					t.Error("close:", err)
-				}
+				assert.NoErrorf(t, s.Close(), "close")
 			})
 			c.test(t, s)
 		})
@@ -117,9 +116,7 @@ func txn(t testing.TB, s store.Store, checks []store.Precondition, writes ...sto
 func get(t testing.TB, s store.Store, key string) store.Entry {
 	t.Helper()
 	e, err := s.Get(t.Context(), key)
-	if err != nil {
-		t.Fatalf("get %s: %v", key, err)
-	}
+	require.NoErrorf(t, err, "get %s", key)
 	return e
 }
 
@@ -307,8 +304,6 @@ func testClose(t *testing.T, s store.Store) {
 		"get": getErr, "get many": manyErr, "list": listErr, "txn": txnErr, "watch": watchErr, "session": sessionErr,
 		"renew": s.Renew(ctx, "x"), "end": s.End(ctx, "x"),
 	} {
-		if !errors.Is(err, store.ErrClosed) {
-			t.Errorf("%s of a closed store: %v", what, err)
-		}
+		assert.ErrorIsf(t, err, store.ErrClosed, "%s of a closed store", what)
 	}
 }

@@ -36,9 +36,7 @@ func testWatchSees(t *testing.T, s store.Store) {
 			seen := make(chan error, 1)
 			go func() { seen <- waitPast(ctxOf(t), s, prefix, after) }()
 			txn(t, s, nil, change.writes...)
-			if err := <-seen; err != nil {
-				t.Fatalf("%s under %s: %v", change.name, prefix, err)
-			}
+			require.NoErrorf(t, <-seen, "%s under %s", change.name, prefix)
 			// Watch returns at once for a change from before the call.
 			if err := waitPast(ctxOf(t), s, prefix, after); err != nil {
 				t.Fatalf("%s under %s, after the fact: %v", change.name, prefix, err)

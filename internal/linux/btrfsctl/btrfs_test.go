@@ -37,43 +37,33 @@ func newPool(t *testing.T) pool {
 func (p pool) open(name string) *os.File {
 	p.Helper()
 	f, err := os.Open(filepath.Join(p.path, name))
-	if err != nil {
-		p.Fatal(err)
-	}
+	require.NoError(p, err)
 	p.Cleanup(func() { f.Close() })
 	return f
 }
 
 func (p pool) create(name string) *os.File {
 	p.Helper()
-	if err := btrfsctl.Create(p.open(filepath.Dir(name)), filepath.Base(name)); err != nil {
-		p.Fatal(err)
-	}
+	require.NoError(p, btrfsctl.Create(p.open(filepath.Dir(name)), filepath.Base(name)))
 	return p.open(name)
 }
 
 func (p pool) write(name, data string) {
 	p.Helper()
-	if err := os.WriteFile(filepath.Join(p.path, name), []byte(data), 0o600); err != nil {
-		p.Fatal(err)
-	}
+	require.NoError(p, os.WriteFile(filepath.Join(p.path, name), []byte(data), 0o600))
 }
 
 func (p pool) read(name string) string {
 	p.Helper()
 	b, err := os.ReadFile(filepath.Join(p.path, name))
-	if err != nil {
-		p.Fatal(err)
-	}
+	require.NoError(p, err)
 	return string(b)
 }
 
 func (p pool) isSubvolume(name string) bool {
 	p.Helper()
 	ok, err := btrfsctl.IsSubvolume(p.open(name))
-	if err != nil {
-		p.Fatal(err)
-	}
+	require.NoError(p, err)
 	return ok
 }
 
@@ -84,17 +74,11 @@ func TestCreateAndDelete(t *testing.T) {
 		t.Error("no subvolume")
 	}
 	p.write("a/f", "data")
-	if err := btrfsctl.Create(p.dir, "a"); !errors.Is(err, os.ErrExist) {
-		t.Errorf("again: %v", err)
-	}
+	assert.ErrorIsf(t, btrfsctl.Create(p.dir, "a"), os.ErrExist, "again")
 	require.NoError(t, btrfsctl.Delete(p.dir, "a"))
-	if err := btrfsctl.Delete(p.dir, "a"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("delete again: %v", err)
-	}
+	assert.ErrorIsf(t, btrfsctl.Delete(p.dir, "a"), os.ErrNotExist, "delete again")
 	require.NoError(t, os.Mkdir(filepath.Join(p.path, "plain"), 0o700))
-	if err := btrfsctl.Delete(p.dir, "plain"); !errors.Is(err, btrfsctl.ErrNotSubvolume) {
-		t.Errorf("delete of a plain directory: %v", err)
-	}
+	assert.ErrorIsf(t, btrfsctl.Delete(p.dir, "plain"), btrfsctl.ErrNotSubvolume, "delete of a plain directory")
 	if p.isSubvolume("plain") {
 		t.Error("a plain directory is a subvolume")
 	}
@@ -115,12 +99,8 @@ func TestSnapshot(t *testing.T) {
 		t.Error("wrote to a read-only snapshot")
 	}
 	// Unlike btrfs-progs, Snapshot never creates the snapshot inside an existing directory of that name.
-	if err := btrfsctl.Snapshot(p.dir, "rw", src, false); !errors.Is(err, os.ErrExist) {
-		t.Errorf("again: %v", err)
-	}
-	if err := btrfsctl.Delete(p.dir, "ro"); err != nil {
-		t.Errorf("delete a read-only one: %v", err)
-	}
+	assert.ErrorIsf(t, btrfsctl.Snapshot(p.dir, "rw", src, false), os.ErrExist, "again")
+	assert.NoErrorf(t, btrfsctl.Delete(p.dir, "ro"), "delete a read-only one")
 	rw := p.open("rw")
 	for range 2 {
 		require.NoError(t, btrfsctl.SetReadOnly(rw))
@@ -135,9 +115,7 @@ func TestNested(t *testing.T) {
 	src := p.create("src")
 	p.create("src/inner")
 	p.write("src/inner/f", "x")
-	if err := btrfsctl.Delete(p.dir, "src"); !errors.Is(err, btrfsctl.ErrNested) {
-		t.Errorf("got %v", err)
-	}
+	assert.ErrorIs(t, btrfsctl.Delete(p.dir, "src"), btrfsctl.ErrNested)
 	require.NoError(t, btrfsctl.Snapshot(p.dir, "snap", src, true))
 	if p.isSubvolume("snap/inner") {
 		t.Error("the stub counts as a subvolume")
@@ -145,17 +123,13 @@ func TestNested(t *testing.T) {
 	if err := btrfsctl.Snapshot(p.dir, "other", p.open("snap/inner"), true); err == nil {
 		t.Error("snapshot of a stub")
 	}
-	if err := btrfsctl.Delete(p.dir, "snap"); err != nil {
-		t.Errorf("a stub is in the way: %v", err)
-	}
+	assert.NoErrorf(t, btrfsctl.Delete(p.dir, "snap"), "a stub is in the way")
 }
 
 func TestSnapshotOfAPlainDirectory(t *testing.T) {
 	p := newPool(t)
 	require.NoError(t, os.Mkdir(filepath.Join(p.path, "plain"), 0o700))
-	if err := btrfsctl.Snapshot(p.dir, "snap", p.open("plain"), true); !errors.Is(err, btrfsctl.ErrNotSubvolume) {
-		t.Errorf("got %v", err)
-	}
+	assert.ErrorIs(t, btrfsctl.Snapshot(p.dir, "snap", p.open("plain"), true), btrfsctl.ErrNotSubvolume)
 }
 
 // After a sync, a copy of the disk contains the created subvolume.
@@ -187,9 +161,7 @@ func TestSetNOCOW(t *testing.T) {
 		require.NoError(t, btrfsctl.SetNOCOW(p.open("d")))
 	}
 	p.write("d/inherits", "x")
-	if err := btrfsctl.SetNOCOW(p.open("d/inherits")); err != nil {
-		t.Errorf("a file in a NOCOW directory: %v", err)
-	}
+	assert.NoErrorf(t, btrfsctl.SetNOCOW(p.open("d/inherits")), "a file in a NOCOW directory")
 	p.write("full", "x")
 	if err := btrfsctl.SetNOCOW(p.open("full")); err == nil {
 		t.Error("set on a file that has bytes")
@@ -254,9 +226,7 @@ func TestCommitsAreShared(t *testing.T) {
 				count++
 				return failed
 			})
-			if !errors.Is(err, failed) {
-				t.Errorf("got %v", err)
-			}
+			assert.ErrorIs(t, err, failed)
 		})
 	}
 	joined.Wait()
@@ -298,13 +268,9 @@ func TestDeleteAll(t *testing.T) {
 	if in, err := btrfsctl.Nested(p.open("src")); err != nil || len(in) != 3 { // b, inner, ro
 		t.Errorf("%d inside, %v", len(in), err)
 	}
-	if err := btrfsctl.Delete(p.dir, "src"); !errors.Is(err, btrfsctl.ErrNested) {
-		t.Errorf("delete without what is inside: %v", err)
-	}
+	assert.ErrorIsf(t, btrfsctl.Delete(p.dir, "src"), btrfsctl.ErrNested, "delete without what is inside")
 	require.NoError(t, btrfsctl.DeleteAll(p.dir, "src", nil))
-	if err := btrfsctl.DeleteAll(p.dir, "src", nil); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("again: %v", err)
-	}
+	assert.ErrorIsf(t, btrfsctl.DeleteAll(p.dir, "src", nil), os.ErrNotExist, "again")
 	if p.read("beside/f") != "x" {
 		t.Error("what is beside it has gone")
 	}
@@ -315,22 +281,16 @@ func TestDeleteAll(t *testing.T) {
 	require.NoError(t, os.Symlink("beside", filepath.Join(p.path, "link")))
 	p.write("file", "x")
 	for _, name := range []string{"plain", "link", "file"} {
-		if err := btrfsctl.DeleteAll(p.dir, name, nil); !errors.Is(err, btrfsctl.ErrNotSubvolume) {
-			t.Errorf("%s: %v", name, err)
-		}
+		assert.ErrorIsf(t, btrfsctl.DeleteAll(p.dir, name, nil), btrfsctl.ErrNotSubvolume, "%s", name)
 	}
 }
 
 // sent takes a snapshot, and returns its stream. The stream is also written to w, which can be slow.
 func (p pool) sent(src *os.File, name string, w io.Writer) []byte {
 	p.Helper()
-	if err := btrfsctl.Snapshot(p.dir, name, src, true); err != nil {
-		p.Fatal(err)
-	}
+	require.NoError(p, btrfsctl.Snapshot(p.dir, name, src, true))
 	var out bytes.Buffer
-	if err := btrfsctl.Send(p.Context(), p.open(name), nil, true, io.MultiWriter(&out, w)); err != nil {
-		p.Fatal(err)
-	}
+	require.NoError(p, btrfsctl.Send(p.Context(), p.open(name), nil, true, io.MultiWriter(&out, w)))
 	return out.Bytes()
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -24,9 +25,7 @@ func TestQuotas(t *testing.T) {
 	p := newPool(t)
 	sub := p.create("sub")
 	p.quotas(btrfsctl.QuotaNone)
-	if err := btrfsctl.Limit(sub, 1<<20); !errors.Is(err, unix.ENOTCONN) {
-		t.Errorf("a limit without quotas: %v", err)
-	}
+	assert.ErrorIsf(t, btrfsctl.Limit(sub, 1<<20), unix.ENOTCONN, "a limit without quotas")
 	if _, err := btrfsctl.Count(sub); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("counted without quotas: %v", err)
 	}
@@ -60,9 +59,7 @@ func TestLimit(t *testing.T) {
 		if c, err := btrfsctl.Count(sub); err != nil || c.Limit != 0 {
 			t.Errorf("%s: the limit stays: %+v, %v", mode, c, err)
 		}
-		if err := os.WriteFile(filepath.Join(p.path, "sub/f"), big, 0o600); err != nil {
-			t.Errorf("%s: %v", mode, err)
-		}
+		assert.NoErrorf(t, os.WriteFile(filepath.Join(p.path, "sub/f"), big, 0o600), "%s", mode)
 	}
 }
 

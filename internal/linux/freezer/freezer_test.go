@@ -154,9 +154,7 @@ func TestFreezeOfAnotherProgramStays(t *testing.T) {
 	f, root := start(t)
 	require.NoError(t, fsctl.Freeze(root))
 	defer func() { _ = fsctl.Thaw(root) }()
-	if err := f.Freeze(); !errors.Is(err, fsctl.ErrFrozen) {
-		t.Errorf("got %v", err)
-	}
+	assert.ErrorIs(t, f.Freeze(), fsctl.ErrFrozen)
 	f.Close()
 	if !isFrozen(t, root) {
 		t.Error("it was thawed")

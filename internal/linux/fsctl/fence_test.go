@@ -26,26 +26,18 @@ func TestFence(t *testing.T) {
 			file := filepath.Join(at, "file")
 			write := func(text string) error { return os.WriteFile(file, []byte(text), 0o600) }
 			failure := errors.New("failure")
-			if err := fsctl.Fence(t.Context(), open(t, at), func() error { return failure }); !errors.Is(err, failure) {
-				t.Errorf("%v", err)
-			}
-			if err := write("before"); err != nil {
-				t.Errorf("after a fence that failed: %v", err)
-			}
+			assert.ErrorIs(t, fsctl.Fence(t.Context(), open(t, at), func() error { return failure }), failure)
+			assert.NoErrorf(t, write("before"), "after a fence that failed")
 			dir := open(t, at)
 			require.NoError(t, fsctl.Freeze(dir))
 			copied := filepath.Join(t.TempDir(), "copy")
 			err := fsctl.Fence(t.Context(), open(t, at), func() error {
-				if err := fsctl.Freeze(dir); !errors.Is(err, fsctl.ErrFrozen) {
-					t.Errorf("not frozen: %v", err)
-				}
+				assert.ErrorIsf(t, fsctl.Freeze(dir), fsctl.ErrFrozen, "not frozen")
 				scratch.Copy(t, image, copied)
 				return nil
 			})
 			require.NoError(t, err)
-			if err := write("after"); !errors.Is(err, unix.EIO) {
-				t.Errorf("a write after the fence: %v", err)
-			}
+			assert.ErrorIsf(t, write("after"), unix.EIO, "a write after the fence")
 			got, err := os.ReadFile(filepath.Join(scratch.MountImage(t, fs, copied, options...), "file"))
 			if string(got) != "before" || err != nil {
 				t.Errorf("%q, %v", got, err)
@@ -69,11 +61,7 @@ func TestFenceOfAHangingFilesystem(t *testing.T) {
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, slow)
 	defer cancel()
 	err := fsctl.Fence(ctx, open(t, at), func() error { t.Error("it was frozen"); return nil })
-	if terr := fsctl.Thaw(disk); terr != nil {
-		t.Fatal(terr)
-	}
-	if !errors.Is(err, slow) {
-		t.Errorf("%v", err)
-	}
+	require.NoError(t, fsctl.Thaw(disk))
+	assert.ErrorIs(t, err, slow)
 	assert.NoError(t, os.WriteFile(filepath.Join(at, "file"), []byte("later"), 0o600))
 }

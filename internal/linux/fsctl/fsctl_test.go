@@ -30,14 +30,10 @@ func open(t *testing.T, path string) *os.File {
 func TestFreezeStopsWritersUntilThaw(t *testing.T) {
 	mnt := scratch.Mount(t, "ext4", scratch.Ext4)
 	dir := open(t, mnt)
-	if err := fsctl.Thaw(dir); !errors.Is(err, fsctl.ErrNotFrozen) {
-		t.Errorf("thaw of a live one: %v", err)
-	}
+	assert.ErrorIsf(t, fsctl.Thaw(dir), fsctl.ErrNotFrozen, "thaw of a live one")
 	require.NoError(t, fsctl.Freeze(dir))
 	defer func() { _ = fsctl.Thaw(dir) }()
-	if err := fsctl.Freeze(dir); !errors.Is(err, fsctl.ErrFrozen) {
-		t.Errorf("freeze twice: %v", err)
-	}
+	assert.ErrorIsf(t, fsctl.Freeze(dir), fsctl.ErrFrozen, "freeze twice")
 	var writer sync.WaitGroup
 	done := make(chan error, 1)
 	writer.Go(func() { done <- os.Mkdir(filepath.Join(mnt, "d"), 0o700) })
@@ -61,9 +57,7 @@ func TestImmutable(t *testing.T) {
 			for range 2 {
 				require.NoError(t, fsctl.SetImmutable(dir, true))
 			}
-			if err := os.WriteFile(filepath.Join(path, "f"), nil, 0o600); !errors.Is(err, unix.EPERM) {
-				t.Errorf("write: %v", err)
-			}
+			assert.ErrorIsf(t, os.WriteFile(filepath.Join(path, "f"), nil, 0o600), unix.EPERM, "write")
 			for range 2 {
 				require.NoError(t, fsctl.SetImmutable(dir, false))
 			}
@@ -119,12 +113,8 @@ func TestGrowXFS(t *testing.T) {
 	if grew := total(t, dir) - before; grew < (to-from)*98/100 {
 		t.Errorf("grew by %d of %d bytes", grew, to-from)
 	}
-	if err := fsctl.GrowXFS(dir, to+4096); err != nil {
-		t.Errorf("less than a group more: %v", err)
-	}
-	if err := fsctl.GrowXFS(dir, from); !errors.Is(err, fsctl.ErrShrink) {
-		t.Errorf("smaller: %v", err)
-	}
+	assert.NoErrorf(t, fsctl.GrowXFS(dir, to+4096), "less than a group more")
+	assert.ErrorIsf(t, fsctl.GrowXFS(dir, from), fsctl.ErrShrink, "smaller")
 	if err := fsctl.GrowXFS(dir, 2*to); err == nil || errors.Is(err, fsctl.ErrShrink) {
 		t.Errorf("larger than the device: %v", err)
 	}
@@ -140,9 +130,7 @@ func TestGrowExt4(t *testing.T) {
 	before := total(t, dir)
 	err := fsctl.GrowExt4(dir, to)
 	can, canErr := fsctl.CanGrowExt4()
-	if canErr != nil {
-		t.Fatal(canErr)
-	}
+	require.NoError(t, canErr)
 	if !can {
 		if !errors.Is(err, fsctl.ErrCapability) || total(t, dir) != before {
 			t.Errorf("without the capability: %v", err)
@@ -150,15 +138,11 @@ func TestGrowExt4(t *testing.T) {
 		return
 	}
 	require.NoError(t, err)
-	if err := fsctl.GrowExt4(dir, to); err != nil {
-		t.Errorf("again: %v", err)
-	}
+	assert.NoErrorf(t, fsctl.GrowExt4(dir, to), "again")
 	if grew := total(t, dir) - before; grew < (to-from)*95/100 {
 		t.Errorf("grew by %d of %d bytes", grew, to-from)
 	}
-	if err := fsctl.GrowExt4(dir, from); !errors.Is(err, fsctl.ErrShrink) {
-		t.Errorf("smaller: %v", err)
-	}
+	assert.ErrorIsf(t, fsctl.GrowExt4(dir, from), fsctl.ErrShrink, "smaller")
 }
 
 func TestCowExtentSize(t *testing.T) {

@@ -30,9 +30,7 @@ func TestBudget(t *testing.T) {
 	if most := all + processes*(2*fair+step); work > most {
 		t.Errorf("%d units of work, want at most %d", work, most)
 	}
-	if err := NewBudget(all, each, fair).spend(each+1, 1); !errors.Is(err, ErrTooMuch) {
-		t.Errorf("a process beyond its limit: %v", err)
-	}
+	assert.ErrorIsf(t, NewBudget(all, each, fair).spend(each+1, 1), ErrTooMuch, "a process beyond its limit")
 }
 
 // All small tables together are read only up to a limit, and the read of a table can be ended.
@@ -86,7 +84,5 @@ func TestTablesAreRead(t *testing.T) {
 	}
 	x := &Examination{tables: mount.MaxTable - 1}
 	assert.NoError(t, x.endTableChunk(1))
-	if err := x.endTableChunk(1); !errors.Is(err, errTables) {
-		t.Errorf("tables without bound: %v", err)
-	}
+	assert.ErrorIsf(t, x.endTableChunk(1), errTables, "tables without bound")
 }

@@ -85,12 +85,8 @@ func TestGetV1(t *testing.T) {
 // For a group that does not exist any more, Set fails, and Clear has nothing to do.
 func TestGroupThatIsGone(t *testing.T) {
 	for _, h := range []Hierarchy{tree1(t), {V2, t.TempDir()}} {
-		if err := h.Set("/gone", dev, some); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("version %d: set: %v", h.Version, err)
-		}
-		if err := h.Clear("/gone", dev); err != nil {
-			t.Errorf("version %d: clear: %v", h.Version, err)
-		}
+		assert.ErrorIsf(t, h.Set("/gone", dev, some), fs.ErrNotExist, "version %d: set", h.Version)
+		assert.NoErrorf(t, h.Clear("/gone", dev), "version %d: clear", h.Version)
 		if h.Has("/gone") {
 			t.Errorf("version %d has it", h.Version)
 		}
@@ -134,9 +130,7 @@ func TestEnable(t *testing.T) {
 	if got := text(t, h.Dir, "a/cgroup.subtree_control"); got != "cpu io" {
 		t.Errorf("a, which hands it down already: %q", got)
 	}
-	if err := h.Enable("/absent.slice"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a slice that is absent: %v", err)
-	}
+	assert.ErrorIsf(t, h.Enable("/absent.slice"), fs.ErrNotExist, "a slice that is absent")
 	if _, err := os.Stat(filepath.Join(h.Dir, "absent.slice")); err == nil {
 		t.Error("it was made")
 	}

@@ -73,9 +73,7 @@ func TestAttachReadsAndWritesTheFile(t *testing.T) {
 	if _, ok := find(t, file); ok {
 		t.Error("attached after close")
 	}
-	if err := d.Close(); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("second close: %v", err)
-	}
+	assert.ErrorIsf(t, d.Close(), os.ErrClosed, "second close")
 }
 
 func TestReadOnly(t *testing.T) {
@@ -370,9 +368,7 @@ func TestSoleAndClaimed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := loopdev.Claim(t.Context(), f); !errors.Is(err, loopdev.ErrAttached) {
-		t.Errorf("attached: %v", err)
-	}
+	assert.ErrorIsf(t, loopdev.Claim(t.Context(), f), loopdev.ErrAttached, "attached")
 }
 
 // A device with disabled discards frees no blocks of its file. The next attached file gets a device that accepts
@@ -396,9 +392,7 @@ func TestDisableDiscard(t *testing.T) {
 		if data, err := os.ReadFile(file); err != nil || bytes.ContainsRune(data, 0) {
 			t.Errorf("its file has lost bytes: %v", err)
 		}
-		if err := loopdev.Remove(d.Path); !errors.Is(err, unix.EBUSY) {
-			t.Errorf("removed while it is in use: %v", err)
-		}
+		assert.ErrorIsf(t, loopdev.Remove(d.Path), unix.EBUSY, "removed while it is in use")
 		require.NoError(t, d.Close())
 		if remove {
 			for range 2 {

@@ -52,9 +52,7 @@ func TestInodesOfGrownVolume(t *testing.T) {
 	var st unix.Statfs_t
 	inodes := func(path string) uint64 {
 		t.Run("mounted", func(t *testing.T) {
-			if err := unix.Statfs(scratch.MountImage(t, Ext4, path), &st); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, unix.Statfs(scratch.MountImage(t, Ext4, path), &st))
 		})
 		return st.Files
 	}

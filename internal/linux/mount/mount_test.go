@@ -73,9 +73,7 @@ func TestMountAndUnmount(t *testing.T) {
 			if table(t).At(target) != nil {
 				t.Error("in the table after")
 			}
-			if err := mount.Unmount(target); !errors.Is(err, mount.ErrNotMounted) {
-				t.Errorf("second unmount: %v", err)
-			}
+			assert.ErrorIsf(t, mount.Unmount(target), mount.ErrNotMounted, "second unmount")
 		})
 	}
 }
@@ -83,9 +81,7 @@ func TestMountAndUnmount(t *testing.T) {
 func TestReadOnly(t *testing.T) {
 	dev, target := device(t, "ext4", scratch.Ext4), t.TempDir()
 	mountAt(t, target, mount.Spec{Source: dev, FSType: "ext4", ReadOnly: true})
-	if err := os.Mkdir(filepath.Join(target, "d"), 0o700); !errors.Is(err, unix.EROFS) {
-		t.Errorf("got %v", err)
-	}
+	assert.ErrorIs(t, os.Mkdir(filepath.Join(target, "d"), 0o700), unix.EROFS)
 	if e := table(t).At(target); !strings.HasPrefix(e.VFSOptions, "ro") {
 		t.Errorf("superblock options %q", e.VFSOptions)
 	}
@@ -144,9 +140,7 @@ func TestBusy(t *testing.T) {
 	mountAt(t, target, mount.Spec{Source: dev, FSType: "ext4"})
 	f, err := os.Create(filepath.Join(target, "open"))
 	require.NoError(t, err)
-	if err := mount.Unmount(target); !errors.Is(err, mount.ErrBusy) {
-		t.Errorf("got %v", err)
-	}
+	assert.ErrorIs(t, mount.Unmount(target), mount.ErrBusy)
 	if _, err := f.WriteString("still here"); err != nil {
 		t.Error(err)
 	}

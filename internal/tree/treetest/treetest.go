@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // Operation is one named change of a directory. If an operation runs on two equal directories, they are equal
@@ -62,9 +64,7 @@ func Plant(t interface {
 }, root string, unsupported ...string) {
 	t.Helper()
 	for _, op := range Operations(unsupported...) {
-		if err := op.Do(root); err != nil {
-			t.Fatalf("%s: %v", op.Name, err)
-		}
+		require.NoErrorf(t, op.Do(root), "%s", op.Name)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/require"
 )
 
 // wrote is an entry of dataset d.
@@ -183,9 +184,7 @@ func TestCheckOfTruth(t *testing.T) {
 
 func TestRead(t *testing.T) {
 	c, err := witness.Read("d", "head", strings.NewReader("w 1 1\nw 1 2\n\nw 1\nw 1 3 \nw 1 03\nw 1 4"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	want := map[witness.Token]bool{{Writer: "w", Epoch: 1, Seq: 1}: true, {Writer: "w", Epoch: 1, Seq: 2}: true, {Writer: "w", Epoch: 1, Seq: 4}: true}
 	if diff := cmp.Diff(want, c.Tokens); diff != "" {
 		t.Error(diff)
@@ -202,9 +201,7 @@ func TestRead(t *testing.T) {
 func TestLogs(t *testing.T) {
 	dir := t.TempDir()
 	text := `{"writer":"w","epoch":1,"seq":1,"dataset":"d","node":"a","begin":1,"end":2}` + "\n" + `{"writer":"w","epo`
-	if err := os.WriteFile(filepath.Join(dir, "a.log"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "a.log"), []byte(text), 0o600))
 	got, err := witness.Logs(filepath.Join(dir, "*.log"))
 	want := []witness.Entry{{Token: witness.Token{Writer: "w", Epoch: 1, Seq: 1}, Dataset: "d", Node: "a", Begin: 1, End: 2}}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {

@@ -12,6 +12,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/cluster/witness"
+	"github.com/droverhq/drover/test/require"
 )
 
 func TestMain(m *testing.M) {
@@ -21,9 +22,7 @@ func TestMain(m *testing.M) {
 // A writer continues after its disk was full. After it was killed, its log and its file agree.
 func TestWriter(t *testing.T) {
 	dir, volume := t.TempDir(), t.TempDir()
-	if err := unix.Mount("tmpfs", volume, "tmpfs", 0, "size=8k"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount("tmpfs", volume, "tmpfs", 0, "size=8k"))
 	t.Cleanup(func() { unix.Unmount(volume, unix.MNT_DETACH) })
 	binary := filepath.Join(dir, "writer")
 	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
@@ -33,24 +32,16 @@ func TestWriter(t *testing.T) {
 	p, err := child.Start(child.Spec{Log: filepath.Join(dir, "output"), Args: []string{
 		binary, "-file", file, "-log", log, "-dataset", "d", "-node", "a", "-writer", "w1", "-epoch", "7", "-every", "100us",
 	}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(func() { _ = p.End(unix.SIGKILL, time.Minute) }) // by a signal
 	var failed witness.Entry
 	await(t, log, func(last witness.Entry) bool { failed = last; return last.Err != "" })
-	if err := unix.Mount("tmpfs", volume, "tmpfs", unix.MS_REMOUNT, "size=8m"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mount("tmpfs", volume, "tmpfs", unix.MS_REMOUNT, "size=8m"))
 	await(t, log, func(last witness.Entry) bool { return last.Err == "" && last.Seq > failed.Seq+100 })
-	if err := p.End(unix.SIGKILL, time.Minute); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, p.End(unix.SIGKILL, time.Minute))
 
 	entries, err := witness.Logs(log)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for i, e := range entries {
 		want := witness.Token{Writer: "w1", Epoch: 7, Seq: i + 1}
 		if e.Token != want || e.Dataset != "d" || e.Node != "a" || e.Begin >= e.End || i > 0 && e.Begin < entries[i-1].End {
@@ -58,9 +49,7 @@ func TestWriter(t *testing.T) {
 		}
 	}
 	head, err := witness.ReadFile("d", "head", file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if bad := witness.Check(entries, []witness.Copy{head}, nil); len(bad) > 0 {
 		t.Error(bad)
 	}

@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"github.com/droverhq/drover/test/require"
 )
 
 // faultyFrom is the sector of the machine's disk at which a faulty disk begins. If both began at the same sector,
@@ -31,9 +33,7 @@ func FaultyDisk(tb testing.TB, disk string) *Faulty {
 	if err == nil {
 		_, err = fmt.Sscan(string(out), &f.sectors)
 	}
-	if err != nil {
-		tb.Fatalf("size of %s: %q: %v", f.disk, out, err)
-	}
+	require.NoErrorf(tb, err, "size of %s: %q", f.disk, out)
 	f.sectors -= faultyFrom
 	f.dmsetup(f.linear(0, f.sectors), "create", f.name)
 	tb.Cleanup(func() {

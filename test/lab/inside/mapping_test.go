@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/test/lab/inside"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A mapping keeps its identity when its table changes, as lvextend(8) does under a mount, and when it is
@@ -27,13 +28,9 @@ func TestReusedMapping(t *testing.T) {
 			create(id...)
 			defer do(t, "", "dmsetup", "remove", "--retry", name)
 			do(t, "", "mkfs.ext4", "-q", "-F", device)
-			if err := mount.Mount(target, mount.Spec{Source: device, FSType: "ext4"}); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, mount.Mount(target, mount.Spec{Source: device, FSType: "ext4"}))
 			table, err := mount.Table()
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			fsys := mount.Identify(table.At(target))
 			t.Logf("%+v", fsys)
 			if fsys.Identity.Sequence == "" || (fsys.Identity.Mapping == "") != (id == nil) {
@@ -51,9 +48,7 @@ func TestReusedMapping(t *testing.T) {
 			is("suspended", false)
 			do(t, "", "dmsetup", "resume", name)
 			is("with another table", false)
-			if err := mount.Unmount(target); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, mount.Unmount(target))
 			is("unmounted", false)
 			do(t, "", "dmsetup", "remove", "--retry", name)
 			create(id...)

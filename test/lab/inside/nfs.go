@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A linter reports the name of the program as a spelling mistake if it is written as one word.
@@ -27,13 +30,9 @@ func XFS(tb testing.TB, disk string) string {
 // The server does not squash root.
 func Serve(tb testing.TB, dir string) string {
 	tb.Helper()
-	if err := unix.Mount("nfsd", "/proc/fs/nfsd", "nfsd", 0, ""); err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, unix.Mount("nfsd", "/proc/fs/nfsd", "nfsd", 0, ""))
 	cleanup(tb, "umount", "/proc/fs/nfsd")
-	if err := os.MkdirAll("/run/rpcbind", 0o755); err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, os.MkdirAll("/run/rpcbind", 0o755))
 	do(tb, "rpcbind", "-w")
 	cleanup(tb, "killall", "rpcbind")
 	do(tb, exporter, "-o", "rw,no_root_squash,no_subtree_check,insecure,fsid=7", "127.0.0.1:"+dir)
@@ -58,13 +57,9 @@ func Mounted(tb testing.TB, dir, options string) string {
 func MountAsOtherHost(tb testing.TB, dir string) string {
 	tb.Helper()
 	const is = "/sys/module/nfs/parameters/nfs4_unique_id"
-	if err := os.WriteFile(is, []byte("another"), 0); err != nil {
-		tb.Fatal(err)
-	}
+	require.NoError(tb, os.WriteFile(is, []byte("another"), 0))
 	defer func() {
-		if err := os.WriteFile(is, []byte("\n"), 0); err != nil {
-			tb.Error(err)
-		}
+		assert.NoError(tb, os.WriteFile(is, []byte("\n"), 0))
 	}()
 	at := mounted(tb, "127.0.0.2:"+dir, "vers=4.2,hard,nosharecache")
 	if clients, err := os.ReadDir("/proc/fs/nfsd/clients"); err != nil || len(clients) != 2 {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 )
 
 type pasture struct {
@@ -95,9 +96,7 @@ func TestSelectAndSort(t *testing.T) {
 		{"--sort owner", "south east north"},
 	} {
 		out, err := lists(t, append(strings.Fields(tc.args), "--format", "{{.Name}}")...)
-		if err != nil {
-			t.Errorf("%v: %v", tc.args, err)
-		}
+		assert.NoErrorf(t, err, "%v", tc.args)
 		if got := strings.Join(strings.Fields(out), " "); got != tc.names {
 			t.Errorf("%v: %q, want %q", tc.args, got, tc.names)
 		}

@@ -34,6 +34,7 @@ import (
 	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/profiles"
+	"github.com/droverhq/drover/test/assert"
 	testconsul "github.com/droverhq/drover/test/consul"
 	"github.com/droverhq/drover/test/require"
 )
@@ -144,9 +145,7 @@ func (r *running) end(t *testing.T) {
 		return
 	}
 	r.stop()
-	if err := <-r.done; err != nil {
-		t.Errorf("end: %v", err)
-	}
+	assert.NoErrorf(t, <-r.done, "end")
 	r.stop = nil
 }
 

@@ -3,7 +3,6 @@ package daemon
 import (
 	"bytes"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -62,9 +61,7 @@ func aNetwork(t *testing.T) (address string, node *tls.Config) {
 	go func() { ended <- e.server.Serve(e.Listener) }()
 	t.Cleanup(func() {
 		assert.NoError(t, e.server.(*http.Server).Close())
-		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
+		assert.ErrorIs(t, <-ended, http.ErrServerClosed)
 	})
 	return e.Addr().String(), credentials(pki.Identity{Kind: pki.Node, Node: uuid.New(), Name: "node"}).Client(pki.Control)
 }
@@ -86,9 +83,7 @@ func TestStrangersLockNoNodeOut(t *testing.T) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address, nil)
 		require.NoError(t, err)
 		resp, err := c.Do(req)
-		if err != nil {
-			t.Fatalf("a node is locked out: %v", err)
-		}
+		require.NoErrorf(t, err, "a node is locked out")
 		resp.Body.Close()
 		if resp.StatusCode != http.StatusOK {
 			t.Fatalf("a node is answered %s", resp.Status)

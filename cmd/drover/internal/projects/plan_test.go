@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -241,9 +242,7 @@ func TestNames(t *testing.T) {
 	w.local["shop_"+strings.Repeat("k", 142)] = true
 	w.mkdir(w.folder("local", "shop_"+strings.Repeat("k", 142)))
 	w.write("compose.yaml", w.read("compose.yaml")+"volumes:\n  "+strings.Repeat("k", 142)+": {}\n")
-	if err := w.run("shop", "--dry-run"); !errors.Is(err, dataset.ErrInvalid) {
-		t.Errorf("a name that is too long: %v", err)
-	}
+	assert.ErrorIsf(t, w.run("shop", "--dry-run"), dataset.ErrInvalid, "a name that is too long")
 }
 
 // TestSymbolicLinks: a directory is moved although a symbolic link leads to it, and a container that uses the directory
@@ -287,12 +286,8 @@ func TestAside(t *testing.T) {
 	for _, path := range []string{folder, folder + ".before-drover"} {
 		require.NoError(t, os.Mkdir(path, 0o700))
 	}
-	if err := setAside(folder); !errors.Is(err, os.ErrExist) {
-		t.Errorf("a folder is in the way: %v", err)
-	}
-	if err := putBack(folder); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("the folder exists again: %v", err)
-	}
+	assert.ErrorIsf(t, setAside(folder), os.ErrExist, "a folder is in the way")
+	assert.ErrorIsf(t, putBack(folder), dataset.ErrConflict, "the folder exists again")
 	if got := entries(t, dir); got != "data data.before-drover" {
 		t.Errorf("the folder has %s", got)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -122,9 +123,7 @@ func (w *world) wantBack() {
 
 func (w *world) must(args ...string) string {
 	w.t.Helper()
-	if err := w.run(args...); err != nil {
-		w.t.Fatalf("%v: %v", args, err)
-	}
+	require.NoErrorf(w.t, w.run(args...), "%v", args)
 	return w.out.String()
 }
 
@@ -150,9 +149,7 @@ func TestAdoptUndoConfirm(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(w.dir, "compose.override.yaml")); err != nil || info.Mode() != 0o644 {
 		t.Errorf("the override file: %v, %v", info, err)
 	}
-	if err := w.run(adopt...); !errors.Is(err, dataset.ErrExists) {
-		t.Errorf("a second move: %v", err)
-	}
+	assert.ErrorIsf(t, w.run(adopt...), dataset.ErrExists, "a second move")
 	if out := w.must("shop", "--undo", "--yes"); !strings.Contains(out, "drover volume rm --dry-run shop-data") {
 		t.Errorf("undo: %s", out)
 	}
@@ -164,9 +161,7 @@ func TestAdoptUndoConfirm(t *testing.T) {
 		t.Errorf("confirm: %s", out)
 	}
 	for _, flag := range []string{"--undo", "--confirm"} {
-		if err := w.run("shop", flag, "--yes"); !errors.Is(err, dataset.ErrNotFound) {
-			t.Errorf("%s without a move: %v", flag, err)
-		}
+		assert.ErrorIsf(t, w.run("shop", flag, "--yes"), dataset.ErrNotFound, "%s without a move", flag)
 	}
 }
 
@@ -412,12 +407,8 @@ func TestCopyFails(t *testing.T) {
 	if err := w.run(adopt...); !errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), "--undo goes back") {
 		t.Fatal(err)
 	}
-	if err := w.run("shop", "--profile", "silver", "--yes"); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("with other flags: %v", err)
-	}
-	if err := w.run("shop", "--confirm"); !errors.Is(err, dataset.ErrConflict) {
-		t.Errorf("confirm: %v", err)
-	}
+	assert.ErrorIsf(t, w.run("shop", "--profile", "silver", "--yes"), dataset.ErrConflict, "with other flags")
+	assert.ErrorIsf(t, w.run("shop", "--confirm"), dataset.ErrConflict, "confirm")
 	if out := w.must(append(adopt[:len(adopt)-1:len(adopt)-1], "--dry-run")...); !strings.Contains(out, "at step copy") {
 		t.Errorf("dry run: %s", out)
 	}
@@ -443,9 +434,7 @@ func TestForeignVolume(t *testing.T) {
 	w := shop(t)
 	w.adoptKilledAt("copy")
 	w.volumes["shop-data"] = api.Volume{}
-	if err := w.run(adopt...); !errors.Is(err, dataset.ErrExists) {
-		t.Errorf("got %v", err)
-	}
+	assert.ErrorIs(t, w.run(adopt...), dataset.ErrExists)
 	if out := w.must("shop", "--undo", "--yes"); strings.Contains(out, "shop-data") {
 		t.Errorf("undo suggests to remove a volume of somebody else: %s", out)
 	}
