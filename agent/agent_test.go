@@ -140,3 +140,5 @@ func TestPeersNeedCertificateOfNode(t *testing.T) {
 		}
 	}
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

@@ -3,6 +3,7 @@ package control_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+	"go.uber.org/goleak"
 
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
@@ -391,5 +393,30 @@ func TestB16StoreOfALaterFormat(t *testing.T) {
 	a.MustCreate("more")
 	if names := e.MustVolume("db").Volume + e.MustVolume("more").Volume; names != "dbmore" {
 		t.Errorf("volumes %s, want db and more", names)
+	}
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// BenchmarkCreate is what a create costs control, without the store's flush.
+func BenchmarkCreate(b *testing.B) {
+	e, a := controltest.OneNode(b)
+	for _, part := range []string{"plan", "plan+commit"} {
+		b.Run(part, func(b *testing.B) {
+			b.ReportAllocs()
+			e.Spy.Counted()
+			n := 0
+			for b.Loop() {
+				op := a.MustPlan(controltest.Create(fmt.Sprintf("%s-%d-%d@gold", part[:4], b.N, n)))
+				if part != "plan" {
+					a.MustCommit(op)
+				}
+				n++
+			}
+			reads, txns, keys := e.Spy.Counted()
+			b.ReportMetric(float64(reads)/float64(n), "reads/op")
+			b.ReportMetric(float64(txns)/float64(n), "txns/op")
+			b.ReportMetric(float64(keys)/float64(n), "keys/op")
+		})
 	}
 }

@@ -318,3 +318,12 @@ func TestBackupOfCopyingPool(t *testing.T) {
 	}
 	wantNothingLeft(f.A)
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }
+
+// here is the cluster of the tests.
+var here = ofCluster(uuid.MustParse("11111111-1111-4111-8111-111111111111"))
+
+type ofCluster uuid.UUID
+
+func (c ofCluster) Cluster() uuid.UUID { return uuid.UUID(c) }

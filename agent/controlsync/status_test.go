@@ -226,3 +226,5 @@ func TestNamesOfMountsAreReported(t *testing.T) {
 		t.Error("a mount whose names are not known must count")
 	}
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

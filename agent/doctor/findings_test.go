@@ -434,3 +434,5 @@ func TestSilentControlIsNotAskedAgain(t *testing.T) {
 	}
 	r.Link.Mend()
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

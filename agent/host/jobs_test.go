@@ -3,13 +3,17 @@ package host
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/requestid"
 	"github.com/droverhq/drover/test/assert"
@@ -223,5 +227,138 @@ func TestAbandonedJob(t *testing.T) {
 		if got := <-abandoned; got != "deploy-17 operator ann mount: it failed" {
 			t.Error(got)
 		}
+	}
+}
+
+// A lock has one holder at a time, and an unused lock is removed.
+func TestSet(t *testing.T) {
+	var l Set
+	ids := []uuid.UUID{uuid.New(), uuid.New(), uuid.New()}
+	inside, n := make([]int, len(ids)), make([]int, len(ids))
+	var wg sync.WaitGroup
+	for i := range 300 {
+		wg.Go(func() {
+			k := i % len(ids)
+			unlock, err := l.Lock(t.Context(), ids[k], "count")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if inside[k]++; inside[k] != 1 {
+				t.Errorf("%d at once", inside[k])
+			}
+			n[k]++
+			inside[k]--
+			unlock()
+		})
+	}
+	wg.Wait()
+	if n[0] != 100 || n[1] != 100 || n[2] != 100 || len(l.all) != 0 {
+		t.Errorf("counted %v; %d unused locks were not removed", n, len(l.all))
+	}
+}
+
+// The error of a wait that ends describes the holder's work, and the lock can still be taken. A lock that is
+// free is taken even if the context has ended.
+func TestLockCancelled(t *testing.T) {
+	var l Set
+	id := uuid.New()
+	unlock, err := l.Lock(t.Context(), id, "restore of volume db")
+	require.NoError(t, err)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = l.Lock(gone, id, "mount of volume db")
+	if !errors.Is(err, dataset.ErrPending) || !strings.Contains(err.Error(), "mount of volume db") || !strings.Contains(err.Error(), "restore of volume db") {
+		t.Errorf("got %v", err)
+	}
+	unlock()
+	if len(l.all) != 0 {
+		t.Errorf("%d unused locks were not removed", len(l.all))
+	}
+	again, err := l.Lock(gone, id, "mount of volume db")
+	require.NoError(t, err)
+	again()
+}
+
+// A snapshot is taken for all replicas if there are several, rarely, and never for a move.
+func TestTakenFor(t *testing.T) {
+	x, y := uuid.New(), uuid.New()
+	now := time.Now()
+	d := dataset.Dataset{Copies: []uuid.UUID{x, y}, Epoch: 3}
+	d.Profile.Replicas.Every = dataset.Duration(time.Minute)
+	with := func(change func(*dataset.Dataset)) dataset.Dataset {
+		out := d
+		change(&out)
+		return out
+	}
+	took := func(age time.Duration, epoch uint64) backends.Entry {
+		return backends.Entry{Snapshots: []dataset.Snapshot{{Kind: dataset.SnapshotTransfer, Epoch: epoch, Created: now.Add(-age)}}}
+	}
+	for name, c := range map[string]struct {
+		d     dataset.Dataset
+		e     backends.Entry
+		node  uuid.UUID
+		alone bool
+	}{
+		"none was":               {d: d, node: x},
+		"one was lately":         {d: d, e: took(time.Minute, 3), node: x, alone: true},
+		"one was long ago":       {d: d, e: took(4*time.Minute, 3), node: x},
+		"the clock was set back": {d: d, e: took(-time.Hour, 3), node: x},
+		"by an earlier home":     {d: d, e: took(time.Minute, 2), node: x},
+		"for no replica":         {d: d, node: uuid.New(), alone: true},
+		"the only one":           {d: with(func(d *dataset.Dataset) { d.SupersededCopies = []uuid.UUID{y} }), node: x, alone: true},
+		"it moves":               {d: with(func(d *dataset.Dataset) { d.Move = uuid.New() }), node: x, alone: true},
+	} {
+		want := uuid.Nil
+		if c.alone {
+			want = c.node
+		}
+		if got := SnapshotRecipient(c.d, c.e, c.node, now); got != want {
+			t.Errorf("%s: it is taken for %s", name, got)
+		}
+	}
+}
+
+func check(args, allowed []string) error { return (&Programs{Allowed: allowed}).Check(args) }
+
+// A program that a profile names runs as root. So only root may be able to change it or replace it by something else,
+// and this host must allow it.
+func TestCheckProgram(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "sub", "off")
+	require.NoError(t, errors.Join(os.Mkdir(filepath.Dir(file), 0o755), os.WriteFile(file, nil, 0o755)))
+	assert.NoError(t, check([]string{file}, nil))
+	assert.NoError(t, check([]string{file, "-f"}, []string{"/bin/off", file}))
+	for _, allowed := range [][]string{{}, {"/bin/off"}} {
+		if err := check([]string{file, "/bin/off"}, allowed); dataset.KindOf(err) != dataset.ErrForbidden || !strings.Contains(err.Error(), "fence_programs") {
+			t.Errorf("%q: %v", allowed, err)
+		}
+	}
+	for what, change := range map[string]func() error{
+		"for a group to write":      func() error { return os.Chmod(file, 0o775) },
+		"another's":                 func() error { return errors.Join(os.Chmod(file, 0o755), os.Chown(file, 1000, 0)) },
+		"a folder":                  func() error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o755)) },
+		"in a folder of another":    func() error { return os.Chown(filepath.Dir(file), 1000, 0) },
+		"in a folder for all":       func() error { return os.Chmod(filepath.Dir(file), 0o777|os.ModeSticky) },
+		"below a folder of another": func() error { return os.Chown(dir, 1000, 0) },
+		"below a folder of a group": func() error { return os.Chmod(dir, 0o775) },
+		"a link in a folder of another": func() error {
+			return errors.Join(os.Rename(file, dir+"/off"), os.Symlink(dir+"/off", file), os.Chown(filepath.Dir(file), 1000, 0))
+		},
+	} {
+		require.NoError(t, change())
+		if err := check([]string{file}, nil); dataset.KindOf(err) != dataset.ErrForbidden {
+			t.Errorf("%s: %v", what, err)
+		}
+		sub := filepath.Dir(file)
+		if err := errors.Join(os.RemoveAll(sub), os.Mkdir(sub, 0o755), os.WriteFile(file, nil, 0o755), os.Chown(dir, 0, 0), os.Chmod(dir, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := check([]string{file + "x"}, nil); dataset.KindOf(err) != dataset.ErrNotFound {
+		t.Error(err)
+	}
+	if err := check([]string{"off"}, nil); dataset.KindOf(err) != dataset.ErrInvalid {
+		t.Error(err)
 	}
 }

@@ -359,3 +359,5 @@ func TestHangingPoolDoesNotDelayOtherLeases(t *testing.T) {
 	g.A.MustMount("db@auto", "user")
 	g.A.MustUnmount("db@auto", "user")
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

@@ -7,3 +7,15 @@ func (v *Verifier) EndGrace() {
 	defer v.mu.Unlock()
 	v.restartUntil = 0
 }
+
+// Occupy takes the places of all flushes that Look may start, until free is called.
+func (w *Watcher) Occupy() (free func()) {
+	for range maxLossFlushes {
+		w.flushing <- struct{}{}
+	}
+	return func() {
+		for range maxLossFlushes {
+			<-w.flushing
+		}
+	}
+}

@@ -202,3 +202,5 @@ func TestMountIDIsBounded(t *testing.T) {
 	}
 	r.WantUses(d)
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

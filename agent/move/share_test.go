@@ -497,3 +497,5 @@ func TestMoveBackToAShare(t *testing.T) {
 		t.Errorf("on record: %+v", v.Dataset)
 	}
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

@@ -441,3 +441,5 @@ func TestHangingPoolIsReportedAtOnce(t *testing.T) {
 	close(gate)
 	agenttest.Await(t, func() bool { return r.PoolStatus("other").Online })
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

@@ -112,3 +112,5 @@ func TestTrimOfDevicesWhenDue(t *testing.T) {
 	after(6*24*time.Hour, "daily", "weekly")
 	after(time.Hour)
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

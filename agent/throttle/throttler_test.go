@@ -311,3 +311,5 @@ func TestCgroupsOfUsersAreFound(t *testing.T) {
 	f.AwaitNamed("it is gone", func() bool { return of() == 0 })
 	f.A.MustUnmount("db", "one")
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

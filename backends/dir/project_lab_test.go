@@ -23,6 +23,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/long"
+	"github.com/droverhq/drover/internal/tree/treetest"
 	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/lab/inside"
 	"github.com/droverhq/drover/test/require"
@@ -351,4 +352,10 @@ func TestProjectQuotasComeLater(t *testing.T) {
 	if _, err := fill(b.head(), "fill", 32*dataset.MiB); !errors.Is(err, unix.EDQUOT) {
 		t.Errorf("more than fits: %v", err)
 	}
+}
+
+// A pool on a share that only one host uses.
+func TestOnNFS(t *testing.T) {
+	at := inside.Serve(t, mounting(t, "xfs", "", "mkfs.xfs", "-q", "-K", "-f"))
+	backendtest.Run(t, "dir", below(at), treetest.Attributes, treetest.ACLs)
 }

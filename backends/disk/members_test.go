@@ -10,6 +10,7 @@ import (
 
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -25,3 +26,5 @@ func TestReasonOfAMissingDevice(t *testing.T) {
 		t.Errorf("%q does not end with %q", err, want)
 	}
 }
+
+func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mkfs"
 	"github.com/droverhq/drover/internal/linux/mount"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 func TestWhatCannotBeCreated(t *testing.T) {
@@ -235,4 +236,24 @@ func TestWritesAfterASnapshotTakeWhatTheyAre(t *testing.T) {
 	if took, wrote := before-freeOf(t, f.disk), dataset.Size(blocks*16<<10); took > wrote*3/2 {
 		t.Errorf("%s written took %s of the pool (%s)", wrote.Human(), took.Human(), image)
 	}
+}
+
+// A pool without a free block can be opened, after a restart too, and its datasets can be removed. There is no other
+// way to make room.
+func TestOpenWhenFull(t *testing.T) {
+	onPools(t, func(f *fixture) {
+		d := newDataset(ext4)
+		f.create(d)
+		f.put(d.ID, "a", "kept")
+		scratch.Fill(t, f.disk)
+		b, _ := newBackend()
+		pool, err := b.Open(t.Context(), backends.Config{ID: f.ID(), Name: "test", Path: filepath.Join(f.disk, "pool")})
+		f.must(err)
+		entries, err := pool.List(t.Context())
+		f.must(err)
+		if len(entries) == 0 || entries[0].ID != d.ID {
+			t.Errorf("the full pool lists %+v", entries)
+		}
+		f.must(pool.Delete(t.Context(), d.ID))
+	})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/backends/backendtest/crashing"
 	"github.com/droverhq/drover/backends/nfs"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
@@ -364,3 +365,7 @@ func TestB16LaterPoolOnShare(t *testing.T) {
 	assert.ErrorIs(t, alpha.CheckVisible(t.Context(), uuid.New(), beta.ID()), dataset.ErrUnsupported)
 	assert.NoErrorf(t, alpha.CheckVisible(t.Context(), id, gamma.ID()), "dataset in another pool")
 }
+
+// The tests run in a separate mount namespace. Otherwise a process that the tests of another package start would copy
+// their mounts and keep them in use.
+func TestMain(m *testing.M) { os.Exit(scratch.Main(m)) }

@@ -2,6 +2,7 @@ package zfs_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -17,7 +19,9 @@ import (
 	"github.com/droverhq/drover/backends/zfs"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
 )
 
 // TestForeignInZFS puts foreign filesystems and snapshots beside and below those of Drover.
@@ -188,4 +192,70 @@ func restoreCut(t *testing.T, then string) {
 		d = c
 	}
 	b.holds(d.ID, "later")
+}
+
+// TestUsedIsCheap counts the commands of Used: none for a mounted dataset, and one in several seconds for all others
+// together.
+func TestUsedIsCheap(t *testing.T) {
+	b := newBench(t)
+	var idle []uuid.UUID
+	for range 3 {
+		idle = append(idle, b.create().ID)
+	}
+	mounted := b.create()
+	b.write(mounted.ID, "content")
+	now := clock.NewFake(time.Unix(0, 0))
+	b.clock = now
+	b.open() // a Pool without a listing of these datasets
+	dir := b.mount(mounted.ID)
+	defer func() { b.ok(mount.Unmount(dir)) }()
+	used := func(what string, commands int, ids ...uuid.UUID) {
+		t.Helper()
+		b.asked, b.done = 0, nil
+		for _, id := range ids {
+			if n, err := b.pool.Used(t.Context(), id); err != nil || n <= 0 || n > dataset.MiB {
+				t.Errorf("%s: %d bytes, %v", what, n, err)
+			}
+		}
+		if b.asked != commands || len(b.done) > 0 {
+			t.Errorf("%s took %d commands that ask, want %d, and %q", what, b.asked, commands, b.done)
+		}
+	}
+	used("a mounted one", 0, mounted.ID, mounted.ID)
+	used("three idle ones", 1, idle...)
+	now.Advance(3 * time.Second)
+	used("again", 0, idle...)
+	now.Advance(3 * time.Second)
+	used("later", 1, idle...)
+	used("one that was made since", 1, b.create().ID)
+}
+
+// label returns the description of a zpool in the label of a device: an nvlist in XDR with the string "name".
+func label(name string) string {
+	number := func(n int) string { return string(binary.BigEndian.AppendUint32(nil, uint32(n))) }
+	text := func(s string) string { return number(len(s)) + s + strings.Repeat("\x00", (4-len(s)%4)%4) }
+	pair := text("name") + number(9) + number(1) + text(name) // of type string, with one element
+	return "\x01\x01\x00\x00" + number(0) + number(1) + number(8+len(pair)) + number(0) + pair
+}
+
+// Devices of different pools are refused unless the caller says which pool it means: one of them would be opened.
+func TestDevicesOfDifferentPools(t *testing.T) {
+	var devices []string
+	for range 3 {
+		device := scratch.Disk(t, diskSize)
+		put(t, device, 16<<10, label("drover-"+uuid.NewString()))
+		devices = append(devices, device)
+	}
+	for range 5 {
+		var ran []string
+		cfg := backends.Config{Name: "test", Devices: devices, Mount: t.TempDir()}
+		cfg.Path = cfg.Mount
+		_, err := zfs.New(run.Func(func(_ context.Context, r run.Command) (run.Result, error) {
+			ran = append(ran, r.Name+" "+strings.Join(r.Args, " "))
+			return run.Result{}, errors.New("no")
+		}), clock.System{}).Open(t.Context(), cfg)
+		if dataset.KindOf(err) != dataset.ErrConflict || len(ran) != 0 {
+			t.Errorf("%v, ran %q", err, ran)
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"go.uber.org/goleak"
 
 	"github.com/droverhq/drover/control"
 	"github.com/droverhq/drover/control/api"
@@ -106,3 +107,5 @@ func TestRecoveryDespiteAnImpossibleClock(t *testing.T) {
 		a.MustCreate(fmt.Sprintf("new-%d@gold", clock))
 	}
 }
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -6,6 +6,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/loop"
+	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/engine"
+	"github.com/droverhq/drover/test/require"
 )
 
 var (
@@ -47,4 +54,60 @@ func anchors(text string) map[string]bool {
 		all[regexp.MustCompile("[^a-z0-9_-]").ReplaceAllString(anchor, "")] = true
 	}
 	return all
+}
+
+// testClaims checks what the pages say in words, where no command that they show would check it.
+func testClaims(t *testing.T, e *engine.Engine) {
+	w := begin(t, e)
+	setupDisk(t, w)
+
+	// docs/operations.md, "Move a disk": the path in drover.yaml is changed.
+	w.write(t, "/etc/drover/drover.yaml", "pools: [{name: fast, backend: loop, path: /mnt/disk/fast}]\n")
+	w.stop(t)
+	w.start(t)
+	w.service(t, "app-db", "db@gold")
+	w.must(t, "drover volume inspect db | grep -q '^Pool: *fast '", "docker exec app-db redis-cli set key value", "docker stop app-db")
+	w.stop(t)
+	setupDiskMoved(t, w)
+	w.write(t, "/etc/drover/drover.yaml", "pools: [{name: fast, backend: loop, path: /mnt/new/fast}]\n")
+	w.start(t)
+	w.must(t, "drover doctor", "docker start app-db")
+	w.answers(t, "docker exec app-db redis-cli get key | grep -x value")
+
+	// docs/backends/loop.md, "Power cut": an export holds what was written before
+	// it, synced or not.
+	w.must(t,
+		"docker exec app-db sh -c 'echo unsynced > /data/file'",
+		"drover volume export db | tar -xO ./file | grep -x unsynced")
+}
+
+const byID = "/dev/disk/by-id"
+
+// setupDevices has three disks in the host, nvme-A to nvme-C.
+func setupDevices(t *testing.T, _ *world) {
+	for _, name := range []string{"nvme-A", "nvme-B", "nvme-C"} {
+		plug(t, name, scratch.Disk(t, 2<<30))
+	}
+}
+
+// setupDevicesMoved adds nvme-D, a disk with a pool of another host.
+func setupDevicesMoved(t *testing.T, _ *world) {
+	device, at := scratch.Disk(t, 2<<30), filepath.Join(t.TempDir(), "pool")
+	p, err := loop.New(&run.System{}).Open(t.Context(), backends.Config{Name: "theirs", Path: at, Mount: at, Devices: []string{device}, Make: true})
+	require.NoError(t, err)
+	require.NoError(t, p.Close())
+	plug(t, "nvme-D", device)
+}
+
+// plug gives a device a name.
+func plug(t *testing.T, name, device string) {
+	t.Helper()
+	if os.Mkdir(filepath.Dir(byID), 0o755) == nil {
+		t.Cleanup(func() { _ = os.Remove(filepath.Dir(byID)) })
+	}
+	if _, err := os.Lstat(byID); err != nil { // the host's own disks must not be used for this
+		cover(t, "tmpfs", filepath.Dir(byID), "tmpfs", 0, "mode=0755")
+	}
+	require.NoError(t, os.MkdirAll(byID, 0o755))
+	require.NoError(t, os.Symlink(device, filepath.Join(byID, name)))
 }

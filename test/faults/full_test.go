@@ -1,3 +1,6 @@
+// Package faults breaks the Drover of one host on purpose: it kills the process at every step, cuts the power, removes
+// or fills up its disks and its store, and acts as a hostile user. The faults of a cluster are in test/cluster and
+// test/chaos. A new operation needs a drill, which is interrupted at each of its steps (drills).
 package faults
 
 import (
@@ -5,11 +8,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 	"github.com/droverhq/drover/test/require"
 )
@@ -92,4 +97,39 @@ func TestB15StateDiskFull(t *testing.T) {
 	w.make(t, "toomuch", "plain", "enough")
 	w.kept(t)
 	w.tidy(t)
+}
+
+// No test here needs an engine. The namespaces are needed: each test needs its own plugin socket, and the kernel then
+// ends and unmounts whatever a failed test leaves.
+func TestMain(m *testing.M) { engine.Main(m) }
+
+// twoPools is a host with its pool "default" and another one, "far", on a disk that can be removed.
+func twoPools(t *testing.T) (w *world, far *disk) {
+	t.Helper()
+	shelf := scratch.Mount(t, "xfs", 8<<30)
+	near := newDisk(t, shelf, "xfs", 2<<30)
+	far = newDisk(t, shelf, "xfs", 2<<30)
+	w = newWorld(t, host.Options{
+		Root: filepath.Join(near.at, "root"),
+		Config: fmt.Sprintf("pools:\n- {name: default, backend: loop, path: %s/pool}\n- {name: far, backend: loop, path: %s/pool}\n",
+			near.at, far.at),
+	})
+	w.make(t, "here", "plain", "here")
+	w.ok(t, w.plug.Create("there", map[string]string{"pool": "far"}))
+	w.write(t, "there", "there")
+	return w, far
+}
+
+// says fails unless err is one line that says all of it.
+func (w *world) says(t testing.TB, err error, parts ...string) {
+	t.Helper()
+	if err == nil {
+		t.Errorf("no error, want one that says %q", parts)
+		return
+	}
+	for _, p := range parts {
+		if !strings.Contains(err.Error(), p) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q does not say %q in one line", err, p)
+		}
+	}
 }

@@ -2,13 +2,17 @@ package host
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
@@ -60,4 +64,59 @@ func FillTo(dir string, percent int) error {
 	}
 	defer f.Close()
 	return unix.Fallocate(int(f.Fd()), 0, 0, max(size*fs.Bsize-1<<20, 1))
+}
+
+// Await repeats f until it succeeds. It is for conditions that become true soon and are not announced.
+func Await(t testing.TB, what string, f func() error) {
+	t.Helper()
+	const limit = 90 * time.Second
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for start := time.Now(); ; <-tick.C {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Since(start) > limit {
+			t.Fatalf("%s: not within %s: %v", what, limit, err)
+		}
+	}
+}
+
+// AwaitNoFinding waits until doctor reports no finding on a host whose text contains the given text.
+func AwaitNoFinding(t testing.TB, h *Host, text string) {
+	t.Helper()
+	Await(t, fmt.Sprintf("doctor reports no finding with %q", text), func() error {
+		for _, f := range h.Findings(t) {
+			if strings.Contains(f.Text, text) {
+				return errors.New(f.Subject + ": " + f.Text)
+			}
+		}
+		return nil
+	})
+}
+
+// Volumes returns the names of all volumes.
+func (h *Host) Volumes(t testing.TB) []string {
+	t.Helper()
+	var all []api.Volume
+	h.JSON(t, &all, "volume", "ls")
+	var names []string
+	for _, v := range all {
+		names = append(names, v.Volume)
+	}
+	return names
+}
+
+// CheckProgram writes a shell script that checks restored volumes, and returns its path. The test removes the script at
+// its end. The folder stays, because other tests can use it at the same time.
+func CheckProgram(t testing.TB, script string) string {
+	t.Helper()
+	path := "/etc/drover/checks/test-" + uuid.NewString()
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700))
+	t.Cleanup(func() {
+		assert.NoError(t, os.Remove(path))
+	})
+	return path
 }

@@ -15,9 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/test/engine"
 	"github.com/droverhq/drover/test/host"
 	"github.com/droverhq/drover/test/require"
+	"github.com/droverhq/drover/test/volumes"
 )
 
 // story is a database with which A1, A2 and A7 run on one kind of pool.
@@ -263,5 +265,37 @@ func testA7(t *testing.T, w *world, s story) {
 	}
 	if left := w.drover(t, "snapshot", "ls", "demoVol", "-q"); len(snaps) != 3 || left != "" {
 		t.Errorf("of %d snapshots there are left: %s", len(snaps), left)
+	}
+}
+
+// TestOtherPools runs the most important scenarios on the kinds of pools that TestA1A2A7 does not have: the preallocated
+// image that is used on a host without reflinks, and subvolumes. In the short form, each scenario runs on one or both.
+func TestOtherPools(t *testing.T) {
+	// The profiles of the scenarios without a filesystem inside of volumes.
+	const sized = `default: bronze
+profiles: {bronze: {size: 256MiB}, silver: {size: 256MiB}, gold: {size: 512MiB}}
+`
+	pools := []host.Options{
+		{Pool: "ext4", Profiles: threeProfiles},
+		{Pool: "subvolumes", Profiles: sized},
+	}
+	scenarios := []struct {
+		name string
+		test func(*testing.T, *world)
+	}{
+		{"B1", testB1}, {"B3", testB3}, {"B6", testB6},
+		{"B8 I11", func(t *testing.T, w *world) { volumes.InUse(t, w.suite()) }},
+		{"B12", testB12}, {"B17", testB17},
+		{"B17 spellings", func(t *testing.T, w *world) { volumes.Spellings(t, w.suite()) }},
+	}
+	for row, o := range pools {
+		t.Run(o.Pool, func(t *testing.T) {
+			w := begin(t, o, engine.Options{})
+			for column, s := range scenarios {
+				if long.Turn(row, len(pools), column, len(scenarios), 2) {
+					t.Run(s.name, func(t *testing.T) { s.test(t, w) })
+				}
+			}
+		})
 	}
 }

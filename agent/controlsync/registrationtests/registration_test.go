@@ -1,3 +1,4 @@
+// Package registration_test tests the registration part of package controlsync. It is a folder of its own, so that it runs beside the other tests.
 package registration_test
 
 import (
@@ -236,3 +237,5 @@ func TestStoreClockIsSavedWhenItMoves(t *testing.T) {
 		t.Errorf("it was written again, %v", err)
 	}
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

@@ -1,3 +1,4 @@
+// Package handover_test tests the handover part of package move. It is a folder of its own, so that it runs beside the other tests.
 package handover_test
 
 import (
@@ -332,3 +333,5 @@ func TestI1LostReplyThenRestoredStore(t *testing.T) {
 		t.Error("it is mounted at an epoch that may have ended")
 	}
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

@@ -1,3 +1,4 @@
+// Package replication_test tests the replication part of package move. It is a folder of its own, so that it runs beside the other tests.
 package replication_test
 
 import (
@@ -381,3 +382,5 @@ func TestReplicaHasNamesAfterRename(t *testing.T) {
 	written = time.Now()
 	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "new", written) })
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

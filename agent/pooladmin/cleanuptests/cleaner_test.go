@@ -1,3 +1,4 @@
+// Package cleanup_test tests the cleanup part of package pooladmin. It is a folder of its own, so that it runs beside the other tests.
 package cleanup_test
 
 import (
@@ -130,3 +131,5 @@ func TestTakeOverIsRecordedWhilePullsRun(t *testing.T) {
 		t.Errorf("it has %q", got)
 	}
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

@@ -1,3 +1,4 @@
+// Package generation_test tests the generation part of package pooladmin. It is a folder of its own, so that it runs beside the other tests.
 package generation_test
 
 import (
@@ -314,3 +315,5 @@ func TestAdoptedPoolIsHeldByItsNodesRecord(t *testing.T) {
 	}
 	p.isHeld(true, "adopted")
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }
