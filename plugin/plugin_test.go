@@ -382,39 +382,3 @@ func TestListIsStreamed(t *testing.T) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
-
-func BenchmarkList(b *testing.B) {
-	for _, n := range []int{100, 10_000} {
-		list := volumeList(manyVolumes(n))
-		b.Run(fmt.Sprintf("encode/%d", n), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				_ = list.write(io.Discard)
-			}
-		})
-		e, _, _ := start(b, &fake{volumes: list}, Options{})
-		b.Run(fmt.Sprintf("socket/%d", n), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				resp, err := e.http.Post("http://d/VolumeDriver.List", "", nil)
-				require.NoError(b, err)
-				_, _ = io.Copy(io.Discard, resp.Body)
-				resp.Body.Close()
-			}
-		})
-	}
-}
-
-func BenchmarkMount(b *testing.B) {
-	f := &quiet{}
-	e, _, _ := start(b, f, Options{})
-	b.ReportAllocs()
-	for b.Loop() {
-		e.raw(b, "VolumeDriver.Mount", `{"Name":"db@gold","ID":"0123456789012345678901234567890123456789012345678901234567890123"}`)
-	}
-}
-
-// quiet is a fake that records nothing.
-type quiet struct{ fake }
-
-func (*quiet) Mount(context.Context, dataset.Reference, string) (string, error) { return "/m", nil }

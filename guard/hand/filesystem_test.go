@@ -174,23 +174,6 @@ func BenchmarkLook(b *testing.B) {
 	b.ReportMetric(float64(processes), "processes")
 }
 
-// BenchmarkExamine measures the examination of a process with very many descriptors: this one. It prints
-// the time for each descriptor.
-func BenchmarkExamine(b *testing.B) {
-	const many = 15_000
-	descriptors(b, many)
-	tool := New(Options{Run: b.TempDir(), Clock: clock.System{}})
-	w, err := tool.list(nil)
-	require.NoError(b, err)
-	for b.Loop() {
-		x := w.examinationOf(&process{Process: Process{PID: os.Getpid()}})
-		if _, err := tool.examiner.Examine(b.Context(), tool.Clock, x, func() {}); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/many, "ns/descriptor")
-}
-
 func entry(id, major, minor int, root, point, options string) *mount.Entry {
 	return &mount.Entry{ID: id, Major: major, Minor: minor, Root: root, Mountpoint: point, Options: options}
 }

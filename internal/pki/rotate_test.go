@@ -1,7 +1,6 @@
 package pki_test
 
 import (
-	"crypto/tls"
 	"errors"
 	"os"
 	"path/filepath"
@@ -125,22 +124,6 @@ func TestVouchersEnd(t *testing.T) {
 	server.Set(issue(t, next, controlID, start))
 	if _, err := server.VerifyPeer(cs); !errors.Is(err, dataset.ErrForbidden) {
 		t.Error("an old root is believed by memory:", err)
-	}
-}
-
-func BenchmarkPeer(b *testing.B) {
-	dir := filepath.Join(b.TempDir(), "ca")
-	a, err := pki.Create(dir, start)
-	require.NoError(b, err)
-	own, err := a.Issue(controlID, start)
-	require.NoError(b, err)
-	node, err := a.Issue(nodeID, start)
-	require.NoError(b, err)
-	c := pki.NewCredentials(own, clock.NewFake(start), nil)
-	for b.Loop() {
-		if _, err := c.VerifyPeer(tls.ConnectionState{PeerCertificates: node.Chain}); err != nil {
-			b.Fatal(err)
-		}
 	}
 }
 

@@ -75,18 +75,6 @@ func (c *Cluster) StartTraffic(t testing.TB, l Load) *Traffic {
 	return tr
 }
 
-// Await waits until n more requests were answered.
-func (tr *Traffic) Await(t testing.TB, n int64) {
-	t.Helper()
-	was := tr.done.Load()
-	host.Await(t, "clients are answered", func() error {
-		if now := tr.done.Load(); now < was+n {
-			return fmt.Errorf("%d of %d", now-was, n)
-		}
-		return nil
-	})
-}
-
 // RestoreBackup calls the method of the same name of the history of names.
 func (tr *Traffic) RestoreBackup(from, to, at time.Time) (over func()) {
 	return tr.names.RestoreBackup(from, to, at)

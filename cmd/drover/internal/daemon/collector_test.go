@@ -1,8 +1,6 @@
 package daemon
 
 import (
-	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +18,6 @@ import (
 	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
-	"github.com/droverhq/drover/test/require"
 )
 
 // deciding is a control that shows no pools and no volumes.
@@ -307,40 +304,4 @@ func (m many) ReplicaLags() (list []agent.ReplicaLag) {
 		list = append(list, agent.ReplicaLag{Volume: fmt.Sprintf("volume-%05d", i), Age: time.Hour, Interval: time.Hour})
 	}
 	return list
-}
-
-// scrape answers a request of a Prometheus, and returns the length of the compressed answer and the number of its lines.
-func scrape(tb testing.TB, number int) (length, lines int) {
-	tb.Helper()
-	handler := NewMetrics(MetricsOptions{Source: many{number}, Agent: many{number}})
-	req := httptest.NewRequest("GET", "/metrics", nil)
-	req.Header.Set("Accept-Encoding", "gzip")
-	w := httptest.NewRecorder()
-	handler.ServeHTTP(w, req)
-	length = w.Body.Len()
-	r, err := gzip.NewReader(w.Body)
-	require.NoError(tb, err)
-	var text bytes.Buffer
-	if _, err := text.ReadFrom(r); err != nil {
-		tb.Fatal(err)
-	}
-	return length, bytes.Count(text.Bytes(), []byte("\n"))
-}
-
-// TestScrapeOfManyVolumes prints how long a scrape of 10,000 volumes takes. It checks only that it is complete.
-func TestScrapeOfManyVolumes(t *testing.T) {
-	const number = 10_000
-	began := time.Now()
-	length, lines := scrape(t, number)
-	t.Logf("a scrape of %d volumes: %d lines, %d bytes compressed, %s", number, lines, length, time.Since(began))
-	if lines < 16*number {
-		t.Errorf("%d lines, want 16 for each volume", lines)
-	}
-}
-
-func BenchmarkScrape(b *testing.B) {
-	b.ReportAllocs()
-	for b.Loop() {
-		scrape(b, 10_000)
-	}
 }

@@ -135,12 +135,3 @@ func TestRedactYAMLForms(t *testing.T) {
 		}
 	}
 }
-
-// BenchmarkRedact measures a list of volumes, in bytes a second.
-func BenchmarkRedact(b *testing.B) {
-	text := []byte(strings.Repeat(`    {"id": "0a000000-0000-4000-8000-000000000001", "volume": "db@gold", "labels": {"zone": "a"}, "path": "/var/lib/drover"},`+"\n", 10000))
-	b.SetBytes(int64(len(text)))
-	for b.Loop() {
-		Redact(text)
-	}
-}
