@@ -205,7 +205,7 @@ func noteResult(t *record.Tx, recorded, op *dataset.Operation, out api.Committed
 		recorded.BackupOf = uuid.Nil // the agent has read that the backup is of another dataset
 	}
 	if op.Kind == dataset.OpVerify {
-		recorded.Taken = op.Taken
+		recorded.Taken, recorded.Refused = op.Taken, op.Refused
 	}
 	switch {
 	case op.Problem != nil && op.Kind == dataset.OpVerify:

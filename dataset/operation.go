@@ -50,9 +50,11 @@ type Operation struct {
 	// verify: moment of the content of the backup, by the clock of the node that made it; absent: not known
 	Taken time.Time `json:"taken,omitzero"`
 	// verify: path of the program that checks the restored volume; absent: none
-	Check      string `json:"check,omitempty"`
-	Scheduled  bool   `json:"scheduled,omitempty"`   // the profile's schedule requested the backup or verification
-	BytesAdded int64  `json:"bytes_added,omitempty"` // bytes of data that a backup or push added
+	Check string `json:"check,omitempty"`
+	// verify: the check program found the restored volume not usable
+	Refused    bool  `json:"refused,omitempty"`
+	Scheduled  bool  `json:"scheduled,omitempty"`   // the profile's schedule requested the backup or verification
+	BytesAdded int64 `json:"bytes_added,omitempty"` // bytes of data that a backup or push added
 	// ID of the earlier backup whose unchanged files a backup or push does not read; absent: it reads everything
 	Parent string `json:"parent,omitempty"`
 	// why a backup or push reads everything; absent: it does not

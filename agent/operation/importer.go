@@ -188,7 +188,7 @@ func (i *Importer) check(ctx context.Context, jb *host.Job, pool backends.Pool, 
 	}
 	jb.Step("running the check program")
 	unusable, err := i.backups.RunCheck(ctx, pool, *op)
-	if unusable {
+	if op.Refused = unusable; unusable {
 		err = noteRead(err)
 	}
 	if err != nil {

@@ -45,7 +45,7 @@ var (
 	BackupNotVerified = onControl.warning("backup-not-verified", "the verification of its backups is %v late, and %v",
 		"a verification succeeds").alert("DroverBackupNotVerified")
 	BackupDamaged = onControl.error("backup-damaged", "its backup %v in %v failed a verification: %v",
-		"a later backup or verification is good")
+		"the home verifies it, or a backup whose content is from after the damage was found, without an error")
 	BackupRecordDamaged = onControl.error("backup-record-damaged", "%v", "a backup of the volume is verified").
 				fix("verify a backup of the volume: drover backup verify VOLUME")
 )

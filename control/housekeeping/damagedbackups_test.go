@@ -15,34 +15,38 @@ import (
 // Only the home of a volume can end the record of a damaged backup, because another node could lie about it: with a good
 // verification of that backup, or of one with later content, in the same repository, with the same check program.
 func TestDamageEndsWithProof(t *testing.T) {
-	for _, c := range []struct{ steps, damagedIn string }{
-		{"made 1; bad 1", "offsite"},
-		{"made 1; bad 1; made 2", "offsite"}, // it has the same damage
-		{"made 1; bad 1; made 2; good 2", ""},
-		{"made 1; bad 1; good 1", ""},
-		{"made 1; bad 1; good 1 beta", "offsite"},
-		{"made 1; made 2; bad 2; good 1", "offsite"},
-		{"made 1; made 2; bad 2; bad 1; made 3; good 3", ""},
-		{"made 1; bad 1; made 2; bad 2; good 1", "offsite"},
-		{"made 1; bad 1; made 2; bad 2; made 3; good 3", ""},
-		{"made 1; bad 1; made 2; made 3; bad 3; good 2", "offsite"},
-		{"made 1; bad 1; snapshot 2; good 2", "offsite"}, // it can be older
-		{"made 1; bad 1 check; good 1", "offsite"},
-		{"made 1; bad 1 check; made 2; good 2; bad 1; good 1", "offsite"},
-		{"made 1; bad 1 check; made 2; good 2 check", ""},
-		{"made 1; bad 1; copy 2; good 2", "offsite"},
-		{"made 1; copy 2; bad 2; bad 1", "offsite second"},
-		{"made 1; copy 2; bad 2; bad 1; good 1", "second"},
-		{"made 1; copy 2; bad 2; bad 1; remove second", "offsite"},
-		{"made 1; bad 1; bad 1; made 2; bad 1; good 2", ""},
-		{"made 1; bad 1; new 2; good 2", ""},
-		{"made 1; future 2; bad 1; good 2", "offsite"}, // the clock was ahead
+	for _, c := range []struct{ profile, steps, damagedIn string }{
+		{"silver", "made 1; bad 1", "offsite"},
+		{"silver", "made 1; bad 1; made 2", "offsite"}, // it has the same damage
+		{"silver", "made 1; bad 1; made 2; good 2", ""},
+		{"silver", "made 1; bad 1; good 1", ""},
+		{"silver", "made 1; bad 1; good 1 beta", "offsite"},
+		{"silver", "made 1; made 2; bad 2; good 1", "offsite"},
+		{"silver", "made 1; made 2; bad 2; bad 1; made 3; good 3", ""},
+		{"silver", "made 1; bad 1; made 2; bad 2; good 1", "offsite"},
+		{"silver", "made 1; bad 1; made 2; bad 2; made 3; good 3", ""},
+		{"silver", "made 1; bad 1; made 2; made 3; bad 3; good 2", "offsite"},
+		{"silver", "made 1; bad 1; snapshot 2; good 2", "offsite"}, // it can be older
+		{"silver", "made 1; bad 1; copy 2; good 2", "offsite"},
+		{"silver", "made 1; copy 2; bad 2; bad 1", "offsite second"},
+		{"silver", "made 1; copy 2; bad 2; bad 1; good 1", "second"},
+		{"silver", "made 1; copy 2; bad 2; bad 1; remove second", "offsite"},
+		{"silver", "made 1; bad 1; bad 1; made 2; bad 1; good 2", ""},
+		{"silver", "made 1; bad 1; new 2; good 2", ""},
+		{"silver", "made 1; future 2; bad 1; good 2", "offsite"}, // the clock was ahead
+		{"silver", "made 1; refused 1 check", ""},                // by a program that is not that of the profile
+		{"silver", "made 1; bad 1 check; good 1", ""},
+		{"tested", "made 1; refused 1 other", ""},
+		{"tested", "made 1; refused 1 check; good 1", "offsite"},
+		{"tested", "made 1; refused 1 check; made 2; good 2 other", "offsite"},
+		{"tested", "made 1; refused 1 check; made 2; good 2 check", ""},
+		{"tested", "made 1; bad 1; made 2; good 2", "offsite"},
 	} {
 		e := controltest.New(t)
 		tested(e)
 		controltest.AddRepository(e, "second")
 		a := e.NewAgent("alpha")
-		d := a.MustCreate("db@silver")
+		d := a.MustCreate("db@" + c.profile)
 		agents := map[string]*controltest.Agent{"alpha": a, "beta": e.NewAgent("beta")}
 		a.MustCommit(*e.MustSubmit(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "old"}).Operation)
 		made, in, taken := map[string]string{}, map[string]string{}, map[string]time.Time{"old": e.Clock.Now()}
@@ -71,19 +75,21 @@ func TestDamageEndsWithProof(t *testing.T) {
 				made[w[1]], in[w[1]] = finishBackup(a, *e.MustSubmit(req).Operation), req.Repository
 			default:
 				req := api.Request{
-					Kind: dataset.OpVerify, Volume: "db@silver", Repository: in[w[1]], Backup: made[w[1]],
+					Kind: dataset.OpVerify, Volume: "db@" + c.profile, Repository: in[w[1]], Backup: made[w[1]],
 				}
-				by, kind := a, map[string]*dataset.Kind{"bad": dataset.ErrCorrupt}[w[0]]
-				number := w[1]
+				by, kind := a, map[string]*dataset.Kind{"bad": dataset.ErrCorrupt, "refused": dataset.ErrCorrupt}[w[0]]
+				number, refused := w[1], w[0] == "refused"
 				if w = w[2:]; slices.Contains(w, "check") {
 					req.Check = checkProgram
+				} else if slices.Contains(w, "other") {
+					req.Check = checkProgram + "-other"
 				} else if len(w) > 0 {
 					by = agents[w[0]]
 				}
 				who := api.Principal{Identity: controltest.NodeIdentity("", by.ID)}
 				out, err := e.Submit(api.WithPrincipal(e.Ctx, who), req)
 				e.OK(err)
-				out.Operation.Taken = taken[number]
+				out.Operation.Taken, out.Operation.Refused = taken[number], refused
 				endVerification(by, *out.Operation, kind)
 			}
 		}

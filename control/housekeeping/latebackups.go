@@ -426,11 +426,11 @@ func (k *Housekeeper) damagedBackups(ctx context.Context) (out condition.List, e
 		if !pool.Capabilities.InstantSnapshot { // it backs up snapshots only
 			again = "drover snapshot create " + d.Volume + ", " + again + " --snapshot ID"
 		}
+		check := ""
+		if v := d.Profile.Backup.Verify; v.Restore && v.Check != "" {
+			check = " --check " + v.Check
+		}
 		for _, is := range of {
-			check := ""
-			if is.Check != "" {
-				check = " --check " + is.Check
-			}
 			out.Add(condition.BackupDamaged, "volume "+d.Volume,
 				fmt.Sprintf("drover repository check %s --read-data 100, then, on the home: %s --to %[1]s, and drover "+
 					"backup verify %[3]s --repository %[1]s%[4]s", is.Repository, again, d.Volume, check),

@@ -1,7 +1,6 @@
 package record
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
@@ -387,10 +386,14 @@ func IsDamaged(t *Tx, id uuid.UUID, repository string) (bool, error) {
 }
 
 // noteResult records that a verification found a backup of a dataset damaged or absent, or that a good one ends that
-// record: see DamagedBackup.endedBy. A damaged record of the damaged backups ends with any good verification by the
+// record: see DamagedBackup.endedBy. What another check program than that of the profile refuses is not recorded: it
+// can be the wrong one for the volume. A damaged record of the damaged backups ends with any good verification by the
 // home.
 func noteResult(t *Tx, d dataset.Dataset, op dataset.Operation) error {
-	unusable := FoundUnusable(op)
+	unusable, program := FoundUnusable(op), checkProgram(d)
+	if op.Refused && op.Check != program {
+		return nil
+	}
 	if !unusable && (op.State != dataset.OpDone || op.Node != d.Home) { // another node could lie
 		return nil
 	}
@@ -404,9 +407,9 @@ func noteResult(t *Tx, d dataset.Dataset, op dataset.Operation) error {
 		of[at] = of[at].with(op)
 	case unusable:
 		of = append(of, DamagedBackup{
-			Repository: op.Repository, Backup: op.Backup, Check: op.Check, Found: op.Ended, Problem: op.Problem.Message,
+			Repository: op.Repository, Backup: op.Backup, Found: op.Ended, Problem: op.Problem.Message,
 		})
-	case at >= 0 && of[at].endedBy(d, op):
+	case at >= 0 && (program == "" || op.Check == program) && of[at].endedBy(op):
 		of = slices.Delete(of, at, at+1)
 	}
 	if len(of) == 0 {
@@ -421,21 +424,27 @@ func (b DamagedBackup) with(op dataset.Operation) DamagedBackup {
 	if b.Backup != op.Backup {
 		b.Backup, b.Others, b.Found = op.Backup, true, op.Ended
 	}
-	b.Check, b.Problem = cmp.Or(b.Check, op.Check), op.Problem.Message
+	b.Problem = op.Problem.Message
 	return b
 }
 
-// endedBy reports whether a good verification by the home ends the record of damage. The backup must have content from
-// after the damage was found, or be the only one that was found damaged. And it must have passed the same check
-// program, or that of the profile.
+// endedBy reports whether a good verification by the home, with the check program of the profile if it has one, ends the
+// record of damage. The backup must have content from after the damage was found, or be the only one that was found
+// damaged.
 //
 // That a backup was made later is not enough: it has the same damage where restic found that the repository has the
 // data already.
-func (b DamagedBackup) endedBy(d dataset.Dataset, op dataset.Operation) bool {
+func (b DamagedBackup) endedBy(op dataset.Operation) bool {
 	later := op.Taken.After(b.Found) && !op.Taken.After(op.Ended.Add(dataset.MaxClockSkew))
-	verify := d.Profile.Backup.Verify
-	return (later || b.Backup == op.Backup && !b.Others) &&
-		(b.Check == "" || b.Check == op.Check || verify.Restore && verify.Check == op.Check)
+	return later || b.Backup == op.Backup && !b.Others
+}
+
+// checkProgram returns the check program of a dataset's scheduled verifications, or "".
+func checkProgram(d dataset.Dataset) string {
+	if !d.Profile.Backup.Verify.Restore {
+		return ""
+	}
+	return d.Profile.Backup.Verify.Check
 }
 
 // EndVerification records how a verification ended. The transaction also writes its operation.
@@ -493,8 +502,8 @@ func (v *Verifications) addResult(r dataset.VerifiedBackup) {
 
 // countsAsScheduled reports whether a good verification that a user has requested shows the same as a scheduled one.
 func countsAsScheduled(t *Tx, d dataset.Dataset, op dataset.Operation) (bool, error) {
-	wanted := d.Profile.Backup.Verify
-	if !wanted.Restore || wanted.Check != "" && wanted.Check != op.Check || op.Node != d.Home {
+	program := checkProgram(d)
+	if !d.Profile.Backup.Verify.Restore || program != "" && program != op.Check || op.Node != d.Home {
 		return false, nil
 	}
 	newest, err := NewestBackup(t, d.ID)

@@ -140,13 +140,12 @@ type DamagedBackups struct {
 	Of      []DamagedBackup `json:"of"` // at most one for each repository
 }
 
-// DamagedBackup is the last backup in a repository that a verification found damaged or absent, or that a check program
-// refused. It stays until a verification is good: see endedBy.
+// DamagedBackup is the last backup in a repository that a verification found damaged or absent, or that the check program
+// of the profile refused. It stays until a verification is good: see endedBy.
 type DamagedBackup struct {
 	Repository string    `json:"repository"`
 	Backup     string    `json:"backup"`
 	Others     bool      `json:"others,omitempty"` // other backups were found damaged before
-	Check      string    `json:"check,omitempty"`  // the check program that ran first
 	Found      time.Time `json:"found"`            // by control's clock
 	Problem    string    `json:"problem"`
 }
