@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -170,38 +171,11 @@ func (r *recovery) checkUnambiguous(cand *candidate) error {
 		"BACKUP NEW uses another)", b.Volume, len(cand.Older)+1, r.command(b.Repository), short(b.ID))
 }
 
-// checkEncryption fails if the volume of a backup was encrypted, and the profile that it had does not encrypt now. If
-// the caller chose the profile with --profile, checkEncryption only prints a note.
+// checkEncryption is the function checkEncryption, and prints its note.
 func (r *recovery) checkEncryption(p *printer, b api.VolumeBackup) error {
-	profile, lost := losesEncryption(b, r.profiles, cmp.Or(r.profile, b.Profile))
-	switch {
-	case !lost:
-		return nil
-	case r.profile == "":
-		return dataset.Errorf(dataset.ErrUnsupported, "volume %s was encrypted, and profile %s does not encrypt (add "+
-			"its encryption to profiles.yaml, or recover the volume unencrypted: %s %[1]s --profile %[2]s)", b.Volume,
-			profile, r.command(b.Repository))
-	}
-	p.print(func() { noteUnencrypted(r.app, b, profile) })
-	return nil
-}
-
-// losesEncryption reports whether the volume of a backup was encrypted, and the profile of its new volume does not
-// encrypt. An empty name is that of the default profile. losesEncryption also returns the name of the profile.
-func losesEncryption(b api.VolumeBackup, profiles []api.ListedProfile, name string) (profile string, lost bool) {
-	i := slices.IndexFunc(profiles, func(p api.ListedProfile) bool {
-		return p.Name == name || name == "" && p.Default
-	})
-	if b.Record == nil || !b.Record.Encrypted || i < 0 {
-		return "", false
-	}
-	return profiles[i].Name, !profiles[i].Encryption.Wanted()
-}
-
-// noteUnencrypted prints that the files of a backup are written unencrypted, as the caller chose.
-func noteUnencrypted(a *cli.App, b api.VolumeBackup, profile string) {
-	_, _ = fmt.Fprintf(a.ErrOut, "drover: volume %s was encrypted, and profile %s does not encrypt: its files are "+
-		"written unencrypted\n", cli.Clean(b.Volume), profile)
+	note, err := checkEncryption(b, r.profiles, r.profile, r.command(b.Repository)+" "+b.Volume+" --profile ")
+	p.print(func() { _, _ = io.WriteString(r.app.ErrOut, note) })
+	return err
 }
 
 // keep returns the line about a volume that exists. With --at, the caller wants another state of the volume, so keep

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -117,11 +118,8 @@ type NewVolume struct {
 // and would not be, unless the user chose the profile.
 func RestoreRequest(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeBackup, w NewVolume) (api.Request,
 	error) {
-	b, options, leftOut, err := recordedOptions(ctx, c, b, w, w.Command+" "+w.Spec+"@PROFILE")
+	b, options, leftOut, err := recordedOptions(ctx, a, c, b, w, w.Command+" "+w.Spec+"@")
 	if err != nil {
-		return api.Request{}, err
-	}
-	if err := checkEncryption(ctx, a, c, b, w); err != nil {
 		return api.Request{}, err
 	}
 	hasProfile := strings.Contains(w.Spec, "@") || w.Options["profile"] != ""
@@ -139,9 +137,9 @@ func RestoreRequest(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeB
 
 // recordedOptions returns the options of a volume that is made from a backup: those that the user has chosen, and the
 // recorded ones. full is the backup with its record. leftOut says which parts of the record are not valid: see
-// withRecord.
-// choose is the command that names another profile.
-func recordedOptions(ctx context.Context, c cli.Remote, b api.VolumeBackup, w NewVolume, choose string) (
+// withRecord. choose is the command that names another profile, without the profile. recordedOptions fails with
+// dataset.ErrUnsupported if the volume was encrypted and would not be, unless the user chose the profile.
+func recordedOptions(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeBackup, w NewVolume, choose string) (
 	full api.VolumeBackup, options map[string]string, leftOut []error, err error) {
 	options, err = withProfile(ctx, c, b, w.Spec, w.Options, choose)
 	if err == nil && b.Record == nil { // b is an item of a list
@@ -150,13 +148,25 @@ func recordedOptions(ctx context.Context, c cli.Remote, b api.VolumeBackup, w Ne
 	if err != nil {
 		return b, nil, nil, err
 	}
-	hasProfile := strings.Contains(w.Spec, "@") || w.Options["profile"] != ""
-	options, leftOut = withRecord(b.Record, options, w.ProfileSize, !hasProfile)
+	chosen := w.Options["profile"]
+	if _, profile, at := strings.Cut(w.Spec, "@"); at {
+		chosen = profile
+	}
+	profiles, err := c.Profiles(ctx)
+	if err != nil {
+		return b, nil, nil, err
+	}
+	note, err := checkEncryption(b, profiles, chosen, choose)
+	if err != nil {
+		return b, nil, nil, err
+	}
+	_, _ = io.WriteString(a.ErrOut, note)
+	options, leftOut = withRecord(b.Record, options, w.ProfileSize, chosen == "")
 	return b, options, leftOut, nil
 }
 
 // withProfile returns the options with the profile of the backed-up volume, unless the user has chosen one. It fails
-// with dataset.ErrNotFound if that profile no longer exists. choose is the command that names another one.
+// with dataset.ErrNotFound if that profile no longer exists. choose is the command that names another one, without it.
 func withProfile(ctx context.Context, c cli.Remote, b api.VolumeBackup, spec string, opts map[string]string,
 	choose string) (map[string]string, error) {
 	if strings.Contains(spec, "@") || opts["profile"] != "" || b.Profile == "" {
@@ -174,34 +184,27 @@ func withProfile(ctx context.Context, c cli.Remote, b api.VolumeBackup, spec str
 		}
 	}
 	return nil, dataset.Errorf(dataset.ErrNotFound, "profile %s of the backed-up volume no longer exists (choose one: "+
-		"%s)", b.Profile, choose)
+		"%sPROFILE)", b.Profile, choose)
 }
 
-// checkEncryption fails if the volume of a backup was encrypted, and the profile that it had does not encrypt now. If
-// the caller chose the profile, with -o profile or in the spec, checkEncryption only prints a note.
-func checkEncryption(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeBackup, w NewVolume) error {
-	if b.Record == nil || !b.Record.Encrypted {
-		return nil
+// checkEncryption fails with dataset.ErrUnsupported if the volume of a backup was encrypted, and the profile that it
+// had does not encrypt now. An empty profile is the default one. If the user chose another profile that does not
+// encrypt, checkEncryption returns the note to print. choose is the command that chooses a profile, without it.
+func checkEncryption(b api.VolumeBackup, profiles []api.ListedProfile, chosen, choose string) (note string, err error) {
+	name := cmp.Or(chosen, b.Profile)
+	i := slices.IndexFunc(profiles, func(p api.ListedProfile) bool {
+		return p.Name == name || name == "" && p.Default
+	})
+	if b.Record == nil || !b.Record.Encrypted || i < 0 || profiles[i].Encryption.Wanted() {
+		return "", nil
 	}
-	chosen := w.Options["profile"]
-	if _, profile, at := strings.Cut(w.Spec, "@"); at {
-		chosen = profile
+	if chosen != "" {
+		return fmt.Sprintf("drover: volume %s was encrypted, and profile %s does not encrypt: its files are "+
+			"written unencrypted\n", cli.Clean(b.Volume), chosen), nil
 	}
-	profiles, err := c.Profiles(ctx)
-	if err != nil {
-		return err
-	}
-	profile, lost := losesEncryption(b, profiles, cmp.Or(chosen, b.Profile))
-	switch {
-	case !lost:
-		return nil
-	case chosen == "":
-		return dataset.Errorf(dataset.ErrUnsupported, "volume %s was encrypted, and profile %s does not encrypt (add "+
-			"its encryption to profiles.yaml, or restore the volume unencrypted: %s %s@%[2]s)",
-			b.Volume, profile, w.Command, w.Spec)
-	}
-	noteUnencrypted(a, b, profile)
-	return nil
+	return "", dataset.Errorf(dataset.ErrUnsupported, "volume %s was encrypted, and profile %s does not encrypt (add "+
+		"its encryption to profiles.yaml, or write the files unencrypted: %s%[2]s)", b.Volume, profiles[i].Name,
+		choose)
 }
 
 // withRecord returns the options with the size and the labels of the backed-up volume, unless the user has chosen

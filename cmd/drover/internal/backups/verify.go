@@ -38,7 +38,8 @@ If the status is not 0, the verification fails with the last line that the
 program wrote. It has no network, and may run for six hours.
 
 Without --profile and --size, the temporary volume gets the profile, the size
-and the filesystem that drover backup restore would give it.`,
+and the filesystem that drover backup restore would give it. If the volume was
+encrypted, and that profile does not encrypt, the backup is not restored.`,
 		Example: `  drover backup verify db
   drover backup verify db --check /etc/drover/checks/mariadb
   drover backup verify 5f1c09aa --detach`,
@@ -56,7 +57,7 @@ and the filesystem that drover backup restore would give it.`,
 		if err != nil {
 			return err
 		}
-		req, b, err := f.request(cmd.Context(), c, b)
+		req, b, err := f.request(cmd.Context(), a, c, b)
 		if err != nil {
 			return err
 		}
@@ -96,7 +97,7 @@ func addVerifyFlags(cmd *cobra.Command) *verifyFlags {
 
 // request returns the request to verify a backup, and the backup with its record. Without other flags, the temporary
 // volume gets what a restored volume would get.
-func (f *verifyFlags) request(ctx context.Context, c cli.Remote, b api.VolumeBackup) (req api.Request,
+func (f *verifyFlags) request(ctx context.Context, a *cli.App, c cli.Remote, b api.VolumeBackup) (req api.Request,
 	full api.VolumeBackup, err error) {
 	opts := map[string]string{}
 	for key, value := range map[string]string{"profile": f.profile, "size": f.size} {
@@ -104,8 +105,8 @@ func (f *verifyFlags) request(ctx context.Context, c cli.Remote, b api.VolumeBac
 			opts[key] = value
 		}
 	}
-	b, opts, _, err = recordedOptions(ctx, c, b, NewVolume{Spec: b.Volume, Options: opts}, "drover backup verify "+
-		short(b.ID)+" --profile PROFILE")
+	b, opts, _, err = recordedOptions(ctx, a, c, b, NewVolume{Spec: b.Volume, Options: opts}, "drover backup verify "+
+		short(b.ID)+" --profile ")
 	if err != nil {
 		return req, b, err
 	}
