@@ -55,14 +55,18 @@ func TestVerify(t *testing.T) {
 	must(t, err)
 	packs, err := filepath.Glob(filepath.Join(record.URL, "data", "*", "*"))
 	must(t, err)
-	for _, pack := range packs {
-		must(t, os.Remove(pack))
+	for _, pack := range packs { // restic would retry the read of a missing file for more than a minute
+		content, err := os.ReadFile(pack)
+		must(t, err)
+		content[16] ^= 1 // the first byte after the nonce
+		must(t, os.Chmod(pack, 0o600))
+		must(t, os.WriteFile(pack, content, 0o600))
 	}
 	got := verify(nil)
 	if got.State != dataset.OpFailed || got.Problem.Code != dataset.ErrCorrupt.Code || !strings.HasPrefix(got.Problem.Message, "verification of a backup of volume former: backups in offsite: ") {
 		t.Errorf("got %s: %+v", got.State, got.Problem)
 	}
-	t.Logf("without the data: %s", got.Problem.Message)
+	t.Logf("with damaged data: %s", got.Problem.Message)
 	must(t, os.Rename(record.URL, record.URL+"-away"))
 	if got := verify(nil); got.State != dataset.OpFailed || got.Problem.Code != dataset.ErrOffline.Code {
 		t.Errorf("without the repository: %s: %+v", got.State, got.Problem)
