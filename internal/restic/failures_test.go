@@ -255,6 +255,8 @@ func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 		"of an earlier boot":   {copied, time.Hour, 41 * time.Minute, check, "check list cat unlock check"},
 		"of another, old":      {"other", 30 * time.Hour, 23 * time.Hour, check, "check list cat"},
 		"of another, for good": {"other", 30 * time.Hour, 25 * time.Hour, check, "check list cat unlock check"},
+		"unreadable":           {"other", time.Hour, 23 * time.Hour, check, "check list cat"},
+		"unreadable, for good": {"other", time.Hour, 25 * time.Hour, check, "check list cat unlock check"},
 		"beside old":           {"", time.Hour, 0, prune, "prune list cat"},
 		"beside abandoned":     {"", time.Hour, 25 * time.Hour, prune, "prune list cat unlock prune"},
 	} {
@@ -267,8 +269,12 @@ func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 			if strings.HasPrefix(name, "beside") {
 				listed = "other"
 			}
+			unreadable := ""
+			if strings.HasPrefix(name, "unreadable") {
+				unreadable = "[ $1 = cat ] && exit 1\n"
+			}
 			commands := fake(t, fmt.Sprintf(
-				"[ $1 = unlock ] && { kill -HUP %d; exit 0; }\n[ $1 = list ] && echo %s && exit\n"+
+				"[ $1 = unlock ] && { kill -HUP %d; exit 0; }\n[ $1 = list ] && echo %s && exit\n"+unreadable+
 					`[ $1 = cat ] && echo '{"time":"%s","hostname":"%s","pid":1}' && exit`+"\n"+
 					"echo 'Fatal: unable to create lock in backend: repository is already locked by PID 1 on %s by root' "+
 					">&2; exit 1\n", victim.Process.Pid, strings.Repeat("5f", 32),

@@ -19,7 +19,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/durable"
 	"github.com/droverhq/drover/internal/run"
@@ -100,8 +99,9 @@ func writeNew(path string, text []byte) (err error) {
 func validHost() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9-]{0,32}-[0-9a-f]{16}$`) }
 
 // hold locks the file with the host name until it is closed. A run that can have a lock in the repository shares it
-// (LOCK_SH), and restic inherits it. While removeEndedLocks has it alone (LOCK_EX), all locks with the host name are of
-// processes that have ended. If others have it until ctx ends, hold fails with EWOULDBLOCK.
+// (LOCK_SH): restic ends with this process (see KillWithParent), and does not inherit it, because its child ssh can
+// stay for hours. While removeEndedLocks has it alone (LOCK_EX), all locks with the host name are of processes that
+// have ended. If others have it until ctx ends, hold fails with EWOULDBLOCK.
 func (o Options) hold(ctx context.Context, how int) (*os.File, error) {
 	f, err := os.Open(filepath.Join(o.cacheDir(), lockHostFile))
 	if err != nil {
@@ -123,17 +123,15 @@ func (o Options) hold(ctx context.Context, how int) (*os.File, error) {
 	}
 }
 
-// share returns lockHost. If a run with these arguments can have a lock in the repository, it also inherits the file.
-func (o Options) share(ctx context.Context, at *place, args []string) (host string, err error) {
+// share returns lockHost. If a run with these arguments can have a lock in the repository, share also returns the file,
+// which is open until the run has ended.
+func (o Options) share(ctx context.Context, args []string) (host string, held *os.File, err error) {
 	host, _, err = o.lockHost()
 	if host == "" || err != nil || args[0] == "unlock" || slices.Contains(args, "--no-lock") {
-		return host, err
+		return host, nil, err
 	}
-	held, err := o.hold(ctx, unix.LOCK_SH)
-	if err == nil {
-		at.files = append(at.files, held)
-	}
-	return host, err
+	held, err = o.hold(ctx, unix.LOCK_SH)
+	return host, held, err
 }
 
 // lock is the content of a lock in a repository.
@@ -158,6 +156,9 @@ func lockAge(text string) string {
 	age, err := time.ParseDuration(found[1])
 	if err != nil {
 		return ""
+	}
+	if age < 0 {
+		return ", by a clock that was ahead (restic unlock --remove-all removes such a lock)"
 	}
 	return fmt.Sprintf(", which refreshed its lock %s ago", age.Round(time.Second))
 }
@@ -240,13 +241,13 @@ func (r *Repository) removeEndedLocks(ctx context.Context) (ok bool, err error) 
 	seen := r.program.locks.see(r.URL(), ids, r.program.clock().Steady())
 	for _, id := range ids {
 		out = run.NewHead(maxLock)
-		_, err := r.runOnce(ctx, command{time: shortTime, stdout: out}, "cat", "lock", id, "--no-lock")
-		if err != nil {
-			return false, err // it can be one that was removed meanwhile: the caller tries again later
-		}
 		var l lock
-		if err := json.Unmarshal(out.Bytes(), &l); err != nil {
-			return false, r.errorf(dataset.ErrInternal, "lock %s is not as expected: %w", id, err)
+		_, err := r.runOnce(ctx, command{time: shortTime, stdout: out}, "cat", "lock", id, "--no-lock")
+		if err == nil {
+			err = json.Unmarshal(out.Bytes(), &l)
+		}
+		if err != nil && (ctx.Err() != nil || seen[id] < abandonedAge) {
+			return false, err // it can be one that was removed meanwhile: the caller tries again later
 		}
 		least := abandonedAge
 		if strings.HasPrefix(l.Host, of+"-") {

@@ -163,8 +163,8 @@ func (r *Repository) json(ctx context.Context, c command, into any, args ...stri
 	return r.decode(out.Bytes(), into)
 }
 
-// maxOutput bounds the output that is kept in memory. A backup in a list needs about 600 bytes.
-const maxOutput = 64 << 20
+// maxOutput bounds the output that is kept in memory. A backup in a list needs about 600 bytes: 400,000 can be listed.
+const maxOutput = 256 << 20
 
 // run runs restic. If a process that has ended left its lock in the repository, run removes the lock, and runs restic
 // again: see removeEndedLocks. If restic itself crashes, run removes the lock that it left.
@@ -239,10 +239,11 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 		return run.Result{}, &accessError{err}
 	}
 	defer at.close()
-	host, err := r.options.share(ctx, &at, args)
+	host, held, err := r.options.share(ctx, args)
 	if err != nil {
 		return run.Result{}, r.failed(err)
 	}
+	defer held.Close() // an error if it is nil, which does not matter
 	name, unlock, args := "restic", args[0] == "unlock", slices.Concat(at.args, r.global(), args)
 	if c.idle {
 		name, args = background[0], slices.Concat(background[1:], []string{name}, args)

@@ -24,11 +24,20 @@ import (
 // exportStorer stores exports of the records in repositories, from the process of control: only control may read all
 // records. It reads passwords and runs their programs by the same rules as an agent. It implements
 // repositories.Repositories.
-type exportStorer struct{ *process }
+type exportStorer struct {
+	*process
+	checker *backup.Checker // one for all exports: it remembers the locks that it has seen
+}
+
+// newExportStorer returns the storer of a process. It has the cache of the agent, and its name in restic's locks: each of
+// the two then removes the locks that the other one left.
+func newExportStorer(p *process) exportStorer {
+	return exportStorer{p, newChecker(p.Options, filepath.Join(p.Root, "restic-cache"))}
+}
 
 // Store implements repositories.Repositories.
 func (s exportStorer) Store(ctx context.Context, r dataset.Repository, e repositories.Export) error {
-	opened, err := OpenRepository(ctx, s.Options, filepath.Join(s.Root, "export-cache"), r)
+	opened, err := s.checker.Restic(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -45,8 +54,11 @@ func (s exportStorer) Store(ctx context.Context, r dataset.Repository, e reposit
 // repository.
 func OpenRepository(ctx context.Context, o Options, cacheDir string, r dataset.Repository) (*restic.Repository,
 	error) {
-	programs := &host.Programs{Runner: &run.System{}, Allowed: o.FencePrograms}
-	return backup.NewChecker(cacheDir, nil, programs).Restic(ctx, r)
+	return newChecker(o, cacheDir).Restic(ctx, r)
+}
+
+func newChecker(o Options, cacheDir string) *backup.Checker {
+	return backup.NewChecker(cacheDir, nil, &host.Programs{Runner: &run.System{}, Allowed: o.FencePrograms})
 }
 
 // The tags of an export in restic's repository. tagRecords has no value. The others have the form KEY=VALUE.

@@ -229,7 +229,7 @@ func (p *process) control(st openedStore, unfit func(error)) *control.Service {
 		Timing: p.ControlTiming, Profiles: p.Profiles, Clock: p.clock, Version: p.Version, Incompatible: unfit,
 		Catalog: st.catalog, PublishFacts: slices.Contains(p.Publish, config.PublishConsul),
 		Failed:   func(what string, err error) { p.Log.WithError(err).Warn("control: " + what) },
-		Findings: p.ProfileFindings, ExportTo: exportStorer{p},
+		Findings: p.ProfileFindings, ExportTo: newExportStorer(p),
 	})
 	p.addCloser(func() error { svc.Close(); return nil })
 	return svc
