@@ -189,12 +189,12 @@ func verificationDue(d dataset.Dataset, newest record.ScheduledBackup, v record.
 	}
 	every, latest := time.Duration(d.Profile.Backup.Verify.Every), now.Add(dataset.MaxClockSkew)
 	due, first := now, spread(d.ID, min(every, maxFirstVerification))
-	// Ignore a time in the future, as backupDue does.
-	switch start := ScheduleStart(d); {
-	case !v.After.IsZero() && !v.After.After(latest):
-		due = v.After.Add(every)
-	case v.After.IsZero() && !start.After(latest):
+	// Ignore a time in the future, as backupDue does. The last verification with such a time does not count.
+	if start := ScheduleStart(d); !start.After(latest) {
 		due = start.Add(first)
+	}
+	if !v.After.IsZero() && !v.After.After(latest) {
+		due = v.After.Add(every)
 	}
 	if since := v.Since.Add(first); !v.Since.IsZero() && !v.Since.After(latest) && since.After(due) {
 		due = since

@@ -322,6 +322,23 @@ func TestNewHomeContinuesVerifications(t *testing.T) {
 	}
 }
 
+// A good verification that a clock recorded that was ahead does not hide that later ones fail.
+func TestVerificationsAfterClockWasAhead(t *testing.T) {
+	e, a, d := newTested(t)
+	const ahead = 100 * week
+	e.Clock.Advance(ahead)
+	endVerification(a, wantVerification(e, a, 2*week, d, "while the clock is ahead"), nil)
+	e.Clock.Advance(-ahead)
+	for range 10 {
+		for _, op := range verifications(e, a, 24*time.Hour, time.Hour) {
+			endVerification(a, op, dataset.ErrNoSpace)
+		}
+	}
+	if got := volumeFindings(e); !strings.Contains(got, "verification of its backups is") {
+		t.Errorf("got %q", got)
+	}
+}
+
 // Only control itself may request a scheduled verification, of the newest backup, with the program of the profile.
 func TestScheduledVerificationsAreRequestedByControl(t *testing.T) {
 	e, a, d := newTested(t)

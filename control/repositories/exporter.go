@@ -137,9 +137,8 @@ func (x *Exporter) Round(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if last := known.Last; known.Failed.IsZero() && now.Sub(last) < Interval &&
-			!last.After(now.Add(dataset.MaxClockSkew)) {
-			x.due[placeOf(r)] = last.Add(Interval)
+		if known.Failed.IsZero() && age(now, known.Last) < Interval {
+			x.due[placeOf(r)] = known.Last.Add(Interval)
 			continue
 		}
 		if records == nil {
@@ -183,6 +182,15 @@ func (x *Exporter) isDue(r dataset.Repository, now time.Time) bool {
 	return !known || !now.Before(due) || due.Sub(now) > Interval // the clock was set back
 }
 
+// age returns the time since a recorded one. A time in the future counts as long ago: the clock was ahead when it was
+// recorded, and the real time is not known.
+func age(now, at time.Time) time.Duration {
+	if at.After(now.Add(dataset.MaxClockSkew)) {
+		at = time.Time{}
+	}
+	return max(0, now.Sub(at))
+}
+
 // exportOf returns the record of the exports to a repository. The record is empty if there is none, if it is damaged,
 // or if the repository had another URL then.
 func exportOf(t *record.Tx, r dataset.Repository) (known record.Export, err error) {
@@ -201,7 +209,7 @@ func exportOf(t *record.Tx, r dataset.Repository) (known record.Export, err erro
 func (x *Exporter) export(ctx context.Context, r dataset.Repository, known record.Export, records dump.Records,
 	now time.Time) error {
 	digest := records.Digest(unimportant()...)
-	if known.Failed.IsZero() && digest == known.Digest && now.Sub(known.Last) < maxAge {
+	if known.Failed.IsZero() && digest == known.Digest && age(now, known.Last) < maxAge {
 		x.due[placeOf(r)] = now.Add(Interval)
 		return nil
 	}
@@ -266,9 +274,9 @@ func (x *Exporter) States(ctx context.Context) ([]State, error) {
 		if last.IsZero() {
 			last = r.Created
 		}
-		s := State{Repository: r.Name, Age: max(0, now.Sub(last))}
+		s := State{Repository: r.Name, Age: age(now, last)}
 		if !e.Failed.IsZero() {
-			s.Failing = max(time.Second, now.Sub(e.Failed))
+			s.Failing = max(time.Second, age(now, e.Failed))
 		}
 		out = append(out, s)
 	})
@@ -290,9 +298,9 @@ func (x *Exporter) Findings(ctx context.Context) ([]api.Finding, error) {
 			stored = "last stored in it at " + last.UTC().Format(time.DateTime) + " UTC"
 		}
 		switch {
-		case !e.Failed.IsZero() && now.Sub(e.Failed) > failureGrace:
+		case !e.Failed.IsZero() && age(now, e.Failed) > failureGrace:
 			why = "the last attempt failed because " + e.Problem
-		case e.Failed.IsZero() && now.Sub(last) > maxAge+failureGrace:
+		case e.Failed.IsZero() && age(now, last) > maxAge+failureGrace:
 		default:
 			return
 		}

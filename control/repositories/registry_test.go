@@ -382,20 +382,29 @@ func TestExportsAreStoredWhenRecordsChange(t *testing.T) {
 	}
 }
 
-// An export is recorded by a clock that is ahead. After the clock has been set back, the next change is exported at the
-// usual interval, and not only when the clock reaches the recorded time.
+// What a clock that was ahead has recorded delays neither the next export nor the warning about failures.
 func TestClockSetBack(t *testing.T) {
 	w := newWorld(t, false)
 	add(w, "offsite", nil)
 	w.Clock.Advance(time.Hour)
 	const ahead = 1000 * time.Hour
-	if got := w.round(ahead); got != 1 {
-		t.Fatalf("%d exports were stored while the clock was ahead", got)
+	for _, step := range []struct {
+		after time.Duration
+		err   error
+		want  int
+	}{
+		{ahead, nil, 1}, {-ahead, nil, 1}, {time.Hour, nil, 0},
+		{ahead, errors.New("a certificate has expired"), 0}, {-ahead, errors.New("it is full"), 0},
+	} {
+		w.err = step.err
+		if got := w.round(step.after); got != step.want {
+			t.Errorf("%+v: %d exports were stored", step, got)
+		}
 	}
-	no := false
-	add(w, "other", &no)
-	if got := w.round(-ahead); got != 1 {
-		t.Errorf("%d exports were stored after the clock was set back, want 1", got)
+	w.round(3 * time.Hour)
+	got, err := w.x.Findings(w.Ctx)
+	if err != nil || len(got) != 1 || !strings.HasSuffix(got[0].Text, "it is full") {
+		t.Errorf("got %+v, %v", got, err)
 	}
 }
 
