@@ -95,6 +95,9 @@ func TestTooManyLabels(t *testing.T) {
 	opts["label.more"] = "v"
 	_, err := dataset.ParseOptions(opts)
 	refused(t, "65 labels", err, "64 at most")
+	delete(opts, "label.more")
+	_, err = dataset.LabelChange{Set: map[string]string{"more": "v"}}.Apply("volume db", opts)
+	refused(t, "one more than 64 labels", err, "64 at most")
 }
 
 // ParseOptions accepts every option of the help, and the help describes its values correctly.

@@ -428,3 +428,12 @@ func TestDeviceOfOtherPoolIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// The next start would restore a policy of drover.yaml, so it cannot be changed otherwise.
+func TestPolicyOfConfigurationStays(t *testing.T) {
+	r := agenttest.New(t)
+	r.Pools.Configured[0].Overcommit = 2
+	if _, err := r.SetPool(t.Context(), r.Pools.Configured[0].Name, api.PoolPolicy{Overcommit: 3}); !errors.Is(err, dataset.ErrConflict) {
+		t.Error(err)
+	}
+}

@@ -226,3 +226,11 @@ func TestI3Removable(t *testing.T) {
 	s.ok(os.WriteFile(filepath.Join(s.Dir.Name(), snapshotRecordName(damaged)), []byte("{"), 0o600))
 	removable(FirstHead, false)
 }
+
+// The record of another dataset, for example in a folder that was copied by hand, is not taken for that of this one.
+func TestRecordOfAnotherDataset(t *testing.T) {
+	s := newShelved(t)
+	if _, err := ReadRecord(s.Dir, uuid.New()); !errors.Is(err, dataset.ErrCorrupt) {
+		t.Error(err)
+	}
+}

@@ -217,7 +217,7 @@ func TestMoveRefused(t *testing.T) {
 	}{
 		{controltest.Move("none", "beta"), dataset.ErrNotFound, []string{"none"}},
 		{controltest.Move("db", "betta"), dataset.ErrInvalid, []string{"betta", "alpha, beta, gamma"}},
-		{controltest.Move("db", "beta"), dataset.ErrOffline, []string{"beta", "cordoned"}},
+		{controltest.Move("db", "beta"), dataset.ErrOffline, []string{"beta", "drover node cordon --off beta"}},
 		{controltest.Move("db", "gamma"), dataset.ErrUnsupported, []string{"gamma", "plain", "enforce a size"}},
 		{controltest.Move("plain", "gamma"), dataset.ErrUnsupported, []string{"snapshots", "gamma", "dir"}},
 		{controltest.Move("asked", "gamma"), dataset.ErrUnsupported, []string{"gamma", "pool plain cannot satisfy profile bronze: it has no filesystem xfs", "(create a suitable pool there: drover pool create NAME --backend loop)"}},

@@ -63,6 +63,10 @@ func TestBindRecordsTheIdentity(t *testing.T) {
 	tool := New(Options{Run: t.TempDir(), Root: t.TempDir()})
 	fsys, err := tool.Bind(Target{Paths: []string{path}, Own: true})
 	require.NoError(t, err)
+	_, err = tool.Bind(Target{Paths: []string{t.TempDir()}})
+	assert.ErrorIsf(t, err, dataset.ErrNotFound, "nothing is mounted")
+	_, err = tool.Bind(Target{Paths: []string{path, "/proc"}})
+	assert.ErrorIsf(t, err, dataset.ErrInvalid, "two filesystems")
 	if fsys.Identity.Type != "xfs" || fsys.Identity.Sequence == "" {
 		t.Errorf("%+v", fsys)
 	}

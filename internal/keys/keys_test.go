@@ -260,3 +260,17 @@ func TestKeyInGroupsIsNotRepeated(t *testing.T) {
 		}
 	}
 }
+
+// After the line with the password, a file with credentials has nothing but certificates.
+func TestCredentialsOfREST(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "credentials")
+	for content, good := range map[string]bool{
+		"u:p\n": true, "u\n": false, ":p\n": false, "u:p\nmore\n": false,
+		"u:p\n-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n": false,
+	} {
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+		if _, err := keys.ReadRESTCredentials(path); (err == nil) != good || !good && !errors.Is(err, dataset.ErrForbidden) {
+			t.Errorf("%q: %v", content, err)
+		}
+	}
+}

@@ -268,6 +268,11 @@ func TestCreateAndLoad(t *testing.T) {
 	if _, err := pki.Create(dir, start); !errors.Is(err, dataset.ErrExists) {
 		t.Error("what was left of an authority was written over:", err)
 	}
+	other := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(other, "notes"), nil, 0o600))
+	if _, err := pki.Create(other, start); !errors.Is(err, dataset.ErrExists) {
+		t.Error("an authority was made beside other files:", err)
+	}
 }
 
 func TestLifetimes(t *testing.T) {
