@@ -20,14 +20,18 @@ import (
 // not skipped: Holders and From return it.
 //
 // It reads the mounts of every thread in /proc, about 10 µs for each, so do not call it often. It ends after about 10
-// seconds. Processes that were not read by then are reported as processes that could not be examined. Otherwise a user
-// who can make a user namespace could delay it without bound, with mount tables of many megabytes. It fails if it
+// seconds, and spends at most about a second on each table. Processes that were not read by then are reported as
+// processes that could not be examined. Otherwise a user who can make a user namespace could delay it without bound:
+// the kernel needs minutes for the table of thousands of mounts that are stacked on one mount point. It fails if it
 // cannot list the processes or read the mounts of this process.
 func ReadForeign() (*Foreign, error) { return readForeign(ScanTimeout) }
 
 // ScanTimeout is how long a look at all processes may take. It is long enough for 1,000 containers on a busy
 // host, and short for a waiting caller.
 const ScanTimeout = 10 * time.Second
+
+// tableTimeout is how long the read of one mount table may take. Those of containers take milliseconds.
+const tableTimeout = time.Second
 
 // ErrScanTimeout means that a process was not examined because the look reached its time limit first.
 var ErrScanTimeout = errors.New("the scan of all processes took too long (try again)")
@@ -131,10 +135,7 @@ func (s *scan) task(pid int, task string) error {
 	if s.views[seen] {
 		return nil
 	}
-	if now := (clock.System{}).Steady(); now > s.until {
-		return ErrScanTimeout
-	}
-	mounts, err := TableOf(task)
+	mounts, err := tableBefore(task, s.until)
 	if err != nil {
 		return err
 	}
@@ -154,6 +155,18 @@ func (s *scan) task(pid int, task string) error {
 		s.found.mounts = append(s.found.mounts, m)
 	}
 	return nil
+}
+
+// tableBefore reads the mounts that a task sees. It fails with ErrScanTimeout at the time until, or if the table takes
+// longer than tableTimeout.
+func tableBefore(task string, until time.Duration) (Mounts, error) {
+	until = min(until, clock.System{}.Steady()+tableTimeout)
+	return TableInSteps(task, func(int) error {
+		if (clock.System{}).Steady() > until {
+			return ErrScanTimeout
+		}
+		return nil
+	})
 }
 
 // CommOf returns the name of a process, or "" if the process has ended.

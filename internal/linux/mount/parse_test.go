@@ -2,6 +2,7 @@ package mount
 
 import (
 	"errors"
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
@@ -236,6 +237,10 @@ func TestElsewhereIsBounded(t *testing.T) {
 	}
 	if _, err := out.Read(make([]byte, 1)); err != nil { // the process is in its namespace now
 		t.Fatal(err)
+	}
+	table := fmt.Sprintf("/proc/%d", cmd.Process.Pid)
+	if _, err := tableBefore(table, 0); !errors.Is(err, ErrScanTimeout) { // the limit applies within a table, too
+		t.Errorf("read after the time: %v", err)
 	}
 	look, err := readForeign(0)
 	require.NoError(t, err)

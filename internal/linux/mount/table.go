@@ -31,17 +31,12 @@ func Table() (Mounts, error) {
 	return m, nil
 }
 
-// TableOf reads the mounts that a task sees. task is the directory of the task in /proc. The root of
-// an NFS mount is replaced by what RootOf returns for it. TableOf fails with ErrTooLarge for a table of
-// more than MaxTable bytes. Ended reports whether it failed because the task has ended.
-func TableOf(task string) (Mounts, error) {
-	return TableInSteps(task, func(int) error { return nil })
-}
-
-// TableInSteps reads a table as TableOf does, for a caller that must be able to stop. A user with a user namespace can
-// make a table that takes seconds to read. It calls step after each system call that reads the table, some 100 µs
-// apart, with the number of bytes that were read. It also calls step, with 0, before it examines an NFS mount. If step
-// fails, TableInSteps fails with the same error.
+// TableInSteps reads the mounts that a task sees, for a caller that must be able to stop: a user with a user namespace
+// can make a table that takes minutes to read. task is the directory of the task in /proc. The root of an NFS mount is
+// replaced by what RootOf returns for it. TableInSteps calls step after each system call that reads the table, usually
+// some 100 µs apart, with the number of bytes that were read. It also calls step, with 0, before it examines an NFS
+// mount. If step fails, TableInSteps fails with the same error. It fails with ErrTooLarge for a table of more than
+// MaxTable bytes. Ended reports whether it failed because the task has ended.
 func TableInSteps(task string, step func(bytes int) error) (Mounts, error) {
 	return readTable(task, MaxTable, step)
 }

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/droverhq/drover/internal/clock"
 )
 
 // youngAge is the age up to which a process may still become a container. A runtime first starts its process. Only
@@ -86,9 +88,9 @@ func (u *Users) readProcess(pid int, p *userProcess, views map[view]bool) {
 	if views[seen] {
 		return
 	}
-	table, err := TableOf(at)
+	table, err := tableBefore(at, clock.System{}.Steady()+tableTimeout)
 	if err != nil {
-		return // it has ended
+		return // it has ended, or has a table that takes long
 	}
 	first := true
 	for v := range views {
