@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -221,22 +222,12 @@ func (r *Repository) Get(ctx context.Context, id string) (Backup, error) {
 }
 
 // File returns the content of a file in the top folder of a backup. It fails with ErrInvalid if the file is larger than
-// limit bytes. It first reads without a lock, which takes restic 0.2 seconds. A prune can make that read fail. Only
-// a read with a lock shows that the data are missing or damaged, so File then takes one.
+// limit bytes. It takes a lock only if it must: see peek.
 func (r *Repository) File(ctx context.Context, id, name string, limit int64) ([]byte, error) {
 	if err := r.checkIDs(id); err != nil {
 		return nil, err
 	}
-	running, stop := context.WithCancel(ctx)
-	defer stop()
-	out := run.NewHead(int(limit))
-	out.Full = stop
-	_, err := r.run(running, command{time: longTime, stdout: out}, "dump", "--no-lock", "--", id, "/"+name)
-	if running.Err() == nil && (errors.Is(err, dataset.ErrCorrupt) || errors.Is(err, dataset.ErrInternal)) {
-		out = run.NewHead(int(limit))
-		out.Full = stop
-		_, err = r.read(running, command{time: longTime, stdout: out}, "dump", "--", id, "/"+name)
-	}
+	out, err := r.peek(ctx, command{time: longTime}, int(limit), "dump", "--", id, "/"+name)
 	if out.Overflowed() {
 		return nil, r.errorf(dataset.ErrInvalid, "file %s of backup %s has more than %d bytes", name, id, limit)
 	}
@@ -244,6 +235,23 @@ func (r *Repository) File(ctx context.Context, id, name string, limit int64) ([]
 		return nil, err
 	}
 	return out.Bytes(), nil
+}
+
+// peek runs a command that only reads, and returns the first limit bytes of its output. If there are more, it ends the
+// command. It first reads without a lock, which takes restic 0.2 seconds. A prune can make that read fail. Only a read
+// with a lock shows that the data are missing or damaged, so peek then takes one.
+func (r *Repository) peek(ctx context.Context, c command, limit int, args ...string) (*run.Head, error) {
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	out := run.NewHead(limit)
+	c.stdout, out.Full = out, stop
+	_, err := r.run(running, c, slices.Insert(slices.Clone(args), 1, "--no-lock")...)
+	if running.Err() == nil && (errors.Is(err, dataset.ErrCorrupt) || errors.Is(err, dataset.ErrInternal)) {
+		out = run.NewHead(limit)
+		c.stdout, out.Full = out, stop
+		_, err = r.read(running, c, args...)
+	}
+	return out, err
 }
 
 // Dump writes the content of a file in the top folder of a backup to w. After an error, w may have a part of the
@@ -291,13 +299,19 @@ func (r *Repository) RestoreFolder(ctx context.Context, id, folder, target strin
 }
 
 // RestoreSize returns how many bytes a restore of a backup writes: the sum of the sizes of the files, with the holes of
-// sparse files. It fails with ErrNotFound if the repository has no such backup. It takes no lock.
+// sparse files. It fails with ErrNotFound if the repository has no such backup. It takes a lock only if it must: see
+// peek.
 func (r *Repository) RestoreSize(ctx context.Context, id string) (dataset.Size, error) {
 	if err := r.checkIDs(id); err != nil {
 		return 0, err
 	}
+	c := command{time: longTime, strict: true}
+	out, err := r.peek(ctx, c, maxOutput, "stats", "--mode=restore-size", "--json", id)
+	if err != nil {
+		return 0, err
+	}
 	var s Stats
-	err := r.json(ctx, command{time: longTime, strict: true}, &s, "stats", "--no-lock", "--mode=restore-size", id)
+	err = r.decode(out.Bytes(), &s)
 	if err == nil && s.Backups == 0 { // restic exits with 0
 		err = r.errorf(dataset.ErrNotFound, "it has no such backup")
 	}
