@@ -465,6 +465,13 @@ var scenarios = map[string]func(c *console){
 		b.ID, b.Volume, b.Dataset = "deadbeef"+strings.Repeat("0", 56), "other", idBare
 		c.fake.backups = []api.VolumeBackup{b}
 	},
+	"named-like-id": func(c *console) { // a volume whose name is the ID of a backup of another one
+		c.fake.volumes[0].Volume = "deadbeef" + strings.Repeat("0", 56)
+		own, other := c.fake.backups[0], c.fake.backups[0]
+		own.Volume = c.fake.volumes[0].Volume
+		other.ID, other.Volume, other.Dataset = own.Volume, "other", idBare
+		c.fake.backups = []api.VolumeBackup{own, other}
+	},
 	"planted-lost": func(c *console) { // the same in a second repository, and the volume is lost
 		twoRepositories(c)
 		lost := c.fake.backups[0]

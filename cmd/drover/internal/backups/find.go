@@ -193,8 +193,7 @@ func findWithRecord(ctx context.Context, c cli.Remote, repository, id string) (a
 	return find(ctx, c, repository, id) // it explains best what is wrong
 }
 
-// hasVolume reports whether a volume has the name. Such a name is never taken for the ID of a backup: everybody with
-// the password of any repository can store a backup there whose ID begins with the digits of a name.
+// hasVolume reports whether a volume has the name.
 func hasVolume(ctx context.Context, c cli.Remote, name string) (bool, error) {
 	if dataset.CheckName(name) != nil {
 		return false, nil
@@ -206,9 +205,9 @@ func hasVolume(ctx context.Context, c cli.Remote, name string) (bool, error) {
 	return err == nil && v.HasName(name), err
 }
 
-// findOne returns the backup with an ID, or the newest backup of a volume. An argument that is the name of no volume,
-// and can be an ID, is taken for an ID first, and then for the name of a lost volume. incomplete is the reason if a
-// backup or the repository cannot be read: the volume may have a newer backup.
+// findOne returns the backup with an ID, or the newest backup of a volume, which may be lost. What can be an ID is taken
+// for an ID first. findOne fails with dataset.ErrAmbiguous if a volume has the name, too: see nameError. incomplete is
+// the reason if a backup or the repository cannot be read: the volume may have a newer backup.
 func findOne(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (b api.VolumeBackup, incomplete,
 	err error) {
 	exists, err := hasVolume(ctx, c, ref)
@@ -216,8 +215,12 @@ func findOne(ctx context.Context, a *cli.App, c cli.Remote, repository, ref stri
 		return b, nil, err
 	}
 	var noID error // why no backup has the ID
-	if !exists && (idRE.MatchString(ref) || dataset.CheckName(ref) != nil) {
-		if b, noID = findWithRecord(ctx, c, repository, ref); !errors.Is(noID, dataset.ErrNotFound) {
+	if idRE.MatchString(ref) || dataset.CheckName(ref) != nil {
+		b, noID = findWithRecord(ctx, c, repository, ref)
+		if noID == nil && exists {
+			noID = nameError(ref)
+		}
+		if !errors.Is(noID, dataset.ErrNotFound) {
 			return b, nil, noID
 		}
 	}
@@ -229,6 +232,18 @@ func findOne(ctx context.Context, a *cli.App, c cli.Remote, repository, ref stri
 		err = noBackupError(ctx, c, ref)
 	}
 	return b, nil, cmp.Or(err, incomplete, noID)
+}
+
+// nameError returns the error for an argument that is the name of a volume, and with which the ID of a backup begins.
+// It is nil if the argument has all digits of the ID, which only that backup has. A part of the ID does not say what is
+// meant: a volume can be named like it, and everybody with the password of any repository can store a backup there
+// whose ID begins with the digits of a name.
+func nameError(id string) error {
+	if len(id) == 64 {
+		return nil
+	}
+	return dataset.Errorf(dataset.ErrAmbiguous, "%s is the name of a volume, and the ID of a backup begins with it "+
+		"(give all 64 digits of an ID: drover backup ls -o wide)", id)
 }
 
 // noBackupError returns the error for an argument that names no backup.
@@ -285,10 +300,8 @@ func find(ctx context.Context, c cli.Remote, repository, id string) (b api.Volum
 	named := func(b api.VolumeBackup) bool { return b.Volume == id }
 	different := len(slices.Compact(slices.Sorted(slices.Values(ids))))
 	switch {
-	case len(found) > 0 && len(id) < 64 && slices.ContainsFunc(list, named):
-		// Everybody with the password of any repository can store a backup whose ID begins with the digits of a name.
-		return b, dataset.Errorf(dataset.ErrAmbiguous, "%s is the name of a volume, and the ID of a backup begins "+
-			"with it (give all 64 digits of the ID, or drover recover --from REPOSITORY %[1]s)", id)
+	case len(found) > 0 && nameError(id) != nil && slices.ContainsFunc(list, named):
+		return b, nameError(id)
 	case len(found) == 1:
 		return found[0], nil
 	case different > 1:
