@@ -185,26 +185,30 @@ func TestFailedBackupsAreReadTogether(t *testing.T) {
 	}
 }
 
-// A good backup that a user requests clears the failures of the scheduled ones, if it is in the same repository.
+// A good backup that a user requests clears the failures of the scheduled ones, if it is in the same repository, and
+// not of a snapshot.
 func TestManualBackupClearsFailures(t *testing.T) {
 	e := controltest.New(t)
 	hourly(e)
 	controltest.AddRepository(e, "other")
 	a := e.NewAgent("alpha")
 	d := a.MustCreate("db@hourly")
+	a.MustCommit(*e.MustSubmit(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "old"}).Operation)
 	e.AdvanceAndRun(time.Hour + 15*time.Minute)
 	failBackup(a, wantBackup(a, "due"))
 	for _, c := range []struct {
-		repository string
-		want       int
-	}{{"other", 1}, {"offsite", 0}} {
-		_, err := e.Submit(e.Ctx, api.Request{Kind: dataset.OpBackup, Volume: "db", Repository: c.repository})
+		repository, snapshot string
+		want                 int
+	}{{"other", "", 1}, {"offsite", "old", 1}, {"offsite", "", 0}} {
+		_, err := e.Submit(e.Ctx, api.Request{
+			Kind: dataset.OpBackup, Volume: "db", Repository: c.repository, Snapshot: c.snapshot,
+		})
 		require.NoError(t, err)
 		wantDue(a, 1, c.repository)
 		finishBackup(a, a.OpenOperations()[0])
 		b := backupsOf(e, d.ID)
 		if b.Failures != c.want || (b.Problem == "") != (c.want == 0) || !b.Last.IsZero() {
-			t.Errorf("after a backup to %s: %+v, want %d failures", c.repository, b, c.want)
+			t.Errorf("after a backup to %s of snapshot %q: %+v, want %d failures", c.repository, c.snapshot, b, c.want)
 		}
 	}
 	e.AdvanceAndRun(time.Minute)

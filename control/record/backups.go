@@ -150,9 +150,10 @@ func eachOpen(t *Tx, f func(op dataset.Operation)) error {
 const maxMade = 500
 
 // EndManualBackup clears the failures of a dataset's scheduled backups if a backup that a user requested has succeeded
-// in the same repository. The next scheduled backup is then due at the moment of the schedule, without a delay.
+// in the same repository. The next scheduled backup is then due at the moment of the schedule, without a delay. A
+// backup of a snapshot does not count: its content can be as old as the last good backup.
 func EndManualBackup(t *Tx, op dataset.Operation) error {
-	if op.State != dataset.OpDone {
+	if op.State != dataset.OpDone || op.Snapshot != nil {
 		return nil
 	}
 	var d dataset.Dataset

@@ -205,9 +205,9 @@ func hasVolume(ctx context.Context, c cli.Remote, name string) (bool, error) {
 	return err == nil && v.HasName(name), err
 }
 
-// findOne returns the backup with an ID, or the newest backup of a volume, which may be lost. What can be an ID is taken
-// for an ID first. findOne fails with dataset.ErrAmbiguous if a volume has the name, too: see nameError. incomplete is
-// the reason if a backup or the repository cannot be read: the volume may have a newer backup.
+// findOne returns the backup with an ID, or the newest backup of a volume, which may be lost. What can be an ID is
+// taken for an ID first. findOne fails with dataset.ErrAmbiguous if a volume has the name, too: see nameError.
+// incomplete is the reason if a backup or the repository cannot be read: the volume may have a newer backup.
 func findOne(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (b api.VolumeBackup, incomplete,
 	err error) {
 	exists, err := hasVolume(ctx, c, ref)
