@@ -67,6 +67,8 @@ func TestBindRecordsTheIdentity(t *testing.T) {
 	assert.ErrorIsf(t, err, dataset.ErrNotFound, "nothing is mounted")
 	_, err = tool.Bind(Target{Paths: []string{path, "/proc"}})
 	assert.ErrorIsf(t, err, dataset.ErrInvalid, "two filesystems")
+	_, err = New(Options{Run: t.TempDir(), Root: path}).Bind(Target{Paths: []string{path}, Own: true})
+	assert.ErrorIsf(t, err, dataset.ErrInvalid, "a freeze would stop the guard")
 	if fsys.Identity.Type != "xfs" || fsys.Identity.Sequence == "" {
 		t.Errorf("%+v", fsys)
 	}
