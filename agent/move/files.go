@@ -155,7 +155,8 @@ func (t *progressWriter) Write(b []byte) (int, error) {
 		t.to(t.all.bytes, t.total)
 	}
 	if t.total > 0 && t.all.bytes > t.total {
-		return 0, dataset.Errorf(dataset.ErrCorrupt, "the peer sends more than the %d bytes that its home gave up", t.total)
+		return 0, dataset.Errorf(dataset.ErrCorrupt, "the peer sends more than the %d bytes that its home gave up",
+			t.total)
 	}
 	return len(b), nil
 }

@@ -23,9 +23,9 @@ const (
 )
 
 // spaceWatch ends an import, a restore, a verification or the copy of files for a move before it fills its pool. The
-// size of an import is not known, and the size that a repository or another node reports can be a lie. Nothing else protects a pool that does not enforce the sizes of
-// its datasets, or whose datasets are larger than the pool in total: the writers of other volumes would lose data that
-// they have not synced.
+// size of an import is not known, and the size that a repository or another node reports can be a lie. Nothing else
+// protects a pool that does not enforce the sizes of its datasets, or whose datasets are larger than the pool in total:
+// the writers of other volumes would lose data that they have not synced.
 type spaceWatch struct {
 	*Importer
 	pool backends.Pool

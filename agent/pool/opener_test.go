@@ -443,3 +443,11 @@ func TestHangingPoolIsReportedAtOnce(t *testing.T) {
 }
 
 func TestMain(m *testing.M) { agenttest.Main(m) }
+
+// A pool that is being removed is not served.
+func TestLeavingPoolIsNotServed(t *testing.T) {
+	p := pool.Pool{Record: pool.Record{Leaving: pool.LeavingRemoved}}
+	if err := p.CheckServed(); !errors.Is(err, dataset.ErrOffline) || !strings.Contains(err.Error(), "is being removed") {
+		t.Error(err)
+	}
+}

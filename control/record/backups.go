@@ -357,8 +357,8 @@ func FoundUnusable(op dataset.Operation) bool {
 	return kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound
 }
 
-// DamagedOf returns the damaged backups of a dataset, at most one for each repository, without those in repositories that
-// are not recorded any more. It fails with dataset.ErrCorrupt if the record of them is damaged.
+// DamagedOf returns the damaged backups of a dataset, at most one for each repository, without those in repositories
+// that are not recorded any more. It fails with dataset.ErrCorrupt if the record of them is damaged.
 func DamagedOf(t *Tx, id uuid.UUID) (of []DamagedBackup, err error) {
 	var damaged DamagedBackups
 	if _, err := t.Get(DamagedKey(id), &damaged); err != nil {
@@ -429,8 +429,8 @@ func (b DamagedBackup) with(op dataset.Operation) DamagedBackup {
 	return b
 }
 
-// endedBy reports whether a good verification by the home, with the check program of the profile if it has one, ends the
-// record of damage. The backup must have content from after the damage was found, or be the only one that was found
+// endedBy reports whether a good verification by the home, with the check program of the profile if it has one, ends
+// the record of damage. The backup must have content from after the damage was found, or be the only one that was found
 // damaged.
 //
 // That a backup was made later is not enough: it has the same damage where restic found that the repository has the

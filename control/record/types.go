@@ -140,8 +140,8 @@ type DamagedBackups struct {
 	Of      []DamagedBackup `json:"of"` // at most one for each repository
 }
 
-// DamagedBackup is the last backup in a repository that a verification found damaged or absent, or that the check program
-// of the profile refused. It stays until a verification is good: see endedBy.
+// DamagedBackup is the last backup in a repository that a verification found damaged or absent, or that the check
+// program of the profile refused. It stays until a verification is good: see endedBy.
 type DamagedBackup struct {
 	Repository string    `json:"repository"`
 	Backup     string    `json:"backup"`

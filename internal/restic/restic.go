@@ -17,6 +17,7 @@ package restic
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -231,9 +232,7 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	if err != nil {
 		return run.Result{}, &accessError{r.failed(err)}
 	}
-	if c.stdout == nil {
-		c.stdout = io.Discard // a check or prune can write more than the runner keeps
-	}
+	c.stdout = cmp.Or(c.stdout, io.Discard) // a check or prune can write more than the runner keeps
 	at, err := r.place(ctx)
 	if err != nil {
 		return run.Result{}, &accessError{err}

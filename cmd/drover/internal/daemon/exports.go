@@ -29,8 +29,8 @@ type exportStorer struct {
 	checker *backup.Checker // one for all exports: it remembers the locks that it has seen
 }
 
-// newExportStorer returns the storer of a process. It has the cache of the agent, and its name in restic's locks: each of
-// the two then removes the locks that the other one left.
+// newExportStorer returns the storer of a process. It has the cache of the agent, and its name in restic's locks: each
+// of the two then removes the locks that the other one left.
 func newExportStorer(p *process) exportStorer {
 	return exportStorer{p, newChecker(p.Options, filepath.Join(p.Root, "restic-cache"))}
 }
