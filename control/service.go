@@ -114,9 +114,14 @@ func New(d Deps) *Service {
 	return s
 }
 
-// Schedules returns the state of the schedules of snapshots and backups: see housekeeping.Housekeeper.
-func (s *Service) Schedules() ([]housekeeping.Schedule, []housekeeping.BackupSchedule) {
-	return s.Housekeeper.Schedules(), s.Housekeeper.BackupSchedules()
+// Schedules returns the state of the schedules of snapshots and backups: see housekeeping.Housekeeper. Both lists are
+// empty while another control replica does the background work.
+func (s *Service) Schedules(ctx context.Context) ([]housekeeping.Schedule, []housekeeping.BackupSchedule, error) {
+	if !s.Housekeeper.IsActive() {
+		return nil, nil, nil
+	}
+	backups, err := s.Housekeeper.BackupSchedules(ctx)
+	return s.Housekeeper.Schedules(), backups, err
 }
 
 // Assemble returns a service whose background work is not started. New starts it, and a test runs single rounds. The

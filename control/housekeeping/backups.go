@@ -37,7 +37,6 @@ type backupPlan struct {
 func (k *Housekeeper) scheduleBackup(h *Memory, d dataset.Dataset, index uint64) {
 	if d.State != dataset.StateReady || d.Profile.Backup.To == "" {
 		delete(h.backups, d.ID)
-		k.backupStates.remove(d.ID)
 		return
 	}
 	if plan, ok := h.backups[d.ID]; !ok || plan.index != index {
@@ -89,7 +88,6 @@ func (k *Housekeeper) planBackup(h *Memory, id uuid.UUID, next time.Time, err er
 	}
 	if next.IsZero() {
 		delete(h.backups, id)
-		k.backupStates.remove(id)
 		return
 	}
 	plan := h.backups[id]
@@ -123,7 +121,6 @@ func (k *Housekeeper) examineBackups(t *record.Tx, id uuid.UUID, now time.Time) 
 		return nil, time.Time{}, err
 	}
 	missing := !known && err == nil
-	k.backupStates.see(d, b, now, missing, to)
 	due, err := backupDue(d, b, now)
 	if (missing || d.BacksUpApart(to)) && err == nil {
 		return nil, now.Add(backupCheck), nil // LateBackups reports it, until an operator has decided

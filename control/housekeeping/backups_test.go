@@ -480,14 +480,14 @@ func TestLateBackupsAreReported(t *testing.T) {
 			t.Errorf("got %q, want %q in it", got, part)
 		}
 	}
-	_, backups := e.Schedules()
+	backups, _ := e.Housekeeper.BackupSchedules(e.Ctx)
 	if len(backups) != 1 || backups[0].Volume != "db" || backups[0].Failures != 2 || backups[0].Overdue < 3*time.Hour ||
 		backups[0].Age < 4*time.Hour {
 		t.Errorf("got %+v", backups)
 	}
 	finishBackup(a, wantBackup(a, "tried again"))
 	e.AdvanceAndRun(time.Minute)
-	if _, backups := e.Schedules(); found() != "" || backups[0].Failures != 0 {
+	if backups, _ := e.Housekeeper.BackupSchedules(e.Ctx); found() != "" || backups[0].Failures != 0 {
 		t.Errorf("after a good backup: %s, %+v", found(), backups)
 	}
 	e.OK(e.RemoveRepository(e.Ctx, "offsite", true))
@@ -499,7 +499,7 @@ func TestLateBackupsAreReported(t *testing.T) {
 	}
 	a.MustDelete("db")
 	e.AdvanceAndRun(time.Minute)
-	if _, backups := e.Schedules(); found() != "" || len(backups) != 0 {
+	if backups, _ := e.Housekeeper.BackupSchedules(e.Ctx); found() != "" || len(backups) != 0 {
 		t.Errorf("after the removal of the volume: %s, %+v", found(), backups)
 	}
 }

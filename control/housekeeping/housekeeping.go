@@ -3,10 +3,10 @@
 // updates the records of unreachable members, and removes old records of operations.
 //
 // Only the service that holds the lock under record.HousekeeperKey does the work, and each of its transactions checks
-// the lock. Run keeps a Memory between rounds, which only its goroutine uses. Three other states in memory can be read
-// by all goroutines, and have a mutex each: schedules (of snapshots), backupStates (the scheduled backups, as Run has
-// seen them) and backupRecords (the same, as LateBackups has read it from the store, because Run of this service has
-// not seen all volumes). An atomic flag says whether this service does the work. All other state is in the store.
+// the lock. Run keeps a Memory between rounds, which only its goroutine uses. All goroutines can read three other
+// states in memory: schedules (of snapshots, as Run has seen them), backupRecords (the scheduled backups, as they were
+// read from the store in the last minute) and refused (why verifications could not be requested). An atomic flag says
+// whether this service does the work. All other state is in the store.
 //
 // To add a periodic task, call it in Round. Schedules of snapshots are in schedule.go, those of backups in backups.go,
 // verifications.go and latebackups.go. The trash is in trash.go, and the removal of old operations in forget.go. Which
@@ -20,6 +20,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -82,9 +83,9 @@ type Housekeeper struct {
 	Placer        *placement.Placer
 	Members       *membership.Members
 	requests      Requests
-	schedules     schedules
-	backupStates  backupStates
+	schedules     sync.Map // plannedSnapshot by the UUID of the dataset, for each volume with a schedule; Run writes it
 	backupRecords backupRecords
+	refused       sync.Map    // why the next verification of a dataset could not be requested, by its UUID
 	active        atomic.Bool // this service does the background work
 }
 
@@ -92,7 +93,7 @@ type Housekeeper struct {
 func New(k *placement.CopyKeeper, r Requests) *Housekeeper {
 	return &Housekeeper{
 		Ledger: k.Ledger, Reported: k.Reports, Uptime: k.Uptime, CopyKeeper: k, Placer: k.Placer,
-		Members: k.Placer.Members, requests: r,
+		Members: k.Placer.Members, requests: r, backupRecords: backupRecords{turn: make(chan struct{}, 1)},
 	}
 }
 
@@ -154,8 +155,8 @@ func (k *Housekeeper) Run(ctx context.Context) {
 		switch {
 		case !mine:
 			h = nil // another replica does the work, so this memory gets out of date
-			k.schedules.clear()
-			k.backupStates.clear()
+			k.schedules.Clear()
+			k.refused.Clear()
 			continue
 		case h == nil:
 			h = k.NewMemory()
@@ -200,9 +201,6 @@ func (k *Housekeeper) Round(ctx context.Context, h *Memory, now time.Time) {
 	k.requestDueSnapshots(ctx, h, now)
 	k.requestDueBackups(ctx, h)
 	k.requestDueVerifications(ctx, h)
-	if examined == nil && ctx.Err() == nil {
-		k.backupStates.finish()
-	}
 	if k.Ledger.Shared {
 		k.updateMembers(ctx, h, everything)
 	}
@@ -245,14 +243,14 @@ func (k *Housekeeper) examineChanges(ctx context.Context, h *Memory, changed []u
 	for id := range h.Plans {
 		if !live[id] {
 			delete(h.Plans, id)
-			k.schedules.remove(id)
+			k.schedules.Delete(id)
 		}
 	}
 	for id := range h.backups {
 		if !live[id] {
 			delete(h.backups, id)
 			delete(h.verifications, id)
-			k.backupStates.remove(id)
+			k.refused.Delete(id)
 		}
 	}
 	return nil
@@ -274,8 +272,8 @@ func (k *Housekeeper) examineBatch(ctx context.Context, h *Memory, changed []uui
 			delete(h.Plans, id)
 			delete(h.backups, id)
 			delete(h.verifications, id)
-			k.backupStates.remove(id)
-			k.schedules.remove(id)
+			k.refused.Delete(id)
+			k.schedules.Delete(id)
 			h.shortage.record(id, nil)
 			continue
 		}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -79,22 +78,13 @@ func (is seenSchedule) age(noGood string) string {
 	return text
 }
 
-// backupStates remembers the scheduled backups of each volume as they were when Housekeeper.Run last looked at them. It
-// is safe for concurrent use.
-type backupStates struct {
-	mu       sync.Mutex
-	of       map[uuid.UUID]seenBackups
-	complete bool // all volumes were looked at since clear was called
-}
-
-// backupRecords has the scheduled backups of all volumes as they were last read from the store, by a replica that does
-// not do the background work. It is safe for concurrent use.
+// backupRecords has the scheduled backups of all volumes as they were last read from the store. Only the holder of the
+// turn uses its other fields.
 type backupRecords struct {
-	mu      sync.Mutex // not held while the store is read
+	turn    chan struct{} // has an element while a caller has the turn
 	list    []seenBackups
 	read    time.Time
-	reading chan struct{} // closed when the present reading ends; nil if nobody reads
-	partial partialRead   // only the caller that reads uses it
+	partial partialRead
 }
 
 // partialRead is what a reading of the records has read before its context ended. The next reading continues after it,
@@ -114,6 +104,7 @@ const backupRecordsAge = time.Minute
 // seenBackups is the state of the scheduled backups of a volume.
 type seenBackups struct {
 	seenSchedule
+	id                 uuid.UUID
 	volume, repository string
 	missing            bool // the repository is not recorded
 	// apart is the cluster that the volume is kept apart from, in the repository of its profile; uuid.Nil if there is
@@ -126,8 +117,8 @@ type seenBackups struct {
 type seenVerification struct {
 	seenSchedule
 	every time.Duration // 0 if there is no schedule
-	// refused is why the next verification cannot be requested. It is empty if it can, or if the reason is not known:
-	// only the control replica that does the background work knows all reasons.
+	// refused is why the next verification cannot be requested, as far as the records say it. Other reasons are in
+	// Housekeeper.refused.
 	refused string
 }
 
@@ -146,28 +137,13 @@ func newSeenVerification(d dataset.Dataset, newest record.ScheduledBackup, v rec
 	return is
 }
 
-// grace returns how late a verification may be before it is reported. The verifications of a host wait for each
-// other.
-func (is seenVerification) grace() time.Duration { return backupGrace + is.every/4 }
-
-// seeVerification stores the state of the scheduled verifications of a dataset. It does nothing unless the scheduled
-// backups of the dataset were seen before.
-func (s *backupStates) seeVerification(id uuid.UUID, v seenVerification) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if is, ok := s.of[id]; ok {
-		is.verification = v
-		s.of[id] = is
-	}
-}
-
 // newSeenBackups returns the state of the scheduled backups of a dataset. missing says that its repository is not
 // recorded. to is the repository, or zero.
 func newSeenBackups(d dataset.Dataset, b record.Backups, now time.Time, missing bool,
 	to dataset.Repository) seenBackups {
 	is := seenBackups{
-		seenSchedule: newSeenSchedule(d, b.Scheduled), volume: d.Volume, repository: d.Profile.Backup.To,
-		missing: missing,
+		seenSchedule: newSeenSchedule(d, b.Scheduled), id: d.ID, volume: d.Volume,
+		repository: d.Profile.Backup.To, missing: missing,
 	}
 	if d.BacksUpApart(to) {
 		is.apart = d.KeptApart.Cluster
@@ -178,109 +154,29 @@ func newSeenBackups(d dataset.Dataset, b record.Backups, now time.Time, missing 
 	return is
 }
 
-// see stores the state of the scheduled backups of a dataset.
-func (s *backupStates) see(d dataset.Dataset, b record.Backups, now time.Time, missing bool, to dataset.Repository) {
-	is := newSeenBackups(d, b, now, missing, to)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.of == nil {
-		s.of = map[uuid.UUID]seenBackups{}
-	}
-	is.verification = s.of[d.ID].verification // seeVerification stores it
-	s.of[d.ID] = is
-}
-
-func (s *backupStates) remove(id uuid.UUID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.of, id)
-}
-
-// clear forgets all volumes: another control replica does the background work now.
-func (s *backupStates) clear() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.of, s.complete = nil, false
-}
-
-// finish says that all volumes were looked at.
-func (s *backupStates) finish() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.complete = true
-}
-
-// list returns the states by the name of the volume, and whether it has all volumes.
-func (s *backupStates) list() (list []seenBackups, complete bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make([]seenBackups, 0, len(s.of))
-	for _, is := range s.of {
-		out = append(out, is)
-	}
-	sortByVolume(out)
-	return out, s.complete
-}
-
-func sortByVolume(list []seenBackups) {
-	slices.SortFunc(list, func(a, b seenBackups) int { return cmp.Compare(a.volume, b.volume) })
-}
-
 // readBackups returns the states of all volumes by name, as the store has them. They are from a reading that ended at
 // most backupRecordsAge ago. One caller reads at a time. The others wait for its states, or for the end of their ctx.
 func (k *Housekeeper) readBackups(ctx context.Context) ([]seenBackups, error) {
 	r := &k.backupRecords
-	for {
-		list, known, other := r.begin(k.Ledger.Clock.Now())
-		if known {
-			return list, nil
-		}
-		if other == nil {
-			break
-		}
-		select {
-		case <-other:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	now := k.Ledger.Clock.Now()
+	if age := now.Sub(r.read); age >= 0 && age < backupRecordsAge {
+		return r.list, nil
+	}
 	if age := now.Sub(r.partial.begun); age < 0 || age > partialReadAge {
 		r.partial = partialRead{begun: now}
 	}
-	err := k.continueReading(ctx, &r.partial, now)
-	return r.end(k.Ledger.Clock.Now(), err), err
-}
-
-// begin returns the states if they are new enough. Otherwise, if another caller reads them, it returns a channel that
-// is closed when that ends. If nobody reads them, known is false and other is nil: the caller must read them, and call
-// end.
-func (r *backupRecords) begin(now time.Time) (list []seenBackups, known bool, other <-chan struct{}) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if age := now.Sub(r.read); age >= 0 && age < backupRecordsAge {
-		return r.list, true, nil
+	if err := k.continueReading(ctx, &r.partial, now); err != nil {
+		return nil, err
 	}
-	if r.reading != nil {
-		return nil, false, r.reading
-	}
-	r.reading = make(chan struct{})
-	return nil, false, nil
-}
-
-// end ends a reading at a time, and returns the states that it has read. If it failed, there are none.
-func (r *backupRecords) end(at time.Time, err error) []seenBackups {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	close(r.reading)
-	r.reading = nil
-	if err != nil {
-		return nil
-	}
-	r.list, r.read = r.partial.list, at
-	r.partial = partialRead{}
-	sortByVolume(r.list)
-	return r.list
+	r.list, r.read, r.partial = r.partial.list, k.Ledger.Clock.Now(), partialRead{}
+	slices.SortFunc(r.list, func(a, b seenBackups) int { return cmp.Compare(a.volume, b.volume) })
+	return r.list, nil
 }
 
 // continueReading reads the states of the volumes that p lacks. If it fails, p has those that were read.
@@ -350,11 +246,10 @@ func readBackupsOf(t *record.Tx, entries []store.Entry, now time.Time) (list []s
 	return list, nil
 }
 
-// BackupSchedules returns the state of the volumes whose profile has scheduled backups, by name. It is empty while
-// another control replica does the background work.
-func (k *Housekeeper) BackupSchedules() []BackupSchedule {
+// BackupSchedules returns the state of the volumes whose profile has scheduled backups, by name.
+func (k *Housekeeper) BackupSchedules(ctx context.Context) ([]BackupSchedule, error) {
+	list, err := k.readBackups(ctx)
 	now := k.Ledger.Clock.Now()
-	list, _ := k.backupStates.list()
 	out := make([]BackupSchedule, len(list))
 	for i, is := range list {
 		out[i] = BackupSchedule{Volume: is.volume, ScheduleState: is.state(now)}
@@ -363,30 +258,30 @@ func (k *Housekeeper) BackupSchedules() []BackupSchedule {
 			out[i].Verified = &state
 		}
 	}
-	return out
+	return out, err
 }
 
 // LateBackups returns the warnings about the scheduled backups: for each volume whose backup or whose verification is
 // late, whose backup failed repeatedly, or whose repository is not recorded. It also returns an error for each volume
-// whose backup was found damaged or absent. All control replicas return the same ones: those that do not do the
-// background work read the records. Only why a verification cannot be requested is not in the records.
+// whose backup was found damaged or absent. All control replicas return the same ones. Only why a verification cannot
+// be requested is not always in the records.
 func (k *Housekeeper) LateBackups(ctx context.Context) ([]api.Finding, error) {
-	now := k.Ledger.Clock.Now()
-	list, complete := k.backupStates.list()
-	if !complete {
-		var err error
-		if list, err = k.readBackups(ctx); err != nil {
-			return nil, err
-		}
+	list, err := k.readBackups(ctx)
+	if err != nil {
+		return nil, err
 	}
 	damaged, err := k.damagedBackups(ctx)
 	if err != nil {
 		return nil, err
 	}
+	now := k.Ledger.Clock.Now()
 	var late condition.List
 	for _, is := range list {
 		is.check(&late, now)
 		if !slices.ContainsFunc(damaged, func(f api.Finding) bool { return f.Subject == "volume "+is.volume }) {
+			if why, refused := k.refused.Load(is.id); refused {
+				is.verification.refused = why.(string)
+			}
 			is.verification.check(&late, is.volume, now)
 		}
 	}
@@ -463,7 +358,7 @@ func (is seenBackups) check(out *condition.List, now time.Time) {
 // check adds the warning about scheduled verifications, if there is one.
 func (is seenVerification) check(out *condition.List, volume string, now time.Time) {
 	overdue := is.overdue(now)
-	if is.every == 0 || overdue <= is.grace() {
+	if is.every == 0 || overdue <= backupGrace+is.every/4 { // those of a host wait for each other
 		return
 	}
 	text := is.age("there is no good one")

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/adhocore/gronx"
@@ -31,7 +30,7 @@ func (k *Housekeeper) scheduleDataset(ctx context.Context, h *Memory, d dataset.
 	expr := d.Profile.Snapshots.Schedule
 	if d.State != dataset.StateReady || expr == "" {
 		delete(h.Plans, d.ID)
-		k.schedules.remove(d.ID)
+		k.schedules.Delete(d.ID)
 		return nil
 	}
 	if h.Plans[d.ID].index == index {
@@ -44,7 +43,7 @@ func (k *Housekeeper) scheduleDataset(ctx context.Context, h *Memory, d dataset.
 	last := newest(scheduled, d.Created)
 	from := newest(scheduled, ScheduleStart(d))
 	next, _ := nextTick(expr, from.In(time.Local)) // zero for a schedule that is not valid, which is reported below
-	k.schedules.set(d.ID, plannedSnapshot{d.Volume, last, next})
+	k.schedules.Store(d.ID, plannedSnapshot{d.Volume, last, next})
 	plan, ok := h.Plans[d.ID]
 	if !ok || plan.schedule != expr {
 		var terr error
@@ -223,49 +222,19 @@ type Schedule struct {
 	Overdue time.Duration
 }
 
-// schedules remembers, for each volume with a schedule, when the last scheduled snapshot was taken and when the next
-// one is due. Housekeeper.Run writes it. It is safe for concurrent use.
-type schedules struct {
-	mu sync.Mutex
-	of map[uuid.UUID]plannedSnapshot
-}
-
 // plannedSnapshot is when the last scheduled snapshot of a volume was taken, and when the next one is due.
 type plannedSnapshot struct {
 	volume     string
 	last, next time.Time // next is zero if the schedule is not valid
 }
 
-func (s *schedules) set(id uuid.UUID, is plannedSnapshot) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.of == nil {
-		s.of = map[uuid.UUID]plannedSnapshot{}
-	}
-	s.of[id] = is
-}
-
-func (s *schedules) remove(id uuid.UUID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.of, id)
-}
-
-// clear forgets all volumes: another control replica does the background work now.
-func (s *schedules) clear() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.of = nil
-}
-
 // Schedules returns the state of the volumes whose profile has a schedule, by name. It is empty while another control
 // replica does the background work.
 func (k *Housekeeper) Schedules() []Schedule {
-	k.schedules.mu.Lock()
-	defer k.schedules.mu.Unlock()
 	now := k.Ledger.Clock.Now()
-	out := make([]Schedule, 0, len(k.schedules.of))
-	for _, is := range k.schedules.of {
+	out := []Schedule{}
+	for _, planned := range k.schedules.Range {
+		is := planned.(plannedSnapshot)
 		s := Schedule{Volume: is.volume, Age: max(0, now.Sub(is.last))}
 		if !is.next.IsZero() {
 			s.Overdue = max(0, now.Sub(is.next))

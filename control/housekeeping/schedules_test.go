@@ -383,23 +383,23 @@ func TestSchedules(t *testing.T) {
 	a.MustCreate("db@gold") // every quarter of an hour
 	a.MustCreate("plain@silver")
 	e.Round()
-	got, _ := e.Schedules()
+	got := e.Housekeeper.Schedules()
 	if len(got) != 1 || got[0].Volume != "db" || got[0].Age != 0 || got[0].Overdue != 0 {
 		t.Fatalf("after the create: %+v", got)
 	}
 	e.Clock.Advance(20 * time.Minute)
-	if got, _ := e.Schedules(); got[0].Age != 20*time.Minute || got[0].Overdue != 5*time.Minute {
+	if got := e.Housekeeper.Schedules(); got[0].Age != 20*time.Minute || got[0].Overdue != 5*time.Minute {
 		t.Errorf("20 minutes later: %+v", got)
 	}
 	e.Round()
 	a.DoWork()
 	e.Round()
-	if got, _ := e.Schedules(); got[0].Age > time.Minute || got[0].Overdue != 0 {
+	if got := e.Housekeeper.Schedules(); got[0].Age > time.Minute || got[0].Overdue != 0 {
 		t.Errorf("after the snapshot: %+v", got)
 	}
 	a.MustDelete("db")
 	e.Round()
-	if got, _ := e.Schedules(); len(got) != 0 {
+	if got := e.Housekeeper.Schedules(); len(got) != 0 {
 		t.Errorf("after the delete: %+v", got)
 	}
 }
@@ -427,7 +427,7 @@ func TestScheduleAppliesSinceTheProfileChanged(t *testing.T) {
 			}
 			e.Round()
 			wantDue(a, 0, "right after the change")
-			if got, _ := e.Schedules(); len(got) != 1 || got[0].Overdue != 0 {
+			if got := e.Housekeeper.Schedules(); len(got) != 1 || got[0].Overdue != 0 {
 				t.Errorf("%+v", got)
 			}
 			if next := e.MustVolume("db").NextSnapshot; !next.Equal(want) {

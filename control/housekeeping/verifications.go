@@ -28,7 +28,7 @@ const (
 func (k *Housekeeper) scheduleVerification(h *Memory, d dataset.Dataset, index uint64) {
 	if d.State != dataset.StateReady || !d.Profile.Backup.Verify.Restore {
 		delete(h.verifications, d.ID)
-		k.backupStates.seeVerification(d.ID, seenVerification{})
+		k.refused.Delete(d.ID)
 		return
 	}
 	if plan, ok := h.verifications[d.ID]; !ok || plan.index != index {
@@ -52,7 +52,7 @@ func (k *Housekeeper) requestDueVerifications(ctx context.Context, h *Memory) {
 		}
 		if next.IsZero() {
 			delete(h.verifications, id)
-			k.backupStates.seeVerification(id, seenVerification{})
+			k.refused.Delete(id)
 			continue
 		}
 		plan.check = next
@@ -82,15 +82,15 @@ func (k *Housekeeper) requestDueVerification(ctx context.Context, id uuid.UUID, 
 	if err != nil {
 		return time.Time{}, err
 	}
-	seen := newSeenVerification(d, newest, v, now, missing)
-	k.backupStates.seeVerification(id, seen)
+	k.refused.Delete(id)
 	due := verificationDue(d, newest, v, now)
 	switch {
 	case due.IsZero():
 		return now.Add(verifyCheck), nil
-	case due.After(now) && v.Failures > 0:
-		return earlier(due, now.Add(verifyCheck)), nil
 	case due.After(now):
+		if check := now.Add(verifyCheck); v.Failures > 0 && check.Before(due) {
+			due = check
+		}
 		return due, nil
 	case v.Running != uuid.Nil:
 		return now.Add(backupCheck), k.settleVerification(ctx, t, d)
@@ -99,8 +99,7 @@ func (k *Housekeeper) requestDueVerification(ctx context.Context, id uuid.UUID, 
 	}
 	err = k.requestVerification(ctx, t, d, newest, busy)
 	if err != nil && ctx.Err() == nil {
-		seen.refused = dataset.OneLine(err)
-		k.backupStates.seeVerification(id, seen)
+		k.refused.Store(id, dataset.OneLine(err))
 	}
 	return now.Add(backupCheck), err
 }
@@ -115,13 +114,6 @@ func lacksRepository(t *record.Tx, b record.ScheduledBackup) (bool, error) {
 		return false, nil
 	}
 	return !known, err
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
 }
 
 // settleVerification examines the scheduled verification of a dataset that has not ended. If its node is lost, it

@@ -163,7 +163,7 @@ func TestVerificationSchedule(t *testing.T) {
 	e.CheckInvariants()
 	a.MustDelete("db")
 	e.AdvanceAndRun(time.Minute)
-	if _, backups := e.Schedules(); len(backups) != 0 {
+	if backups, _ := e.Housekeeper.BackupSchedules(e.Ctx); len(backups) != 0 {
 		t.Errorf("after the removal of the volume: %+v", backups)
 	}
 }
@@ -446,7 +446,7 @@ func TestFailedVerification(t *testing.T) {
 		if got := volumeFindings(e); got != want {
 			t.Fatalf("try %d: got %q, want %q", i, got, want)
 		}
-		if _, s := e.Schedules(); s[0].Verified == nil || s[0].Verified.Failures != i+1 {
+		if s, _ := e.Housekeeper.BackupSchedules(e.Ctx); s[0].Verified == nil || s[0].Verified.Failures != i+1 {
 			t.Fatalf("try %d: got %+v", i, s[0].Verified)
 		}
 		failed := e.Clock.Now()
@@ -517,7 +517,7 @@ func TestLateVerification(t *testing.T) {
 			t.Errorf("got %q, want %q in it", got, part)
 		}
 	}
-	if _, s := e.Schedules(); s[0].Verified.Overdue < 3*24*time.Hour || s[0].Verified.Age < 4*24*time.Hour {
+	if s, _ := e.Housekeeper.BackupSchedules(e.Ctx); s[0].Verified.Overdue < 3*24*time.Hour || s[0].Verified.Age < 4*24*time.Hour {
 		t.Errorf("got %+v", s[0].Verified)
 	}
 	if v := verificationsOf(e, d.ID); len(v.Results) != 0 {

@@ -93,7 +93,7 @@ type healthReporter interface {
 
 // scheduleReporter returns the schedules of snapshots and backups. Only control implements it.
 type scheduleReporter interface {
-	Schedules() ([]housekeeping.Schedule, []housekeeping.BackupSchedule)
+	Schedules(context.Context) ([]housekeeping.Schedule, []housekeeping.BackupSchedule, error)
 }
 
 // collectTime bounds the collection. Prometheus waits 10 s for an answer by default.
@@ -107,7 +107,7 @@ func NewMetrics(o MetricsOptions) http.Handler {
 		o.Recorder = NewRecorder()
 	}
 	r := prometheus.NewRegistry()
-	o.Recorder.register(r)
+	r.MustRegister(o.Recorder.operations, o.Recorder.calls, o.Recorder.requests, o.Recorder.control, o.Recorder.stores)
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(&collector{o, r}, promhttp.HandlerOpts{
 		MaxRequestsInFlight: 2, Timeout: 2 * collectTime, ErrorHandling: promhttp.ContinueOnError, Registry: r,
@@ -127,7 +127,7 @@ type collector struct {
 func (c *collector) Gather() ([]*dto.MetricFamily, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), collectTime)
 	defer cancel()
-	s := newSamples(c.HideVolumes)
+	s := &samples{hideVolumes: c.HideVolumes, of: map[*Family]*series{}}
 	var health api.ClusterHealth
 	var healthErr error
 	var wg sync.WaitGroup // if Consul has no leader, each part may wait until ctx ends
@@ -228,7 +228,8 @@ func (c *collector) decisions(ctx context.Context, s *samples) error {
 		errs = append(errs, err)
 	}
 	if r, ok := c.Source.(scheduleReporter); ok {
-		snapshots, backups := r.Schedules()
+		snapshots, backups, err := r.Schedules(ctx)
+		errs = append(errs, err)
 		for _, schedule := range snapshots {
 			s.set(snapshotAge, schedule.Age.Seconds(), schedule.Volume)
 			s.set(snapshotOverdue, schedule.Overdue.Seconds(), schedule.Volume)

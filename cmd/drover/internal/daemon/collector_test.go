@@ -290,11 +290,12 @@ func (m many) VolumeIO(context.Context) (list []api.VolumeIO, err error) {
 	return list, nil
 }
 
-func (m many) Schedules() (snapshots []housekeeping.Schedule, backups []housekeeping.BackupSchedule) {
+func (m many) Schedules(context.Context) (snapshots []housekeeping.Schedule, backups []housekeeping.BackupSchedule,
+	err error) {
 	for i := range m.number {
 		snapshots = append(snapshots, housekeeping.Schedule{Volume: fmt.Sprintf("volume-%05d", i), Age: time.Hour})
 	}
-	return snapshots, nil
+	return snapshots, nil, nil
 }
 
 func (m many) SupersededVolumes() []string { return nil }
