@@ -71,12 +71,8 @@ func newEventsCmd(a *cli.App) *cobra.Command {
 	f.StringVar(&q.until, "until", "", "end at a `TIME`, as for --since")
 	f.Int64VarP(&q.tail, "tail", "n", -1, "print only the last `N` of the past events")
 	cli.CompleteFilter(cmd, eventColumns(a), false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		selected, err := q.selector(a, cmd)
-		if err != nil {
-			return err
-		}
-		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -105,7 +101,7 @@ func newEventsCmd(a *cli.App) *cobra.Command {
 				"(drover operation ls shows older operations)"))
 		}
 		return err
-	}
+	})
 	return cmd
 }
 

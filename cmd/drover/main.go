@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	moby "github.com/moby/moby/client"
 
 	"github.com/droverhq/drover/backends/verify"
 	"github.com/droverhq/drover/cmd/drover/internal/cli"
@@ -126,29 +127,24 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func containerNames(ctx context.Context) (map[string]string, error) {
+// withEngine asks the container engine of this host.
+func withEngine[T any](ask func(*moby.Client) (T, error)) (answer T, err error) {
 	c, err := engine.Open()
 	if err != nil {
-		return nil, err
+		return answer, err
 	}
 	defer c.Close()
-	return engine.Names(ctx, c)
+	return ask(c)
+}
+
+func containerNames(ctx context.Context) (map[string]string, error) {
+	return withEngine(func(c *moby.Client) (map[string]string, error) { return engine.Names(ctx, c) })
 }
 
 func engineVersion(ctx context.Context) (string, error) {
-	c, err := engine.Open()
-	if err != nil {
-		return "", err
-	}
-	defer c.Close()
-	return engine.Version(ctx, c)
+	return withEngine(func(c *moby.Client) (string, error) { return engine.Version(ctx, c) })
 }
 
 func dockerPath(ctx context.Context, volume string, live bool) (string, error) {
-	c, err := engine.Open()
-	if err != nil {
-		return "", err
-	}
-	defer c.Close()
-	return engine.Path(ctx, c, volume, live)
+	return withEngine(func(c *moby.Client) (string, error) { return engine.Path(ctx, c, volume, live) })
 }

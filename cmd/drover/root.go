@@ -68,7 +68,14 @@ that needs attention, 2 wrong usage. See drover.yaml(5) and profiles.yaml(5).`,
 	root.SetHelpCommand(newHelpCmd())
 	root.SetVersionTemplate("{{.DisplayName}} {{.Version}}\n")
 	root.SetFlagErrorFunc(cli.FlagError)
-	serverFlags(a, root)
+	root.PersistentFlags().StringVar(&a.Endpoint, "api", "",
+		"`ADDRESS` of the API (or DROVER_API; default "+cli.DefaultEndpoint+")")
+	root.PersistentFlags().StringVar(&a.Files.Cert, "cert", "",
+		"`FILE` with the client certificate for https (or DROVER_CERT)")
+	root.PersistentFlags().StringVar(&a.Files.Key, "key", "",
+		"`FILE` with the key of the client certificate (or DROVER_KEY)")
+	root.PersistentFlags().StringVar(&a.Files.CA, "ca", "",
+		"`FILE` with the certificates of the cluster's authority (or DROVER_CA)")
 	root.CompletionOptions.DisableDefaultCmd = true
 	cli.CompleteFlags(a, root)
 	return root
@@ -124,18 +131,6 @@ func isSingleHost(ctx context.Context, a *cli.App) bool {
 	}
 	v, err := c.Version(ctx)
 	return err == nil && v.Store == "bolt"
-}
-
-// serverFlags adds the flags of all commands that say how the server is reached.
-func serverFlags(a *cli.App, root *cobra.Command) {
-	root.PersistentFlags().StringVar(&a.Endpoint, "api", "",
-		"`ADDRESS` of the API (or DROVER_API; default "+cli.DefaultEndpoint+")")
-	root.PersistentFlags().StringVar(&a.Files.Cert, "cert", "",
-		"`FILE` with the client certificate for https (or DROVER_CERT)")
-	root.PersistentFlags().StringVar(&a.Files.Key, "key", "",
-		"`FILE` with the key of the client certificate (or DROVER_KEY)")
-	root.PersistentFlags().StringVar(&a.Files.CA, "ca", "",
-		"`FILE` with the certificates of the cluster's authority (or DROVER_CA)")
 }
 
 func newHelpCmd() *cobra.Command {

@@ -69,17 +69,13 @@ func fetch(ctx context.Context, c cli.Remote, repository, volume string) (list [
 func byAge(now time.Time, list []api.VolumeBackup) []api.VolumeBackup {
 	var future, past []api.VolumeBackup
 	for _, b := range list {
-		if isFuture(now, b) {
+		if b.Taken.After(now.Add(dataset.MaxClockSkew)) {
 			future = append(future, b)
 		} else {
 			past = append(past, b)
 		}
 	}
 	return append(future, past...)
-}
-
-func isFuture(now time.Time, b api.VolumeBackup) bool {
-	return b.Taken.After(now.Add(dataset.MaxClockSkew))
 }
 
 // noteFuture prints that a backup with a time in the future is not used as the newest.
@@ -428,12 +424,5 @@ func (s source) existsError(h dataset.History, existing api.Volume, v dataset.Pu
 	}
 	return dataset.Errorf(dataset.ErrExists, "volume %s exists, and a pull never changes an existing volume: "+
 		"it continues %s, and lacks version %s. In all, it lacks %s of %s (pull that version as another volume: "+
-		"drover pull %s --as NEW)", existing.Volume, ours, v.Describe(), counted(lacks), s, from)
-}
-
-func counted(n int) string {
-	if n == 1 {
-		return "1 version"
-	}
-	return fmt.Sprintf("%d versions", n)
+		"drover pull %s --as NEW)", existing.Volume, ours, v.Describe(), cli.Count(lacks, "version"), s, from)
 }

@@ -311,17 +311,13 @@ the setting, only a single host stores its records.`,
 	}
 	settingFlags(cmd)
 	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		n := api.NewRepository{}
 		if err := parseSettings(cmd, &n); err != nil {
 			return err
 		}
 		if n.MaxUpload == nil && n.MaxRead == nil && n.StoreRecords == nil {
 			return cli.UsageError(cmd, "missing flag: --max-upload SIZE, --max-read SIZE or --store-records")
-		}
-		c, err := a.Connect()
-		if err != nil {
-			return err
 		}
 		known, err := c.Repository(cmd.Context(), args[0])
 		if err != nil {
@@ -337,7 +333,7 @@ the setting, only a single host stores its records.`,
 			return cli.JSON(a.Out, changed)
 		}
 		return printChanged(a, changed, n.MaxUpload != nil, n.MaxRead != nil, n.StoreRecords != nil)
-	}
+	})
 	return cmd
 }
 
@@ -383,7 +379,7 @@ repository meanwhile. A host runs at most two checks at a time.`,
 	var percent string
 	cmd.Flags().StringVar(&percent, "read-data", "", "also read `PERCENT` of the data")
 	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		req := api.RepositoryCheck{Name: args[0]}
 		if cmd.Flags().Changed("read-data") {
 			n, err := strconv.Atoi(strings.TrimSuffix(percent, "%"))
@@ -392,10 +388,6 @@ repository meanwhile. A host runs at most two checks at a time.`,
 					dataset.Clip(percent))
 			}
 			req.ReadDataPercent = n
-		}
-		c, err := a.Connect()
-		if err != nil {
-			return err
 		}
 		state, err := c.CheckRepository(cmd.Context(), req)
 		switch {
@@ -408,7 +400,7 @@ repository meanwhile. A host runs at most two checks at a time.`,
 				req.Name, idOf(state), req.ReadDataPercent)
 		}
 		return a.PrintLine("repository %s (%s): no data is missing", req.Name, idOf(state))
-	}
+	})
 	return cmd
 }
 

@@ -52,13 +52,9 @@ not apply to the new volume: no snapshots and backups of it are made, unless
 	repository := cmd.Flags().String("repository", "", "look only in the `REPOSITORY`")
 	keep := cli.KeepSchedulesFlag(cmd)
 	profileSize := cmd.Flags().Bool("profile-size", false, "give the new volume the size of its profile")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		if _, help := opts["help"]; help {
 			return cli.UsageError(cmd, "drover volume create -o help lists the options")
-		}
-		c, err := a.Connect()
-		if err != nil {
-			return err
 		}
 		ctx := cmd.Context()
 		b, err := findForRestore(ctx, a, c, *repository, args[0])
@@ -86,7 +82,7 @@ not apply to the new volume: no snapshots and backups of it are made, unless
 			return d.ID, fmt.Sprintf("restored volume %s from backup %s: dataset %s, profile %s", d.Volume, short(b.ID),
 				d.ID, d.Profile.Name)
 		})
-	}
+	})
 	return cmd
 }
 

@@ -82,26 +82,22 @@ type App struct {
 	Endpoint string    // --api
 	Files    pki.Files // --cert, --key, --ca
 
-	outdated atomic.Bool              // the server answered without control
-	pair     atomic.Pointer[pki.Pair] // the certificate that the client presents; nil without one
+	// Outdated is true if the server has answered from the records of its host, because control is unreachable. Such an
+	// answer can be old, and lacks the volumes of other hosts. A command that asks the server repeatedly resets it
+	// before each round.
+	Outdated atomic.Bool
+
+	pair atomic.Pointer[pki.Pair] // the certificate that the client presents; nil without one
 }
 
 // noteKnownAt prints that control is unreachable, and that the answer is from the records that the server's host had at
-// the given time. It prints this once, until ForgetOutdated is called.
+// the given time. It prints this once, until Outdated is reset.
 func (a *App) noteKnownAt(at time.Time) {
-	if !a.outdated.Swap(true) {
+	if !a.Outdated.Swap(true) {
 		_, _ = fmt.Fprintf(a.ErrOut, "drover: control is unreachable: this is from the records of this host, %s, "+
 			"without other hosts (drover doctor says why)\n", Ago(a.Now(), at))
 	}
 }
-
-// Outdated reports whether the server has answered from the records of its host, because control is unreachable. Such
-// an answer can be old, and lacks the volumes of other hosts.
-func (a *App) Outdated() bool { return a.outdated.Load() }
-
-// ForgetOutdated makes Outdated return false again. A command that asks the server repeatedly calls it before each
-// round.
-func (a *App) ForgetOutdated() { a.outdated.Store(false) }
 
 // Address returns the address of the API: --api, else DROVER_API, else DefaultEndpoint.
 func (a *App) Address() string {
@@ -315,10 +311,11 @@ func (a *App) withAgent(server Remote) Remote {
 	return onHost{server, func() (Remote, error) { return a.Dial(address) }}
 }
 
-// askAgent returns the answer of the agent of this host if the server has refused a request because it is control. If
-// the agent cannot be reached, or belongs to another cluster, it returns the answer of the server: the repositories of
-// two clusters can have the same name.
-func askAgent[T any](ctx context.Context, o onHost, answer T, err error, ask func(Remote) (T, error)) (T, error) {
+// askAgent sends a request to the server. If the server refuses it because it is control, askAgent returns the answer
+// of the agent of this host. If the agent cannot be reached, or belongs to another cluster, it returns the answer of
+// the server: the repositories of two clusters can have the same name.
+func askAgent[T any](ctx context.Context, o onHost, ask func(Remote) (T, error)) (T, error) {
+	answer, err := ask(o.Remote)
 	if err == nil || !strings.Contains(err.Error(), api.OnlyOnHost) {
 		return answer, err
 	}
@@ -342,37 +339,23 @@ func isSameCluster(ctx context.Context, a, b Remote) bool {
 }
 
 func (o onHost) CheckRepository(ctx context.Context, c api.RepositoryCheck) (api.RepositoryState, error) {
-	state, err := o.Remote.CheckRepository(ctx, c)
-	return askAgent(ctx, o, state, err, func(r Remote) (api.RepositoryState, error) {
-		return r.CheckRepository(ctx, c)
-	})
+	return askAgent(ctx, o, func(r Remote) (api.RepositoryState, error) { return r.CheckRepository(ctx, c) })
 }
 
 func (o onHost) VolumeBackups(ctx context.Context, repository, volume string) (api.BackupList, error) {
-	list, err := o.Remote.VolumeBackups(ctx, repository, volume)
-	return askAgent(ctx, o, list, err, func(r Remote) (api.BackupList, error) {
-		return r.VolumeBackups(ctx, repository, volume)
-	})
+	return askAgent(ctx, o, func(r Remote) (api.BackupList, error) { return r.VolumeBackups(ctx, repository, volume) })
 }
 
 func (o onHost) VolumeBackup(ctx context.Context, repository, id string) (api.VolumeBackup, error) {
-	b, err := o.Remote.VolumeBackup(ctx, repository, id)
-	return askAgent(ctx, o, b, err, func(r Remote) (api.VolumeBackup, error) {
-		return r.VolumeBackup(ctx, repository, id)
-	})
+	return askAgent(ctx, o, func(r Remote) (api.VolumeBackup, error) { return r.VolumeBackup(ctx, repository, id) })
 }
 
 func (o onHost) RemoveBackup(ctx context.Context, repository, id string) error {
-	failed := o.Remote.RemoveBackup(ctx, repository, id)
-	_, err := askAgent(ctx, o, struct{}{}, failed, func(r Remote) (struct{}, error) {
-		return struct{}{}, r.RemoveBackup(ctx, repository, id)
-	})
+	_, err := askAgent(ctx, o, func(r Remote) (any, error) { return nil, r.RemoveBackup(ctx, repository, id) })
 	return err
 }
 
 func (o onHost) PruneRepository(ctx context.Context, repository string) error {
-	_, err := askAgent(ctx, o, struct{}{}, o.Remote.PruneRepository(ctx, repository), func(r Remote) (struct{}, error) {
-		return struct{}{}, r.PruneRepository(ctx, repository)
-	})
+	_, err := askAgent(ctx, o, func(r Remote) (any, error) { return nil, r.PruneRepository(ctx, repository) })
 	return err
 }

@@ -133,7 +133,7 @@ func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m Meter)
 		case err != nil:
 			return op, fmt.Errorf("cannot watch operation %s, which continues: %w", op.ID, err)
 		}
-		if op, failures = next, 0; op.State.Final() || isPendingPurge(op) {
+		if op, failures = next, 0; op.State.Final() || IsPendingPurge(op) {
 			break
 		}
 		p := op.Progress
@@ -144,15 +144,15 @@ func (a *App) Wait(ctx context.Context, c Remote, op dataset.Operation, m Meter)
 			m.Update(p)
 		}
 	}
-	if isPendingPurge(op) {
+	if IsPendingPurge(op) {
 		return op, nil
 	}
 	return op, OperationError(op)
 }
 
-// isPendingPurge reports whether a purge waits for its pool. Commands do not wait for such a purge: the dataset is
+// IsPendingPurge reports whether a purge waits for its pool. Commands do not wait for such a purge: the dataset is
 // condemned, and the node destroys it when the pool is online again.
-func isPendingPurge(op dataset.Operation) bool {
+func IsPendingPurge(op dataset.Operation) bool {
 	return op.Kind == dataset.OpPurge && !op.State.Final() && op.Progress.Waiting
 }
 

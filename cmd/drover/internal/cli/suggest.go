@@ -101,7 +101,9 @@ func (s suggester) Submit(ctx context.Context, req api.Request) (api.Outcome, er
 	case dataset.OpClone:
 		err = s.suggest(ctx, err, req.Options["from"], s.volumes)
 	case dataset.OpPurge, dataset.OpUndelete:
-		err = s.suggest(ctx, err, req.Volume, s.trash)
+		err = s.suggest(ctx, err, req.Volume, func(ctx context.Context) ([]string, error) {
+			return volumeNames(ctx, s.Remote.Trash)
+		})
 	default:
 		if req.Volume == "" {
 			err = s.explainVolume(ctx, err, req.Snapshot)
@@ -151,10 +153,6 @@ func (s suggester) suggest(
 
 func (s suggester) volumes(ctx context.Context) ([]string, error) {
 	return volumeNames(ctx, s.Remote.Volumes)
-}
-
-func (s suggester) trash(ctx context.Context) ([]string, error) {
-	return volumeNames(ctx, s.Remote.Trash)
 }
 
 func volumeNames(

@@ -249,7 +249,14 @@ func (o Options) checkFolders() error {
 	case !filepath.IsAbs(o.Run):
 		return relative("run", o.Run)
 	case o.Metrics != "":
-		return checkLoopback(o.Metrics)
+		// The answers are not encrypted, so other hosts must not reach the address.
+		host, port, err := net.SplitHostPort(o.Metrics)
+		ip := net.ParseIP(host)
+		_, perr := strconv.ParseUint(port, 10, 16)
+		if err != nil || perr != nil || ip == nil || !ip.IsLoopback() {
+			return dataset.Errorf(dataset.ErrInvalid,
+				"--metrics-listen %q: expected a loopback address and a port, such as 127.0.0.1:9469", o.Metrics)
+		}
 	}
 	return nil
 }
@@ -261,18 +268,6 @@ func relative(flag, path string) error {
 func (o Options) apiSocket() string     { return filepath.Join(o.Run, "drover.sock") }
 func (o Options) controlSocket() string { return filepath.Join(o.Run, "control.sock") }
 func (o Options) pluginSocket() string  { return filepath.Join(o.PluginDir, o.Driver+".sock") }
-
-// checkLoopback accepts only a TCP address that other hosts cannot reach, because its answers are not encrypted.
-func checkLoopback(address string) error {
-	host, port, err := net.SplitHostPort(address)
-	ip := net.ParseIP(host)
-	_, perr := strconv.ParseUint(port, 10, 16)
-	if err != nil || perr != nil || ip == nil || !ip.IsLoopback() {
-		return dataset.Errorf(dataset.ErrInvalid,
-			"--metrics-listen %q: expected a loopback address and a port, such as 127.0.0.1:9469", address)
-	}
-	return nil
-}
 
 const (
 	// lookEvery is the time between two looks at the file.

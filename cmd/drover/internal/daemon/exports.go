@@ -71,10 +71,6 @@ const (
 // fileName is the name of the file in an export.
 const fileName = "records.jsonl"
 
-// retention says which exports of a cluster are kept. Exports that are not older than a day or so show the latest
-// changes, and one of each day shows what was changed by mistake.
-func retention() dataset.Keep { return dataset.Keep{Hourly: 24, Daily: 30} }
-
 // removeAtOnce is how many exports are removed together. restic has the repository for itself during a removal, so that
 // a backup which begins meanwhile fails. Hence a removal is made about once a day, and not after each export.
 const removeAtOnce = 24
@@ -135,7 +131,9 @@ func expired(list []restic.Backup, now time.Time) (ids []string) {
 	for i, b := range list {
 		times[i] = b.Time
 	}
-	for i, kept := range retention().Retained(times, time.UTC) {
+	// Exports that are not older than a day or so show the latest changes, and one of each day shows what was changed
+	// by mistake.
+	for i, kept := range (dataset.Keep{Hourly: 24, Daily: 30}).Retained(times, time.UTC) {
 		if !kept {
 			ids = append(ids, list[i].ID)
 		}

@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
@@ -269,7 +270,12 @@ func (p *process) agent(ctx context.Context, controlAPI api.Service, identity uu
 		Engine: engine.Engine, Timing: p.AgentTiming, Checks: checks, OperationEnded: p.recorder.Operation,
 	}
 	if credentials != nil {
-		peers := peerTransport(credentials)
+		// Each transfer has a connection with HTTP/1, because the windows of HTTP/2 are too small for connections with
+		// a long delay.
+		peers := &http.Transport{
+			TLSClientConfig: credentials.Client(pki.Node), TLSHandshakeTimeout: 10 * time.Second,
+			IdleConnTimeout: time.Minute, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		}
 		p.addCloser(func() error { peers.CloseIdleConnections(); return nil })
 		cfg.PeerHTTP, cfg.PeerID = peers, peerID(credentials)
 		// Only a host of a cluster needs the guard: on a single host, no other host can take over.

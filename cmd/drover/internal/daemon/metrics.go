@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"math"
 	"slices"
 
 	dto "github.com/prometheus/client_model/go"
@@ -24,25 +25,18 @@ type sample struct {
 	value  float64
 }
 
-func newSamples(hideVolumes bool) *samples {
-	return &samples{hideVolumes: hideVolumes, of: map[*Family]*series{}}
-}
-
 // set sets a sample. values are those of the labels of the family, in their order. The caller must not change them
 // later, and can pass the same slice for several families. If a sample is set several times, the largest value stays.
-func (s *samples) set(f *Family, value float64, values ...string) { s.add(f, value, values, larger) }
+func (s *samples) set(f *Family, value float64, values ...string) { s.add(f, value, values, math.Max) }
 
 // setLow is like set for a family whose lower values are worse: the smallest value stays. A family is always set with
 // the same one of the two functions.
 func (s *samples) setLow(f *Family, value float64, values ...string) {
-	s.add(f, value, values, smaller)
+	s.add(f, value, values, math.Min)
 }
 
-func larger(a, b float64) float64  { return max(a, b) }
-func smaller(a, b float64) float64 { return min(a, b) }
-
 func (s *samples) add(f *Family, value float64, values []string, worse func(a, b float64) float64) {
-	if s.hideVolumes && f.perVolume() {
+	if s.hideVolumes && slices.Contains(f.labels, "volume") {
 		return
 	}
 	all := s.of[f]
@@ -56,24 +50,19 @@ func (s *samples) add(f *Family, value float64, values []string, worse func(a, b
 // families returns the samples in the form in which Prometheus' library exposes them.
 func (s *samples) families() (out []*dto.MetricFamily) {
 	for f, all := range s.of {
-		all.sort()
+		slices.SortFunc(all.list, func(a, b sample) int { return slices.Compare(a.values, b.values) })
+		kept := all.list[:0] // the worse one of two with the same labels
+		for _, next := range all.list {
+			if n := len(kept); n > 0 && slices.Equal(kept[n-1].values, next.values) {
+				kept[n-1].value = all.worse(kept[n-1].value, next.value)
+				continue
+			}
+			kept = append(kept, next)
+		}
+		all.list = kept
 		out = append(out, all.family(f))
 	}
 	return out
-}
-
-// sort sorts the samples by their label values, and keeps the worse one of two with the same label values.
-func (s *series) sort() {
-	slices.SortFunc(s.list, func(a, b sample) int { return slices.Compare(a.values, b.values) })
-	kept := s.list[:0]
-	for _, next := range s.list {
-		if n := len(kept); n > 0 && slices.Equal(kept[n-1].values, next.values) {
-			kept[n-1].value = s.worse(kept[n-1].value, next.value)
-			continue
-		}
-		kept = append(kept, next)
-	}
-	s.list = kept
 }
 
 // family makes all samples of a family in a few allocations.
@@ -137,9 +126,6 @@ type Family struct {
 
 // Name returns the name of the metric.
 func (f *Family) Name() string { return f.name }
-
-// perVolume reports whether the family has series for each volume, which the key metrics of drover.yaml switches off.
-func (f *Family) perVolume() bool { return slices.Contains(f.labels, "volume") }
 
 // catalog lists all families that were declared.
 var catalog []*Family

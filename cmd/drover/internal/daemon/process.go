@@ -208,23 +208,19 @@ const (
 	toConsul = "consul (tags and metadata of the agents' services)"
 )
 
-// tune sets GOMAXPROCS and GOGC for work that mostly waits for disks, unless the user has set them. By default, Go runs
-// one goroutine for each CPU. While one waits in a flush, others that are ready must wait too. With two CPUs and 64
-// concurrent creates, this would reduce the number of creates a second by a tenth to a fifth. Garbage is collected half
-// as often as by default, which saves another twentieth, and the heap is still small.
-func tune(getenv func(string) string) {
-	if getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(max(4, 2*runtime.NumCPU()))
-	}
-	if getenv("GOGC") == "" {
-		debug.SetGCPercent(200)
-	}
-}
-
 // runProcess reads the settings of a process and runs it until a signal ends it.
 func runProcess(ctx context.Context, a *cli.App, f Flags,
 	process func(context.Context, Options) error) error {
-	tune(a.Getenv)
+	// The work mostly waits for disks. By default, Go runs one goroutine for each CPU. While one waits in a flush,
+	// others that are ready must wait too: with two CPUs and 64 concurrent creates, that would cost a tenth to a fifth
+	// of the creates a second. Garbage is collected half as often as by default, which saves another twentieth, and the
+	// heap is still small.
+	if a.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(4, 2*runtime.NumCPU()))
+	}
+	if a.Getenv("GOGC") == "" {
+		debug.SetGCPercent(200)
+	}
 	log, err := NewLogger(f.Level, f.logFormat, a.Getenv)
 	if err != nil {
 		return err
@@ -406,7 +402,7 @@ func boundMemory(ctx context.Context, c clock.Clock, volumes func() int, release
 	var q quietness
 	for {
 		if volumes != nil && os.Getenv("GOMEMLIMIT") == "" {
-			debug.SetMemoryLimit(memoryLimit(volumes()))
+			debug.SetMemoryLimit(memoryBase + int64(volumes())*memoryOfVolume)
 		}
 		if q.becomesQuiet(allocatedBytes(), c.Steady()) {
 			release()
@@ -418,9 +414,6 @@ func boundMemory(ctx context.Context, c clock.Clock, volumes func() int, release
 		}
 	}
 }
-
-// memoryLimit returns the limit in bytes for a host with so many volumes.
-func memoryLimit(volumes int) int64 { return memoryBase + int64(volumes)*memoryOfVolume }
 
 // allocatedBytes returns how many bytes the program has allocated since its start.
 func allocatedBytes() uint64 {

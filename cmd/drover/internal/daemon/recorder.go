@@ -111,11 +111,6 @@ func outcome(err error) string {
 	return "failed"
 }
 
-// register adds the histograms. A histogram without observations is not exposed.
-func (r *Recorder) register(to *prometheus.Registry) {
-	to.MustRegister(r.operations, r.calls, r.requests, r.control, r.stores)
-}
-
 // snapshotFailures returns how many snapshots of a volume failed.
 func (r *Recorder) snapshotFailures(volume string) int {
 	r.mu.Lock()

@@ -292,15 +292,6 @@ func expiryOf(c *pki.Credentials) func() time.Time {
 	return func() time.Time { return c.Pair().Chain[0].NotAfter }
 }
 
-// peerTransport connects to the agents of other nodes. Each transfer has a connection with HTTP/1, because the windows
-// of HTTP/2 are too small for connections with a long delay.
-func peerTransport(c *pki.Credentials) *http.Transport {
-	return &http.Transport{
-		TLSClientConfig: c.Client(pki.Node), TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: time.Minute,
-		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-	}
-}
-
 // peerID returns the node that sent a request. It verifies the certificate again, because it may have expired or been
 // revoked since the handshake.
 func peerID(c *pki.Credentials) func(*http.Request) (uuid.UUID, error) {

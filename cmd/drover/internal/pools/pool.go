@@ -50,7 +50,7 @@ devices, which must be empty, and Drover mounts it; --path is optional then.`,
 		"an empty block `DEVICE` of the server's host; repeatable")
 	cmd.Flags().Float64Var(&p.Overcommit, "overcommit", 0,
 		"refuse volumes whose sizes exceed the pool `RATIO` times")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		switch {
 		case p.Backend == "" || p.Path == "" && len(p.Devices) == 0:
 			return cli.UsageError(cmd, "missing flags: --backend KIND and --path PATH, or --backend KIND and "+
@@ -77,10 +77,6 @@ devices, which must be empty, and Drover mounts it; --path is optional then.`,
 				return err
 			}
 		}
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
 		pool, err := c.CreatePool(cmd.Context(), p)
 		if err != nil {
 			return err
@@ -93,7 +89,7 @@ devices, which must be empty, and Drover mounts it; --path is optional then.`,
 			return err
 		}
 		return a.PrintLine("%s", pool.Note)
-	}
+	})
 	return cmd
 }
 
@@ -111,12 +107,8 @@ for each volume.`,
 	}
 	o := cli.OutputFlags(cmd, false)
 	cli.DryRunFlag(cmd, o)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		path, err := a.HostPath(args[0])
-		if err != nil {
-			return err
-		}
-		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -139,7 +131,7 @@ for each volume.`,
 			return err
 		}
 		return RebuiltTable(rebuilt).Write(a.Out)
-	}
+	})
 	return cmd
 }
 
@@ -219,15 +211,11 @@ refused. Existing volumes stay as they are.`,
 	var p api.PoolPolicy
 	cmd.Flags().Float64Var(&p.Overcommit, "overcommit", 0, "the highest `RATIO`; 0 for no limit")
 	o := cli.OutputFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		if !cmd.Flags().Changed("overcommit") {
 			return cli.UsageError(cmd, "missing flag: --overcommit RATIO")
 		}
 		if err := dataset.CheckOvercommit(p.Overcommit); err != nil {
-			return err
-		}
-		c, err := a.Connect()
-		if err != nil {
 			return err
 		}
 		changed, err := c.SetPool(cmd.Context(), args[0], p)
@@ -240,7 +228,7 @@ refused. Existing volumes stay as they are.`,
 			return a.PrintLine("pool %s has no limit for overcommit", changed.Name)
 		}
 		return a.PrintLine("pool %s allows an overcommit of %s", changed.Name, dataset.FormatRatio(p.Overcommit))
-	}
+	})
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -182,7 +183,7 @@ func profileForm(p dataset.Profile) *cli.Form {
 	f.Add("Revision", p.Revision)
 	f.Add("Description", p.Description)
 	f.Add("Size", cli.ExactSize(p.Size))
-	f.Add("Warn at", fmt.Sprintf("%d%%", p.WarnPercent()))
+	f.Add("Warn at", fmt.Sprintf("%d%%", cmp.Or(p.WarnAt, dataset.DefaultWarnAt)))
 	f.Add("Storage", storage(p))
 	f.Add("Filesystem", strings.TrimSpace(p.Filesystem.Type+" "+strings.Join(p.Filesystem.Mount, ",")))
 	f.Add("Snapshots", snapshotLines(p.Snapshots)...)

@@ -144,7 +144,8 @@ func (b *bundle) write(ctx context.Context, w io.Writer, run RunCommand, host Ho
 		}
 		content, err := redactPart(part.file, content)
 		if reason = errors.Join(reason, err); reason != nil {
-			b.problems = append(b.problems, newProblem(part.file, reason))
+			b.problems = append(b.problems, problem{part.file,
+				cli.Clean(string(Redact([]byte(strings.ReplaceAll(reason.Error(), "\n", "; ")))))})
 		}
 		if err := b.add(part.file, content); err != nil {
 			return err
@@ -164,10 +165,6 @@ func (b *bundle) write(ctx context.Context, w io.Writer, run RunCommand, host Ho
 
 // A problem says why a part is missing or incomplete, in one line without secrets.
 type problem struct{ file, reason string }
-
-func newProblem(file string, err error) problem {
-	return problem{file, cli.Clean(string(Redact([]byte(strings.ReplaceAll(err.Error(), "\n", "; ")))))}
-}
 
 // print prints the problems. Parts with the same reason share a line: all commands fail alike if no server answers.
 func (b *bundle) print(w io.Writer) {

@@ -131,7 +131,7 @@ func assess(ctx context.Context, a *cli.App, c cli.Remote, verbose bool) Report 
 			known.Health = &health
 		}
 	}
-	known.VolumesUnknown = known.VolumesUnknown || a.Outdated()
+	known.VolumesUnknown = known.VolumesUnknown || a.Outdated.Load()
 	if !host.done && !knowsHost(known, a.Now()) {
 		host.make(ctx, c)
 	}
@@ -173,7 +173,7 @@ func fetchLists(ctx context.Context, a *cli.App, c cli.Remote) (known Cluster, f
 	known = Cluster{VolumesUnknown: true} // until they are read
 	var mu sync.Mutex                     // for known and failed
 	var all sync.WaitGroup
-	a.ForgetOutdated()
+	a.Outdated.Store(false)
 	fetch := func(get func() (keep func(), err error)) {
 		all.Go(func() {
 			keep, err := get()

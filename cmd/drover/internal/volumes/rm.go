@@ -52,25 +52,21 @@ admin. If the node returns later, it finds the volume in the trash.`,
 		"with --force: confirm that the unreachable home `NODE` is fenced and writes no more")
 	yes := cli.AddFlag(cmd)
 	cli.DryRunFlag(cmd, o)
-	describe := func(out api.Outcome) (uuid.UUID, string) { return describeDeleted(o, out) }
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := a.Connect()
-		if err != nil {
-			return err
-		}
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		asked, err := confirmDeletes(cmd.Context(), a, c, o, yes, req, args)
 		if err != nil {
 			return err
 		}
-		if len(args) == 1 {
-			if err := asked.refused[args[0]]; err != nil {
-				return notSnapshot(err, args[0])
+		submit := func(name string) (out api.Outcome, err error) {
+			if err = asked.refused[name]; err == nil {
+				req.Volume = asked.reference(name)
+				out, err = a.Submit(cmd.Context(), c, o, req)
 			}
-			req.Volume = asked.reference(args[0])
-			return notSnapshot(a.Change(cmd, o, req, describe), args[0])
+			return out, notSnapshot(err, name)
 		}
-		return deleteVolumes(cmd.Context(), a, c, o, args, req, asked)
-	}
+		describe := func(_ string, out api.Outcome) (uuid.UUID, string) { return describeDeleted(o, out) }
+		return submitEach(cmd.Context(), a, o, len(args) > 1, args, "volumes were not deleted", submit, describe)
+	})
 	return cmd
 }
 
@@ -149,45 +145,6 @@ func Destroyed(v api.Volume) string {
 		nodes = append(nodes, k.NodeName)
 	}
 	return lost + "; its copies on other nodes are destroyed, too: " + strings.Join(nodes, ", ")
-}
-
-// deleteVolumes deletes volumes one after the other. If a volume cannot be deleted, it continues with the next one.
-// After an interrupt it stops.
-func deleteVolumes(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, names []string, req api.Request,
-	asked answers) error {
-	var outs []api.Outcome
-	failed := 0
-	for _, name := range names {
-		req.Volume = asked.reference(name)
-		out, err := api.Outcome{}, asked.refused[name]
-		if err == nil {
-			out, err = a.Submit(ctx, c, o, req)
-		}
-		if errors.Is(err, dataset.ErrCancelled) {
-			return a.ReportInterrupt(o, outs, out, err)
-		}
-		if err != nil {
-			failed++
-			a.PrintError(ctx, notSnapshot(err, name))
-			continue
-		}
-		if outs = append(outs, out); o.JSON() {
-			continue
-		}
-		describe := func(out api.Outcome) (uuid.UUID, string) { return describeDeleted(o, out) }
-		if err := a.Report(o, out, describe); err != nil {
-			return err
-		}
-	}
-	if o.JSON() {
-		if err := cli.JSONList(a.Out, outs); err != nil {
-			return err
-		}
-	}
-	if failed > 0 {
-		return fmt.Errorf("%d of %d volumes were not deleted", failed, len(names))
-	}
-	return nil
 }
 
 // notSnapshot adds to the error about a name such as db@first the command that deletes a snapshot. Otherwise a user who

@@ -67,7 +67,7 @@ are. -o json prints a list then.`,
 			reqs = append(reqs, req)
 		}
 		describe := func(_ api.Request, out api.Outcome) (uuid.UUID, string) { return describeSnapshot(out) }
-		return submitEach(cmd.Context(), a, c, o, reqs, "taken", describe)
+		return submitSnapshots(cmd.Context(), a, c, o, reqs, "taken", describe)
 	})
 	return cmd
 }
@@ -244,12 +244,8 @@ volume, its name.`,
 	}
 	o := cli.OutputFlags(cmd, false)
 	volume := volumeFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		volume, id, err := snapshotArgs(cmd, *volume, args)
-		if err != nil {
-			return err
-		}
-		c, err := a.Connect()
 		if err != nil {
 			return err
 		}
@@ -262,7 +258,7 @@ volume, its name.`,
 			why := m.measure(cmd.Context(), c)
 			return snapshotForm(a, m, why)
 		})
-	}
+	})
 	return cmd
 }
 

@@ -64,8 +64,7 @@ given.`,
 		for _, r := range refs {
 			reqs = append(reqs, api.Request{Kind: dataset.OpSnapshotDelete, Volume: r.volume, Snapshot: r.snapshot})
 		}
-		return submitEach(cmd.Context(), a, c, o, reqs, "deleted", func(req api.Request, out api.Outcome) (uuid.UUID,
-			string) {
+		describe := func(req api.Request, out api.Outcome) (uuid.UUID, string) {
 			s := takenSnapshot(out)
 			s.Volume = cmp.Or(req.Volume, s.Volume) // a record has the name that the volume had at the snapshot
 			if o.DryRun {
@@ -73,7 +72,8 @@ given.`,
 					s.Volume, freedSpace(cmd.Context(), a, s.ID))
 			}
 			return s.ID, fmt.Sprintf("deleted snapshot %s of %s", side(s.ID.String(), s.Name), s.Volume)
-		})
+		}
+		return submitSnapshots(cmd.Context(), a, c, o, reqs, "deleted", describe)
 	})
 	return cmd
 }
@@ -263,7 +263,7 @@ func prune(cmd *cobra.Command, a *cli.App, c cli.Remote, o *cli.Output, yes *cli
 			return err
 		}
 	}
-	return submitEach(ctx, a, c, o, reqs, "deleted", func(_ api.Request, out api.Outcome) (uuid.UUID, string) {
+	return submitSnapshots(ctx, a, c, o, reqs, "deleted", func(_ api.Request, out api.Outcome) (uuid.UUID, string) {
 		s := takenSnapshot(out)
 		verb := "deleted"
 		if o.DryRun {
@@ -323,16 +323,17 @@ restore can be undone. VOLUME@SNAPSHOT is accepted as well.`,
 	return cmd
 }
 
-// submitEach sends requests about snapshots one after the other, and prints the outcome of each. If one of several
-// requests fails, it prints the error and continues with the next one. After an interrupt it stops. done says what the
-// requests do, for the error about those that failed, such as "deleted".
-func submitEach(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, reqs []api.Request, done string,
-	describe func(api.Request, api.Outcome) (uuid.UUID, string)) error {
+// submitEach submits a request for each item, one after the other, and prints the outcomes. Without several, it returns
+// the error of the only item. Otherwise, if a request fails, it prints the error and continues with the next item, and
+// -o json prints a list. After an interrupt it stops. failure says what is wrong with the items whose request failed,
+// such as "snapshots were not deleted".
+func submitEach[T any](ctx context.Context, a *cli.App, o *cli.Output, several bool, items []T, failure string,
+	submit func(T) (api.Outcome, error), describe func(T, api.Outcome) (uuid.UUID, string)) error {
 	var outs []api.Outcome
 	failed := 0
-	for _, req := range reqs {
-		out, err := a.Submit(ctx, c, o, req)
-		if err != nil && len(reqs) == 1 {
+	for _, item := range items {
+		out, err := submit(item)
+		if err != nil && !several {
 			return err
 		}
 		if errors.Is(err, dataset.ErrCancelled) {
@@ -343,21 +344,28 @@ func submitEach(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, re
 			a.PrintError(ctx, err)
 			continue
 		}
-		if outs = append(outs, out); o.JSON() && len(reqs) > 1 {
+		if outs = append(outs, out); o.JSON() && several {
 			continue
 		}
-		err = a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) { return describe(req, out) })
+		err = a.Report(o, out, func(out api.Outcome) (uuid.UUID, string) { return describe(item, out) })
 		if err != nil {
 			return err
 		}
 	}
-	if o.JSON() && len(reqs) > 1 {
+	if o.JSON() && several {
 		if err := cli.JSONList(a.Out, outs); err != nil {
 			return err
 		}
 	}
 	if failed > 0 {
-		return fmt.Errorf("%d of %d snapshots were not %s", failed, len(reqs), done)
+		return fmt.Errorf("%d of %d %s", failed, len(items), failure)
 	}
 	return nil
+}
+
+// submitSnapshots sends requests about snapshots: see submitEach.
+func submitSnapshots(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, reqs []api.Request, done string,
+	describe func(api.Request, api.Outcome) (uuid.UUID, string)) error {
+	submit := func(req api.Request) (api.Outcome, error) { return a.Submit(ctx, c, o, req) }
+	return submitEach(ctx, a, o, len(reqs) > 1, reqs, "snapshots were not "+done, submit, describe)
 }

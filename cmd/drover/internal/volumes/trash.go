@@ -153,16 +153,12 @@ cannot be purged, the others are. -o json prints a list for several.`,
 	cli.DryRunFlag(cmd, o)
 	var every bool
 	cmd.Flags().BoolVar(&every, "all", false, "purge everything in the trash")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		switch {
 		case every && len(args) > 0:
 			return cli.UsageError(cmd, "--all purges everything in the trash: use it without DATASET")
 		case !every && len(args) == 0:
 			return cli.UsageError(cmd, "missing argument for %s: DATASET or --all", cli.CommandName(cmd))
-		}
-		c, err := a.Connect()
-		if err != nil {
-			return err
 		}
 		trashed, err := cli.FetchAll(cmd.Context(), c.Trash)
 		if err != nil {
@@ -178,15 +174,8 @@ cannot be purged, the others are. -o json prints a list for several.`,
 		if err := confirmPurges(cmd.Context(), a, c, o, selected, yes); err != nil {
 			return err
 		}
-		if len(selected) > 1 {
-			return purgeEach(cmd.Context(), a, c, o, selected)
-		}
-		out, err := purgeOne(cmd.Context(), a, c, o, selected[0])
-		if err != nil {
-			return err
-		}
-		return a.Report(o, out, describePurged(o, selected[0]))
-	}
+		return purge(cmd.Context(), a, c, o, selected, len(selected) > 1)
+	})
 	return cmd
 }
 
@@ -258,34 +247,32 @@ func findInTrash(trashed []api.Volume, ref string) (api.Volume, error) {
 		func(v api.Volume) string { return v.Volume }, func(v api.Volume) uuid.UUID { return v.ID })
 }
 
-func purgeOne(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, v api.Volume) (api.Outcome, error) {
-	out, err := a.Submit(ctx, c, o, api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()})
-	if err != nil && isPending(out) {
-		return out, nil
+// purge purges datasets: see submitEach.
+func purge(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, trashed []api.Volume, several bool) error {
+	submit := func(v api.Volume) (api.Outcome, error) {
+		out, err := a.Submit(ctx, c, o, api.Request{Kind: dataset.OpPurge, Volume: v.ID.String()})
+		switch {
+		case err == nil || out.Operation != nil && cli.IsPendingPurge(*out.Operation):
+			return out, nil
+		case several && !errors.Is(err, dataset.ErrCancelled):
+			err = fmt.Errorf("dataset %s, formerly volume %s: %w", v.ID, v.Volume, err)
+		}
+		return out, err
 	}
-	return out, err
+	describe := func(v api.Volume, out api.Outcome) (uuid.UUID, string) { return describePurged(o, v, out) }
+	return submitEach(ctx, a, o, several, trashed, "datasets were not purged", submit, describe)
 }
 
-// isPending reports whether a purge waits until its pool is online. It is effective nevertheless: control condemned the
-// dataset when it recorded the operation.
-func isPending(out api.Outcome) bool {
-	op := out.Operation
-	return op != nil && !op.State.Final() && op.Progress.Waiting
-}
-
-func describePurged(o *cli.Output, v api.Volume) func(api.Outcome) (uuid.UUID, string) {
-	return func(out api.Outcome) (uuid.UUID, string) {
-		if o.DryRun {
-			return v.ID, fmt.Sprintf("would purge dataset %s, formerly volume %s: %s", v.ID, v.Volume,
-				Destroyed(v))
-		}
-		line := fmt.Sprintf("purged dataset %s, formerly volume %s", v.ID, v.Volume)
-		if isPending(out) {
-			line = fmt.Sprintf("dataset %s, formerly volume %s, is pending deletion: pool %s is offline, and the data "+
-				"is destroyed when it is online again (drover trash ls)", v.ID, v.Volume, v.PoolName)
-		}
-		return v.ID, line
+func describePurged(o *cli.Output, v api.Volume, out api.Outcome) (uuid.UUID, string) {
+	if o.DryRun {
+		return v.ID, fmt.Sprintf("would purge dataset %s, formerly volume %s: %s", v.ID, v.Volume, Destroyed(v))
 	}
+	line := fmt.Sprintf("purged dataset %s, formerly volume %s", v.ID, v.Volume)
+	if out.Operation != nil && cli.IsPendingPurge(*out.Operation) {
+		line = fmt.Sprintf("dataset %s, formerly volume %s, is pending deletion: pool %s is offline, and the data "+
+			"is destroyed when it is online again (drover trash ls)", v.ID, v.Volume, v.PoolName)
+	}
+	return v.ID, line
 }
 
 // purgeAllQuestion has one line for each dataset in the trash.
@@ -311,38 +298,5 @@ func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, tras
 			return err
 		}
 	}
-	return purgeEach(ctx, a, c, o, trashed)
-}
-
-// purgeEach purges datasets one after the other. If one of them cannot be purged, it continues with the next. After an
-// interrupt it stops.
-func purgeEach(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, trashed []api.Volume) error {
-	var outs []api.Outcome
-	failed := 0
-	for _, v := range trashed {
-		out, err := purgeOne(ctx, a, c, o, v)
-		if errors.Is(err, dataset.ErrCancelled) {
-			return a.ReportInterrupt(o, outs, out, err)
-		}
-		if err != nil {
-			failed++
-			a.PrintError(ctx, fmt.Errorf("dataset %s, formerly volume %s: %w", v.ID, v.Volume, err))
-			continue
-		}
-		if outs = append(outs, out); o.JSON() {
-			continue
-		}
-		if err := a.Report(o, out, describePurged(o, v)); err != nil {
-			return err
-		}
-	}
-	if o.JSON() {
-		if err := cli.JSONList(a.Out, outs); err != nil {
-			return err
-		}
-	}
-	if failed > 0 {
-		return fmt.Errorf("%d of %d datasets were not purged", failed, len(trashed))
-	}
-	return nil
+	return purge(ctx, a, c, o, trashed, true)
 }

@@ -373,16 +373,12 @@ as you keep backups of the records.`,
 	}
 	cmd.Flags().StringVar(&oldKey, "old-key-file", "", "`FILE` with the old key on the volume's home")
 	o := cli.WorkFlags(cmd, false)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		if oldKey != "" && !filepath.IsAbs(oldKey) {
 			return dataset.Errorf(dataset.ErrInvalid, "--old-key-file %s: expected an absolute path", oldKey)
 		}
 		if oldKey != "" {
 			oldKey = filepath.Clean(oldKey)
-		}
-		c, err := a.Connect()
-		if err != nil {
-			return err
 		}
 		before, err := c.Volume(cmd.Context(), args[0])
 		if err != nil && !errors.Is(err, dataset.ErrNotFound) { // control names volumes in the trash
@@ -404,7 +400,7 @@ as you keep backups of the records.`,
 				"%s", d.Volume,
 				previousKey, newKey)
 		})
-	}
+	})
 	return cmd
 }
 
