@@ -151,11 +151,11 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 	}
 	if op.Problem != nil && op.Kind == dataset.OpPurge {
 		// Another purge of the same dataset may have ended first.
-		gone, err := datasetMissing(t, op.DatasetID)
+		there, err := t.Get(record.DatasetKey(op.DatasetID), &dataset.Dataset{})
 		if err != nil {
 			return err
 		}
-		if gone {
+		if !there {
 			op.Problem = nil
 		}
 	}
@@ -172,7 +172,10 @@ func (s *Service) conclude(t *record.Tx, op dataset.Operation, retry bool, out *
 		if retry, err = mayArriveLater(t, op, retry); err != nil || !retry {
 			return err
 		}
-		recorded, t.Notice.InResponse = newOperationRecord(op), false
+		recorded, t.Notice.InResponse = dataset.Operation{
+			ID: op.ID, Kind: op.Kind, Node: op.Node, Volume: op.Volume, DatasetID: op.DatasetID, Epoch: op.Epoch,
+			Created: op.Created, RequestID: op.RequestID, By: op.By,
+		}, false
 		if op.Problem != nil {
 			op.DatasetRecord, op.Snapshot, op.Progress = nil, nil, dataset.Progress{}
 		}
@@ -241,15 +244,6 @@ func completeReport(op *dataset.Operation, recorded dataset.Operation) {
 	}
 }
 
-// newOperationRecord returns a new record for an operation that control has not recorded. It copies only the
-// identifying fields of the agent's report.
-func newOperationRecord(op dataset.Operation) dataset.Operation {
-	return dataset.Operation{
-		ID: op.ID, Kind: op.Kind, Node: op.Node, Volume: op.Volume, DatasetID: op.DatasetID, Epoch: op.Epoch,
-		Created: op.Created, RequestID: op.RequestID, By: op.By,
-	}
-}
-
 // mismatch compares the volume of an operation with the volume of the same name that another request created first.
 // It returns how the two differ, or nil if they do not.
 func (s *Service) mismatch(t *record.Tx, op dataset.Operation, winner dataset.Dataset) (*dataset.Problem, error) {
@@ -266,13 +260,6 @@ func (s *Service) mismatch(t *record.Tx, op dataset.Operation, winner dataset.Da
 		return dataset.ProblemOf(err), nil
 	}
 	return nil, err
-}
-
-// datasetMissing reports whether no record of a dataset exists.
-func datasetMissing(t *record.Tx, id uuid.UUID) (bool, error) {
-	var d dataset.Dataset
-	ok, err := t.Get(record.DatasetKey(id), &d)
-	return err == nil && !ok, err
 }
 
 // apply writes the changes of a finished operation.

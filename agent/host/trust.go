@@ -1,7 +1,7 @@
 package host
 
 import (
-	"sync"
+	"sync/atomic"
 
 	"github.com/droverhq/drover/dataset"
 )
@@ -11,8 +11,7 @@ import (
 // controlsync.Follower calls Set when an answer of control shows that the store is inconsistent, and
 // controlsync.Identity at a start and in SetCluster. Its methods are safe for concurrent use.
 type Trust struct {
-	mu     sync.Mutex
-	why    string
+	why    atomic.Value // string
 	remedy string
 }
 
@@ -21,17 +20,12 @@ type Trust struct {
 func NewTrust(remedy string) *Trust { return &Trust{remedy: remedy} }
 
 // Set records why the store is inconsistent. An empty string means that it is consistent.
-func (t *Trust) Set(why string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.why = why
-}
+func (t *Trust) Set(why string) { t.why.Store(why) }
 
 // Why returns why the store is inconsistent, or an empty string if it is consistent.
 func (t *Trust) Why() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.why
+	why, _ := t.why.Load().(string)
+	return why
 }
 
 // Remedy returns the command that brings an inconsistent store up to date.

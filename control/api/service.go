@@ -248,7 +248,7 @@ func release(version string) (major, minor int, ok bool) {
 func Compatible(control, version, who string) error {
 	aMajor, aMinor, ok := release(control)
 	bMajor, bMinor, ok2 := release(version)
-	if !ok || !ok2 || aMajor == bMajor && abs(aMinor-bMinor) <= 1 ||
+	if !ok || !ok2 || aMajor == bMajor && max(aMinor, bMinor)-min(aMinor, bMinor) <= 1 ||
 		bMajor == aMajor+1 && bMinor == 0 || aMajor == bMajor+1 && aMinor == 0 {
 		return nil
 	}
@@ -262,5 +262,3 @@ func Compatible(control, version, who string) error {
 			"to the same or the previous minor version as %s)",
 		who, dataset.Clip(version), control, first, dataset.Clip(older), dataset.Clip(newer))
 }
-
-func abs(n int) int { return max(n, -n) }

@@ -82,7 +82,7 @@ func TestRemoveEmptyNode(t *testing.T) {
 	if op := e.MustOperation(towards.ID); op.State != dataset.OpFailed || !strings.Contains(op.Problem.Message, "was removed") {
 		t.Errorf("%+v", op)
 	}
-	if e.Reports.HasReported(a.ID) || !e.Reports.HasReported(b.ID) {
+	if e.Reports.Heartbeat(a.ID).Heard || !e.Reports.Heartbeat(b.ID).Heard {
 		t.Error("the reports of the removed node are kept, or those of the other node are not")
 	}
 	entries, err := e.Spy.List(e.Ctx, "", "", 0)
@@ -113,7 +113,7 @@ func TestListingForgetsRemovedNodes(t *testing.T) {
 	controltest.Refused(t, e.Reports.CheckTrust(), dataset.ErrConflict)
 	e.Clock.Advance(time.Second)
 	e.OK(e.NodeList(e.Ctx, ""))
-	if e.Reports.HasReported(a.ID) || !e.Reports.HasReported(b.ID) {
+	if e.Reports.Heartbeat(a.ID).Heard || !e.Reports.Heartbeat(b.ID).Heard {
 		t.Error("the reports of the removed node are kept, or those of the other node are not")
 	}
 	e.OK(e.Reports.CheckTrust())

@@ -23,7 +23,6 @@ import (
 	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
 )
@@ -64,7 +63,8 @@ func (r *Reader) ClusterHealth(ctx context.Context) (api.ClusterHealth, error) {
 	defer cancel()
 	isNamed := slices.ContainsFunc(out.Store.Findings, condition.StoreUnavailable.Is)
 	unreadable := func(what string, err error) {
-		if isUnavailable(err) {
+		// the deadline: readTime has passed. A damaged record, in contrast, needs a finding in any case.
+		if errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
 			if isNamed {
 				return
 			}
@@ -132,18 +132,12 @@ func (r *Reader) lateBackups(ctx context.Context) []api.Finding {
 	return late
 }
 
-// isUnavailable reports whether a record cannot be read because the store does not answer. A damaged record, in
-// contrast, needs a finding in any case.
-func isUnavailable(err error) bool {
-	return errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) // readTime has passed
-}
-
 // node returns the last report of a node.
 func (r *Reader) node(n api.Node) api.NodeHealth {
-	out := api.NodeHealth{Node: n.ID, Name: n.Name, Live: n.Live, Found: r.members.Reports.Found(n.ID)}
-	if r.members.Reports.HasReported(n.ID) {
-		clock := r.members.Ledger.Clock
-		out.Reported = clock.Now().Add(-r.members.Reports.Silence(n.ID, clock.Steady()))
+	last, clock := r.members.Reports.Heartbeat(n.ID), r.members.Ledger.Clock
+	out := api.NodeHealth{Node: n.ID, Name: n.Name, Live: n.Live, Found: last.Found}
+	if last.Heard {
+		out.Reported = clock.Now().Add(last.At - clock.Steady())
 	}
 	return out
 }
@@ -159,11 +153,8 @@ func (r *Reader) nodeFindings(n api.Node) (out condition.List) {
 		}
 		out.Add(condition.ClockWrong, subject, "", ahead.Abs().Round(time.Second), word)
 	}
-	if !r.members.Reports.HasReported(n.ID) { // since this service started
-		return out
-	}
-	silence := r.members.Reports.Silence(n.ID, r.members.Ledger.Clock.Steady())
-	if silence > reports.MaxSilence {
+	if now := r.members.Ledger.Clock.Steady(); r.members.Reports.IsSilent(n.ID, now) {
+		silence := now - r.members.Reports.Heartbeat(n.ID).At
 		out.Add(condition.NodeSilent, subject, "drover node inspect "+n.Name+"; on that host: drover doctor",
 			silence.Round(time.Second))
 	}
@@ -195,7 +186,7 @@ const maxClockError = time.Minute
 // clockAhead returns how far the clock of a node was ahead of the clock of this service at the node's last heartbeat.
 // It is negative if the clock was behind, and 0 if it is not known.
 func (r *Reader) clockAhead(node uuid.UUID) time.Duration {
-	reported := r.members.Reports.Clock(node)
+	reported := r.members.Reports.Heartbeat(node).Clock
 	if reported.IsZero() {
 		return 0
 	}

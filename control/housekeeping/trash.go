@@ -30,7 +30,11 @@ func (k *Housekeeper) ExpireTrash(ctx context.Context, h *Memory) {
 		}
 	}
 	if h.clockAdvance > 0 && !h.trashDue.IsZero() {
-		k.reportTrashHeld(h.clockAdvance)
+		k.Ledger.Events.Publish(api.Event{
+			Time: k.Ledger.Clock.Now(), Type: api.EventTrashHold,
+			Detail: fmt.Sprintf("the clock advanced %s more than the running time of drover: this is ignored for the "+
+				"trash (drover trash ls shows when each expires)", h.clockAdvance.Round(time.Minute)),
+		})
 	}
 	h.clockAdvance = 0
 }
@@ -67,7 +71,7 @@ func (k *Housekeeper) expireOne(ctx context.Context, key string, value []byte, n
 			return err // the dataset was restored, and may have been deleted again
 		}
 		err = t.Halted()
-		if dataset.KindOf(err) == dataset.ErrConflict || err == nil && !k.Reported.Trusts(d.Home) {
+		if dataset.KindOf(err) == dataset.ErrConflict || err == nil && !k.Reported.Heartbeat(d.Home).Trusts() {
 			until = now
 			return nil
 		}
@@ -95,14 +99,4 @@ func (k *Housekeeper) clockJump(h *Memory) time.Duration {
 		return 0
 	}
 	return over
-}
-
-// reportTrashHeld publishes an event that datasets stay in the trash longer than their records say, because the clock
-// has jumped.
-func (k *Housekeeper) reportTrashHeld(over time.Duration) {
-	k.Ledger.Events.Publish(api.Event{
-		Time: k.Ledger.Clock.Now(), Type: api.EventTrashHold,
-		Detail: fmt.Sprintf("the clock advanced %s more than the running time of drover: this is ignored for the "+
-			"trash (drover trash ls shows when each expires)", over.Round(time.Minute)),
-	})
 }

@@ -2,9 +2,10 @@ package membership
 
 import (
 	"context"
-	"github.com/google/uuid"
 	"maps"
 	"sync"
+
+	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
@@ -14,21 +15,18 @@ import (
 
 // GenerationRecorder records the generations of pools. Its methods are safe for concurrent use.
 type GenerationRecorder struct {
-	ledger   *record.Ledger
-	reported reportedGenerations
+	ledger *record.Ledger
+
+	mu sync.Mutex
+	// byPool has the highest generations that nodes reported to this service. It includes transient reports, which are
+	// not written to the store: the generation of a pool in use is raised every few minutes.
+	byPool     map[uuid.UUID]nodeGeneration
+	pruneAbove int // above this number of entries, those of removed nodes are dropped
 }
 
 // NewGenerationRecorder returns a GenerationRecorder without reports.
 func NewGenerationRecorder(l *record.Ledger) *GenerationRecorder {
-	return &GenerationRecorder{ledger: l}
-}
-
-// reportedGenerations has the highest pool generations that nodes reported to this service. It includes transient
-// reports, which are not written to the store: the generation of a pool in use is raised every few minutes.
-type reportedGenerations struct {
-	mu         sync.Mutex
-	byPool     map[uuid.UUID]nodeGeneration
-	pruneAbove int // above this number of entries, those of removed nodes are dropped
+	return &GenerationRecorder{ledger: l, byPool: map[uuid.UUID]nodeGeneration{}, pruneAbove: PruneThreshold}
 }
 
 type nodeGeneration struct {
@@ -42,45 +40,23 @@ const PruneThreshold = 1000
 // Remember remembers generations that a node reported. It returns true if so many generations are remembered that the
 // caller must drop those of removed nodes: see PruneThreshold.
 func (s *GenerationRecorder) Remember(node uuid.UUID, list []api.Generation) (many bool) {
-	return s.reported.put(node, list)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range list {
+		said := nodeGeneration{node, p.Generation}
+		if was := s.byPool[p.Pool]; was.node == node {
+			said.highest = max(said.highest, was.highest)
+		}
+		s.byPool[p.Pool] = said
+	}
+	return len(s.byPool) > s.pruneAbove
 }
 
 // Remembered returns how many generations are remembered.
 func (s *GenerationRecorder) Remembered() int {
-	s.reported.mu.Lock()
-	defer s.reported.mu.Unlock()
-	return len(s.reported.byPool)
-}
-
-func (g *reportedGenerations) get(pool uuid.UUID) (nodeGeneration, bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	said, ok := g.byPool[pool]
-	return said, ok
-}
-
-func (g *reportedGenerations) put(node uuid.UUID, list []api.Generation) (many bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.byPool == nil {
-		g.byPool, g.pruneAbove = map[uuid.UUID]nodeGeneration{}, PruneThreshold
-	}
-	for _, p := range list {
-		said := nodeGeneration{node, p.Generation}
-		if was := g.byPool[p.Pool]; was.node == node {
-			said.highest = max(said.highest, was.highest)
-		}
-		g.byPool[p.Pool] = said
-	}
-	return len(g.byPool) > g.pruneAbove
-}
-
-// retain removes reports of nodes that are no longer recorded.
-func (g *reportedGenerations) retain(nodes map[uuid.UUID]bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	maps.DeleteFunc(g.byPool, func(_ uuid.UUID, said nodeGeneration) bool { return !nodes[said.node] })
-	g.pruneAbove = max(PruneThreshold, 2*len(g.byPool))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.byPool)
 }
 
 // Generations records the generations of a node's pools, and returns the highest known generation of each pool. A
@@ -143,14 +119,19 @@ func (s *GenerationRecorder) forgetGenerations(ctx context.Context) error {
 	for _, n := range list {
 		nodes[n.ID] = true
 	}
-	s.reported.retain(nodes)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.byPool, func(_ uuid.UUID, said nodeGeneration) bool { return !nodes[said.node] })
+	s.pruneAbove = max(PruneThreshold, 2*len(s.byPool))
 	return nil
 }
 
 // highestReported returns the highest generation of a pool that this service received, from any node. As in the store,
 // reports of removed nodes do not count.
 func (s *GenerationRecorder) highestReported(t *record.Tx, node, pool uuid.UUID) (uint64, error) {
-	said, known := s.reported.get(pool)
+	s.mu.Lock()
+	said, known := s.byPool[pool]
+	s.mu.Unlock()
 	if !known || said.node == node {
 		return said.highest, nil
 	}

@@ -101,33 +101,6 @@ func isSuccessor(r api.Registration, was record.Alive) bool {
 	return r.BootID != "" && r.BootID == was.Boot && slices.Contains(r.PreviousIncarnations, was.Incarnation)
 }
 
-// sessions keeps the sessions of the agents that renew at this service, so that a renewal reads nothing from the store.
-type sessions struct {
-	mu     sync.Mutex
-	byNode map[uuid.UUID]record.Alive
-}
-
-func (c *sessions) get(node uuid.UUID) record.Alive {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.byNode[node]
-}
-
-func (c *sessions) put(node uuid.UUID, a record.Alive) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.byNode == nil {
-		c.byNode = map[uuid.UUID]record.Alive{}
-	}
-	c.byNode[node] = a
-}
-
-func (c *sessions) drop(node uuid.UUID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.byNode, node)
-}
-
 // Renew renews the session of a node's agent, and returns how long the agent now counts as alive. If the store is not
 // shared, the time has no end, and Renew returns 0. Renew writes nothing to the store. It fails with dataset.ErrStale
 // for an agent that is not the node's newest, and for an agent whose session has ended. Such an agent must register
@@ -137,7 +110,7 @@ func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 	if !m.Ledger.Shared {
 		return out, nil
 	}
-	known := m.sessions.get(node)
+	known := m.Session(node)
 	if known.Incarnation != incarnation {
 		there, err := record.NewTx(ctx, m.Ledger.Store).Peek(record.LiveNodeKey(node), &known)
 		switch {
@@ -149,13 +122,13 @@ func (m *Members) Renew(ctx context.Context, node, incarnation uuid.UUID) (api.S
 		}
 	}
 	if err := m.Ledger.Store.Renew(ctx, known.Session); errors.Is(err, store.ErrNotFound) {
-		m.sessions.drop(node)
+		m.ForgetSession(node)
 		return out, dataset.Errorf(dataset.ErrStale,
 			"node %s: agent %s was not heard from for too long (it must register again)", node, incarnation)
 	} else if err != nil {
 		return out, record.ReadError(ctx, err)
 	}
-	m.sessions.put(node, known)
+	m.sessions.Store(node, known)
 	out.TTL = dataset.Duration(m.Timing.Session)
 	// a hash, because a program that knows the ID of a session can end the session
 	out.Session = uuid.NewSHA1(node, []byte(known.Session))
@@ -242,9 +215,9 @@ func (m *Members) putUnreachable(t *record.Tx, id uuid.UUID) error {
 	}
 	t.Notice.Events = append(t.Notice.Events, api.Event{Type: api.EventNodeAway, Node: n.Name})
 	gone := record.Unreachable{Since: m.Ledger.Clock.Now(), RunTime: dataset.Duration(ran)}
-	if c := m.Reports.Clock(id); !c.IsZero() {
+	if c := m.Reports.Heartbeat(id).Clock; !c.IsZero() {
 		gone.Clock, gone.ClockAge = c.Time, dataset.Duration(m.Ledger.Clock.Steady()-c.At)
-		gone.Guarded = m.Reports.HasGuard(id)
+		gone.Guarded = m.Reports.Heartbeat(id).Guard
 	}
 	return t.Put(record.UnreachableKey(id), gone)
 }
@@ -313,11 +286,11 @@ func (m *Members) LiveAgents(t *record.Tx) (map[uuid.UUID]record.Alive, error) {
 // addReachability sets in each node whether it is reachable, and since when.
 func (m *Members) addReachability(ctx context.Context, nodes []api.Node) error {
 	for i, n := range nodes {
-		nodes[i].GuardRunning = m.Reports.HasGuard(n.ID)
+		nodes[i].GuardRunning = m.Reports.Heartbeat(n.ID).Guard
 	}
 	if !m.Ledger.Shared {
 		for i, n := range nodes {
-			nodes[i].Live = m.Reports.HasReported(n.ID)
+			nodes[i].Live = m.Reports.Heartbeat(n.ID).Heard
 			if nodes[i].Live {
 				nodes[i].StatusSince = n.Registered
 			}

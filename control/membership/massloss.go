@@ -260,7 +260,7 @@ func (m *Members) MassLossSoon(ctx context.Context) (out condition.List, err err
 // reach this service.
 func (m *Members) sessionMayEnd(node uuid.UUID) bool {
 	now := m.Ledger.Clock.Steady()
-	return m.Reports.IsSilent(node, now) && m.Reports.Silence(node, now) <= reports.MaxSilence+2*m.Timing.Session
+	return m.Reports.IsSilent(node, now) && now-m.Reports.Heartbeat(node).At <= reports.MaxSilence+2*m.Timing.Session
 }
 
 // namesOf returns the names of the first nodes, at most vanishedShown.

@@ -3,6 +3,8 @@ package membership
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -38,8 +40,8 @@ type Members struct {
 	Reports        *reports.Latest
 	Uptime         *record.Uptime
 	started        time.Time
-	replicaSession replicaSession
-	sessions       sessions // of agents
+	replicaSession atomic.Value // string: the ID of the session of this service, or "" if there is none
+	sessions       sync.Map     // record.Alive by node, of agents that renew here; so a renewal reads no record
 	sightings      sightings
 	lossCheck      lossCheck
 }
@@ -62,13 +64,20 @@ func (m *Members) UnreachableSince(key string) (time.Duration, bool) { return m.
 
 // Session returns the session of a node's agent, if the agent has renewed it at this service. Otherwise it returns the
 // zero value.
-func (m *Members) Session(node uuid.UUID) record.Alive { return m.sessions.get(node) }
+func (m *Members) Session(node uuid.UUID) record.Alive {
+	known, _ := m.sessions.Load(node)
+	session, _ := known.(record.Alive)
+	return session
+}
 
 // ForgetSession drops the remembered session of a node, so that its next renewal reads the session from the store.
-func (m *Members) ForgetSession(node uuid.UUID) { m.sessions.drop(node) }
+func (m *Members) ForgetSession(node uuid.UUID) { m.sessions.Delete(node) }
 
 // ReplicaSession returns the session of this service; "" if there is none.
-func (m *Members) ReplicaSession() string { return m.replicaSession.get() }
+func (m *Members) ReplicaSession() string {
+	session, _ := m.replicaSession.Load().(string)
+	return session
+}
 
 // RecordedOperation reads the record of an operation that an agent reports. It fails with dataset.ErrStale if the
 // operation belongs to another agent, or if its kind or object differ from the record.
@@ -95,7 +104,7 @@ func RecordedOperation(t *record.Tx, op dataset.Operation) (rec dataset.Operatio
 // The caller sets look from time to time, because the record may be outdated: another service may have written it after
 // an earlier report of the node, and may have stopped before the next report.
 func (m *Members) recordTrust(t *record.Tx, node uuid.UUID, why string, look bool) error {
-	if was, heard := m.Reports.Distrust(node); heard && was == why && !look {
+	if was := m.Reports.Heartbeat(node); was.Heard && was.Distrust == why && !look {
 		return nil
 	}
 	var is record.Halt

@@ -205,7 +205,7 @@ func (m *Members) Heartbeat(ctx context.Context, node uuid.UUID, h api.Heartbeat
 	if h.Stopping {
 		return m.recordStopped(ctx, n)
 	}
-	if h.Incremental && !m.Reports.HasReported(node) {
+	if h.Incremental && !m.Reports.Heartbeat(node).Heard {
 		return dataset.Errorf(dataset.ErrConflict,
 			"node %s: not heard from since control started: a full report is needed", n.Name)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -39,8 +38,6 @@ func (l Timing) OrDefault() Timing {
 	return l
 }
 
-func (l Timing) renewEvery() time.Duration { return l.Session / 5 }
-
 // Replica describes a control service to the other services on the same store. It is the value of a key under
 // live/control/.
 type Replica struct {
@@ -71,24 +68,6 @@ func CheckCompatible(ctx context.Context, st store.Store, me Replica) error {
 	return nil
 }
 
-// replicaSession holds the ID of the session of this service.
-type replicaSession struct {
-	mu      sync.Mutex
-	session string // "" if there is none
-}
-
-func (s *replicaSession) get() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.session
-}
-
-func (s *replicaSession) set(session string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.session = session
-}
-
 // KeepSession opens a session of this service and renews it until ctx ends. It calls the function before each renewal.
 // The record that makes this service known to the others (Replica) is bound to the session. When ctx has ended,
 // KeepSession ends the session and removes the service from the catalog.
@@ -107,10 +86,10 @@ func (m *Members) KeepSession(ctx context.Context, before func()) {
 		reported = err != nil
 		select {
 		case <-ctx.Done():
-		case <-m.Ledger.Clock.After(m.Timing.renewEvery()):
+		case <-m.Ledger.Clock.After(m.Timing.Session / 5):
 		}
 	}
-	session := m.replicaSession.get()
+	session := m.ReplicaSession()
 	if session == "" {
 		return
 	}
@@ -131,12 +110,12 @@ const endTime = 2 * time.Second
 // cannot work together with this one has a session. If two services start at the same time, each sees the record of
 // the other.
 func (m *Members) RenewReplicaSession(ctx context.Context) error {
-	if session := m.replicaSession.get(); session != "" {
+	if session := m.ReplicaSession(); session != "" {
 		err := m.Ledger.Store.Renew(ctx, session)
 		if !errors.Is(err, store.ErrNotFound) {
 			return record.ReadError(ctx, err)
 		}
-		m.replicaSession.set("")
+		m.replicaSession.Store("")
 	}
 	session, err := m.Ledger.Store.Session(ctx, m.Timing.Session)
 	if err != nil {
@@ -153,7 +132,7 @@ func (m *Members) RenewReplicaSession(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, m.Ledger.Store.End(ctx, session))
 	}
-	m.replicaSession.set(session)
+	m.replicaSession.Store(session)
 	return nil
 }
 
@@ -163,7 +142,7 @@ func (m *Members) AcquireHousekeeping(ctx context.Context) (bool, error) {
 	if !m.Ledger.Shared {
 		return true, nil
 	}
-	session := m.replicaSession.get()
+	session := m.ReplicaSession()
 	if session == "" {
 		return false, nil
 	}

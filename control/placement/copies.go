@@ -183,7 +183,7 @@ func (s *CopyKeeper) checkHome(t *record.Tx, d dataset.Dataset) (unhealthy, know
 		return true, true, nil
 	}
 	known = !s.Ledger.Shared ||
-		st != nil && pool != nil && s.Reports.Silence(d.Home, s.Ledger.Clock.Steady()) <= s.MaxReportAge
+		st != nil && pool != nil && s.Ledger.Clock.Steady()-s.Reports.Heartbeat(d.Home).At <= s.MaxReportAge
 	unhealthy, err = s.isHomeLost(t, d)
 	return unhealthy, known, err
 }

@@ -124,7 +124,7 @@ func (s *CopyKeeper) usableFirst(t *record.Tx, list []dataset.Copy) (sorted []da
 			if _, alive, err = membership.LivingSession(t, c.Node); err != nil {
 				return nil, 0, err
 			}
-			alive = alive && pool != nil && s.Reports.Silence(c.Node, s.Ledger.Clock.Steady()) <= s.MaxReportAge
+			alive = alive && pool != nil && s.Ledger.Clock.Steady()-s.Reports.Heartbeat(c.Node).At <= s.MaxReportAge
 		}
 		if alive && c.Snapshot != uuid.Nil && (pool == nil || pool.Online) {
 			sorted = append(sorted, c)

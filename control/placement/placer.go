@@ -201,7 +201,7 @@ func (s *Placer) Sites(t *record.Tx) ([]Site, error) {
 					Cordoned:    n.Cordoned,
 					Unreported:  slices.Contains(n.UnreportedPools, id),
 					Unreachable: s.Members.Ledger.Shared && live[n.ID].Node != n.ID,
-					Guarded:     s.Reports.HasGuard(n.ID),
+					Guarded:     s.Reports.Heartbeat(n.ID).Guard,
 					Status:      s.poolStatus(n.Facts, id),
 				})
 			}
@@ -255,7 +255,7 @@ func (s *Placer) Candidates(t *record.Tx, node uuid.UUID) ([]Candidate, error) {
 				Pool:       p,
 				Cordoned:   n.Cordoned,
 				Unreported: slices.Contains(n.UnreportedPools, id),
-				Guarded:    s.Reports.HasGuard(n.ID),
+				Guarded:    s.Reports.Heartbeat(n.ID).Guard,
 				Status:     s.Reports.Pool(id),
 			})
 		}
@@ -273,7 +273,7 @@ func (s *Placer) CheckFits(t *record.Tx, d dataset.Dataset, p dataset.Profile, h
 	o := Requirement{Subject: "volume " + d.Volume, Profile: p, CurrentSize: had, Size: d.Size}
 	cands := []Candidate{{
 		Pool:    pool,
-		Guarded: s.Reports.HasGuard(pool.Node),
+		Guarded: s.Reports.Heartbeat(pool.Node).Guard,
 		Status:  s.Reports.Pool(pool.ID),
 	}}
 	if _, err = Choose(cands, o); err != nil {

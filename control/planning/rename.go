@@ -171,7 +171,7 @@ func (v *Planner) checkAliasNotMounted(t *record.Tx, d dataset.Dataset, alias, w
 		if st != nil {
 			mounts = st.MountsBy(alias)
 		}
-		isCurrent := st != nil && v.Reported.Silence(id, v.Ledger.Clock.Steady()) <= v.CopyKeeper.MaxReportAge
+		isCurrent := st != nil && v.Ledger.Clock.Steady()-v.Reported.Heartbeat(id).At <= v.CopyKeeper.MaxReportAge
 		if isCurrent && len(mounts) == 0 {
 			continue
 		}

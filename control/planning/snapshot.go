@@ -187,7 +187,7 @@ func (v *Planner) CheckUndelete(t *record.Tx, op dataset.Operation) error {
 	}
 	is := *st
 	sinceDelete := v.Clock.Now().Sub(d.Trash.At)
-	if v.Reported.Silence(d.Home, v.Ledger.Clock.Steady()) >= sinceDelete {
+	if v.Ledger.Clock.Steady()-v.Reported.Heartbeat(d.Home).At >= sinceDelete {
 		is.Provisioned -= min(is.Provisioned, d.Size) // the report is older than the deletion, and counts the dataset
 	}
 	why := is.WhyOvercommitted(d.Size)

@@ -72,15 +72,12 @@ func (rc *Recovery) recordedFirst(ctx context.Context, found []api.FoundDataset)
 			unknown = append(unknown, f)
 		}
 	}
-	slices.SortStableFunc(unknown, newestFirst)
+	// The age of a dataset says less than the index of its record: a volume that was renamed has a name that is newer
+	// than the dataset.
+	slices.SortStableFunc(unknown, func(x, y api.FoundDataset) int {
+		return cmp.Or(cmp.Compare(writtenAt(y), writtenAt(x)), y.Dataset.Created.Compare(x.Dataset.Created))
+	})
 	return append(known, unknown...), nil
-}
-
-// newestFirst orders datasets by the index at which the store last wrote their records, the highest first. Datasets
-// whose index is not known follow, the youngest first. The age of a dataset says less than the index: a volume that was
-// renamed has a name that is newer than the dataset.
-func newestFirst(x, y api.FoundDataset) int {
-	return cmp.Or(cmp.Compare(writtenAt(y), writtenAt(x)), y.Dataset.Created.Compare(x.Dataset.Created))
 }
 
 // writtenAt returns the index at which the store last wrote a record, or 0 if it is not known. The node may know it
@@ -208,7 +205,7 @@ func (rc *Recovery) restartTrash(d dataset.Dataset) *dataset.Trash {
 // and the decision depends on that session.
 func (rc *Recovery) isUnreachable(t *record.Tx, node uuid.UUID) (bool, error) {
 	if !rc.Ledger.Shared {
-		return !rc.Reports.HasReported(node), nil
+		return !rc.Reports.Heartbeat(node).Heard, nil
 	}
 	_, alive, err := membership.LivingSession(t, node)
 	return !alive, err
@@ -277,26 +274,20 @@ func restoreAliases(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
 	return nil
 }
 
-// condemnAgain records a dataset as pending deletion. Its data still exists, because its pool was offline when it was
-// purged.
-func (rc *Recovery) condemnAgain(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
-	d.Aliases = nil
-	if d.Trash == nil {
-		d.Trash = &dataset.Trash{At: rc.Ledger.Clock.Now()}
-	}
-	r.Action, r.Note = "purging", "it was purged: its data is destroyed"
-	if err := record.CondemnCopies(t, *d); err != nil {
-		return err
-	}
-	return record.PutPending(t, *d)
-}
-
 // restoreName gives a dataset its name again, or puts it in the trash again, where its time restarts.
 //
 // A dataset that was condemned stays condemned: its home destroys it.
 func (rc *Recovery) restoreName(t *record.Tx, d *dataset.Dataset, r *api.Rebuilt) error {
-	if d.State == dataset.StatePurging {
-		return rc.condemnAgain(t, d, r)
+	if d.State == dataset.StatePurging { // its data still exists, because its pool was offline when it was purged
+		d.Aliases = nil
+		if d.Trash == nil {
+			d.Trash = &dataset.Trash{At: rc.Ledger.Clock.Now()}
+		}
+		r.Action, r.Note = "purging", "it was purged: its data is destroyed"
+		if err := record.CondemnCopies(t, *d); err != nil {
+			return err
+		}
+		return record.PutPending(t, *d)
 	}
 	if d.State != dataset.StateReady || dataset.CheckName(d.Volume) != nil {
 		d.Trash = rc.restartTrash(*d)

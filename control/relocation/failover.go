@@ -197,10 +197,10 @@ func (r *Relocator) checkSuccessor(t *record.Tx, d dataset.Dataset, id uuid.UUID
 		why = "is cordoned"
 	case !lives:
 		why = "is unreachable"
-	case !r.Reports.HasReported(id):
+	case !r.Reports.Heartbeat(id).Heard:
 		err = dataset.Errorf(dataset.ErrPending,
 			"volume %s: node %s has a copy, and has not reported its state yet", d.Volume, n.Name)
-	case !r.Reports.HasGuard(id):
+	case !r.Reports.Heartbeat(id).Guard:
 		why = "has no guard that responds (systemctl start drover-guard there)"
 	default:
 		why = r.Reports.WhyPoolUnusable(c.Pool)
@@ -259,11 +259,11 @@ func (r *Relocator) lastReport(t *record.Tx, node uuid.UUID) (last lastReport, e
 	age := time.Duration(gone.ClockAge)
 	last.Time, last.At, last.guarded = gone.Clock, lost-age, gone.Guarded
 	last.late = gone.Clock.IsZero() || age > r.Timing.MaxClockAge()
-	own := r.Reports.Clock(node)
+	own := r.Reports.Heartbeat(node).Clock
 	if own.IsZero() || !own.After(last.Time) && own.At <= last.At {
 		return last, nil
 	}
-	last.ReportedClock, last.guarded = own, r.Reports.HasGuard(node)
+	last.ReportedClock, last.guarded = own, r.Reports.Heartbeat(node).Guard
 	last.late = last.late && lost-own.At > r.Timing.MaxClockAge()
 	return last, nil
 }

@@ -33,18 +33,27 @@ type Latest struct {
 	fullness map[uuid.UUID]dataset.Fullness // datasets with little space left
 }
 
+// Heartbeat is what a node reported of itself with its last heartbeat. The zero value is that of a node that has not
+// reported since this service started.
+type Heartbeat struct {
+	Heard    bool              // it has sent a heartbeat
+	Distrust string            // why it does not trust the store, "" if it does
+	Guard    bool              // its guard answers
+	Clock    ReportedClock     // its own clock; zero if it was not reported
+	At       time.Duration     // when it was sent, by the steady clock
+	Found    *api.NodeFindings // what its agent found on the host, or nil; never changed
+}
+
+// Trusts reports whether the node has sent a heartbeat and trusts the store.
+func (h Heartbeat) Trusts() bool { return h.Heard && h.Distrust == "" }
+
 // nodeReport is what a node reported. Except for datasets and copies, it is from the last heartbeat.
 type nodeReport struct {
-	heard       bool // it has sent a heartbeat
+	Heartbeat
 	datasets    map[uuid.UUID]dataset.DatasetStatus
 	copies      map[uuid.UUID]reportedCopy     // by dataset
 	failedPools []api.Pool                     // without UUIDs
 	progress    map[uuid.UUID]dataset.Progress // by operation
-	distrust    string                         // why it does not trust the store, "" if it does
-	guard       bool                           // its guard answers
-	clock       ReportedClock                  // its clock
-	at          time.Duration                  // when it was sent, by the steady clock
-	found       *api.NodeFindings              // what its agent found on the host; never changed
 }
 
 // poolReport is the last report on a pool.
@@ -147,12 +156,12 @@ func (s *Latest) RecordHeartbeat(node dataset.Node, h api.Heartbeat, now time.Du
 		p.ID, p.Node, p.NodeName = uuid.Nil, node.ID, node.Name
 		is.failedPools = append(is.failedPools, p)
 	}
-	is.heard, is.distrust, is.guard, is.at = true, h.StoreDoubt, h.GuardRunning, now
+	is.Heard, is.Distrust, is.Guard, is.At = true, h.StoreDoubt, h.GuardRunning, now
 	if h.Found != nil {
-		is.found = h.Found
+		is.Found = h.Found
 	}
 	if !h.NodeTime.IsZero() {
-		is.clock = ReportedClock{h.NodeTime, now}
+		is.Clock = ReportedClock{h.NodeTime, now}
 	}
 	was := is.progress
 	is.progress = make(map[uuid.UUID]dataset.Progress, len(h.Operations))
@@ -227,49 +236,11 @@ func (s *Latest) recordFullness(list []dataset.DatasetStatus) (changed []dataset
 	return changed
 }
 
-// Trusts reports whether a node has sent a heartbeat and trusts the store.
-func (s *Latest) Trusts(node uuid.UUID) bool {
+// Heartbeat returns the last heartbeat of a node.
+func (s *Latest) Heartbeat(node uuid.UUID) Heartbeat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.of(node)
-	return r.heard && r.distrust == ""
-}
-
-// HasGuard reports whether a node's guard answered at the node's last heartbeat.
-func (s *Latest) HasGuard(node uuid.UUID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.of(node).guard
-}
-
-// Clock returns a node's own clock at its last heartbeat. Without a heartbeat, it returns zero.
-func (s *Latest) Clock(node uuid.UUID) ReportedClock {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.of(node).clock
-}
-
-// HasReported reports whether a node has reported since this service started.
-func (s *Latest) HasReported(node uuid.UUID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.of(node).heard
-}
-
-// Found returns the findings of a node's agent about its host, or nil if the agent has not reported them. The caller
-// must not change the result.
-func (s *Latest) Found(node uuid.UUID) *api.NodeFindings {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.of(node).found
-}
-
-// Silence returns how long ago a node sent its last heartbeat. The result has no meaning for a node that has sent none:
-// see HasReported.
-func (s *Latest) Silence(node uuid.UUID, now time.Duration) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return now - s.of(node).at
+	return s.of(node).Heartbeat
 }
 
 // MaxSilence is how old the last report of a node may be. Agents report every ten seconds, and a report can be late by
@@ -280,7 +251,8 @@ const MaxSilence = 18 * time.Second
 // IsSilent reports whether the last report of a node is older than MaxSilence. It returns false if the node has not
 // reported since this service started.
 func (s *Latest) IsSilent(node uuid.UUID, now time.Duration) bool {
-	return s.HasReported(node) && s.Silence(node, now) > MaxSilence
+	last := s.Heartbeat(node)
+	return last.Heard && now-last.At > MaxSilence
 }
 
 // CheckTrust fails with dataset.ErrConflict while a node does not trust the store, according to its last heartbeat.
@@ -289,20 +261,12 @@ func (s *Latest) CheckTrust() error {
 	defer s.mu.Unlock()
 	var h record.Halt
 	for node, r := range s.nodes {
-		if r.distrust != "" {
-			h.Nodes = map[uuid.UUID]string{node: r.distrust}
+		if r.Distrust != "" {
+			h.Nodes = map[uuid.UUID]string{node: r.Distrust}
 			return h.Err()
 		}
 	}
 	return nil
-}
-
-// Distrust returns why a node did not trust the store at its last heartbeat.
-func (s *Latest) Distrust(node uuid.UUID) (why string, heard bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := s.of(node)
-	return r.distrust, r.heard
 }
 
 // Dataset returns the status of a dataset that its home has reported. Reports of other nodes do not count.
@@ -364,7 +328,7 @@ func (s *Latest) RetainNodes(nodes []uuid.UUID, before time.Duration) {
 		recorded[id] = true
 	}
 	for id, r := range s.nodes {
-		if !recorded[id] && r.at < before {
+		if !recorded[id] && r.At < before {
 			s.forgetNode(id)
 		}
 	}

@@ -118,18 +118,18 @@ func TestReportsOfRemovedNodes(t *testing.T) {
 	report(gone, 1)
 	report(stays, 2)
 	s.RetainNodes([]uuid.UUID{stays.ID}, 1)
-	if !s.HasReported(gone.ID) {
+	if !s.Heartbeat(gone.ID).Heard {
 		t.Error("a node that reported while the list was read was forgotten")
 	}
 	s.RetainNodes([]uuid.UUID{stays.ID}, 3)
-	if s.HasReported(gone.ID) || s.Pool(own) != nil || s.Dataset(id, gone.ID) != nil {
+	if s.Heartbeat(gone.ID).Heard || s.Pool(own) != nil || s.Dataset(id, gone.ID) != nil {
 		t.Error("reports of the removed node are kept")
 	}
-	if !s.HasReported(stays.ID) || s.Pool(moved) == nil || s.Dataset(id, stays.ID) == nil {
+	if !s.Heartbeat(stays.ID).Heard || s.Pool(moved) == nil || s.Dataset(id, stays.ID) == nil {
 		t.Error("reports of the other node were forgotten")
 	}
 	s.ForgetNode(stays.ID)
-	if s.HasReported(stays.ID) || s.Pool(moved) != nil || s.CheckTrust() != nil {
+	if s.Heartbeat(stays.ID).Heard || s.Pool(moved) != nil || s.CheckTrust() != nil {
 		t.Error("reports of the second node are kept")
 	}
 }

@@ -38,15 +38,6 @@ const (
 	uploadTime = 30 * time.Minute
 )
 
-// unimportant are the prefixes of the keys whose changes need no new export. These records change at any time, and
-// nobody needs them after a loss. An export contains them nevertheless.
-func unimportant() []string {
-	return []string{
-		record.ExportsPrefix, record.RevPrefix, record.OperationsPrefix, record.RunMarkKey, record.BackupsPrefix,
-		record.VerificationsPrefix, record.DamagedPrefix, record.ParentsPrefix, record.AllWorkPrefix,
-	}
-}
-
 // Export is an export of the records that is stored in a repository.
 type Export struct {
 	Cluster uuid.UUID
@@ -208,7 +199,11 @@ func exportOf(t *record.Tx, r dataset.Repository) (known record.Export, err erro
 // outcome.
 func (x *Exporter) export(ctx context.Context, r dataset.Repository, known record.Export, records dump.Records,
 	now time.Time) error {
-	digest := records.Digest(unimportant()...)
+	// Without these records: they change at any time, and nobody needs them after a loss. An export contains them
+	// nevertheless.
+	digest := records.Digest(
+		record.ExportsPrefix, record.RevPrefix, record.OperationsPrefix, record.RunMarkKey, record.BackupsPrefix,
+		record.VerificationsPrefix, record.DamagedPrefix, record.ParentsPrefix, record.AllWorkPrefix)
 	if known.Failed.IsZero() && digest == known.Digest && age(now, known.Last) < maxAge {
 		x.due[placeOf(r)] = now.Add(Interval)
 		return nil

@@ -169,10 +169,7 @@ func (p *presenter) summarize(d indexedSummary) (v api.VolumeSummary, err error)
 // summaries remembers the summaries of records, because decoding a record takes longer than all else that a list does
 // for it. A summary is used as long as the record has the same index and the same bytes. So it is right also if a store
 // that was restored from a backup gives an index a second time.
-type summaries struct {
-	mu        sync.Mutex
-	byDataset map[uuid.UUID]knownSummary
-}
+type summaries struct{ memory[knownSummary] }
 
 type knownSummary struct {
 	*dataset.Summary
@@ -188,44 +185,20 @@ var hashSeed = maphash.MakeSeed()
 // decode returns the summary of a record. The caller must not change it.
 func (c *summaries) decode(id uuid.UUID, e store.Entry) (*dataset.Summary, error) {
 	hash := maphash.Bytes(hashSeed, e.Value)
-	c.mu.Lock()
-	known, ok := c.byDataset[id]
-	c.mu.Unlock()
-	if ok && known.index == e.Index && known.hash == hash {
+	if known, ok := c.get(id); ok && known.index == e.Index && known.hash == hash {
 		return known.Summary, nil
 	}
 	var d dataset.Summary
 	if err := record.Decode(e.Key, e.Value, &d); err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.byDataset == nil || len(c.byDataset) >= maxSummaries {
-		c.byDataset = map[uuid.UUID]knownSummary{}
-	}
-	c.byDataset[id] = knownSummary{&d, e.Index, hash}
+	c.put(id, knownSummary{&d, e.Index, hash}, maxSummaries)
 	return &d, nil
-}
-
-func (c *summaries) forget(ds uuid.UUID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.byDataset, ds)
-}
-
-func (c *summaries) has(ds uuid.UUID) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, ok := c.byDataset[ds]
-	return ok
 }
 
 // counts remembers how many snapshots datasets have. Every service that adds or removes a snapshot also writes the
 // dataset. So a count is right as long as the dataset has the same index.
-type counts struct {
-	mu        sync.Mutex
-	byDataset map[uuid.UUID]count
-}
+type counts struct{ memory[count] }
 
 type count struct {
 	index uint64
@@ -237,37 +210,51 @@ const maxCounts = 1 << 17
 
 // snapshots returns the number of snapshots of a dataset. index is that of its record, which t has read.
 func (c *counts) snapshots(t *record.Tx, ds uuid.UUID, index uint64) (int, error) {
-	c.mu.Lock()
-	known, ok := c.byDataset[ds]
-	c.mu.Unlock()
-	if ok && known.index == index && index != 0 {
+	if known, ok := c.get(ds); ok && known.index == index && index != 0 {
 		return known.n, nil
 	}
 	entries, err := t.List(record.SnapshotPrefix(ds), "", 0)
 	if err != nil || index == 0 {
 		return len(entries), err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.byDataset == nil || len(c.byDataset) >= maxCounts {
-		c.byDataset = map[uuid.UUID]count{}
-	}
-	c.byDataset[ds] = count{index, len(entries)}
+	c.put(ds, count{index, len(entries)}, maxCounts)
 	return len(entries), nil
 }
 
-func (c *counts) forget(ds uuid.UUID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.byDataset, ds)
+// memory is what is remembered of datasets. Safe for concurrent use.
+type memory[V any] struct {
+	mu        sync.Mutex
+	byDataset map[uuid.UUID]V
+}
+
+func (m *memory[V]) get(ds uuid.UUID) (v V, known bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v, known = m.byDataset[ds]
+	return v, known
+}
+
+// put stores the value of a dataset. If there are values of most datasets already, it first drops all of them.
+func (m *memory[V]) put(ds uuid.UUID, v V, most int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.byDataset == nil || len(m.byDataset) >= most {
+		m.byDataset = map[uuid.UUID]V{}
+	}
+	m.byDataset[ds] = v
+}
+
+func (m *memory[V]) forget(ds uuid.UUID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.byDataset, ds)
 }
 
 // Remembers reports whether anything is remembered of a dataset.
 func (s *Views) Remembers(ds uuid.UUID) bool {
-	s.counts.mu.Lock()
-	_, counted := s.counts.byDataset[ds]
-	s.counts.mu.Unlock()
-	return counted || s.summaries.has(ds)
+	_, counted := s.counts.get(ds)
+	_, summarized := s.summaries.get(ds)
+	return counted || summarized
 }
 
 // Forget drops what is remembered of a dataset that does not exist any more.

@@ -11,7 +11,7 @@ import (
 	"net/url"
 	"reflect"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -289,8 +289,8 @@ func (h Host) Import(ctx context.Context, req api.Request, r io.Reader) (d datas
 	// The server must be able to refuse the request before it reads the archive.
 	k.header = http.Header{"Expect": {"100-continue"}}
 	d, err = fetch[dataset.Dataset](ctx, h.conn, k)
-	if cause := source.failure(); err != nil && ctx.Err() == nil && cause != nil {
-		return d, fmt.Errorf("archive for %q: %w", dataset.Clip(req.Volume), cause)
+	if cause := source.err.Load(); err != nil && ctx.Err() == nil && cause != nil {
+		return d, fmt.Errorf("archive for %q: %w", dataset.Clip(req.Volume), *cause)
 	}
 	return d, err
 }
@@ -309,22 +309,13 @@ func (s *watchedSink) Write(b []byte) (n int, err error) {
 // watchedSource remembers the error of the caller's reader. The transport reads it in another goroutine.
 type watchedSource struct {
 	r   io.Reader
-	mu  sync.Mutex
-	err error
+	err atomic.Pointer[error]
 }
 
 func (s *watchedSource) Read(b []byte) (int, error) {
 	n, err := s.r.Read(b)
 	if err != nil && !errors.Is(err, io.EOF) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.err = err
+		s.err.Store(&err)
 	}
 	return n, err
-}
-
-func (s *watchedSource) failure() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
 }

@@ -126,7 +126,11 @@ func NewTLS(endpoints string, t *tls.Config) (*Client, error) {
 	}
 	if len(conn.servers) > 1 {
 		conn.patience = answerTime
-		shuffle(conn.servers)
+		for i := len(conn.servers) - 1; i > 0; i-- {
+			id := uuid.New() // from crypto/rand; the bias of a single byte does not matter
+			j := int(id[0]) % (i + 1)
+			conn.servers[i], conn.servers[j] = conn.servers[j], conn.servers[i]
+		}
 	}
 	conn.close = func() {
 		for _, t := range transports {
@@ -332,7 +336,7 @@ func dial(endpoint string, config *tls.Config) (remote, *http.Transport, error) 
 		TLSClientConfig:       config,
 		DialContext: (&net.Dialer{
 			Timeout:         connectTime,
-			KeepAliveConfig: keepAlive(),
+			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: silence / 2, Interval: silence / 4, Count: 2},
 			Control:         limitUnacknowledged,
 		}).DialContext,
 	}
@@ -369,10 +373,6 @@ func badEndpoint(endpoint string) error {
 		dataset.Clip(hint))
 }
 
-func keepAlive() net.KeepAliveConfig {
-	return net.KeepAliveConfig{Enable: true, Idle: silence / 2, Interval: silence / 4, Count: 2}
-}
-
 // limitUnacknowledged limits how long sent data may stay unacknowledged. The default is 15 minutes (tcp(7),
 // TCP_USER_TIMEOUT).
 func limitUnacknowledged(network, _ string, c syscall.RawConn) error {
@@ -386,15 +386,6 @@ func limitUnacknowledged(network, _ string, c syscall.RawConn) error {
 		return cerr
 	}
 	return err
-}
-
-// shuffle puts the servers in random order.
-func shuffle(list []remote) {
-	for i := len(list) - 1; i > 0; i-- {
-		id := uuid.New() // from crypto/rand; the bias of a single byte does not matter
-		j := int(id[0]) % (i + 1)
-		list[i], list[j] = list[j], list[i]
-	}
 }
 
 // maxProblem is how much of a refusal the client reads.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -75,11 +76,9 @@ func allows(e endpoint.Endpoint, p api.Principal, node string) error {
 	default:
 		lacks = "that is for operators and agents"
 	}
-	return dataset.Errorf(dataset.ErrForbidden, "%s may not %s: %s", p, lowerFirst(e.Summary), lacks)
+	return dataset.Errorf(dataset.ErrForbidden, "%s may not %s: %s", p,
+		strings.ToLower(e.Summary[:1])+e.Summary[1:], lacks)
 }
-
-// lowerFirst makes a summary the end of a sentence.
-func lowerFirst(summary string) string { return strings.ToLower(summary[:1]) + summary[1:] }
 
 // identify returns the principal of a request. A request whose context has no local address was not received by an
 // http.Server, so it comes from this process.
@@ -98,7 +97,7 @@ func (g *frontHandler) identify(r *http.Request) (api.Principal, error) {
 		return api.PrincipalOf(r.Context()), nil
 	case addr.Network() == "unix":
 		user, _ := r.Context().Value(userKey{}).(string)
-		return api.Principal{Local: true, From: orElse(user, "user")}, nil
+		return api.Principal{Local: true, From: cmp.Or(user, "user")}, nil
 	}
 	return api.Principal{From: r.RemoteAddr}, dataset.Errorf(dataset.ErrForbidden,
 		"the API requires TLS: use https:// (on the host itself, unix:///run/drover/drover.sock)")
@@ -164,13 +163,6 @@ func userName(from string) string {
 // isProgram reports whether the caller is a part of Drover: an agent, control, or this process.
 func isProgram(who api.Principal) bool {
 	return who.Kind == pki.Node || who.Kind == pki.Control || who.Local && who.From == ""
-}
-
-func orElse(s, none string) string {
-	if s == "" {
-		return none
-	}
-	return s
 }
 
 type userKey struct{}

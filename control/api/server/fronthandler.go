@@ -57,7 +57,10 @@ func (g *frontHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case err != nil:
-		g.limitAnonymous(w)
+		// The body of a caller that is not identified must arrive in time.
+		w.Header().Set("Connection", "close")
+		// This fails only for a writer that is not a connection, and needs no limit.
+		_ = http.NewResponseController(w).SetReadDeadline(clock.Deadline(g.patience))
 	case certificateIsOld(r):
 		w.Header().Set("Connection", "close")
 	}
@@ -119,14 +122,6 @@ func (g *frontHandler) serve(watched *watchedWriter, r *http.Request) {
 		wire.ProblemOf(err).Write(watched)
 	}()
 	g.next.ServeHTTP(watched, r)
-}
-
-// limitAnonymous limits a request of a caller that is not identified: its body must arrive in time, and its
-// connection is closed.
-func (g *frontHandler) limitAnonymous(w http.ResponseWriter) {
-	w.Header().Set("Connection", "close")
-	// This fails only for a writer that is not a connection, and needs no limit.
-	_ = http.NewResponseController(w).SetReadDeadline(clock.Deadline(g.patience))
 }
 
 // watchedWriter records whether an answer has begun, and its status.

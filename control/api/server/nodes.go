@@ -15,7 +15,9 @@ import (
 func (h handlers) nodes() {
 	bind(h, endpoint.ListPools, func(ctx context.Context, in *api.Page) (api.List[api.Pool], error) {
 		list, err := h.Service.Pools(ctx)
-		return cutPage(*in, list, err, poolCursor)
+		return cutPage(*in, list, err, func(_ int, p api.Pool) string {
+			return p.Node.String() + "/" + p.Name + "/" + p.ID.String()
+		})
 	})
 	bind(h, endpoint.ListNodes, func(ctx context.Context, in *endpoint.NodePage) (api.List[api.Node], error) {
 		list, err := h.Service.NodeList(ctx, in.Filter)

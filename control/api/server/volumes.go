@@ -20,8 +20,7 @@ import (
 func (h handlers) volumes() {
 	add(h, endpoint.ListVolumes.Endpoint,
 		func(ctx context.Context, in *endpoint.VolumePage) (*answer[volumeList], error) {
-			if minimal, health := prefersMinimal(in.Prefer); minimal {
-				in.Health = health
+			if in.Health = in.Prefer == wire.MinimalHealth; in.Health || in.Prefer == wire.Minimal {
 				l, err := paged(in.Page, isName, func() (api.List[api.VolumeSummary], error) {
 					return h.Service.VolumeSummaries(ctx, in.Page)
 				})
@@ -300,16 +299,6 @@ func isSnapshot(after string) bool {
 
 // ordinal is the cursor of items without a name: the number of items before the next page.
 func ordinal[T any](i int, _ T) string { return strconv.Itoa(i + 1) }
-
-func poolCursor(_ int, p api.Pool) string {
-	return p.Node.String() + "/" + p.Name + "/" + p.ID.String()
-}
-
-// prefersMinimal reports whether a client prefers summaries, and with health whether they have the fields of an
-// assessment.
-func prefersMinimal(prefer string) (minimal, health bool) {
-	return prefer == wire.Minimal || prefer == wire.MinimalHealth, prefer == wire.MinimalHealth
-}
 
 // volumeList is a list of volumes in one of two forms.
 type volumeList struct {

@@ -119,21 +119,16 @@ func DecodeStrict(data []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
-		return errBadBody(err)
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
+			return fmt.Errorf("bad JSON at byte %d: %w", syntax.Offset, err)
+		}
+		return fmt.Errorf("bad JSON: %s", strings.TrimPrefix(err.Error(), "json: "))
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("bad JSON: more than one value")
 	}
 	return nil
-}
-
-// errBadBody describes what is wrong with a JSON body.
-func errBadBody(err error) error {
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
-		return fmt.Errorf("bad JSON at byte %d: %w", syntax.Offset, err)
-	}
-	return fmt.Errorf("bad JSON: %s", strings.TrimPrefix(err.Error(), "json: "))
 }
 
 // Minimal is the value of the header Prefer (RFC 7240) with which a client asks for the summaries of a list. Lists

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/hashicorp/consul/api"
 
@@ -18,28 +17,6 @@ import (
 )
 
 var _ store.Catalog = (*Store)(nil)
-
-// catalog has the entries of this process in Consul's catalog.
-type catalog struct {
-	mu    sync.Mutex
-	known map[string]store.Service // by the ID in Consul; nil if the catalog must be read first
-}
-
-// take returns the entries and marks them as unknown. They stay unknown until the caller passes them to put. If the
-// caller fails before that, the next call reads the catalog again.
-func (c *catalog) take() map[string]store.Service {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	known := c.known
-	c.known = nil
-	return known
-}
-
-func (c *catalog) put(known map[string]store.Service) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.known = known
-}
 
 // service returns the name that a kind of service has in Consul.
 func (l layout) service(kind string) string { return l.prefix + "-" + kind }
@@ -76,8 +53,12 @@ func (s *Store) Publish(ctx context.Context, all []store.Service, look bool) err
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	known, there := s.catalog.take(), true
-	if known == nil || look {
+	// The entries stay unknown until all changes are made. If a change fails, the next call reads the catalog again.
+	var known map[string]store.Service
+	last, there := s.catalog.Swap(nil), true
+	if last != nil && !look {
+		known = *last
+	} else {
 		var err error
 		if known, there, err = s.published(ctx); err != nil {
 			return err
@@ -110,7 +91,7 @@ func (s *Store) Publish(ctx context.Context, all []store.Service, look bool) err
 			return err
 		}
 	}
-	s.catalog.put(want)
+	s.catalog.Store(&want)
 	return nil
 }
 
@@ -124,7 +105,7 @@ func (s *Store) Withdraw(ctx context.Context, kind, id string) error {
 	if err := s.ready(ctx); err != nil {
 		return err
 	}
-	s.catalog.take()
+	s.catalog.Store(nil)
 	return s.changeCatalog(ctx, api.TxnOps{s.layout.deregisterService(kind, s.layout.serviceID(kind, id))})
 }
 

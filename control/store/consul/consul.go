@@ -117,7 +117,8 @@ type Store struct {
 	workers       sync.WaitGroup
 	feed          feed
 	distributions distributions
-	catalog       catalog
+	// catalog has the entries of this process in Consul's catalog by their IDs; nil if the catalog must be read first.
+	catalog atomic.Pointer[map[string]store.Service]
 
 	formatted atomic.Bool // the format was checked
 	base      indexBase

@@ -30,7 +30,8 @@ func (e *endpoint) failed(ctx context.Context, what string, err error) error {
 		return fmt.Errorf("consul: %s: %w", what, ctx.Err())
 	case errors.As(err, &kind):
 		return err
-	case ctx.Err() != nil && (isContextError(err) || errors.Is(err, errNoAnswer)):
+	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, errNoAnswer)):
 		return dataset.Errorf(dataset.ErrUnavailable,
 			"consul: %s: no answer within %s from %s (are most of its servers up, and is it overloaded?)", what,
 			e.opts.CallTime, e.addresses())

@@ -236,7 +236,10 @@ func (f *transport) sendAs(req *http.Request, host *url.URL, body []byte) (*http
 	if f.endsWithCaller {
 		res, err = f.base.RoundTrip(out)
 	} else {
-		res, err = f.inflight.send(f.base, out, f.clock.After(f.patience()))
+		// The longer Consul has been silent, the shorter the wait: a server without a leader, or without a network,
+		// does not answer for a long time.
+		patience := max(silentTime, f.leaderTime-f.inflight.silence.duration())
+		res, err = f.inflight.send(f.base, out, f.clock.After(patience))
 	}
 	if err != nil {
 		return nil, token, &reachError{
@@ -254,12 +257,6 @@ func (f *transport) sendAs(req *http.Request, host *url.URL, body []byte) (*http
 		return nil, token, &reachError{host: host.String(), err: err}
 	}
 	return nil, token, &statusError{host.String(), res.StatusCode, string(text)}
-}
-
-// patience returns how long a request waits for an answer. The longer Consul has been silent, the shorter the wait: a
-// server without a leader, or without a network, does not answer for a long time.
-func (f *transport) patience() time.Duration {
-	return max(silentTime, f.leaderTime-f.inflight.silence.duration())
 }
 
 const maxErrorText = 4 << 10
@@ -388,9 +385,4 @@ func CheckAddress(address string) (*url.URL, error) {
 			"bad address of consul %s: it has no port (8501 is usual for https, 8500 for http)", address)
 	}
 	return u, nil
-}
-
-// isContextError reports whether an error is one of a context.
-func isContextError(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }

@@ -58,7 +58,7 @@ func Load(ctx context.Context, st store.Store, r io.ReadSeeker, replace bool) (S
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
 		return sum, l.failed(err)
 	}
-	again, err := read(r, l.set)
+	again, err := read(r, func(e store.Entry) error { return l.add(store.Write{Key: e.Key, Value: e.Value}) })
 	if err == nil && again != sum {
 		err = dataset.Errorf(dataset.ErrConflict, "the file was changed while it was read")
 	}
@@ -186,8 +186,6 @@ func (l *loading) clear() error {
 	}
 	return l.flush()
 }
-
-func (l *loading) set(e store.Entry) error { return l.add(store.Write{Key: e.Key, Value: e.Value}) }
 
 // add adds a write. If the write does not fit into one transaction with the earlier writes, add commits the earlier
 // ones first.
