@@ -174,13 +174,6 @@ func (s Size) Enlarged() Size {
 	return (s + s/2 + unit - 1) / unit * unit
 }
 
-// Limits reports whether a volume with usage u cannot be written further because its pool has too little free space. A
-// larger volume would not help then. Limits is false if the pool has not reported its size. It is also false if the
-// volume lacks inodes more than space, because a larger volume has more inodes.
-func (p PoolStatus) Limits(u Usage) bool {
-	return p.Size > 0 && (p.Fullness() == Full || p.Free <= u.Available && u.InodePercent() <= u.Percent())
-}
-
 // GrowsMounted reports whether a dataset with a filesystem can grow while it is mounted.
 func (c Capabilities) GrowsMounted(filesystem string) bool {
 	return !c.EnforcesSize || c.OnlineGrow && !slices.Contains(c.OfflineGrow, filesystem)
@@ -261,7 +254,8 @@ func (d Dataset) growCommandIn(in Room, u Usage) (command, why string) {
 			st.allowedSum().Human())
 	case size <= d.Size:
 		return "", fmt.Sprintf("the volume cannot grow, because pool %s has %s in all", in.Pool, st.Size.Human())
-	case st.Limits(u):
+	// A volume that lacks inodes more than space would get more of them with a larger size.
+	case st.Size > 0 && (st.Fullness() == Full || st.Free <= u.Available && u.InodePercent() <= u.Percent()):
 		return "", fmt.Sprintf("a larger volume would not help, because pool %s has only %s free", in.Pool,
 			st.Free.Human())
 	}

@@ -170,7 +170,16 @@ func (h Holder) HowToFree(name string) string {
 	case h.Kind == HolderProcess:
 		return fmt.Sprintf("end process %d", h.PID)
 	case h.Kind == HolderDevice:
-		return h.removeDevice()
+		if name, mapped := strings.CutPrefix(h.Device, "/dev/mapper/"); mapped {
+			return "dmsetup remove " + ShellQuote(name)
+		}
+		if strings.HasPrefix(h.Device, "/dev/md") {
+			return "mdadm --stop " + h.Device
+		}
+		if strings.HasPrefix(h.Device, "/dev/loop") {
+			return "losetup -d " + h.Device
+		}
+		return "stop " + h.Device
 	case h.Path == "":
 		return fmt.Sprintf("end process %d", h.PID)
 	case h.PID == 0:
@@ -178,20 +187,6 @@ func (h Holder) HowToFree(name string) string {
 	}
 	// umount -N runs the program of the host. With nsenter -m, the program would come from the holder's namespace.
 	return fmt.Sprintf("umount -N %d %s", h.PID, ShellQuote(h.Path))
-}
-
-// removeDevice returns the command that removes the device of a holder.
-func (h Holder) removeDevice() string {
-	if name, mapped := strings.CutPrefix(h.Device, "/dev/mapper/"); mapped {
-		return "dmsetup remove " + ShellQuote(name)
-	}
-	if strings.HasPrefix(h.Device, "/dev/md") {
-		return "mdadm --stop " + h.Device
-	}
-	if strings.HasPrefix(h.Device, "/dev/loop") {
-		return "losetup -d " + h.Device
-	}
-	return "stop " + h.Device
 }
 
 // ShellQuote quotes a path for a shell if it has characters that a shell interprets.

@@ -1,7 +1,6 @@
 package dataset
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,9 +46,6 @@ func (p Profile) WithoutSchedules() Profile {
 
 // HasSchedules reports whether snapshots or backups are made on a schedule.
 func (p Profile) HasSchedules() bool { return p.Snapshots.Schedule != "" || p.Backup.Schedule != "" }
-
-// WarnPercent returns the percentage of use from which a volume is nearly full.
-func (p Profile) WarnPercent() int { return cmp.Or(p.WarnAt, DefaultWarnAt) }
 
 // Replicas says how many nodes besides the home keep a copy, and how old a copy may become.
 type Replicas struct {

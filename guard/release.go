@@ -274,5 +274,8 @@ func (g *Guard) releaseWatchdog() error {
 			return nil
 		}
 	}
-	return g.watchdog.release()
+	if g.watchdog.feedingStopped {
+		return nil
+	}
+	return g.watchdog.close(true)
 }

@@ -60,14 +60,6 @@ func (d *watchdogKeeper) feed(now time.Duration) (next time.Duration, err error)
 	return d.next, err
 }
 
-// release disarms and closes the device when no dataset needs it any more.
-func (d *watchdogKeeper) release() error {
-	if d.feedingStopped {
-		return nil
-	}
-	return d.close(true)
-}
-
 func (d *watchdogKeeper) close(disarm bool) error {
 	if d.device == nil {
 		return nil

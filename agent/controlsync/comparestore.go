@@ -22,7 +22,8 @@ func (f *Follower) compareStore(ctx context.Context, s api.Sync, knew KnownState
 	}
 	was := f.Identity.Cluster()
 	before := f.Trust.Why()
-	why, recovered := before, f.isNewRecovery(s)
+	// recovered: the store was recovered since this node last applied a recovery
+	why, recovered := before, s.Full && s.Recovery != nil && s.Recovery.Done && s.Recovery.ID != f.recovery
 	switch {
 	case recovered && s.Recovery.ReportIncluded:
 		why = ""
@@ -89,12 +90,6 @@ func (f *Follower) Accept(ctx context.Context) error {
 		return err
 	}
 	return f.Resolver.FindLostUses(ctx) // now with the new records
-}
-
-// isNewRecovery reports whether a full answer comes from a store that was recovered since this node last applied a
-// recovery.
-func (f *Follower) isNewRecovery(s api.Sync) bool {
-	return s.Full && s.Recovery != nil && s.Recovery.Done && s.Recovery.ID != f.recovery
 }
 
 // applyRecovery prepares this node for a store that was rebuilt from the reports of the nodes, and records on disk that

@@ -2,7 +2,6 @@ package controlsync
 
 import (
 	"context"
-	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -23,13 +22,6 @@ type Facts struct {
 	reported dataset.Facts // as recorded by control
 	next     time.Duration // the earliest time of the next report, by the steady clock
 	again    atomic.Bool   // control may lack what was reported
-}
-
-func newFacts(s *Sync) *Facts {
-	if s.Source.FS == nil {
-		s.Source = facts.Host{FS: os.DirFS("/"), Machine: facts.Machine}
-	}
-	return &Facts{Sync: s}
 }
 
 // factsEvery is the minimum time between two reports of changed facts to control.

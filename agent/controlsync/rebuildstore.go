@@ -28,7 +28,18 @@ func (r *Holdings) RebuildStore(ctx context.Context, in api.RebuildStore) ([]api
 	if err != nil {
 		return nil, err
 	}
-	r.addRelinquished(found)
+	// Report the epochs that this node has relinquished, if control may have recorded that. The node must not open them
+	// again, so control gives such a dataset a later one.
+	answered, byDataset := r.Leases.AnsweredEpochs(), map[uuid.UUID]api.RelinquishedEpoch{}
+	for _, g := range r.Leases.AllRelinquished() {
+		byDataset[g.Dataset] = g
+	}
+	for i := range found {
+		id := found[i].Dataset.ID
+		if g, relinquished := byDataset[id]; relinquished && answered[id] == g.Epoch {
+			found[i].Relinquished = &g
+		}
+	}
 	out, err := r.Control.Rebuild(ctx, r.NodeID, found, in.DryRun)
 	if err != nil || in.DryRun {
 		return out, err
@@ -60,19 +71,4 @@ func (r *Holdings) findAll(ctx context.Context, in api.RebuildStore) (found []ap
 		found = append(found, here...)
 	}
 	return found, nil
-}
-
-// addRelinquished adds to the found datasets the epochs that this node has relinquished, if control may have recorded
-// that. The node must not open these epochs again, so control gives such a dataset a later one.
-func (r *Holdings) addRelinquished(found []api.FoundDataset) {
-	answered, byDataset := r.Leases.AnsweredEpochs(), map[uuid.UUID]api.RelinquishedEpoch{}
-	for _, g := range r.Leases.AllRelinquished() {
-		byDataset[g.Dataset] = g
-	}
-	for i := range found {
-		id := found[i].Dataset.ID
-		if g, relinquished := byDataset[id]; relinquished && answered[id] == g.Epoch {
-			found[i].Relinquished = &g
-		}
-	}
 }

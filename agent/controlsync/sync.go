@@ -2,6 +2,7 @@ package controlsync
 
 import (
 	"context"
+	"os"
 
 	"github.com/google/uuid"
 
@@ -85,7 +86,10 @@ func New(m *move.Moves, cfg Config) *Sync {
 	s.Identity = &Identity{Host: m.Host, configured: cfg.Node}
 	s.StoreClock = &StoreClock{db: m.DB}
 	s.Registration = &Registration{Sync: s, joined: make(chan struct{})}
-	s.Facts = newFacts(s)
+	if s.Source.FS == nil {
+		s.Source = facts.Host{FS: os.DirFS("/"), Machine: facts.Machine}
+	}
+	s.Facts = &Facts{Sync: s}
 	s.Status = &StatusReader{Sync: s}
 	s.Trash = &TrashReader{Sync: s}
 	s.Reporter = &Reporter{Sync: s}

@@ -112,10 +112,6 @@ type usageSummary struct {
 	fullness              dataset.Fullness
 }
 
-func (u lastUsage) summary() usageSummary {
-	return usageSummary{u.Size, u.Usage.Percent(), u.Usage.InodePercent(), u.Fullness}
-}
-
 // note records the usage of a dataset, and returns the usage and state to report. If usage is nil, it is not known at
 // the moment. note then returns the last usage, until the size changes or forget is called after a restore.
 func (u *usages) note(d dataset.Dataset, usage *dataset.Usage) (*dataset.Usage, dataset.Fullness) {
@@ -162,7 +158,7 @@ func (u *usages) unsaved() (values map[string]any, saved map[uuid.UUID]usageSumm
 	defer u.mu.Unlock()
 	values, saved = map[string]any{}, make(map[uuid.UUID]usageSummary, len(u.last))
 	for id, now := range u.last {
-		saved[id] = now.summary()
+		saved[id] = usageSummary{now.Size, now.Usage.Percent(), now.Usage.InodePercent(), now.Fullness}
 		if was, ok := u.saved[id]; !ok || was != saved[id] {
 			values[usageKey+id.String()] = now
 		}

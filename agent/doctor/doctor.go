@@ -51,7 +51,7 @@ type Doctor struct {
 // New returns the Doctor of a host. The checks add findings that no component knows.
 func New(a *pooladmin.Admin, b *backup.Backups, checks []func(*condition.List)) *Doctor {
 	x := &Doctor{Admin: a, backups: b, checks: checks, examined: map[uuid.UUID]*examination{}}
-	x.Watcher = NewWatcher(x)
+	x.Watcher = &Watcher{ctx: a.Ctx, clock: a.Clock, examine: x.examineInBackground}
 	return x
 }
 
@@ -93,8 +93,13 @@ func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID
 	for _, p := range x.Pools.All() {
 		x.checkInTime(ctx, r, p, known, sure)
 	}
-	x.checkFailedPools(r)
-	x.checkPending(r)
+	for _, u := range x.Pools.Failed {
+		r.Add(condition.PoolOffline, "pool "+u.Name, "", offlineReason(u.Name, u.Status.Reason))
+	}
+	for _, p := range x.Remover.PendingPurges() {
+		r.Add(condition.DatasetPending, "dataset "+p.Dataset.ID.String(), "", p.Dataset.Volume,
+			p.Since.UTC().Format(time.RFC3339), p.Reason)
+	}
 	x.CheckReplicas(r)
 	x.SharedMounts.Check(&r.List)
 	for _, ask := range []func(){
@@ -116,14 +121,6 @@ func (x *Doctor) examineHost(ctx context.Context, r *Report, known map[uuid.UUID
 	x.backups.Findings(&r.List)
 	for _, check := range x.checks {
 		check(&r.List)
-	}
-}
-
-// checkPending names the datasets that are purged and whose data still exists.
-func (x *Doctor) checkPending(r *Report) {
-	for _, p := range x.Remover.PendingPurges() {
-		r.Add(condition.DatasetPending, "dataset "+p.Dataset.ID.String(), "", p.Dataset.Volume,
-			p.Since.UTC().Format(time.RFC3339), p.Reason)
 	}
 }
 

@@ -122,7 +122,9 @@ func (x *Doctor) CheckPool(ctx context.Context, r *Report, p *pool.Pool, known m
 	if p.Memory != "" {
 		r.Add(condition.PoolInMemory, name, "", p.MemoryWarning())
 	}
-	checkWarnings(r, p)
+	for _, line := range pool.Warnings(p.Storage) {
+		r.Add(condition.PoolWarning, name, "", line)
+	}
 	checkMissingCapabilities(r, p)
 	checkTrials(r, p)
 	if sure {
@@ -156,12 +158,6 @@ func (x *Doctor) offlineHint(ctx context.Context, p *pool.Pool) string {
 	}
 	return "mount its disk at its previous path; or drover pool adopt PATH, with its present path; or, if it is " +
 		"lost for good, drover pool rm " + p.Name + " --forget --dry-run"
-}
-
-func (x *Doctor) checkFailedPools(r *Report) {
-	for _, u := range x.Pools.Failed {
-		r.Add(condition.PoolOffline, "pool "+u.Name, "", offlineReason(u.Name, u.Status.Reason))
-	}
 }
 
 // checkOvercommit warns of a pool whose volumes may together become larger than its policy allows. If the pool has no
@@ -198,13 +194,6 @@ func (x *Doctor) checkSharedFilesystem(r *Report, p *pool.Pool, st dataset.PoolS
 		return
 	}
 	r.Add(condition.PoolShared, "pool "+p.Name, "", strings.Join(others, ", "))
-}
-
-// checkWarnings reports the warnings of a pool.
-func checkWarnings(r *Report, p *pool.Pool) {
-	for _, line := range pool.Warnings(p.Storage) {
-		r.Add(condition.PoolWarning, "pool "+p.Name, "", line)
-	}
 }
 
 // roomHint returns a hint on how to free so much space that a pool no longer counts as nearly full. If the store is

@@ -25,11 +25,6 @@ type Watcher struct {
 	began   time.Duration     // when it began, by the steady clock
 }
 
-// NewWatcher returns a Watcher that has not examined anything.
-func NewWatcher(doctor *Doctor) *Watcher {
-	return &Watcher{ctx: doctor.Ctx, clock: doctor.Clock, examine: doctor.examineInBackground}
-}
-
 // examineInBackground returns the findings about this host. It leaves out those about the connection to control, those
 // that need a list of all datasets in the pools, and those that need the operator's keys. waited is how long it waited
 // for other processes: see Report.

@@ -41,15 +41,6 @@ type Deadlines struct {
 	enrolling sync.Mutex
 }
 
-func newDeadlines(t *Leases) *Deadlines {
-	return &Deadlines{
-		Leases: t, Marks: newMarks(t.Host),
-		leases: map[uuid.UUID]*boundedLease{}, registered: map[uuid.UUID]uint64{},
-		keptReasons: map[uuid.UUID]string{},
-		changed:     make(chan struct{}), wake: make(chan struct{}, 1),
-	}
-}
-
 // Session returns the time at which the last answered renewal of this node's session was sent, by the steady clock, and
 // how long the session is valid from then. It returns zeros before the first answer, and always if control requires no
 // session.

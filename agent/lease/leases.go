@@ -129,7 +129,12 @@ func New(h *host.Host, pools *pool.Pools, g Guard, peers http.RoundTripper, repl
 		kept: map[uuid.UUID]kept{},
 	}
 	t.Nodes = &Nodes{Leases: t}
-	t.Deadlines = newDeadlines(t)
+	t.Deadlines = &Deadlines{
+		Leases: t, Marks: &Marks{host: t.Host, Table: records.NewTable[uuid.UUID](t.DB, "bounded/")},
+		leases: map[uuid.UUID]*boundedLease{}, registered: map[uuid.UUID]uint64{},
+		keptReasons: map[uuid.UUID]string{},
+		changed:     make(chan struct{}), wake: make(chan struct{}, 1),
+	}
 	t.Registrar = &Registrar{Leases: t}
 	return t
 }

@@ -23,10 +23,6 @@ type Marks struct {
 	*records.Table[uuid.UUID] // the operation, by dataset
 }
 
-func newMarks(h *host.Host) *Marks {
-	return &Marks{host: h, Table: records.NewTable[uuid.UUID](h.DB, "bounded/")}
-}
-
 // Has reports whether a dataset is marked.
 func (m *Marks) Has(id uuid.UUID) bool {
 	_, marked := m.Get(id)

@@ -88,19 +88,6 @@ type poolSpace struct {
 	wasFull bool          // full is set
 }
 
-func newWatcher(m *Mounts) *Watcher {
-	return &Watcher{
-		Mounts:   m,
-		flushing: make(chan struct{}, maxLossFlushes),
-		losses:   map[uuid.UUID]Loss{},
-		pools:    map[uuid.UUID]poolSpace{},
-		looks:    map[uuid.UUID]look{},
-		roots:    map[uuid.UUID]*os.File{},
-		sessions: map[uuid.UUID]session{},
-		unsaved:  map[uuid.UUID]bool{},
-	}
-}
-
 // Load reads the losses from disk, and removes those of datasets that are no longer on this node.
 func (w *Watcher) Load(ctx context.Context) error {
 	gone := map[string]any{}

@@ -3,6 +3,7 @@ package mounting
 import (
 	"context"
 	"errors"
+	"os"
 	"time"
 
 	"github.com/google/uuid"
@@ -95,7 +96,16 @@ func New(h *host.Host, p *pool.Pools, l *lease.Leases, t *throttle.Throttler, fr
 	m.Engines = &Engines{db: h.DB, boot: h.Boot, activated: map[process.Identity]bool{}}
 	m.Uses = &UseTable{Host: h, records: map[uuid.UUID]*Record{}, idleSince: map[uuid.UUID]time.Duration{}}
 	m.Holders = &Holders{Mounts: m, ReadForeign: mount.ReadForeign, Files: inuse.FindOpenFiles}
-	m.LostWrites = newWatcher(m)
+	m.LostWrites = &Watcher{
+		Mounts:   m,
+		flushing: make(chan struct{}, maxLossFlushes),
+		losses:   map[uuid.UUID]Loss{},
+		pools:    map[uuid.UUID]poolSpace{},
+		looks:    map[uuid.UUID]look{},
+		roots:    map[uuid.UUID]*os.File{},
+		sessions: map[uuid.UUID]session{},
+		unsaved:  map[uuid.UUID]bool{},
+	}
 	m.Disks = &Disks{Mounts: m}
 	m.Quiescer = &Quiescer{m}
 	m.SharedMounts = &SharedMounts{

@@ -90,12 +90,7 @@ func (u *Unmounter) unmount(ctx context.Context, d dataset.Dataset) error {
 	u.Uses.ClearIdle(d.ID)
 	u.News.Changed(d.ID)
 	steps.At("unmount.unmounted")
-	u.unmounted(d)
-	return nil
-}
-
-// unmounted starts the work that had to wait until a dataset was unmounted. The dataset's lock is held.
-func (u *Unmounter) unmounted(d dataset.Dataset) {
+	// now the work that had to wait
 	u.LostWrites.Unmounted(u.Ctx, d)
 	u.moves.AnswerIfRecalled(d.ID)
 	if _, left := u.Cache.Copy(d.ID); left {
@@ -104,6 +99,7 @@ func (u *Unmounter) unmounted(d dataset.Dataset) {
 	if _, shared := u.SharedMounts.Get(d.ID); shared {
 		u.SharedMounts.ReconcileSoon(d.ID, uuid.Nil)
 	}
+	return nil
 }
 
 // UnmountAndRelease unmounts a dataset without a recorded use if it is mounted, and makes the guard forget it. If

@@ -48,7 +48,12 @@ func (m *Moves) Bring(ctx context.Context, d dataset.Dataset) (dataset.Dataset, 
 			return d, err
 		}
 	}
-	return m.arrivedRecord(ctx, d)
+	now, err := m.Locate(ctx, d)
+	if err == nil && now.Home != m.NodeID {
+		err = dataset.Errorf(dataset.ErrConflict, "volume %s moved on to node %s: try again", d.Volume,
+			m.Leases.Nodes.Name(now.Home))
+	}
+	return now, err
 }
 
 // checkMayBring fails unless the profile of a volume lets it move here without a command.
@@ -157,16 +162,6 @@ func (m *Moves) missingBytes(ctx context.Context, d dataset.Dataset) (bytes data
 	}
 	plan, err := m.TransferClient.Plan(ctx, "https://"+home.Address, d.ID, have, now.ID, nil)
 	return dataset.Size(plan.Bytes()), err == nil
-}
-
-// arrivedRecord returns the record of a dataset that came here.
-func (m *Moves) arrivedRecord(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
-	now, err := m.Locate(ctx, d)
-	if err == nil && now.Home != m.NodeID {
-		err = dataset.Errorf(dataset.ErrConflict, "volume %s moved on to node %s: try again", d.Volume,
-			m.Leases.Nodes.Name(now.Home))
-	}
-	return now, err
 }
 
 // isOnShare reports whether a volume is on a share on which this node has a pool. If control does not answer, it

@@ -55,7 +55,9 @@ func (c *Copies) Apply(ctx context.Context, k api.AssignedCopy) error {
 		now, _ := records.NewerIndexed(c.Cache, d, 0)
 		return c.DB.Put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: now})
 	}
-	c.forgetHome(k.Dataset)
+	// only the home needs these
+	c.Leases.EndRecall(k.Dataset)
+	c.ForgetSent(k.Dataset)
 	c.ReconcileSoon(k.Dataset)
 	c.Replicas.Wake()
 	return nil

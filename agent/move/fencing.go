@@ -13,12 +13,6 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
-// isAutomaticFailover reports whether a promotion relies on the fact that the home has not renewed its session. Any
-// other promotion without the home relies only on the confirmation of an operator.
-func isAutomaticFailover(op *dataset.Operation) bool {
-	return op.Loss != nil && op.Loss.UnreachableIndex != 0
-}
-
 // blockPromises makes sure that the previous epoch has ended before a promotion: no promise of this node is valid any
 // more, and this node makes none until control has reported the outcome. The wait matters because a home that still
 // asks for promises is alive, even if control counts it as lost.
@@ -59,11 +53,12 @@ func (m *moveRun) blockPromises(ctx context.Context) error {
 }
 
 // fence runs the command of the profile that fences the last home. It does nothing if the profile has no command, or if
-// an operator confirmed that the last home is fenced (see isAutomaticFailover).
+// an operator confirmed that the last home is fenced.
 func (m *moveRun) fence(ctx context.Context) error {
 	op := m.op
 	f := op.DatasetRecord.Profile.Failover.Fence
-	if !isAutomaticFailover(op) || f.Kind != dataset.FenceExec {
+	automatic := op.Loss != nil && op.Loss.UnreachableIndex != 0 // no operator confirmed anything
+	if !automatic || f.Kind != dataset.FenceExec {
 		return nil
 	}
 	m.jb.Step("fencing its last home")

@@ -95,9 +95,3 @@ func (m *Moves) ForgetSent(ds uuid.UUID) {
 	m.Retention.Forget(ds)
 	m.Access.Forget(ds)
 }
-
-// forgetHome drops the state that only the home of a dataset needs. It is called when this node is no longer the home.
-func (m *Moves) forgetHome(ds uuid.UUID) {
-	m.Leases.EndRecall(ds)
-	m.ForgetSent(ds)
-}

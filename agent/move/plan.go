@@ -30,12 +30,6 @@ func (p Plan) Bytes() (sum int64) {
 	return sum
 }
 
-// inOrder sorts snapshots by the time at which they were taken; within an epoch by the clock of its home.
-func inOrder(all []dataset.Snapshot) []dataset.Snapshot {
-	return slices.SortedStableFunc(slices.Values(all),
-		func(a, b dataset.Snapshot) int { return a.At().Compare(b.At()) })
-}
-
 // isTransferred reports whether a snapshot belongs to the dataset wherever its home is. Superseded heads do not
 // belong to it. A snapshot that was taken for another copy is transferred only if want contains it.
 func isTransferred(s dataset.Snapshot, want []uuid.UUID) bool {
@@ -55,7 +49,9 @@ func isTransferred(s dataset.Snapshot, want []uuid.UUID) bool {
 // used.
 func makePlan(all []dataset.Snapshot, have, want []uuid.UUID,
 	cost func(base, snapshot uuid.UUID) (int64, error)) (Plan, error) {
-	all = inOrder(all)
+	// in the order of time; within an epoch by the clock of its home
+	all = slices.SortedStableFunc(slices.Values(all),
+		func(a, b dataset.Snapshot) int { return a.At().Compare(b.At()) })
 	both := map[uuid.UUID]bool{}
 	for _, s := range all {
 		both[s.ID] = slices.Contains(have, s.ID)

@@ -154,7 +154,13 @@ func (t *Pools) readStatus(ctx context.Context, id uuid.UUID, begin func()) (dat
 		// probe.
 		is.Reason = diskProblem(was.Name, errors.New(is.Reason))
 	}
-	t.warn(id, warned)
+	var before []string
+	t.Change(id, func(pl *Pool) { before, pl.warned = pl.warned, warned })
+	for _, line := range warned {
+		if !slices.Contains(before, line) { // it is new since the pool was last asked
+			t.Log.WithField("pool", t.Name(id)).Warn("pool: " + line)
+		}
+	}
 	if gerr != nil {
 		t.Suspect(id, gerr)
 		return is, WithPoolName(was.Name, gerr)
@@ -208,17 +214,6 @@ func (t *Pools) Online(ctx context.Context, id uuid.UUID) (backends.Pool, error)
 		return nil, err
 	}
 	return b, t.ByID(id).CheckServed()
-}
-
-// warn logs the warnings of a pool that are new since the pool was last asked.
-func (t *Pools) warn(id uuid.UUID, now []string) {
-	var before []string
-	t.Change(id, func(pl *Pool) { before, pl.warned = pl.warned, now })
-	for _, line := range now {
-		if !slices.Contains(before, line) {
-			t.Log.WithField("pool", t.Name(id)).Warn("pool: " + line)
-		}
-	}
 }
 
 // Warnings returns the warnings of an open pool; see backends.Warner.

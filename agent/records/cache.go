@@ -3,6 +3,7 @@ package records
 import (
 	"context"
 	"reflect"
+	"slices"
 	"sync"
 
 	"github.com/google/uuid"
@@ -139,7 +140,7 @@ func (c *Cache) removeNamesLocked(e *entry) {
 		}
 		delete(c.names, name)
 		for id, o := range c.datasets {
-			if id != e.id && o.state == dataset.StateReady && o.hasName(name) {
+			if id != e.id && o.state == dataset.StateReady && slices.Contains(o.names(), name) {
 				c.names[name] = id
 			}
 		}

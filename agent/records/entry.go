@@ -111,11 +111,6 @@ func (e *entry) names() []string {
 	return append([]string{e.volume}, e.rare.aliases...)
 }
 
-// hasName reports whether name is the name or an alias of the volume.
-func (e *entry) hasName(name string) bool {
-	return e.volume == name || e.rare != nil && slices.Contains(e.rare.aliases, name)
-}
-
 // provisioned returns how large the dataset may become: see provisionedBy.
 func (e *entry) provisioned() dataset.Size {
 	return provisionedBy(dataset.Dataset{State: e.state, Size: e.size})

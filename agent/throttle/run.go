@@ -227,7 +227,11 @@ func (k *GroupScanner) enforce(ctx context.Context, e *Limited, base []string) e
 	if e.ended || e.SuspendedUntil != 0 || e.Record.Boot == "" {
 		return nil
 	}
-	limited := Union(base, k.limitable(e.Record.Groups))
+	limitable := slices.DeleteFunc(slices.Clone(e.Record.Groups), func(g string) bool {
+		rules, err := k.rulesOf(g)
+		return err == nil && rules == nil
+	})
+	limited := Union(base, limitable)
 	more, err := k.usedIn(e, limited)
 	if err != nil {
 		return err
@@ -292,14 +296,6 @@ func (k *GroupScanner) usedIn(e *Limited, limited []string) (groups []string, er
 		defer k.News.Changed(e.id)
 	}
 	return groups, nil
-}
-
-// limitable returns the groups that can be limited.
-func (k *GroupScanner) limitable(groups []string) []string {
-	return slices.DeleteFunc(slices.Clone(groups), func(g string) bool {
-		rules, err := k.rulesOf(g)
-		return err == nil && rules == nil
-	})
 }
 
 // rulesOf returns the rules of a group, or nil if it cannot be limited. It reads the rules once in each look.

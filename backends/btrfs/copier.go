@@ -36,7 +36,7 @@ func (p *Pool) dropHead(ctx context.Context, f *shelf.Folder) error {
 	if err != nil {
 		return err
 	}
-	if err := f.RemoveHead(); err != nil {
+	if err := f.SetHead(shelf.Head{Tree: shelf.RestoredTree(uuid.New())}); err != nil {
 		return err
 	}
 	p.step("btrfs.head.dropped")

@@ -76,7 +76,7 @@ func (p *Pool) openOrMake(cfg backends.Config, c clock.Clock) (err error) {
 func (p *Pool) Info() backends.Info {
 	caps, sized := (*Backend)(nil).MaxCapabilities(), p.quota.Enabled()
 	caps.EnforcesSize, caps.OnlineGrow, caps.Shrink = sized, sized, sized
-	caps.CountsWritten, caps.KnowsUsed = p.quota.Simple(), p.quota.Full()
+	caps.CountsWritten, caps.KnowsUsed = p.quota.mode == btrfsctl.QuotaSimple, p.quota.Full()
 	return backends.Info{
 		Capabilities: caps,
 		Note: "subvolumes: constant-time snapshots and clones; df in a volume shows the whole pool; " +

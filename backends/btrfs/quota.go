@@ -62,9 +62,6 @@ func (q *quota) Enabled() bool { return q.mode != btrfsctl.QuotaNone }
 // Full reports whether the quotas count everything that a subvolume refers to.
 func (q *quota) Full() bool { return q.mode == btrfsctl.QuotaFull }
 
-// Simple reports whether the quotas count only the bytes that were written to a subvolume.
-func (q *quota) Simple() bool { return q.mode == btrfsctl.QuotaSimple }
-
 // Note describes to users how sizes are enforced.
 func (q *quota) Note() string {
 	switch q.mode {

@@ -24,14 +24,9 @@ import (
 // attachTimeout bounds the wait for another process that attaches the same image, and the wait for a device to detach.
 const attachTimeout = 10 * time.Second
 
-// deviceOptions returns the options of the loop device of an image.
-func (p *Pool) deviceOptions() loopdev.Options {
-	return loopdev.Options{DirectIO: p.direct, BlockSize: sector, Sole: true}
-}
-
 // openDevice attaches the image at path. If the image is attached already, it opens the existing device.
 func (p *Pool) openDevice(ctx context.Context, path string) (*loopdev.Device, error) {
-	return openDevice(ctx, path, p.deviceOptions())
+	return openDevice(ctx, path, loopdev.Options{DirectIO: p.direct, BlockSize: sector, Sole: true})
 }
 
 // Attach implements backends.Pool. The kernel detaches the loop device when its last user closes it, so a crash between

@@ -83,7 +83,7 @@ func (b *baseSharing) run(ctx context.Context) {
 // within a block. Its bytes are copied.
 func (b *baseSharing) share() (n int64, err error) {
 	if n = min(b.part, b.end-b.shared) / b.block * b.block; n > 0 {
-		return n, reflink.ClonePart(b.image, b.base, b.shared, n)
+		return n, reflink.ClonePartAt(b.image, b.shared, b.base, b.shared, n)
 	}
 	n = b.end - b.shared
 	_, err = io.Copy(io.NewOffsetWriter(b.image, b.shared), io.NewSectionReader(b.base, b.shared, n))

@@ -13,7 +13,6 @@ import (
 	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/linux/dm"
 	"github.com/droverhq/drover/internal/safefile"
-	"github.com/google/uuid"
 )
 
 // The image of an encrypted dataset contains a LUKS2 container with the filesystem in it. Snapshots, clones and copies
@@ -52,11 +51,6 @@ func (p *Pool) keyOf(ctx context.Context, d dataset.Dataset) ([]byte, error) {
 		return nil, dataset.Errorf(dataset.ErrForbidden, "it is encrypted, and no keys are available")
 	}
 	return p.keys.DataKey(ctx, d)
-}
-
-// formatContainer makes a container on a device.
-func (p *Pool) formatContainer(ctx context.Context, device string, id uuid.UUID, key []byte) error {
-	return crypt.New(p.backend.runner).Format(ctx, device, id, key)
 }
 
 // openContainer opens the container on a device of the dataset in dir.

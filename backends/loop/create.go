@@ -279,7 +279,7 @@ func (p *Pool) encrypt(ctx context.Context, dir safefile.Dir, id uuid.UUID, key 
 		return err
 	}
 	defer dev.Close()
-	if err := p.formatContainer(ctx, dev.Path, id, key); err != nil {
+	if err := crypt.New(p.backend.runner).Format(ctx, dev.Path, id, key); err != nil {
 		return err
 	}
 	p.step("create.encrypted")

@@ -112,7 +112,7 @@ func (p *Pool) describeHost() error {
 		note = append(note, "ext4 cannot grow while mounted, because this process lacks CAP_SYS_RESOURCE")
 	}
 	if p.image != nil {
-		note = append(note, p.image.Notes()...)
+		note = append(note, p.image.note...)
 	}
 	if p.disk != nil {
 		note = append(note, p.disk.Note())

@@ -271,9 +271,6 @@ func (img *poolImage) mounted() (device string, err error) {
 	return info.Path, nil
 }
 
-// Notes returns lines for people that describe the state in which Open found the image.
-func (img *poolImage) Notes() []string { return img.note }
-
 // Close unmounts the image unless it is in use.
 func (img *poolImage) Close() error {
 	device, lookErr := img.mounted()

@@ -58,12 +58,6 @@ func (p *Pool) share(dir safefile.Dir, item, src string) (done bool, err error) 
 	return true, safefile.AbsentIsFine(dir.Remove(tmp)) // rename(2) leaves tmp if both are names of one file
 }
 
-// mayShare reports whether a snapshot of a kind may share the head's image. Snapshots of these kinds are mostly deleted
-// before the head is written to.
-func mayShare(kind dataset.SnapshotKind) bool {
-	return kind == dataset.SnapshotTransfer || kind == dataset.SnapshotSuperseded
-}
-
 // unshare gives a head an image that no snapshot shares. It must be called before the head is written to. It fails with
 // ErrAttached if the head is attached to a device. (An attached head normally shares no image, because Unshare was
 // called before it was attached.)

@@ -72,7 +72,8 @@ func (p *Pool) keep(ctx context.Context, dir safefile.Dir, s dataset.Snapshot) e
 
 // keepHead makes the image of a snapshot, whose record exists, from the head.
 func (p *Pool) keepHead(dir safefile.Dir, s dataset.Snapshot) (durable bool, err error) {
-	if mayShare(s.Kind) {
+	// Snapshots of these kinds are mostly deleted before the head is written to, so they may share its image.
+	if s.Kind == dataset.SnapshotTransfer || s.Kind == dataset.SnapshotSuperseded {
 		if done, err := p.share(dir, s.ID.String(), headItem); err != nil || done {
 			return false, err
 		}

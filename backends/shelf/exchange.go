@@ -231,7 +231,7 @@ func FindPools(dir safefile.Dir, backend string, id uuid.UUID) ([]string, error)
 	var laterFormat, unopened error
 	for _, name := range names {
 		sub, err := dir.Sub(name)
-		if isNotDirectory(err) || errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) || errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {

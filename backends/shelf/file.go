@@ -89,12 +89,6 @@ func syncOpen(f *os.File) error {
 	return nil
 }
 
-// isNotDirectory reports whether a directory could not be opened because its name belongs to something else, such as a
-// symbolic link.
-func isNotDirectory(err error) bool {
-	return errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP)
-}
-
 // syncArea makes the names in an area durable.
 func syncArea(root safefile.Dir, area string) error {
 	sub, err := root.Sub(area)

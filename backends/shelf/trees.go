@@ -242,11 +242,6 @@ func (f *Folder) ForeignNames() ([]string, error) {
 	}), err
 }
 
-// RemoveHead durably records that no tree of the folder is the head.
-func (f *Folder) RemoveHead() error {
-	return f.SetHead(Head{Tree: RestoredTree(uuid.New())})
-}
-
 // Snapshots returns the complete snapshots of the folder, the newest first. It leaves out a snapshot that cannot be
 // read.
 func (f *Folder) Snapshots() ([]SnapshotRecord, error) {

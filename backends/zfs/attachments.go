@@ -229,7 +229,12 @@ func (p *Pool) unstage(id uuid.UUID) error {
 	defer p.attachments.staging.Unlock()
 	delete(p.attachments.staged, id)
 	dir := p.stageDir(id)
-	flushRequests(dir)
+	// The server must read its waiting requests: later requests wait for their answers.
+	for range 8 {
+		var st unix.Statfs_t
+		_ = unix.Statfs(dir, &st)
+		<-time.After(time.Millisecond)
+	}
 	err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount %s: %w", dir, err)
@@ -237,15 +242,6 @@ func (p *Pool) unstage(id uuid.UUID) error {
 	_ = os.Remove(dir)
 	_ = os.Remove(filepath.Dir(dir)) // succeeds only if it is empty
 	return nil
-}
-
-// flushRequests makes the server read its waiting requests: it sends a later request and waits for the answer.
-func flushRequests(dir string) {
-	for range 8 {
-		var st unix.Statfs_t
-		_ = unix.Statfs(dir, &st)
-		<-time.After(time.Millisecond)
-	}
 }
 
 // unstageAll removes the staging mounts of all datasets that are mounted nowhere else.

@@ -157,7 +157,7 @@ func (p *Pool) listed(ctx context.Context, fs string) (dataset.Size, bool, error
 	defer l.mu.Unlock()
 	if now := l.clock.Steady(); l.used == nil || now >= l.until {
 		p.unloadIdle()
-		all, err := p.tool.heads(ctx, p.top())
+		all, err := p.tool.get(ctx, "-d", "2", p.top())
 		if err != nil {
 			return 0, false, err
 		}

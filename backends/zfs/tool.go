@@ -148,11 +148,6 @@ func (t tool) below(ctx context.Context, name string) ([]object, error) {
 	return t.get(ctx, "-r", name)
 }
 
-// heads returns the filesystems up to two levels below a filesystem: all heads of a pool, without snapshots.
-func (t tool) heads(ctx context.Context, top string) ([]object, error) {
-	return t.get(ctx, "-d", "2", top)
-}
-
 func (t tool) get(ctx context.Context, args ...string) ([]object, error) {
 	last := len(args) - 1
 	all := append([]string{"get", "-Hp"}, args[:last]...)

@@ -78,10 +78,6 @@ func (g group) freezeFile() string {
 	return filepath.Join(g.dir, "cgroup.freeze")
 }
 
-// freeze starts to freeze the group. The freeze is complete when frozen returns true. If the group does not exist any
-// more, freeze does nothing.
-func (g group) freeze() error { return g.write("FROZEN", "1") }
-
 // thaw thaws the group. If the group does not exist any more, thaw does nothing.
 func (g group) thaw() error { return g.write("THAWED", "0") }
 

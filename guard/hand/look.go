@@ -179,7 +179,9 @@ func (t *Tool) list(targets map[uuid.UUID]Target) (*processTable, error) {
 	}
 	w := &processTable{own: own, scan: scan, datasets: slices.Collect(maps.Keys(targets))}
 	for _, target := range targets {
-		w.addFilesystem(target)
+		if fsys := w.filesystem(target); fsys.ok {
+			w.scan.AddTree(fsys.Filesystem, fsys.entry)
+		}
 	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -243,7 +245,8 @@ func (w *processTable) estimate(p *process) {
 		return
 	}
 	if p.host {
-		p.Engine = slices.Contains(engines(), p.Comm) && inuse.RunsAsRoot(p.PID)
+		// engines write into volumes themselves, during docker cp
+		p.Engine = slices.Contains([]string{"dockerd", "podman"}, p.Comm) && inuse.RunsAsRoot(p.PID)
 	}
 	p.spared = p.PID == 1 || p.Engine || p.host && p.Comm == inuse.CommDrover && inuse.RunsAsRoot(p.PID)
 	p.size = descriptorsOf(procDir(p.PID)) + p.threads*inuse.ThreadWork
@@ -253,9 +256,6 @@ func (w *processTable) estimate(p *process) {
 }
 
 func procDir(pid int) string { return "/proc/" + strconv.Itoa(pid) }
-
-// engines lists the container engines. They write into volumes themselves, during docker cp.
-func engines() []string { return []string{"dockerd", "podman"} }
 
 // protected reports whether a process must not be stopped before it was examined: init, an engine, or Drover. Engines
 // and Drover are recognized by their name together with their user ID, because any process can choose its name.

@@ -117,13 +117,6 @@ func (w *processTable) filesystem(target Target) filesystem {
 	return filesystem{was, true, nil}
 }
 
-// addFilesystem adds the filesystem of a dataset to those whose open files are recorded.
-func (w *processTable) addFilesystem(target Target) {
-	if fsys := w.filesystem(target); fsys.ok {
-		w.scan.AddTree(fsys.Filesystem, fsys.entry)
-	}
-}
-
 func (w *processTable) newHolding(target Target, fsys mount.Filesystem) *inuse.TreeUse {
 	h := inuse.NewTreeUse(w.own, fsys, target.Paths)
 	h.FindOverlays(w.scan)

@@ -274,7 +274,7 @@ func (t *Tool) freezeGroup(target Target, g group) (acted bool, err error) {
 	if err := t.marks.addLocked(target.Dataset, mark{g.kind, g.dir}); err != nil || asked {
 		return false, err
 	}
-	return true, g.freeze()
+	return true, g.write("FROZEN", "1") // complete when frozen returns true
 }
 
 // halt marks the processes of a list and sends SIGSTOP to those that run. It leaves alone a process that another

@@ -2,6 +2,8 @@ package reference
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/cpuguy83/go-md2man/v2/md2man"
@@ -32,7 +34,7 @@ func (p Page) text() (string, error) {
 		b.WriteString(wrap(paragraph) + "\n\n")
 	}
 	b.WriteString("This page is generated from the JSON schema of the file.\n\n")
-	for _, t := range TypeNames() {
+	for _, t := range slices.Sorted(maps.Keys(types)) {
 		b.WriteString(wrap("- **"+t+"**: "+types[t]) + "\n")
 	}
 	for _, k := range keys {

@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -282,6 +281,3 @@ var types = map[string]string{
 	"duration": "a number and a unit, or several: 30s, 15m, 72h, 3d, 2w, 1d12h. A day has 24 hours.",
 	"name":     "1 to 63 lower-case letters, digits or '-', with a letter or digit first.",
 }
-
-// TypeNames returns the types that a page explains, sorted.
-func TypeNames() []string { return slices.Sorted(maps.Keys(types)) }

@@ -92,7 +92,7 @@ func (c comparison) isTrue(left, right value) bool {
 		if left.text == "" || right.text == "" {
 			return false // an unknown version is neither older nor newer
 		}
-		order = compareVersions(left.text, right.text)
+		order = slices.Compare(numbers(left.text), numbers(right.text)) // 6.12.3 > 6.12 > 6.8
 	default:
 		if math.IsNaN(left.number - right.number) { // 0 / 0, such as the ratio of the sizes of an empty pool
 			return c.op == "!="

@@ -102,13 +102,6 @@ func (v value) show(k kind) string {
 	return strconv.Quote(dataset.Clip(v.text))
 }
 
-// compareVersions compares two versions by their leading numbers, and returns -1, 0 or 1 as cmp.Compare does. 6.12 is
-// greater than 6.8, and 6.12.3 is greater than 6.12.
-func compareVersions(a, b string) int {
-	x, y := numbers(a), numbers(b)
-	return slices.Compare(x, y)
-}
-
 func numbers(version string) (out []uint64) {
 	for part := range strings.SplitSeq(version, ".") {
 		end := 0

@@ -68,7 +68,10 @@ func (l *Limiter) Accept() (net.Conn, error) {
 	c := &limitedConn{Conn: accepted, listener: l}
 	c.address, c.network = networkOf(accepted.RemoteAddr())
 	if victim := l.enter(c); victim != nil {
-		victim.reset()
+		if tcp, ok := victim.Conn.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // a TCP reset: the kernel drops the buffers at once
+		}
+		_ = victim.Conn.Close() // fails if the server has just closed it
 		if l.opts.OnClosed != nil {
 			l.opts.OnClosed(victim.address)
 		}
@@ -177,12 +180,4 @@ func (l *Limiter) ConnState(nc net.Conn, state http.ConnState) {
 func (c *limitedConn) Close() error {
 	c.listener.leave(c)
 	return c.Conn.Close()
-}
-
-// reset closes the connection with a TCP reset, so that the kernel drops its buffers at once.
-func (c *limitedConn) reset() {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
-	_ = c.Conn.Close() // fails if the server has just closed it
 }

@@ -53,7 +53,8 @@ func Listen(ctx context.Context, path, group string) (*Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
-	unlock, err := lock(ctx, path)
+	// Two processes that start at the same time must not remove each other's socket.
+	unlock, err := safefile.Lock(ctx, path+".lock", lockWait)
 	if err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
@@ -80,12 +81,6 @@ func CheckPath(path string) error {
 			len(path), maxPath)
 	}
 	return nil
-}
-
-// lock prevents two processes that start at the same time from removing each other's socket. The lock is held while a
-// socket is created, but not while it is served.
-func lock(ctx context.Context, path string) (unlock func() error, err error) {
-	return safefile.Lock(ctx, path+".lock", lockWait)
 }
 
 // vacate removes a socket file on which no process answers.

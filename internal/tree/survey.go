@@ -91,7 +91,7 @@ func SurveyTree(ctx context.Context, dir *os.File) (s Survey, err error) {
 			return nil
 		}
 		s.Names++
-		if t := n.changed(); t.Before(earliest) || t.After(latest) {
+		if t := time.Unix(n.st.Mtim.Unix()); t.Before(earliest) || t.After(latest) {
 			s.Times.add(at)
 		}
 		if hasFlags && (n.isDir() || n.format() == unix.S_IFREG) {
@@ -164,9 +164,6 @@ func (s *Survey) add(n *node, at *place) error {
 	s.Metadata.add(entry)
 	return nil
 }
-
-// changed returns the time of the last change of the content.
-func (n *node) changed() time.Time { return time.Unix(n.st.Mtim.Unix()) }
 
 // flags returns the inode flags of a file or directory. It fails if the filesystem has none.
 func (n *node) flags() (uint32, error) {

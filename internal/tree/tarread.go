@@ -89,7 +89,12 @@ func (x *extracting) all() error {
 		}
 		h, err := x.tar.Next()
 		if err == io.EOF {
-			return x.finishDirs()
+			for _, f := range x.places.dirs {
+				if err := x.finishDir(f); err != nil {
+					return wrapError("unpack", f, classify(err))
+				}
+			}
+			return nil
 		}
 		if err != nil {
 			return x.src.streamError(err)
@@ -126,7 +131,15 @@ func (x *extracting) entry(h *tar.Header) error {
 		return fmt.Errorf("replace an earlier entry of that name: %w", err)
 	}
 	if h.Typeflag == tar.TypeLink {
-		return x.link(h, dir, base)
+		first, err := cleanName(h.Linkname)
+		if err != nil {
+			return err
+		}
+		err = linkInto(x.places.root, first, dir, base)
+		if errors.Is(err, unix.EPERM) { // the only reason for which link(2) returns it here
+			return dataset.Errorf(dataset.ErrInvalid, "is a hard link to a directory: %w", err)
+		}
+		return archiveError(err)
 	}
 	if err := x.create(h, dir, base); err != nil {
 		return err
@@ -151,18 +164,6 @@ func (x *extracting) dir(name string, m meta) error {
 	}
 	defer n.close()
 	return n.replace(m)
-}
-
-func (x *extracting) link(h *tar.Header, dir *os.File, base string) error {
-	first, err := cleanName(h.Linkname)
-	if err != nil {
-		return err
-	}
-	err = linkInto(x.places.root, first, dir, base)
-	if errors.Is(err, unix.EPERM) { // the only reason for which link(2) returns it here
-		return dataset.Errorf(dataset.ErrInvalid, "is a hard link to a directory: %w", err)
-	}
-	return archiveError(err)
 }
 
 func (x *extracting) create(h *tar.Header, dir *os.File, base string) error {
@@ -254,16 +255,6 @@ func writeNonZero(f io.WriterAt, buf []byte, off int64) error {
 	}
 	_, err := f.WriteAt(buf[start:], off+int64(start))
 	return err
-}
-
-// finishDirs sets the times of the directories.
-func (x *extracting) finishDirs() error {
-	for _, f := range x.places.dirs {
-		if err := x.finishDir(f); err != nil {
-			return wrapError("unpack", f, classify(err))
-		}
-	}
-	return nil
 }
 
 func (x *extracting) finishDir(f *folder) error {

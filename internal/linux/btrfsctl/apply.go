@@ -89,7 +89,13 @@ func (a *applying) act(ctx context.Context, c *command) error {
 	case cmdSubvolume, cmdSnapshot:
 		return a.begin(c)
 	case cmdWrite:
-		return a.write(c)
+		at := int64(c.number(attrOffset))
+		f, err := a.file(c.text(attrPath))
+		if err = errors.Join(c.err, err); err != nil {
+			return err
+		}
+		_, err = f.WriteAt(c.attr[attrData], at)
+		return err
 	case cmdClone:
 		return a.clone(ctx, c)
 	case cmdTruncate:
@@ -323,16 +329,6 @@ func openRegular(root *os.File, path string, flags int) (*os.File, error) {
 		return nil, fmt.Errorf("%w: %s is not a file", ErrStream, path)
 	}
 	return os.OpenFile(filepath.Join("/proc/self/fd", strconv.Itoa(int(seen.Fd()))), flags, 0)
-}
-
-func (a *applying) write(c *command) error {
-	at := int64(c.number(attrOffset))
-	f, err := a.file(c.text(attrPath))
-	if err = errors.Join(c.err, err); err != nil {
-		return err
-	}
-	_, err = f.WriteAt(c.attr[attrData], at)
-	return err
 }
 
 // clone shares a range with a file of the base, or of the new subvolume.

@@ -37,7 +37,7 @@ func (s *Scan) placeDetached(d *device, path string) (f File, still bool) {
 		o, err := file.placeThrough(e)
 		switch {
 		case err != nil:
-		case file.hasSeveralNames():
+		case file.stat.Mode&unix.S_IFMT != unix.S_IFDIR && file.stat.Nlink > 1: // it has several names
 			anywhere.name = o.path
 			return anywhere, true
 		default:
@@ -98,10 +98,6 @@ func (f *handled) readHandle() (err error) {
 		return &os.PathError{Op: "name_to_handle_at", Path: f.path, Err: err}
 	}
 	return nil
-}
-
-func (f *handled) hasSeveralNames() bool {
-	return f.stat.Mode&unix.S_IFMT != unix.S_IFDIR && f.stat.Nlink > 1
 }
 
 // isSameFile reports whether the attributes a belong to the same file.

@@ -114,18 +114,13 @@ func (x *Examination) thread(at string, t *threads, f *Findings) error {
 	if err == nil && !t.mapped {
 		t.mapped, err = x.mappings(at, f)
 	}
-	if err = unlessEnded(err); err != nil && !x.mayIgnore(err) {
+	// The descriptors of a process of root with capabilities that this process lacks cannot be read, for example those
+	// of the host's init, if Drover runs with fewer capabilities. The guard warns of that when it starts. The mounts of
+	// such a process are read nevertheless.
+	if err = unlessEnded(err); err != nil && !(errors.Is(err, fs.ErrPermission) && RunsAsRoot(x.PID)) {
 		return err
 	}
 	return x.endChunk(ThreadWork)
-}
-
-// mayIgnore reports whether the examination continues despite err. It continues if the process belongs to root and
-// has capabilities that this process lacks, so that its descriptors cannot be read. An example is the host's init, if
-// Drover runs with fewer capabilities. The guard warns about such a lack when it starts. The mounts of such a process
-// are read nevertheless.
-func (x *Examination) mayIgnore(err error) bool {
-	return errors.Is(err, fs.ErrPermission) && RunsAsRoot(x.PID)
 }
 
 // unlessEnded returns nil if err means that the task has ended, and err otherwise.

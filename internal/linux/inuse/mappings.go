@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,7 +34,7 @@ func (x *Examination) mappings(at string, f *Findings) (exists bool, err error) 
 		switch o, writable, ok := x.mapping(lines.Bytes(), f.Views); {
 		case ok && (writable || o.readOnly):
 			f.Files = append(f.Files, o)
-		case ok && x.Scan.wantedTreeIncludes(o):
+		case ok && slices.ContainsFunc(x.Scan.trees, func(h *TreeUse) bool { return h.Includes(o) }):
 			readOnly = append(readOnly, o)
 			if x.Scan.readers {
 				o.readOnly = true

@@ -51,8 +51,3 @@ func isMapping(line []byte) bool {
 	first, _, _ := bytes.Cut(line, []byte(" "))
 	return bytes.Contains(first, []byte("-")) && !bytes.HasSuffix(first, []byte(":"))
 }
-
-// wantedTreeIncludes reports whether a file may be in one of the wanted trees.
-func (s *Scan) wantedTreeIncludes(f File) bool {
-	return slices.ContainsFunc(s.trees, func(h *TreeUse) bool { return h.Includes(f) })
-}

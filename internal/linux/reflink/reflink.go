@@ -23,13 +23,8 @@ func Clone(dst, src *os.File) error {
 	return clone(dst, src, func() error { return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) })
 }
 
-// ClonePart is like Clone for length bytes of src at off, which dst gets at the same offset. Both numbers are multiples
+// ClonePartAt is like Clone for length bytes of src at off, which dst gets at the offset to. All numbers are multiples
 // of the filesystem's block size, and src must have all of these bytes.
-func ClonePart(dst, src *os.File, off, length int64) error {
-	return ClonePartAt(dst, off, src, off, length)
-}
-
-// ClonePartAt is ClonePart with another offset in dst, which is a multiple of the block size, too.
 func ClonePartAt(dst *os.File, to int64, src *os.File, off, length int64) error {
 	return clone(dst, src, func() error {
 		return unix.IoctlFileCloneRange(int(dst.Fd()), &unix.FileCloneRange{
