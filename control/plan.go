@@ -56,9 +56,7 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 	if err := t.Halted(); err != nil {
 		return api.Plan{}, err
 	}
-	if op.Kind == "" {
-		op.Kind = req.Kind
-	}
+	op.Kind = cmp.Or(op.Kind, req.Kind)
 	op.ID, op.RequestDigest, op.State, op.Created = req.ID, digest(req), dataset.OpPending, s.Clock.Now()
 	op.RequestID, op.By = req.RequestID, requestid.By(t.Context())
 	if op.DatasetRecord != nil {

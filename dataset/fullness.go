@@ -83,9 +83,7 @@ const (
 // warnAt is the threshold in percent for nearly full; 0 means DefaultWarnAt. The previous state ends only when the use
 // has fallen clearly below its threshold.
 func (u Usage) Fullness(warnAt int, previous Fullness) Fullness {
-	if warnAt == 0 {
-		warnAt = DefaultWarnAt
-	}
+	warnAt = cmp.Or(warnAt, DefaultWarnAt)
 	used, fullFrom := max(u.Percent(), u.InodePercent()), max(fullAt, warnAt)
 	switch {
 	case used >= fullFrom, previous == Full && used > fullFrom-fullnessMargin:

@@ -1,6 +1,7 @@
 package dataset
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -161,9 +162,7 @@ func (h Holder) Describe(name string) string {
 func (h Holder) HowToFree(name string) string {
 	switch {
 	case h.Kind == HolderContainer && h.Engine != "":
-		if name == "" {
-			name = h.ShortContainer()
-		}
+		name = cmp.Or(name, h.ShortContainer())
 		return h.Engine + " stop " + name
 	case h.Kind == HolderContainer:
 		return "stop the container"

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,9 +57,7 @@ func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uu
 			dataset.Clip(name))
 	}
 	timeout := f.Timeout
-	if timeout == 0 {
-		timeout = DefaultExecTimeout
-	}
+	timeout = cmp.Or(timeout, DefaultExecTimeout)
 	args := append(append([]string{}, f.Args[1:]...), name, node.String())
 	_, err := r.Run(ctx, run.Command{Name: f.Args[0], Args: args, Timeout: timeout})
 	var failed *run.Error

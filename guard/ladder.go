@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -213,9 +214,7 @@ func (g *Guard) recheck(ctx context.Context, e *entry, at Entry, r rung) bool {
 	if ctx.Err() != nil || o.Done && !o.Changed {
 		return true
 	}
-	if o.Note == "" {
-		o.Note = "the fence was undone, or a process began to use the volume"
-	}
+	o.Note = cmp.Or(o.Note, "the fence was undone, or a process began to use the volume")
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	e.Breaches++

@@ -9,6 +9,7 @@
 package profiles
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -54,9 +55,7 @@ func (s *Set) All() []dataset.Profile {
 // Get returns a profile. If name is empty, it returns the default one. It fails with ErrInvalid, and the existing
 // names, if the name is unknown.
 func (s *Set) Get(name string) (dataset.Profile, error) {
-	if name == "" {
-		name = s.def
-	}
+	name = cmp.Or(name, s.def)
 	if p, ok := s.profiles[name]; ok {
 		return p.Clone(), nil
 	}

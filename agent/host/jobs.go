@@ -1,6 +1,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -211,9 +212,7 @@ func (jb *Job) pending(what string) error {
 // the request, and the UUID of its operation if that is known.
 func Pending(what string, op uuid.UUID, progress dataset.Progress) error {
 	at := progress.Step
-	if at == "" {
-		at = "waiting"
-	}
+	at = cmp.Or(at, "waiting")
 	if progress.Total > 0 {
 		at += ", " + dataset.Size(progress.Done).Human() + " of " + dataset.Size(progress.Total).Human()
 	}

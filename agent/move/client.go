@@ -1,6 +1,7 @@
 package move
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,18 +38,8 @@ type Client struct {
 // minute.
 const DefaultTries = 10
 
-func (c *Client) idle() time.Duration {
-	if c.Idle > 0 {
-		return c.Idle
-	}
-	return DefaultIdle
-}
-
 func (c *Client) tries() int {
-	if c.Tries > 0 {
-		return c.Tries
-	}
-	return DefaultTries
+	return cmp.Or(c.Tries, DefaultTries)
 }
 
 // errIdle is the reason for ending a request that the peer does not answer.
@@ -135,7 +126,7 @@ func (c *Client) doJSON(ctx context.Context, method, where string, into any) err
 // for too long. If the peer cannot be reached, open fails with dataset.ErrOffline.
 func (c *Client) open(ctx context.Context, method, where string) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	body := &idleReader{idle: c.idle(), ctx: ctx, cancel: cancel}
+	body := &idleReader{idle: cmp.Or(c.Idle, DefaultIdle), ctx: ctx, cancel: cancel}
 	body.wait = time.AfterFunc(body.idle, func() { cancel(errIdle) })
 	req, err := http.NewRequestWithContext(ctx, method, where, nil)
 	if err != nil {

@@ -1,6 +1,7 @@
 package move
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -153,10 +154,7 @@ func (s *Server) markInUse(ds uuid.UUID, snapshots ...uuid.UUID) (release func()
 }
 
 func (s *Server) idle() time.Duration {
-	if s.Idle > 0 {
-		return s.Idle
-	}
-	return DefaultIdle
+	return cmp.Or(s.Idle, DefaultIdle)
 }
 
 // request is a request and its sender.

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/sha256"
 	"encoding"
 	"encoding/binary"
@@ -112,9 +113,7 @@ func (in *Reader) Next() (Range, error) {
 		return Range{}, Corrupt("a frame of unknown kind %q", kind)
 	}
 	limit := in.Limit
-	if limit == 0 {
-		limit = math.MaxInt64
-	}
+	limit = cmp.Or(limit, math.MaxInt64)
 	if offset < in.end || length <= 0 || length > limit || offset > limit-length {
 		return Range{}, Corrupt("a range of %d bytes at %d, after %d of at most %d", length, offset, in.end, limit)
 	}

@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,12 +30,8 @@ const HousekeepingInterval = 20 * time.Second
 
 // OrDefault returns the limits with the defaults instead of zero values.
 func (l Timing) OrDefault() Timing {
-	if l.Session == 0 {
-		l.Session = 10 * time.Second
-	}
-	if l.Housekeeping == 0 {
-		l.Housekeeping = HousekeepingInterval
-	}
+	l.Session = cmp.Or(l.Session, 10*time.Second)
+	l.Housekeeping = cmp.Or(l.Housekeeping, HousekeepingInterval)
 	return l
 }
 

@@ -15,6 +15,7 @@
 package placement
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"slices"
@@ -119,9 +120,7 @@ func (c Candidate) WhyTooSmall(size, had dataset.Size) string {
 	if c.Status == nil {
 		return ""
 	}
-	if size == 0 {
-		size = c.Status.DefaultSize
-	}
+	size = cmp.Or(size, c.Status.DefaultSize)
 	switch {
 	case size <= had || c.Status.Size <= 0:
 		return ""

@@ -57,8 +57,8 @@ func (rc *Recovery) Rebuild(ctx context.Context, node uuid.UUID, found []api.Fou
 }
 
 // recordedFirst puts recorded datasets before the others, because correcting a recorded dataset may release a name
-// that another dataset has taken since. It sorts the others with newestFirst, because an outdated record may still
-// have a name that now belongs to another dataset.
+// that another dataset has taken since. It puts the newest of the others first, because an outdated record may
+// still have a name that now belongs to another dataset.
 func (rc *Recovery) recordedFirst(ctx context.Context, found []api.FoundDataset) ([]api.FoundDataset, error) {
 	var known, unknown []api.FoundDataset
 	for _, f := range found {

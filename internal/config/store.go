@@ -1,6 +1,10 @@
 package config
 
-import "github.com/droverhq/drover/internal/strictyaml"
+import (
+	"cmp"
+
+	"github.com/droverhq/drover/internal/strictyaml"
+)
 
 // parseStore reads the settings of the store. It returns nil if the key is absent.
 func parseStore(n strictyaml.Node) (*Consul, error) {
@@ -51,9 +55,7 @@ func consul(n strictyaml.Node) (*Consul, error) {
 	if err := bad.Err(); err != nil {
 		return nil, err
 	}
-	if c.Prefix == "" {
-		c.Prefix = "drover"
-	}
+	c.Prefix = cmp.Or(c.Prefix, "drover")
 	return &c, nil
 }
 

@@ -2,6 +2,7 @@ package keys
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -127,9 +128,7 @@ func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, 
 		return refuse("%s: %v", source, err)
 	}
 	timeout := time.Duration(from.Timeout)
-	if timeout == 0 {
-		timeout = time.Duration(dataset.DefaultKeyTimeout)
-	}
+	timeout = cmp.Or(timeout, time.Duration(dataset.DefaultKeyTimeout))
 	var out bounded
 	_, err = runner.Run(ctx, run.Command{
 		Name:    from.Exec[0],

@@ -2,6 +2,7 @@ package pki
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -267,9 +268,7 @@ func (a *Authority) Sign(request []byte, id Identity, now time.Time) (Signed, er
 }
 
 func (a *Authority) issue(id *Identity, pub *ecdsa.PublicKey, now time.Time) ([]*x509.Certificate, error) {
-	if id.Cluster == uuid.Nil {
-		id.Cluster = a.cluster
-	}
+	id.Cluster = cmp.Or(id.Cluster, a.cluster)
 	if id.Cluster != a.cluster {
 		return nil, dataset.Errorf(dataset.ErrInvalid,
 			"%s belongs to cluster %s, and this is the certificate authority of cluster %s", id, id.Cluster, a.cluster)

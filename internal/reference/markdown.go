@@ -1,6 +1,7 @@
 package reference
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -40,9 +41,7 @@ func (p Page) text() (string, error) {
 	for _, k := range keys {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n", k.Path, wrap(k.Description))
 		byDefault := k.Default
-		if byDefault == "" {
-			byDefault = "required"
-		}
+		byDefault = cmp.Or(byDefault, "required")
 		name := k.Path[strings.LastIndex(k.Path, ".")+1:]
 		fmt.Fprintf(&b, "Type: %s. Default: %s. Changes live: %s.\n\n```yaml\n%s: %s\n```\n", k.Type, byDefault, k.Live,
 			name, k.Example)

@@ -9,6 +9,7 @@ package reference
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -146,9 +147,7 @@ func (r *reader) properties(path string, s *schema, live string) error {
 
 func (r *reader) key(path string, s *schema, live string, required bool) error {
 	k := Key{Path: path, Type: r.typeOf(s), Description: s.Description, Default: s.Default, Live: s.Live}
-	if k.Live == "" {
-		k.Live = live
-	}
+	k.Live = cmp.Or(k.Live, live)
 	if len(s.Examples) > 0 {
 		var err error
 		if k.Example, err = flow(s.Examples[0]); err != nil {

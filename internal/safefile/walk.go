@@ -1,6 +1,7 @@
 package safefile
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -149,9 +150,7 @@ func (w *walker) follow(fd int, path string) error {
 
 // markUnsafe records that a user other than root can change the current folder.
 func (w *walker) markUnsafe() {
-	if w.unsafeFolder == "" {
-		w.unsafeFolder = w.resolved
-	}
+	w.unsafeFolder = cmp.Or(w.unsafeFolder, w.resolved)
 }
 
 // isRootControlled reports whether only root can exchange the folders in the current folder. This is also true for a

@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -268,9 +269,7 @@ func (h Host) Import(ctx context.Context, req api.Request, r io.Reader) (d datas
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
 	}
-	if req.Kind == "" {
-		req.Kind = dataset.OpImport
-	}
+	req.Kind = cmp.Or(req.Kind, dataset.OpImport)
 	carried := api.Request{ID: req.ID, Kind: dataset.OpImport, Volume: req.Volume, Options: req.Options}
 	if !reflect.DeepEqual(req, carried) {
 		return d, dataset.Errorf(dataset.ErrInvalid,

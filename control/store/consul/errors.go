@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -160,9 +161,7 @@ func (e *endpoint) lacksRight(text string) error {
 	if m[1] == "node" && m[3] == e.layout.services {
 		rule = fmt.Sprintf(`node "%s" { policy = "write" }`, m[3])
 	}
-	if rule == "" {
-		rule = "the policy in docs/consul.md"
-	}
+	rule = cmp.Or(rule, "the policy in docs/consul.md")
 	on := ""
 	if m[3] != "" {
 		on = " on " + m[3]

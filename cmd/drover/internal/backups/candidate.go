@@ -1,6 +1,7 @@
 package backups
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -90,9 +91,7 @@ func (r *recovery) candidates(ctx context.Context, c cli.Remote, repository stri
 		if b.Incomplete || !latest.IsZero() && b.Taken.After(latest) {
 			continue
 		}
-		if newest[b.Dataset] == "" {
-			newest[b.Dataset] = b.Volume
-		}
+		newest[b.Dataset] = cmp.Or(newest[b.Dataset], b.Volume)
 		cand := byName[b.Volume]
 		if cand == nil {
 			cand = &candidate{Backup: b}

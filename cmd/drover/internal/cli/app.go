@@ -9,6 +9,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -239,9 +240,7 @@ func (a *App) open(endpoint string) (*client.Client, error) {
 	}
 	var missing []string
 	said := func(flag, value, env string) string {
-		if value == "" {
-			value = a.Getenv(env)
-		}
+		value = cmp.Or(value, a.Getenv(env))
 		if value == "" {
 			missing = append(missing, "--"+flag+" or "+env)
 		}
