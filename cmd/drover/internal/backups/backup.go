@@ -370,10 +370,7 @@ is given.`,
 				return err
 			}
 		}
-		if o.JSON() {
-			return cli.JSON(a.Out, b)
-		}
-		return a.PrintLine(format, short(b.ID), b.Volume, taken, b.Repository)
+		return a.PrintResult(o, b, format, short(b.ID), b.Volume, taken, b.Repository)
 	})
 	return cmd
 }
@@ -418,10 +415,7 @@ restic has the repository for itself meanwhile: it refuses backups to it.`,
 		if err := c.PruneRepository(ctx, name); err != nil {
 			return err
 		}
-		if o.JSON() {
-			return cli.JSON(a.Out, pruned{name})
-		}
-		return a.PrintLine("pruned repository %s", name)
+		return a.PrintResult(o, pruned{name}, "pruned repository %s", name)
 	})
 	return cmd
 }

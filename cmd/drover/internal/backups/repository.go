@@ -454,10 +454,7 @@ given.`,
 				return err
 			}
 		}
-		if o.JSON() {
-			return cli.JSON(a.Out, r)
-		}
-		return a.PrintLine(format, r.Name, place)
+		return a.PrintResult(o, r, format, r.Name, place)
 	})
 	return cmd
 }

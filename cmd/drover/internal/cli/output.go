@@ -183,6 +183,14 @@ func (a *App) PrintLine(format string, args ...any) error {
 	return err
 }
 
+// PrintResult prints what a command did: as JSON, or as a line for people.
+func (a *App) PrintResult(o *Output, result any, format string, args ...any) error {
+	if o.JSON() {
+		return JSON(a.Out, result)
+	}
+	return a.PrintLine(format, args...)
+}
+
 // Find finds one of the items by its name or a unique prefix of its UUID. It fails with dataset.ErrNotFound if there is
 // none, and with dataset.ErrAmbiguous if there are several. what names the kind of item in errors.
 func Find[T any](items []T, what, ref string, name func(T) string, id func(T) uuid.UUID) (T, error) {

@@ -248,10 +248,8 @@ drover serve has no certificates.`,
 		if err := c.RevokeOperator(cmd.Context(), args[0]); err != nil {
 			return err
 		}
-		if o.JSON() {
-			return cli.JSON(a.Out, map[string]string{"operator": args[0]})
-		}
-		return a.PrintLine("revoked the certificates of operator %s", args[0])
+		return a.PrintResult(o, map[string]string{"operator": args[0]},
+			"revoked the certificates of operator %s", args[0])
 	})
 	return cmd
 }

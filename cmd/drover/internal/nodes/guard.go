@@ -184,11 +184,9 @@ be typed again to confirm the command, unless --yes is given.`,
 		if e, err = Release(cmd.Context(), g, mount.Unmount, e.Dataset.String()); err != nil {
 			return err
 		}
-		if o.JSON() {
-			return cli.JSON(a.Out, e)
-		}
-		return a.PrintLine("released volume %s: it is unmounted and the processes that used it are killed; its data "+
-			"stays in its pool", e.Volume)
+		return a.PrintResult(o, e,
+			"released volume %s: it is unmounted and the processes that used it are killed; its data "+
+				"stays in its pool", e.Volume)
 	}
 	return cmd
 }

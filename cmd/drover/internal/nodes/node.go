@@ -339,10 +339,7 @@ when the node returns. The name of the node must be typed to confirm it, unless
 		if err != nil {
 			return err
 		}
-		if o.JSON() {
-			return cli.JSON(a.Out, set)
-		}
-		return a.PrintLine("node %s is confirmed as fenced until it returns", set.Name)
+		return a.PrintResult(o, set, "node %s is confirmed as fenced until it returns", set.Name)
 	}
 	return cmd
 }

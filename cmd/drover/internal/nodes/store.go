@@ -372,10 +372,7 @@ func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, 
 	if err != nil {
 		return err
 	}
-	if o.JSON() {
-		return cli.JSON(a.Out, done)
-	}
-	return a.PrintLine("the store is up to date: decisions resume")
+	return a.PrintResult(o, done, "the store is up to date: decisions resume")
 }
 
 // RecoverWord is the word that an operator types to confirm a recovery.

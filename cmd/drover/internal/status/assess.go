@@ -200,7 +200,7 @@ func (f *collector) addHomes(node string, volumes []string) {
 
 // describeHomes says that a node is the home of volumes.
 func describeHomes(volumes []string) string {
-	return fmt.Sprintf("home of %s: %s", count(len(volumes), "volume"), cli.Few(volumes))
+	return fmt.Sprintf("home of %s: %s", cli.Count(len(volumes), "volume"), cli.Few(volumes))
 }
 
 // versions reports nodes and control replicas that run different versions.
@@ -283,7 +283,7 @@ func (f *collector) volume(v *api.VolumeSummary, in api.Pool, now time.Time) {
 			next = "drover node ls; drover pool ls; or drover volume set-profile " + name +
 				" PROFILE, with fewer replicas"
 		}
-		f.list.Add(condition.VolumeDegraded, subject, next, complete, count(want, "replica"),
+		f.list.Add(condition.VolumeDegraded, subject, next, complete, cli.Count(want, "replica"),
 			volumes.DescribeShortage(v.CopyDetails, v.ReplicaShortage))
 	}
 }
@@ -403,14 +403,6 @@ func wasRefused(op dataset.Operation) bool {
 		return true
 	}
 	return false
-}
-
-// count returns a number with its noun: "1 volume", "2 volumes".
-func count(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // Fine returns findings of level ok: the nodes, pools, control replicas and volumes without a warning or error in list,

@@ -160,9 +160,6 @@ func newOperationCancelCmd(a *cli.App) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if o.JSON() {
-			return cli.JSON(a.Out, op)
-		}
-		return a.PrintLine("operation %s (%s %s) is %s", op.ID, op.Action(), op.Volume, op.State)
+		return a.PrintResult(o, op, "operation %s (%s %s) is %s", op.ID, op.Action(), op.Volume, op.State)
 	})
 }

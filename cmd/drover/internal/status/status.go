@@ -293,7 +293,7 @@ func write(a *cli.App, o *cli.Output, r Report) error {
 	}
 	if r.Healthy {
 		err := a.PrintLine("healthy: %s, %s, %s",
-			count(r.Nodes, "node"), count(r.Pools, "pool"), count(r.Volumes, "volume"))
+			cli.Count(r.Nodes, "node"), cli.Count(r.Pools, "pool"), cli.Count(r.Volumes, "volume"))
 		if err != nil || len(r.Findings) == 0 {
 			return err
 		}
