@@ -53,7 +53,13 @@ func document(root *cobra.Command) string {
 	walk = func(cmd *cobra.Command) {
 		cmd.InitDefaultHelpFlag()
 		cmd.Flags().Lookup("help").Hidden = true
-		cobra.CheckErr(doc.GenMarkdownCustom(cmd, &b, link))
+		var page strings.Builder
+		cobra.CheckErr(doc.GenMarkdownCustom(cmd, &page, link))
+		text := page.String()
+		if !cmd.HasSubCommands() { // it only has a link to the group above it
+			text, _, _ = strings.Cut(text, "### SEE ALSO")
+		}
+		b.WriteString(text)
 		root.PersistentFlags().VisitAll(func(f *pflag.Flag) { f.Hidden = true })
 		for _, c := range cmd.Commands() {
 			if c.IsAvailableCommand() {
