@@ -74,9 +74,8 @@ func TestI7LocalVolumesWorkWithoutControl(t *testing.T) {
 	// Control is reachable again: the agent learns what changed meanwhile, without a request.
 	r.Link.Mend()
 	protect := true
-	if _, err := r.Link.Service.Submit(t.Context(), api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: &protect}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.Link.Service.Submit(t.Context(), api.Request{Kind: dataset.OpUpdate, Volume: "db", Protect: &protect})
+	require.NoError(t, err)
 	agenttest.Await(t, func() bool {
 		r.FakeClock.Advance(r.Timing.Retry)
 		now, _ := r.Cache.Dataset(d.ID)

@@ -340,9 +340,8 @@ func TestI9RootsDiskFails(t *testing.T) {
 		assert.NoErrorf(t, log.write(), "a container that writes")
 	}
 	file.Close()
-	if _, err := h.Get(t.Context(), "db"); err != nil {
-		t.Error(err)
-	}
+	_, err = h.Get(t.Context(), "db")
+	assert.NoError(t, err)
 	found, err := h.Doctor(t.Context())
 	if err != nil || !slices.ContainsFunc(found, func(f api.Finding) bool {
 		return f.Level == api.LevelError && f.Subject == "root" && strings.Contains(f.Text, "its disk fails")

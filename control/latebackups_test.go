@@ -154,9 +154,8 @@ func TestReadingBackupsContinues(t *testing.T) {
 		}
 		value, err := json.Marshal(d)
 		require.NoError(t, err)
-		if _, err := x.Store.Txn(t.Context(), nil, []store.Write{{Key: record.DatasetKey(d.ID), Value: value}}); err != nil {
-			t.Fatal(err)
-		}
+		_, err = x.Store.Txn(t.Context(), nil, []store.Write{{Key: record.DatasetKey(d.ID), Value: value}})
+		require.NoError(t, err)
 	}
 	x.Store = paged
 	s := replicaAt(x, "c1", "v1.5.0")

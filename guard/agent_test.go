@@ -49,9 +49,8 @@ func TestAgentOfAFenceIsTheOneOfNow(t *testing.T) {
 	defer end()
 	first, second := hand.Process{PID: 1 << 30, Start: 1}, hand.Process{PID: 1 << 30, Start: 2}
 	r := Registration{Dataset: uuid.New(), Volume: "db", Epoch: 1, Paths: []string{t.TempDir()}, Policy: PolicyFreeze, Deadline: g.Clock.Boottime() + MaxAhead/2, agent: first}
-	if _, err := g.Register(ctx, r); err != nil {
-		t.Fatal(err)
-	}
+	_, err = g.Register(ctx, r)
+	require.NoError(t, err)
 	g.mu.Lock()
 	g.ctx = ctx
 	g.startFence(g.table[r.Dataset])
@@ -88,9 +87,8 @@ func TestAgentMeetsTheGuard(t *testing.T) {
 	}{{NewClient, 0}, {NewAgentClient, os.Getpid()}, {NewClient, os.Getpid()}} {
 		client, err := c.make(filepath.Join(dir, "sock"))
 		require.NoError(t, err)
-		if _, err := client.Status(ctx); err != nil {
-			t.Fatal(err)
-		}
+		_, err = client.Status(ctx)
+		require.NoError(t, err)
 		if got := g.withPresentAgent(hand.Target{}).Agent.PID; got != c.pid {
 			t.Errorf("the agent is %d, not %d", got, c.pid)
 		}

@@ -36,9 +36,8 @@ func TestAgentHolds(t *testing.T) {
 	if e := w.fenced(t, r.Dataset); e.Fence.By != guard.ActStop {
 		t.Errorf("%+v", e)
 	}
-	if _, err := w.Thaw(t.Context(), r.Dataset, 1, clock.Boottime()+time.Minute); err != nil {
-		t.Error(err)
-	}
+	_, err := w.Thaw(t.Context(), r.Dataset, 1, clock.Boottime()+time.Minute)
+	assert.NoError(t, err)
 }
 
 // An agent that is stopped between Register and the mount is fenced without a mount. The mount that it makes after it
@@ -49,9 +48,8 @@ func TestMountAfterTheFence(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "later")
 	require.NoError(t, os.Mkdir(path, 0o700))
 	r := guard.Registration{Dataset: uuid.New(), Volume: "late", Epoch: 1, Paths: []string{path}, Own: true, Policy: guard.PolicyKill, Deadline: clock.Boottime() + ahead}
-	if _, err := w.Register(t.Context(), r); err != nil {
-		t.Fatal(err)
-	}
+	_, err := w.Register(t.Context(), r)
+	require.NoError(t, err)
 	w.fenced(t, r.Dataset)
 	from := scratch.MountImage(t, "ext4", image)
 	require.NoError(t, unix.Mount(from, path, "", unix.MS_BIND, ""))
@@ -75,9 +73,8 @@ func TestNotItsOwn(t *testing.T) {
 	r := shared(t)
 	r.Own = true
 	r.Deadline = clock.Boottime() + time.Minute
-	if _, err := w.Register(t.Context(), r); err != nil {
-		t.Fatal(err)
-	}
+	_, err := w.Register(t.Context(), r)
+	require.NoError(t, err)
 	if _, err := w.Check(t.Context(), r.Dataset, r.Epoch); !isKind(err, "invalid") {
 		t.Errorf("%v", err)
 	}
@@ -101,15 +98,13 @@ func TestNotRoot(t *testing.T) {
 	c, err := net.Dial("unix", path)
 	require.NoError(t, err)
 	defer c.Close()
-	if _, err := c.Write([]byte("\xff\xff\xff\xff")); err != nil {
-		t.Fatal(err)
-	}
+	_, err = c.Write([]byte("\xff\xff\xff\xff"))
+	require.NoError(t, err)
 	if b, err := io.ReadAll(c); len(b) > 0 || err != nil && !errors.Is(err, unix.ECONNRESET) {
 		t.Errorf("%q, %v", b, err)
 	}
-	if _, err := w.Status(t.Context()); err != nil {
-		t.Error(err)
-	}
+	_, err = w.Status(t.Context())
+	assert.NoError(t, err)
 }
 
 // asNobody asks the guard as an unprivileged user, and returns the answer.

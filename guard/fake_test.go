@@ -317,9 +317,8 @@ func (b *fakeHost) registered(t *testing.T, p guard.Policy, ahead time.Duration)
 	r := guard.Registration{
 		Dataset: uuid.New(), Volume: "db", Epoch: 3, Paths: []string{"/mnt/db"}, Own: true, Policy: p, Deadline: b.clock.Boottime() + ahead,
 	}
-	if _, err := b.Register(t.Context(), r); err != nil {
-		t.Fatal(err)
-	}
+	_, err := b.Register(t.Context(), r)
+	require.NoError(t, err)
 	return r
 }
 

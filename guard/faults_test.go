@@ -43,13 +43,11 @@ func TestHolderThatCannotDie(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, sleeper.Start())
 	end(t, sleeper)
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-		t.Fatal(err)
-	}
+	_, err = bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
 	letGo := freezeAs(t, other)
-	if _, err := in.Write([]byte("x")); err != nil {
-		t.Fatal(err)
-	}
+	_, err = in.Write([]byte("x"))
+	require.NoError(t, err)
 	pid := sleeper.Process.Pid
 	await(t, "it waits in the kernel", func() bool { return isBlocked(t, pid) }, func() string { return stateOf(t, pid) })
 	r = w.armed(t, r, ahead)
@@ -145,9 +143,8 @@ func TestGuardKilledWhenFenced(t *testing.T) {
 	w.kill(t)
 	require.NoError(t, os.Remove(filepath.Join(w.run, "guard", r.Dataset.String()+".json")))
 	w.start(t)
-	if _, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute); err != nil {
-		t.Fatal(err)
-	}
+	_, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute)
+	require.NoError(t, err)
 	wrote(t, log, e.Fence.At)
 }
 
@@ -207,9 +204,8 @@ func TestSupersede(t *testing.T) {
 				t.Errorf("released while fenced: %v", err)
 			}
 			for range 2 {
-				if _, err := w.Supersede(t.Context(), r.Dataset, r.Epoch); err != nil {
-					t.Fatal(err)
-				}
+				_, err := w.Supersede(t.Context(), r.Dataset, r.Epoch)
+				require.NoError(t, err)
 			}
 			if got := stateOf(t, cmd.Process.Pid); got != "Z" && got != "X" {
 				t.Errorf("the holder is in state %s", got)
@@ -291,9 +287,8 @@ func TestI1BesideFUSE(t *testing.T) {
 			e := w.fenced(t, r.Dataset)
 			w.recheckedAfter(t, r.Dataset, e.Fence.At)
 			silent(t, log, e)
-			if _, err := w.Supersede(t.Context(), r.Dataset, r.Epoch); err != nil {
-				t.Fatal(err)
-			}
+			_, err := w.Supersede(t.Context(), r.Dataset, r.Epoch)
+			require.NoError(t, err)
 			await(t, "the writer is killed", func() bool { s := stateOf(t, cmd.Process.Pid); return s == "Z" || s == "X" },
 				func() string { return stateOf(t, cmd.Process.Pid) })
 		})
@@ -342,9 +337,8 @@ func TestI1UndescribedBystanders(t *testing.T) {
 			if e.Fence.By != guard.ActStop {
 				t.Errorf("fenced by %s", e.Fence.By)
 			}
-			if _, err := w.Supersede(t.Context(), r.Dataset, r.Epoch); err != nil {
-				t.Error(err)
-			}
+			_, err := w.Supersede(t.Context(), r.Dataset, r.Epoch)
+			assert.NoError(t, err)
 			if bystander != nil {
 				w.goesOn(t, bystander)
 			}

@@ -114,9 +114,8 @@ func TestDeadlinesProperty(t *testing.T) {
 			},
 			"thaw": func(rt *rapid.T) {
 				next := b.clock.Boottime() + time.Minute
-				if _, err := b.Thaw(t.Context(), r.Dataset, 3, next); err != nil {
-					rt.Fatal(err)
-				}
+				_, err := b.Thaw(t.Context(), r.Dataset, 3, next)
+				require.NoError(rt, err)
 				if fenced {
 					deadline = next
 				}
@@ -129,9 +128,8 @@ func TestDeadlinesProperty(t *testing.T) {
 				}
 			},
 		})
-		if _, err := b.Supersede(t.Context(), r.Dataset, 3); err != nil {
-			rt.Fatal(err)
-		}
+		_, err := b.Supersede(t.Context(), r.Dataset, 3)
+		require.NoError(rt, err)
 		require.NoError(rt, b.Dismiss(t.Context(), r.Dataset, 3))
 	})
 }

@@ -49,9 +49,8 @@ func newWorld(t *testing.T) *guardHost {
 	require.NoError(t, err)
 	w.Client = c
 	t.Cleanup(func() { w.kill(t) })
-	if _, err := c.Status(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	_, err = c.Status(t.Context())
+	require.NoError(t, err)
 	return w
 }
 
@@ -125,12 +124,10 @@ func (w *guardHost) armed(t *testing.T, r guard.Registration, ahead time.Duratio
 		thaw(t, r)
 	})
 	r.Deadline = clock.Boottime() + ahead
-	if _, err := w.Register(t.Context(), r); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Check(t.Context(), r.Dataset, r.Epoch); err != nil {
-		t.Fatal(err)
-	}
+	_, err := w.Register(t.Context(), r)
+	require.NoError(t, err)
+	_, err = w.Check(t.Context(), r.Dataset, r.Epoch)
+	require.NoError(t, err)
 	return r
 }
 

@@ -43,9 +43,8 @@ func TestFreezeAndThaw(t *testing.T) {
 		t.Errorf("a fence that held has %d breaches: %+v", e.Breaches, e.Steps)
 	}
 	next := clock.Boottime() + time.Hour - time.Minute
-	if _, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, next); err != nil {
-		t.Fatal(err)
-	}
+	_, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, next)
+	require.NoError(t, err)
 	wrote(t, log, e.Fence.At)
 	if e = w.entry(t, r.Dataset); e.State != guard.StateArmed || e.Deadline != next {
 		t.Errorf("%+v", e)
@@ -125,9 +124,8 @@ func TestSharedFilesystem(t *testing.T) {
 			if e.Breaches != 0 {
 				t.Errorf("%+v", e)
 			}
-			if _, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute); err != nil {
-				t.Fatal(err)
-			}
+			_, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute)
+			require.NoError(t, err)
 			wrote(t, log, e.Fence.At)
 			if frozen != nil {
 				if got := frozen(); got != "" && got != "0" {
@@ -205,9 +203,8 @@ func TestHoldersOfTheHost(t *testing.T) {
 	if got := stateOf(t, engine.Process.Pid); got != "T" {
 		t.Errorf("the engine is in state %s", got)
 	}
-	if _, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute); err != nil {
-		t.Fatal(err)
-	}
+	_, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute)
+	require.NoError(t, err)
 	wrote(t, copied, e.Fence.At)
 }
 
@@ -508,9 +505,8 @@ func TestI1MountedElsewhere(t *testing.T) {
 			if e.Fence.By != guard.ActFreeze {
 				t.Errorf("%+v", e)
 			}
-			if _, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute); err != nil {
-				t.Fatal(err)
-			}
+			_, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute)
+			require.NoError(t, err)
 			wrote(t, log, clock.Boottime())
 			if state := stateOf(t, cmd.Process.Pid); state == "T" {
 				t.Error("the writer is still stopped")

@@ -170,9 +170,8 @@ func TestI1SupersedeEndsTheFence(t *testing.T) {
 	// The alarms of the guard and of the fence, which checks again.
 	fencing := func() bool { return b.clock.waiting() == 2 }
 	await(t, "the fence waits", fencing, func() string { return "it does not" })
-	if _, err := b.Supersede(t.Context(), r.Dataset, 3); err != nil {
-		t.Fatal(err)
-	}
+	_, err := b.Supersede(t.Context(), r.Dataset, 3)
+	require.NoError(t, err)
 	if fencing() {
 		t.Error("the fence continues")
 	}
@@ -183,13 +182,11 @@ func TestI1DeadlineIsOfItsEpoch(t *testing.T) {
 	b := newBench(t)
 	r := b.registered(t, guard.PolicyKill, time.Minute)
 	require.NoError(t, b.feed(r, 3, 2*time.Minute))
-	if _, err := b.Supersede(t.Context(), r.Dataset, 3); err != nil {
-		t.Fatal(err)
-	}
+	_, err := b.Supersede(t.Context(), r.Dataset, 3)
+	require.NoError(t, err)
 	r.Epoch, r.Deadline = 4, b.clock.Boottime()+30*time.Second
-	if _, err := b.Register(t.Context(), r); err != nil {
-		t.Fatal(err)
-	}
+	_, err = b.Register(t.Context(), r)
+	require.NoError(t, err)
 	b.stop()
 	b.start(t)
 	if e := b.entry(r.Dataset); e.Epoch != 4 || e.Deadline != r.Deadline {
@@ -273,15 +270,13 @@ func TestI1SupersededUntilItsHoldersEnd(t *testing.T) {
 		t.Errorf("registered for the next epoch: %v", err)
 	}
 	b.hand.set(func() { b.hand.fails[guard.ActKill] = false })
-	if _, err := b.Supersede(t.Context(), r.Dataset, 3); err != nil {
-		t.Error(err)
-	}
+	_, err := b.Supersede(t.Context(), r.Dataset, 3)
+	assert.NoError(t, err)
 	if _, err := b.Thaw(t.Context(), r.Dataset, 3, b.clock.Boottime()+time.Minute); !isKind(err, "stale") {
 		t.Errorf("thawed: %v", err)
 	}
-	if _, err := b.Register(t.Context(), next); err != nil {
-		t.Error(err)
-	}
+	_, err = b.Register(t.Context(), next)
+	assert.NoError(t, err)
 }
 
 // I1: the guard wakes at the first of several deadlines.

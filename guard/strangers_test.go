@@ -74,9 +74,8 @@ func TestI1ManyDescriptors(t *testing.T) {
 			e := w.fenced(t, r.Dataset)
 			w.recheckedAfter(t, r.Dataset, e.Fence.At)
 			silent(t, log, e)
-			if _, err := w.Supersede(t.Context(), r.Dataset, r.Epoch); err != nil {
-				t.Fatal(err)
-			}
+			_, err := w.Supersede(t.Context(), r.Dataset, r.Epoch)
+			require.NoError(t, err)
 			silent(t, log, e)
 			if got := stateOf(t, cmd.Process.Pid); got != "Z" && got != "X" {
 				t.Errorf("the holder is in state %s", got)
@@ -132,9 +131,8 @@ func TestI1StrangersWithManyDescriptors(t *testing.T) {
 			t.Error("a stranger was killed")
 		}
 	}
-	if _, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute); err != nil {
-		t.Fatal(err)
-	}
+	_, err := w.Thaw(t.Context(), r.Dataset, r.Epoch, clock.Boottime()+time.Minute)
+	require.NoError(t, err)
 	if !killed {
 		wrote(t, log, e.Fence.At)
 	}
@@ -206,9 +204,8 @@ func TestI1NamesProtectNobody(t *testing.T) {
 			if e.Fence.By != guard.ActStop || stateOf(t, cmd.Process.Pid) != "T" {
 				t.Errorf("state %s, %+v", stateOf(t, cmd.Process.Pid), e)
 			}
-			if _, err := w.Supersede(t.Context(), r.Dataset, r.Epoch); err != nil {
-				t.Fatal(err)
-			}
+			_, err := w.Supersede(t.Context(), r.Dataset, r.Epoch)
+			require.NoError(t, err)
 			if got := stateOf(t, cmd.Process.Pid); got != "Z" && got != "X" {
 				t.Errorf("the holder is in state %s", got)
 			}
@@ -244,9 +241,8 @@ func TestI1HiddenHolders(t *testing.T) {
 			if e.Fence.By != guard.ActStop || stateOf(t, cmd.Process.Pid) != "T" {
 				t.Errorf("the holder is in state %s: %+v", stateOf(t, cmd.Process.Pid), e)
 			}
-			if _, err := w.Supersede(t.Context(), r.Dataset, r.Epoch); err != nil {
-				t.Fatal(err)
-			}
+			_, err := w.Supersede(t.Context(), r.Dataset, r.Epoch)
+			require.NoError(t, err)
 			if got := stateOf(t, cmd.Process.Pid); got != "Z" && got != "X" {
 				t.Errorf("the holder is in state %s", got)
 			}
@@ -268,18 +264,16 @@ func TestI1HolderOfTwo(t *testing.T) {
 	w.fenced(t, one.Dataset)
 	w.fenced(t, other.Dataset)
 	next := clock.Boottime() + time.Minute
-	if _, err := w.Thaw(t.Context(), other.Dataset, other.Epoch, next); err != nil {
-		t.Fatal(err)
-	}
+	_, err := w.Thaw(t.Context(), other.Dataset, other.Epoch, next)
+	require.NoError(t, err)
 	w.recheckedAfter(t, one.Dataset, clock.Boottime())
 	e := w.entry(t, one.Dataset)
 	silent(t, log, e)
 	if e.Breaches != 0 || stateOf(t, cmd.Process.Pid) != "T" {
 		t.Errorf("the holder is in state %s: %+v", stateOf(t, cmd.Process.Pid), e)
 	}
-	if _, err := w.Thaw(t.Context(), one.Dataset, one.Epoch, next); err != nil {
-		t.Fatal(err)
-	}
+	_, err = w.Thaw(t.Context(), one.Dataset, one.Epoch, next)
+	require.NoError(t, err)
 	wrote(t, log, e.Fence.At)
 }
 
@@ -409,9 +403,8 @@ func beginUser(t *testing.T, r string, args ...string) *exec.Cmd {
 	require.NoError(t, cmd.Start())
 	end(t, cmd)
 	t.Cleanup(func() { _ = in.Close() })
-	if _, err := out.Read(make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
+	_, err = out.Read(make([]byte, 1))
+	require.NoError(t, err)
 	return cmd
 }
 

@@ -168,9 +168,8 @@ func TestShipped(t *testing.T) {
 	if !ok {
 		t.Fatalf("the first line is %q", first)
 	}
-	if _, err := os.Stat("../" + path); err != nil {
-		t.Error(err)
-	}
+	_, err = os.Stat("../" + path)
+	assert.NoError(t, err)
 }
 
 func TestGet(t *testing.T) {

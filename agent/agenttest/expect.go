@@ -167,9 +167,8 @@ func (h *Host) NewIncoming() dataset.Dataset {
 	d := dataset.Dataset{
 		ID: uuid.New(), Volume: "cut", State: dataset.StateReady, Epoch: 1, Home: h.NodeID, Pool: h.Pool().ID(),
 	}
-	if _, err := h.Pool().Create(h.T.Context(), d); err != nil {
-		h.T.Fatal(err)
-	}
+	_, err := h.Pool().Create(h.T.Context(), d)
+	require.NoError(h.T, err)
 	return d
 }
 

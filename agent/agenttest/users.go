@@ -49,9 +49,8 @@ func runInNamespace(t *testing.T, path, script string) (end func()) {
 		err = cmd.Start()
 	}
 	require.NoError(t, err)
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-		t.Fatal(err)
-	}
+	_, err = bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
 	ended := false
 	end = func() {
 		if !ended {

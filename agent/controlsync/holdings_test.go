@@ -187,9 +187,8 @@ func TestDatasetThatGoesMeanwhileIsNotReported(t *testing.T) {
 	stays, purged := r.NewVolume("stays"), r.NewVolume("purged")
 	discarded := stays
 	discarded.ID, discarded.Volume = uuid.New(), "discarded"
-	if _, err := r.Pool().Create(t.Context(), discarded); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.Pool().Create(t.Context(), discarded)
+	require.NoError(t, err)
 	r.Cache.Remove(purged.ID)
 	r.Trust.Set("it is older than what this node has seen")
 	controlsync.SetCleaner(r.Sync, asking{r.Cleaner, func(id uuid.UUID) {

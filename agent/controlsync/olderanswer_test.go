@@ -94,9 +94,8 @@ func TestRestoredStoreDoesNotReturnMovedVolume(t *testing.T) {
 	}
 	// The restored store does not know that it was relinquished.
 	assert.NoError(t, r.DropIfUnneeded(ctx, d.ID, y))
-	if _, err := r.FetchDataset(ctx, d.ID); err != nil {
-		t.Error(err)
-	}
+	_, err := r.FetchDataset(ctx, d.ID)
+	assert.NoError(t, err)
 	if _, home := r.Cache.Dataset(d.ID); home {
 		t.Error("this node takes itself for the home")
 	}

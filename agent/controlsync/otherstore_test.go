@@ -137,9 +137,8 @@ func TestRestoredStoreWithoutNewVolumeKeepsIt(t *testing.T) {
 		assert.NoError(t, r.Unmount(ctx, "late", "id"))
 	}
 	r.Link.ChangeSync(nil)
-	if _, err := r.RebuildStore(ctx, api.RebuildStore{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.RebuildStore(ctx, api.RebuildStore{})
+	require.NoError(t, err)
 	if got := r.StoreFinding(); got != "" {
 		t.Errorf("doctor says %q", got)
 	}

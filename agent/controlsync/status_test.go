@@ -134,9 +134,8 @@ func TestRestartedControlWithOtherStoreGetsEveryStatus(t *testing.T) {
 	await()
 	r.Link.ChangeSync(func(s *api.Sync) { s.Cluster = uuid.New() })
 	r.RestartControl()
-	if _, err := r.Follower.Join(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.Follower.Join(t.Context())
+	require.NoError(t, err)
 	if r.Trust.Err() == nil {
 		t.Fatal("the other store is trusted")
 	}

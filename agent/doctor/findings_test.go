@@ -199,18 +199,16 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 	if _, err := r.Collect(ctx, db.ID, false); !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "drover store recover --from-pools") {
 		t.Errorf("collect: %v", err)
 	}
-	if _, err := r.RebuildStore(ctx, api.RebuildStore{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.RebuildStore(ctx, api.RebuildStore{})
+	require.NoError(t, err)
 	if text, _ = all(); strings.Contains(text, db.ID.String()) || strings.Contains(text, "error: store") {
 		t.Errorf("after the rebuild:\n%s", text)
 	}
 	if got := r.DatasetFinding(blank); !strings.Contains(got, "(drover doctor --gc "+blank.ID.String()) {
 		t.Errorf("of what the rebuild cannot bring back: %q", got)
 	}
-	if _, err := r.Collect(ctx, blank.ID, false); err != nil {
-		t.Error(err)
-	}
+	_, err = r.Collect(ctx, blank.ID, false)
+	assert.NoError(t, err)
 }
 
 // Doctor reports a recorded replica in a pool that this node does not have, one that cannot be refreshed, and one whose
@@ -420,9 +418,8 @@ func TestSilentControlIsNotAskedAgain(t *testing.T) {
 	agenttest.Await(t, func() bool { return !r.Jobs.IsRunning("keys") })
 	ask := func() int64 {
 		before := control.requests.Load()
-		if _, err := r.Doctor(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		_, err := r.Doctor(t.Context())
+		require.NoError(t, err)
 		return control.requests.Load() - before
 	}
 	if n := ask(); n == 0 {

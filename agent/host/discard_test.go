@@ -70,9 +70,8 @@ func TestDiscardContinuesInJob(t *testing.T) {
 	if got := f.A.Finding("dataset " + d.ID.String()); !strings.HasPrefix(got.Text, "is deleted, and its bytes are being removed") {
 		t.Errorf("doctor says %+v of %v", got, left())
 	}
-	if _, err := f.A.Pool().Create(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.A.Pool().Create(t.Context(), d)
+	require.NoError(t, err)
 	close(gate)
 	agenttest.Await(t, func() bool { return !host.IsDiscarding(f.A.Host, f.A.Pool()) })
 	if got := left(); len(got) != 1 || !strings.Contains(got[0], "incoming") {

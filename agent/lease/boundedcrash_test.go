@@ -139,9 +139,8 @@ func TestI1DatasetsUnknownToGuardAreRegistered(t *testing.T) {
 	g.Network.SetCut(true)
 	g.GuardA.AwaitFenced(d.ID)
 	g.A.Stop()
-	if _, err := g.GuardA.Thaw(t.Context(), d.ID, d.Epoch, clock.Boottime()+time.Minute); err != nil {
-		t.Fatal(err)
-	}
+	_, err := g.GuardA.Thaw(t.Context(), d.ID, d.Epoch, clock.Boottime()+time.Minute)
+	require.NoError(t, err)
 	forget()
 	require.NoError(t, os.Rename(p.Path, p.Path+".away"))
 	g.A.Start()

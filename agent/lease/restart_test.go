@@ -105,9 +105,8 @@ func TestPromiseOfNodeThatJoinsLater(t *testing.T) {
 	lc := agenttest.NewLink(c.Config.Control)
 	c.Config.Control, c.Config.Guard = lc, agenttest.NewGuard(t, agenttest.BoundSession/10)
 	c.Start()
-	if _, err := g.Service.Cordon(t.Context(), g.B.Node(), api.Cordoned{Cordoned: true, Draining: true}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := g.Service.Cordon(t.Context(), g.B.Node(), api.Cordoned{Cordoned: true, Draining: true})
+	require.NoError(t, err)
 	// Control checks which replicas must be moved when their volume changes: its first check of everything may be
 	// over.
 	require.NoError(t, g.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}))
@@ -157,9 +156,8 @@ func TestI1LostDatabaseThawsNothing(t *testing.T) {
 	for _, e := range list {
 		drop = append(drop, store.Write{Key: e.Key, Delete: true})
 	}
-	if _, err := g.A.Database.Txn(t.Context(), nil, drop); err != nil {
-		t.Fatal(err)
-	}
+	_, err = g.A.Database.Txn(t.Context(), nil, drop)
+	require.NoError(t, err)
 	for _, what := range []string{"first", "second", "third, without a guard,"} {
 		if what[0] == 't' {
 			g.GuardA.Stop()

@@ -257,9 +257,8 @@ func TestI1RestartKeepsFenceOfManualVolume(t *testing.T) {
 			setManual(t, g.A, d)
 			if !used {
 				drop := []store.Write{{Key: "mounts/" + d.ID.String(), Delete: true}}
-				if _, err := g.A.Database.Txn(t.Context(), nil, drop); err != nil {
-					t.Fatal(err)
-				}
+				_, err := g.A.Database.Txn(t.Context(), nil, drop)
+				require.NoError(t, err)
 			}
 			g.A.Start()
 			if d, _ := g.A.Cache.Dataset(d.ID); d.Profile.Failover.Auto {

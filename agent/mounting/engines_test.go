@@ -51,9 +51,8 @@ func newCaller(t *testing.T) caller {
 // by mounts a volume in the name of a process.
 func by(r *agenttest.Host, c caller, volume, id string) {
 	r.T.Helper()
-	if _, err := r.Mount(c, volume, id); err != nil {
-		r.T.Fatal(err)
-	}
+	_, err := r.Mount(c, volume, id)
+	require.NoError(r.T, err)
 }
 
 // wantUnverified fails unless exactly these uses are unverified.
@@ -167,9 +166,8 @@ func TestI9EngineBehindProxy(t *testing.T) {
 	var record struct {
 		Running []json.RawMessage `json:"running"`
 	}
-	if _, err := r.DB.Get(t.Context(), "engine", &record); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.DB.Get(t.Context(), "engine", &record)
+	require.NoError(t, err)
 	if n := len(record.Running); n != 1 {
 		t.Errorf("%d engines", n)
 	}

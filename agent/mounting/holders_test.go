@@ -225,9 +225,8 @@ func TestI9NotMountedAndHeld(t *testing.T) {
 	if n := len(f.A.Uses.Get(d.ID).IDs); n != 0 {
 		t.Errorf("%d uses, and nobody has it", n)
 	}
-	if _, err := os.Stat(filepath.Dir(path)); err != nil {
-		t.Error(err)
-	}
+	_, err := os.Stat(filepath.Dir(path))
+	assert.NoError(t, err)
 }
 
 // TestI11RefusalNamesEngineAndCommand: the refusal of a volume in use names the engine that holds it, and the command
@@ -264,9 +263,8 @@ func TestI11RefusalNamesEngineAndCommand(t *testing.T) {
 		{map[string]plugin.Tool{"one": plugin.Docker, mounting.PodmanID: plugin.Podman, "job-1": ""}, ofSeveral},
 	} {
 		for id, tool := range c.uses {
-			if _, err := r.Mount(plugin.WithTool(t.Context(), tool), "db", id); err != nil {
-				t.Fatal(err)
-			}
+			_, err := r.Mount(plugin.WithTool(t.Context(), tool), "db", id)
+			require.NoError(t, err)
 		}
 		end := agenttest.StartContainer(t, r.MountPath(d.ID))
 		r.Restart() // the tool is recorded

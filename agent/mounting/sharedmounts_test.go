@@ -253,9 +253,8 @@ func TestForgottenGuestReportsAgain(t *testing.T) {
 	forget := func(d dataset.Dataset) {
 		t.Helper()
 		over := api.SharedMountReport{Incarnation: f.B.Incarnation, Dataset: d.ID, ID: g.MountID, Ended: true}
-		if _, err := f.Service.ReportSharedMount(t.Context(), f.B.Node(), over); err != nil {
-			t.Fatal(err)
-		}
+		_, err := f.Service.ReportSharedMount(t.Context(), f.B.Node(), over)
+		require.NoError(t, err)
 	}
 	forget(d)
 	f.AwaitSharedMounts("db")
@@ -305,9 +304,8 @@ func TestGuestWithLostDatabaseStays(t *testing.T) {
 	for _, e := range list {
 		drop = append(drop, store.Write{Key: e.Key, Delete: true})
 	}
-	if _, err := f.B.Database.Txn(t.Context(), nil, drop); err != nil {
-		t.Fatal(err)
-	}
+	_, err = f.B.Database.Txn(t.Context(), nil, drop)
+	require.NoError(t, err)
 	f.B.Start()
 	agenttest.Await(t, func() bool { return f.B.Uses.Get(d.ID).IDs[mounting.UnknownUse].Count == 1 })
 	f.B.MustMount("db", "next")

@@ -86,9 +86,8 @@ func TestI3RefusedArrivalBecomesTheCopy(t *testing.T) {
 			return
 		}
 		f.A.Fuse.Mend()
-		if _, err := f.Service.CancelOperation(t.Context(), f.Recorded("db").Move.String()); err != nil {
-			t.Error(err)
-		}
+		_, err := f.Service.CancelOperation(t.Context(), f.Recorded("db").Move.String())
+		assert.NoError(t, err)
 	})
 	if op := f.AwaitEnd(f.BeginMove("db", f.A)); op.State != dataset.OpCancelled {
 		t.Fatalf("%s: %+v", op.State, op.Problem)
@@ -179,9 +178,8 @@ func TestI3FilesArriveBesideTheCopy(t *testing.T) {
 			if !keeps(f.A, d.ID) {
 				t.Error("the copy is gone before anything has come")
 			}
-			if _, err := f.Service.CancelOperation(t.Context(), op.ID.String()); err != nil {
-				t.Fatal(err)
-			}
+			_, err := f.Service.CancelOperation(t.Context(), op.ID.String())
+			require.NoError(t, err)
 			f.AwaitEnd(op)
 			left(f.A, d.ID)
 			if !keeps(f.A, d.ID) {
@@ -209,7 +207,7 @@ func TestI3FilesArriveBesideTheCopy(t *testing.T) {
 			// A crash left the transferred data, and the volume was written to since: that stays.
 			beside := d
 			beside.ID, beside.Size = move.BesideID(d.ID, op.ID), 0
-			_, err := f.A.Pool().Clone(t.Context(), beside, dataset.Source{Dataset: d.ID}, nil)
+			_, err = f.A.Pool().Clone(t.Context(), beside, dataset.Source{Dataset: d.ID}, nil)
 			f.A.WriteFile("db", "token", "three")
 			if err = errors.Join(err, f.A.ReplaceCopyAtHome(t.Context(), f.A.Pool(), d, beside.ID)); err != nil {
 				t.Error(err)

@@ -146,9 +146,8 @@ func TestMountOnOtherNodeMovesVolume(t *testing.T) {
 	var all sync.WaitGroup
 	for range 20 {
 		all.Go(func() {
-			if _, err := f.B.Mount(t.Context(), "db", uuid.NewString()); err != nil {
-				t.Error(err)
-			}
+			_, err := f.B.Mount(t.Context(), "db", uuid.NewString())
+			assert.NoError(t, err)
 		})
 	}
 	all.Wait()
@@ -238,9 +237,8 @@ func TestCancelledMoveLeavesHomeUnchanged(t *testing.T) {
 				if now == act {
 					once.Do(func() {
 						<-began
-						if _, err := f.Service.CancelOperation(context.Background(), op.ID.String()); err != nil {
-							t.Error(err)
-						}
+						_, err := f.Service.CancelOperation(context.Background(), op.ID.String())
+						assert.NoError(t, err)
 					})
 				}
 			})

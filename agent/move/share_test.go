@@ -143,9 +143,8 @@ func TestUntakenDatasetIsKeptAfterCrash(t *testing.T) {
 	folder := filepath.Join(f.Share, f.A.NodeName, "incoming", d.ID.String())
 	require.NoError(t, os.Rename(filepath.Join(f.Share, f.B.NodeName, "datasets", d.ID.String()), folder))
 	f.A.Restart()
-	if _, err := os.Stat(filepath.Join(folder, "head", "token")); err != nil {
-		t.Error(err)
-	}
+	_, err := os.Stat(filepath.Join(folder, "head", "token"))
+	assert.NoError(t, err)
 	if err := f.B.Pool().(backends.Sharer).Take(t.Context(), f.Recorded("db").Dataset, backends.PreviousHome{Pool: f.A.Pool().ID(), Epoch: 1}); err != nil {
 		t.Fatal(err)
 	}

@@ -389,9 +389,8 @@ func TestStartWhileAPoolHangs(t *testing.T) {
 		"reap": func(r *agenttest.Host, _ dataset.Dataset) { // a create that was interrupted
 			p := other(r)
 			d := dataset.Dataset{ID: uuid.New(), Volume: "cut", State: dataset.StateReady, Epoch: 1, Home: r.NodeID, Pool: p.ID}
-			if _, err := p.Storage.Create(r.T.Context(), d); err != nil {
-				r.T.Fatal(err)
-			}
+			_, err := p.Storage.Create(r.T.Context(), d)
+			require.NoError(r.T, err)
 		},
 		"attach": func(r *agenttest.Host, there dataset.Dataset) { // in use, and not mounted
 			r.MountDataset(there, "kept")

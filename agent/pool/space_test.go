@@ -332,9 +332,8 @@ func TestOvercommitFollowsConfig(t *testing.T) {
 					r.Restart()
 				}
 				if s.set != keep {
-					if _, err := r.SetPool(t.Context(), "default", api.PoolPolicy{Overcommit: s.set}); err != nil {
-						t.Fatal(err)
-					}
+					_, err := r.SetPool(t.Context(), "default", api.PoolPolicy{Overcommit: s.set})
+					require.NoError(t, err)
 				}
 				if p, ok := r.Pools.ByName("default"); !ok || p.Record.Overcommit != s.want {
 					t.Errorf("start %d: overcommit %v, want %v", i+1, p.Record.Overcommit, s.want)
@@ -378,28 +377,24 @@ func TestOvercommitSurvivesALostDatabase(t *testing.T) {
 				r.Start()
 			}
 			made := api.NewPool{Name: "made", Backend: backend, Path: filepath.Join(disk, "made"), Overcommit: 3}
-			if _, err := r.CreatePool(ctx, made); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := r.SetPool(ctx, "default", api.PoolPolicy{Overcommit: 1.5}); err != nil {
-				t.Fatal(err)
-			}
+			_, err := r.CreatePool(ctx, made)
+			require.NoError(t, err)
+			_, err = r.SetPool(ctx, "default", api.PoolPolicy{Overcommit: 1.5})
+			require.NoError(t, err)
 			loseDatabase()
 			want("after the loss", "default", 1.5)
 			want("after the loss", "made", 3)
 
-			if _, err := r.SetPool(ctx, "made", api.PoolPolicy{}); err != nil {
-				t.Fatal(err)
-			}
+			_, err = r.SetPool(ctx, "made", api.PoolPolicy{})
+			require.NoError(t, err)
 			r.Config.Pools[0].Overcommit = 2
 			loseDatabase()
 			want("after a change and a second loss", "default", 2)
 			want("after a change and a second loss", "made", 0)
 
 			// The policy in the pool was lost, and that in the database decides.
-			if _, err := r.SetPool(ctx, "made", api.PoolPolicy{Overcommit: 4}); err != nil {
-				t.Fatal(err)
-			}
+			_, err = r.SetPool(ctx, "made", api.PoolPolicy{Overcommit: 4})
+			require.NoError(t, err)
 			p, _ := r.Pools.ByName("made")
 			require.NoError(t, p.Storage.(backends.PolicyKeeper).KeepOvercommit(0))
 			r.Restart()
@@ -410,14 +405,12 @@ func TestOvercommitSurvivesALostDatabase(t *testing.T) {
 			r.Stop()
 			require.NoError(t, os.Rename(filepath.Join(disk, "made"), filepath.Join(disk, "moved")))
 			r.Start()
-			if _, _, err := r.AdoptPool(ctx, filepath.Join(disk, "moved"), false); err != nil {
-				t.Fatal(err)
-			}
+			_, _, err = r.AdoptPool(ctx, filepath.Join(disk, "moved"), false)
+			require.NoError(t, err)
 			want("after it has moved", "made", 4)
 			r.LoseStore(true)
-			if _, _, err := r.AdoptPool(ctx, filepath.Join(disk, "moved"), false); err != nil {
-				t.Fatal(err)
-			}
+			_, _, err = r.AdoptPool(ctx, filepath.Join(disk, "moved"), false)
+			require.NoError(t, err)
 			want("after everything but the pool was lost", "moved", 4)
 		})
 	}

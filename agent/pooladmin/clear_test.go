@@ -63,9 +63,8 @@ func TestPoolBeingClearedIsNotReopened(t *testing.T) {
 	newPool(r, "plain")
 	k.before = func() { r.Pools.Retry(t.Context()) }
 	was := k.opened.Load()
-	if _, err := r.RemovePool(t.Context(), "plain", api.PoolRemoval{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.RemovePool(t.Context(), "plain", api.PoolRemoval{})
+	require.NoError(t, err)
 	if is := k.opened.Load(); is != was {
 		t.Errorf("it was opened %d times while it was cleared", is-was)
 	}
@@ -112,12 +111,10 @@ func TestForgetResumesByPlainRemove(t *testing.T) {
 	if err := r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingForgotten }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.RemovePool(t.Context(), "plain", api.PoolRemoval{}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(filepath.Join(path, "pool.json")); err != nil {
-		t.Error(err)
-	}
+	_, err := r.RemovePool(t.Context(), "plain", api.PoolRemoval{})
+	require.NoError(t, err)
+	_, err = os.Stat(filepath.Join(path, "pool.json"))
+	assert.NoError(t, err)
 	unlisted(r, "plain")
 }
 
@@ -140,12 +137,10 @@ func TestPoolTakenByAnotherDroverIsNotCleared(t *testing.T) {
 	if !errors.Is(err, dataset.ErrInUse) || !strings.Contains(err.Error(), "drover pool rm plain --forget --dry-run") {
 		t.Errorf("removed: %v", err)
 	}
-	if _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{Forget: true}); err != nil {
-		t.Error(err)
-	}
-	if _, err := os.Stat(filepath.Join(path, "pool.json")); err != nil {
-		t.Error(err)
-	}
+	_, err = r.RemovePool(ctx, "plain", api.PoolRemoval{Forget: true})
+	assert.NoError(t, err)
+	_, err = os.Stat(filepath.Join(path, "pool.json"))
+	assert.NoError(t, err)
 	unlisted(r, "plain")
 }
 

@@ -14,6 +14,8 @@ import (
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/require"
 )
 
 // I3: while another node says that the store is older than what that node knows, the store may lack the record of any
@@ -33,9 +35,8 @@ func TestI3CollectKeepsDataIfPeerRejectsStore(t *testing.T) {
 		t.Errorf("in the pool: %v", got)
 	}
 	r.Link.ChangeSync(nil)
-	if _, err := r.Collect(ctx, d.ID, false); err != nil {
-		t.Error(err)
-	}
+	_, err := r.Collect(ctx, d.ID, false)
+	assert.NoError(t, err)
 }
 
 // uncommitted moves a ready dataset back to the incoming ones, as after a power cut before the rename is durable.
@@ -77,9 +78,8 @@ func TestI3IncomingOfFoundPoolIsKept(t *testing.T) {
 	if _, err := r.Pool().Stat(ctx, other.ID); err != nil {
 		t.Fatalf("the dry run destroyed it: %v", err)
 	}
-	if _, err := r.Collect(ctx, other.ID, false); err != nil {
-		t.Error(err)
-	}
+	_, err := r.Collect(ctx, other.ID, false)
+	assert.NoError(t, err)
 	back, err := r.RebuildStore(ctx, api.RebuildStore{})
 	if err != nil || len(back) != 1 || back[0].Dataset != db.ID || back[0].Action != "trashed" {
 		t.Errorf("rebuilt: %+v, %v", back, err)
@@ -103,9 +103,8 @@ func TestI3UnreadableIncomingIsKeptByRebuild(t *testing.T) {
 	}
 	r.LoseStore(false)
 	for range 2 {
-		if _, err := r.RebuildStore(t.Context(), api.RebuildStore{}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := r.RebuildStore(t.Context(), api.RebuildStore{})
+		require.NoError(t, err)
 		r.Restart()
 		if got := r.ListPool("incoming"); len(got) != 1 {
 			t.Fatalf("incoming: %v", got)

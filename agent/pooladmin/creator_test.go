@@ -95,12 +95,11 @@ func TestErrorsNameAPoolOnce(t *testing.T) {
 func TestRefusedCopyOfPoolKeepsNoLock(t *testing.T) {
 	r := agenttest.New(t)
 	path, twin := filepath.Join(r.Root, "plain"), filepath.Join(r.Root, "twin")
-	if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "plain", Backend: "dir", Path: path}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.CreatePool(t.Context(), api.NewPool{Name: "plain", Backend: "dir", Path: path})
+	require.NoError(t, err)
 	require.NoError(t, os.CopyFS(twin, os.DirFS(path)))
 	before := len(r.Pools.PoolLocks.Sockets)
-	_, err := r.Pools.Make(t.Context(), "twin", pool.Record{Backend: "dir", Path: twin})
+	_, err = r.Pools.Make(t.Context(), "twin", pool.Record{Backend: "dir", Path: twin})
 	if !errors.Is(err, dataset.ErrExists) {
 		t.Fatalf("got %v, want an error that the pool exists", err)
 	}
@@ -148,9 +147,8 @@ func TestPoolThroughBindMount(t *testing.T) {
 	}
 	bound(free, func() {
 		second.Path = filepath.Join(at, "new")
-		if _, err := r.CreatePool(t.Context(), second); err != nil {
-			t.Error(err)
-		}
+		_, err := r.CreatePool(t.Context(), second)
+		assert.NoError(t, err)
 	})
 }
 

@@ -29,9 +29,8 @@ import (
 func newPool(r *agenttest.Host, name string) string {
 	r.T.Helper()
 	path := filepath.Join(r.Root, name)
-	if _, err := r.CreatePool(r.T.Context(), api.NewPool{Name: name, Backend: "dir", Path: path}); err != nil {
-		r.T.Fatal(err)
-	}
+	_, err := r.CreatePool(r.T.Context(), api.NewPool{Name: name, Backend: "dir", Path: path})
+	require.NoError(r.T, err)
 	return path
 }
 
@@ -42,9 +41,8 @@ func TestOfflinePoolIsForgotten(t *testing.T) {
 	ctx := t.Context()
 	disk := scratch.Mount(t, "xfs", 2<<30)
 	path := filepath.Join(disk, "pool")
-	if _, err := r.CreatePool(ctx, api.NewPool{Name: "fast", Backend: "loop", Path: path}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.CreatePool(ctx, api.NewPool{Name: "fast", Backend: "loop", Path: path})
+	require.NoError(t, err)
 	require.NoError(t, r.Create(ctx, "db", map[string]string{"pool": "fast"}))
 	d, _ := r.Cache.Volume("db")
 	require.NoError(t, os.Rename(path, path+".away"))
@@ -53,9 +51,8 @@ func TestOfflinePoolIsForgotten(t *testing.T) {
 	keepsPool(r, "fast", true, dataset.ErrConflict, "pool fast holds volume db: drover volume rm db --dry-run")
 	require.NoError(t, r.Remove(ctx, "db"))
 	keepsPool(r, "fast", true, dataset.ErrConflict, "pool fast holds volume db (in the trash, "+d.ID.String()[:8]+"): drover trash purge "+d.ID.String()[:8])
-	if _, err := r.Link.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = r.Link.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()})
+	require.NoError(t, err)
 	out, err := r.RemovePool(ctx, "fast", api.PoolRemoval{Forget: true})
 	if err != nil || len(out.Notes) != 1 || !strings.Contains(out.Notes[0], "drover pool adopt "+path+" adopts it") {
 		t.Fatalf("%+v, %v", out, err)
@@ -78,23 +75,20 @@ func TestForgottenPoolKeepsItsContent(t *testing.T) {
 	path := newPool(r, "plain")
 	p, _ := r.Pools.ByName("plain")
 	lost := dataset.Dataset{ID: uuid.New(), Volume: "lost", Pool: p.ID}
-	if _, err := p.Storage.Create(ctx, lost); err != nil {
-		t.Fatal(err)
-	}
+	_, err := p.Storage.Create(ctx, lost)
+	require.NoError(t, err)
 	require.NoError(t, p.Storage.Commit(ctx, lost.ID))
 	keepsPool(r, "plain", false, dataset.ErrConflict, "pool plain holds volume lost ("+lost.ID.String()[:8]+", not recorded here): drover doctor")
-	if _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{Forget: true}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = r.RemovePool(ctx, "plain", api.PoolRemoval{Forget: true})
+	require.NoError(t, err)
 	for name := range r.Pools.PoolLocks.Sockets {
 		if strings.Contains(name, p.ID.String()) {
 			t.Errorf("another drover cannot have it: %s is held", name)
 		}
 	}
 	unlisted(r, "plain")
-	if _, err := os.Stat(filepath.Join(path, "datasets", lost.ID.String())); err != nil {
-		t.Error(err)
-	}
+	_, err = os.Stat(filepath.Join(path, "datasets", lost.ID.String()))
+	assert.NoError(t, err)
 	preview, would, err := r.AdoptPool(ctx, path, true)
 	require.NoError(t, err)
 	unlisted(r, "plain") // a dry run
@@ -135,15 +129,13 @@ func TestDefaultPoolStaysWhileItIsTheOnlyOne(t *testing.T) {
 	r := agenttest.New(t, everyKind, func(c *agent.Config) { c.Root, c.Pools = scratch.Mount(t, "ext4", 4<<30), nil })
 	ctx := t.Context()
 	image := filepath.Join(r.Root, "pools", "default.img")
-	if _, err := os.Stat(image); err != nil {
-		t.Fatal(err)
-	}
+	_, err := os.Stat(image)
+	require.NoError(t, err)
 	keepsPool(r, "default", false, dataset.ErrConflict, "is the only one of this node", "drover pool create")
 	keepsPool(r, "default", true, dataset.ErrConflict, "is the only one of this node")
 	newPool(r, "plain")
-	if _, err := r.RemovePool(ctx, "default", api.PoolRemoval{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = r.RemovePool(ctx, "default", api.PoolRemoval{})
+	require.NoError(t, err)
 	unlisted(r, "default")
 	if _, err := os.Stat(image); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its image: %v", err)
@@ -217,16 +209,14 @@ func TestPoolRemovalWaitsForWork(t *testing.T) {
 	if _, err := r.Pools.Get(p.ID); err == nil || !strings.Contains(err.Error(), "pool plain is being removed") {
 		t.Errorf("a later request gets the pool: %v", err)
 	}
-	if _, err := p.Storage.Create(ctx, d); err != nil {
-		t.Fatal(err)
-	}
+	_, err = p.Storage.Create(ctx, d)
+	require.NoError(t, err)
 	unlock()
 	if err := <-gone; !errors.Is(err, dataset.ErrConflict) || !strings.Contains(err.Error(), "pool plain holds volume db (incoming)") {
 		t.Errorf("removed: %v", err)
 	}
-	if _, err := r.Pools.Get(p.ID); err != nil {
-		t.Error(err)
-	}
+	_, err = r.Pools.Get(p.ID)
+	assert.NoError(t, err)
 }
 
 // The removal does not wait for work in other pools, and for no work once control has removed the pool from its
@@ -253,18 +243,16 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	}
 	hold(d.ID)
 	hold(imported)
-	if _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{}); err != nil {
-		t.Error(err)
-	}
+	_, err := r.RemovePool(ctx, "plain", api.PoolRemoval{})
+	assert.NoError(t, err)
 	hold(unknown)
 	newPool(r, "plain")
 	p, _ := r.Pools.ByName("plain")
 	if err := r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.LeavingRemoved, true }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{}); err != nil {
-		t.Error(err)
-	}
+	_, err = r.RemovePool(ctx, "plain", api.PoolRemoval{})
+	assert.NoError(t, err)
 }
 
 // A pool in which something is recorded is never out of service, whatever else is done.

@@ -97,9 +97,8 @@ func TestEmptyPoolIsRemoved(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			n.Name = what
 			for range 2 {
-				if _, err := r.CreatePool(ctx, n); err != nil {
-					t.Fatal(err)
-				}
+				_, err := r.CreatePool(ctx, n)
+				require.NoError(t, err)
 				require.NoError(t, r.Create(ctx, "used", map[string]string{"pool": what}))
 				d, _ := r.Cache.Volume("used")
 				keepsPool(r, what, false, dataset.ErrConflict, "holds volume used", "drover volume rm")
@@ -138,9 +137,8 @@ func destroy(r *agenttest.Host, d dataset.Dataset) {
 	r.T.Helper()
 	ctx := r.T.Context()
 	require.NoError(r.T, r.Remove(ctx, d.Volume))
-	if _, err := r.Link.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()}); err != nil {
-		r.T.Fatal(err)
-	}
+	_, err := r.Link.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()})
+	require.NoError(r.T, err)
 	agenttest.Await(r.T, func() bool { _, there := r.Cache.Dataset(d.ID); return !there })
 }
 
@@ -168,9 +166,8 @@ func TestLateRegistrationDoesNotRestoreRemovedPool(t *testing.T) {
 	words := 0
 	c.before = func(api.Registration) {
 		if words++; words == 1 {
-			if _, err := r.RemovePool(ctx, "plain", api.PoolRemoval{}); err != nil {
-				t.Error(err)
-			}
+			_, err := r.RemovePool(ctx, "plain", api.PoolRemoval{})
+			assert.NoError(t, err)
 		}
 	}
 	// The first, three by the removal, and the repeated first.

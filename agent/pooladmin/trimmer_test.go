@@ -76,12 +76,10 @@ func TestTrimOfDevicesWhenDue(t *testing.T) {
 			pool.Config{Name: "daily", Backend: "on-mount", Devices: []string{"/dev/d"}, Trim: 24 * time.Hour})
 		require.NoError(t, os.MkdirAll(filepath.Join(c.Root, "pools"), 0o700))
 	})
-	if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "weekly", Backend: "on-mount", Devices: []string{"/dev/w"}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.CreatePool(t.Context(), api.NewPool{Name: "aside", Backend: "former", Devices: []string{"/dev/a"}}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.CreatePool(t.Context(), api.NewPool{Name: "weekly", Backend: "on-mount", Devices: []string{"/dev/w"}})
+	require.NoError(t, err)
+	_, err = r.CreatePool(t.Context(), api.NewPool{Name: "aside", Backend: "former", Devices: []string{"/dev/a"}})
+	require.NoError(t, err)
 	after := func(d time.Duration, want ...string) {
 		t.Helper()
 		r.FakeClock.Advance(d)

@@ -70,9 +70,8 @@ func written(t *testing.T, dev iolimit.Device) float64 {
 	b, err := os.ReadFile(filepath.Join("/sys/dev/block", dev.String(), "stat"))
 	require.NoError(t, err)
 	var n [7]float64
-	if _, err := fmt.Sscan(string(b), &n[0], &n[1], &n[2], &n[3], &n[4], &n[5], &n[6]); err != nil {
-		t.Fatal(err)
-	}
+	_, err = fmt.Sscan(string(b), &n[0], &n[1], &n[2], &n[3], &n[4], &n[5], &n[6])
+	require.NoError(t, err)
 	return n[6] / 2048
 }
 

@@ -129,9 +129,8 @@ func TestLimitIsRestoredAfterStart(t *testing.T) {
 	d := f.A.NewVolume("db@slow", nil)
 	f.A.MustMount("db", "one")
 	dev := device(f.A, d)
-	if _, err := f.A.Throttle.Suspend(d, time.Hour); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.A.Throttle.Suspend(d, time.Hour)
+	require.NoError(t, err)
 	wantTold(f.A, dev, iolimit.Limits{}, "lifted")
 	f.A.Restart()
 	wantTold(f.A, dev, slowly, "after a start")
@@ -291,12 +290,10 @@ func TestCgroupsOfUsersAreFound(t *testing.T) {
 		}
 	}
 	now = time.Second
-	if _, err := io.WriteString(in, "\n"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-		t.Fatal(err)
-	}
+	_, err := io.WriteString(in, "\n")
+	require.NoError(t, err)
+	_, err = bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
 	if n := of(); n == 0 {
 		t.Error("what was there for a second was not found when it became a container")
 	}

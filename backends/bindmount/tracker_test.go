@@ -147,9 +147,8 @@ func TestOpenFilesOfEachDirectory(t *testing.T) {
 		return &inuse.Files{}, nil
 	}}
 	tree := mount.Filesystem{Major: 0, Minor: 99}
-	if _, err := u.findOpener(t.Context(), tree, map[string]bool{"inode:1": true, "inode:2": true}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := u.findOpener(t.Context(), tree, map[string]bool{"inode:1": true, "inode:2": true})
+	require.NoError(t, err)
 	var roots []string
 	for _, l := range looked {
 		roots = append(roots, l.Root)

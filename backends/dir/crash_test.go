@@ -135,9 +135,8 @@ func TestNoTreeIsReapedInDoubt(t *testing.T) {
 			t.Errorf("reaped %d", n)
 		}
 		for _, tree := range []string{"head", "snapshot-" + s.ID.String()} {
-			if _, err := os.Stat(b.in(tree, "file")); err != nil {
-				t.Error(err)
-			}
+			_, err := os.Stat(b.in(tree, "file"))
+			assert.NoError(t, err)
 		}
 		e, err := b.pool.Stat(t.Context(), b.d.ID)
 		b.ok(err)

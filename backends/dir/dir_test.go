@@ -106,9 +106,8 @@ func openFull(t *testing.T, disk string) {
 	pool, err := dir.Backend{}.Open(t.Context(), cfg)
 	require.NoError(t, err)
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db"}
-	if _, err := pool.Create(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
+	_, err = pool.Create(t.Context(), d)
+	require.NoError(t, err)
 	scratch.Fill(t, disk)
 	cfg.ID, cfg.Make = pool.ID(), false
 	again, err := dir.Backend{}.Open(t.Context(), cfg)

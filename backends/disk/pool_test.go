@@ -89,9 +89,8 @@ func (r rig) volume(p backends.Pool) uuid.UUID {
 	if r.kind.Name() != "dir" {
 		d.Size = 400 * dataset.MiB
 	}
-	if _, err := p.Create(r.Context(), d); err != nil {
-		r.Fatal(err)
-	}
+	_, err := p.Create(r.Context(), d)
+	require.NoError(r, err)
 	require.NoError(r, p.Commit(r.Context(), d.ID))
 	return d.ID
 }
@@ -329,9 +328,8 @@ func TestPoolWithDataIsNotCleared(t *testing.T) {
 		remove := func(id uuid.UUID) {
 			r.Helper()
 			require.NoError(r, p.Delete(r.Context(), id))
-			if _, err := p.Reap(r.Context(), func(uuid.UUID) bool { return true }); err != nil {
-				r.Fatal(err)
-			}
+			_, err := p.Reap(r.Context(), func(uuid.UUID) bool { return true })
+			require.NoError(r, err)
 		}
 		id := r.volume(p)
 		refused("a volume")
@@ -341,9 +339,8 @@ func TestPoolWithDataIsNotCleared(t *testing.T) {
 		if r.kind.Name() == "dir" {
 			incoming.Size = 0
 		}
-		if _, err := p.Create(r.Context(), incoming); err != nil {
-			r.Fatal(err)
-		}
+		_, err := p.Create(r.Context(), incoming)
+		require.NoError(r, err)
 		refused("an incoming dataset")
 		remove(incoming.ID)
 		if r.kind.Name() != "loop" { // loop has other areas

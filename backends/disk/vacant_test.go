@@ -28,9 +28,8 @@ func sum(t *testing.T, path string) string {
 	defer f.Close()
 	h := sha256.New()
 	for _, off := range []int64{0, size - 2<<20} {
-		if _, err := io.Copy(h, io.NewSectionReader(f, off, 2<<20)); err != nil {
-			t.Fatal(err)
-		}
+		_, err := io.Copy(h, io.NewSectionReader(f, off, 2<<20))
+		require.NoError(t, err)
 	}
 	return string(h.Sum(nil))
 }

@@ -36,9 +36,8 @@ func TestListOfADamagedDisk(t *testing.T) {
 	for range 3 {
 		d := dataset.Dataset{ID: uuid.New(), Volume: "db", Size: 64 * dataset.MiB}
 		d.Profile.Filesystem.Type = "ext4"
-		if _, err := pool.Create(t.Context(), d); err != nil {
-			t.Fatal(err)
-		}
+		_, err := pool.Create(t.Context(), d)
+		require.NoError(t, err)
 		require.NoError(t, pool.Commit(t.Context(), d.ID))
 		all = append(all, d)
 	}

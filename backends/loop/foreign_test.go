@@ -68,9 +68,8 @@ func checksum(t *testing.T, path string) []byte {
 	require.NoError(t, err)
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		t.Fatal(err)
-	}
+	_, err = io.Copy(h, f)
+	require.NoError(t, err)
 	return h.Sum(nil)
 }
 

@@ -315,9 +315,8 @@ func checkSharing(t *testing.T, dir safefile.Dir, size, to, from, block int64) {
 	have := bytes.Clone(want[:min(to, (from+block-1)/block*block)]) // the whole block was shared
 	copy(have, treetest.Bytes(2, int(from)))
 	copy(want, have)
-	if _, err := image.WriteAt(have, 0); err != nil {
-		t.Fatal(err)
-	}
+	_, err := image.WriteAt(have, 0)
+	require.NoError(t, err)
 	require.NoError(t, image.Truncate(to))
 	b, err := startBaseSharing(t.Context(), image, base, from, 128<<10, block)
 	require.NoError(t, err)
@@ -338,9 +337,8 @@ func named(t *testing.T, dir safefile.Dir, name string, data []byte) *os.File {
 	f, err := dir.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_RDWR)
 	require.NoError(t, err)
 	t.Cleanup(func() { f.Close() })
-	if _, err := f.Write(data); err != nil {
-		t.Fatal(err)
-	}
+	_, err = f.Write(data)
+	require.NoError(t, err)
 	return f
 }
 

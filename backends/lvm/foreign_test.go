@@ -30,9 +30,8 @@ func sum(t *testing.T, path string) string {
 	require.NoError(t, err)
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.CopyN(h, f, 32<<20); err != nil {
-		t.Fatal(err)
-	}
+	_, err = io.CopyN(h, f, 32<<20)
+	require.NoError(t, err)
 	return string(h.Sum(nil))
 }
 

@@ -57,9 +57,8 @@ func TestWatermark(t *testing.T) {
 	}
 	d := b.create(2 * dataset.GiB) // more than the pool has
 	b.in(d.ID, func(dir string) {
-		if _, err := fill(t, filepath.Join(dir, "file"), int64(st.Size)*82/100); err != nil {
-			t.Error(err)
-		}
+		_, err := fill(t, filepath.Join(dir, "file"), int64(st.Size)*82/100)
+		assert.NoError(t, err)
 	})
 	if st = b.Status(t.Context()); !st.Online || !strings.Contains(st.Reason, "lvextend") {
 		t.Errorf("nearly full: %+v", st)

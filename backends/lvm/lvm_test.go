@@ -51,9 +51,8 @@ func TestPathsThatNameNoGroup(t *testing.T) {
 // The device mapper accepts the longest possible name of a device.
 func TestNamesFit(t *testing.T) {
 	for _, vg := range []string{strings.Repeat("x", 60), strings.Repeat("x-", 23)} {
-		if _, err := configuredGroup(backends.Config{Path: "/dev/" + vg, Mount: "/mnt"}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := configuredGroup(backends.Config{Path: "/dev/" + vg, Mount: "/mnt"})
+		require.NoError(t, err)
 		p := &Pool{vg: vg}
 		if n := len(p.device(namePrefix + strings.Repeat("0", 32))); n > 127-len("-real") {
 			t.Errorf("%d characters", n)

@@ -132,9 +132,8 @@ func TestShutOut(t *testing.T) {
 	f, err := os.Create(filepath.Join(at, "file"))
 	require.NoError(t, err)
 	defer f.Close()
-	if _, err := f.WriteString("before"); err != nil {
-		t.Fatal(err)
-	}
+	_, err = f.WriteString("before")
+	require.NoError(t, err)
 	require.NoError(t, f.Sync())
 	if out, err := exec.Command("export"+"fs", "-u", "127.0.0.1:"+dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

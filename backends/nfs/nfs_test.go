@@ -100,9 +100,8 @@ func TestTake(t *testing.T) {
 	share := t.TempDir()
 	a, b := open(t, share, "alpha"), open(t, share, "beta")
 	d := dataset.Dataset{ID: uuid.New(), Epoch: 1}
-	if _, err := a.Create(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
+	_, err := a.Create(t.Context(), d)
+	require.NoError(t, err)
 	from := a
 	take := func(p backends.Pool, epoch uint64) error {
 		d := d
@@ -204,9 +203,8 @@ func TestPoolThatIsAMountOfItsOwn(t *testing.T) {
 		}
 	}
 	d := dataset.Dataset{ID: uuid.New(), Epoch: 1}
-	if _, err := a.Create(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
+	_, err := a.Create(t.Context(), d)
+	require.NoError(t, err)
 	write(t, a, d.ID, "kept")
 	off := over(t, filepath.Join(share, "alpha"), "")
 	d.Epoch = 2
@@ -262,9 +260,8 @@ func TestPoolIsCleared(t *testing.T) {
 	a, b := open(t, share, "alpha"), open(t, share, "beta")
 	mine, theirs := dataset.Dataset{ID: uuid.New(), Epoch: 1}, dataset.Dataset{ID: uuid.New(), Epoch: 1}
 	for p, d := range map[backends.Pool]dataset.Dataset{a: mine, b: theirs} {
-		if _, err := p.Create(t.Context(), d); err != nil {
-			t.Fatal(err)
-		}
+		_, err := p.Create(t.Context(), d)
+		require.NoError(t, err)
 		require.NoError(t, p.Commit(t.Context(), d.ID))
 	}
 	write(t, b, theirs.ID, "beta's")
@@ -292,9 +289,8 @@ func TestOthersAreLeftAlone(t *testing.T) {
 	share := t.TempDir()
 	a, b := open(t, share, "alpha"), open(t, share, "beta")
 	d := dataset.Dataset{ID: uuid.New(), Epoch: 1}
-	if _, err := a.Create(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
+	_, err := a.Create(t.Context(), d)
+	require.NoError(t, err)
 	if n, err := b.Reap(t.Context(), func(uuid.UUID) bool { return true }); n != 0 || err != nil {
 		t.Errorf("reaped %d, %v", n, err)
 	}
@@ -357,9 +353,8 @@ func TestB16LaterPoolOnShare(t *testing.T) {
 	share := t.TempDir()
 	alpha, beta, gamma := open(t, share, "alpha").(backends.Sharer), open(t, share, "beta"), open(t, share, "gamma")
 	id := uuid.New()
-	if _, err := gamma.Create(t.Context(), dataset.Dataset{ID: id}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := gamma.Create(t.Context(), dataset.Dataset{ID: id})
+	require.NoError(t, err)
 	marker := filepath.Join(share, "beta", "pool.json")
 	require.NoError(t, os.WriteFile(marker, []byte(`{"format":2,"backend":"nfs","id":{"new":1}}`), 0o600))
 	assert.ErrorIs(t, alpha.CheckVisible(t.Context(), uuid.New(), beta.ID()), dataset.ErrUnsupported)

@@ -73,9 +73,8 @@ func TestVisit(t *testing.T) {
 func TestRestoreByCopy(t *testing.T) {
 	a := open(t, t.TempDir(), "alpha")
 	d := dataset.Dataset{ID: uuid.New(), Epoch: 1}
-	if _, err := a.Create(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
+	_, err := a.Create(t.Context(), d)
+	require.NoError(t, err)
 	write(t, a, d.ID, "old")
 	s, keep := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}, dataset.Snapshot{
 		ID:      uuid.New(),
@@ -101,9 +100,8 @@ func TestRestoreByCopy(t *testing.T) {
 			t.Errorf("the head holds %q", got)
 		}
 		c := dataset.Dataset{ID: uuid.New()}
-		if _, err := a.Clone(t.Context(), c, dataset.Source{Dataset: d.ID, Snapshot: keep.ID}, nil); err != nil {
-			t.Fatal(err)
-		}
+		_, err := a.Clone(t.Context(), c, dataset.Source{Dataset: d.ID, Snapshot: keep.ID}, nil)
+		require.NoError(t, err)
 		if got := read(t, a, c.ID); got != "new" {
 			t.Errorf("what was kept holds %q", got)
 		}

@@ -188,8 +188,7 @@ func sum(t *testing.T, device string) string {
 	require.NoError(t, err)
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		t.Fatal(err)
-	}
+	_, err = io.Copy(h, f)
+	require.NoError(t, err)
 	return string(h.Sum(nil))
 }

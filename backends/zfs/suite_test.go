@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/internal/fault"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -109,9 +110,8 @@ func TestSandboxIsRazed(t *testing.T) {
 		p, err := kind.Open(t.Context(), backends.Config{ID: uuid.New(), Name: "test", Path: path, Make: true})
 		require.NoError(t, err)
 		d := dataset.Dataset{ID: uuid.New(), Volume: "db", State: dataset.StateReady, Pool: p.ID(), Request: uuid.New()}
-		if _, err := p.Create(t.Context(), d); err != nil {
-			t.Fatal(err)
-		}
+		_, err = p.Create(t.Context(), d)
+		require.NoError(t, err)
 		require.NoError(t, p.Commit(t.Context(), d.ID))
 		return p, d
 	}
@@ -124,9 +124,8 @@ func TestSandboxIsRazed(t *testing.T) {
 	q, e := made(filepath.Join(c.Path, "001/p1/pool"))
 	clone := e
 	clone.ID = uuid.New()
-	if _, err := q.Clone(t.Context(), clone, dataset.Source{Dataset: e.ID}, nil); err != nil {
-		t.Fatal(err)
-	}
+	_, err = q.Clone(t.Context(), clone, dataset.Source{Dataset: e.ID}, nil)
+	require.NoError(t, err)
 	if now := lines(t, "list", "-H", "-o", "name"); !strings.Contains(strings.Join(now, "\n"), q.ID().String()) {
 		t.Fatalf("the pool in the sandbox has nothing: %q", now)
 	}
@@ -139,7 +138,6 @@ func TestSandboxIsRazed(t *testing.T) {
 	if after := lines(t, "list", "-H", "-o", "name", "-t", "all"); !slices.Equal(after, before) {
 		t.Errorf("there is %q, was %q", after, before)
 	}
-	if _, err := p.Stat(t.Context(), d.ID); err != nil {
-		t.Error(err)
-	}
+	_, err = p.Stat(t.Context(), d.ID)
+	assert.NoError(t, err)
 }

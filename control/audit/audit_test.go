@@ -173,9 +173,8 @@ func TestTornLine(t *testing.T) {
 	l.file, l.failed = w, func(error) { failures++ }
 	l.Keep(api.Change{What: "long", Detail: strings.Repeat("x", 1<<20), Outcome: api.Done})
 	l.file = file
-	if _, err := l.file.WriteString(`{"what":"long`); err != nil {
-		t.Fatal(err)
-	}
+	_, err = l.file.WriteString(`{"what":"long`)
+	require.NoError(t, err)
 	l.Keep(api.Change{What: "second", Outcome: api.Done})
 	l.Keep(api.Change{What: "third", Outcome: api.Done})
 

@@ -85,9 +85,8 @@ func (x *Replicas) RestoreStore(saved []store.Entry) {
 	for key, v := range was {
 		writes = append(writes, store.Write{Key: key, Value: []byte(v)})
 	}
-	if _, err := x.Store.Txn(x.Context(), nil, writes); err != nil {
-		x.Fatal(err)
-	}
+	_, err := x.Store.Txn(x.Context(), nil, writes)
+	require.NoError(x, err)
 }
 
 // Halted reports whether changes are suspended.
@@ -103,9 +102,8 @@ func (x *Replicas) EndSession(a *Agent) {
 	x.Helper()
 	s := a.Service.Members.Session(a.ID)
 	if s.Session == "" {
-		if _, err := a.Service.Members.Renew(x.Context(), a.ID, a.Incarnation); err != nil {
-			x.Fatal(err)
-		}
+		_, err := a.Service.Members.Renew(x.Context(), a.ID, a.Incarnation)
+		require.NoError(x, err)
 		s = a.Service.Members.Session(a.ID)
 	}
 	require.NoError(x, x.Store.End(x.Context(), s.Session))

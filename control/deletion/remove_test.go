@@ -213,9 +213,8 @@ func TestRemoveNodeThatKeepsTheLast(t *testing.T) {
 func TestRemovedNodeIsForgotten(t *testing.T) {
 	l := controltest.NewLastCopy(t)
 	l.EndHome()
-	if _, err := l.SecondService.RemoveNode(t.Context(), "beta", api.NodeRemoval{Force: true}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := l.SecondService.RemoveNode(t.Context(), "beta", api.NodeRemoval{Force: true})
+	require.NoError(t, err)
 	l.Restart(l.Replica, "gamma")
 	op := *l.SecondService.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpMove, Volume: "db", Node: "gamma", Force: true, Fenced: "beta"}).Operation
 	l.Replica.MustCommit(op)
@@ -281,10 +280,9 @@ func TestForcedRemovalDespiteDamagedRecord(t *testing.T) {
 	l.Restart(l.Replica, "gamma")
 	l.EditCopy(l.Replica, func(c *dataset.Copy, _ *dataset.Node) { c.Kind = dataset.CopyReplica })
 	damaged := []store.Write{{Key: record.DatasetKey(l.Dataset.ID), Value: []byte(`{"id":`)}}
-	if _, err := l.SecondService.Ledger.Store.Txn(t.Context(), nil, damaged); err != nil {
-		t.Fatal(err)
-	}
-	_, err := l.SecondService.RemoveNode(t.Context(), "gamma", api.NodeRemoval{})
+	_, err := l.SecondService.Ledger.Store.Txn(t.Context(), nil, damaged)
+	require.NoError(t, err)
+	_, err = l.SecondService.RemoveNode(t.Context(), "gamma", api.NodeRemoval{})
 	controltest.Refused(t, err, dataset.ErrCorrupt, "damaged")
 	_, _ = l.SecondService.RemoveNode(t.Context(), "gamma", api.NodeRemoval{Force: true}) // fails later, at the damaged record
 	var n dataset.Node

@@ -233,9 +233,8 @@ func TestMembersAreShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	told := api.FactsReport{Incarnation: a.Node.Incarnation, Facts: dataset.Facts{Load10: 0.25, Pools: []dataset.PoolFacts{{Name: "fast", Backend: "loop", Online: true}}}}
-	if _, err := s.Members.Facts(t.Context(), a.Node.ID, told); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.Members.Facts(t.Context(), a.Node.ID, told)
+	require.NoError(t, err)
 	show()
 	want := store.Service{Kind: "agent", ID: a.Node.ID.String(), Address: "a:9471", Meta: map[string]string{"drover_node": "a", "drover_version": "v1"}, Alive: true}
 	if diff := cmp.Diff(want, shelf.shows["a:9471"]); diff != "" || !slices.Equal(shelf.has(), []string{"a:9471", "b:9471", "c1:9470"}) {
@@ -276,9 +275,8 @@ func TestMembersAreShown(t *testing.T) {
 	if got := shelf.shows["a:9471"]; !got.Alive {
 		t.Errorf("it is back: %v", shelf.has())
 	}
-	if _, err := s.RemoveNode(t.Context(), "b", api.NodeRemoval{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = s.RemoveNode(t.Context(), "b", api.NodeRemoval{})
+	require.NoError(t, err)
 	show()
 	if !slices.Equal(shelf.has(), []string{"a:9471", "c1:9470"}) {
 		t.Error(shelf.has())

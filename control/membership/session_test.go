@@ -52,9 +52,8 @@ func TestOneIdentityOneMachine(t *testing.T) {
 		if _, err := s.Members.Renew(t.Context(), node, first.Node.Incarnation); dataset.KindOf(err) != dataset.ErrStale {
 			t.Errorf("the one before: %v", err)
 		}
-		if _, err := s.Members.Renew(t.Context(), node, again.Node.Incarnation); err != nil {
-			t.Error(err)
-		}
+		_, err := s.Members.Renew(t.Context(), node, again.Node.Incarnation)
+		assert.NoError(t, err)
 	}
 	// Once it has been silent for the length of a session, any machine may register.
 	x.Clock.Advance(21 * time.Second)

@@ -150,9 +150,8 @@ func TestNothingNewGoesToANodeThatIsAway(t *testing.T) {
 	for range 30 { // the last one does not report
 		x.Clock.Advance(2 * time.Second)
 		for _, n := range nodes[:2] {
-			if _, err := a.Members.Renew(t.Context(), n.Node.ID, n.Node.Incarnation); err != nil {
-				t.Fatal(err)
-			}
+			_, err := a.Members.Renew(t.Context(), n.Node.ID, n.Node.Incarnation)
+			require.NoError(t, err)
 		}
 	}
 	x.AwaitEnd(record.LiveNodeKey(nodes[2].Node.ID))

@@ -111,9 +111,8 @@ func TestReportsOfRemovedNodes(t *testing.T) {
 		for _, p := range n.Pools {
 			h.Pools = append(h.Pools, dataset.PoolStatus{ID: p, Online: true})
 		}
-		if _, err := s.RecordHeartbeat(n, h, now); err != nil {
-			t.Fatal(err)
-		}
+		_, err := s.RecordHeartbeat(n, h, now)
+		require.NoError(t, err)
 	}
 	report(gone, 1)
 	report(stays, 2)
@@ -150,9 +149,8 @@ func TestProblemKeepsStateOfCopy(t *testing.T) {
 	later.Epoch, later.Snapshot, later.Taken = 8, uuid.New(), at.Add(time.Hour)
 	for _, c := range []struct{ report, want dataset.Copy }{{empty, state}, {later, later}, {empty, later}} {
 		c.report.Problem, c.want.Problem = "its pool is offline", "its pool is offline"
-		if _, err := s.RecordHeartbeat(node, api.Heartbeat{Copies: []dataset.Copy{c.report}}, 0); err != nil {
-			t.Fatal(err)
-		}
+		_, err := s.RecordHeartbeat(node, api.Heartbeat{Copies: []dataset.Copy{c.report}}, 0)
+		require.NoError(t, err)
 		if got, _ := s.Copy(node.ID, state.Dataset); got != c.want {
 			t.Errorf("after the report %+v:\n%+v, want\n%+v", c.report, got, c.want)
 		}

@@ -118,9 +118,8 @@ func debugged(t *testing.T, p Process) {
 	t.Helper()
 	runtime.LockOSThread() // ptrace(2): only this thread may detach
 	require.NoError(t, unix.PtraceAttach(p.PID))
-	if _, err := unix.Wait4(p.PID, nil, unix.WALL, nil); err != nil {
-		t.Fatal(err)
-	}
+	_, err := unix.Wait4(p.PID, nil, unix.WALL, nil)
+	require.NoError(t, err)
 	t.Cleanup(func() {
 		_ = unix.PtraceDetach(p.PID) // an error means that it was killed
 		runtime.UnlockOSThread()
@@ -300,9 +299,8 @@ func apart(t *testing.T, doublings string) int {
 		_ = in.Close()
 		_ = cmd.Wait()
 	})
-	if _, err := out.Read(make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
+	_, err = out.Read(make([]byte, 1))
+	require.NoError(t, err)
 	return cmd.Process.Pid
 }
 

@@ -384,9 +384,8 @@ func TestTokenOfAnotherCluster(t *testing.T) {
 		pki.Pinned(a.Fingerprint(), uuid.New(), clk)); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("got %v", err)
 	}
-	if _, _, err := shake(t, control.UnverifiedServer(), pki.Pinned(a.Fingerprint(), a.Cluster(), clk)); err != nil {
-		t.Error(err)
-	}
+	_, _, err := shake(t, control.UnverifiedServer(), pki.Pinned(a.Fingerprint(), a.Cluster(), clk))
+	assert.NoError(t, err)
 }
 
 // Certificates that are issued at the same time do not remove each other's names from the list.

@@ -74,9 +74,8 @@ func TestRotation(t *testing.T) {
 			"not signed by this cluster's certificate authority: it was signed by another one") {
 		t.Error(err)
 	}
-	if _, err := pki.Rotate(dir, now.Add(31*day)); err != nil {
-		t.Error(err)
-	}
+	_, err = pki.Rotate(dir, now.Add(31*day))
+	assert.NoError(t, err)
 }
 
 // A rotation that was interrupted between its two files can be repeated or finished.
@@ -91,9 +90,8 @@ func TestRotationCutShort(t *testing.T) {
 	if err != nil || second.Fingerprint() == first.Fingerprint() {
 		t.Fatal(second, err)
 	}
-	if _, err := pki.FinishRotation(dir, true, start); err != nil {
-		t.Error(err)
-	}
+	_, err = pki.FinishRotation(dir, true, start)
+	assert.NoError(t, err)
 	bundle, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
 	if err != nil || strings.Count(string(bundle), "BEGIN") != 1 {
 		t.Errorf("%s, %v", bundle, err)
@@ -116,9 +114,8 @@ func TestVouchersEnd(t *testing.T) {
 			t.Fatal(id, err)
 		}
 	}
-	if _, err := pki.Rotate(dir, start); err != nil {
-		t.Fatal(err)
-	}
+	_, err = pki.Rotate(dir, start)
+	require.NoError(t, err)
 	next, err := pki.FinishRotation(dir, true, start)
 	require.NoError(t, err)
 	server.Set(issue(t, next, controlID, start))
@@ -153,7 +150,6 @@ func TestStrangerLocksTheFolder(t *testing.T) {
 	}
 	fresh := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(fresh, "lock"), nil, 0o600))
-	if _, err := pki.Create(fresh, start); err != nil {
-		t.Error(err)
-	}
+	_, err = pki.Create(fresh, start)
+	assert.NoError(t, err)
 }

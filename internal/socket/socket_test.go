@@ -258,9 +258,8 @@ func TestHandedOver(t *testing.T) {
 		t.Errorf("got:\n%swant:\n%s", said, want)
 	}
 	for _, name := range []string{"a", "b"} { // the files belong to systemd and stay
-		if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
-			t.Error(err)
-		}
+		_, err := os.Lstat(filepath.Join(dir, name))
+		assert.NoError(t, err)
 	}
 }
 

@@ -40,9 +40,8 @@ func TestNoFollow(t *testing.T) {
 	if got, err := os.ReadFile(victim); err != nil || string(got) != "kept" {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if _, err := os.Stat(filepath.Join(dir.Name(), "sub", "file")); err != nil {
-		t.Error(err)
-	}
+	_, err = os.Stat(filepath.Join(dir.Name(), "sub", "file"))
+	assert.NoError(t, err)
 }
 
 // A device node can be created below the descriptor of NoFollow, and not be opened, even if the mount of the volume

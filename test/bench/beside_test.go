@@ -65,9 +65,8 @@ func (s *beside) open(path string) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	require.NoError(s.tb, err)
 	s.tb.Cleanup(func() { f.Close() })
-	if _, err := f.WriteAt(make([]byte, besideSize), 0); err != nil {
-		s.tb.Fatal(err)
-	}
+	_, err = f.WriteAt(make([]byte, besideSize), 0)
+	require.NoError(s.tb, err)
 	require.NoError(s.tb, f.Sync())
 	s.files[path] = f
 }

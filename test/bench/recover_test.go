@@ -108,9 +108,8 @@ func writeDatabase(b *testing.B, path string, size int64, seed uint64) {
 	defer f.Close()
 	dice := rand.NewChaCha8([32]byte{byte(seed)})
 	for n := range size / databasePage {
-		if _, err := f.Write(page(dice, uint64(n))); err != nil {
-			b.Fatal(err)
-		}
+		_, err := f.Write(page(dice, uint64(n)))
+		require.NoError(b, err)
 	}
 	require.NoError(b, f.Sync())
 }
@@ -126,9 +125,8 @@ func overwrite(b *testing.B, path string, seed uint64) {
 	dice, pages := rand.NewChaCha8([32]byte{byte(seed), 1}), info.Size()/databasePage
 	for range pages / 100 {
 		n := int64(dice.Uint64() % uint64(pages))
-		if _, err := f.WriteAt(page(dice, uint64(n)), n*databasePage); err != nil {
-			b.Fatal(err)
-		}
+		_, err := f.WriteAt(page(dice, uint64(n)), n*databasePage)
+		require.NoError(b, err)
 	}
 	require.NoError(b, f.Sync())
 }
@@ -140,9 +138,8 @@ func sumOf(b *testing.B, path string) string {
 	require.NoError(b, err)
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		b.Fatal(err)
-	}
+	_, err = io.Copy(h, f)
+	require.NoError(b, err)
 	return hex.EncodeToString(h.Sum(nil))
 }
 

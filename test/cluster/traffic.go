@@ -27,7 +27,6 @@ const Limit = 2 * time.Minute
 // whatever happens to the cluster.
 type Traffic struct {
 	names *history.Recorder
-	done  atomic.Int64 // requests that were carried out
 	slow  atomic.Int64 // requests that took longer than Docker waits
 
 	stop context.CancelFunc
@@ -59,9 +58,7 @@ func (c *Cluster) StartTraffic(t testing.TB, l Load) *Traffic {
 					name = fmt.Sprint(name, "-", n/l.RequestsPerName)
 				}
 				began := time.Now()
-				if client.sendRandom(random, name) {
-					tr.done.Add(1)
-				}
+				client.sendRandom(random, name)
 				if time.Since(began) > Limit {
 					tr.slow.Add(1)
 				}
@@ -124,15 +121,15 @@ func (c *NameClient) Close() {
 	}
 }
 
-// sendRandom does something with a name and reports whether it was carried out.
-func (c *NameClient) sendRandom(random *rand.Rand, name string) bool {
+// sendRandom does something with a name.
+func (c *NameClient) sendRandom(random *rand.Rand, name string) {
 	switch random.IntN(4) {
 	case 0:
-		return c.remove(c.controls[random.IntN(len(c.controls))], name)
+		c.remove(c.controls[random.IntN(len(c.controls))], name)
 	case 1:
-		return c.Create(name)
+		c.Create(name)
 	default:
-		return c.Get(name)
+		c.Get(name)
 	}
 }
 
@@ -161,9 +158,9 @@ func (c *NameClient) Get(name string) bool {
 
 // remove does what drover volume rm does on a control host. An unreachable control host is not asked, since a
 // request without an answer shows nothing.
-func (c *NameClient) remove(control *client.Client, name string) bool {
+func (c *NameClient) remove(control *client.Client, name string) {
 	if _, err := control.Version(context.Background()); err != nil {
-		return false
+		return
 	}
 	end := c.names.Begin(history.Request{Key: name, Kind: history.Remove, Node: c.node})
 	ctx, cancel := context.WithTimeout(context.Background(), Limit)
@@ -171,27 +168,27 @@ func (c *NameClient) remove(control *client.Client, name string) bool {
 	out, err := control.Submit(ctx, api.Request{Kind: dataset.OpDelete, Volume: name})
 	if errors.Is(err, dataset.ErrNotFound) {
 		end(history.Answer{Absent: true})
-		return true
+		return
 	}
 	if err != nil || out.Operation == nil {
-		return false
+		return
 	}
 	for op := *out.Operation; ; {
 		switch {
 		case op.State == dataset.OpDone:
 			end(history.Answer{Done: true})
-			return true
+			return
 		case op.State.Final():
 			end(history.Answer{Refused: true}) // another client may have been first
-			return false
+			return
 		case ctx.Err() != nil:
-			return false
+			return
 		}
 		next, err := control.Operation(ctx, op.ID.String(), 5*time.Second)
 		if err == nil {
 			op = next
 		} else if errors.Is(err, dataset.ErrNotFound) {
-			return false
+			return
 		}
 	}
 }

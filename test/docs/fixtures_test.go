@@ -298,7 +298,6 @@ func TestFixturesAreUsed(t *testing.T) {
 			t.Errorf("no page has setup=%s", name)
 		}
 	}
-	if _, err := os.Stat(filepath.Join(top, "go.mod")); err != nil {
-		t.Fatal(err)
-	}
+	_, err := os.Stat(filepath.Join(top, "go.mod"))
+	require.NoError(t, err)
 }

@@ -60,9 +60,8 @@ func fillDisk(t testing.TB, dir string) (free func()) {
 	t.Helper()
 	ballast := filepath.Join(dir, "ballast")
 	allocateAllBut(t, ballast, 8<<20)
-	if _, err := fillUp(ballast + ".rest"); err != nil {
-		t.Fatal(err)
-	}
+	_, err := fillUp(ballast + ".rest")
+	require.NoError(t, err)
 	return func() {
 		t.Helper()
 		require.NoError(t, errors.Join(os.Remove(ballast), os.Remove(ballast+".rest")))

@@ -29,9 +29,8 @@ func TestB16Contents(t *testing.T) {
 	host.NewBootID(t, uuid.NewString()) // all uses of the fixture have ended
 	h := start(t)
 	plug := h.Plug(t)
-	if _, err := plug.Get("base@plain"); err != nil {
-		t.Fatal(err)
-	}
+	_, err := plug.Get("base@plain")
+	require.NoError(t, err)
 	listed, err := plug.List() // has the name that was asked for last
 	require.NoError(t, err)
 	if !slices.Contains(listed, "base@plain") {

@@ -156,9 +156,8 @@ func work(t *testing.T, h *host.Host, mounted string, number int) {
 	file, err := os.Create(filepath.Join(mounted, fmt.Sprintf("f%d", number)))
 	require.NoError(t, err)
 	defer file.Close()
-	if _, err := file.Write(make([]byte, 1<<20)); err != nil {
-		t.Fatal(err)
-	}
+	_, err = file.Write(make([]byte, 1<<20))
+	require.NoError(t, err)
 	require.NoError(t, file.Sync())
 	h.Must(t, "snapshot", "create", "db")
 }

@@ -171,9 +171,8 @@ func (w *world) temp(t testing.TB) *os.File {
 
 func text(t testing.TB, f *os.File) string {
 	t.Helper()
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.Seek(0, io.SeekStart)
+	require.NoError(t, err)
 	all, err := io.ReadAll(f)
 	require.NoError(t, err)
 	return string(all)

@@ -95,9 +95,8 @@ func TestUploadLimitIsPassedOn(t *testing.T) {
 		c := backup.NewChecker(t.TempDir(), &records{}, &host.Programs{Runner: runner, Allowed: []string{}})
 		place.MaxUpload = &limit
 		place.URL = filepath.Join(t.TempDir(), "repository")
-		if _, err := c.Check(t.Context(), api.RepositoryCheck{New: &place, Init: true}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := c.Check(t.Context(), api.RepositoryCheck{New: &place, Init: true})
+		require.NoError(t, err)
 		if got := slices.Contains(runner.args, "--limit-upload=20480"); got != want {
 			t.Errorf("limit %s: restic got %q", limit, runner.args)
 		}
@@ -113,9 +112,8 @@ func TestReadLimitIsPassedOn(t *testing.T) {
 		record := place.Repository()
 		runner := &run.Recorder{Next: &run.System{}}
 		c := backup.NewChecker(t.TempDir(), &records{}, &host.Programs{Runner: runner, Allowed: []string{}})
-		if _, err := c.Check(t.Context(), api.RepositoryCheck{New: &place, Init: true}); err != nil {
-			t.Fatal(err)
-		}
+		_, err := c.Check(t.Context(), api.RepositoryCheck{New: &place, Init: true})
+		require.NoError(t, err)
 		r, err := c.Restic(t.Context(), record)
 		must(t, err)
 		if got := r.MaxRead(); (got > 0) != (limit != &none) {

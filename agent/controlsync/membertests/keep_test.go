@@ -52,9 +52,8 @@ func TestRemoved(t *testing.T) {
 		return <-got
 	}
 	require.NoError(t, peer())
-	if _, err := r.svc.RemoveNode(t.Context(), "alpha", api.NodeRemoval{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.svc.RemoveNode(t.Context(), "alpha", api.NodeRemoval{})
+	require.NoError(t, err)
 	if err := alpha.Check(t.Context(), toControl); !errors.Is(err, dataset.ErrRemoved) || !strings.Contains(err.Error(), "was removed from the cluster at") {
 		t.Error(err)
 	}

@@ -50,9 +50,8 @@ type replica struct {
 func newReplica(t *testing.T) *replica {
 	t.Helper()
 	r := &replica{t: t, dir: filepath.Join(t.TempDir(), "ca"), clock: clock.NewFake(start)}
-	if _, err := pki.Create(r.dir, start); err != nil {
-		t.Fatal(err)
-	}
+	_, err := pki.Create(r.dir, start)
+	require.NoError(t, err)
 	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), bolt.Options{Clock: clock.System{}})
 	require.NoError(t, err)
 	r.svc = control.New(control.Deps{
@@ -176,9 +175,8 @@ func TestRotation(t *testing.T) {
 	c := r.client(m)
 	token := r.token("")
 	r.clock.Advance(time.Hour / 2)
-	if _, err := pki.Rotate(r.dir, r.clock.Now()); err != nil {
-		t.Fatal(err)
-	}
+	_, err := pki.Rotate(r.dir, r.clock.Now())
+	require.NoError(t, err)
 	r.own.Set(r.certificate())
 	if _, err := controlsync.Join(t.Context(), r.joining(t.TempDir(), "beta", token)); err != nil {
 		t.Error("a token from before:", err)
@@ -188,9 +186,8 @@ func TestRotation(t *testing.T) {
 	if len(second.Roots) != 2 || !second.IsOfNewestRoot() || second.Key.Equal(first.Key) {
 		t.Errorf("%d roots", len(second.Roots))
 	}
-	if _, err := pki.FinishRotation(r.dir, true, r.clock.Now()); err != nil {
-		t.Fatal(err)
-	}
+	_, err = pki.FinishRotation(r.dir, true, r.clock.Now())
+	require.NoError(t, err)
 	r.own.Set(r.certificate())
 	_ = m.Check(t.Context(), c) // by a connection that may yet show the old certificate, and is closed for that
 	require.NoError(t, m.Check(t.Context(), c))

@@ -188,9 +188,8 @@ func TestVolumeDeletedWithoutHomeKeepsItsUsers(t *testing.T) {
 	}) {
 		t.Errorf("doctor: %+v", list)
 	}
-	if _, err := f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: d.ID.String()}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = f.Service.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: d.ID.String()})
+	require.NoError(t, err)
 	agenttest.Await(t, func() bool { now, _ := f.A.Cache.Dataset(d.ID); return now.State == dataset.StateReady })
 	f.A.MustUnmount("db", "user")
 	for file, want := range map[string]string{"token": "kept", "late": "late"} {

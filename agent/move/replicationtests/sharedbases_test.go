@@ -315,9 +315,8 @@ func TestHomeKeepsBasesOfCopiesAndMoves(t *testing.T) {
 	if !keeps(resting) {
 		t.Error("what the move brings is gone, and the replica lets go of it too")
 	}
-	if _, err := f.Service.CancelOperation(t.Context(), op.ID.String()); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.Service.CancelOperation(t.Context(), op.ID.String())
+	require.NoError(t, err)
 	goOn()
 	agenttest.Await(t, func() bool { // once nothing of it is being sent, and the other node does not keep it any more
 		f.A.Retention.Sent.Forget(d.ID)

@@ -245,9 +245,8 @@ func TestAcceptedGenerationIsAboveControlMemory(t *testing.T) {
 	})
 	p.isHeld(true, "put back")
 	p.other.Mend()
-	if _, err := p.AcceptPool(t.Context(), "default", api.AcceptPool{Confirmed: true}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := p.AcceptPool(t.Context(), "default", api.AcceptPool{Confirmed: true})
+	require.NoError(t, err)
 	if got := p.highest(); got != 7 {
 		t.Errorf("the store has %d", got)
 	}
@@ -279,9 +278,8 @@ func TestAcceptedGenerationIsAboveUnreachableReplica(t *testing.T) {
 		p.other.Cut()
 	})
 	p.isHeld(true, "put back")
-	if _, err := p.AcceptPool(t.Context(), "default", api.AcceptPool{Confirmed: true}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := p.AcceptPool(t.Context(), "default", api.AcceptPool{Confirmed: true})
+	require.NoError(t, err)
 	p.isHeld(false, "accepted")
 	p.other.Mend()
 	agenttest.Await(t, func() bool { // the replica learns the generation that the others know

@@ -243,9 +243,8 @@ func TestPoolIsNotHeldWithoutRestore(t *testing.T) {
 	at(r, 4)
 
 	r.LoseStore(true)
-	if _, err := r.RebuildStore(t.Context(), api.RebuildStore{}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.RebuildStore(t.Context(), api.RebuildStore{})
+	require.NoError(t, err)
 	serves("another store and root")
 	r.Restart()
 	serves("another store and root, again")
@@ -266,12 +265,10 @@ func TestRestoredPoolIsHeldWhenAdopted(t *testing.T) {
 		t.Fatalf("adopt: %v", err)
 	}
 	holds(r, d)
-	if _, err := r.AcceptPool(ctx, "default", api.AcceptPool{Confirmed: true}); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := r.AdoptPool(ctx, moved, false); err != nil {
-		t.Fatal(err)
-	}
+	_, err := r.AcceptPool(ctx, "default", api.AcceptPool{Confirmed: true})
+	require.NoError(t, err)
+	_, _, err = r.AdoptPool(ctx, moved, false)
+	require.NoError(t, err)
 	if got := reads(r, d); got != "old" {
 		t.Errorf("it has %q", got)
 	}

@@ -71,14 +71,12 @@ func TestPoolIsRaisedWhileUsedOrChanged(t *testing.T) {
 	look := func(want uint64, what string) {
 		t.Helper()
 		r.Generations.RaiseDue()
-		if _, err := r.Jobs.Do(t.Context(), "generations", "raising", nothing); err != nil {
-			t.Fatal(err)
-		}
+		_, err := r.Jobs.Do(t.Context(), "generations", "raising", nothing)
+		require.NoError(t, err)
 		require.NoError(t, r.Generations.Raise(t.Context()))
 		// The start of an agent raises the pool as well, in the background.
-		if _, err := r.Jobs.Do(t.Context(), "generation/"+r.Pools.All()[0].ID.String(), "raising", nothing); err != nil {
-			t.Fatal(err)
-		}
+		_, err = r.Jobs.Do(t.Context(), "generation/"+r.Pools.All()[0].ID.String(), "raising", nothing)
+		require.NoError(t, err)
 		if g, err := r.Pools.All()[0].Storage.Generation(); g != want || err != nil {
 			t.Errorf("%s: generation %d, %v; want %d", what, g, err, want)
 		}

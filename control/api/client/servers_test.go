@@ -111,16 +111,14 @@ func TestClientGoesOn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c, list := some(t, 3)
 			for range 3 {
-				if _, err := c.Pools(soon(t)); err != nil {
-					t.Fatal(err)
-				}
+				_, err := c.Pools(soon(t))
+				require.NoError(t, err)
 			}
 			fail(list[0])
 			list[0].asked.Store(0)
 			for range 3 {
-				if _, err := c.Pools(soon(t)); err != nil {
-					t.Error(err)
-				}
+				_, err := c.Pools(soon(t))
+				assert.NoError(t, err)
 			}
 			// net/http itself repeats a request if a connection that was used before breaks.
 			if a, b, d := list[0].asked.Load(), list[1].asked.Load(), list[2].asked.Load(); a > 2 || b != 3 || d != 0 {
@@ -320,9 +318,8 @@ func TestCommitSaysThatItIsSentAgain(t *testing.T) {
 				_, _ = w.Write([]byte("{}"))
 			})
 			op := dataset.Operation{ID: uuid.New(), Kind: dataset.OpCreate}
-			if _, err := c.Commit(soon(t), uuid.New(), api.Report{Operation: op}); err != nil {
-				t.Fatal(err)
-			}
+			_, err := c.Commit(soon(t), uuid.New(), api.Report{Operation: op})
+			require.NoError(t, err)
 			if r := <-got; r.Retry != (name == "breaks off") || r.Operation.ID != op.ID {
 				t.Errorf("it has got %+v", r)
 			}

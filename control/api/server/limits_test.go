@@ -44,9 +44,8 @@ func TestStrangersBodies(t *testing.T) {
 		require.NoError(t, err)
 		defer conn.Close()
 		require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
-		if _, err := io.WriteString(conn, begin); err != nil {
-			t.Fatal(err)
-		}
+		_, err = io.WriteString(conn, begin)
+		require.NoError(t, err)
 		from := bufio.NewReader(conn)
 		resp, err := http.ReadResponse(from, nil)
 		if err != nil {
@@ -55,9 +54,8 @@ func TestStrangersBodies(t *testing.T) {
 		if resp.StatusCode < 400 || !resp.Close {
 			t.Error(begin, resp.Status, resp.Close)
 		}
-		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-			t.Error(err)
-		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		assert.NoError(t, err)
 		resp.Body.Close()
 		if _, err := from.ReadByte(); !errors.Is(err, io.EOF) {
 			t.Errorf("%q holds its connection: %v", begin, err)

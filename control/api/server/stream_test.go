@@ -307,9 +307,8 @@ func TestDeadConnection(t *testing.T) {
 			t.Errorf("%s: asked %d times", name, n)
 		}
 	}
-	if _, err := c.CreatePool(soon(t), api.NewPool{}); err != nil {
-		t.Error(err)
-	}
+	_, err := c.CreatePool(soon(t), api.NewPool{})
+	assert.NoError(t, err)
 	breakNext = true
 	if _, err := c.CreatePool(soon(t), api.NewPool{}); dataset.KindOf(err) != dataset.ErrUnavailable {
 		t.Error(err)

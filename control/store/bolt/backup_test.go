@@ -78,9 +78,8 @@ func TestSlowBackupHoldsUpNothing(t *testing.T) {
 		done <- errors.Join(err, w.Close())
 	}()
 	first := make([]byte, 1)
-	if _, err := io.ReadFull(r, first); err != nil {
-		t.Fatal(err)
-	}
+	_, err := io.ReadFull(r, first)
+	require.NoError(t, err)
 	size := s.Stats().FileBytes
 	for n := range 3000 {
 		put(t, s, set(fmt.Sprint("k", n%200), strings.Repeat("y", 1000)))
@@ -143,9 +142,8 @@ func written(t *testing.T) (n int) {
 	b, err := os.ReadFile("/proc/self/io")
 	require.NoError(t, err)
 	_, rest, _ := strings.Cut(string(b), "wchar:")
-	if _, err := fmt.Sscan(rest, &n); err != nil {
-		t.Fatal(err)
-	}
+	_, err = fmt.Sscan(rest, &n)
+	require.NoError(t, err)
 	return n
 }
 
@@ -225,9 +223,8 @@ func resident(t *testing.T, path string) (kib int) {
 		t.Fatalf("%s is not mapped", path)
 	}
 	_, rest, _ := strings.Cut(mapping, "Rss:")
-	if _, err := fmt.Sscan(rest, &kib); err != nil {
-		t.Fatal(err)
-	}
+	_, err = fmt.Sscan(rest, &kib)
+	require.NoError(t, err)
 	return kib
 }
 

@@ -44,9 +44,8 @@ func sample(tb testing.TB, n int) []byte {
 		if i%7 == 0 && i > 0 {
 			writes = append(writes, store.Write{Key: fmt.Sprintf("k/%04d", i-1), Delete: true})
 		}
-		if _, err := s.Txn(ctx, nil, writes); err != nil {
-			tb.Fatal(err)
-		}
+		_, err := s.Txn(ctx, nil, writes)
+		require.NoError(tb, err)
 	}
 	var used int64
 	require.NoError(tb, s.db.View(func(tx *bbolt.Tx) error { used = tx.Size(); return nil }))
@@ -102,9 +101,8 @@ func TestCheckReadsAListOfFreePages(t *testing.T) {
 	require.NoError(t, err)
 	s, err := Open(t.Context(), path, still)
 	require.NoError(t, err)
-	if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: "a"}}); err != nil {
-		t.Error(err)
-	}
+	_, err = s.Txn(t.Context(), nil, []store.Write{{Key: "a"}})
+	assert.NoError(t, err)
 	assert.NoError(t, s.Close())
 
 	// A page that is listed as free and also used would be overwritten.

@@ -95,9 +95,8 @@ func TestOneFlushForAllThatWait(t *testing.T) {
 			}
 		})
 		wg.Go(func() {
-			if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: fmt.Sprint("own/", n)}}); err != nil {
-				t.Error(err)
-			}
+			_, err := s.Txn(t.Context(), nil, []store.Write{{Key: fmt.Sprint("own/", n)}})
+			assert.NoError(t, err)
 		})
 	}
 	waitFor(s, 2*callers)
@@ -176,9 +175,8 @@ func TestEndGivenUp(t *testing.T) {
 // bbolt shows a commit to readers before it is flushed. A reader that sees such a commit waits for the flush.
 func TestReaderWaitsForTheFlush(t *testing.T) {
 	s := openInside(t)
-	if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: "a"}}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.Txn(t.Context(), nil, []store.Write{{Key: "a"}})
+	require.NoError(t, err)
 	var txid int
 	require.NoError(t, s.db.View(func(tx *bbolt.Tx) error { txid = tx.ID(); return nil }))
 	s.durability.setDurable(txid - 1) // as between writing a meta page and its flush

@@ -198,9 +198,8 @@ func TestFactsAboutConsul(t *testing.T) {
 	t.Run("lock-delay binds lock, not set", func(t *testing.T) {
 		id := session()
 		txn(kv(api.KVTxnOp{Verb: api.KVLock, Key: "d", Session: id}))
-		if _, err := client.Session().Destroy(id, nil); err != nil {
-			t.Fatal(err)
-		}
+		_, err := client.Session().Destroy(id, nil)
+		require.NoError(t, err)
 		if ok, res := txn(kv(api.KVTxnOp{Verb: api.KVLock, Key: "d", Session: session()})); ok || !strings.Contains(res.Errors[0].What, "lock delay") {
 			t.Errorf("%v", res.Errors)
 		}
@@ -213,9 +212,8 @@ func TestFactsAboutConsul(t *testing.T) {
 		for range 129 {
 			ops = append(ops, kv(api.KVTxnOp{Verb: api.KVCheckNotExists, Key: "none"}))
 		}
-		if _, _, _, err := client.Txn().Txn(ops[:128], nil); err != nil {
-			t.Error(err)
-		}
+		_, _, _, err := client.Txn().Txn(ops[:128], nil)
+		assert.NoError(t, err)
 		if _, _, _, err := client.Txn().Txn(ops, nil); err == nil || !strings.Contains(err.Error(), "too many operations") {
 			t.Error(err)
 		}
@@ -337,9 +335,8 @@ func policyOf(tb testing.TB, client *api.Client, rules string) *api.ACLPolicy {
 func attachAnonymous(tb testing.TB, client *api.Client, p *api.ACLPolicy) {
 	tb.Helper()
 	t := &api.ACLToken{AccessorID: "00000000-0000-0000-0000-000000000002", Policies: []*api.ACLTokenPolicyLink{{ID: p.ID}}}
-	if _, _, err := client.ACL().TokenUpdate(t, nil); err != nil {
-		tb.Fatal(err)
-	}
+	_, _, err := client.ACL().TokenUpdate(t, nil)
+	require.NoError(tb, err)
 }
 
 func revoke(tb testing.TB, client *api.Client, secret string) {
@@ -353,7 +350,6 @@ func revoke(tb testing.TB, client *api.Client, secret string) {
 
 func deregister(tb testing.TB, client *api.Client, node string) {
 	tb.Helper()
-	if _, err := client.Catalog().Deregister(&api.CatalogDeregistration{Node: node}, nil); err != nil {
-		tb.Fatal(err)
-	}
+	_, err := client.Catalog().Deregister(&api.CatalogDeregistration{Node: node}, nil)
+	require.NoError(tb, err)
 }

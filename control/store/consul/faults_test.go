@@ -193,9 +193,8 @@ func TestLeaderChanges(t *testing.T) {
 	writers.Wait()
 	put(t, s, "requests/finished", "0")
 	assert.NoErrorf(t, <-watched, "the watchers did not see the final state")
-	if _, err := s.Txn(t.Context(), nil, []store.Write{{Key: "requests/finished", Delete: true}}); err != nil {
-		t.Fatal(err)
-	}
+	_, err := s.Txn(t.Context(), nil, []store.Write{{Key: "requests/finished", Delete: true}})
+	require.NoError(t, err)
 	n.check(t)
 }
 

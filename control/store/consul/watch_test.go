@@ -110,9 +110,8 @@ func TestWatchesCost(t *testing.T) {
 	sent, raft := s.Stats().Requests, c.RaftIndex()
 	for range 100 {
 		require.NoError(t, s.Renew(t.Context(), id))
-		if _, err := s.Get(t.Context(), "work/7/x"); err != nil {
-			t.Fatal(err)
-		}
+		_, err := s.Get(t.Context(), "work/7/x")
+		require.NoError(t, err)
 	}
 	if now := c.RaftIndex(); now != raft {
 		t.Errorf("the raft index went from %s to %s", raft, now)
@@ -274,9 +273,8 @@ func TestPrefixes(t *testing.T) {
 	if n := two.Stats().Wakes - wakes; n > 2 {
 		t.Errorf("50 changes of one woke the other %d times", n)
 	}
-	if _, err := c.Client().KV().DeleteTree("drover/", nil); err != nil {
-		t.Fatal(err)
-	}
+	_, err = c.Client().KV().DeleteTree("drover/", nil)
+	require.NoError(t, err)
 	if list, err := one.List(t.Context(), "", "", 0); err != nil || len(list) != 0 {
 		t.Errorf("%v, %v", list, err)
 	}
@@ -293,9 +291,8 @@ func TestSessions(t *testing.T) {
 	first := open(t, c, "p")
 	id, err := first.Session(t.Context(), time.Hour)
 	require.NoError(t, err)
-	if _, err := first.Txn(t.Context(), nil, []store.Write{{Key: "live/a", Session: id}}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = first.Txn(t.Context(), nil, []store.Write{{Key: "live/a", Session: id}})
+	require.NoError(t, err)
 	require.NoError(t, first.Close())
 	s := open(t, c, "p")
 	assert.NoErrorf(t, s.Renew(t.Context(), id), "it ended with its process")

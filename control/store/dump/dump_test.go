@@ -56,9 +56,8 @@ func put(tb testing.TB, s store.Store, entries map[string]string) {
 		writes = append(writes, store.Write{Key: k, Value: []byte(v)})
 	}
 	for some := range slices.Chunk(writes, 100) {
-		if _, err := s.Txn(tb.Context(), nil, some); err != nil {
-			tb.Fatal(err)
-		}
+		_, err := s.Txn(tb.Context(), nil, some)
+		require.NoError(tb, err)
 	}
 }
 
@@ -106,9 +105,8 @@ func save(tb testing.TB, s store.Store) []byte {
 // copied loads a dump and checks that the store has its contents, at indexes above the old ones.
 func copied(tb testing.TB, b []byte, from, to store.Store, replace bool) {
 	tb.Helper()
-	if _, err := dump.Load(tb.Context(), to, bytes.NewReader(b), replace); err != nil {
-		tb.Fatal(err)
-	}
+	_, err := dump.Load(tb.Context(), to, bytes.NewReader(b), replace)
+	require.NoError(tb, err)
 	old, last := held(tb, from)
 	now, _ := held(tb, to)
 	if diff := cmp.Diff(old, now); diff != "" {
@@ -131,9 +129,8 @@ func TestRoundTrip(t *testing.T) {
 	rapid.Check(t, func(r *rapid.T) {
 		old, _ := held(t, from)
 		for k := range old {
-			if _, err := from.Txn(t.Context(), nil, []store.Write{{Key: k, Delete: true}}); err != nil {
-				r.Fatal(err)
-			}
+			_, err := from.Txn(t.Context(), nil, []store.Write{{Key: k, Delete: true}})
+			require.NoError(r, err)
 		}
 		entries := rapid.MapOfN(rapid.Custom(func(r *rapid.T) string {
 			return word.Draw(r, "family") + "/" + word.Draw(r, "key")
@@ -164,9 +161,8 @@ func TestBetweenFileAndConsul(t *testing.T) {
 			writes = append(writes, store.Write{Key: fmt.Sprintf("datasets/%d%02d", n, i), Value: bytes.Repeat([]byte("x"), 30*i)})
 		}
 		put(t, one, map[string]string{fmt.Sprintf("large/%d", n): string(make([]byte, store.MaxValue))})
-		if _, err := one.Txn(t.Context(), nil, writes); err != nil {
-			t.Fatal(err)
-		}
+		_, err := one.Txn(t.Context(), nil, writes)
+		require.NoError(t, err)
 	}
 	require.NoError(t, one.Raise(t.Context(), 1_000_000))
 	b := save(t, one)
@@ -189,9 +185,8 @@ func TestBetweenFileAndConsul(t *testing.T) {
 
 	id, err := shared.Session(t.Context(), 10e9)
 	require.NoError(t, err)
-	if _, err := shared.Txn(t.Context(), nil, []store.Write{{Key: "live/nodes/x", Session: id}}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = shared.Txn(t.Context(), nil, []store.Write{{Key: "live/nodes/x", Session: id}})
+	require.NoError(t, err)
 	_, err = dump.Load(t.Context(), again, bytes.NewReader(b), true)
 	says(t, err, dataset.ErrInUse, "live/nodes/x", "stop every drover")
 	_, err = dump.Save(t.Context(), again, "consul", io.Discard)
@@ -394,9 +389,8 @@ type meddling struct {
 
 func (m *meddling) Txn(ctx context.Context, checks []store.Precondition, writes []store.Write) (uint64, error) {
 	if m.n++; m.n == 2 {
-		if _, err := dump.Load(ctx, m.closer, bytes.NewReader(m.dump), true); err != nil {
-			m.t.Error(err)
-		}
+		_, err := dump.Load(ctx, m.closer, bytes.NewReader(m.dump), true)
+		assert.NoError(m.t, err)
 	}
 	return m.closer.Txn(ctx, checks, writes)
 }

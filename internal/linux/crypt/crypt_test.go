@@ -60,9 +60,8 @@ func TestFirstHeaderLost(t *testing.T) {
 		buf := make([]byte, 32<<10)
 		copy(buf, first)
 		copy(buf[16<<10:], second)
-		if _, err := f.WriteAt(buf, 0); err != nil {
-			t.Fatal(err)
-		}
+		_, err = f.WriteAt(buf, 0)
+		require.NoError(t, err)
 		return f
 	}
 	const second = "SKUL\xba\xbe\x00\x02"

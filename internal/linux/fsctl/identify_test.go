@@ -27,9 +27,8 @@ func patched(t *testing.T, size, off int64, data string) string {
 	if off < 0 {
 		off += size
 	}
-	if _, err := f.WriteAt([]byte(data), off); err != nil {
-		t.Fatal(err)
-	}
+	_, err = f.WriteAt([]byte(data), off)
+	require.NoError(t, err)
 	return path
 }
 
@@ -107,9 +106,8 @@ func TestIdentifySamplesLargeDisks(t *testing.T) {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	require.NoError(t, err)
 	defer f.Close()
-	if _, err := f.WriteAt(make([]byte, 8*mib), 1000*mib); err != nil {
-		t.Fatal(err)
-	}
+	_, err = f.WriteAt(make([]byte, 8*mib), 1000*mib)
+	require.NoError(t, err)
 	if got, err := fsctl.Identify(path); err != nil || got != fsctl.Empty {
 		t.Errorf("zeros: %q, %v", got, err)
 	}
@@ -117,9 +115,8 @@ func TestIdentifySamplesLargeDisks(t *testing.T) {
 	for i := range data {
 		data[i] = 1
 	}
-	if _, err := f.WriteAt(data, 1000*mib); err != nil {
-		t.Fatal(err)
-	}
+	_, err = f.WriteAt(data, 1000*mib)
+	require.NoError(t, err)
 	if got, err := fsctl.Identify(path); err != nil || got != fsctl.OtherData {
 		t.Errorf("data: %q, %v", got, err)
 	}

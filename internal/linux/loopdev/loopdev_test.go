@@ -60,9 +60,8 @@ func TestAttachReadsAndWritesTheFile(t *testing.T) {
 	dev, err := os.OpenFile(d.Path, os.O_RDWR, 0)
 	require.NoError(t, err)
 	block := bytes.Repeat([]byte("x"), 4096)
-	if _, err := dev.WriteAt(block, 8192); err != nil {
-		t.Fatal(err)
-	}
+	_, err = dev.WriteAt(block, 8192)
+	require.NoError(t, err)
 	require.NoError(t, dev.Sync())
 	dev.Close()
 	require.NoError(t, d.Close())
@@ -122,9 +121,8 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 	require.NoError(t, err)
 	cmd := exec.Command(exe, "-test.run=^TestKilledProcessLeavesNothing$")
 	cmd.Env = append(os.Environ(), "LOOPDEV_TEST_ATTACH="+file)
-	if _, err := cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
+	_, err = cmd.StdinPipe()
+	require.NoError(t, err)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())

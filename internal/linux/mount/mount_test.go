@@ -141,9 +141,8 @@ func TestBusy(t *testing.T) {
 	f, err := os.Create(filepath.Join(target, "open"))
 	require.NoError(t, err)
 	assert.ErrorIs(t, mount.Unmount(target), mount.ErrBusy)
-	if _, err := f.WriteString("still here"); err != nil {
-		t.Error(err)
-	}
+	_, err = f.WriteString("still here")
+	assert.NoError(t, err)
 	f.Close()
 	assert.NoError(t, mount.Unmount(target))
 }
@@ -173,9 +172,8 @@ func TestDetached(t *testing.T) {
 		t.Errorf("still attached: %+v, %v", info, err)
 	}
 	mnt := scratch.MountImage(t, "ext4", file)
-	if _, err := os.Stat(filepath.Join(mnt, "made")); err != nil {
-		t.Error(err)
-	}
+	_, err = os.Stat(filepath.Join(mnt, "made"))
+	assert.NoError(t, err)
 }
 
 func TestBind(t *testing.T) {
@@ -191,9 +189,8 @@ func TestBind(t *testing.T) {
 		if readOnly != errors.Is(err, unix.EROFS) {
 			t.Errorf("read-only %v: write gives %v", readOnly, err)
 		}
-		if _, err := os.Stat(filepath.Join(source, "f")); err != nil {
-			t.Error(err)
-		}
+		_, err = os.Stat(filepath.Join(source, "f"))
+		assert.NoError(t, err)
 		if f, err := os.Open(filepath.Join(target, "null")); !errors.Is(err, unix.EACCES) {
 			t.Errorf("a device node opens: %v, %v", f, err)
 		}

@@ -232,9 +232,8 @@ func TestElsewhereIsBounded(t *testing.T) {
 		_ = in.Close()
 		_ = cmd.Wait()
 	})
-	if _, err := in.Write([]byte("x")); err != nil {
-		t.Fatal(err)
-	}
+	_, err = in.Write([]byte("x"))
+	require.NoError(t, err)
 	if _, err := out.Read(make([]byte, 1)); err != nil { // the process is in its namespace now
 		t.Fatal(err)
 	}

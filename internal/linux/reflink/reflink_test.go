@@ -38,9 +38,8 @@ func create(t *testing.T, path string, data []byte) *os.File {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	require.NoError(t, err)
 	t.Cleanup(func() { f.Close() })
-	if _, err := f.Write(data); err != nil {
-		t.Fatal(err)
-	}
+	_, err = f.Write(data)
+	require.NoError(t, err)
 	return f
 }
 
@@ -95,9 +94,8 @@ func TestClone(t *testing.T) {
 		data := bytes.Repeat([]byte("data"), mib)
 		src := create(t, filepath.Join(dir, "src"), data)
 		dst := clone(t, filepath.Join(dir, "dst"), src)
-		if _, err := src.WriteAt([]byte("other"), 0); err != nil {
-			t.Fatal(err)
-		}
+		_, err := src.WriteAt([]byte("other"), 0)
+		require.NoError(t, err)
 		if !bytes.Equal(content(t, dst), data) {
 			t.Error("the clone differs")
 		}
@@ -114,9 +112,8 @@ func TestExtentsOfManyBatches(t *testing.T) {
 		f := create(t, filepath.Join(dir, "f"), nil)
 		const n = 2500
 		for i := range n {
-			if _, err := f.WriteAt(make([]byte, block), int64(i)*2*block); err != nil {
-				t.Fatal(err)
-			}
+			_, err := f.WriteAt(make([]byte, block), int64(i)*2*block)
+			require.NoError(t, err)
 		}
 		ext, err := reflink.Extents(f)
 		require.NoError(t, err)
@@ -241,9 +238,8 @@ func TestSameInManyBatches(t *testing.T) {
 		old := create(t, filepath.Join(dir, "old"), nil)
 		const n = 2500
 		for i := range n {
-			if _, err := old.WriteAt(make([]byte, block), int64(i)*2*block); err != nil {
-				t.Fatal(err)
-			}
+			_, err := old.WriteAt(make([]byte, block), int64(i)*2*block)
+			require.NoError(t, err)
 		}
 		for i, at := range []int64{0, 1024, 1025, 2047 * 2, 2048 * 2, n*2 - 2} {
 			now := clone(t, filepath.Join(dir, fmt.Sprint(i)), old)
@@ -277,9 +273,8 @@ func TestChangedOfEqualFiles(t *testing.T) {
 		if got, err := reflink.Changed(head, snap); err != nil || len(got) != 0 {
 			t.Errorf("got %v, %v", got, err)
 		}
-		if _, err := head.WriteAt([]byte("y"), 100); err != nil {
-			t.Fatal(err)
-		}
+		_, err := head.WriteAt([]byte("y"), 100)
+		require.NoError(t, err)
 		got, err := reflink.Changed(snap, head)
 		if diff := cmp.Diff([]reflink.Range{{Offset: 0, Length: block}}, got); err != nil || diff != "" {
 			t.Errorf("one byte: %v %s", err, diff)

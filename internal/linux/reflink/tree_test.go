@@ -96,9 +96,8 @@ func fresh(t *testing.T, f *os.File) {
 
 func written(t *testing.T, f *os.File, at int64, data []byte) {
 	t.Helper()
-	if _, err := f.WriteAt(data, at); err != nil {
-		t.Fatal(err)
-	}
+	_, err := f.WriteAt(data, at)
+	require.NoError(t, err)
 }
 
 // A file in the model is a list with the physical address of each block, or one of these values.

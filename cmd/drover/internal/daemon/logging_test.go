@@ -80,9 +80,8 @@ func TestSyslog(t *testing.T) {
 	for range 2 {
 		service, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 		require.NoError(t, err)
-		if _, err := w.Write([]byte("<28>1 hello\n")); err != nil {
-			t.Fatal(err)
-		}
+		_, err = w.Write([]byte("<28>1 hello\n"))
+		require.NoError(t, err)
 		b := make([]byte, 100)
 		if n, err := service.Read(b); err != nil || string(b[:n]) != "<28>1 hello" {
 			t.Errorf("got %q, %v", b[:n], err)

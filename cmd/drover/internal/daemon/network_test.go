@@ -208,9 +208,8 @@ func TestControlWithoutTheCatalog(t *testing.T) {
 	hook := make(warned, 100)
 	o.Log.AddHook(hook)
 	p := l.start(Control, o)
-	if _, err := l.ask(o.controlSocket()).Volumes(soon(t), droverapi.Page{}); err != nil {
-		t.Error(err)
-	}
+	_, err := l.ask(o.controlSocket()).Volumes(soon(t), droverapi.Page{})
+	assert.NoError(t, err)
 	said := <-hook
 	p.end(t)
 	if !strings.Contains(said, `node "drover-services" { policy = "write" } service "drover-control"`) || len(hook) > 0 {

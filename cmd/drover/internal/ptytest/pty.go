@@ -90,9 +90,8 @@ func (p *Terminal) Resize(t testing.TB, width, height uint16) {
 // Type sends text to the terminal, as if a person had typed it.
 func (p *Terminal) Type(t testing.TB, s string) {
 	t.Helper()
-	if _, err := p.master.WriteString(s); err != nil {
-		t.Fatal(err)
-	}
+	_, err := p.master.WriteString(s)
+	require.NoError(t, err)
 }
 
 // Screen closes File and returns all text that was written to it, including the typed text, because a
