@@ -344,7 +344,6 @@ func checkReport(node uuid.UUID, op dataset.Operation) error {
 	return nil
 }
 
-// hasRecord reports whether a report has the record of its dataset.
 func hasRecord(op dataset.Operation) bool {
 	return op.DatasetRecord != nil && op.DatasetRecord.ID == op.DatasetID
 }

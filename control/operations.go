@@ -204,7 +204,6 @@ func hasTakenEffect(t *record.Tx, op dataset.Operation) (bool, error) {
 	return k.hasEffect(t, d, op)
 }
 
-// finish records the end of an operation.
 func (s *Service) finish(t *record.Tx, op dataset.Operation) error {
 	op.State, op.Ended = dataset.OpDone, s.Clock.Now()
 	if op.Problem != nil {

@@ -218,7 +218,6 @@ func ToolOf(ctx context.Context) Tool {
 	return tool
 }
 
-// toolOf returns the tool that a process belongs to.
 func toolOf(caller process.Identity) Tool {
 	program, err := caller.Program()
 	switch {

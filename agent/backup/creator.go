@@ -262,7 +262,6 @@ func (c *Creator) store(ctx context.Context, jb *host.Job, op dataset.Operation,
 	})
 }
 
-// storeClone stores a clone with restic.
 func (c *Creator) storeClone(ctx context.Context, jb *host.Job, op dataset.Operation, repo *restic.Repository,
 	made cloned, a *attemptResult) error {
 	steps.At("backup.cloned")

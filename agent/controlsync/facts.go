@@ -66,7 +66,6 @@ func (r *Facts) Report(ctx context.Context) {
 	r.next = now + factsEvery
 }
 
-// readHost reads the host's files.
 func (r *Facts) readHost() (f dataset.Facts, err error) {
 	if r.fixed == nil {
 		if f, err = r.Source.ReadStatic(); err != nil {

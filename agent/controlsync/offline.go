@@ -308,7 +308,6 @@ func isPrefix(ref string, id uuid.UUID) bool {
 	return dataset.CheckPrefix(ref) == nil && strings.HasPrefix(id.String(), strings.ToLower(ref))
 }
 
-// volume returns a volume as control would.
 func (r *OfflineReader) volume(ctx context.Context, d dataset.Dataset) api.Volume {
 	v := api.Volume{Dataset: d, Node: r.nodes.Name(d.Home)}
 	if p, ok := r.pools.PoolOf(d.Pool); ok {

@@ -59,7 +59,6 @@ func MountAttached(att backends.Attachment, path string) error {
 	return nil
 }
 
-// mountOn mounts a backend's dataset on path.
 func mountOn(m backends.Mount, path string) error {
 	if m.FSType != bindType {
 		return mount.Mount(path, mountSpec(m))

@@ -29,7 +29,6 @@ const (
 	minMeasuredBytes = 8 << 20
 )
 
-// homeAddress returns the address of the home's agent.
 func (m *moveRun) homeAddress() (string, error) {
 	if m.Leases.Peers == nil || m.home.Address == "" {
 		return "", dataset.Errorf(dataset.ErrOffline,

@@ -223,7 +223,6 @@ func (r *pullRun) checkWanted(ctx context.Context) error {
 // attempt requests a complete stream of a snapshot, unless a manifest fixes its base.
 const maxAttempts = 3
 
-// transferStep transfers one snapshot.
 func (r *pullRun) transferStep(ctx context.Context, step Step) error {
 	wrong := 0 // attempts that received a wrong stream
 	return r.retry(ctx, func() (bool, error) {

@@ -163,7 +163,6 @@ type request struct {
 	peer, dataset uuid.UUID
 }
 
-// log returns a log entry for a request.
 func (s *Server) log(r *request) *logrus.Entry {
 	return requestid.Log(r.Context(), s.Log).WithFields(logrus.Fields{"dataset": r.dataset, "node": r.peer})
 }

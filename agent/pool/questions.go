@@ -122,7 +122,6 @@ func (t *Pools) markHung(id uuid.UUID, q *question) error {
 	return OfflineError(t.Name(id), NoAnswerReason(q.Since))
 }
 
-// endQuestion records that a question has ended.
 func (t *Pools) endQuestion(id uuid.UUID, q *question, b backends.Pool) {
 	t.mu.Lock()
 	back := false

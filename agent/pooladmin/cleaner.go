@@ -156,7 +156,6 @@ func (c *Cleaner) mayContinueElsewhere(ctx context.Context, p *pool.Pool, id uui
 	return p.Share != uuid.Nil && !incomplete && c.EnsureUnrecorded(ctx, id) != nil
 }
 
-// incompleteDatasets returns the incoming datasets in a pool on a share that are incomplete.
 func (c *Cleaner) incompleteDatasets(ctx context.Context, p *pool.Pool) (map[uuid.UUID]bool, error) {
 	if p.Share == uuid.Nil {
 		return nil, nil

@@ -213,7 +213,6 @@ func notAdoptedError(path string, tried, unable []adoptFailure) error {
 	return dataset.Errorf(dataset.ErrInvalid, "adopt %s: %s", path, strings.Join(why, "; "))
 }
 
-// recordAt returns the record of the pool at a path.
 func recordAt(path string) (pool.Record, error) {
 	found := pool.Record{Path: path, Unexamined: true, OvercommitUnknown: true}
 	st, err := os.Lstat(path)

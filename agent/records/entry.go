@@ -76,7 +76,6 @@ func newEntry(d api.IndexedDataset) *entry {
 	return e
 }
 
-// dataset returns the record.
 func (e *entry) dataset() dataset.Dataset {
 	d := dataset.Dataset{
 		ID: e.id, Volume: e.volume, RequestedAs: e.requestedAs, RequestedBy: e.requestedBy, State: e.state,

@@ -130,7 +130,6 @@ func (l *Throttler) All() []*Limited {
 	return slices.Collect(maps.Values(l.Limited))
 }
 
-// wakeRun wakes Run.
 func (l *Throttler) wakeRun() {
 	select {
 	case l.wake <- struct{}{}:

@@ -280,7 +280,6 @@ func (p *projects) checkLimit(dir *os.File, h shelf.Head) error {
 	return nil
 }
 
-// openTree opens the directory of a tree.
 func openTree(f *shelf.Folder, name string) (*os.File, error) {
 	return f.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 }

@@ -116,7 +116,6 @@ func (p *Pool) describeHead(f *shelf.Folder, e *backends.Entry, c contents, head
 	}
 }
 
-// describeSnapshots adds the snapshots.
 func (p *Pool) describeSnapshots(f *shelf.Folder, e *backends.Entry, c contents) {
 	for _, item := range c.Items {
 		id, err := uuid.Parse(item)

@@ -19,7 +19,6 @@ import (
 // work as for any other image and need no key, because they share, send and receive ciphertext. Each image is formatted
 // separately: the blocks that a template shares would be the same for datasets with different keys.
 
-// mappingSuffix returns the suffix of the names of all mappings of the pool.
 func (p *Pool) mappingSuffix() string { return "-" + p.ID().String()[:8] }
 
 // mapping returns the name of the device mapping for the image of the dataset in dir. The name includes the pool,
@@ -53,7 +52,6 @@ func (p *Pool) keyOf(ctx context.Context, d dataset.Dataset) ([]byte, error) {
 	return p.keys.DataKey(ctx, d)
 }
 
-// openContainer opens the container on a device of the dataset in dir.
 func (p *Pool) openContainer(ctx context.Context, dir safefile.Dir, device string, key []byte) (*crypt.Device, error) {
 	return crypt.New(p.backend.runner).Open(ctx, device, p.mapping(dir), key)
 }

@@ -212,7 +212,6 @@ func (p *Pool) headEquals(dir safefile.Dir, item string) (bool, error) {
 	return p.equal(dir, item, headItem)
 }
 
-// isHeadInode reports whether an inode is that of the head's image.
 func (p *Pool) isHeadInode(dir safefile.Dir, inode uint64) (bool, error) {
 	st, err := dir.Lstat(p.layout.Image(headItem))
 	return st.Ino == inode, err

@@ -61,7 +61,6 @@ func (p *Pool) Send(ctx context.Context, src dataset.Source, base uuid.UUID, fro
 	return e.End()
 }
 
-// sendRanges writes ranges of an image to a stream.
 func sendRanges(ctx context.Context, e *stream.Writer, image *os.File, ranges []reflink.Range, m *meter,
 	early prefetch) error {
 	buf := make([]byte, stream.MaxPayload)
@@ -73,7 +72,6 @@ func sendRanges(ctx context.Context, e *stream.Writer, image *os.File, ranges []
 	return nil
 }
 
-// sendRange writes one range of an image to a stream.
 func sendRange(ctx context.Context, e *stream.Writer, image *os.File, r reflink.Range, buf []byte, m *meter,
 	early *prefetch) error {
 	if r.Zero {

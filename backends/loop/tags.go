@@ -85,7 +85,6 @@ func tag(image *os.File, attr string) (id uuid.UUID, err error) {
 	return id, nil
 }
 
-// setTag tags an image with a snapshot.
 func setTag(image *os.File, attr string, id uuid.UUID) error {
 	return unix.Fsetxattr(int(image.Fd()), attr, []byte(id.String()), 0)
 }

@@ -25,7 +25,6 @@ func (p *Pool) mapping(volume string) string {
 	return "drover-" + strings.TrimPrefix(volume, namePrefix) + p.mappingSuffix()
 }
 
-// mappingSuffix returns the suffix of the names of all mappings of the pool.
 func (p *Pool) mappingSuffix() string { return "-" + p.Shelf.ID().String()[:8] }
 
 // dropUnused removes the unused mappings of the pool, and waits until they are removed.

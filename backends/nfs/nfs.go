@@ -400,7 +400,6 @@ func (p *Pool) Take(_ context.Context, d dataset.Dataset, from backends.Previous
 	return err
 }
 
-// pathOf returns the path of a pool of the share.
 func (p *Pool) pathOf(pool uuid.UUID) (string, error) {
 	root, err := openShare(p.path)
 	if err != nil {

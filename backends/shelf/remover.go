@@ -174,7 +174,6 @@ func (s *Shelf) ReapTrees(ctx context.Context, drop func(uuid.UUID) bool) (int, 
 	})
 }
 
-// reapOne reaps one name in an area.
 func (s *Shelf) reapOne(ctx context.Context, root safefile.Dir, area, name string, drop func(uuid.UUID) bool,
 	tidy func(*Folder) (int, error)) (int, error) {
 	id, ok := parseName(area, name)

@@ -135,7 +135,6 @@ func (s *suite) begin(ctx context.Context) error {
 	return s.report(Event{Unsupported: s.unsupported})
 }
 
-// runCase runs a case and reports its result.
 func (s *suite) runCase(ctx context.Context, r Result, run func(*try)) error {
 	if err := s.report(Event{Begins: r.Name}); err != nil {
 		return err

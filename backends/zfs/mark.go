@@ -68,7 +68,6 @@ func putMark(f *os.File, text []byte) error {
 	return f.Sync()
 }
 
-// marked reports whether a device has the mark.
 func marked(f *os.File) (bool, error) {
 	buf := make([]byte, len(markText))
 	if _, err := f.ReadAt(buf, markAt); err != nil && !errors.Is(err, io.EOF) {

@@ -56,7 +56,6 @@ func headName(folder safefile.Dir, id uuid.UUID) (string, error) {
 	return c.FS, err
 }
 
-// isHead reports whether name has the form of a head's name.
 func isHead(name string) bool {
 	text, ok := strings.CutPrefix(name, headPrefix)
 	return name == firstHead || ok && isID(text)

@@ -124,7 +124,6 @@ const (
 	kindSnapshot   = "snapshot"
 )
 
-// snapshotOf returns the filesystem and the name of a snapshot.
 func (o object) snapshotOf() (fs, name string) {
 	fs, name, _ = strings.Cut(o.name, "@")
 	return fs, name

@@ -217,7 +217,6 @@ func eventColumns(a *cli.App) []cli.Column[api.Event] {
 	}
 }
 
-// printEvent prints a line with a text for each column.
 func printEvent(a *cli.App, text func(cli.Column[api.Event]) string) error {
 	var cells []any
 	for _, c := range eventColumns(a) {

@@ -256,7 +256,6 @@ func (k *Housekeeper) examineChanges(ctx context.Context, h *Memory, changed []u
 	return nil
 }
 
-// examineBatch examines one batch of the datasets that changed.
 func (k *Housekeeper) examineBatch(ctx context.Context, h *Memory, changed []uuid.UUID) error {
 	t, keys := record.NewTx(ctx, k.Ledger.Store), make([]string, len(changed))
 	for i, id := range changed {

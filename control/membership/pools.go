@@ -34,7 +34,6 @@ func reconcilePools(t *record.Tx, n *dataset.Node, had, gone []uuid.UUID) error 
 	return nil
 }
 
-// removePool removes the record of a pool that its node no longer has.
 func removePool(t *record.Tx, n dataset.Node, id uuid.UUID) error {
 	p, err := removablePool(t, n, id)
 	if err != nil || p == nil {

@@ -158,7 +158,6 @@ func moveDestination(t *record.Tx, d dataset.Dataset) (uuid.UUID, error) {
 	return op.Node, err
 }
 
-// isHomeLost reports whether the home of a dataset is unreachable.
 func (s *CopyKeeper) isHomeLost(t *record.Tx, d dataset.Dataset) (bool, error) {
 	if !s.Ledger.Shared {
 		return false, nil

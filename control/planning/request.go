@@ -138,7 +138,6 @@ func (v *Planner) CheckMatches(t *record.Tx, d dataset.Dataset, w CreateRequest)
 	return checkSameSource(t, d, w)
 }
 
-// filesystem names the filesystem of a profile.
 func filesystem(p dataset.Profile) string {
 	if p.Filesystem.Type == "" {
 		return "the filesystem that its pool chose"

@@ -91,7 +91,6 @@ func (s *Latest) of(node uuid.UUID) nodeReport {
 	return nodeReport{}
 }
 
-// edit returns the report of a node to change.
 func (s *Latest) edit(node uuid.UUID) *nodeReport {
 	if s.nodes[node] == nil {
 		s.nodes[node] = &nodeReport{

@@ -239,7 +239,6 @@ func (p *presenter) present(d dataset.Dataset) (v api.Volume, err error) {
 	return v, err
 }
 
-// isUnreachable reports whether a node is unreachable.
 func (p *presenter) isUnreachable(node uuid.UUID) (bool, error) {
 	return cached(&p.unreachable, node, func(id uuid.UUID) (bool, error) { return p.s.isUnreachable(p.t, id) })
 }
@@ -428,7 +427,6 @@ func (s *Views) PresentSharedMount(t *record.Tx, d dataset.Dataset, g dataset.Sh
 	return v, nil
 }
 
-// sharedMounts returns the shared mounts of a dataset.
 func (p *presenter) sharedMounts(d dataset.Dataset) (all []api.SharedMountDetail, err error) {
 	for _, g := range d.SharedMounts {
 		v, err := p.s.PresentSharedMount(p.t, d, g, &p.nodes)

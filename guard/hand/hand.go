@@ -77,7 +77,6 @@ func ProcessOf(pid int) (Process, error) {
 	return Process{PID: pid, Start: st.start, Comm: st.comm}, err
 }
 
-// same reports whether p and q identify the same process.
 func (p Process) same(q Process) bool { return p.PID == q.PID && p.Start == q.Start }
 
 // Outcome is the result of an act.

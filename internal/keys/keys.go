@@ -45,7 +45,6 @@ func New(secret []byte, from string) (Key, error) {
 	return Key{secret, from}, nil
 }
 
-// derive derives a key for one purpose.
 func (k Key) derive(salt []byte, purpose string, size int) []byte {
 	out, err := hkdf.Key(sha256.New, k.secret, salt, purpose, size)
 	if err != nil {

@@ -57,7 +57,6 @@ func printedPassword(ctx context.Context, runner run.Runner, program string) (Pa
 	return newPassword(out.buf, "the output of "+source)
 }
 
-// newPassword returns the password that source contains.
 func newPassword(secret []byte, source string) (Password, error) {
 	refuse := func(format string, args ...any) (Password, error) {
 		return Password{}, dataset.Errorf(dataset.ErrForbidden, format, args...)

@@ -120,7 +120,6 @@ func reasonOf(err error) error {
 	return errors.New(err.Error())
 }
 
-// runProgram runs a key program.
 func runProgram(ctx context.Context, runner run.Runner, from dataset.KeySource, ask KeyRequest) (Key, error) {
 	source := "key program " + dataset.Clip(from.Exec[0])
 	in, err := json.Marshal(ask)

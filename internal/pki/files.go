@@ -206,7 +206,6 @@ func read(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxFile+1))
 }
 
-// readPEM parses a file. content is read or readSecret.
 func readPEM(path string, content func(string) ([]byte, error)) (pemFile, error) {
 	b, err := content(path)
 	if err != nil {

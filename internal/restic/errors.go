@@ -31,7 +31,6 @@ func IsUnreachable(err error) bool {
 	return errors.As(err, &failed) && errors.Is(failed, dataset.ErrOffline)
 }
 
-// failed adds the repository to an error.
 func (r *Repository) failed(err error) error {
 	return fmt.Errorf("repository %s: %w", dataset.Clip(r.options.URL), err)
 }

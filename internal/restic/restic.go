@@ -305,7 +305,6 @@ func (r *Repository) attend(c command, output *atomic.Int64, stalled func()) fun
 	}
 }
 
-// env returns the environment of a command.
 func (r *Repository) env(c command) ([]string, error) {
 	env := []string{
 		"RESTIC_PASSWORD=", "RESTIC_PASSWORD_COMMAND=", "RESTIC_PASSWORD_FILE=",

@@ -63,7 +63,6 @@ func (w stallWatch) run(ctx context.Context) {
 	}
 }
 
-// stallLimit returns Options.StallLimit, or its default.
 func (o Options) stallLimit() time.Duration {
 	if o.StallLimit > 0 {
 		return o.StallLimit
@@ -71,7 +70,6 @@ func (o Options) stallLimit() time.Duration {
 	return stallLimit
 }
 
-// stalled returns the error of a run that has stalled.
 func (r *Repository) stalled() error {
 	return &accessError{r.errorf(dataset.ErrOffline, "it does not answer: restic neither received nor sent anything "+
 		"for %s, and was ended (check its server, and the network)", r.options.stallLimit())}

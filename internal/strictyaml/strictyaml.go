@@ -173,7 +173,6 @@ func (d *document) wholeError(format string, args ...any) error {
 	return &Mistake{File: d.file, Message: fmt.Sprintf(format, args...)}
 }
 
-// at returns an error at the place of a token.
 func (d *document) at(t *token.Token, format string, args ...any) error {
 	if t == nil || t.Position == nil {
 		return d.wholeError(format, args...)

@@ -74,7 +74,6 @@ func (n *node) openFile() (*os.File, error) {
 	return os.NewFile(uintptr(fd), ""), nil
 }
 
-// openDir opens a directory for reading.
 func (n *node) openDir() (*os.File, error) {
 	fd, err := openAt(n.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {

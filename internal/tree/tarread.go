@@ -266,7 +266,6 @@ func (x *extracting) finishDir(f *folder) error {
 	return n.setTimes(meta{atime: f.atime, mtime: f.mtime})
 }
 
-// metaOf returns the metadata of an entry.
 func metaOf(h *tar.Header) (meta, error) {
 	atime := unix.Timespec{Nsec: unix.UTIME_OMIT}
 	if !h.AccessTime.IsZero() {

@@ -60,7 +60,6 @@ func newCall(e endpoint.Endpoint, in any) call {
 	return k
 }
 
-// set sets a parameter.
 func (k *call) set(tag reflect.StructTag, v reflect.Value) {
 	if name, ok := tag.Lookup("path"); ok {
 		text := fmt.Sprint(v.Interface())

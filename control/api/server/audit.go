@@ -66,7 +66,6 @@ func (c *pending) noteError(err error) {
 	c.err, c.Code, c.Error = err, p.Code, p.Detail
 }
 
-// noteRequest notes the contents of a request.
 func (c *pending) noteRequest(req api.Request) {
 	c.Kind, c.ID = dataset.Clip(string(req.Kind)), req.ID
 	if req.Volume != "" {

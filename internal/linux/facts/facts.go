@@ -140,7 +140,6 @@ func (h Host) release() (id, version string, err error) {
 	return id, version, nil
 }
 
-// readLine reads a file that has one line.
 func (h Host) readLine(name string) (string, error) {
 	b, err := fs.ReadFile(h.FS, name)
 	return strings.TrimSpace(string(b)), err

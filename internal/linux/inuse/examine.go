@@ -158,7 +158,6 @@ func (x *Examination) task(at string, tid int, files, places *representatives, f
 	return nil
 }
 
-// descriptors examines a descriptor table.
 func (x *Examination) descriptors(at string, f *Findings) error {
 	dir, err := os.Open(at + "/fd")
 	if err != nil {

@@ -56,7 +56,6 @@ func (r *Examiner) begin(id process.Identity) bool {
 	return true
 }
 
-// end records the end of an examination.
 func (r *Examiner) end(id process.Identity) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -134,7 +134,6 @@ func (h *TreeUse) copiedOverlay(v *View, e *mount.Entry) bool {
 	return false
 }
 
-// overlaysOfHost returns a function that returns the overlays in the host's table.
 func (s *Scan) overlaysOfHost(own mount.Mounts) func() []overlay {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -134,7 +134,6 @@ func (h *TreeUse) hasUnknownRoot(m seenMount) bool {
 	})
 }
 
-// within reports whether path is dir or below it.
 func within(path, dir string) bool {
 	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
 }

@@ -81,7 +81,6 @@ func (h Hierarchy) CheckWriteback() error {
 	return err
 }
 
-// controls reports whether a hierarchy of version 2 has a controller.
 func (h Hierarchy) controls(controller string) (bool, error) {
 	b, err := os.ReadFile(filepath.Join(h.Dir, "cgroup.controllers"))
 	if err != nil {

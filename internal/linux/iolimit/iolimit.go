@@ -59,7 +59,6 @@ type Device struct {
 
 func (d Device) String() string { return fmt.Sprintf("%d:%d", d.Major, d.Minor) }
 
-// parseDevice parses the format of Device.String.
 func parseDevice(s string) (d Device, ok bool) {
 	major, minor, ok := strings.Cut(s, ":")
 	a, err1 := strconv.ParseUint(major, 10, 32)

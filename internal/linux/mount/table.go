@@ -114,7 +114,6 @@ func (m Mounts) From(source string) *Entry {
 	return nil
 }
 
-// within reports whether path is dir or below it.
 func within(path, dir string) bool {
 	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
 }

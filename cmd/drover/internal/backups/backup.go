@@ -171,7 +171,6 @@ The server's host reads them from the repositories.`
 	return cmd
 }
 
-// addRecord adds the record of the volume to the form of a backup.
 func addRecord(f *cli.Form, b api.VolumeBackup) {
 	r := b.Record
 	if r == nil {

@@ -189,7 +189,6 @@ func findWithRecord(ctx context.Context, c cli.Remote, repository, id string) (a
 	return find(ctx, c, repository, id) // it explains best what is wrong
 }
 
-// hasVolume reports whether a volume has the name.
 func hasVolume(ctx context.Context, c cli.Remote, name string) (bool, error) {
 	if dataset.CheckName(name) != nil {
 		return false, nil
@@ -323,7 +322,6 @@ func shortUUID(id uuid.UUID) string {
 	return id.String()[:cli.ShortLength]
 }
 
-// parsePlace parses REPOSITORY[/NAME].
 func parsePlace(text string) (repository, name string, err error) {
 	repository, name, named := strings.Cut(text, "/")
 	if err := dataset.CheckRepositoryName(repository); err != nil {

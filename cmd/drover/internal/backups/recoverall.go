@@ -236,7 +236,6 @@ func (r *recovery) options(p *printer, b api.VolumeBackup) map[string]string {
 	return opts
 }
 
-// wait waits for the operation that restores a backup.
 func (r *recovery) wait(ctx context.Context, c cli.Remote, p *printer, b api.VolumeBackup, op dataset.Operation) (
 	string, error) {
 	m := p.meters.Meter("recover " + b.Volume)
@@ -484,7 +483,6 @@ func (r *recovery) checkRecoverable(cand *candidate) error {
 	return r.checkUnambiguous(cand)
 }
 
-// printRehearsal prints the report of a rehearsal.
 func (r *recovery) printRehearsal(out rehearsal) error {
 	if r.out.JSON() {
 		return cli.JSON(r.app.Out, out)

@@ -86,7 +86,6 @@ type verifyFlags struct {
 	profile, size, check string
 }
 
-// addVerifyFlags adds the flags to a command.
 func addVerifyFlags(cmd *cobra.Command) *verifyFlags {
 	f := &verifyFlags{repository: cmd.Flags().String("repository", "", "look only in the `REPOSITORY`")}
 	cmd.Flags().StringVar(&f.profile, "profile", "", "`PROFILE` of the temporary volume")

@@ -113,7 +113,6 @@ func (s suggester) Submit(ctx context.Context, req api.Request) (api.Outcome, er
 	return out, err
 }
 
-// suggestSnapshot suggests a volume or, if the volume exists, one of its snapshots.
 func (s suggester) suggestSnapshot(ctx context.Context, err error, volume, snapshot string) error {
 	err = s.suggest(ctx, err, volume, s.volumes)
 	if volume == "" {

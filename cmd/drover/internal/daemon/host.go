@@ -197,7 +197,6 @@ func (p *process) hostEndpoints(ctx context.Context, ag *agent.Agent, handler, p
 	return append(list, p.metricsEndpoint(l.metrics, page)...), nil
 }
 
-// metrics returns the handler of /metrics.
 func (p *process) metrics(o MetricsOptions) http.Handler {
 	o.Version, o.HideVolumes, o.Recorder = p.Version, p.HideVolumeMetrics, p.recorder
 	return NewMetrics(o)

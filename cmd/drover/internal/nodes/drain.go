@@ -85,7 +85,6 @@ typed to confirm it, unless --yes is given.`,
 	return cmd
 }
 
-// nodeNames returns the names of nodes by their UUIDs.
 func nodeNames(nodes []api.Node) map[uuid.UUID]string {
 	names := map[uuid.UUID]string{}
 	for _, n := range nodes {
@@ -127,7 +126,6 @@ func (d *drain) homed(volumes []api.Volume) []api.Volume {
 	return slices.DeleteFunc(slices.Clone(volumes), func(v api.Volume) bool { return v.Home != d.node.ID })
 }
 
-// request is the request to move a volume.
 func (d *drain) request(v api.Volume, dryRun bool) api.Request {
 	return api.Request{
 		ID: d.NewID(), Kind: dataset.OpMove, Volume: v.ID.String(), Force: d.fenced != "", Fenced: d.fenced,
@@ -264,7 +262,6 @@ func (d *drain) awaitMove(ctx context.Context) error {
 	return d.print("volume %s is on node %s%s", op.Volume, made.Node, d.describeLoss(made))
 }
 
-// record records that an operation moves a volume.
 func (d *drain) record(op dataset.Operation, volume string) drained {
 	made := drained{Volume: volume, Node: d.names[op.Node]}
 	if op.Loss != nil {

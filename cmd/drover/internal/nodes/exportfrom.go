@@ -33,7 +33,6 @@ type fetching struct {
 	cluster     string // UUID, or its first digits
 }
 
-// add adds the flags to the command.
 func (f *fetching) add(cmd *cobra.Command) {
 	f.out = cli.OutputFlags(cmd, false)
 	fl := cmd.Flags()

@@ -133,7 +133,6 @@ complete only if the exit code is 0. drover store import imports it.`,
 	return cmd
 }
 
-// describeDump describes the content of a dump.
 func describeDump(s dump.Summary) string {
 	return fmt.Sprintf("%d records of cluster %s, including %d volumes", s.Entries, s.Cluster, s.Volumes)
 }

@@ -43,7 +43,6 @@ drover pool set changes the limit.`,
 	})
 }
 
-// nodeLabels returns a function that returns the labels of the node of a pool.
 func nodeLabels(ctx context.Context, c cli.Remote) (func(api.Pool) map[string]string, error) {
 	nodes, err := c.NodeList(ctx, "")
 	labels := map[uuid.UUID]map[string]string{}

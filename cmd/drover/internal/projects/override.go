@@ -200,7 +200,6 @@ func parseModel(text []byte) (m model, err error) {
 	return m, nil
 }
 
-// mounts returns the mounts of a service in the whole model.
 func (m model) mounts(service string) (out []map[string]any) {
 	services, _ := m.whole["services"].(map[string]any)
 	s, _ := services[service].(map[string]any)
@@ -213,7 +212,6 @@ func (m model) mounts(service string) (out []map[string]any) {
 	return out
 }
 
-// copy returns a copy of the whole model.
 func (m model) copy() (model, error) {
 	text, err := json.Marshal(m.whole)
 	if err != nil {

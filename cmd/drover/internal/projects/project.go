@@ -126,7 +126,6 @@ type Project struct {
 	EnvFiles []string `json:"env_files,omitempty"`
 }
 
-// override returns the path of the override file.
 func (p Project) override() string { return filepath.Join(p.Dir, "compose.override.yaml") }
 
 // defaultNames are the names of the Compose files that Docker Compose finds and merges with the override file.

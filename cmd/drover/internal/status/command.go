@@ -213,7 +213,6 @@ type part struct {
 	collect func(context.Context) ([]byte, error)
 }
 
-// partsOf returns the parts that are the output of commands.
 func partsOf(run RunCommand) (parts []part) {
 	for _, p := range commandParts {
 		parts = append(parts, part{p.file, func(ctx context.Context) ([]byte, error) {
@@ -263,7 +262,6 @@ func ThisHost(engineVersion func(context.Context) (string, error)) Host {
 	}
 }
 
-// parts returns the parts about the host.
 func (h Host) parts() []part {
 	dir, args, err := h.server()
 	file := func(flag, standard string) func(context.Context) ([]byte, error) {

@@ -115,7 +115,6 @@ func splitNewName(ctx context.Context, c cli.Remote, arg string) (volume, name s
 	return before, after, nil
 }
 
-// volumeExists reports whether a volume has a name.
 func volumeExists(ctx context.Context, c cli.Remote, name string) (bool, error) {
 	_, err := c.Volume(ctx, name)
 	switch kind := dataset.KindOf(err); {
@@ -136,7 +135,6 @@ func describeSnapshot(out api.Outcome) (uuid.UUID, string) {
 	return s.ID, fmt.Sprintf("created snapshot of %s: %s", s.Volume, s.ID)
 }
 
-// takenSnapshot returns the snapshot that an outcome is about.
 func takenSnapshot(out api.Outcome) dataset.Snapshot {
 	if out.Operation == nil || out.Operation.Snapshot == nil {
 		return dataset.Snapshot{}
