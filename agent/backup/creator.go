@@ -248,18 +248,22 @@ func (c *Creator) store(ctx context.Context, jb *host.Job, op dataset.Operation,
 		unlock()
 		return err
 	}
-	return c.KeepReserve(ctx, made.pool, func(ctx context.Context, copied backends.Progress) error {
+	err = c.KeepReserve(ctx, made.pool, func(ctx context.Context) error {
 		defer func() {
 			unlock()
 			_ = c.discardClones(context.WithoutCancel(ctx), op.DatasetID) // doctor names those that stay
 		}()
-		err := c.clone(ctx, op, &made, copied)
+		err := c.clone(ctx, op, &made)
 		release()
 		if err != nil {
 			return err
 		}
 		return c.storeClone(ctx, jb, op, repo, made, a)
 	})
+	if errors.Is(err, dataset.ErrNoSpace) {
+		repo.RemoveKilledLock(ctx)
+	}
+	return err
 }
 
 func (c *Creator) storeClone(ctx context.Context, jb *host.Job, op dataset.Operation, repo *restic.Repository,
@@ -404,7 +408,7 @@ type cloned struct {
 }
 
 // clone makes a clone. The source is locked only meanwhile, by the caller.
-func (c *Creator) clone(ctx context.Context, op dataset.Operation, made *cloned, copied backends.Progress) error {
+func (c *Creator) clone(ctx context.Context, op dataset.Operation, made *cloned) error {
 	d := made.source
 	if d.State != dataset.StateReady {
 		return dataset.Errorf(dataset.ErrConflict, "it was deleted meanwhile (drover trash ls)")
@@ -428,7 +432,7 @@ func (c *Creator) clone(ctx context.Context, op dataset.Operation, made *cloned,
 	scratch.ID, scratch.Size = made.id, 0
 	made.session = c.LostWrites.Session(d.ID)
 	var err error
-	made.taken, made.exact, err = c.Clone(ctx, made.pool, d, scratch, src, copied)
+	made.taken, made.exact, err = c.Clone(ctx, made.pool, d, scratch, src)
 	if op.Snapshot != nil {
 		made.taken, made.exact = op.Snapshot.Created, op.Snapshot.Exact
 	}

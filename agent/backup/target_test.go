@@ -2,6 +2,8 @@ package backup_test
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -21,7 +23,6 @@ import (
 	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
-	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
 // later is a clock whose steady time a test can advance.
@@ -285,19 +286,26 @@ func TestBurstEndsNoBackup(t *testing.T) {
 	}
 }
 
-// A pool of backend dir copies the whole snapshot for a backup. The copy ends while it is made, before it has used the
-// reserve.
-func TestCopyForBackupEndsBeforePoolIsFull(t *testing.T) {
-	f := agenttest.NewCluster(t, "dir", "loop")
-	newRepository(t, f)
-	f.A.NewVolume("db")
-	f.A.MustMount("db", "user")
-	f.A.WriteFile("db", "file", string(treetest.Bytes(1, 1<<20)))
-	f.A.MustUnmount("db", "user")
-	awaitEnd(f, *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: "one"}).Operation)
-	free := fillable(f).free
-	free.Store(112)
-	wantEnded(f, begin(f, "db", "one"))
-	free.Store(0)
-	backUp(f, "db", "one")
+// An export ends before its clone fills the pool, also while its reader stands still.
+func TestExportEndsBeforePoolIsFull(t *testing.T) {
+	f := newCluster(t, "db", strings.Repeat("x", 1<<20))
+	pool := fillable(f)
+	read, write := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := f.A.Export(t.Context(), "db", "", write)
+		ended <- errors.Join(err, write.Close())
+	}()
+	if _, err := read.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	pool.free.Store(99)
+	agenttest.Await(t, func() bool {
+		all, err := pool.List(t.Context())
+		return err == nil && len(all) == 1
+	})
+	_, _ = io.Copy(io.Discard, read)
+	if err := <-ended; !errors.Is(err, dataset.ErrNoSpace) {
+		t.Errorf("got %v", err)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -61,26 +62,36 @@ func (o *Operations) Export(ctx context.Context, ref, snapshot string, w io.Writ
 	return out, nil
 }
 
-// exportClone reads a temporary clone that only the export knows.
+// exportClone reads a temporary clone that only the export knows. It ends before the clone fills the pool, also while w
+// takes nothing: the reader of the pipe then fails when w continues.
 func (o *Operations) exportClone(ctx context.Context, pool backends.Pool, d dataset.Dataset, src dataset.Source,
-	w io.Writer, out *api.OmittedFiles) (err error) {
+	w io.Writer, out *api.OmittedFiles) error {
 	scratch := d
 	scratch.ID, scratch.Size = uuid.New(), 0
 	end := o.Keys.BorrowKey(scratch.ID, d.ID)
-	defer func() {
-		err = errors.Join(err, host.Discard(ctx, o.Host, pool, scratch.ID))
-		end()
-	}()
-	unlock, err := o.Locks.Lock(ctx, d.ID, "export of volume "+d.Volume)
-	if err != nil {
-		return err
-	}
-	_, _, err = o.Clone(ctx, pool, d, scratch, src, nil)
-	unlock()
-	if err != nil {
-		return err
-	}
-	return exportRoot(ctx, pool, scratch.ID, w, out)
+	defer end()
+	from, to := io.Pipe()
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		_ = to.CloseWithError(o.KeepReserve(ctx, pool, func(ctx context.Context) (err error) {
+			defer context.AfterFunc(ctx, func() { _ = to.CloseWithError(context.Cause(ctx)) })()
+			defer func() { err = errors.Join(err, host.Discard(ctx, o.Host, pool, scratch.ID)) }()
+			unlock, err := o.Locks.Lock(ctx, d.ID, "export of volume "+d.Volume)
+			if err != nil {
+				return err
+			}
+			_, _, err = o.Clone(ctx, pool, d, scratch, src)
+			unlock()
+			if err != nil {
+				return err
+			}
+			return exportRoot(ctx, pool, scratch.ID, to, out)
+		}))
+	})
+	_, err := io.Copy(w, from)
+	_ = from.CloseWithError(err)
+	reading.Wait()
+	return err
 }
 
 // Clone makes a clone that only its reader knows, of a dataset or of its snapshot. The dataset's lock is held. A clone
@@ -88,9 +99,9 @@ func (o *Operations) exportClone(ctx context.Context, pool backends.Pool, d data
 // contains everything that was written before taken. exact reports whether the clone is exact: see dataset.Snapshot.
 // For a snapshot, taken and exact are zero, since its record has them.
 func (o *Operations) Clone(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
-	src dataset.Source, progress backends.Progress) (taken time.Time, exact bool, err error) {
+	src dataset.Source) (taken time.Time, exact bool, err error) {
 	if src.Snapshot != uuid.Nil {
-		_, err = pool.Clone(ctx, scratch, src, progress)
+		_, err = pool.Clone(ctx, scratch, src, nil)
 		return taken, false, err
 	}
 	if err := o.writeOut(d); err != nil {

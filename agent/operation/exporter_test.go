@@ -57,12 +57,12 @@ func TestTimeOfCloneIsReadAfterFlush(t *testing.T) {
 	})
 	clone := d
 	clone.ID, clone.Size = uuid.New(), 0
-	taken, exact, cloneErr := o.Clone(t.Context(), r.Pool(), d, clone, dataset.Source{Dataset: d.ID}, nil)
+	taken, exact, cloneErr := o.Clone(t.Context(), r.Pool(), d, clone, dataset.Source{Dataset: d.ID})
 	if cloneErr != nil || !exact || !taken.Equal(time.Unix(1e9+60, 0)) {
 		t.Errorf("taken at %s, exact %v, %v", taken, exact, cloneErr)
 	}
 	err = refused
-	if _, _, cloneErr := o.Clone(t.Context(), r.Pool(), d, clone, dataset.Source{Dataset: d.ID}, nil); !errors.Is(cloneErr, refused) {
+	if _, _, cloneErr := o.Clone(t.Context(), r.Pool(), d, clone, dataset.Source{Dataset: d.ID}); !errors.Is(cloneErr, refused) {
 		t.Errorf("got %v", cloneErr)
 	}
 }

@@ -15,12 +15,16 @@ import (
 	"github.com/droverhq/drover/internal/linux/fsctl"
 )
 
-// A spaceWatch waits spaceTick between two examinations of a pool. If they are slow, it waits ten times as long as the
-// last one took, but at most maxSpaceTick.
+// A pool is examined at intervals of minSpaceTick to spaceTick for a clone, and of spaceTick to maxSpaceTick for a new
+// dataset: such an examination can flush files, so the interval is ten times as long as the last one took.
 const (
+	minSpaceTick = 10 * time.Millisecond
 	spaceTick    = 250 * time.Millisecond
 	maxSpaceTick = 2 * time.Second
 )
+
+// fastWriter is how many bytes users may write in a millisecond without taking the reserve between two examinations.
+const fastWriter = 2 * dataset.GiB / 1000
 
 // spaceWatch ends an import, a restore, a verification or the copy of files for a move before it fills its pool. The
 // size of an import is not known, and the size that a repository or another node reports can be a lie. Nothing else
@@ -45,35 +49,19 @@ type spaceWatch struct {
 
 // KeepReserve calls work, which makes and reads a clone that only Drover knows, and removes it. The clone keeps the
 // blocks that users of its source overwrite, or is a copy. Once the pool has less free space than backends.Reserve,
-// KeepReserve cancels the context of work, and fails with dataset.ErrNoSpace. While the clone is copied, work calls
-// copied with the bytes so far: a copy is faster than the examinations at intervals.
-func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool,
-	work func(ctx context.Context, copied backends.Progress) error) error {
+// KeepReserve cancels the context of work, and fails with dataset.ErrNoSpace, which is also the cause of that context.
+// Work must end at once then: until the clone is removed, users take the reserve.
+func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, work func(ctx context.Context) error) error {
 	working, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	copies := !pool.Info().Capabilities.InstantSnapshot
-	last := pool.Status(ctx)
-	stop := o.examine(working, func(ctx context.Context) error {
+	stop := o.examine(working, func(ctx context.Context) (time.Duration, error) {
+		start := o.Clock.Steady()
 		st := pool.Status(ctx)
-		// What writers take until the clone is removed. A short burst is no rate: far from the reserve it ends nothing.
-		ahead := min(4*max(0, last.Free-st.Free), backends.Reserve(st.Size))
-		if last = st; copies {
-			ahead = 0 // the copy takes the space
-		}
-		return checkClone(pool, st, ahead)
+		room := (st.Free - backends.Reserve(st.Size)) / fastWriter
+		wait := min(time.Duration(room)*time.Millisecond, spaceTick)
+		return max(wait, o.Clock.Steady()-start), checkClone(pool, st)
 	}, cancel)
-	var next dataset.Size // bytes of a copy at which the pool is examined
-	err := work(working, func(done, _ int64) {
-		if dataset.Size(done) < next {
-			return
-		}
-		st := pool.Status(working)
-		step := backends.Reserve(st.Size) / 16
-		next = dataset.Size(done) + step
-		if err := checkClone(pool, st, 4*step); err != nil { // other copies can be made meanwhile
-			cancel(err)
-		}
-	})
+	err := work(working)
 	stop()
 	if err != nil && ctx.Err() == nil && working.Err() != nil {
 		return context.Cause(working)
@@ -82,15 +70,15 @@ func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool,
 }
 
 // checkClone fails with dataset.ErrNoSpace if a pool with the status st has hardly any inodes, or less free space than
-// its reserve and more.
-func checkClone(pool backends.Pool, st dataset.PoolStatus, more dataset.Size) error {
+// its reserve.
+func checkClone(pool backends.Pool, st dataset.PoolStatus) error {
 	reserve := backends.Reserve(st.Size)
 	const why = ", which its existing volumes need: the clone that it reads is a copy, or keeps the blocks that the " +
 		"volume overwrites (free some space, or enlarge the pool, and repeat it while less is written)"
 	switch {
 	case !st.Online:
 		return nil
-	case st.Free < reserve+more:
+	case st.Free < reserve:
 		return dataset.Errorf(dataset.ErrNoSpace, "it was ended, because less than %s would be free in its pool"+why,
 			reserve.Human())
 	case hasFewInodes(pool):
@@ -131,7 +119,12 @@ func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.U
 		}
 	}
 	if part != nil {
-		stop, wrote = i.examine(writing, w.check, cancel), func() {}
+		check := func(ctx context.Context) (time.Duration, error) {
+			start := i.Clock.Steady()
+			err := w.check(ctx)
+			return min(max(spaceTick, 10*(i.Clock.Steady()-start)), maxSpaceTick), err
+		}
+		stop, wrote = i.examine(writing, check, cancel), func() {}
 	}
 	err := write(writing, wrote)
 	stop()
@@ -154,26 +147,27 @@ func (w *spaceWatch) begin(st dataset.PoolStatus) {
 	}
 }
 
-// examine calls check at intervals until stop is called. If check fails, examine calls end with the error, and no more
-// check. stop waits for the check that runs.
-func (o *Operations) examine(ctx context.Context, check func(context.Context) error, end context.CancelCauseFunc) (
-	stop func()) {
+// examine calls check at intervals until stop is called. check returns how long to wait for the next call, at least
+// minSpaceTick. If check fails, examine calls end with the error, and no more check. stop waits for the check that
+// runs.
+func (o *Operations) examine(ctx context.Context, check func(context.Context) (time.Duration, error),
+	end context.CancelCauseFunc) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() {
-		wait := spaceTick
+		wait := minSpaceTick
 		for {
 			select {
 			case <-o.Clock.After(wait):
 			case <-ctx.Done():
 				return
 			}
-			start := o.Clock.Steady()
-			if err := check(ctx); err != nil {
+			next, err := check(ctx)
+			if err != nil {
 				end(err)
 				return
 			}
-			wait = min(max(spaceTick, 10*(o.Clock.Steady()-start)), maxSpaceTick)
+			wait = max(next, minSpaceTick)
 		}
 	})
 	return func() { cancel(); running.Wait() }

@@ -204,6 +204,10 @@ func (s *seenLocks) see(url string, ids []string, now time.Duration) map[string]
 	return seen
 }
 
+// RemoveKilledLock removes the lock of a run that was killed because its context ended with dataset.ErrNoSpace. If that
+// fails, the next run of this node that finds the lock removes it.
+func (r *Repository) RemoveKilledLock(ctx context.Context) { _, _ = r.removeEndedLocks(ctx) }
+
 // removeEndedLocks removes the locks of processes that have ended. ok is false if there is none, or if it must not.
 //
 // To find out whether the process of a lock exists, restic unlock sends SIGHUP to its PID. Anybody who can write to the

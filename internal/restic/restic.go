@@ -296,6 +296,11 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 // attend returns the function that limits how fast a command reads, and calls stalled if the command has stalled.
 func (r *Repository) attend(c command, output *atomic.Int64, stalled func()) func(context.Context, *os.Process) {
 	return func(ctx context.Context, p *os.Process) {
+		defer context.AfterFunc(ctx, func() {
+			if errors.Is(context.Cause(ctx), dataset.ErrNoSpace) {
+				_ = p.Kill() // the clean-up takes too long: its clone takes the space of users meanwhile
+			}
+		})()
 		var pacing sync.WaitGroup
 		if c.paced && r.options.MaxRead > 0 {
 			pacing.Go(func() { r.options.pace(ctx, p) })
