@@ -139,7 +139,7 @@ func TestBackupInFullPoolSaysWhatToFree(t *testing.T) {
 	f.A.NewVolume("db@free")
 	leaveRoom(f, -1)
 	got := awaitEnd(f, *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db", Repository: "offsite"}).Operation)
-	if got.State != dataset.OpFailed || !strings.Contains(got.Problem.Message, "pool main is nearly full") ||
+	if got.State != dataset.OpFailed || got.Problem.Code != dataset.ErrNoSpace.Code ||
 		!strings.Contains(got.Problem.Message, "drover snapshot ls show what could be deleted") {
 		t.Errorf("got %s: %+v", got.State, got.Problem)
 	}

@@ -64,7 +64,7 @@ func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, work f
 	err := work(working)
 	stop()
 	if err != nil && ctx.Err() == nil && working.Err() != nil {
-		return context.Cause(working)
+		return o.Pools.AddHint(ctx, pool.ID(), context.Cause(working))
 	}
 	return err
 }
