@@ -373,6 +373,9 @@ func TestCloneWithoutAKey(t *testing.T) {
 	clone.DatasetRecord.Encryption = &other
 	controltest.Refused(t, a.TryCommit(clone), dataset.ErrInvalid, "different data keys")
 	clone.DatasetRecord.Encryption = &two
+	gone := clone
+	gone.Source = &dataset.Source{Dataset: clone.Source.Dataset, Snapshot: uuid.New()}
+	controltest.Refused(t, a.TryCommit(gone), dataset.ErrConflict, "was deleted meanwhile")
 	a.MustCommit(clone)
 }
 

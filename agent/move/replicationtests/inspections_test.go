@@ -210,6 +210,9 @@ func TestInspectionAfterPowerCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.A.MustUnmount("db", "user")
+	unsaved := k
+	unsaved.Snapshot = uuid.Nil
+	assert.ErrorIs(t, f.A.Copies.MountInspection(t.Context(), f.A.Pool(), unsaved), dataset.ErrPending)
 	require.NoError(t, f.A.Copies.MountInspection(t.Context(), f.A.Pool(), k))
 	got, err := os.ReadFile(filepath.Join(f.A.MountPath(records.InspectionID(k)), "token"))
 	if err != nil || string(got) != "lost" {

@@ -47,3 +47,14 @@ func TestMissingNodeIsMade(t *testing.T) {
 	}
 	require.NoError(t, os.Remove(filepath.Join(dir, "loop3")))
 }
+
+// The kernel falls back to another block size without an error.
+func TestOtherBlockSizeIsSeen(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "image")
+	require.NoError(t, os.WriteFile(file, make([]byte, 1<<20), 0o600))
+	d, err := Attach(t.Context(), file, Options{BlockSize: 4096})
+	require.NoError(t, err)
+	if _, err := verifyOptions(d.dev, d.file, Options{BlockSize: 512}); err == nil {
+		t.Error("no error")
+	}
+}
