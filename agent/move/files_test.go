@@ -148,7 +148,9 @@ func TestFileMoveDoesNotFillPool(t *testing.T) {
 		!strings.Contains(op.Problem.Message, "would be free in its pool") {
 		t.Errorf("the move is %s: %+v", op.State, op.Problem)
 	}
-	f.A.WantFile("db", "token", "one")
+	if home := f.Recorded("db").Home; home != f.A.Node() {
+		t.Errorf("its home is node %s", home)
+	}
 }
 
 // I3: data that is transferred file by file is stored beside the copy that it replaces. A move that does not end
