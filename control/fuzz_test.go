@@ -15,7 +15,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/fakes"
 )
 
 // memory is a store for one test. Copying it is cheap.
@@ -136,7 +136,7 @@ func FuzzStoreValues(f *testing.F) {
 
 // on2 returns the same scene on another store.
 func on2(t controltest.TB, sc scene, st store.Store) scene {
-	e := &controltest.Control{TB: t, Ctx: sc.Ctx, Spy: controltest.NewSpyStore(st), Clock: &controltest.Clock{Fake: clock.NewFake(controltest.Start)}, ProfileSet: sc.ProfileSet}
+	e := &controltest.Control{TB: t, Ctx: sc.Ctx, Spy: controltest.NewSpyStore(st), Clock: &controltest.Clock{Clock: fakes.NewClock(controltest.Start)}, ProfileSet: sc.ProfileSet}
 	e.Restart()
 	a := *sc.Agent
 	a.Control, sc.Agent = e, &a

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -409,7 +410,7 @@ func TestExecFenceHidesItsArguments(t *testing.T) {
 		"eins\nhush\n": {[]string{"eins\nhush"}, "…"},       // on two lines
 		"geheimniß ß":  {[]string{"geheimniß", "ß"}, "… …"}, // more bytes than letters
 	} {
-		r := run.Func(func(_ context.Context, c run.Command) (run.Result, error) {
+		r := fakes.Run(func(_ context.Context, c run.Command) (run.Result, error) {
 			return run.Result{}, &run.Error{Cmd: c.Name, Args: c.Args, ExitCode: 1, Stderr: said, Err: errors.New("exit status 1")}
 		})
 		err := guard.ExecFence{Args: append([]string{"/sbin/fence"}, test.args...)}.Fence(t.Context(), r, "c", node)

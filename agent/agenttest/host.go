@@ -34,6 +34,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -47,7 +48,7 @@ type Host struct {
 	Fuse     *Fuse        // cuts off what the agent does in pools, in its database and at control
 
 	// FakeClock is the agent's clock if the host is alone. If nil, the agent uses the clock of the system.
-	FakeClock *clock.Fake
+	FakeClock *fakes.Clock
 	// Link is the connection to control of a host that is alone.
 	Link *Link
 	// ControlReplicas are the control replicas to which the agent has separate connections. If nil, there is only the
@@ -71,7 +72,7 @@ func NewWithProfiles(t *testing.T, profiles []byte, change ...func(*agent.Config
 	c := &Cluster{T: t, Profiles: profiles}
 	c.StartControl()
 	h := c.newHost()
-	h.FakeClock, h.Link = clock.NewFake(time.Now()), NewLink(c.Client)
+	h.FakeClock, h.Link = fakes.NewClock(time.Now()), NewLink(c.Client)
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	h.Config = agent.Config{

@@ -11,7 +11,7 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/fakes"
 )
 
 var (
@@ -88,7 +88,7 @@ func (k kept) Copy(id uuid.UUID) (api.AssignedCopy, bool) { c, ok := k.copies[id
 type harness struct {
 	*OfflineReader
 	control *control
-	clock   *clock.Fake
+	clock   *fakes.Clock
 	heard   time.Time
 	ids     map[string]uuid.UUID
 	records kept
@@ -97,7 +97,7 @@ type harness struct {
 func newHarness() *harness {
 	h := &harness{
 		control: &control{err: dataset.Errorf(dataset.ErrUnavailable, "connection refused")},
-		clock:   clock.NewFake(start), ids: map[string]uuid.UUID{},
+		clock:   fakes.NewClock(start), ids: map[string]uuid.UUID{},
 		records: kept{home: map[uuid.UUID]dataset.Dataset{}, copies: map[uuid.UUID]api.AssignedCopy{}},
 	}
 	for i, name := range []string{"db", "cache", "old", "web"} {

@@ -10,18 +10,18 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/fakes"
 )
 
 // pauseClock is a fake clock that reports each pause that is asked of it.
 type pauseClock struct {
-	*clock.Fake
+	*fakes.Clock
 	pauses chan time.Duration
 }
 
 func (c pauseClock) After(d time.Duration) <-chan time.Time {
 	c.pauses <- d
-	return c.Fake.After(d)
+	return c.Clock.After(d)
 }
 
 // watched is a Watcher whose examinations the test controls.
@@ -35,7 +35,7 @@ type watched struct {
 
 func watch(ctx context.Context) watched {
 	w := watched{
-		clock: pauseClock{clock.NewFake(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)), make(chan time.Duration)},
+		clock: pauseClock{fakes.NewClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)), make(chan time.Duration)},
 		began: make(chan struct{}), found: make(chan []api.Finding), waits: new(time.Duration),
 	}
 	w.Watcher = &Watcher{ctx: ctx, clock: w.clock, examine: func(ctx context.Context) ([]api.Finding, time.Duration) {

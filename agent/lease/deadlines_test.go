@@ -19,13 +19,14 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/fakes"
 )
 
 // A node whose copy was superseded is not asked for a promise while control is silent, and the record of what it was
 // given is dropped: no volume continues from that copy.
 func TestSpentCopiesAreNotAsked(t *testing.T) {
 	for _, spent := range []bool{false, true} {
-		self := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet(), Trust: host.NewTrust("")}
+		self := &host.Host{Clock: fakes.NewClock(time.Now()), Log: quiet(), Trust: host.NewTrust("")}
 		b := New(self, nil, nil, nil, nil).Deadlines
 		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: []uuid.UUID{nodeP, nodeQ}, SupersededCopies: []uuid.UUID{nodeQ}}
 		if spent {
@@ -155,7 +156,7 @@ func TestI1PromiseOfAnother(t *testing.T) {
 // aloneWith returns an agent that control does not answer, and an open dataset of which the given nodes have copies.
 func aloneWith(t *testing.T, copies ...uuid.UUID) (*Deadlines, dataset.Dataset) {
 	t.Helper()
-	h := &host.Host{Clock: clock.NewFake(time.Now()), Log: quiet(), Trust: host.NewTrust("")}
+	h := &host.Host{Clock: fakes.NewClock(time.Now()), Log: quiet(), Trust: host.NewTrust("")}
 	b := New(h, nil, nil, nil, nil).Deadlines
 	d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Copies: copies}
 	b.registered[d.ID], b.leases[d.ID] = d.Epoch, &boundedLease{epoch: d.Epoch, deadline: b.Clock.Steady() + boundTTL/10}

@@ -25,6 +25,7 @@ import (
 	"github.com/droverhq/drover/guard"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -121,7 +122,7 @@ func TestUnenrolGoesOn(t *testing.T) {
 		err  error
 		want bool
 	}{"in the trash": {dataset.ErrNotFound, true}, "not answered": {errAway, false}} {
-		h := &host.Host{Cache: records.NewCache(), Clock: clock.NewFake(time.Now())}
+		h := &host.Host{Cache: records.NewCache(), Clock: fakes.NewClock(time.Now())}
 		b := New(h, nil, silentGuard{}, nil, nil).Deadlines
 		asked := 0
 		b.Control = telling{volume: func() error { asked++; return c.err }}

@@ -18,7 +18,7 @@ import (
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/fakes"
 )
 
 // A refresh that fails is tried again after 10 seconds, then after twice that time, up to five minutes, and never less
@@ -47,7 +47,7 @@ func TestBackoff(t *testing.T) {
 type refreshes struct {
 	*Replicas
 	*testing.T
-	clock *clock.Fake
+	clock *fakes.Clock
 	home  uuid.UUID
 	fail  chan error    // each value lets one refresh fail with that error
 	reach chan struct{} // each value lets one refresh reach the home
@@ -58,7 +58,7 @@ var errNoWay = errors.New("no way to its home")
 func newRefreshes(t *testing.T) *refreshes {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
-	r := &refreshes{T: t, clock: clock.NewFake(time.Unix(0, 0)), home: uuid.New(),
+	r := &refreshes{T: t, clock: fakes.NewClock(time.Unix(0, 0)), home: uuid.New(),
 		fail: make(chan error), reach: make(chan struct{})}
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	log := logrus.New()

@@ -19,9 +19,9 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/tree/treetest"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -193,7 +193,7 @@ func TestPlansRestOnWhatIsThere(t *testing.T) {
 
 // All transfers together get the bandwidth of the limit, and no more.
 func TestLimiter(t *testing.T) {
-	fake := clock.NewFake(taken)
+	fake := fakes.NewClock(taken)
 	l := NewLimiter(fake, 1000)
 	var passed sync.WaitGroup
 	for range 4 {

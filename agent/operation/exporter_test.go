@@ -17,7 +17,7 @@ import (
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/fakes"
 )
 
 // An export reports which sockets are missing from its archive.
@@ -47,7 +47,7 @@ func (p prepare) Prepare(ctx context.Context, _ backends.Pool, _ dataset.Dataset
 func TestTimeOfCloneIsReadAfterFlush(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
-	now := clock.NewFake(time.Unix(1e9, 0))
+	now := fakes.NewClock(time.Unix(1e9, 0))
 	refused := errors.New("refused")
 	var err error
 	o := operation.New(&mounting.Mounts{Host: &host.Host{Root: r.Root, Clock: now}}, nil)

@@ -14,10 +14,10 @@ import (
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 )
 
 // subvolume makes a subvolume in a directory.
@@ -235,7 +235,7 @@ func TestQuotasThatAreSwitched(t *testing.T) {
 // the next recount.
 func TestQuotasAreCountedAnew(t *testing.T) {
 	f := newFixture(t)
-	now := clock.NewFake(time.Unix(1000, 0))
+	now := fakes.NewClock(time.Unix(1000, 0))
 	f.backend.clock = now
 	f.reopen()
 	c := f.stage()

@@ -25,6 +25,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/loopdev"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -70,7 +71,7 @@ func encrypted(t *testing.T, runner run.Runner) *fixture {
 		Keys: oneKey{},
 	})
 	require.NoError(t, err)
-	return &fixture{T: t, Pool: pool.(*Pool), disk: disk, forks: &run.Recorder{Next: runner}}
+	return &fixture{T: t, Pool: pool.(*Pool), disk: disk, forks: &fakes.Recorder{Next: runner}}
 }
 
 // nothingOpen checks that the pool has no mapping and no loop device.
@@ -118,7 +119,7 @@ func TestC1Encrypted(t *testing.T) {
 func TestMappingsThatWereLeft(t *testing.T) {
 	var fails func(name string) error // after an open
 	programs := &run.System{}
-	f := encrypted(t, run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
+	f := encrypted(t, fakes.Run(func(ctx context.Context, c run.Command) (run.Result, error) {
 		res, err := programs.Run(ctx, c)
 		if err == nil && fails != nil && slices.Contains(c.Args, "open") {
 			err = fails(c.Args[len(c.Args)-1])

@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -32,11 +33,11 @@ type fixture struct {
 	*testing.T
 	*Pool
 	disk  string // mount point of the pool's filesystem
-	forks *run.Recorder
+	forks *fakes.Recorder
 }
 
-func newBackend() (*Backend, *run.Recorder) {
-	rec := &run.Recorder{Next: &run.System{}}
+func newBackend() (*Backend, *fakes.Recorder) {
+	rec := &fakes.Recorder{Next: &run.System{}}
 	b := New(rec)
 	b.tuning.Every, b.tuning.Lag, b.tuning.Part = testEvery, testEvery, testPart // as many on every disk
 	return b, rec

@@ -14,6 +14,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/reflink"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/fakes"
 )
 
 // The oldest templates are removed, so that sizes that were used once do not accumulate.
@@ -100,7 +101,7 @@ func TestForksOncePerTemplate(t *testing.T) {
 func TestFailedMkfsLeavesNothing(t *testing.T) {
 	f := newFixture(t, "xfs")
 	broken := errors.New("no mkfs today")
-	f.forks.Next = run.Func(func(context.Context, run.Command) (run.Result, error) { return run.Result{}, broken })
+	f.forks.Next = fakes.Run(func(context.Context, run.Command) (run.Result, error) { return run.Result{}, broken })
 	d := newDataset(xfs)
 	if _, err := f.Create(t.Context(), d); !errors.Is(err, broken) {
 		t.Fatalf("got %v", err)

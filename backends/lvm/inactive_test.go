@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/dm"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/fakes"
 )
 
 // The usage of a volume is known without activating it, if it was not mounted since the host was started, or never.
@@ -73,7 +74,7 @@ func TestSuspendedByACommandThatDied(t *testing.T) {
 	var device string
 	sys := &run.System{}
 	b := &bench{T: t, cfg: place(t, "lvm-first"), left: -1}
-	b.backend = New(run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
+	b.backend = New(fakes.Run(func(ctx context.Context, c run.Command) (run.Result, error) {
 		if dies && c.Args[0] == "lvcreate" {
 			do(t, "dmsetup", "suspend", "--noudevsync", device)
 			return run.Result{}, &run.Error{Cmd: c.Name, ExitCode: -1, Err: errors.New("signal: killed")}

@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/dm"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -122,7 +123,7 @@ func TestPlan(t *testing.T) {
 }
 
 // answersWith returns a runner that gives the same answer to every command.
-func answersWith(code int, stdout, stderr string) run.Func {
+func answersWith(code int, stdout, stderr string) fakes.Run {
 	return func(_ context.Context, c run.Command) (run.Result, error) {
 		if c.Stdout != nil {
 			_, _ = c.Stdout.Write([]byte(stdout))
@@ -187,7 +188,7 @@ func TestLVMIsNotKilled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	begun, n := make(chan struct{}), 0
 	finish := make(chan struct{})
-	tool := newTool(run.Func(func(ctx context.Context, _ run.Command) (run.Result, error) {
+	tool := newTool(fakes.Run(func(ctx context.Context, _ run.Command) (run.Result, error) {
 		n++
 		close(begun)
 		<-finish
@@ -208,7 +209,7 @@ func TestLVMIsNotKilled(t *testing.T) {
 // Commands of LVM wait for each other in this process, and not for LVM's lock, where they would spend their time limit.
 func TestOneCommandAtATime(t *testing.T) {
 	var busy atomic.Int32
-	tool := newTool(run.Func(func(context.Context, run.Command) (run.Result, error) {
+	tool := newTool(fakes.Run(func(context.Context, run.Command) (run.Result, error) {
 		if busy.Add(1) > 1 {
 			t.Error("two at once")
 		}
@@ -240,7 +241,7 @@ func TestForeignGroups(t *testing.T) {
 		{"drover.pool=" + uuid.NewString(), backends.Config{ID: mine, Make: true}, dataset.ErrExists},
 		{"drover.pool=odd", backends.Config{}, dataset.ErrExists},
 	} {
-		var asked run.Recorder
+		var asked fakes.Recorder
 		asked.Next = answersWith(0,
 			`{"report":[{"vg":[{"vg_name":"vg0","vg_tags":"`+c.tags+`","vg_free":"107374182400","vg_extent_size":"4194304","vg_missing_pv_count":"0"}]}]}`,
 			"")
@@ -259,7 +260,7 @@ func TestForeignGroups(t *testing.T) {
 // If programs are missing, the backend names the packages that contain them.
 func TestMissingPrograms(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	err := New(&run.Recorder{}).Available(t.Context())
+	err := New(&fakes.Recorder{}).Available(t.Context())
 	if !errors.Is(err, dataset.ErrUnsupported) ||
 		!strings.Contains(err.Error(), "apt-get install lvm2 thin-provisioning-tools") {
 		t.Error(err)
@@ -270,7 +271,7 @@ func TestMissingPrograms(t *testing.T) {
 // ended, other commands run.
 func TestALateCommandIsNotKilled(t *testing.T) {
 	finish, killed := make(chan struct{}), make(chan error, 1)
-	tool := newTool(run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
+	tool := newTool(fakes.Run(func(ctx context.Context, c run.Command) (run.Result, error) {
 		if c.Args[0] != "lvcreate" {
 			return run.Result{}, nil
 		}
@@ -335,7 +336,7 @@ func TestATurnIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		finish := make(chan struct{})
 		var ran []string
-		tool := newTool(run.Func(func(_ context.Context, c run.Command) (run.Result, error) {
+		tool := newTool(fakes.Run(func(_ context.Context, c run.Command) (run.Result, error) {
 			if ran = append(ran, c.Args[0]); c.Args[0] == "late" {
 				<-finish
 			}

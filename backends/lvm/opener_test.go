@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mkfs"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -40,8 +41,8 @@ func TestGroupOnOtherDisks(t *testing.T) {
 			t.Errorf("%q: %v", c.named, err)
 		}
 	}
-	var asked run.Recorder
-	asked.Next = run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
+	var asked fakes.Recorder
+	asked.Next = fakes.Run(func(ctx context.Context, c run.Command) (run.Result, error) {
 		said := `"vg_name":"vg0","vg_tags":"drover.pool=` + mine.String() + `","vg_free":"107374182400","vg_extent_size":"4194304","vg_missing_pv_count":"0"`
 		if slices.Contains(c.Args, "pv_name") {
 			said = `"pv_name":"/dev/null"`
@@ -68,7 +69,7 @@ func TestGroupOnOtherDisks(t *testing.T) {
 
 // A device that is too small for a pool is refused before a group is made on it.
 func TestTooSmallForAGroup(t *testing.T) {
-	var asked run.Recorder
+	var asked fakes.Recorder
 	asked.Next = answersWith(5, "", `  Volume group "drover-none" not found`)
 	cfg := backends.Config{
 		Name:    "none",
@@ -116,7 +117,7 @@ func TestRecordsAreLookedAt(t *testing.T) {
 
 // A pool that has a thin pool already had records. Their volume is not formatted, even if its tag is missing.
 func TestRecordsThatLostTheirTag(t *testing.T) {
-	var asked run.Recorder
+	var asked fakes.Recorder
 	p := &Pool{vg: "vg0", tool: newTool(&asked), step: func(string) {}}
 	records, pool := volume{Name: recordsName, Tags: []string{ourTag}}, volume{
 		Name: poolName,
@@ -155,7 +156,7 @@ func TestPoolsInASandbox(t *testing.T) {
 		"/pool": "is not the path of a volume group",
 		home + "/drover-verify-" + uuid.NewString() + "/pool": "is not the path of a volume group",
 	} {
-		var asked run.Recorder
+		var asked fakes.Recorder
 		_, err := New(&asked).Open(t.Context(), backends.Config{Name: "p", Path: path, Make: true})
 		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), says) || asked.Count() > 0 {
 			t.Errorf("%s: %v after %d commands", path, err, asked.Count())

@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/long"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -58,7 +59,7 @@ func newBench(t *testing.T) *bench {
 
 func (b *bench) open() {
 	b.Helper()
-	pool, err := zfs.New(run.Func(b.run), b.clock).Open(b.Context(), b.cfg)
+	pool, err := zfs.New(fakes.Run(b.run), b.clock).Open(b.Context(), b.cfg)
 	b.ok(err)
 	b.pool, b.cfg.ID = pool, pool.ID()
 	b.Cleanup(func() { _ = pool.Close() })

@@ -26,6 +26,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/lab/inside"
 	"github.com/droverhq/drover/test/require"
 )
@@ -155,7 +156,7 @@ func TestPoolOnDevicesCutShort(t *testing.T) {
 	udev(t)
 	device := blank(t, "first")
 	_, cfg := onDevices(t, device)
-	killed := zfs.New(run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
+	killed := zfs.New(fakes.Run(func(ctx context.Context, c run.Command) (run.Result, error) {
 		if c.Args[0] != "create" {
 			return (&run.System{}).Run(ctx, c)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -88,7 +89,7 @@ func TestPoolOnDevicesIsMadeAgain(t *testing.T) {
 						err = errCrash
 					}
 				}()
-				_, err = zfs.New(run.Func(func(_ context.Context, r run.Command) (run.Result, error) {
+				_, err = zfs.New(fakes.Run(func(_ context.Context, r run.Command) (run.Result, error) {
 					if filepath.Base(r.Name) == "zpool" && r.Args[0] == "create" {
 						do()
 					}
@@ -137,7 +138,7 @@ func TestPoolOnDevicesThatCannotBeMade(t *testing.T) {
 			}
 			cfg.Path = cfg.Mount
 			failed := errors.New("no")
-			_, err := zfs.New(run.Func(func(_ context.Context, r run.Command) (run.Result, error) {
+			_, err := zfs.New(fakes.Run(func(_ context.Context, r run.Command) (run.Result, error) {
 				if filepath.Base(r.Name) == "zpool" && r.Args[0] == "create" {
 					c.do(t, device)
 				}

@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -46,7 +47,7 @@ func TestWhichCanEncrypt(t *testing.T) {
 		},
 		"no answer": {complains: "internal error: out of memory", fails: true},
 	} {
-		lacks, err := tool{run.Func(func(_ context.Context, cmd run.Command) (run.Result, error) {
+		lacks, err := tool{fakes.Run(func(_ context.Context, cmd run.Command) (run.Result, error) {
 			if c.fuse || cmd.Name != zpoolProgram || cmd.Args[len(cmd.Args)-1] != "tank" {
 				t.Errorf("ran %s %q", cmd.Name, cmd.Args)
 			}
@@ -119,7 +120,7 @@ func (z *fakeZFS) run(_ context.Context, c run.Command) (run.Result, error) {
 func TestZFSIsGivenKeys(t *testing.T) {
 	key, wrong := bytes.Repeat([]byte("k"), keySize), bytes.Repeat([]byte("w"), keySize)
 	z := &fakeZFS{T: t, key: key, loaded: map[string]bool{}}
-	p := &Pool{tool: tool{run.Func(z.run)}, fs: poolFilesystem{name: "tank"}}
+	p := &Pool{tool: tool{fakes.Run(z.run)}, fs: poolFilesystem{name: "tank"}}
 	p.keys.held, p.keys.loaded = map[string]int{}, map[string]bool{}
 	const root = "tank/a"
 	has := func(when string, want bool) {
@@ -165,7 +166,7 @@ func TestPlainInThePlaceOfEncrypted(t *testing.T) {
 	for name, c := range map[string]struct {
 		lacks, root string
 	}{"no encryption": {"", "-"}, "the operator's": {"", "tank"}, "an old ZFS": {"a newer one", "-"}} {
-		p := &Pool{tool: tool{run.Func(func(context.Context, run.Command) (run.Result, error) {
+		p := &Pool{tool: tool{fakes.Run(func(context.Context, run.Command) (run.Result, error) {
 			return run.Result{Stdout: []byte(c.root + "\n")}, nil
 		})}, fs: poolFilesystem{name: "tank"}, Shelf: &shelf.Shelf{}}
 		p.keys.problem = c.lacks

@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/fakes"
 )
 
 // TestForeignInZFS puts foreign filesystems and snapshots beside and below those of Drover.
@@ -85,7 +86,7 @@ func TestUnknownIsNotAbsent(t *testing.T) {
 	b := newBench(t)
 	d := b.create()
 	b.write(d.ID, "content")
-	fail := run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
+	fail := fakes.Run(func(ctx context.Context, c run.Command) (run.Result, error) {
 		if c.Args[0] == "get" && strings.Contains(c.Args[len(c.Args)-1], d.ID.String()) {
 			return run.Result{}, &run.Error{
 				Cmd:      "zfs",
@@ -204,7 +205,7 @@ func TestUsedIsCheap(t *testing.T) {
 	}
 	mounted := b.create()
 	b.write(mounted.ID, "content")
-	now := clock.NewFake(time.Unix(0, 0))
+	now := fakes.NewClock(time.Unix(0, 0))
 	b.clock = now
 	b.open() // a Pool without a listing of these datasets
 	dir := b.mount(mounted.ID)
@@ -250,7 +251,7 @@ func TestDevicesOfDifferentPools(t *testing.T) {
 		var ran []string
 		cfg := backends.Config{Name: "test", Devices: devices, Mount: t.TempDir()}
 		cfg.Path = cfg.Mount
-		_, err := zfs.New(run.Func(func(_ context.Context, r run.Command) (run.Result, error) {
+		_, err := zfs.New(fakes.Run(func(_ context.Context, r run.Command) (run.Result, error) {
 			ran = append(ran, r.Name+" "+strings.Join(r.Args, " "))
 			return run.Result{}, errors.New("no")
 		}), clock.System{}).Open(t.Context(), cfg)

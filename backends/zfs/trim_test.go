@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/fakes"
 )
 
 // A zpool is trimmed by zpool(8), also by an old version. If no device supports trim, that is not an error.
@@ -23,7 +24,7 @@ func TestTrimOfAZpool(t *testing.T) {
 		"old, and not": {"invalid option 'w'", mute, errors.ErrUnsupported, 2},
 	} {
 		ran := 0
-		p := &Pool{fs: poolFilesystem{name: "tank/a"}, tool: tool{run.Func(func(_ context.Context,
+		p := &Pool{fs: poolFilesystem{name: "tank/a"}, tool: tool{fakes.Run(func(_ context.Context,
 			cmd run.Command) (run.Result, error) {
 			ran++
 			complains := c.plain

@@ -14,15 +14,15 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/control/api"
-	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
 var start = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 
-func open(t *testing.T) (*Log, *clock.Fake, *[]error) {
+func open(t *testing.T) (*Log, *fakes.Clock, *[]error) {
 	t.Helper()
-	clk := clock.NewFake(start)
+	clk := fakes.NewClock(start)
 	var failed []error
 	l, err := Open(filepath.Join(t.TempDir(), "audit.log"), clk, func(err error) { failed = append(failed, err) })
 	require.NoError(t, err)
@@ -156,7 +156,7 @@ func TestFails(t *testing.T) {
 func TestTornLine(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	require.NoError(t, os.WriteFile(path, []byte(`{"what":"torn`), 0o600))
-	l, err := Open(path, clock.NewFake(start), func(err error) { t.Error(err) })
+	l, err := Open(path, fakes.NewClock(start), func(err error) { t.Error(err) })
 	require.NoError(t, err)
 	defer l.Close()
 	l.Keep(api.Change{What: "first", Outcome: api.Done})

@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -52,7 +53,7 @@ func New(t TB) *Control {
 		TB:         t,
 		Ctx:        context.Background(),
 		Spy:        NewSpyStore(OpenStore(t)),
-		Clock:      &Clock{Fake: clock.NewFake(Start)},
+		Clock:      &Clock{Clock: fakes.NewClock(Start)},
 		ProfileSet: NewProfileSet(),
 	}
 	e.Restart()
@@ -141,13 +142,13 @@ func OpenStore(t TB) store.Store {
 
 // Clock is a fake clock that sends to Waiting each time a goroutine begins to wait for it.
 type Clock struct {
-	*clock.Fake
+	*fakes.Clock
 	Waiting chan struct{} // may be nil
 }
 
 // After is clock.Clock.After.
 func (c *Clock) After(d time.Duration) <-chan time.Time {
-	ch := c.Fake.After(d)
+	ch := c.Clock.After(d)
 	if c.Waiting != nil {
 		c.Waiting <- struct{}{}
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
-	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -25,7 +25,7 @@ type Replicas struct {
 
 // NewReplicas returns n services on a new store.
 func NewReplicas(t *testing.T, n int) *Replicas {
-	x := &Replicas{T: t, Clock: &Clock{Fake: clock.NewFake(Start)}, Profiles: NewProfileSet()}
+	x := &Replicas{T: t, Clock: &Clock{Clock: fakes.NewClock(Start)}, Profiles: NewProfileSet()}
 	dir := t.TempDir()
 	st, err := bolt.Open(t.Context(), dir+"/store.db", bolt.Options{Clock: x.Clock})
 	require.NoError(t, err)

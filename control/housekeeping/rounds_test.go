@@ -234,7 +234,7 @@ func TestKeepHouse(t *testing.T) {
 	e, a := controltest.OneNode(t)
 	a.MustCreate("db")
 	d := a.MustDelete("db")
-	c := &controltest.Clock{Fake: e.Clock.Fake, Waiting: make(chan struct{})}
+	c := &controltest.Clock{Clock: e.Clock.Clock, Waiting: make(chan struct{})}
 	s := control.New(control.Deps{
 		Store: e.Spy, StoreName: "bolt", Clock: c, Version: "1.2", Profiles: func() planning.Profiles { return e.ProfileSet },
 		Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },

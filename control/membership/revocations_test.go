@@ -14,9 +14,9 @@ import (
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 )
 
 // began is the time at which the tests begin.
@@ -40,7 +40,7 @@ func TestRevokedDuringALook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		bob := pki.Identity{Kind: pki.Operator, Role: pki.Worker, Name: "bob"}
 		cert := &x509.Certificate{NotBefore: began}
-		clk := clock.NewFake(began)
+		clk := fakes.NewClock(began)
 		st := answeredLists{asked: make(chan struct{}), answer: make(chan []store.Entry)}
 		s := NewAdmission(record.NewLedger(st, clk, false, nil), nil)
 		asks := func() <-chan error {

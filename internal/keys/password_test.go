@@ -10,6 +10,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -83,7 +84,7 @@ func TestPasswordPrograms(t *testing.T) {
 	} {
 		path := filepath.Join(t.TempDir(), "program")
 		require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700))
-		runner := &run.Recorder{Next: &run.System{}}
+		runner := &fakes.Recorder{Next: &run.System{}}
 		got, err := keys.ReadPassword(t.Context(), runner, dataset.PasswordSource{Exec: path})
 		if score := runner.Calls()[0].OOMScore; score != "0" {
 			t.Errorf("%s: the kernel spares it: %q", script, score)

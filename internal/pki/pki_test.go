@@ -19,10 +19,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -88,7 +88,7 @@ func shake(t *testing.T, server, client *tls.Config) (cs tls.ConnectionState, se
 func TestPeers(t *testing.T) {
 	a, _ := create(t)
 	other, _ := create(t)
-	clk := clock.NewFake(start)
+	clk := fakes.NewClock(start)
 	creds := func(p *pki.Pair) *pki.Credentials { return pki.NewCredentials(p, clk, nil) }
 	control := issue(t, a, controlID, start)
 	stranger, err := pki.Forge(a.Cluster(), start)
@@ -155,7 +155,7 @@ func TestPeers(t *testing.T) {
 func TestServersAreChecked(t *testing.T) {
 	a, _ := create(t)
 	other, _ := create(t)
-	clk := clock.NewFake(start)
+	clk := fakes.NewClock(start)
 	node := issue(t, a, nodeID, start)
 	for name, c := range map[string]struct {
 		server *pki.Pair
@@ -181,7 +181,7 @@ func TestServersAreChecked(t *testing.T) {
 
 func TestRevoked(t *testing.T) {
 	a, _ := create(t)
-	clk := clock.NewFake(start)
+	clk := fakes.NewClock(start)
 	gone := dataset.Errorf(dataset.ErrForbidden, "node a was removed")
 	control := pki.NewCredentials(issue(t, a, controlID, start), clk, func(id pki.Identity, c *x509.Certificate) error {
 		if id.Kind == pki.Node && c.SerialNumber != nil {
@@ -207,7 +207,7 @@ func TestRevoked(t *testing.T) {
 // A peer without a certificate can connect to a server that reports the problem, and to no other server.
 func TestNoCertificate(t *testing.T) {
 	a, _ := create(t)
-	clk := clock.NewFake(start)
+	clk := fakes.NewClock(start)
 	control := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
 	cs, err, _ := shake(t, control.UnverifiedServer(), pki.Pinned(a.Fingerprint(), uuid.Nil, clk))
 	require.NoError(t, err)
@@ -223,7 +223,7 @@ func TestNoCertificate(t *testing.T) {
 // A pair that Set has replaced is used from the next handshake on, and old versions of TLS are refused.
 func TestSetAndVersions(t *testing.T) {
 	a, _ := create(t)
-	clk := clock.NewFake(start)
+	clk := fakes.NewClock(start)
 	control := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
 	node := pki.NewCredentials(issue(t, a, nodeID, start), clk, nil)
 	server, client := control.Server(), node.Client()
@@ -312,7 +312,7 @@ func TestConstraints(t *testing.T) {
 		len(root.ExcludedDNSDomains) != 1 || len(root.ExcludedIPRanges) != 2 || len(root.ExcludedEmailAddresses) != 1 {
 		t.Errorf("%+v", root)
 	}
-	clk := clock.NewFake(start)
+	clk := fakes.NewClock(start)
 	control := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
 	elsewhere := adminID
 	elsewhere.Cluster = uuid.New()
@@ -378,7 +378,7 @@ func TestRoles(t *testing.T) {
 // A token is refused if its cluster is not the one that the host is a member of.
 func TestTokenOfAnotherCluster(t *testing.T) {
 	a, _ := create(t)
-	clk := clock.NewFake(start)
+	clk := fakes.NewClock(start)
 	control := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
 	if _, _, err := shake(t, control.UnverifiedServer(),
 		pki.Pinned(a.Fingerprint(), uuid.New(), clk)); !errors.Is(err, dataset.ErrConflict) {

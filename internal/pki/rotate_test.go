@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -36,7 +36,7 @@ func TestRotation(t *testing.T) {
 	if err != nil || len(loaded.Roots()) != 2 || loaded.Fingerprint() != after.Fingerprint() {
 		t.Fatal(loaded, err)
 	}
-	clk := clock.NewFake(now)
+	clk := fakes.NewClock(now)
 	for _, control := range []*pki.Authority{before, loaded} {
 		for _, node := range []*pki.Authority{before, loaded} {
 			c := pki.NewCredentials(issue(t, control, controlID, now), clk, nil)
@@ -104,7 +104,7 @@ func TestRotationCutShort(t *testing.T) {
 // Cached verifications of certificates end when their roots are no longer trusted.
 func TestVouchersEnd(t *testing.T) {
 	a, dir := create(t)
-	clk := clock.NewFake(start)
+	clk := fakes.NewClock(start)
 	server := pki.NewCredentials(issue(t, a, controlID, start), clk, nil)
 	node := issue(t, a, nodeID, start)
 	cs, err, _ := shake(t, server.UnverifiedServer(), node.Credulous())

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -261,7 +261,7 @@ func TestOnlyLocksOfEndedProcessesAreRemoved(t *testing.T) {
 		"beside abandoned":     {"", time.Hour, 25 * time.Hour, prune, "prune list cat unlock prune"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o, clk := options(t), clock.NewFake(time.Now())
+			o, clk := options(t), fakes.NewClock(time.Now())
 			write(t, filepath.Join(ownCache(o), "lock-host"), digits)
 			own := lockName(t, o)
 			by := cmp.Or(c.host, own)

@@ -15,6 +15,7 @@ import (
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/test/backupserver"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -33,7 +34,7 @@ func restServer(t *testing.T, flags ...string) (*backupserver.Server, restic.Opt
 // The password of a server reaches restic in a file without a name: neither the arguments nor the environment has it.
 func TestServerPassword(t *testing.T) {
 	_, o := restServer(t)
-	runner := &run.Recorder{Next: &run.System{}}
+	runner := &fakes.Recorder{Next: &run.System{}}
 	r, err := restic.New(t.Context(), runner, o)
 	require.NoError(t, err)
 	b, _, err := r.Backup(t.Context(), restic.Request{Dir: source(t), Names: names()})
@@ -144,7 +145,7 @@ func TestStatuses(t *testing.T) {
 		"server response unexpected: 503 Service Unavailable (503)":  "it does not answer",
 		"server response unexpected: 507 Insufficient Storage (507)": "it has no space left",
 	} {
-		runner := run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
+		runner := fakes.Run(func(ctx context.Context, c run.Command) (run.Result, error) {
 			if c.Args[0] == "version" {
 				return (&run.System{}).Run(ctx, c)
 			}
@@ -172,7 +173,7 @@ func TestNameOfFileIsNoRefusal(t *testing.T) {
 		"List(lock) 403 Forbidden" + retry + "connection refused":                                     false,
 		`{"message_type":"error","item":"/data/x\nList(lock)` + retry + `403 Forbidden","error":{}}`:  false,
 	} {
-		runner := run.Func(func(ctx context.Context, c run.Command) (run.Result, error) {
+		runner := fakes.Run(func(ctx context.Context, c run.Command) (run.Result, error) {
 			if c.Args[0] == "version" {
 				return (&run.System{}).Run(ctx, c)
 			}

@@ -297,8 +297,8 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 func (r *Repository) attend(c command, output *atomic.Int64, stalled func()) func(context.Context, *os.Process) {
 	return func(ctx context.Context, p *os.Process) {
 		defer context.AfterFunc(ctx, func() {
-			if errors.Is(context.Cause(ctx), dataset.ErrNoSpace) {
-				_ = p.Kill() // the clean-up takes too long: its clone takes the space of users meanwhile
+			if c.paced && errors.Is(context.Cause(ctx), dataset.ErrNoSpace) {
+				_ = p.Kill() // the clean-up takes too long: the clone that it reads takes the space of users meanwhile
 			}
 		})()
 		var pacing sync.WaitGroup

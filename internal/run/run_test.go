@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -234,11 +235,11 @@ func TestStuckInTheKernel(t *testing.T) {
 }
 
 func TestRecorder(t *testing.T) {
-	rec := &run.Recorder{}
+	rec := &fakes.Recorder{}
 	if _, err := rec.Run(t.Context(), run.Command{Name: "true", Timeout: time.Second}); err == nil {
 		t.Error("ran without a next runner")
 	}
-	rec.Next = run.Func(func(context.Context, run.Command) (run.Result, error) {
+	rec.Next = fakes.Run(func(context.Context, run.Command) (run.Result, error) {
 		return run.Result{Stdout: []byte("fake")}, nil
 	})
 	if res, err := rec.Run(t.Context(), run.Command{Name: "x"}); err != nil || string(res.Stdout) != "fake" {

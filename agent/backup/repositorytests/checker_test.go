@@ -21,10 +21,10 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -110,7 +110,7 @@ func TestReadLimitIsPassedOn(t *testing.T) {
 		_, _, place := newChecker(t)
 		place.MaxRead = limit
 		record := place.Repository()
-		runner := &run.Recorder{Next: &run.System{}}
+		runner := &fakes.Recorder{Next: &run.System{}}
 		c := backup.NewChecker(t.TempDir(), &records{}, &host.Programs{Runner: runner, Allowed: []string{}})
 		_, err := c.Check(t.Context(), api.RepositoryCheck{New: &place, Init: true})
 		require.NoError(t, err)
@@ -334,7 +334,7 @@ func (c *countingRunner) Run(ctx context.Context, cmd run.Command) (run.Result, 
 // A repository of scheduled backups that cannot be opened is reported before a backup fails, and no longer once it can
 // be opened. A recent run of restic replaces a probe.
 func TestAnUnopenedRepositoryIsReported(t *testing.T) {
-	dir, now, runner := t.TempDir(), clock.NewFake(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)), &countingRunner{}
+	dir, now, runner := t.TempDir(), fakes.NewClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)), &countingRunner{}
 	url, file := filepath.Join(dir, "repository"), filepath.Join(dir, "password")
 	restictest.Make(t, url, "correct horse")
 	must(t, os.WriteFile(file, []byte("correct horse\n"), 0o600))

@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -162,7 +162,7 @@ func TestJoinRefused(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		j := r.joining(dir, "alpha", c.token)
-		j.Clock = clock.NewFake(c.clock)
+		j.Clock = fakes.NewClock(c.clock)
 		_, err := controlsync.Join(t.Context(), j)
 		if dataset.KindOf(err) != c.kind || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") || c.token != "" && strings.Contains(err.Error(), c.token) {
 			t.Errorf("%s: %v (%v)", name, err, dataset.KindOf(err))

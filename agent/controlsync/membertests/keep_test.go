@@ -15,9 +15,9 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -67,7 +67,7 @@ func TestKeep(t *testing.T) {
 	r := newReplica(t)
 	dir := t.TempDir()
 	r.join(dir, "alpha")
-	clk := &waited{Fake: clock.NewFake(start), begun: make(chan struct{})}
+	clk := &waited{Clock: fakes.NewClock(start), begun: make(chan struct{})}
 	m := open(t, dir, clk)
 	stub := &stub{err: dataset.Errorf(dataset.ErrUnavailable, "away")}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -125,7 +125,7 @@ func TestFindings(t *testing.T) {
 		{26, "warning", "was not renewed"},
 		{31, "error", "expired at"},
 	} {
-		m := open(t, dir, clock.NewFake(start.AddDate(0, 0, c.days)))
+		m := open(t, dir, fakes.NewClock(start.AddDate(0, 0, c.days)))
 		var found condition.List
 		m.Findings(&found)
 		switch {

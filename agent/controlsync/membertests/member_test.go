@@ -26,6 +26,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -37,7 +38,7 @@ var start = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 type replica struct {
 	t       *testing.T
 	dir     string // of the authority
-	clock   *clock.Fake
+	clock   *fakes.Clock
 	svc     *control.Service
 	own     *pki.Credentials
 	address string
@@ -49,7 +50,7 @@ type replica struct {
 
 func newReplica(t *testing.T) *replica {
 	t.Helper()
-	r := &replica{t: t, dir: filepath.Join(t.TempDir(), "ca"), clock: clock.NewFake(start)}
+	r := &replica{t: t, dir: filepath.Join(t.TempDir(), "ca"), clock: fakes.NewClock(start)}
 	_, err := pki.Create(r.dir, start)
 	require.NoError(t, err)
 	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), bolt.Options{Clock: clock.System{}})
@@ -222,12 +223,12 @@ func (s *stub) Certify(context.Context, uuid.UUID, api.Certification) (pki.Signe
 
 // waited tells when somebody begins to wait.
 type waited struct {
-	*clock.Fake
+	*fakes.Clock
 	begun chan struct{}
 }
 
 func (w *waited) After(d time.Duration) <-chan time.Time {
-	ch := w.Fake.After(d)
+	ch := w.Clock.After(d)
 	w.begun <- struct{}{}
 	return ch
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -143,7 +144,7 @@ func TestFenceCommandRunsBeforeFailover(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewBoundedCluster(t, 3*time.Second)
 	var works atomic.Bool
-	c := &run.Recorder{Next: run.Func(func(_ context.Context, c run.Command) (run.Result, error) {
+	c := &fakes.Recorder{Next: fakes.Run(func(_ context.Context, c run.Command) (run.Result, error) {
 		if !works.Load() {
 			return run.Result{}, &run.Error{Cmd: c.Name, Args: c.Args, ExitCode: 1, Err: errors.New("no such outlet")}
 		}

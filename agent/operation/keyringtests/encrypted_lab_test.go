@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/dm"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/fakes"
 )
 
 // The whole life of an encrypted volume, with a kernel that has dm-crypt: it is created, mounted, rekeyed in use, and
@@ -28,7 +29,7 @@ func TestEncryptedVolume(t *testing.T) {
 	k := &keyRig{log: &bytes.Buffer{}, gold: filepath.Join(t.TempDir(), "gold")}
 	k.write(t, k.gold, 1)
 	src := fmt.Sprintf("default: gold\nprofiles:\n  gold: {size: 400MiB, encryption: {key_file: %s}}\n", k.gold)
-	programs := &run.Recorder{Next: &run.System{}}
+	programs := &fakes.Recorder{Next: &run.System{}}
 	k.Host = agenttest.NewWithProfiles(t, []byte(src), func(c *agent.Config) {
 		c.Backends = backends.NewRegistry(loop.New(programs))
 		c.Pools = []pool.Config{{Name: "default", Backend: "loop", Path: filepath.Join(disk, "pool")}}

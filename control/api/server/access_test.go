@@ -26,10 +26,10 @@ import (
 	"github.com/droverhq/drover/control/api/endpoint"
 	"github.com/droverhq/drover/control/api/wire"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/internal/requestid"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -97,7 +97,7 @@ func TestEveryRowHasAHandler(t *testing.T) {
 type flock struct {
 	t       *testing.T
 	ca      *pki.Authority
-	clock   *clock.Fake
+	clock   *fakes.Clock
 	address string
 
 	mu      sync.Mutex
@@ -118,7 +118,7 @@ func operator(role pki.Role) pki.Identity {
 
 func newFlock(t *testing.T, d Deps) *flock {
 	t.Helper()
-	f := &flock{t: t, clock: clock.NewFake(flockStart), revoked: map[string]error{}}
+	f := &flock{t: t, clock: fakes.NewClock(flockStart), revoked: map[string]error{}}
 	var err error
 	if f.ca, err = pki.Create(filepath.Join(t.TempDir(), "ca"), flockStart); err != nil {
 		t.Fatal(err)

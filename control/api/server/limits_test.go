@@ -22,9 +22,9 @@ import (
 	"github.com/droverhq/drover/control/api/client"
 	"github.com/droverhq/drover/control/controltest/loopback"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -35,7 +35,7 @@ func TestStrangersBodies(t *testing.T) {
 	require.NoError(t, err)
 	pair, err := ca.Issue(controlC, flockStart)
 	require.NoError(t, err)
-	own := pki.NewCredentials(pair, clock.NewFake(flockStart), nil)
+	own := pki.NewCredentials(pair, fakes.NewClock(flockStart), nil)
 	h := Handler(Deps{Service: newFake(), Peer: own.VerifyPeer})
 	h.(*frontHandler).patience = 50 * time.Millisecond
 	address := serveTLS(t, h, own)

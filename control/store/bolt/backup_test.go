@@ -18,9 +18,9 @@ import (
 
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -228,7 +228,7 @@ func resident(t *testing.T, path string) (kib int) {
 	return kib
 }
 
-func newClock() *clock.Fake { return clock.NewFake(time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC)) }
+func newClock() *fakes.Clock { return fakes.NewClock(time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC)) }
 
 func pathIn(dir string) string { return filepath.Join(dir, "store.db") }
 

@@ -22,10 +22,11 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/durable"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
-var still = Options{Clock: clock.NewFake(time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC))}
+var still = Options{Clock: fakes.NewClock(time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC))}
 
 // sample returns the bytes of a store of n entries, with branches, overflow pages, free pages and a bound key.
 func sample(tb testing.TB, n int) []byte {

@@ -13,8 +13,8 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/droverhq/drover/control/store"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -267,7 +267,7 @@ func TestPanicIsAnError(t *testing.T) {
 
 // A session ends when its time has passed. Setting the clock does not end it.
 func TestC4SessionsOutliveAClockThatIsSet(t *testing.T) {
-	c := clock.NewFake(time.Now())
+	c := fakes.NewClock(time.Now())
 	s := newSessions(c)
 	id := s.add(10 * time.Second)
 	for _, set := range []time.Duration{time.Hour, -2 * time.Hour} {

@@ -25,6 +25,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -278,14 +279,14 @@ func TestMain(m *testing.M) {
 // timed is a store whose session time is controlled by the test suite.
 type timed struct {
 	*bolt.Store
-	*clock.Fake
+	*fakes.Clock
 }
 
 var _ storetest.Advancer = timed{}
 
 func TestContract(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) store.Store {
-		fake := clock.NewFake(time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC))
+		fake := fakes.NewClock(time.Date(2026, 11, 20, 8, 0, 0, 0, time.UTC))
 		s, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), bolt.Options{Clock: fake})
 		require.NoError(t, err)
 		return timed{s, fake}

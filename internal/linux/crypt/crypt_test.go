@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/internal/linux/crypt"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/test/assert"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -94,7 +95,7 @@ func TestFirstHeaderLost(t *testing.T) {
 func TestKeyIsOnStdinAlone(t *testing.T) {
 	key, id := []byte(strings.Repeat("secret\n", 9)), uuid.New()
 	var read []byte
-	programs := &run.Recorder{Next: run.Func(func(_ context.Context, c run.Command) (run.Result, error) {
+	programs := &fakes.Recorder{Next: fakes.Run(func(_ context.Context, c run.Command) (run.Result, error) {
 		var err error
 		read, err = io.ReadAll(c.Stdin)
 		if slices.Contains(c.Args, "resize") {

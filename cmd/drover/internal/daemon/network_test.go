@@ -28,6 +28,7 @@ import (
 	"github.com/droverhq/drover/internal/pki"
 	"github.com/droverhq/drover/test/assert"
 	testconsul "github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -125,7 +126,7 @@ func TestClosedConnectionsAreLogged(t *testing.T) {
 	var out bytes.Buffer
 	log := logrus.New()
 	log.SetOutput(&out)
-	clk := clock.NewFake(time.Unix(0, 0))
+	clk := fakes.NewClock(time.Unix(0, 0))
 	c := &closedLog{log: log, who: "peers without a certificate", limit: 4, clock: clk}
 	for range 3 {
 		for i := range 5 {

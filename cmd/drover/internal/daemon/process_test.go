@@ -28,6 +28,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/pki"
 	testconsul "github.com/droverhq/drover/test/consul"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/golden"
 	"github.com/droverhq/drover/test/require"
 )
@@ -237,7 +238,7 @@ func TestPeerIDLooksAgain(t *testing.T) {
 		return p
 	}
 	a := pki.Identity{Kind: pki.Node, Node: uuid.New(), Name: "a"}
-	clk, removed := clock.NewFake(now), false
+	clk, removed := fakes.NewClock(now), false
 	own := pki.NewCredentials(pair(pki.Identity{Kind: pki.Node, Node: uuid.New(), Name: "b"}), clk, func(pki.Identity, *x509.Certificate) error {
 		if removed {
 			return dataset.Errorf(dataset.ErrForbidden, "node a was removed")
@@ -282,7 +283,7 @@ const (
 // Nothing but a reload loads the change.
 func TestProfilesFileThatChanges(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "profiles.yaml")
-	clk := clock.NewFake(time.Now())
+	clk := fakes.NewClock(time.Now())
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	write := func(text string) func() error {
@@ -344,7 +345,7 @@ func TestProfilesFileThatChanges(t *testing.T) {
 func TestProfilesFileIsWatched(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "profiles.yaml")
 	require.NoError(t, os.WriteFile(path, []byte(goodProfiles), 0o600))
-	clk := clock.NewFake(time.Now())
+	clk := fakes.NewClock(time.Now())
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	p, err := loadProfilesFile(path, clk, log)

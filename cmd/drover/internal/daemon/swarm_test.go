@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -164,12 +165,12 @@ func TestWithoutFactsTheLabelsStay(t *testing.T) {
 
 // waited is a clock that reports on begun when a caller starts to wait.
 type waited struct {
-	*clock.Fake
+	*fakes.Clock
 	begun chan struct{}
 }
 
 func (w *waited) After(d time.Duration) <-chan time.Time {
-	ch := w.Fake.After(d)
+	ch := w.Clock.After(d)
 	w.begun <- struct{}{}
 	return ch
 }
@@ -179,7 +180,7 @@ func TestRunLooksAgainAndSaysWhyOnce(t *testing.T) {
 	e := &docker{err: errors.New("connection refused"), asked: make(chan struct{})}
 	nodes := []api.Node{}
 	w := watcher(e, &nodes)
-	c := &waited{clock.NewFake(time.Unix(0, 0)), make(chan struct{})}
+	c := &waited{fakes.NewClock(time.Unix(0, 0)), make(chan struct{})}
 	var log bytes.Buffer
 	l := logrus.New()
 	l.SetOutput(&log)

@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
+	"github.com/droverhq/drover/test/fakes"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -157,7 +158,7 @@ func TestBundleOfAContainer(t *testing.T) {
 	} {
 		require.NoError(t, err)
 	}
-	b.Runner = run.Func(func(context.Context, run.Command) (run.Result, error) {
+	b.Runner = fakes.Run(func(context.Context, run.Command) (run.Result, error) {
 		return run.Result{Stdout: []byte("another journal\n")}, nil
 	})
 	files, err := b.collect(t)
@@ -189,7 +190,7 @@ func TestBundleOfAContainer(t *testing.T) {
 func TestBundleWithoutServer(t *testing.T) {
 	b := newBench(t)
 	b.address, b.Config = "unix://"+b.dir+"/none", b.dir+"/missing.yaml"
-	b.Runner = run.Func(func(context.Context, run.Command) (run.Result, error) {
+	b.Runner = fakes.Run(func(context.Context, run.Command) (run.Result, error) {
 		return run.Result{Stdout: []byte("token=hunter2\nlast line of the journal\n")}, errors.New("journalctl: \x1b[2Jtoken=hunter2")
 	})
 	b.run = func(_ context.Context, out, notes io.Writer, args ...string) error {
