@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // copyHolder is a process in a mount namespace that has a copy of each mount of the host.
@@ -53,9 +54,7 @@ func holdCopy(t *testing.T, user []string, setup, path string) *copyHolder {
 	if err == nil {
 		err = c.Start()
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	t.Cleanup(h.end)
 	h.out = bufio.NewReader(out)
 	if line, err := h.out.ReadString('\n'); line != "ready\n" {
@@ -102,18 +101,14 @@ func loopHostOn(t *testing.T, fs string) *agenttest.Host {
 
 func perform(t *testing.T, r *agenttest.Host, q api.Request) {
 	t.Helper()
-	if err := r.Perform(t.Context(), q); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Perform(t.Context(), q))
 }
 
 // headOf returns a digest of the image of a volume.
 func headOf(t *testing.T, r *agenttest.Host, d dataset.Dataset) []byte {
 	t.Helper()
 	f, err := os.Open(filepath.Join(r.Pool().Info().Path, "datasets", d.ID.String(), "head.img"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
@@ -142,9 +137,7 @@ func TestI11CopyOfTheMountIsNoUse(t *testing.T) {
 			d := r.NewVolume("db", opts)
 			hold := func(text string) {
 				path := r.MustMount("db", "copied")
-				if err := os.WriteFile(filepath.Join(path, "file"), []byte(text), 0o600); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, os.WriteFile(filepath.Join(path, "file"), []byte(text), 0o600))
 				holdCopy(t, nobody, ":", path)
 				r.MustUnmount("db", "copied")
 			}
@@ -205,9 +198,7 @@ func TestI3RestoreFencesWhoHasACopy(t *testing.T) {
 				t.Errorf("restored %q", got)
 			}
 			e, err := r.Pool().Stat(t.Context(), d.ID)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			kept := e.Snapshots[slices.IndexFunc(e.Snapshots, func(s dataset.Snapshot) bool {
 				return s.Kind == dataset.SnapshotRestore
 			})]

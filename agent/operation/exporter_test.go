@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/fakes"
+	"github.com/droverhq/drover/test/require"
 )
 
 // An export reports which sockets are missing from its archive.
@@ -25,9 +26,7 @@ func TestExportReportsSkippedSockets(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
 	head := filepath.Join(r.Root, "pool/datasets", d.ID.String(), "head")
-	if err := unix.Mknod(filepath.Join(head, "mysql.sock"), unix.S_IFSOCK|0o600, 0); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, unix.Mknod(filepath.Join(head, "mysql.sock"), unix.S_IFSOCK|0o600, 0))
 	var archive bytes.Buffer
 	lacks, err := r.Export(t.Context(), "db", "", &archive)
 	if err != nil || lacks.Count != 1 || len(lacks.First) != 1 || lacks.First[0] != "mysql.sock" {

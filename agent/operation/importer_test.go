@@ -17,25 +17,18 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
+	"github.com/droverhq/drover/test/require"
 )
 
 // An import examines the folder that it opened, even if another folder has that name by then.
 func TestI6ImportLooksAtWhatItOpened(t *testing.T) {
 	top := t.TempDir()
-	if err := os.MkdirAll(top+"/src/sub", 0o755); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.MkdirAll(top+"/src/sub", 0o755))
 	src, err := safefile.OpenFolder(top + "/src")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer src.Close()
-	if err := errors.Join(os.Rename(top+"/src", top+"/moved"), os.Mkdir(top+"/src", 0o755)); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("none", top+"/moved/sub", "tmpfs", 0, "size=1m"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(os.Rename(top+"/src", top+"/moved"), os.Mkdir(top+"/src", 0o755)))
+	require.NoError(t, unix.Mount("none", top+"/moved/sub", "tmpfs", 0, "size=1m"))
 	t.Cleanup(func() {
 		if err := unix.Unmount(top+"/moved/sub", unix.MNT_DETACH); err != nil {
 			t.Error(err)
@@ -131,9 +124,7 @@ func (p *lateStatus) Status(context.Context) dataset.PoolStatus {
 // pool is not known when the restore begins, one flush replaces it.
 func TestRestoreFlushesOnceWithoutFirstStatus(t *testing.T) {
 	root, err := os.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer root.Close()
 	p, flushes := &lateStatus{}, 0
 	w := &spaceWatch{Importer: newImporter(), pool: p, root: root, sync: func(*os.File) error {
@@ -142,9 +133,7 @@ func TestRestoreFlushesOnceWithoutFirstStatus(t *testing.T) {
 	}}
 	w.begin(p.Status(t.Context()))
 	for range 20 {
-		if err := w.check(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, w.check(t.Context()))
 	}
 	if flushes != 1 {
 		t.Errorf("20 examinations flushed %d times, want once", flushes)
@@ -164,9 +153,7 @@ func (tightPool) Status(context.Context) dataset.PoolStatus {
 // syncfs(2) reports an error of the writeback once to each descriptor, so an examination must not drop it.
 func TestCheckReportsFlushError(t *testing.T) {
 	root, err := os.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer root.Close()
 	lost := true
 	w := &spaceWatch{Importer: newImporter(), pool: tightPool{}, root: root, sync: func(*os.File) error {

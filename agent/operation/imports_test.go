@@ -25,6 +25,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // imported imports a folder, and returns the ended operation.
@@ -46,12 +47,8 @@ func TestImportRefusesMountsInFolder(t *testing.T) {
 	r := agenttest.New(t)
 	src := t.TempDir()
 	sub := src + "/sub"
-	if err := os.Mkdir(sub, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("none", sub, "tmpfs", 0, "size=1m"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Mkdir(sub, 0o755))
+	require.NoError(t, unix.Mount("none", sub, "tmpfs", 0, "size=1m"))
 	t.Cleanup(func() {
 		if err := unix.Unmount(sub, unix.MNT_DETACH); err != nil {
 			t.Error(err)
@@ -70,30 +67,20 @@ func TestImportRefusesMountsInFolder(t *testing.T) {
 func TestI6ImportRefusesDroversFolders(t *testing.T) {
 	r := agenttest.New(t)
 	elsewhere, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	links, bound, beside := elsewhere+"/links", elsewhere+"/bound", elsewhere+"/beside"
 	for _, dir := range []string{links, bound, beside, r.Root + "/pool/inner", r.MountRoot() + "/some"} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.MkdirAll(dir, 0o700))
 	}
 	for name, to := range map[string]string{"root": r.Root, "parent": filepath.Dir(r.Root), "inner": r.Root + "/pool/inner"} {
-		if err := os.Symlink(to, links+"/"+name); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Symlink(to, links+"/"+name))
 	}
 	bind := func(from string, then func()) {
 		t.Helper()
-		if err := unix.Mount(from, bound, "", unix.MS_BIND, ""); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, unix.Mount(from, bound, "", unix.MS_BIND, ""))
 		then()
 		// The job closes the folder after its operation has ended.
-		if err := unix.Unmount(bound, unix.MNT_DETACH); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, unix.Unmount(bound, unix.MNT_DETACH))
 	}
 	refused := func(path, says string) {
 		t.Helper()
@@ -131,9 +118,7 @@ func TestI6ImportRefusesDroversFolders(t *testing.T) {
 func TestI6ImportThroughLinks(t *testing.T) {
 	r := agenttest.New(t)
 	top, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	const user = 65534
 	var errs []error
 	for _, dir := range []string{"real/data", "secret/data", "theirs"} {
@@ -144,9 +129,7 @@ func TestI6ImportThroughLinks(t *testing.T) {
 		os.WriteFile(top+"/secret/data/file", []byte("secret"), 0o600),
 		os.Symlink("real", top+"/link"), os.Symlink("../secret", top+"/theirs/dir"),
 		os.Lchown(top+"/theirs/dir", user, user), os.Chown(top+"/theirs", user, user))
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(errs...))
 	if op := imported(r, "meant", top+"/link/data"); op.State != dataset.OpDone {
 		t.Errorf("%s, %+v", op.State, op.Problem)
 	}
@@ -163,13 +146,9 @@ func TestI6ImportThroughLinks(t *testing.T) {
 func TestI6ImportOfALink(t *testing.T) {
 	r := agenttest.New(t)
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "secret"), []byte("another's"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "secret"), []byte("another's"), 0o600))
 	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(dir, link); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Symlink(dir, link))
 	if op := imported(r, "all", link); op.Problem == nil || op.Problem.Code != "invalid" {
 		t.Errorf("%s, %+v", op.State, op.Problem)
 	}
@@ -180,15 +159,11 @@ func TestI6ImportOfADamagedArchive(t *testing.T) {
 	r := agenttest.New(t)
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
-	if err := w.WriteHeader(&tar.Header{Name: "file", Mode: 0o600, Size: 3 << 10}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, w.WriteHeader(&tar.Header{Name: "file", Mode: 0o600, Size: 3 << 10}))
 	if _, err := w.Write(bytes.Repeat([]byte("drover"), 512)); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, w.Close())
 	whole := archive.Bytes()
 	flipped := bytes.Clone(whole)
 	flipped[100] ^= 1
@@ -220,13 +195,9 @@ func TestImportUsesTheCallersOperationID(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
 	var archive bytes.Buffer
-	if err := tar.NewWriter(&archive).Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, tar.NewWriter(&archive).Close())
 	used, err := r.Link.Service.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpCreate, Volume: "db"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	req := api.Request{ID: used.Operation.ID, Volume: "new"}
 	if _, err := r.Import(ctx, req, bytes.NewReader(archive.Bytes())); !errors.Is(err, dataset.ErrExists) {
 		t.Errorf("with an ID that is used: %v", err)
@@ -268,9 +239,7 @@ func TestI2ImportSurvivesAPowerCut(t *testing.T) {
 			})
 			text := strings.Repeat("imported ", 1000)
 			d, err := r.Import(t.Context(), api.Request{Volume: "db"}, archiveOf(t, "token", text))
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			found, err := filepath.Glob(filepath.Join(scratch.MountImage(t, of.fstype, cut), "pool", "*", d.ID.String(), "*", "token"))
 			if err != nil || len(found) != 1 {
 				t.Fatalf("after the cut there is %v, %v", found, err)
@@ -288,19 +257,13 @@ func TestImportDoesNotFillPool(t *testing.T) {
 	r := newLoopHost(t, 4)
 	r.NewVolume("other", map[string]string{"size": "600MiB"})
 	f, err := os.Create(filepath.Join(r.MustMount("other", "user"), "f"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	_, err = f.Write(bytes.Repeat([]byte("x"), 400<<20))
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(err, f.Sync(), f.Close()))
 	p, _ := r.Pools.ByName("default")
 	free := func() dataset.Size {
 		st, err := r.Pools.ReadStatus(t.Context(), p.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		return st.Free
 	}
 	before := free()
@@ -308,9 +271,7 @@ func TestImportDoesNotFillPool(t *testing.T) {
 	const size = 700 << 20
 	var head bytes.Buffer
 	w := tar.NewWriter(&head)
-	if err := w.WriteHeader(&tar.Header{Name: "f", Typeflag: tar.TypeReg, Mode: 0o600, Size: size}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, w.WriteHeader(&tar.Header{Name: "f", Typeflag: tar.TypeReg, Mode: 0o600, Size: size}))
 	content := readerFunc(func(b []byte) (int, error) {
 		least = min(least, free())
 		for i := range b {
@@ -345,13 +306,9 @@ func TestImportLeavesInodes(t *testing.T) {
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
 	for i := range inodes {
-		if err := w.WriteHeader(&tar.Header{Name: strconv.Itoa(i), Typeflag: tar.TypeReg, Mode: 0o600}); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, w.WriteHeader(&tar.Header{Name: strconv.Itoa(i), Typeflag: tar.TypeReg, Mode: 0o600}))
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, w.Close())
 	_, err := r.Import(t.Context(), api.Request{Volume: "db"}, &archive)
 	if !errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), "has hardly any inodes left") {
 		t.Errorf("import: %v", err)

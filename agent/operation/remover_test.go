@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A condemned dataset that could not be destroyed because the host still used it is destroyed later, without a
@@ -29,31 +30,19 @@ func TestPurgeOfBusyDatasetIsRetried(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
 	d := r.NewVolume("db")
-	if err := r.Remove(ctx, "db"); err != nil {
-		t.Fatal(err)
-	}
-	if err := mounting.MakeMountPoint(r.MountPath(d.ID)); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Mounter.MountDataset(ctx, r.Pool(), d, r.MountPath(d.ID)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Remove(ctx, "db"))
+	require.NoError(t, mounting.MakeMountPoint(r.MountPath(d.ID)))
+	require.NoError(t, r.Mounter.MountDataset(ctx, r.Pool(), d, r.MountPath(d.ID)))
 	shell, err := os.Open(r.MountPath(d.ID))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer shell.Close()
 	out, err := r.Link.Service.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpPurge, Volume: d.ID.String()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	agenttest.Await(t, func() bool {
 		op, known := r.Runner.Lookup(ctx, out.Operation.ID)
 		return known && op.State == dataset.OpFailed
 	})
-	if err := shell.Close(); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, shell.Close())
 	agenttest.Await(t, func() bool {
 		r.FakeClock.Advance(controlsync.PurgeEvery)
 		return len(r.ListPool("datasets")) == 0
@@ -118,14 +107,10 @@ func TestPurgeOfCopyAsksControlFirst(t *testing.T) {
 	updates(api.Request{Profile: "plain"})
 	agenttest.Await(t, func() bool { return f.KeptCopy().Kind == dataset.CopyCondemned })
 	e, err := f.A.Pool().Stat(t.Context(), d.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	says := func(from, to string, well bool) {
 		t.Helper()
-		if err := os.Rename(from, to); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, os.Rename(from, to))
 		f.A.News.Changed(d.ID)
 		agenttest.Await(t, func() bool { st := f.Recorded("db").Status; return st != nil && (st.Problem == "") == well })
 	}
@@ -234,17 +219,11 @@ func TestOperationAfterDeleteChangesNothing(t *testing.T) {
 			r := newLoopHost(t, 0)
 			d := r.NewVolume("db", map[string]string{"size": "300MiB"})
 			first := api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"}
-			if err := r.Perform(t.Context(), first); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, r.Perform(t.Context(), first))
 			before, err := r.Pool().Stat(t.Context(), d.ID)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			unlock, err := r.Locks.Lock(t.Context(), d.ID, "test")
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			ended := make(chan error, 1)
 			req.Volume = "db"
 			go func() { ended <- r.Perform(t.Context(), req) }()
@@ -293,21 +272,13 @@ func TestStatusIsKnownAfterCreate(t *testing.T) {
 			wantIdle(t, r, made, "create", used)
 			wantIdle(t, r, r.NewVolume("copy", map[string]string{"from": "db"}), "clone", used)
 			var archive bytes.Buffer
-			if err := tar.NewWriter(&archive).Close(); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, tar.NewWriter(&archive).Close())
 			imported, err := r.Import(ctx, api.Request{ID: uuid.New(), Volume: "imported"}, &archive)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			wantIdle(t, r, imported, "import", used)
-			if err := r.Remove(ctx, "db"); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, r.Remove(ctx, "db"))
 			_, err = r.Link.Service.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpUndelete, Volume: made.ID.String()})
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			wantIdle(t, r, made, "restored from the trash", used)
 		})
 	}

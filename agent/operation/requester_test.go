@@ -22,6 +22,7 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // slow is backend dir whose calls take as long as the test wants.
@@ -117,9 +118,7 @@ func TestI8SlowCreateReportsOperation(t *testing.T) {
 	again := make(chan error, 1)
 	go func() { again <- r.Create(ctx, "db", nil) }()
 	close(s.gate)
-	if err := <-again; err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, <-again)
 	op, err := r.Control.Operation(ctx, named[1], time.Minute)
 	if err != nil || op.State != dataset.OpDone {
 		t.Errorf("%+v, %v", op, err)
@@ -179,15 +178,11 @@ func TestI8SlowMountCountsNoUse(t *testing.T) {
 	}
 	r.MountDataset(d, "second")
 	r.WantUses(d, "second")
-	if err := r.Unmount(ctx, "db", "second"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Unmount(ctx, "db", "second"))
 	r.WantUses(d)
 
 	// No further request comes.
-	if err := r.Mounter.EnsureMounted(ctx, d, 0); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Mounter.EnsureMounted(ctx, d, 0))
 	r.FakeClock.Advance(mounting.IdleLimit)
 	r.Unmounter.UnmountIdle()
 	agenttest.Await(t, func() bool { mounted, err := host.IsMountPoint(r.MountPath(d.ID)); return err == nil && !mounted })
@@ -265,9 +260,7 @@ func TestRepeatedCreateResumesOnOtherNode(t *testing.T) {
 		t.Fatalf("%+v, %v", list.Items, err)
 	}
 	b.StartWith(cfg)
-	if err := a.Create(t.Context(), "db", opts); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, a.Create(t.Context(), "db", opts))
 	if v, err := a.Control.Volume(t.Context(), "db"); err != nil || v.Home != b.NodeID {
 		t.Errorf("%+v, %v", v, err)
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // An answer of control that was read before an operation ended, and is applied afterwards, does not repeat the
@@ -30,13 +31,9 @@ func TestEndedOperationIsNotResumed(t *testing.T) {
 	ctx := t.Context()
 	from := t.TempDir()
 	file := func(dir string) string { return filepath.Join(dir, "file") }
-	if err := os.WriteFile(file(from), []byte("imported"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(file(from), []byte("imported"), 0o600))
 	out, err := r.Link.Service.Submit(ctx, api.Request{ID: uuid.New(), Kind: dataset.OpImport, Volume: "db", Path: from})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	stale := api.Sync{Cluster: r.Identity.Cluster(), Operations: []dataset.Operation{*out.Operation}}
 	agenttest.Await(t, func() bool {
 		op, known := r.Runner.Lookup(ctx, out.Operation.ID)
@@ -48,23 +45,15 @@ func TestEndedOperationIsNotResumed(t *testing.T) {
 	}
 	r.MountDataset(d, "id")
 	path := file(r.MountPath(d.ID))
-	if err := os.WriteFile(path, []byte("written since"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Unmount(ctx, "db", "id"); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Follower.Apply(ctx, stale, controlsync.KnownState{}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, []byte("written since"), 0o600))
+	require.NoError(t, r.Unmount(ctx, "db", "id"))
+	require.NoError(t, r.Follower.Apply(ctx, stale, controlsync.KnownState{}))
 	agenttest.Await(t, func() bool { return r.Jobs.Count() == 0 })
 	r.MountDataset(d, "id")
 	if b, err := os.ReadFile(path); err != nil || string(b) != "written since" {
 		t.Errorf("it holds %q, %v", b, err)
 	}
-	if err := r.Unmount(ctx, "db", "id"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Unmount(ctx, "db", "id"))
 }
 
 // between calls a function after an agent has made a dataset and before the dataset is recorded.
@@ -394,9 +383,7 @@ func archiveOf(t *testing.T, file, text string) *bytes.Buffer {
 	if err == nil {
 		_, err = w.Write([]byte(text))
 	}
-	if err := errors.Join(err, w.Close()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(err, w.Close()))
 	return &archive
 }
 
@@ -419,9 +406,7 @@ func TestRecordBesideDataFollowsUpdates(t *testing.T) {
 		}
 		says(func(d dataset.Dataset) bool { return d.Protected == protect })
 	}
-	if err := r.Remove(t.Context(), "db"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Remove(t.Context(), "db"))
 	says(func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 }
 

@@ -29,6 +29,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 const (
@@ -111,9 +112,7 @@ func TestFailedResizeAfterMoveIsRetried(t *testing.T) {
 	says := func(when string, says bool) {
 		t.Helper()
 		list, err := f.A.Doctor(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		named := slices.ContainsFunc(list, func(x api.Finding) bool { return x.Level == api.LevelError && strings.HasPrefix(x.Text, want) })
 		st := f.A.Status.Status(t.Context(), f.Recorded("db").Dataset)
 		if named != says || strings.HasPrefix(st.Problem, want) != says {
@@ -198,9 +197,7 @@ func TestUndersizedVolumeGrowsAtNextHome(t *testing.T) {
 	t.Parallel()
 	f, d, _ := undersizes(t)
 	f.A.WriteFile("db", "token", "later")
-	if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db"}))
 	if s, err := f.Service.Snapshot(t.Context(), "db", f.Recorded("db").HeadParent.String()); err != nil || s.Size != sizeBefore {
 		t.Errorf("a snapshot of it has %s on record, %v", s.Size, err)
 	}
@@ -256,9 +253,7 @@ func TestRelinquishedVolumeIsNotResized(t *testing.T) {
 func TestUndersizedIsRecordedUntilControlAnswers(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
-	if err := r.Sizes.Defer(t.Context(), d.ID, operation.DeferredResize{Why: "no room"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Sizes.Defer(t.Context(), d.ID, operation.DeferredResize{Why: "no room"}))
 	r.Cache.Remove(d.ID)
 	keeps := func(when string, want bool) {
 		t.Helper()
@@ -326,9 +321,7 @@ func TestDefaultSizeFitsPool(t *testing.T) {
 	if st.Provisioned != d.Size || st.DefaultSize != d.Size {
 		t.Errorf("%+v, want %d provisioned", st, d.Size)
 	}
-	if err := r.Remove(t.Context(), "db"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Remove(t.Context(), "db"))
 	agenttest.Await(t, func() bool { return r.Cache.Provisioned(p.ID) == 0 })
 }
 
@@ -353,9 +346,7 @@ func TestOvercommitPolicy(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"one", "two"} {
-		if err := create(name, "size=600MiB"); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, create(name, "size=600MiB"))
 	}
 	refused("create", create("three", "size=600MiB"))
 	refused("create with the default size", create("three"))
@@ -377,9 +368,7 @@ func TestOvercommitPolicy(t *testing.T) {
 	// Two concurrent creates do not exceed the policy together.
 	st, _ := r.Pools.ReadStatus(t.Context(), p.ID)
 	release, err := r.Pools.Reserve(p.ID, st, uuid.New(), 100*dataset.MiB)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	_, err = r.Pools.Reserve(p.ID, st, uuid.New(), 100*dataset.MiB)
 	refused("a second create", err)
 	release()
@@ -399,12 +388,8 @@ func (restoreless) Restore(context.Context, uuid.UUID, uuid.UUID, dataset.Snapsh
 func TestRestoreInFullPoolHasRemedy(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
-	if err := r.Create(ctx, "db", nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Create(ctx, "db", nil))
+	require.NoError(t, r.Perform(ctx, api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "first"}))
 	p, _ := r.Pools.ByName("default")
 	r.Pools.Change(p.ID, func(p *pool.Pool) { p.Storage = restoreless{p.Storage} })
 	err := r.Perform(ctx, api.Request{Kind: dataset.OpRestore, Volume: "db", Snapshot: "first"})
@@ -419,9 +404,7 @@ func TestUsageIsKnownAfterResize(t *testing.T) {
 	r := newLoopHost(t, 0)
 	d := r.NewVolume("db", map[string]string{"size": "300MiB"})
 	r.MustMount("db", "user")
-	if err := r.Perform(t.Context(), api.Request{Kind: dataset.OpResize, Volume: "db", Size: "600MiB"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Perform(t.Context(), api.Request{Kind: dataset.OpResize, Volume: "db", Size: "600MiB"}))
 	v, err := r.Cluster.Client.Volume(t.Context(), d.ID.String())
 	if err != nil || v.Status == nil || v.Status.Usage == nil {
 		t.Fatalf("%+v, %v", v.Status, err)

@@ -29,6 +29,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
+	"github.com/droverhq/drover/test/require"
 )
 
 // narrow is backend dir that shares blocks, with a pool whose free and used space the test sets.
@@ -115,13 +116,9 @@ func TestFinishedScheduledSnapshotIsReportedFromTightPool(t *testing.T) {
 	ctx := t.Context()
 	d := r.NewVolume("db")
 	out, err := r.Control.Plan(ctx, r.Node(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Scheduled: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	p, _ := r.Pools.ByName("default")
-	if err := p.Storage.Snapshot(ctx, *out.Operation.Snapshot, nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, p.Storage.Snapshot(ctx, *out.Operation.Snapshot, nil))
 	n.free = dataset.GiB
 	if _, err := r.Execute(ctx, &host.Job{}, *out.Operation); err != nil {
 		t.Errorf("again: %v", err)
@@ -141,9 +138,7 @@ func TestFailoverUsesNewestSnapshotOfLastEpoch(t *testing.T) {
 	take := func(kind dataset.SnapshotKind, epoch uint64, at time.Time) uuid.UUID {
 		t.Helper()
 		s := dataset.Snapshot{ID: uuid.New(), Dataset: d.ID, Volume: d.Volume, Kind: kind, Epoch: epoch, Created: at}
-		if err := r.Pool().Snapshot(t.Context(), s, nil); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.Pool().Snapshot(t.Context(), s, nil))
 		return s.ID
 	}
 	take(dataset.SnapshotManual, 1, noon.Add(time.Hour)) // of a home whose clock was ahead
@@ -154,9 +149,7 @@ func TestFailoverUsesNewestSnapshotOfLastEpoch(t *testing.T) {
 	op := &dataset.Operation{
 		Volume: d.Volume, DatasetID: d.ID, Loss: &dataset.Loss{Snapshot: said, Epoch: 2, Taken: noon},
 	}
-	if err := r.ContinueFromBest(t.Context(), r.Pool(), op); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.ContinueFromBest(t.Context(), r.Pool(), op))
 	if l := op.Loss; l.Snapshot != want || l.Epoch != 2 || !l.Taken.Equal(noon.Add(time.Minute)) || !slices.Equal(l.SurvivingSnapshots, []uuid.UUID{later}) {
 		t.Errorf("the volume continues from %+v", l)
 	}
@@ -177,9 +170,7 @@ func TestC4SnapshotOrderWithClockSetBack(t *testing.T) {
 		if err == nil {
 			_, err = r.Execute(t.Context(), &host.Job{}, *plan.Operation)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 	}
 	wantNewest := func(name string) dataset.Snapshot {
 		t.Helper()
@@ -197,9 +188,7 @@ func TestC4SnapshotOrderWithClockSetBack(t *testing.T) {
 		t.Errorf("the clock says %s, and the snapshot was taken at %s", r.FakeClock.Now(), s.Created)
 	}
 	given, _, err := r.TransferSource.TakeSnapshot(t.Context(), d.ID, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	if s := wantNewest(""); s.ID != given.ID {
 		t.Errorf("the newest is %s, and another node was given %s", s.ID, given.ID)
 	}
@@ -223,16 +212,12 @@ func TestSnapshotsHaveTimeOfHome(t *testing.T) {
 			{ID: uuid.New(), Kind: dataset.OpRestore, Volume: "db", Snapshot: fmt.Sprintf("cut-%t", cut)},
 		} {
 			plan, err := r.Registration.Plan(t.Context(), req)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			op := *plan.Operation
 			if cut {
 				tried := *op.Snapshot
 				tried.Created = r.FakeClock.Now()
-				if err := r.Pool().Snapshot(t.Context(), tried, nil); err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, r.Pool().Snapshot(t.Context(), tried, nil))
 				r.FakeClock.Advance(time.Minute)
 			}
 			if _, err := r.Execute(t.Context(), &host.Job{}, op); err != nil {
@@ -265,9 +250,7 @@ type state struct {
 // commits the times of the files before their content is written.
 func rewriteFiles(t *testing.T, dir string, count int, stop <-chan struct{}) (wait func()) {
 	wal, err := os.Create(filepath.Join(dir, "wal"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	ended := make(chan error, 2)
 	running := func() bool {
 		select {
@@ -323,9 +306,7 @@ func TestSnapshotUnderWriterIsExact(t *testing.T) {
 			wait()
 		}
 		name := fmt.Sprintf("s%d", i)
-		if err := f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: name}); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: name}))
 		s, err := f.A.Control.Snapshot(t.Context(), "db", name)
 		if err != nil || !s.Exact {
 			t.Fatalf("snapshot %+v, %v", s, err)
@@ -350,9 +331,7 @@ func statesOf(t *testing.T, h *agenttest.Host, d dataset.Dataset, snapshot uuid.
 		t.Fatal(err)
 	}
 	root, err := mounting.OpenRoot(t.Context(), h.Pool(), clone.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	all := map[int]state{}
 	for n := 0; ; n++ {
 		fd, err := unix.Openat(int(root.Fd()), fmt.Sprint(n), unix.O_RDONLY, 0)
@@ -361,9 +340,7 @@ func statesOf(t *testing.T, h *agenttest.Host, d dataset.Dataset, snapshot uuid.
 		}
 		var st unix.Stat_t
 		var s state
-		if err := unix.Fstat(fd, &st); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, unix.Fstat(fd, &st))
 		_, _ = unix.Pread(fd, s.content[:1], 0)
 		_, _ = unix.Pread(fd, s.content[1:], 8191)
 		s.ctime = st.Ctim
@@ -371,9 +348,7 @@ func statesOf(t *testing.T, h *agenttest.Host, d dataset.Dataset, snapshot uuid.
 		unix.Close(fd)
 	}
 	root.Close()
-	if err := h.Pool().Delete(t.Context(), clone.ID); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, h.Pool().Delete(t.Context(), clone.ID))
 	return all
 }
 
@@ -392,16 +367,12 @@ func TestCloneOfSourceResizedMeanwhile(t *testing.T) {
 				c.Pools = []pool.Config{cfg}
 			})
 			const had, has = 64 * dataset.MiB, 128 * dataset.MiB
-			if err := r.Create(t.Context(), "db", map[string]string{"size": had.String()}); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, r.Create(t.Context(), "db", map[string]string{"size": had.String()}))
 			plan := func(name string, options map[string]string) *dataset.Operation {
 				options["from"] = "db"
 				req := api.Request{ID: uuid.New(), Kind: dataset.OpClone, Volume: name, Options: options}
 				p, err := r.Control.Plan(t.Context(), r.Node(), req)
-				if err != nil {
-					t.Fatal(err)
-				}
+				require.NoError(t, err)
 				return p.Operation
 			}
 			free, sized := plan("free", map[string]string{}), plan("sized", map[string]string{"size": had.String()})
@@ -411,9 +382,7 @@ func TestCloneOfSourceResizedMeanwhile(t *testing.T) {
 			agenttest.Await(t, func() bool { d, _ := r.Cache.Volume("db"); return d.Size == has })
 
 			out, err := r.Handler(dataset.OpCreate)(t.Context(), &host.Job{}, free)
-			if err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, err)
 			if d := out.Dataset; d.Size != has || d.Profile.Size != has {
 				t.Errorf("the clone of %s has %s, and promises %s", has, d.Size, d.Profile.Size)
 			}
