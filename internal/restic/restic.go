@@ -242,7 +242,7 @@ func (r *Repository) runOnce(ctx context.Context, c command, args ...string) (ru
 	if err != nil {
 		return run.Result{}, r.failed(err)
 	}
-	defer held.Close() // an error if it is nil, which does not matter
+	defer func() { _ = held.Close() }() // an error if it is nil, which does not matter
 	name, unlock, args := "restic", args[0] == "unlock", slices.Concat(at.args, r.global(), args)
 	if c.idle {
 		name, args = background[0], slices.Concat(background[1:], []string{name}, args)
