@@ -49,8 +49,8 @@ type spaceWatch struct {
 
 // KeepReserve calls work, which makes and reads a clone that only Drover knows, and removes it. The clone keeps the
 // blocks that users of its source overwrite, or is a copy. Once the pool has less free space than backends.Reserve,
-// KeepReserve cancels the context of work, and fails with dataset.ErrNoSpace, which is also the cause of that context.
-// Work must end at once then: until the clone is removed, users take the reserve.
+// KeepReserve cancels the context of work with an error of the kind dataset.ErrNoSpace, and returns that error. Work
+// must then end at once: until the clone is removed, users take the reserve.
 func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, work func(ctx context.Context) error) error {
 	working, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -250,7 +250,7 @@ func TestCheckpointGoesOnMeanwhile(t *testing.T) {
 	}
 	r.done.Offset, r.done.End = 9, 90
 	if err := r.checkpoint(); err != nil || r.safe != 0 {
-		t.Errorf("%v, %d bytes are about to be on record", err, r.safe)
+		t.Errorf("%v, the receiver has %d bytes to record", err, r.safe)
 	}
 	if r.measured != 0 {
 		t.Error("it looked for room too early")

@@ -20,7 +20,7 @@ func NoError(t T, err error) {
 	}
 }
 
-// NoErrorf is NoError. The failure starts with what was done.
+// NoErrorf does what NoError does. Its failure message begins with the formatted text.
 func NoErrorf(t T, err error, format string, args ...any) {
 	t.Helper()
 	if err != nil {
@@ -36,7 +36,7 @@ func ErrorIs(t T, err, want error) {
 	}
 }
 
-// ErrorIsf is ErrorIs. The failure starts with what was done.
+// ErrorIsf does what ErrorIs does. Its failure message begins with the formatted text.
 func ErrorIsf(t T, err, want error, format string, args ...any) {
 	t.Helper()
 	if !errors.Is(err, want) {

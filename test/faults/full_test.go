@@ -179,7 +179,7 @@ func (d *disk) unplug(t testing.TB) {
 	}
 }
 
-// copy returns the present state of the disk: it lacks what the kernel has not written yet.
+// copy returns a copy of the disk, without the data that the kernel has not written to it yet.
 func (d *disk) copy(t testing.TB) (image string) {
 	t.Helper()
 	image = filepath.Join(filepath.Dir(d.image), uuid.NewString())

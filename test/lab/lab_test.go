@@ -259,8 +259,8 @@ func tail(lines []string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// The output of a test program with -test.v=test2json: a test that fails between two that do not, one that prints
-// what it should not, one with a slash in its name, and one that does not end.
+// program is the output of a test program with -test.v=test2json: some tests pass, one fails, one prints a line that
+// looks like a result, one has a slash in its name, and one does not end.
 const program = "\x16=== RUN   TestA\n" +
 	"\x16=== RUN   TestA/one\n" +
 	"    a_test.go:1: wrong\n" +

@@ -423,6 +423,6 @@ func TestPage(t *testing.T) {
 		t.Errorf("only %d commands are on the page", commands)
 	}
 	if got := w.podman(t, "volume", "inspect", "--format", "{{.Timeout}}", "db"); got != "60" {
-		t.Errorf("Podman waits %s seconds for an answer, not what the page says", got)
+		t.Errorf("Podman waits %s seconds for an answer, and docs/podman.md names another time", got)
 	}
 }

@@ -219,7 +219,7 @@ func testB3(t *testing.T, w *world) {
 	w.wantVolumes(t)
 }
 
-// unable is what the engine logs if nobody answers on a plugin's socket.
+// unable is the engine's log message about a plugin that does not answer on its socket.
 const unable = "Unable to connect to plugin"
 
 // TestB4Activated: B4 with the plugin's socket held by systemd.

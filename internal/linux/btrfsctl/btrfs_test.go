@@ -377,7 +377,7 @@ func TestLimit(t *testing.T) {
 	}
 }
 
-// A snapshot of a subvolume starts with the limit of that subvolume.
+// The snapshot of a subvolume gets the size limit of that subvolume.
 func TestCloneHasItsSourcesLimit(t *testing.T) {
 	p := newPool(t)
 	scratch.Quota(t, p.path, "full")

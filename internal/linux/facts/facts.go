@@ -2,10 +2,11 @@
 // memory, load, and whether the host is a virtual machine. It also formats facts for Swarm and Consul (Published, Tags,
 // Meta). The agent (agent/controlsync) reads the facts of its host. Control (control/membership) and the Swarm watcher
 // (cmd/drover/internal/daemon) publish them. Tests (internal/scratch) ask how much memory is free. The package starts
-// no process and uses no service. Only [Average] has state, which its caller protects. A new fact also needs a field of
-// dataset.Facts, a comparison in Facts.Differ of package dataset if its changes must be recorded, and, if a placement
-// may use it, an entry in package selector. publish.go decides what is published, and drover node inspect shows all
-// facts.
+// no process and uses no service. Only [Average] has state, which its caller protects.
+//
+// A new fact also needs a field of dataset.Facts. If its changes must be recorded, it needs a comparison in
+// Facts.Differ, and if a placement may use it, an entry in package selector. publish.go decides which facts are
+// published. drover node inspect shows all.
 package facts
 
 import (

@@ -233,7 +233,7 @@ func TestDetachedBesidePartialMounts(t *testing.T) {
 	}
 }
 
-// holdsHere reports whether this process holds what is mounted on a path.
+// holdsHere reports whether this process uses the filesystem that is mounted on a path.
 func holdsHere(t *testing.T, own mount.Mounts, path string) bool {
 	t.Helper()
 	e := own.At(path)

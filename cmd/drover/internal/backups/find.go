@@ -230,9 +230,9 @@ func findOne(ctx context.Context, a *cli.App, c cli.Remote, repository, ref stri
 }
 
 // nameError returns the error for an argument that is the name of a volume, and with which the ID of a backup begins.
-// It is nil if the argument has all digits of the ID, which only that backup has. A part of the ID does not say what is
-// meant: a volume can be named like it, and everybody with the password of any repository can store a backup there
-// whose ID begins with the digits of a name.
+// It is nil if the argument is a whole ID, because only one backup has it. A part of an ID is ambiguous: a volume can
+// have that name, and everybody with the password of any repository can store a backup there whose ID begins with the
+// digits of a name.
 func nameError(id string) error {
 	if len(id) == 64 {
 		return nil

@@ -131,8 +131,8 @@ func expired(list []restic.Backup, now time.Time) (ids []string) {
 	for i, b := range list {
 		times[i] = b.Time
 	}
-	// Exports that are not older than a day or so show the latest changes, and one of each day shows what was changed
-	// by mistake.
+	// The exports of the last day have the latest changes. One export of each day before has what was later changed by
+	// mistake.
 	for i, kept := range (dataset.Keep{Hourly: 24, Daily: 30}).Retained(times, time.UTC) {
 		if !kept {
 			ids = append(ids, list[i].ID)
