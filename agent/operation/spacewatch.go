@@ -226,9 +226,6 @@ func (w *spaceWatch) fullError(reserve dataset.Size) error {
 // its device yet. If the datasets of the pool share a filesystem, this includes the others. known is false if it cannot
 // be read.
 func (w *spaceWatch) usedBytes() (used dataset.Size, known bool) {
-	var st unix.Statfs_t
-	if unix.Fstatfs(int(w.root.Fd()), &st) != nil {
-		return 0, false
-	}
-	return dataset.Size(int64(st.Blocks-st.Bfree) * st.Frsize), true
+	n, err := fsctl.Used(w.root)
+	return dataset.Size(n), err == nil
 }

@@ -13,8 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/fakes"
@@ -371,4 +373,39 @@ func TestOpenWhenFull(t *testing.T) {
 	f.reopen()
 	f.fails(f.Snapshot(t.Context(), c.Keep, nil), dataset.ErrNoSpace, "nearly full")
 	f.must(f.Delete(t.Context(), c.Dataset.ID))
+}
+
+// The space of a removed snapshot can be used at once, also if the filesystem commits rarely.
+func TestRemovedSnapshotMakesRoom(t *testing.T) {
+	f := fixtureAt(t, scratch.Mount(t, "btrfs", 512<<20, "commit=300"))
+	ds, kept := dataset.Dataset{ID: uuid.New()}, dataset.Snapshot{ID: uuid.New()}
+	kept.Dataset = ds.ID
+	_, err := f.Create(t.Context(), ds)
+	f.must(err)
+	content := strings.Repeat("content ", 12<<20)
+	f.write(ds.ID, content)
+	f.must(f.Snapshot(t.Context(), kept, nil))
+	f.write(ds.ID, content)
+	tree, err := os.Open(filepath.Join(f.folder(ds.ID), shelf.TreeOf(kept.ID)))
+	f.must(err)
+	number, err := btrfsctl.ID(tree)
+	f.must(errors.Join(err, tree.Close()))
+	f.must(f.DeleteSnapshot(t.Context(), ds.ID, kept.ID))
+	disk, err := os.Open(f.disk)
+	f.must(err)
+	defer disk.Close()
+	state := btrfsctl.Deleting
+	for late := time.After(time.Minute); state != btrfsctl.Deleted; {
+		if state, err = btrfsctl.DeletionStateOf(disk, number); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-late:
+			t.Fatal("the kernel did not begin to remove its content")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	more := f.Status(t.Context()).Free + 64*dataset.MiB
+	f.must(os.WriteFile(filepath.Join(f.disk, "more"), make([]byte, more), 0o600))
+	f.must(fsctl.Sync(disk))
 }

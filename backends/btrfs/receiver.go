@@ -56,12 +56,12 @@ func (p *Pool) Receive(ctx context.Context, d backends.Delivery, r io.Reader,
 	if err := p.dropHead(ctx, f); err != nil {
 		return out, err
 	}
-	s := f.Spool(func(came int64) error { return p.roomFor(came, 0) }, p.step)
+	s := f.Spool(func(int64) error { return p.roomFor(0) }, p.step)
 	if out, err = s.Receive(ctx, d, Name, r, progress, base); err != nil {
 		return out, err
 	}
 	p.step("btrfs.receive.gathered")
-	if err := p.roomFor(out.Bytes, out.Bytes); err != nil {
+	if err := p.roomFor(out.Bytes); err != nil {
 		return out, err
 	}
 	if err := p.applyStream(ctx, f, shelf.TreeOf(d.Snapshot.ID), d.Base); err != nil {

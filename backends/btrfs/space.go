@@ -6,6 +6,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/btrfsctl"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
 
@@ -15,12 +16,9 @@ const minSize = 16 * dataset.MiB
 // Compresses implements backends.Compressor.
 func (p *Pool) Compresses() bool { return mount.Compresses(p.Shelf.Path()) }
 
-// roomFor checks the room, as Room does, for a transfer in progress. written is the number of bytes that the transfer
-// has written, and remaining the number that it will still write. The filesystem may not have counted the written bytes
-// yet: btrfs counts them with its next commit.
-func (p *Pool) roomFor(written, remaining int64) error {
-	commit := func() error { return p.Within(p.commit) }
-	return backends.CheckRoomFor(p.name, p.Shelf.Status, written, remaining, commit)
+// roomFor checks the room, as Room does, for a transfer that will write a number of bytes.
+func (p *Pool) roomFor(remaining int64) error {
+	return backends.CheckRoomFor(p.name, p.Shelf.Status, 0, remaining, func() error { return p.Within(fsctl.Sync) })
 }
 
 // checkSize fails with dataset.ErrUnsupported if no dataset of the pool can have this size.

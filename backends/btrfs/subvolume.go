@@ -109,7 +109,7 @@ func (s *subvolumes) Copy(ctx context.Context, from *shelf.Folder, name string, 
 	if err := checkNested(from, src); err != nil {
 		return err
 	}
-	if err := s.Destroy(ctx, to.Dir, copyName); err != nil {
+	if err := s.destroy(ctx, to.Dir, copyName); err != nil {
 		return err
 	}
 	s.Step("btrfs.copy.begun")
@@ -127,14 +127,16 @@ func (s *subvolumes) Copy(ctx context.Context, from *shelf.Folder, name string, 
 }
 
 // Destroy removes subvolumes, or folders with the subvolumes in them. Idempotent. Package shelf calls it as the Destroy
-// function of the pool.
+// function of the pool. The kernel removes their content only after a commit, which Destroy starts. From then on btrfs
+// frees the space before it refuses a write, which it does not before the commit (seen with Linux 6.18).
 func (s *subvolumes) Destroy(ctx context.Context, dir safefile.Dir, names ...string) error {
 	for _, name := range names {
 		if err := s.destroy(ctx, dir, name); err != nil {
 			return err
 		}
 	}
-	return nil
+	_, err := btrfsctl.StartSync(dir.File)
+	return err
 }
 
 func (s *subvolumes) destroy(ctx context.Context, dir safefile.Dir, name string) error {

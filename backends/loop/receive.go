@@ -88,10 +88,8 @@ type receiving struct {
 	flushing    chan error  // result of the checkpoint that is under way
 	flushFailed bool        // a flush has failed: see record
 
-	roomChecked int64        // position in the stream up to which the room was checked
-	free        dataset.Size // free space of the pool when it was measured
-	measured    int64        // position in the stream at that time
-	writtenBack int64        // offset in the image up to which the kernel has begun to write to the disk
+	roomChecked int64 // position in the stream up to which the room was checked
+	writtenBack int64 // offset in the image up to which the kernel has begun to write to the disk
 }
 
 // The distance between two checkpoints is 1/checkpointPart of the bytes that were received, but at least
@@ -147,9 +145,6 @@ func (r *receiving) run(ctx context.Context) (out backends.Stream, err error) {
 	}
 	r.safe, r.roomChecked = r.done.Offset, r.done.Offset
 	defer func() { r.base.close() }()
-	if err := r.measure(); err != nil {
-		return out, err
-	}
 	err = r.apply(ctx)
 	if err == nil {
 		err = r.complete(ctx)
@@ -251,31 +246,22 @@ func (r *receiving) startWriteback() {
 	_ = unix.SyncFileRange(int(r.image.Fd()), from, r.writtenBack-from, unix.SYNC_FILE_RANGE_WRITE)
 }
 
-// measure remembers the free space of the pool, for room. It fails with ErrNoSpace if the pool is nearly full.
-func (r *receiving) measure() error {
-	free, size, err := fsctl.SpaceOf(r.dir.File)
-	if err != nil {
-		return err
-	}
-	r.free, r.measured = dataset.Size(free), r.done.Offset
-	return backends.CheckRoom(r.to.name, r.free, dataset.Size(size))
-}
-
-// room calls measure if the pool may be nearly full. btrfs counts written blocks only with its next commit, about half
-// a minute later. So room subtracts the bytes that were received since the measurement.
+// room fails with ErrNoSpace if the pool is nearly full, also after a flush.
 func (r *receiving) room() error {
-	free, size, err := fsctl.SpaceOf(r.dir.File)
-	if err != nil {
-		return err
+	check := func() error {
+		free, size, err := fsctl.SpaceOf(r.dir.File)
+		if err != nil {
+			return err
+		}
+		return backends.CheckRoom(r.to.name, dataset.Size(free), dataset.Size(size))
 	}
-	left := min(dataset.Size(free), r.free-dataset.Size(r.done.Offset-r.measured))
-	if backends.CheckRoom(r.to.name, left, dataset.Size(size)) == nil {
+	if check() == nil {
 		return nil
 	}
 	if err := r.to.layout.Flush(r.dir); err != nil {
 		return err
 	}
-	return r.measure()
+	return check()
 }
 
 // wait waits for a checkpoint that is under way.

@@ -84,3 +84,27 @@ func TestFreeRemoved(t *testing.T) {
 		})
 	}
 }
+
+// TestWrittenCountsAtOnce: what is written counts as used, also on btrfs, whose statfs(2) counts it up to 30 s later.
+func TestWrittenCountsAtOnce(t *testing.T) {
+	at := scratch.Mount(t, "btrfs", scratch.Btrfs, "commit=300")
+	f, err := os.Create(filepath.Join(at, "file"))
+	require.NoError(t, err)
+	defer f.Close()
+	before, size, err := SpaceOf(f)
+	require.NoError(t, err)
+	used, err := Used(f)
+	require.NoError(t, err)
+	for n, flush := range []func() error{func() error { return nil }, f.Sync, func() error { return Sync(f) }} {
+		_, err := f.Write(make([]byte, 16<<20))
+		require.NoError(t, errors.Join(err, flush()))
+		want := int64(n+1) * 16 << 20
+		free, all, err := Space(at)
+		now, usedErr := Used(f)
+		require.NoError(t, errors.Join(err, usedErr))
+		near := func(a, b int64) bool { return max(a, b)-min(a, b) < 2<<20 }
+		if !near(all, size) || !near(before-free, want) || !near(now-used, want) {
+			t.Errorf("after %d bytes %d more are used, and %d less are free, of %d", want, now-used, before-free, all)
+		}
+	}
+}
