@@ -91,16 +91,18 @@ show_results() {
 
 # What takes longest comes first, so that nothing is left to run alone; named again, it is not run again.
 # internal/linux/mount makes mount tables that are too large to be read. Others look at all processes of the host
-# and take these for possible users of a volume, so it is run before them. So is guard, which measures how late it is.
+# and take these for possible users of a volume, so it is run before them. guard measures how late it is, so only what
+# mostly waits runs beside it.
 unit_tests() {
 	local packages
 	mapfile -t packages < <(go list ./... |
 		grep -vE '/test/|/internal/linux/mount$|/guard$|/agent/(move|mounting|operation|lease|pooladmin)$' |
-		grep -vE '/backends/(loop|btrfs|zfs)$|/control/store/consul$')
-	gotest -p 1 "$@" ./internal/linux/mount ./guard
+		grep -vE '/backends/(loop|btrfs|zfs)$|/control/store/consul$|/cmd/drover/internal/daemon$')
+	gotest "$@" ./internal/linux/mount
+	gotest -p 3 "$@" ./guard ./control/store/consul ./cmd/drover/internal/daemon
 	# Most of them use a processor for less than half of their time: four at once.
-	gotest -timeout 30m -p 4 -parallel 4 "$@" ./backends/{zfs,loop,btrfs,dir} ./agent/{backup,move} \
-		./control/store/{consul,bolt} ./agent/{mounting,operation,lease,pooladmin} "${packages[@]}"
+	gotest -timeout 30m -p 4 -parallel 4 "$@" ./backends/{loop,zfs,btrfs,dir} ./agent/{backup,move} \
+		./control/store/bolt ./agent/{mounting,operation,lease,pooladmin} "${packages[@]}"
 }
 
 # build_drover builds drover with the step hooks, for all packages of test/. Without it each of them builds its own.
