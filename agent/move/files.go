@@ -75,7 +75,9 @@ func (s *Server) files(w http.ResponseWriter, r *request) (err error) {
 			s.log(r).WithError(cErr).Error("cannot release a resource of a transfer")
 		}
 	}()
-	return s.send(w, r, func(ctx context.Context, w io.Writer) (any, error) { return writeFiles(ctx, root, w) })
+	return s.send(r.Context(), w, r, func(ctx context.Context, w io.Writer) (any, error) {
+		return writeFiles(ctx, root, w)
+	})
 }
 
 // PullFiles copies the tree of files of a dataset: owners, modes, times, attributes, ACLs, hard links, holes,

@@ -136,24 +136,65 @@ func (r *Retention) PruneSoon(id uuid.UUID) {
 				break
 			}
 		}
-		unlock, err := r.Locks.Lock(ctx, id, "removal of sent snapshots of dataset "+id.String())
-		if err != nil {
-			return nil
-		}
-		defer unlock()
-		d, home := r.Cache.Dataset(id)
-		if !home || d.State == dataset.StatePurging || r.Trust.Err() != nil {
-			return nil
-		}
-		pool, err := r.Pools.Online(ctx, d.Pool)
-		if err == nil {
-			err = r.Prune(ctx, pool, d)
-		}
-		if err != nil && ctx.Err() == nil {
-			r.LogOf(ctx, d).WithError(err).Warn("cannot remove snapshots for other nodes")
-		}
+		r.remove(ctx, id, r.Prune)
 		return nil
 	})
+}
+
+// dropSoon starts a job that calls dropAll for a dataset.
+func (r *Retention) dropSoon(id uuid.UUID) {
+	r.Jobs.StartAgain("drop/"+id.String(), func(ctx context.Context, _ *host.Job) error {
+		r.remove(ctx, id, r.dropAll)
+		return nil
+	})
+}
+
+// remove calls Prune or dropAll for a dataset of this node, and logs a failure.
+func (r *Retention) remove(ctx context.Context, id uuid.UUID,
+	from func(context.Context, backends.Pool, dataset.Dataset) error) {
+	unlock, err := r.Locks.Lock(ctx, id, "removal of sent snapshots of dataset "+id.String())
+	if err != nil {
+		return
+	}
+	defer unlock()
+	d, home := r.Cache.Dataset(id)
+	if !home || d.State == dataset.StatePurging || r.Trust.Err() != nil {
+		return
+	}
+	pool, err := r.Pools.Online(ctx, d.Pool)
+	if err == nil {
+		err = from(ctx, pool, d)
+	}
+	if err != nil && ctx.Err() == nil {
+		r.LogOf(ctx, d).WithError(err).Warn("cannot remove snapshots for other nodes")
+	}
+}
+
+// dropAll removes the snapshots for other nodes that no running transfer reads, because they keep the blocks that users
+// overwrite, and the pool is nearly full. The next refresh of a replica then transfers all data. Nobody writes to a
+// relinquished dataset, so dropAll keeps its snapshots. The caller holds the dataset's lock.
+func (r *Retention) dropAll(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
+	if _, relinquished := r.Leases.Relinquished(d.ID); relinquished {
+		return nil
+	}
+	e, err := pool.Stat(ctx, d.ID)
+	if err != nil || e.State == backends.EntryCopy && !e.Promoted {
+		return err // without a head, this copy may be the last one
+	}
+	dropped := 0
+	for _, s := range e.Snapshots {
+		if host.IsTransfer(s) && !r.TransferServer.InUse(d.ID, s.ID) {
+			if err := pool.DeleteSnapshot(ctx, d.ID, s.ID); err != nil {
+				return err
+			}
+			dropped++
+		}
+	}
+	if dropped > 0 {
+		r.LogOf(ctx, d).WithField("count", dropped).Warn("removed the snapshots for other nodes, because the pool is " +
+			"nearly full: the next refresh of each replica transfers all data (free some space)")
+	}
+	return nil
 }
 
 // Received returns the snapshots of a dataset that a node has or is receiving, according to the log of sent snapshots.

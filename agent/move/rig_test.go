@@ -148,6 +148,11 @@ func (n *node) OpenTree(ctx context.Context, ds, _ uuid.UUID) (*os.File, func() 
 	return root, func() error { return nil }, err
 }
 
+// GuardSpace implements Source.
+func (n *node) GuardSpace(ctx context.Context, _ backends.Pool, _ uuid.UUID, work func(context.Context) error) error {
+	return work(ctx)
+}
+
 func openRoot(ctx context.Context, pool backends.Pool, ds uuid.UUID) (*os.File, error) {
 	att, err := pool.Attach(ctx, ds, backends.AttachOptions{})
 	if err != nil {

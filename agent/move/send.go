@@ -74,20 +74,24 @@ func (s *Server) stream(w http.ResponseWriter, r *request) error {
 		return dataset.Errorf(dataset.ErrUnsupported,
 			"the pool of dataset %s sends no snapshots, only files", r.dataset)
 	}
-	defer s.markInUse(r.dataset, snapshot, base)()
-	return s.send(w, r, func(ctx context.Context, w io.Writer) (any, error) {
-		sent, err := sender.Send(ctx, dataset.Source{Dataset: r.dataset, Snapshot: snapshot}, base, from, w, nil)
-		if err == nil {
-			s.recordSent(r, snapshot, sent)
-		}
-		return sent, err
+	return s.Source.GuardSpace(r.Context(), pool, r.dataset, func(ctx context.Context) error {
+		defer s.markInUse(r.dataset, snapshot, base)()
+		return s.send(ctx, w, r, func(ctx context.Context, w io.Writer) (any, error) {
+			sent, err := sender.Send(ctx, dataset.Source{Dataset: r.dataset, Snapshot: snapshot}, base, from, w, nil)
+			if err == nil {
+				s.recordSent(r, snapshot, sent)
+			}
+			return sent, err
+		})
 	})
 }
 
 // send calls write, and answers with frames that contain the bytes of its output. The last frame contains the result of
-// write. If write fails before the first frame, the answer is an ordinary error.
-func (s *Server) send(w http.ResponseWriter, r *request, write func(context.Context, io.Writer) (any, error)) error {
-	ctx, cancel := context.WithCancelCause(r.Context())
+// write. If write fails before the first frame, the answer is an ordinary error. ctx is derived from the context of the
+// request. If only ctx ends, the answer contains its cause.
+func (s *Server) send(ctx context.Context, w http.ResponseWriter, r *request,
+	write func(context.Context, io.Writer) (any, error)) error {
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w.Header().Set(framesHeader, strconv.Itoa(framesVersion))
 	out := &limitedWriter{ctx: ctx, w: w, control: http.NewResponseController(w), limit: s.Limit, idle: s.idle()}

@@ -44,6 +44,10 @@ type Source interface {
 	// OpenTree opens the root of a snapshot, or, for uuid.Nil, of the dataset itself, which must not be in use. Call
 	// the function after the root was closed.
 	OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error)
+	// GuardSpace calls work, which sends a snapshot of a dataset in a pool. A snapshot keeps the blocks that users
+	// overwrite. If they can write to the dataset, GuardSpace cancels the context of work with dataset.ErrNoSpace once
+	// the pool has less free space than backends.Reserve.
+	GuardSpace(ctx context.Context, pool backends.Pool, ds uuid.UUID, work func(context.Context) error) error
 }
 
 // Server answers other nodes. Set its fields before the first use.

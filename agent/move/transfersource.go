@@ -104,6 +104,10 @@ func (v *TransferSource) TakeSnapshot(ctx context.Context, ds uuid.UUID, have []
 		return out, false, dataset.Errorf(dataset.ErrPending, "volume %s is being relinquished", d.Volume)
 	}
 	if err := host.CheckTight(ctx, pool, d); err != nil {
+		// Without a base, a move would copy everything while nobody can use the volume.
+		if st := pool.Status(ctx); st.Online && st.Free < backends.Reserve(st.Size) && d.Move == uuid.Nil {
+			err = errors.Join(err, v.Retention.dropAll(ctx, pool, d))
+		}
 		return out, false, err
 	}
 	in, end, err := v.Quiescer.Prepare(ctx, pool, d)
@@ -178,6 +182,25 @@ func (v *TransferSource) OpenSnapshot(ctx context.Context, pool backends.Pool, d
 		return nil, nil, errors.Join(err, release())
 	}
 	return root, release, nil
+}
+
+// GuardSpace implements Source. After it has ended work, it removes the dataset's snapshots for other nodes. Nobody
+// writes to a relinquished dataset or to a copy, so their transfers do not end.
+func (v *TransferSource) GuardSpace(ctx context.Context, pool backends.Pool, ds uuid.UUID,
+	work func(context.Context) error) error {
+	_, home := v.Cache.Dataset(ds)
+	if _, relinquished := v.Leases.Relinquished(ds); !home || relinquished {
+		return work(ctx)
+	}
+	full := false
+	err := v.KeepReserve(ctx, pool, func(ctx context.Context) error {
+		defer func() { full = errors.Is(context.Cause(ctx), dataset.ErrNoSpace) }()
+		return work(ctx)
+	})
+	if full {
+		v.Retention.dropSoon(ds)
+	}
+	return err
 }
 
 // SharedSnapshots implements Source.

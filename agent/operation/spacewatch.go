@@ -47,10 +47,10 @@ type spaceWatch struct {
 	sync func(root *os.File) error
 }
 
-// KeepReserve calls work, which makes and reads a clone that only Drover knows, and removes it. The clone keeps the
-// blocks that users of its source overwrite, or is a copy. Once the pool has less free space than backends.Reserve,
+// KeepReserve calls work, which reads a clone or snapshot that only Drover needs. It keeps the blocks that users of its
+// source overwrite, or is a copy. Once the pool has less free space than backends.Reserve,
 // KeepReserve cancels the context of work with an error of the kind dataset.ErrNoSpace, and returns that error. Work
-// must then end at once: until the clone is removed, users take the reserve.
+// must then end at once: until the clone or snapshot is removed, users take the reserve.
 func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, work func(ctx context.Context) error) error {
 	working, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -73,8 +73,8 @@ func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, work f
 // its reserve.
 func checkClone(pool backends.Pool, st dataset.PoolStatus) error {
 	reserve := backends.Reserve(st.Size)
-	const why = ", which its existing volumes need: the clone that it reads is a copy, or keeps the blocks that the " +
-		"volume overwrites (free some space, or enlarge the pool, and repeat it while less is written)"
+	const why = ", which its existing volumes need: the clone or snapshot that it reads is a copy, or keeps the " +
+		"blocks that the volume overwrites (free some space, or enlarge the pool, and repeat it while less is written)"
 	switch {
 	case !st.Online:
 		return nil
