@@ -183,6 +183,9 @@ func (r *Reporter) reportPart(ctx context.Context, all replicaReporters, ids []u
 		Operations:   r.Jobs.Running(),
 		GuardRunning: r.Leases.Registrar.IsAnswering(),
 	}
+	for _, st := range h.Pools {
+		r.Moves.Retention.KeepReserve(st)
+	}
 	h.StoreDoubt, h.NodeTime, h.Found = r.Trust.Why(), r.Clock.Now(), r.findings.Last()
 	var seen []dataset.DatasetStatus
 	for _, id := range ids {

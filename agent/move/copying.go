@@ -58,6 +58,10 @@ func (m *moveRun) copyInUse(ctx context.Context) error {
 		}
 		steps.At("move.fresh")
 		bytes, err := m.pull(ctx, snapshot.ID, nil)
+		if theirs := (peerFailure{}); errors.As(err, &theirs) &&
+			(errors.Is(theirs, dataset.ErrNoSpace) || errors.Is(theirs, dataset.ErrNotFound)) {
+			return nil // the home has removed the snapshot, because it kept too much space
+		}
 		if err != nil {
 			return err
 		}

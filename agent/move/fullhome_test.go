@@ -3,6 +3,7 @@ package move_test
 import (
 	"context"
 	"io"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	agentpool "github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/tree/treetest"
 )
 
 // fullHome is a pool that can be below its reserve. If hold is set, it is below the reserve once it sends, and pauses for
@@ -66,27 +68,21 @@ func awaitNoTransferSnapshot(h *agenttest.Host, id uuid.UUID) {
 	})
 }
 
-// A move of a volume in use ends before its snapshot fills the pool of the home with the blocks that users overwrite.
-// The snapshot is removed, and the volume stays where it is.
+// A move of a volume in use stops to copy before its snapshot fills the pool of the home with the blocks that users
+// overwrite. The snapshot is removed, and everything is copied after the home has relinquished the volume.
 func TestMoveDoesNotFillHome(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	f.A.WriteFile("db", "token", "one")
 	pool := newFullHome(f.A)
-	pool.hold.Store(int64(10 * time.Second))
-	op := f.AwaitEnd(f.BeginMove("db", f.B))
-	if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrNoSpace.Code ||
-		!strings.Contains(op.Problem.Message, "would be free in its pool") ||
-		strings.Contains(op.Problem.Message, "\n") {
+	pool.hold.Store(int64(time.Hour))
+	op := f.BeginMove("db", f.B)
+	agenttest.Await(t, pool.full.Load)
+	pool.hold.Store(0)
+	awaitNoTransferSnapshot(f.A, d.ID)
+	if op = f.AwaitEnd(op); op.State != dataset.OpDone {
 		t.Errorf("the move is %s: %+v", op.State, op.Problem)
 	}
-	if home := f.Recorded("db").Home; home != f.A.Node() {
-		t.Errorf("its home is node %s", home)
-	}
-	awaitNoTransferSnapshot(f.A, d.ID)
-	pool.hold.Store(0)
-	pool.full.Store(false)
-	f.Move("db", f.B)
 	f.B.WantFile("db", "token", "one")
 }
 
@@ -102,20 +98,68 @@ func TestMoveOfRelinquishedVolumeLeavesFullHome(t *testing.T) {
 	f.B.WantFile("db", "token", "one")
 }
 
-// The base of a replica keeps the blocks that users overwrite, too. A refresh that finds the pool nearly full removes
-// the base. Once there is space again, a refresh transfers all data.
+// The base of a replica keeps the blocks that users overwrite, too. A home whose pool is nearly full removes the
+// base, also if nothing is refreshed. Once there is space again, a refresh transfers all data.
 func TestReplicaDoesNotFillHome(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db@hand")
 	f.A.WriteFile("db", "token", "one")
 	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "db", d.Created) })
+	f.B.Stop()
 	pool := newFullHome(f.A)
 	pool.full.Store(true)
 	awaitNoTransferSnapshot(f.A, d.ID)
 	f.A.WriteFile("db", "token", "two")
 	written := time.Now()
 	pool.full.Store(false)
+	f.B.Start()
 	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "db", written) })
 	f.Move("db", f.B)
 	f.B.WantFile("db", "token", "two")
+}
+
+// slowBodies delivers the streams of snapshots only once released is closed.
+type slowBodies struct {
+	http.RoundTripper
+	began    func()
+	released chan struct{}
+}
+
+func (s *slowBodies) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := s.RoundTripper.RoundTrip(r)
+	if err == nil && strings.HasSuffix(r.URL.Path, "/stream") {
+		s.began()
+		resp.Body = &slowBody{resp.Body, s.released}
+	}
+	return resp, err
+}
+
+type slowBody struct {
+	io.ReadCloser
+	released chan struct{}
+}
+
+func (b *slowBody) Read(p []byte) (int, error) {
+	<-b.released
+	return b.ReadCloser.Read(p)
+}
+
+// A peer that accepts nothing does not delay the end of a transfer at the reserve.
+func TestStalledTransferDoesNotFillHome(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
+	f.A.WriteFile("db", "large", string(treetest.Bytes(1, 64<<20))) // more than the connection buffers
+	pool := newFullHome(f.A)
+	f.B.Stop()
+	slow := &slowBodies{RoundTripper: f.B.Config.PeerHTTP, released: make(chan struct{})}
+	slow.began = func() { pool.full.Store(true) }
+	f.B.Config.PeerHTTP = slow
+	f.B.Start()
+	op := f.BeginMove("db", f.B)
+	agenttest.Await(t, pool.full.Load)
+	awaitNoTransferSnapshot(f.A, d.ID)
+	close(slow.released)
+	if op = f.AwaitEnd(op); op.State != dataset.OpDone {
+		t.Errorf("the move is %s: %+v", op.State, op.Problem)
+	}
 }

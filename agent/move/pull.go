@@ -398,10 +398,16 @@ func isRetryable(err error) bool {
 func finalError(err error) error {
 	var theirs *peerError
 	if errors.As(err, &theirs) {
-		return fmt.Errorf("the peer failed: %w", theirs.problem.Err())
+		return peerFailure{theirs.problem.Err()}
 	}
 	return err
 }
+
+// peerFailure is a failure of the peer, with the kind that the peer reported.
+type peerFailure struct{ error }
+
+func (e peerFailure) Error() string { return "the peer failed: " + e.error.Error() }
+func (e peerFailure) Unwrap() error { return e.error }
 
 // limitedReader reads no faster than the limit.
 type limitedReader struct {

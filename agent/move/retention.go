@@ -141,6 +141,20 @@ func (r *Retention) PruneSoon(id uuid.UUID) {
 	})
 }
 
+// KeepReserve starts to remove the snapshots for other nodes from a pool with the given status, if it has less free
+// space than backends.Reserve. A move keeps its base: without that, it would copy everything while nobody can use the
+// volume.
+func (r *Retention) KeepReserve(st dataset.PoolStatus) {
+	if !st.Online || st.Free >= backends.Reserve(st.Size) {
+		return
+	}
+	for _, id := range r.Cache.IDs() {
+		if d, _ := r.Cache.Dataset(id); d.Pool == st.ID && d.Move == uuid.Nil {
+			r.dropSoon(id)
+		}
+	}
+}
+
 // dropSoon starts a job that calls dropAll for a dataset.
 func (r *Retention) dropSoon(id uuid.UUID) {
 	r.Jobs.StartAgain("drop/"+id.String(), func(ctx context.Context, _ *host.Job) error {

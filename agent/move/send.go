@@ -86,6 +86,9 @@ func (s *Server) stream(w http.ResponseWriter, r *request) error {
 	})
 }
 
+// lastWriteTime is how long a peer may delay the end of a transfer that is to end.
+const lastWriteTime = time.Second
+
 // send calls write, and answers with frames that contain the bytes of its output. The last frame contains the result of
 // write. If write fails before the first frame, the answer is an ordinary error. ctx is derived from the context of the
 // request. If only ctx ends, the answer contains its cause.
@@ -97,10 +100,18 @@ func (s *Server) send(ctx context.Context, w http.ResponseWriter, r *request,
 	out := &limitedWriter{ctx: ctx, w: w, control: http.NewResponseController(w), limit: s.Limit, idle: s.idle()}
 	frames := &frameWriter{w: out, now: func() int64 { return int64(s.Clock.Steady()) }}
 	endWatch := s.watch(ctx, r, frames, cancel)
+	ended := make(chan struct{}) // the deadline must not be set after the answer
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		_ = out.control.SetWriteDeadline(clock.Deadline(lastWriteTime))
+	})
 	pipe := writeBehind(frames)
 	sent, err := write(ctx, pipe)
 	if pErr := pipe.close(); err == nil {
 		err = pErr
+	}
+	if !stop() {
+		<-ended
 	}
 	if r.Context().Err() == nil && ctx.Err() != nil {
 		sent, err = nil, context.Cause(ctx)

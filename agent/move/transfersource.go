@@ -104,10 +104,6 @@ func (v *TransferSource) TakeSnapshot(ctx context.Context, ds uuid.UUID, have []
 		return out, false, dataset.Errorf(dataset.ErrPending, "volume %s is being relinquished", d.Volume)
 	}
 	if err := host.CheckTight(ctx, pool, d); err != nil {
-		// Without a base, a move would copy everything while nobody can use the volume.
-		if st := pool.Status(ctx); st.Online && st.Free < backends.Reserve(st.Size) && d.Move == uuid.Nil {
-			err = errors.Join(err, v.Retention.dropAll(ctx, pool, d))
-		}
 		return out, false, err
 	}
 	in, end, err := v.Quiescer.Prepare(ctx, pool, d)
