@@ -339,6 +339,22 @@ func TestLockOfAKilledRunIsRemoved(t *testing.T) {
 	}
 }
 
+// A backup whose clone takes the space of users is killed: it does not clean up before it ends. Its lock is removed
+// afterwards.
+func TestBackupIsKilledAtReserve(t *testing.T) {
+	o, r, ask := slow(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	ask.Progress = func(restic.Progress) { cancel(dataset.Errorf(dataset.ErrNoSpace, "the pool is full")) }
+	_, _, err := r.Backup(ctx, ask)
+	if n := locks(t, o); err == nil || n != 1 {
+		t.Fatalf("got %d locks after the kill, want 1: %v", n, err)
+	}
+	r.RemoveKilledLock(t.Context())
+	if n := locks(t, o); n != 0 {
+		t.Errorf("got %d locks at the end", n)
+	}
+}
+
 // largestPack returns the file with the most data of a repository in a folder.
 func largestPack(t *testing.T, o restic.Options) (path string) {
 	t.Helper()
