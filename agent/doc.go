@@ -1,11 +1,10 @@
 // Package agent is the agent of one host. It mounts volumes for containers, executes operations on the datasets whose
 // home is this node, and answers the plugin and the API. The daemon (cmd/drover/internal/daemon) creates one Agent,
-// starts it, and uses it to serve the plugin socket, the local API, the peer API and the metrics.
-// The agent makes its components, which are the packages below it, and connects them: see
-// components.go and wiring.go. Only the components have state in memory, and each protects its own. A change of
-// behaviour belongs in a component. Only these changes belong in this package: a new component, a new connection
-// between two of them, a new method of the plugin or of the local API, and work that must be done at each heartbeat
-// (DoHeartbeatWork in wiring.go).
+// starts it, and uses it to serve the plugin socket, the local API, the peer API and the metrics. The agent makes its
+// components, which are the packages below it, and connects them: see wiring.go. Only the components have state in
+// memory, and each protects its own. A change of behaviour belongs in a component. Only these changes belong in this
+// package: a new component, a new connection between two of them, a new method of the plugin or of the local API, and
+// work that must be done at each heartbeat (DoHeartbeatWork in wiring.go).
 //
 // # What is on disk
 //

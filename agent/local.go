@@ -3,11 +3,18 @@ package agent
 import (
 	"context"
 	"io"
+	"net/http"
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/doctor"
+	"github.com/droverhq/drover/agent/lease"
+	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/guard"
+	"github.com/droverhq/drover/internal/requestid"
+	"github.com/droverhq/drover/plugin"
 )
 
 // Doctor is doctor.Doctor.Examine.
@@ -47,4 +54,52 @@ func (a *Agent) VolumeHolders(ctx context.Context, volume string) (dataset.Holde
 // CheckRepository is backup.Checker.Check.
 func (a *Agent) CheckRepository(ctx context.Context, c api.RepositoryCheck) (api.RepositoryState, error) {
 	return a.Backups.Repositories.Check(ctx, c)
+}
+
+var _ plugin.Agent = (*Agent)(nil)
+
+// Mount is mounting.Mounter.Mount.
+func (a *Agent) Mount(ctx context.Context, ref dataset.Reference, id string) (string, error) {
+	return a.Mounter.Mount(ctx, ref, id)
+}
+
+// Unmount is mounting.Mounter.Unmount.
+func (a *Agent) Unmount(ctx context.Context, ref dataset.Reference, id string) error {
+	return a.Mounter.Unmount(ctx, ref, id)
+}
+
+// Activated is mounting.Verifier.Activated.
+func (a *Agent) Activated(ctx context.Context) { a.Verifier.Activated(ctx) }
+
+// DamagedMark is part of the names of files in the root that could not be read at a start and were renamed: see
+// doctor.DamagedMark.
+const DamagedMark = doctor.DamagedMark
+
+// GuardStatus calls lease.Registrar.Status.
+func (a *Agent) GuardStatus(ctx context.Context) (guard.Status, error) {
+	return a.Leases.Registrar.Status(ctx)
+}
+
+// Peers returns the handler of the requests of other nodes' agents, or nil if this node works alone.
+func (a *Agent) Peers() http.Handler {
+	if a.Config.PeerHTTP == nil {
+		return nil
+	}
+	h := http.NewServeMux()
+	h.Handle("/", a.TransferServer.Handler())
+	h.HandleFunc(lease.Path, func(w http.ResponseWriter, r *http.Request) {
+		peer, err := a.Config.PeerID(r)
+		a.Leases.ServePromise(w, r, peer, err)
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The work must end with the request. The values of the request's context describe the connection of the peer,
+		// so requests to control must not get them, except the ID of the request.
+		ctx, cancel := context.WithCancel(requestid.With(a.Ctx, r.Header.Get(requestid.Header)))
+		defer cancel()
+		defer context.AfterFunc(r.Context(), cancel)()
+		if id, err := a.Config.PeerID(r); err == nil { // otherwise the handler reports the error
+			ctx = move.WithRequester(ctx, id)
+		}
+		h.ServeHTTP(w, r.WithContext(ctx))
+	})
 }

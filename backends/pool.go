@@ -2,6 +2,8 @@ package backends
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -190,4 +192,76 @@ type Partial struct {
 	Snapshot uuid.UUID
 	Base     uuid.UUID
 	Bytes    int64 // of its stream
+}
+
+type freezeKey struct{}
+
+// WhileFrozen runs take while no process can write to a dataset, where that is possible. exact reports whether what
+// take copied is exact: see dataset.Snapshot.
+type WhileFrozen func(take func() error) (exact bool, err error)
+
+// WithFreeze returns a context for one call of Snapshot, or of Clone without a snapshot. The pool copies the head
+// inside of the given function.
+func WithFreeze(ctx context.Context, freeze WhileFrozen) context.Context {
+	return context.WithValue(ctx, freezeKey{}, freeze)
+}
+
+// Frozen runs take, which copies a head, inside of the function of WithFreeze. Without such a function, the copy is not
+// exact. Pools whose copies are never exact need not call it.
+func Frozen(ctx context.Context, take func() error) (exact bool, err error) {
+	if freeze, ok := ctx.Value(freezeKey{}).(WhileFrozen); ok {
+		return freeze(take)
+	}
+	return false, take()
+}
+
+// DecodeMarker decodes data, the pool.json of a pool, into marker. The keys "backend" and "format" have the same
+// meaning in all formats, so DecodeMarker reads them before the others. It fails with dataset.ErrUnsupported if the
+// pool belongs to the named backend and its format is later than known. Each backend counts its formats separately. The
+// caller checks that the pool belongs to its backend.
+func DecodeMarker(data []byte, backend string, known int, marker any) error {
+	var head struct {
+		Backend string `json:"backend"`
+		Format  int    `json:"format"`
+	}
+	if json.Unmarshal(data, &head) == nil && head.Backend == backend {
+		if err := dataset.CheckFormat("the pool of backend "+backend, head.Format, known); err != nil {
+			return err
+		}
+	}
+	return json.Unmarshal(data, marker)
+}
+
+// Wrap says in the error of a function what the function was asked to do, and gives the error of a full filesystem its
+// kind: see NoSpace. It is for a deferred call. If there is no error, Wrap does nothing.
+func Wrap(err *error, format string, args ...any) {
+	if *err != nil {
+		*err = fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), NoSpace(*err))
+	}
+}
+
+// Registry is the list of backends that this program was built with. The program passes them to NewRegistry. No package
+// registers itself.
+type Registry struct {
+	kinds []Kind
+}
+
+// NewRegistry returns a registry of these kinds. Their order is that of lists, and the order in which the adoption of a
+// pool tries the backends. The default pool does not depend on the order: see agent/pool/default.go.
+func NewRegistry(kinds ...Kind) *Registry { return &Registry{kinds} }
+
+// Kinds returns the backends in the order in which they were passed to NewRegistry.
+func (r *Registry) Kinds() []Kind { return r.kinds }
+
+// Kind returns a backend by its name. ErrInvalid lists the existing backends.
+func (r *Registry) Kind(name string) (Kind, error) {
+	var names []string
+	for _, k := range r.kinds {
+		if k.Name() == name {
+			return k, nil
+		}
+		names = append(names, k.Name())
+	}
+	return nil, dataset.Errorf(dataset.ErrInvalid, "unknown backend %q (available: %s)%s", dataset.Clip(name),
+		dataset.FormatChoices(names), dataset.Suggestion(name, names))
 }

@@ -414,15 +414,13 @@ func limits(t *testing.T, path string) (h iolimit.Hierarchy, group string, dev i
 	t.Helper()
 	table, err := mount.Table()
 	require.NoError(t, err)
-	if h, err = iolimit.Detect(table); err != nil {
-		t.Fatal(err)
-	}
+	h, err = iolimit.Detect(table)
+	require.NoError(t, err)
 	group = filepath.Join(iolimit.Root, "drover-guard-test-"+uuid.NewString())
 	require.NoError(t, os.Mkdir(filepath.Join(h.Dir, group), 0o755))
 	t.Cleanup(func() { assert.NoError(t, os.Remove(filepath.Join(h.Dir, group))) })
-	if dev, _, err = iolimit.DeviceOf(path); err != nil {
-		t.Fatal(err)
-	}
+	dev, _, err = iolimit.DeviceOf(path)
+	require.NoError(t, err)
 	return h, group, dev
 }
 

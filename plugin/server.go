@@ -21,7 +21,7 @@
 //   - A Mount that succeeds without a path gives the container a folder of the runtime. A null among the volumes of a
 //     List crashes the engine. A time that is not RFC 3339, or a Status that is not an object, makes a volume unknown.
 //
-// Where to change what: the calls of the protocol are in calls.go, what is sent to the engine in wire.go, and the
+// Where to change what: the calls of the protocol, and what is sent to the engine, are in calls.go, and the
 // rest here: the time limits, how the process and the program behind a request are identified, and how a connection is
 // broken without a retry by the engine. The fields of Status are in agent/operation/viewer.go.
 package plugin

@@ -208,9 +208,8 @@ func TestRestoredStoreDoesNotReturnEpochAfterLostReply(t *testing.T) {
 				require.NoError(t, err)
 				y.Move = out.Operation.ID
 				for op := *out.Operation; !op.State.Final(); {
-					if op, err = r.Link.Operation(ctx, y.Move.String(), time.Second); err != nil {
-						t.Fatal(err)
-					}
+					op, err = r.Link.Operation(ctx, y.Move.String(), time.Second)
+					require.NoError(t, err)
 				}
 			}
 			if !c.unsent {

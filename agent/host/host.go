@@ -7,16 +7,20 @@ package host
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"path/filepath"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/requestid"
 )
 
@@ -95,4 +99,51 @@ func (h *Host) FetchDataset(ctx context.Context, id uuid.UUID) (dataset.Dataset,
 		h.Cache.Apply(v.Dataset, 0)
 	}
 	return v.Dataset, err
+}
+
+// LongPoll is how long one request that waits for a change stays open.
+const LongPoll = 25 * time.Second
+
+// UntilAnswered repeats a request to control until control answers it.
+func UntilAnswered[T any](ctx context.Context, h *Host, ask func() (T, error)) (T, error) {
+	for {
+		out, err := ask()
+		if !errors.Is(err, dataset.ErrUnavailable) {
+			return out, err
+		}
+		select {
+		case <-ctx.Done():
+			return out, fmt.Errorf("%w (%w)", err, ctx.Err())
+		case <-h.Clock.After(h.Timing.Retry):
+		}
+	}
+}
+
+// InDoubt reports whether control may have executed a request that failed with err. For example, if the disk of a store
+// is full, the flush of a commit fails, but the store may find the commit on its disk after a restart.
+func InDoubt(err error) bool {
+	return errors.Is(err, dataset.ErrUnavailable) || errors.Is(err, dataset.ErrNoSpace) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, dataset.ErrInternal) || dataset.KindOf(err) == dataset.ErrInternal
+}
+
+// IsMountPoint asks the kernel whether path is the root of a mount. If path does not exist, it is not.
+func IsMountPoint(path string) (bool, error) {
+	var st unix.Statx_t
+	const flags = unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_STATX_DONT_SYNC
+	err := unix.Statx(unix.AT_FDCWD, path, flags, unix.STATX_TYPE, &st)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if errors.Is(err, unix.EIO) { // an XFS that was shut down answers EIO
+		table, terr := mount.Table()
+		if terr == nil && table.At(path) != nil {
+			return true, nil
+		}
+		err = errors.Join(err, terr)
+	}
+	if err != nil {
+		return false, fmt.Errorf("stat %s: %w", path, err)
+	}
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }

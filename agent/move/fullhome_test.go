@@ -125,11 +125,11 @@ type slowBodies struct {
 	released chan struct{}
 }
 
-func (s *slowBodies) RoundTrip(r *http.Request) (*http.Response, error) {
+func (s slowBodies) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := s.RoundTripper.RoundTrip(r)
 	if err == nil && strings.HasSuffix(r.URL.Path, "/stream") {
 		s.began()
-		resp.Body = &slowBody{resp.Body, s.released}
+		resp.Body = slowBody{resp.Body, s.released}
 	}
 	return resp, err
 }
@@ -139,7 +139,7 @@ type slowBody struct {
 	released chan struct{}
 }
 
-func (b *slowBody) Read(p []byte) (int, error) {
+func (b slowBody) Read(p []byte) (int, error) {
 	<-b.released
 	return b.ReadCloser.Read(p)
 }
@@ -151,8 +151,7 @@ func TestStalledTransferDoesNotFillHome(t *testing.T) {
 	f.A.WriteFile("db", "large", string(treetest.Bytes(1, 64<<20))) // more than the connection buffers
 	pool := newFullHome(f.A)
 	f.B.Stop()
-	slow := &slowBodies{RoundTripper: f.B.Config.PeerHTTP, released: make(chan struct{})}
-	slow.began = func() { pool.full.Store(true) }
+	slow := slowBodies{f.B.Config.PeerHTTP, func() { pool.full.Store(true) }, make(chan struct{})}
 	f.B.Config.PeerHTTP = slow
 	f.B.Start()
 	op := f.BeginMove("db", f.B)

@@ -14,7 +14,9 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
+	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
+	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/safefile"
 	"github.com/droverhq/drover/test/require"
@@ -167,5 +169,77 @@ func TestCheckReportsFlushError(t *testing.T) {
 	err = errors.Join(err, w.check(t.Context()), w.sync(root))
 	if err == nil {
 		t.Error("the error of the flush is reported by nobody: data are lost")
+	}
+}
+
+// A record that differs from the known one is rewritten, unless it has a higher index of the same epoch: then the store
+// was restored from a backup, and a rebuild needs the record. A record that matches is rewritten only for its index.
+func TestRecordOutOfDate(t *testing.T) {
+	d := dataset.Dataset{Volume: "db", Epoch: 2}
+	for _, c := range []struct {
+		volume                string
+		written, index, epoch uint64
+		want                  bool
+	}{
+		{"db", 0, 7, 2, false}, {"db", 7, 7, 2, false}, {"db", 5, 7, 2, false}, {"db", 7, 0, 2, false},
+		{"db", 9, 7, 2, true}, {"other", 7, 7, 2, true}, {"other", 0, 0, 2, true},
+		{"other", 9, 7, 2, false}, {"other", 9, 0, 2, true}, {"other", 9, 7, 1, true}, {"db", 9, 7, 1, true},
+	} {
+		e := backends.Entry{State: backends.EntryReady, Record: &dataset.Dataset{
+			Volume: c.volume, Written: c.written, Epoch: c.epoch,
+		}}
+		if got := isOutOfDate(e, d, c.index); got != c.want {
+			t.Errorf("%+v: %t", c, got)
+		}
+	}
+}
+
+// pages is a control whose list of volumes has two pages.
+type pages struct{ api.Service }
+
+func (pages) Volumes(_ context.Context, p api.Page) (out api.List[api.Volume], err error) {
+	name, next := "a", "a"
+	if p.After == "a" {
+		name, next = "b", ""
+	}
+	d := dataset.Dataset{ID: uuid.New(), Volume: name, RequestedAs: name + "@gold"}
+	return api.List[api.Volume]{Items: []api.Volume{{Dataset: d}}, Next: next}, nil
+}
+
+// A list can have more volumes than one answer of control.
+func TestListOfManyPages(t *testing.T) {
+	v := &Operations{Mounts: &mounting.Mounts{Host: &host.Host{Control: pages{}, Cache: records.NewCache()}}, ListAll: true}
+	list, err := v.List(t.Context())
+	if err != nil || len(list) != 2 || list[0].Spelling != "a@gold" || list[1].Spelling != "b@gold" {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+// paged answers with two pages of snapshots.
+type paged struct {
+	api.Service
+	pages [2][]dataset.Snapshot
+}
+
+func (p *paged) Snapshots(_ context.Context, _ string, page api.Page) (out api.List[dataset.Snapshot], err error) {
+	if page.After == "" {
+		return api.List[dataset.Snapshot]{Items: p.pages[0], Next: "more"}, nil
+	}
+	return api.List[dataset.Snapshot]{Items: p.pages[1]}, nil
+}
+
+// Status has the newest snapshots, however many snapshots exist.
+func TestStatusHasTheNewest(t *testing.T) {
+	p := &paged{}
+	for i := range p.pages {
+		for range snapshotsShown - i {
+			p.pages[i] = append(p.pages[i], dataset.Snapshot{ID: uuid.New()})
+		}
+	}
+	v := &Operations{Mounts: &mounting.Mounts{Host: &host.Host{Control: p}}}
+	list, err := v.snapshotList(t.Context(), dataset.Dataset{})
+	last := p.pages[1][len(p.pages[1])-1].ID
+	if err != nil || len(list) != snapshotsShown || list[snapshotsShown-1]["id"] != last || list[0]["id"] != p.pages[0][snapshotsShown-1].ID {
+		t.Errorf("%v, %v", list, err)
 	}
 }

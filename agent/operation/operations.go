@@ -2,8 +2,8 @@
 // where needed, to be recorded in control.
 //
 // Operations is the root. It answers the engine: it finds volumes by the spelling that the engine uses (finder.go), and
-// shows, creates and removes them (viewer.go, requests.go; volumecreator.go has the life of a create). It executes the
-// operations that control has recorded for this node (executor.go). A new kind is a method such as TakeSnapshot, and
+// shows, creates and removes them (viewer.go; volumecreator.go has the life of a create). It executes the
+// operations that control has recorded for this node (runner.go). A new kind is a method such as TakeSnapshot, and
 // an entry of the table in Connect. Methods without state are methods of Operations. The components have state: Runner
 // the running operations, Sizes the deferred resizes, which are also on disk, Remover the purges that could not be
 // executed yet, Importer the space that restores need (room), Spellings the lock of the spellings on disk, and Keyring

@@ -431,3 +431,5 @@ func TestI1OperationOfOlderEpochIsRefused(t *testing.T) {
 		t.Errorf("what it was of: %v", err)
 	}
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/fakes"
+	"github.com/droverhq/drover/test/require"
 )
 
 // subvolume makes a subvolume in a directory.
@@ -396,9 +397,8 @@ func TestRemovedSnapshotMakesRoom(t *testing.T) {
 	defer disk.Close()
 	state := btrfsctl.Deleting
 	for late := time.After(time.Minute); state != btrfsctl.Deleted; {
-		if state, err = btrfsctl.DeletionStateOf(disk, number); err != nil {
-			t.Fatal(err)
-		}
+		state, err = btrfsctl.DeletionStateOf(disk, number)
+		require.NoError(t, err)
 		select {
 		case <-late:
 			t.Fatal("the kernel did not begin to remove its content")

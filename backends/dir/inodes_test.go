@@ -29,3 +29,6 @@ func TestCreateWithoutFreeInodes(t *testing.T) {
 	}
 	assert.ErrorIs(t, err, dataset.ErrNoSpace)
 }
+
+// Stepping returns the backend with a hook between any two actions.
+func Stepping(step func(string)) Backend { return Backend{step: step} }

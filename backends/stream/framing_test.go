@@ -26,9 +26,8 @@ func written(t testing.TB, h Header, from int64) ([]byte, backends.Stream) {
 	require.NoError(t, err)
 	err = errors.Join(w.Data(0, []byte("head")), w.Zeros(2*block, 3*block), w.Data(8*block, []byte("tail")))
 	out, endErr := w.End()
-	if err = errors.Join(err, endErr); err != nil {
-		t.Fatal(err)
-	}
+	err = errors.Join(err, endErr)
+	require.NoError(t, err)
 	return buf.Bytes(), out
 }
 

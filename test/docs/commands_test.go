@@ -206,9 +206,8 @@ func (w *world) compose(t *testing.T, path, text string) {
 	old := []byte("services: {db: {image: mariadb, volumes: ['data:/var/lib/mysql']}}\n")
 	if path != "" {
 		var err error
-		if old, err = os.ReadFile(path); err != nil {
-			t.Fatal(err)
-		}
+		old, err = os.ReadFile(path)
+		require.NoError(t, err)
 	} else {
 		path = filepath.Join(t.TempDir(), "compose.yaml")
 	}

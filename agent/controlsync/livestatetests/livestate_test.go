@@ -104,9 +104,8 @@ func TestSpaceBeforeTheNextHeartbeat(t *testing.T) {
 		}
 		return list
 	}}
-	if shown, err = f.A.LiveState(offline).Pools(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	shown, err = f.A.LiveState(offline).Pools(t.Context())
+	require.NoError(t, err)
 	for _, p := range shown {
 		if p.Status.Online || p.Status.Size != 100 {
 			t.Errorf("pool %s that was reported as offline: %+v", p.Name, p.Status)

@@ -1,3 +1,5 @@
+// Package keyring_test tests the keyring part of package operation. It is a folder of its own, so that it runs beside
+// the other tests.
 package keyring_test
 
 import (
@@ -18,6 +20,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
+	"github.com/droverhq/drover/test/require"
 )
 
 // growing is a pool whose datasets have a size. It records its calls, and whether the source is frozen during each of
@@ -140,17 +143,13 @@ func TestNoKeyProgramRunsWhileSourceIsFrozen(t *testing.T) {
 	d := k.encrypted("db@run")
 	data := bytes.Clone(k.kind.key(d.ID))
 	p, err := k.Control.Plan(t.Context(), k.Node(), api.Request{ID: uuid.New(), Kind: dataset.OpClone, Volume: "copy", Options: map[string]string{"from": "db"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	for _, what := range []string{"first", "again"} {
 		op := *p.Operation
 		made := *op.DatasetRecord
 		op.DatasetRecord = &made
 		ctx, err := k.Keys.Seal(t.Context(), k.Pool(), &op)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		if _, err := k.Pool().Clone(ctx, made, *op.Source, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -173,9 +172,7 @@ func TestRekeyOfVolumeDeletedMeanwhile(t *testing.T) {
 	k := newKeyRig(t)
 	d := k.encrypted("db@gold")
 	unlock, err := k.Locks.Lock(t.Context(), d.ID, "test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	ended := make(chan error, 1)
 	go func() { ended <- k.rekey("db", "") }()
 	agenttest.Await(t, func() bool { return k.Locks.Users(d.ID) == 2 })
@@ -187,3 +184,5 @@ func TestRekeyOfVolumeDeletedMeanwhile(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

@@ -27,6 +27,7 @@ import (
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // sealing is a backend that says that it encrypts, and requests the keys that a real one would need.
@@ -134,9 +135,7 @@ func newKeyRig(t *testing.T) *keyRig {
 	k.write(t, k.gold, 1)
 	k.write(t, k.silver, 2)
 	k.program = filepath.Join(keys, "program")
-	if err := os.WriteFile(k.program, []byte(keyProgram), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(k.program, []byte(keyProgram), 0o700))
 	k.write(t, k.program+".key", 5)
 	k.Host = agenttest.NewWithProfiles(t, k.profiled(k.gold), func(c *agent.Config) {
 		c.Backends = backends.NewRegistry(k.kind)
@@ -195,9 +194,7 @@ func (k *keyRig) secret(n byte) []byte {
 
 func (k *keyRig) write(t *testing.T, path string, n byte) {
 	t.Helper()
-	if err := os.WriteFile(path, k.secret(n), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(path, k.secret(n), 0o600))
 }
 
 // encrypted makes a volume of an encrypted profile.
@@ -290,9 +287,7 @@ func TestDataKeyIsCreatedClonedAndRewrapped(t *testing.T) {
 	k.refused(k.rekey("db", ""), before)
 	k.refused(k.rekey("db", k.silver), before)
 	for range 2 { // the second time nothing changes
-		if err := k.rekey("db", old); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, k.rekey("db", old))
 	}
 	now := k.known("db")
 	if now.Encryption.KeyID == before || now.Encryption.ID != d.Encryption.ID {
@@ -339,22 +334,16 @@ func (k *keyRig) nowhere(secrets ...[]byte) {
 // A missing key is reported before anything is created.
 func TestMissingKeyIsReportedBeforeCreate(t *testing.T) {
 	k := newKeyRig(t)
-	if err := os.Chmod(k.gold, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Chmod(k.gold, 0o644))
 	k.refused(k.Create(t.Context(), "db@gold", nil), "chmod 600 "+k.gold)
 	if list, err := k.Pool().List(t.Context()); err != nil || len(list) > 0 {
 		t.Errorf("the pool has %+v, %v", list, err)
 	}
-	if err := os.Remove(k.gold); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(k.gold))
 	k.refused(k.Create(t.Context(), "db@gold", nil), "not found", "/dev/urandom")
 	k.write(t, k.gold, 1)
 	d := k.encrypted("db@gold")
-	if err := os.Remove(k.gold); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(k.gold))
 	k.refused(k.opens("db@gold"), "not found", d.Encryption.KeyID)
 	found, err := k.Doctor(t.Context())
 	if err != nil || !slices.ContainsFunc(found, func(f api.Finding) bool { return f.Subject == "encryption" && f.Level == api.LevelOK }) {
@@ -370,9 +359,7 @@ func TestMissingKeyIsReportedBeforeCreate(t *testing.T) {
 func TestEncryptionOfDatasetNeverChanges(t *testing.T) {
 	k := newKeyRig(t)
 	d := k.encrypted("db@gold")
-	if err := k.Create(t.Context(), "clear", nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.Create(t.Context(), "clear", nil))
 	set := func(name, profile string) error {
 		_, err := k.Control.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: name, Profile: profile})
 		return err
@@ -384,12 +371,8 @@ func TestEncryptionOfDatasetNeverChanges(t *testing.T) {
 			t.Errorf("volume %s to profile %s: %v", volume, profile, err)
 		}
 	}
-	if err := set("db", "silver"); err != nil {
-		t.Fatal(err)
-	}
-	if err := k.rekey("db", ""); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, set("db", "silver"))
+	require.NoError(t, k.rekey("db", ""))
 	v, err := k.Control.Volume(t.Context(), "db")
 	if err != nil || v.Encryption.KeyID == d.Encryption.KeyID || v.Profile.Encryption.KeyFile != k.silver {
 		t.Errorf("after another profile and a rekey: %+v, %v", v.Encryption, err)
@@ -485,9 +468,7 @@ func TestOperationsWithoutKeyChangeNothing(t *testing.T) {
 			if name == c.not {
 				continue
 			}
-			if err := c.do(); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, c.do())
 			before := k.lies()
 			for range 2 {
 				err := act()
@@ -498,9 +479,7 @@ func TestOperationsWithoutKeyChangeNothing(t *testing.T) {
 			if after := k.lies(); !maps.Equal(before, after) {
 				t.Errorf("%s, the key is %s: it was %q, and is %q", name, c.name, before, after)
 			}
-			if err := os.RemoveAll(k.gold); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, os.RemoveAll(k.gold))
 			k.write(t, k.gold, 1)
 		}
 	}

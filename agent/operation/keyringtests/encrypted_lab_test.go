@@ -20,6 +20,7 @@ import (
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/fakes"
+	"github.com/droverhq/drover/test/require"
 )
 
 // The whole life of an encrypted volume, with a kernel that has dm-crypt: it is created, mounted, rekeyed in use, and
@@ -36,40 +37,25 @@ func TestEncryptedVolume(t *testing.T) {
 	})
 	d := k.encrypted("db")
 	data, err := k.Keys.DataKey(t.Context(), d)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	path, err := k.Mount(t.Context(), "db", "one")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(path, "file"), []byte("content"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(path, "file"), []byte("content"), 0o600))
 	old := k.gold + ".old"
 	k.write(t, old, 1)
 	k.write(t, k.gold, 3)
-	if err := k.rekey("db", old); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(old); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.rekey("db", old))
+	require.NoError(t, os.Remove(old))
 	for range 2 {
-		if err := k.Unmount(t.Context(), "db", "one"); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, k.Unmount(t.Context(), "db", "one"))
 		k.Restart()
-		if path, err = k.Mount(t.Context(), "db", "one"); err != nil {
-			t.Fatal(err)
-		}
+		path, err = k.Mount(t.Context(), "db", "one")
+		require.NoError(t, err)
 		if text, err := os.ReadFile(filepath.Join(path, "file")); err != nil || string(text) != "content" {
 			t.Errorf("got %q, %v", text, err)
 		}
 	}
-	if err := k.Unmount(t.Context(), "db", "one"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.Unmount(t.Context(), "db", "one"))
 	opened := 0
 	for _, c := range programs.Calls() {
 		said := fmt.Sprint(c.Name, c.Args, c.Env)

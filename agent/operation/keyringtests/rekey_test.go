@@ -24,6 +24,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/keys"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A key program gets the name of the volume for which the key is needed, also when an unrecorded clone is read.
@@ -32,16 +33,12 @@ func TestKeyProgramGetsNameOfVolume(t *testing.T) {
 	d := k.encrypted("db@run")
 	data := bytes.Clone(k.kind.key(d.ID))
 	s, err := k.Control.Submit(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: "now"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	agenttest.Await(t, func() bool {
 		op, err := k.Control.Operation(t.Context(), s.Operation.ID.String(), 0)
 		return err == nil && op.State == dataset.OpDone
 	})
-	if err := k.opens("db"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.opens("db"))
 	if _, err := k.Export(t.Context(), "db", "now", io.Discard); err != nil {
 		t.Fatal(err)
 	}
@@ -74,9 +71,7 @@ func TestKeyProgramGetsNameOfVolume(t *testing.T) {
 func TestRekeyVerifiesNewKey(t *testing.T) {
 	k := newKeyRig(t)
 	d, silver := k.encrypted("db@run"), k.encrypted("other@silver")
-	if err := os.WriteFile(k.program+".fickle", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(k.program+".fickle", nil, 0o600))
 	old := k.program + ".old"
 	k.write(t, old, 5)
 	k.refused(k.rekey("db", old), "the second read returned key ")
@@ -96,9 +91,7 @@ func TestRekeyVerifiesNewKey(t *testing.T) {
 	if err := k.opens("other"); err != nil {
 		t.Error(err)
 	}
-	if err := os.Remove(k.program + ".fickle"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(k.program+".fickle"))
 	for _, name := range []string{"db", "other"} {
 		if err := errors.Join(k.rekey(name, ""), k.opens(name)); err != nil {
 			t.Error(err)
@@ -111,9 +104,7 @@ func TestRekeyVerifiesNewKey(t *testing.T) {
 func TestResumedCreateKeepsItsDataKey(t *testing.T) {
 	k := newKeyRig(t)
 	p, err := k.Control.Plan(t.Context(), k.Node(), api.Request{ID: uuid.New(), Kind: dataset.OpCreate, Volume: "db@gold"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	first := *p.Operation
 	made := *first.DatasetRecord
 	first.DatasetRecord = &made
@@ -141,9 +132,7 @@ func TestCloneIsNeverLessEncryptedThanSource(t *testing.T) {
 	k := newKeyRig(t)
 	k.encrypted("db@gold")
 	p, err := k.Control.Plan(t.Context(), k.Node(), api.Request{ID: uuid.New(), Kind: dataset.OpClone, Volume: "copy", Options: map[string]string{"from": "db"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	op := *p.Operation
 	op.DatasetRecord.Profile.Encryption = dataset.KeySource{}
 	_, err = k.Execute(t.Context(), &host.Job{}, op)
@@ -177,13 +166,9 @@ func TestCopiesNeedOnlyNewKeyAfterRekey(t *testing.T) {
 	d := k.encrypted("db@gold")
 	data := bytes.Clone(k.kind.key(d.ID))
 	k.reprofile(k.profiled(k.silver))
-	if err := k.rekey("db", ""); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.rekey("db", ""))
 	now := k.known("db")
-	if err := os.Remove(k.gold); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(k.gold))
 	k.Cache.Remove(d.ID) // like a node that has a copy
 	before := api.AssignedCopy{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Kind: dataset.CopyReplica}}
 	k.Cache.SetCopy(d.ID, &before)
@@ -214,9 +199,7 @@ func TestCopiesNeedOnlyNewKeyAfterRekey(t *testing.T) {
 			t.Errorf("of a record with the old key doctor says %s", said)
 		}
 		for range 2 {
-			if err := k.Keys.UpdateCopyKey(t.Context(), target, kept); err != nil {
-				t.Fatal(err)
-			}
+			require.NoError(t, k.Keys.UpdateCopyKey(t.Context(), target, kept))
 		}
 		beside := target.entry.Record
 		r = &doctor.Report{}
@@ -236,23 +219,17 @@ func TestDoctorReportsRecordsWithOldKey(t *testing.T) {
 	k := newKeyRig(t)
 	d := k.encrypted("db@gold")
 	k.reprofile(k.profiled(k.silver))
-	if err := k.rekey("db", ""); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.rekey("db", ""))
 	now, subject := k.known("db"), "dataset "+d.ID.String()
 	if f := k.said(subject); f.Text != "" {
 		t.Fatalf("of a record that was written doctor says %+v", f)
 	}
-	if err := k.Pool().WriteRecord(t.Context(), d, true); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.Pool().WriteRecord(t.Context(), d, true))
 	f := k.said(subject)
 	if f.Level != api.LevelWarning || f.Fix != "drover volume rekey db" || !strings.Contains(f.Text, "still needs key "+d.Encryption.KeyID+", ") || !strings.Contains(f.Text, "needs key "+now.Encryption.KeyID+":") {
 		t.Errorf("of a record with the old key doctor says %+v", f)
 	}
-	if err := k.rekey("db", ""); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.rekey("db", ""))
 	if f := k.said(subject); f.Text != "" {
 		t.Errorf("after what it says to do doctor says %+v", f)
 	}
@@ -300,13 +277,9 @@ func TestRekeyOfSupersededVolumeInUse(t *testing.T) {
 		}
 	}()
 	k.reprofile(k.profiled(k.silver))
-	if err := k.rekey("db", ""); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.rekey("db", ""))
 	now := k.known("db")
-	if err := k.Pool().WriteRecord(t.Context(), d, true); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.Pool().WriteRecord(t.Context(), d, true))
 	if err := k.Copies.ReconcileLocked(t.Context(), api.AssignedCopy{Record: &now, Copy: dataset.Copy{Dataset: d.ID, Pool: d.Pool, Kind: dataset.CopyLeft}}); err != nil {
 		t.Fatal(err)
 	}
@@ -357,37 +330,25 @@ func TestDoctorReportsMissingAndRetiringKeys(t *testing.T) {
 	wants("volume first", api.LevelWarning, "drover volume rekey first", "still needs "+old)
 	wants("volume second", api.LevelWarning, "drover volume rekey second", "still needs "+old)
 	wants("volume run", "", "")
-	if err := k.rekey("second", ""); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.rekey("second", ""))
 	wants("volume second", "", "")
 	k.reprofile(k.profiled(k.gold))
-	if err := k.rekey("second", ""); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.rekey("second", ""))
 
 	k.write(t, k.gold, 3)
 	wants("volume first", api.LevelError, "drover volume rekey first --old-key-file", "cannot be mounted", first.Encryption.KeyID)
 	wants("volume there", api.LevelWarning, "copy the key", "could not be mounted", first.Encryption.KeyID)
-	if err := k.Remove(t.Context(), "first@gold"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.Remove(t.Context(), "first@gold"))
 	short := first.ID.String()[:8]
 	wants("volume first in the trash", api.LevelError, "drover trash restore "+short+", then drover volume rekey first --old-key-file", "cannot be mounted")
-	if err := os.Remove(k.gold); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Remove(k.gold))
 	wants("key file "+k.gold, api.LevelError, "without it, the data of these volumes is lost (drover trash ls)", "not found", "cannot be mounted: 1 (second)", "in the trash that could not be restored: 1 (first)", "1 (there)", "1 (gold)")
-	if err := k.Remove(t.Context(), "second@gold"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.Remove(t.Context(), "second@gold"))
 	wants("key file "+k.gold, api.LevelWarning, "drover trash ls", "in the trash that could not be restored: 2 (first, second)")
 
 	// Each volume may have a different key: then the program is called for each of them.
 	own := "#!/bin/sh\nread ask\ncase $ask in *" + run.ID.String() + "*) exec cat $0.key;; esac\nexec cat " + k.silver + "\n"
-	if err := os.WriteFile(k.program, []byte(own), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(k.program, []byte(own), 0o700))
 	wants("volume run", "", "")
 	k.Cache.SetCopy(there.ID, nil)
 	lost := run
@@ -412,29 +373,19 @@ exec cat "$0.key"
 func TestRekeyDoesNotBlockMounts(t *testing.T) {
 	k := newKeyRig(t)
 	d := k.encrypted("db@run")
-	if err := os.WriteFile(k.program, []byte(gatedProgram), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(k.program, []byte(gatedProgram), 0o700))
 	pipe := func(name string) *os.File {
-		if err := unix.Mkfifo(k.program+name, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, unix.Mkfifo(k.program+name, 0o600))
 		f, err := os.OpenFile(k.program+name, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, err)
 		t.Cleanup(func() { _ = f.Close() })
 		return f
 	}
 	runs, goes := pipe(".runs"), pipe(".goes")
 	key, err := keys.New(k.secret(5), "test")
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	data, err := key.Unwrap(*d.Encryption)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 
 	ended := make(chan error, 1)
 	go func() { ended <- k.rekey("db", "") }()

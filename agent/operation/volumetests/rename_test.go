@@ -1,3 +1,5 @@
+// Package volume_test tests the volume part of package operation. It is a folder of its own, so that it runs beside the
+// other tests.
 package volume_test
 
 import (
@@ -13,6 +15,7 @@ import (
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/require"
 )
 
 // wantList fails unless docker volume ls of a host has these spellings, in order, each once.
@@ -40,9 +43,7 @@ func TestSpellingsAfterRename(t *testing.T) {
 	d := f.A.NewVolume("old@plain")
 	create := func(h *agenttest.Host, spelling string) {
 		t.Helper()
-		if err := h.Create(ctx, spelling, nil); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, h.Create(ctx, spelling, nil))
 	}
 	remove := func(h *agenttest.Host, spelling string) {
 		t.Helper()
@@ -95,9 +96,7 @@ func TestSpellingsAfterRename(t *testing.T) {
 		}
 	}
 	wantList(f.B, "after the engine asked for the alias that was dropped", "new@plain")
-	if err := f.A.Remove(ctx, "new"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.Remove(ctx, "new"))
 	wantDeleted(f, d)
 }
 
@@ -126,9 +125,7 @@ func TestRemoveByAliasKeepsTheVolume(t *testing.T) {
 	if v := f.Recorded("old"); v.ID != d.ID || v.Volume != "new" {
 		t.Fatalf("after the removal of the alias: %+v", v.Dataset)
 	}
-	if err := f.A.Remove(ctx, "new"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.Remove(ctx, "new"))
 	wantDeleted(f, d)
 	wantList(f.A, "after the removal of the name")
 }
@@ -233,9 +230,7 @@ func TestListOfRenamedVolumeOfAnotherNode(t *testing.T) {
 	t.Parallel()
 	f := agenttest.NewCluster(t, "dir", "dir")
 	f.A.NewVolume("old@plain")
-	if err := f.B.Create(t.Context(), "old", nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.B.Create(t.Context(), "old", nil))
 	f.B.Config.ListAll = true
 	f.B.Restart()
 	f.SetNames("old", "new", "old")
@@ -246,3 +241,5 @@ func TestListOfRenamedVolumeOfAnotherNode(t *testing.T) {
 	f.B.WriteFile("new", "token", "of b")
 	f.B.WantFile("old", "token", "of b")
 }
+
+func TestMain(m *testing.M) { agenttest.Main(m) }

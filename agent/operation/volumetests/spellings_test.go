@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/process"
 	"github.com/droverhq/drover/plugin"
+	"github.com/droverhq/drover/test/require"
 )
 
 // A name that the engine has once used for a volume remains valid, whatever the volume's profile is now: an error
@@ -29,9 +30,7 @@ func TestGetOfSpellingThatEngineUsed(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
 	used := map[string]any{"spellings/db": records.Spellings{Dataset: d.ID, Used: []string{"db", "db@gold"}}}
-	if err := r.DB.Put(t.Context(), used); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.DB.Put(t.Context(), used))
 	r.Restart()
 	if v, err := r.Get(t.Context(), "db@gold"); err != nil || v.Spelling != "db@gold" || v.Mountpoint != r.MountPath(d.ID) {
 		t.Errorf("a spelling that was used: %+v, %v", v, err)
@@ -46,9 +45,7 @@ func TestGetOfSpellingThatEngineUsed(t *testing.T) {
 func TestI7GetOfVolumeOfAnotherNodeWithoutControl(t *testing.T) {
 	f := agenttest.NewCluster(t, "dir", "dir")
 	d := f.A.NewVolume("db@plain")
-	if err := f.B.Create(t.Context(), "db", nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.B.Create(t.Context(), "db", nil))
 	reachable := f.B.Config.Control
 	f.B.Config.Control = agenttest.UnreachableControl{Service: reachable}
 	f.B.Restart()
@@ -90,9 +87,7 @@ func TestSpellingsOutliveDeletion(t *testing.T) {
 	d := a.NewVolume("db")
 	used := map[string]any{"spellings/db": records.Spellings{Dataset: d.ID, Used: []string{"db@gold"}}}
 	for _, r := range []*agenttest.Host{a, b} {
-		if err := r.DB.Put(ctx, used); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.DB.Put(ctx, used))
 		r.Restart()
 	}
 	submit := func(req api.Request) {
@@ -176,18 +171,14 @@ func TestPodmanRemovesOnlyItsVolumes(t *testing.T) {
 	docker, podman := plugin.WithTool(t.Context(), plugin.Docker), plugin.WithTool(t.Context(), plugin.Podman)
 	create := func(ctx context.Context, spelling string) {
 		t.Helper()
-		if err := r.Create(ctx, spelling, nil); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.Create(ctx, spelling, nil))
 	}
 	use := func(ctx context.Context, spelling string) {
 		t.Helper()
 		if _, err := r.Mount(ctx, spelling, "id"); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Unmount(ctx, spelling, "id"); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.Unmount(ctx, spelling, "id"))
 	}
 	remove := func(ctx context.Context, spelling string, refused string, left ...string) {
 		t.Helper()
@@ -281,18 +272,14 @@ func TestForgetOfSpellingsIsRepeatedAfterError(t *testing.T) {
 	r := agenttest.NewCluster(t, "dir", "dir").A
 	id := r.NewVolume("db").ID
 	used := map[string]any{"spellings/db": records.Spellings{Dataset: id, Used: []string{"db", "db@gold"}}}
-	if err := r.DB.Put(ctx, used); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.DB.Put(ctx, used))
 	r.Restart()
 	broken := errors.New("the disk is full")
 	r.Fuse.FailNext("state spellin", broken)
 	if err := r.Spellings.Forget(ctx, id); !errors.Is(err, broken) {
 		t.Fatalf("first attempt: %v", err)
 	}
-	if err := r.Spellings.Forget(ctx, id); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Spellings.Forget(ctx, id))
 	if there, err := r.DB.Get(ctx, "spellings/db", &records.Spellings{}); err != nil || there {
 		t.Errorf("after the second attempt recorded: %t, %v", there, err)
 	}
@@ -324,9 +311,7 @@ func TestListOfAllNodes(t *testing.T) {
 	f.A.NewVolume("used@plain", nil)
 	f.A.NewVolume("gone", nil)
 	f.B.NewVolume("near@never", nil)
-	if err := f.B.Create(t.Context(), "used", nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.B.Create(t.Context(), "used", nil))
 	own := []string{"near@never", "used"}
 	if got := lists(f.B); !slices.Equal(got, own) {
 		t.Errorf("it lists %v", got)
@@ -336,9 +321,7 @@ func TestListOfAllNodes(t *testing.T) {
 	if got := lists(f.B); !slices.Equal(got, []string{"far@plain", "gone", "near@never", "used"}) {
 		t.Errorf("of the cluster it lists %v", got)
 	}
-	if err := f.A.Remove(t.Context(), "gone"); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.Remove(t.Context(), "gone"))
 	if got := lists(f.B); slices.Contains(got, "gone") {
 		t.Errorf("it lists %v", got)
 	}
@@ -378,9 +361,7 @@ func TestListOfFormerHome(t *testing.T) {
 	await("the restored volume is listed", "db@plain")
 	remove()
 	f.B.NewVolume("db@plain", nil)
-	if err := f.A.Create(t.Context(), "db@plain", nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.Create(t.Context(), "db@plain", nil))
 	await("the new volume is listed once", "db@plain")
 }
 
@@ -391,20 +372,14 @@ func TestSpellingsThatContainersNeed(t *testing.T) {
 	write := func(file, text string) {
 		t.Helper()
 		path := filepath.Join(root, file)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o600)))
 	}
 	write("volumes/metadata.db", "")
 	list, err := os.Open(filepath.Join(root, "volumes/metadata.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	defer list.Close()
 	self, err := process.Of(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	ctx := plugin.WithTool(plugin.WithCaller(t.Context(), self), plugin.Docker)
 	asks := func(name string, want ...string) {
 		t.Helper()
@@ -421,9 +396,7 @@ func TestSpellingsThatContainersNeed(t *testing.T) {
 		}
 	}
 	write("containers/c1/config.v2.json", `{"MountPoints":{"/data":{"Name":"six@bronze","Driver":"drover"}}}`)
-	if err := r.Create(ctx, "six@bronze", nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Create(ctx, "six@bronze", nil))
 	asks("six@bronze", "six@bronze")
 	if err := r.Remove(ctx, "six"); !errors.Is(err, dataset.ErrInUse) {
 		t.Errorf("removed although a container needs it: %v", err)
@@ -435,9 +408,7 @@ func TestSpellingsThatContainersNeed(t *testing.T) {
 	asks("six@bronze", "six@bronze")
 	write("containers/c1/config.v2.json", "not written completely")
 	asks("six", "six", "six@bronze") // what cannot be read may need any name
-	if err := os.RemoveAll(filepath.Join(root, "containers/c1")); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.RemoveAll(filepath.Join(root, "containers/c1")))
 	asks("six", "six")
 	asks("six@bronze", "six@bronze")
 	if err := r.Remove(ctx, "six"); err != nil {

@@ -142,9 +142,8 @@ func TestReportsAreBounded(t *testing.T) {
 			RequestBody any
 		}
 	}
-	if err = errors.Join(err, json.Unmarshal(text, &doc)); err != nil {
-		t.Fatal(err)
-	}
+	err = errors.Join(err, json.Unmarshal(text, &doc))
+	require.NoError(t, err)
 	long := `{"x":"` + strings.Repeat("a", maxReportBytes) + `"}`
 	bounded, large := 0, map[string]bool{}
 	for path, methods := range doc.Paths {

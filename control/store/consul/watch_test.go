@@ -149,9 +149,8 @@ func TestWatchSleeps(t *testing.T) {
 	}
 	for after := uint64(0); after < last; {
 		var err error
-		if after, err = s.Watch(t.Context(), "work/", after); err != nil {
-			t.Fatal(err)
-		}
+		after, err = s.Watch(t.Context(), "work/", after)
+		require.NoError(t, err)
 	}
 	stop()
 	if n := <-wakes; n > nodes/16 {

@@ -3,10 +3,9 @@
 // trialdir), and so do package reflink and the command drover backend verify. Its functions work on open files, and
 // keep no state. [Commits] shares one commit between callers, protected by a mutex.
 //
-// Where to change what: how subvolumes are made and deleted is in btrfs.go, nested.go and deletion.go, and quotas are
-// in quota.go. Commits are shared in commits.go. A stream is written in send.go, parsed in command.go, and applied in
-// apply.go and unprotect.go. The extents of a file are read in extents.go, the UUIDs of a subvolume in identity.go, and
-// the RAID profile in profile.go.
+// Where to change what: how subvolumes are made and deleted is in btrfs.go, nested.go and deletion.go, and quotas and
+// the RAID profile are read in quota.go. A stream is written in send.go, parsed in command.go, and applied in apply.go.
+// The extents of a file are read in extents.go, and the UUIDs of a subvolume in identity.go.
 package btrfsctl
 
 import (
@@ -14,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -197,4 +197,49 @@ func SetNOCOW(f *os.File) error {
 		return fmt.Errorf("set NOCOW on %s: btrfs ignored it, as it does for files that contain data", f.Name())
 	}
 	return nil
+}
+
+// Commits shares commits of a filesystem between callers. All callers that call Wait while a commit runs share the next
+// commit. The zero value is ready for use.
+type Commits struct {
+	mu      sync.Mutex
+	waiting *round
+	running sync.Mutex
+}
+
+type round struct {
+	done chan struct{}
+	err  error
+}
+
+// Wait returns once a commit has run that began after the call.
+func (c *Commits) Wait(commit func() error) error {
+	c.mu.Lock()
+	if r := c.waiting; r != nil {
+		c.mu.Unlock()
+		<-r.done
+		return r.err
+	}
+	r := &round{done: make(chan struct{})}
+	c.waiting = r
+	c.mu.Unlock()
+
+	c.running.Lock()
+	c.mu.Lock()
+	c.waiting = nil
+	c.mu.Unlock()
+	r.err = commit()
+	c.running.Unlock()
+	close(r.done)
+	return r.err
+}
+
+// Commit writes the running transaction of the filesystem of dir. Unlike btrfs's sync it does not write out
+// the dirty pages of all other files.
+func Commit(dir *os.File) error {
+	id, err := StartSync(dir)
+	if err != nil {
+		return err
+	}
+	return WaitSync(dir, id)
 }

@@ -3,9 +3,9 @@
 // the guard, the command drover backend verify and packages tree and btrfsctl call it. The package keeps no state, and
 // its functions are safe for concurrent use.
 //
-// Where to change what: freezing and flags are in fsctl.go. The signatures of known formats are in identify.go. Growing
-// is in grow.go, discarding free space is in trim.go, project quotas are in project.go, and free space is in space.go
-// and removed.go. The superblocks of ext4 and XFS are read in superblock.go.
+// Where to change what: freezing and flags are in fsctl.go. The signatures of known formats are in identify.go, with
+// the superblocks of ext4 and XFS. Growing is in grow.go, discarding free space is in trim.go, project quotas are in
+// project.go, and free space is in space.go.
 package fsctl
 
 import (

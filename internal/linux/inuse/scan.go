@@ -17,9 +17,9 @@
 // is the set of examinations that hang (Examiner) and the look that callers of FindOpenFiles share. Both are protected
 // by mutexes.
 //
-// Where to change what: what a process holds is in examine.go, mappings.go and smaps.go. Which mounts of a tree count
-// is in tree.go and overlay.go. How a file on a detached mount is placed is in detached.go and devices.go. The limits
-// of one examination are in budget.go and examiner.go, and those of a look in openfiles.go.
+// Where to change what: what a process holds is in examine.go and mappings.go. Which mounts of a tree count is in
+// tree.go and overlay.go. How a file on a detached mount is placed is in detached.go and devices.go. The limits of one
+// examination are in budget.go and examiner.go, and those of a look in openfiles.go.
 //
 // In this package, the host is the mount namespace of the calling process, and a task is a thread. A task
 // is named by its directory in /proc.

@@ -362,9 +362,8 @@ func TestSoleAndClaimed(t *testing.T) {
 	if fi, err := os.Stat(file); err != nil || fi.Sys().(*syscall.Stat_t).Ino != d.Inode {
 		t.Errorf("inode %d, %v", d.Inode, err)
 	}
-	if f, err = os.Open(file); err != nil {
-		t.Fatal(err)
-	}
+	f, err = os.Open(file)
+	require.NoError(t, err)
 	defer f.Close()
 	assert.ErrorIsf(t, loopdev.Claim(t.Context(), f), loopdev.ErrAttached, "attached")
 }

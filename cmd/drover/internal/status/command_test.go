@@ -104,9 +104,8 @@ func unpack(t *testing.T, file string) map[string]string {
 			return files
 		}
 		content, rerr := io.ReadAll(archive)
-		if err = errors.Join(err, rerr); err != nil {
-			t.Fatal(err)
-		}
+		err = errors.Join(err, rerr)
+		require.NoError(t, err)
 		dir, name := filepath.Split(h.Name)
 		if h.Mode != 0o600 || dir != "drover-support-20260301T120000Z/" {
 			t.Errorf("%s has mode %o", h.Name, h.Mode)

@@ -1,9 +1,0 @@
-package operation_test
-
-import (
-	"testing"
-
-	"github.com/droverhq/drover/agent/agenttest"
-)
-
-func TestMain(m *testing.M) { agenttest.Main(m) }
