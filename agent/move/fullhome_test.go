@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -152,12 +153,14 @@ func TestStalledTransferDoesNotFillHome(t *testing.T) {
 	pool := newFullHome(f.A)
 	f.B.Stop()
 	slow := slowBodies{f.B.Config.PeerHTTP, func() { pool.full.Store(true) }, make(chan struct{})}
+	release := sync.OnceFunc(func() { close(slow.released) })
+	defer release()
 	f.B.Config.PeerHTTP = slow
 	f.B.Start()
 	op := f.BeginMove("db", f.B)
 	agenttest.Await(t, pool.full.Load)
 	awaitNoTransferSnapshot(f.A, d.ID)
-	close(slow.released)
+	release()
 	if op = f.AwaitEnd(op); op.State != dataset.OpDone {
 		t.Errorf("the move is %s: %+v", op.State, op.Problem)
 	}

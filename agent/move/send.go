@@ -219,6 +219,9 @@ func (b *limitedWriter) Write(p []byte) (int, error) {
 			!errors.Is(err, http.ErrNotSupported) {
 			return done, b.fail(err)
 		}
+		if b.ctx.Err() != nil { // the deadline may have replaced that of the end
+			return done, context.Cause(b.ctx)
+		}
 		n, err := b.w.Write(part)
 		done += n
 		if err != nil {
