@@ -37,9 +37,10 @@ func TestMoveOfIdleVolumeAndBack(t *testing.T) {
 		if v.Home != to.Node() || v.Epoch != uint64(2+i) || v.Move != uuid.Nil || len(v.Copies) != 1 || v.Copies[0] != from.Node() {
 			t.Errorf("on record: %+v", v)
 		}
-		if v, err := f.Client.Volume(t.Context(), d.ID.String()); err != nil || v.Status == nil || v.Status.InPool == nil || *v.Status.InPool == 0 {
-			t.Errorf("control shows no status of the volume that has just moved: %+v, %v", v.Status, err)
-		}
+		agenttest.Await(t, func() bool { // the report of its status
+			v, err := f.Client.Volume(t.Context(), d.ID.String())
+			return err == nil && v.Status != nil && v.Status.InPool != nil && *v.Status.InPool > 0
+		})
 		from.AwaitSettled(d.ID)
 		to.WantFile("db", "token", "second")
 		e, err := to.Pool().Stat(t.Context(), d.ID)
