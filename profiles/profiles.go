@@ -3,9 +3,9 @@
 // no state, and a Set never changes.
 //
 // In cmd/drover, package settings reads the file, calls Parse and has the commands of drover profile. Package daemon
-// keeps the Set that was read last and passes it to control. To add a key, add a field to
-// dataset.Profile, its reader to this package, the key to both lists in parseProfile, and its description to
-// profiles.schema.json. If the field contains a slice or a pointer, also change dataset.Profile.Clone.
+// keeps the Set that was read last and passes it to control. To add a key, add a field to dataset.Profile, its reader
+// to this package, the key to both lists in parseProfile, its description to profiles.schema.json, and a line to
+// profileForm (settings/profile.go). If the field contains a slice or a pointer, also change dataset.Profile.Clone.
 package profiles
 
 import (

@@ -14,7 +14,7 @@ import (
 const OperationRetention = 24 * time.Hour
 
 // Request asks for one change of one volume, snapshot or dataset. Control makes a plan from it. Kind decides which of
-// the other fields are used.
+// the other fields are used. A field that users set also belongs in the body type in volumes.go, here and in server.
 type Request struct {
 	// UUID of the operation, chosen by the caller, so that control recognises a retry
 	ID   uuid.UUID      `json:"id,omitzero"`

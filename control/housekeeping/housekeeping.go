@@ -5,8 +5,9 @@
 // Only the service that holds the lock under record.HousekeeperKey does the work, and each of its transactions checks
 // the lock. Run keeps a Memory between rounds, which only its goroutine uses. All goroutines can read three other
 // states in memory: schedules (of snapshots, as Run has seen them), backupRecords (the scheduled backups, as they were
-// read from the store in the last minute) and refused (why verifications could not be requested). An atomic flag says
-// whether this service does the work. All other state is in the store.
+// read from the store in the last minute) and refused (why verifications could not be requested). The first and the
+// last are sync.Maps, and backupRecords has a turn, a channel; packages view and repositories read them. An atomic flag
+// says whether this service does the work. All other state is in the store.
 //
 // To add a periodic task, call it in Round. Schedules of snapshots are in schedule.go, those of backups in backups.go,
 // verifications.go and latebackups.go. The trash is in trash.go, and the removal of old operations in forget.go. Which

@@ -18,8 +18,10 @@
 // count of running time, node records, which save most reads of nodes (NodeCache), and the known format.
 //
 // To add a key, add its name here, its type in types.go, a case in checkBelongs (decode.go), a line in the package
-// comment of control, and a case in CheckInvariants of package controltest, which fails for unknown keys. A record that
-// expires by the running time is listed in isAwaited, so that the count runs while it exists.
+// comment of control, and a case in CheckInvariants of package controltest, which fails for unknown keys. A key of a
+// dataset is also removed in ForgetDataset (datasets.go), and one that changes often is left out in export of package
+// repositories. A record that expires by the running time is listed in isAwaited, so that the count runs while it
+// exists.
 package record
 
 import (

@@ -1,9 +1,11 @@
 // Package reports keeps the last reports of agents, and checks what a report may contain.
 //
-// Latest has the heartbeats of all nodes in memory, under its own mutex. It is not stored: after a restart the agents
-// report everything again. The functions named Check limit the size of a report, because the certificate of a node may
-// be stolen. For the same reason Profiles decides whether control may record a profile that a node reports: it compares
-// the profile with profiles.yaml and with the records, and keeps no state.
+// Latest has the heartbeats of all nodes in memory, under its own mutex, and the statuses that come with the results of
+// operations. All packages of control that decide read it; control, deletion, placement and view also write to it. It
+// is not stored: after a restart the agents report everything again. The functions named Check limit the size of a
+// report, because the certificate of a node may be stolen. For the same reason Profiles decides whether control may
+// record a profile that a node reports: it compares the profile with profiles.yaml and with the records, and keeps no
+// state.
 //
 // A new kind of report gets a field in nodeReport and a limit in bounds.go. Events about pools are made in
 // poolEvent. If another setting of a profile becomes dangerous on other nodes, add it to Check and WithKnownSettings

@@ -1,7 +1,8 @@
 // Package store defines the interface of the store in which the control service keeps its state: a small, strictly
 // ordered key-value store, whose transactions check that the entries on which a decision was based have not changed.
 // Package bolt implements it with one file on one host, and package consul with a Consul cluster. Package storetest
-// checks every implementation against this text. The agent keeps its state in a store, too. This package has no state.
+// checks every implementation against this text. Package record has the transactions of control, membership its
+// sessions and catalog, and dump copies a store. The agent keeps its state in a store, too. This package has no state.
 // A new rule of the contract belongs here, with a test in storetest.
 //
 // # Keys and values

@@ -4,7 +4,7 @@
 // replaced.
 //
 // Tool performs the operations, which are called acts. Serve runs in the hand and answers requests with a Tool. Hand is
-// the guard's side of the connection: it starts the hand, and restarts it when it dies.
+// the guard's side of the connection: it starts the hand, and restarts it when it dies. Package guard calls both sides.
 //
 // An act records its intent in files below Options.Run, which are called marks. So a later guard of the same boot, with
 // another hand, can continue the act and undo it. Only the marks and the records of the guard outlive the hand. A mutex

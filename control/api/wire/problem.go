@@ -1,6 +1,6 @@
 // Package wire defines the representations in HTTP that both sides of the API use besides the JSON of the types in
-// package api. Packages client and server call it, package openapi describes Problem, and it has no state. A new
-// header, trailer or media type of the API belongs here. It has:
+// package api. Packages client, server and endpoint call it, package openapi describes Problem, and it has no state. A
+// new header, trailer or media type of the API belongs here. It has:
 //
 //   - errors as problem details (Problem)
 //   - events as server-sent events (EncodeEvent, ReadEvents)

@@ -6,7 +6,7 @@
 //
 // A new fact also needs a field of dataset.Facts. If its changes must be recorded, it needs a comparison in
 // Facts.Differ, and if a placement may use it, an entry in package selector. publish.go decides which facts are
-// published. drover node inspect shows all.
+// published. drover node inspect shows those in factLines (nodes/node.go).
 package facts
 
 import (

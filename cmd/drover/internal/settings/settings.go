@@ -30,7 +30,7 @@ const (
 	DefaultProfiles = "/etc/drover/profiles.yaml"
 )
 
-// Backends returns the backends of this program, the preferred ones first.
+// Backends returns the backends of this program, the preferred ones first. A new one is also a KIND of package cli.
 func Backends() *backends.Registry {
 	runner := run.System{}
 	return backends.NewRegistry(loop.New(&runner), dir.Backend{}, btrfs.New(), nfs.Backend{},
