@@ -163,9 +163,7 @@ func TestPeersGetOnlyWhatTheyMay(t *testing.T) {
 		t.Errorf("%s", op.State)
 	}
 	agenttest.Await(t, func() bool { return errors.Is(ask(), dataset.ErrForbidden) })
-	if _, err := f.B.TransferClient.Plan(t.Context(), "https://host-a:9471", uuid.New(), nil, uuid.Nil, nil); !errors.Is(err, dataset.ErrNotFound) {
-		t.Errorf("of no dataset: %v", err)
-	}
+	assert.ErrorIsf(t, f.B.Access.Check(t.Context(), uuid.New(), d.ID), dataset.ErrNotFound, "a node without the dataset")
 	if _, err := move.CertifiedNode(&http.Request{}); !errors.Is(err, dataset.ErrForbidden) {
 		t.Errorf("without a certificate: %v", err)
 	}

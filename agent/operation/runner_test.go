@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
 
@@ -410,26 +411,36 @@ func TestRecordBesideDataFollowsUpdates(t *testing.T) {
 	says(func(d dataset.Dataset) bool { return d.State == dataset.StateTrashed })
 }
 
-// An operation that was planned in an earlier epoch does nothing: it is refused before data is changed.
+// An operation that was planned in an earlier epoch does nothing: it is refused before data is changed. It is also
+// refused if control has an older record of a dataset that has left this node.
 func TestI1OperationOfOlderEpochIsRefused(t *testing.T) {
 	r := agenttest.New(t)
 	ctx := t.Context()
 	d := r.NewVolume("db")
 	epoch := d.Epoch
 	d.Epoch++
+	refused := func(what string) {
+		t.Helper()
+		for _, kind := range []dataset.OpKind{dataset.OpPurge, dataset.OpRestore, dataset.OpSnapshotDelete} {
+			op := dataset.Operation{
+				ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: epoch,
+				Snapshot: &dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}, Source: &dataset.Source{Dataset: d.ID, Snapshot: uuid.New()},
+			}
+			_, err := r.Execute(ctx, &host.Job{}, op)
+			assert.ErrorIsf(t, err, dataset.ErrStale, "a %s %s", kind, what)
+		}
+		_, err := r.Pool().Stat(ctx, d.ID)
+		require.NoError(t, err)
+	}
 	r.Cache.Apply(d, r.Cache.Index(d.ID)+1)
-	for _, kind := range []dataset.OpKind{dataset.OpPurge, dataset.OpRestore, dataset.OpSnapshotDelete} {
-		op := dataset.Operation{
-			ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: epoch,
-			Snapshot: &dataset.Snapshot{ID: uuid.New(), Dataset: d.ID}, Source: &dataset.Source{Dataset: d.ID, Snapshot: uuid.New()},
-		}
-		if _, err := r.Execute(ctx, &host.Job{}, op); !errors.Is(err, dataset.ErrStale) {
-			t.Errorf("a %s of an older epoch: %v", kind, err)
-		}
+	refused("of an older epoch")
+	d.Home, d.Epoch = uuid.New(), d.Epoch+1
+	left := api.AssignedCopy{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: r.NodeID, Pool: d.Pool, Kind: dataset.CopyLeft}}
+	if !r.Cache.ReplaceByCopy(left) {
+		t.Fatal("it is not left")
 	}
-	if _, err := r.Pool().Stat(ctx, d.ID); err != nil {
-		t.Errorf("what it was of: %v", err)
-	}
+	refused("of a dataset that has left")
+	r.Cache.SetCopy(d.ID, nil) // otherwise the rig would check it
 }
 
 func TestMain(m *testing.M) { agenttest.Main(m) }
