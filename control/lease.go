@@ -54,8 +54,7 @@ func (s *Service) Recall(ctx context.Context, node uuid.UUID, r api.Report) (op 
 // move began.
 func (s *Service) Yield(ctx context.Context, node uuid.UUID, y api.Yield) error {
 	if (y.Manifest == nil) == (len(y.InUseBy) == 0) {
-		return dataset.Errorf(dataset.ErrInvalid, "yield of dataset %s: missing manifest or holders",
-			y.Dataset)
+		return dataset.Errorf(dataset.ErrInvalid, "yield of dataset %s: missing manifest or holders", y.Dataset)
 	}
 	_, err := s.Ledger.Update(ctx, func(t *record.Tx) error {
 		if _, err := membership.FreshNode(t, node, y.Incarnation); err != nil {

@@ -69,8 +69,7 @@ func (p Daemon) Serve(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, l.Close()) }()
 	missing := Tune()
 	if kind, err := fsctl.KindOf(run); err != nil || kind != fsctl.Tmpfs {
-		missing = append(missing, fmt.Sprintf("%s is not on a tmpfs (%s): a disk that hangs delays fencing",
-			run, kind))
+		missing = append(missing, fmt.Sprintf("%s is not on a tmpfs (%s): a disk that hangs delays fencing", run, kind))
 	}
 	for _, m := range missing {
 		p.Log.Warn("the guard has reduced protection: " + m)

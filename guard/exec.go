@@ -53,8 +53,7 @@ func (f ExecFence) Fence(ctx context.Context, r run.Runner, name string, node uu
 		return err
 	}
 	if strings.HasPrefix(name, "-") {
-		return dataset.Errorf(dataset.ErrInvalid, "fence node %q: the name looks like an option",
-			dataset.Clip(name))
+		return dataset.Errorf(dataset.ErrInvalid, "fence node %q: the name looks like an option", dataset.Clip(name))
 	}
 	timeout := f.Timeout
 	timeout = cmp.Or(timeout, DefaultExecTimeout)

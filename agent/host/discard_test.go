@@ -90,7 +90,6 @@ func TestI3DiscardKeepsRecordedDataset(t *testing.T) {
 	assert.NoErrorf(t, host.Discard(t.Context(), f.A.Host, f.A.Pool(), uuid.New()), "without a dataset")
 }
 
-// A pool that sends no snapshots is refused.
 func TestNearestBaseNeedsSender(t *testing.T) {
 	_, err := host.NearestBase(t.Context(), slowPool{}, backends.Entry{}, dataset.Snapshot{}, nil)
 	assert.ErrorIs(t, err, dataset.ErrUnsupported)

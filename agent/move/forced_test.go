@@ -152,9 +152,8 @@ func TestPeersGetOnlyWhatTheyMay(t *testing.T) {
 		return err
 	}
 	assert.ErrorIsf(t, ask(), dataset.ErrForbidden, "before")
-	if _, err := f.B.TransferClient.RequestSnapshot(t.Context(), "https://host-a:9471", d.ID, nil); !errors.Is(err, dataset.ErrForbidden) {
-		t.Errorf("a snapshot for nobody: %v", err)
-	}
+	_, err := f.B.TransferClient.RequestSnapshot(t.Context(), "https://host-a:9471", d.ID, nil)
+	assert.ErrorIsf(t, err, dataset.ErrForbidden, "a snapshot for nobody")
 	f.A.MustMount("db", "user")
 	op := f.BeginMove("db", f.B)
 	agenttest.Await(t, func() bool { return ask() == nil })
@@ -164,9 +163,8 @@ func TestPeersGetOnlyWhatTheyMay(t *testing.T) {
 	}
 	agenttest.Await(t, func() bool { return errors.Is(ask(), dataset.ErrForbidden) })
 	assert.ErrorIsf(t, f.B.Access.Check(t.Context(), uuid.New(), d.ID), dataset.ErrNotFound, "a node without the dataset")
-	if _, err := move.CertifiedNode(&http.Request{}); !errors.Is(err, dataset.ErrForbidden) {
-		t.Errorf("without a certificate: %v", err)
-	}
+	_, err = move.CertifiedNode(&http.Request{})
+	assert.ErrorIsf(t, err, dataset.ErrForbidden, "without a certificate")
 	f.A.MustUnmount("db", "user")
 	f.Move("db", f.B)
 	f.A.AwaitSettled(d.ID)

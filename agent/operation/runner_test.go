@@ -93,9 +93,7 @@ func TestI3CreateInProgressIsNotReaped(t *testing.T) {
 		t.Errorf("%+v, %v, joined %t", e, err, joined)
 	}
 	r.MountDataset(d, "id")
-	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Unmount(t.Context(), "db", "id"))
 }
 
 // I4: an operator destroys a dataset that is just being made, and is not recorded yet. Once it is acknowledged, it
@@ -119,13 +117,9 @@ func TestI4CreateInProgressIsNotCollected(t *testing.T) {
 		agenttest.Await(t, func() bool { return r.Locks.Users(id) == 2 })
 	}
 	d := r.NewVolume("db")
-	if err := <-collected; !errors.Is(err, dataset.ErrExists) {
-		t.Errorf("collected: %v", err)
-	}
+	assert.ErrorIsf(t, <-collected, dataset.ErrExists, "collected")
 	r.MountDataset(d, "id")
-	if err := r.Unmount(t.Context(), "db", "id"); err != nil {
-		t.Error(err)
-	}
+	assert.NoError(t, r.Unmount(t.Context(), "db", "id"))
 }
 
 // blows crashes the process before the next act of a name. gone is closed then.
@@ -256,9 +250,7 @@ func TestLateRecordDoesNotRepeatCreate(t *testing.T) {
 		if fails {
 			want = dataset.OpFailed
 		}
-		if err := late.Service.Record(t.Context(), r.NodeID, record); err != nil {
-			t.Error(err)
-		}
+		assert.NoError(t, late.Service.Record(t.Context(), r.NodeID, record))
 		agenttest.Await(t, func() bool { return r.Jobs.Count() == 0 }) // a failure is reported by a job
 		op, err := r.Control.Operation(t.Context(), record.Operation.ID.String(), 0)
 		if err != nil || op.State != want {
@@ -402,9 +394,8 @@ func TestRecordBesideDataFollowsUpdates(t *testing.T) {
 	}
 	for _, protect := range []bool{true, false} {
 		req := api.Request{ID: uuid.New(), Kind: dataset.OpUpdate, Volume: "db", Protect: &protect}
-		if _, err := r.Link.Service.Submit(t.Context(), req); err != nil {
-			t.Fatal(err)
-		}
+		_, err := r.Link.Service.Submit(t.Context(), req)
+		require.NoError(t, err)
 		says(func(d dataset.Dataset) bool { return d.Protected == protect })
 	}
 	require.NoError(t, r.Remove(t.Context(), "db"))
@@ -420,7 +411,6 @@ func TestI1OperationOfOlderEpochIsRefused(t *testing.T) {
 	epoch := d.Epoch
 	d.Epoch++
 	refused := func(what string) {
-		t.Helper()
 		for _, kind := range []dataset.OpKind{dataset.OpPurge, dataset.OpRestore, dataset.OpSnapshotDelete} {
 			op := dataset.Operation{
 				ID: uuid.New(), Kind: kind, Node: r.NodeID, Volume: "db", DatasetID: d.ID, Epoch: epoch,

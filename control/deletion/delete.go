@@ -130,8 +130,7 @@ func (r *Deleter) checkDeletableWithoutHome(t *record.Tx, d dataset.Dataset, req
 	what := "delete of volume " + d.Volume
 	switch {
 	case !req.Force:
-		return dataset.Errorf(dataset.ErrInvalid,
-			"%s: --fenced NODE requires --force", what)
+		return dataset.Errorf(dataset.ErrInvalid, "%s: --fenced NODE requires --force", what)
 	case !r.Ledger.Shared:
 		return dataset.Errorf(dataset.ErrUnsupported, "%s: there is no other node (omit --fenced)", what)
 	}
@@ -141,8 +140,7 @@ func (r *Deleter) checkDeletableWithoutHome(t *record.Tx, d dataset.Dataset, req
 	}
 	_, there, err := membership.LivingSession(t, home.ID)
 	if err == nil && there {
-		err = dataset.Errorf(dataset.ErrConflict, "%s: its home, node %s, is alive (omit --fenced)", what,
-			home.Name)
+		err = dataset.Errorf(dataset.ErrConflict, "%s: its home, node %s, is alive (omit --fenced)", what, home.Name)
 	}
 	return err
 }

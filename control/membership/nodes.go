@@ -90,8 +90,7 @@ func (m *Members) Register(ctx context.Context, r api.Registration) error {
 func checkRegistration(t *record.Tx, n, old dataset.Node) error {
 	if n.Incarnation == old.Incarnation && n.RegistrationNumber < old.RegistrationNumber {
 		// The registration may name pools that were removed.
-		return dataset.Errorf(dataset.ErrStale,
-			"register node %s: a later request of its agent arrived before", n.Name)
+		return dataset.Errorf(dataset.ErrStale, "register node %s: a later request of its agent arrived before", n.Name)
 	}
 	if was, err := t.Get(record.RevokedNodeKey(n.ID), &record.Revocation{}); err != nil {
 		return err

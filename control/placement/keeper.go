@@ -224,8 +224,7 @@ func (s *CopyKeeper) Shortage(t *record.Tx, d dataset.Dataset) (string, error) {
 // replicaPools returns one pool of each node that has no copy and can keep one. Pools that are more similar to the
 // present pool come first, and among equally similar ones those with more free space. why has the reasons why the other
 // pools cannot keep a copy.
-func (s *CopyKeeper) replicaPools(t *record.Tx, d dataset.Dataset) (candidates []Candidate, why []string,
-	err error) {
+func (s *CopyKeeper) replicaPools(t *record.Tx, d dataset.Dataset) (candidates []Candidate, why []string, err error) {
 	from, err := t.Pool(d)
 	if err != nil {
 		return nil, nil, err
@@ -262,8 +261,7 @@ func (s *CopyKeeper) replicaPools(t *record.Tx, d dataset.Dataset) (candidates [
 		return c.Status.Free
 	}
 	slices.SortStableFunc(candidates, func(x, y Candidate) int {
-		return cmp.Or(cmp.Compare(Likeness(from, y.Pool), Likeness(from, x.Pool)),
-			cmp.Compare(free(y), free(x)))
+		return cmp.Or(cmp.Compare(Likeness(from, y.Pool), Likeness(from, x.Pool)), cmp.Compare(free(y), free(x)))
 	})
 	nodes := map[uuid.UUID]bool{}
 	candidates = slices.DeleteFunc(candidates, func(c Candidate) bool {

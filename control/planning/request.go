@@ -109,8 +109,7 @@ func (v *Planner) CheckMatches(t *record.Tx, d dataset.Dataset, w CreateRequest)
 		return differs("with profile %s, not %s (use %s, or drover volume set-profile %s %s)", p.Name,
 			w.spec.Profile, d.Volume, d.Volume, w.spec.Profile)
 	case o.Size != 0 && o.Size != d.Size:
-		return differs("with size %s, not %s (drover volume resize %s %s)", d.Size.Readable(), o.Size, d.Volume,
-			o.Size)
+		return differs("with size %s, not %s (drover volume resize %s %s)", d.Size.Readable(), o.Size, d.Volume, o.Size)
 	case o.FS != "" && o.FS != p.Filesystem.Type:
 		return differs("with %s, not filesystem %s", filesystem(p), o.FS)
 	case o.ReadOnly && !d.ReadOnly:

@@ -280,9 +280,7 @@ func TestRekeyOfSupersededVolumeInUse(t *testing.T) {
 	require.NoError(t, k.rekey("db", ""))
 	now := k.known("db")
 	require.NoError(t, k.Pool().WriteRecord(t.Context(), d, true))
-	if err := k.Copies.ReconcileLocked(t.Context(), api.AssignedCopy{Record: &now, Copy: dataset.Copy{Dataset: d.ID, Pool: d.Pool, Kind: dataset.CopyLeft}}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, k.Copies.ReconcileLocked(t.Context(), api.AssignedCopy{Record: &now, Copy: dataset.Copy{Dataset: d.ID, Pool: d.Pool, Kind: dataset.CopyLeft}}))
 	if e, err := k.Pool().Stat(t.Context(), d.ID); err != nil || e.State != backends.EntryReady || e.Record.Encryption.KeyID != now.Encryption.KeyID {
 		t.Errorf("beside it lies %+v of %v, %v", e.Record.Encryption, e.State, err)
 	}

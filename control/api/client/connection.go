@@ -301,8 +301,7 @@ func (c *connection) download(ctx context.Context, k call, w io.Writer) (http.He
 		if sink.err != nil {
 			return nil, sink.err
 		}
-		return nil, from.failed(ctx, k, fmt.Errorf("the archive ended early and is incomplete: %w",
-			err))
+		return nil, from.failed(ctx, k, fmt.Errorf("the archive ended early and is incomplete: %w", err))
 	}
 	if ctx.Err() != nil {
 		return nil, from.failed(ctx, k, nil)

@@ -239,9 +239,7 @@ func errCursor(p api.Page) error {
 }
 
 // paged answers with a page that the service returns. It refuses a cursor that the list cannot have.
-func paged[T any](
-	p api.Page, isCursor func(string) bool, get func() (api.List[T], error),
-) (l api.List[T], err error) {
+func paged[T any](p api.Page, isCursor func(string) bool, get func() (api.List[T], error)) (l api.List[T], err error) {
 	if p.After != "" && !isCursor(p.After) {
 		return l, errCursor(p)
 	}
@@ -254,9 +252,7 @@ func paged[T any](
 
 // cutPage answers with a page of a list that the service returned as a whole. cursor returns the cursor of the item
 // at an index. If no item has the cursor, the request is refused, because the item may have been removed.
-func cutPage[T any](
-	p api.Page, items []T, err error, cursor func(i int, item T) string,
-) (l api.List[T], _ error) {
+func cutPage[T any](p api.Page, items []T, err error, cursor func(i int, item T) string) (l api.List[T], _ error) {
 	if err != nil {
 		return l, err
 	}

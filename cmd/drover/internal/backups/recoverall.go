@@ -85,8 +85,7 @@ func (r *recovery) summarize(ctx context.Context, list []*candidate) error {
 		_, _ = fmt.Fprintf(r.app.ErrOut, "drover: checked: %s\n", checked)
 	}
 	if kept > 0 {
-		return r.app.PrintLine("%d of %d volumes are recovered, and %d exist already", len(list)-kept,
-			len(list), kept)
+		return r.app.PrintLine("%d of %d volumes are recovered, and %d exist already", len(list)-kept, len(list), kept)
 	}
 	return r.app.PrintLine("%d of %[1]d volumes are recovered", len(list))
 }

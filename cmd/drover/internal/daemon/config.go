@@ -217,8 +217,7 @@ func (o Options) checkPublish(can, reason string) error {
 
 // checkHost checks the options that every process with an agent needs.
 func (o Options) checkHost() error {
-	if err := o.checkPublish(config.PublishSwarm,
-		"control does that (set it for drover control)"); err != nil {
+	if err := o.checkPublish(config.PublishSwarm, "control does that (set it for drover control)"); err != nil {
 		return err
 	}
 	if err := o.checkFolders(); err != nil {

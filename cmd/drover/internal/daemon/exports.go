@@ -52,8 +52,7 @@ func (s exportStorer) Store(ctx context.Context, r dataset.Repository, e reposit
 // OpenRepository returns the repository of a record. It checks the record and the password program as an agent does:
 // see backup.Checker. cacheDir is a private folder for restic's cache. OpenRepository does not reach the
 // repository.
-func OpenRepository(ctx context.Context, o Options, cacheDir string, r dataset.Repository) (*restic.Repository,
-	error) {
+func OpenRepository(ctx context.Context, o Options, cacheDir string, r dataset.Repository) (*restic.Repository, error) {
 	return newChecker(o, cacheDir).Restic(ctx, r)
 }
 

@@ -164,8 +164,7 @@ type Flags struct {
 }
 
 func (f *Flags) common(fl *pflag.FlagSet) {
-	fl.StringVar(&f.config, "config", settings.DefaultConfig,
-		"configuration `FILE`; the default file is optional")
+	fl.StringVar(&f.config, "config", settings.DefaultConfig, "configuration `FILE`; the default file is optional")
 	fl.StringVar(&f.root, "root", "/var/lib/drover", "`DIR` of the state, the pools and the mounts")
 	fl.StringVar(&f.run, "run", "/run/drover", "`DIR` of the API's socket")
 	fl.StringVar(&f.metrics, "metrics-listen", "", "loopback `ADDRESS` for /metrics without TLS, such as "+
@@ -209,8 +208,7 @@ const (
 )
 
 // runProcess reads the settings of a process and runs it until a signal ends it.
-func runProcess(ctx context.Context, a *cli.App, f Flags,
-	process func(context.Context, Options) error) error {
+func runProcess(ctx context.Context, a *cli.App, f Flags, process func(context.Context, Options) error) error {
 	// The work mostly waits for disks. By default, Go runs one goroutine for each CPU. While one waits in a flush,
 	// others that are ready must wait too: with two CPUs and 64 concurrent creates, that would cost a tenth to a fifth
 	// of the creates a second. Garbage is collected half as often as by default, which saves another twentieth, and the

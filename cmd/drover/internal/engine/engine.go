@@ -52,8 +52,7 @@ func Path(ctx context.Context, c API, name string, live bool) (string, error) {
 	v, err := c.VolumeInspect(ctx, name, client.VolumeInspectOptions{})
 	switch {
 	case errdefs.IsNotFound(err) || err == nil && v.Volume.Name != name:
-		return "", dataset.Errorf(dataset.ErrNotFound,
-			"no such Docker volume: %q (docker volume ls lists them)", name)
+		return "", dataset.Errorf(dataset.ErrNotFound, "no such Docker volume: %q (docker volume ls lists them)", name)
 	case err != nil:
 		return "", dataset.Errorf(dataset.ErrUnavailable, "inspect Docker volume %q: %w", name, err)
 	}
@@ -97,8 +96,7 @@ func folder(driver, mountpoint string, options map[string]string, name string) (
 
 func absolute(path, name string) (string, error) {
 	if !filepath.IsAbs(path) {
-		return "", dataset.Errorf(dataset.ErrUnsupported, "docker volume %q: its path %q is not absolute",
-			name, path)
+		return "", dataset.Errorf(dataset.ErrUnsupported, "docker volume %q: its path %q is not absolute", name, path)
 	}
 	return filepath.Clean(path), nil
 }

@@ -114,8 +114,7 @@ Nodes that do not have a new certificate by then must join again.`,
 		}
 		rotate := pki.Rotate
 		if finish {
-			rotate = func(dir string, now time.Time) (*pki.Authority,
-				error) {
+			rotate = func(dir string, now time.Time) (*pki.Authority, error) {
 				return pki.FinishRotation(dir, force, now)
 			}
 		}

@@ -191,6 +191,5 @@ func (f *fetching) fetch(ctx context.Context, r *restic.Repository, list []daemo
 	if f.out.JSON() {
 		return cli.JSON(f.app.Out, newest)
 	}
-	return f.app.PrintLine("fetched %s, stored %s, to %s", describeDump(sum), cli.When(f.app.Now(), newest.Taken),
-		file)
+	return f.app.PrintLine("fetched %s, stored %s, to %s", describeDump(sum), cli.When(f.app.Now(), newest.Taken), file)
 }

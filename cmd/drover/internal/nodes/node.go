@@ -69,8 +69,7 @@ it has no volume and no replica.`,
 }
 
 func nodeColumns(a *cli.App, nodes []api.Node) []cli.Column[api.Node] {
-	fact := func(header string, cell func(dataset.Facts) string,
-		compare func(x, y api.Node) int) cli.Column[api.Node] {
+	fact := func(header string, cell func(dataset.Facts) string, compare func(x, y api.Node) int) cli.Column[api.Node] {
 		return cli.Column[api.Node]{Header: header, Compare: compare, Cell: func(n api.Node) string {
 			if n.Facts == nil {
 				return ""

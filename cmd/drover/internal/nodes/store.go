@@ -339,8 +339,7 @@ volume move --force --fenced.`,
 	return cmd
 }
 
-func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, in api.Recover,
-	yes *cli.Flag) error {
+func recoverStore(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, in api.Recover, yes *cli.Flag) error {
 	found, err := c.Recover(ctx, in)
 	if err != nil {
 		return err

@@ -46,10 +46,8 @@ devices, which must be empty, and Drover mounts it; --path is optional then.`,
 	cmd.Flags().StringVar(&p.Backend, "backend", "", "the `KIND` of storage, such as loop or dir")
 	cmd.Flags().StringVar(&p.Path, "path", "", "an absolute `PATH` on the server's host")
 	cmd.Flags().StringVar(&p.Image, "image", "", "`SIZE` of an image file to create at PATH")
-	cmd.Flags().StringArrayVar(&p.Devices, "device", nil,
-		"an empty block `DEVICE` of the server's host; repeatable")
-	cmd.Flags().Float64Var(&p.Overcommit, "overcommit", 0,
-		"refuse volumes whose sizes exceed the pool `RATIO` times")
+	cmd.Flags().StringArrayVar(&p.Devices, "device", nil, "an empty block `DEVICE` of the server's host; repeatable")
+	cmd.Flags().Float64Var(&p.Overcommit, "overcommit", 0, "refuse volumes whose sizes exceed the pool `RATIO` times")
 	cmd.RunE = a.Connected(func(cmd *cobra.Command, c cli.Remote, args []string) error {
 		switch {
 		case p.Backend == "" || p.Path == "" && len(p.Devices) == 0:

@@ -92,8 +92,7 @@ func print(a *cli.App, o *cli.Output, list []api.Finding, verbose bool) error {
 
 // collectGarbage destroys one quarantined object. gc must be its full UUID, because a prefix could match another
 // object.
-func collectGarbage(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *cli.Flag,
-	gc string) error {
+func collectGarbage(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, yes *cli.Flag, gc string) error {
 	id, err := uuid.Parse(gc)
 	if err != nil || len(gc) != len(uuid.Nil.String()) {
 		return dataset.Errorf(dataset.ErrInvalid,

@@ -272,8 +272,7 @@ func findSuperseded(ctx context.Context, c cli.Remote, now time.Time, id, node u
 			return k, nil
 		}
 	}
-	return k, dataset.Errorf(dataset.ErrNotFound,
-		"the superseded copy of dataset %s was discarded meanwhile", id)
+	return k, dataset.Errorf(dataset.ErrNotFound, "the superseded copy of dataset %s was discarded meanwhile", id)
 }
 
 func newCopyDiscardCmd(a *cli.App) *cobra.Command {
@@ -304,8 +303,7 @@ the volume must be typed to confirm it, unless --yes is given.`,
 			if o.DryRun {
 				return d.ID, fmt.Sprintf("would destroy the superseded copy of volume %s for good", d.Volume)
 			}
-			return d.ID, fmt.Sprintf("discarded the superseded copy of volume %s: its node destroys it",
-				d.Volume)
+			return d.ID, fmt.Sprintf("discarded the superseded copy of volume %s: its node destroys it", d.Volume)
 		})
 	}
 	return cmd

@@ -69,8 +69,7 @@ func poolOf(ctx context.Context, c cli.Remote, v api.Volume) volumePool {
 	return pool
 }
 
-func volumeForm(
-	a *cli.App, v api.Volume, newer string, pool volumePool, snapshots, holders []string) *cli.Form {
+func volumeForm(a *cli.App, v api.Volume, newer string, pool volumePool, snapshots, holders []string) *cli.Form {
 	now, p := a.Now(), v.Profile
 	f := &cli.Form{}
 	f.Add("Volume", v.Volume)

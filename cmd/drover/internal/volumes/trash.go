@@ -280,15 +280,13 @@ func purgeAllQuestion(trashed []api.Volume) cli.Question {
 	q := cli.Question{Action: "purge all " + cli.Count(len(trashed), "dataset") + " in the trash", Name: "all"}
 	short := ShortDatasets(trashed)
 	for _, v := range trashed {
-		q.Effects = append(q.Effects, fmt.Sprintf("%s, formerly volume %s: %s", short(v.ID), v.Volume,
-			Destroyed(v)))
+		q.Effects = append(q.Effects, fmt.Sprintf("%s, formerly volume %s: %s", short(v.ID), v.Volume, Destroyed(v)))
 	}
 	return q
 }
 
 // purgeAll purges the datasets in trashed that are not being purged yet, after a confirmation.
-func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, trashed []api.Volume,
-	yes *cli.Flag) error {
+func purgeAll(ctx context.Context, a *cli.App, c cli.Remote, o *cli.Output, trashed []api.Volume, yes *cli.Flag) error {
 	trashed = slices.DeleteFunc(trashed, func(v api.Volume) bool { return v.State == dataset.StatePurging })
 	if len(trashed) == 0 && !o.JSON() {
 		return a.PrintLine("the trash is empty")

@@ -314,8 +314,7 @@ shrink a volume.`,
 		req := api.Request{Kind: dataset.OpResize, Volume: args[0], Size: size}
 		return a.Change(cmd, o, req, func(out api.Outcome) (uuid.UUID, string) {
 			d := cli.MadeDataset(out)
-			return d.ID, fmt.Sprintf("volume %s has %s%s", d.Volume, d.Size.Readable(),
-				unchangedNote(out))
+			return d.ID, fmt.Sprintf("volume %s has %s%s", d.Volume, d.Size.Readable(), unchangedNote(out))
 		})
 	}
 	return cmd
