@@ -43,8 +43,7 @@ func TestDeviceOfASharedImageIsNotHeld(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d, s := f.shared()
 	dir := f.folderOf(d.ID).Dir
-	theirs, err := openDevice(t.Context(), dir.Path(f.layout.Image(headItem)),
-		loopdev.Options{BlockSize: sector})
+	theirs, err := openDevice(t.Context(), dir.Path(f.layout.Image(headItem)), loopdev.Options{BlockSize: sector})
 	f.must(err)
 	tries := 0
 	f.backend.step = func(step string) {

@@ -92,9 +92,8 @@ func TestWrittenCountsAtOnce(t *testing.T) {
 	require.NoError(t, err)
 	defer f.Close()
 	before, size, err := SpaceOf(f)
-	require.NoError(t, err)
-	used, err := Used(f)
-	require.NoError(t, err)
+	used, usedErr := Used(f)
+	require.NoError(t, errors.Join(err, usedErr))
 	for n, flush := range []func() error{func() error { return nil }, f.Sync, func() error { return Sync(f) }} {
 		_, err := f.Write(make([]byte, 16<<20))
 		require.NoError(t, errors.Join(err, flush()))
