@@ -87,29 +87,25 @@ func TestMoveDoesNotFillHome(t *testing.T) {
 	f.B.WantFile("db", "token", "one")
 }
 
-// Nobody writes to a volume that its home has relinquished, so a full pool does not end the rest of its move.
-func TestMoveOfRelinquishedVolumeLeavesFullHome(t *testing.T) {
-	f := agenttest.NewCluster(t, "loop", "loop")
-	f.A.NewVolume("db", map[string]string{"size": "320MiB"})
-	f.A.WriteFile("db", "token", "one")
-	pool := newFullHome(f.A)
-	pool.full.Store(true)
-	pool.hold.Store(int64(200 * time.Millisecond))
-	f.Move("db", f.B)
-	f.B.WantFile("db", "token", "one")
-}
-
-// The base of a replica keeps the blocks that users overwrite, too. A home whose pool is nearly full removes the
-// base, also if nothing is refreshed. Once there is space again, a refresh transfers all data.
+// The base of a replica keeps the blocks that users overwrite, too. A home whose pool is nearly full removes the base
+// of a volume in use, also if nothing is refreshed. Once there is space again, a refresh transfers all data. The base of
+// an idle volume stays.
 func TestReplicaDoesNotFillHome(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
-	d := f.A.NewVolume("db@hand")
+	d, idle := f.A.NewVolume("db@hand"), f.A.NewVolume("idle@hand")
 	f.A.WriteFile("db", "token", "one")
-	agenttest.Await(t, func() bool { return f.ReplicaHasSince(f.B, "db", d.Created) })
+	agenttest.Await(t, func() bool {
+		return f.ReplicaHasSince(f.B, "db", d.Created) && f.ReplicaHasSince(f.B, "idle", idle.Created)
+	})
 	f.B.Stop()
+	f.A.MustMount("db", "user")
 	pool := newFullHome(f.A)
 	pool.full.Store(true)
 	awaitNoTransferSnapshot(f.A, d.ID)
+	if e, err := f.A.Pool().Stat(t.Context(), idle.ID); err != nil || len(e.Snapshots) == 0 {
+		t.Errorf("the idle volume has %d snapshots, %v", len(e.Snapshots), err)
+	}
+	f.A.MustUnmount("db", "user")
 	f.A.WriteFile("db", "token", "two")
 	written := time.Now()
 	pool.full.Store(false)
@@ -145,7 +141,8 @@ func (b slowBody) Read(p []byte) (int, error) {
 	return b.ReadCloser.Read(p)
 }
 
-// A peer that accepts nothing does not delay the end of a transfer at the reserve.
+// A peer that accepts nothing does not delay the end of a transfer at the reserve. The transfer of the relinquished
+// volume, to which nobody writes, does not end.
 func TestStalledTransferDoesNotFillHome(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})

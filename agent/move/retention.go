@@ -1,6 +1,7 @@
 package move
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -141,24 +142,42 @@ func (r *Retention) PruneSoon(id uuid.UUID) {
 	})
 }
 
-// KeepReserve starts to remove the snapshots for other nodes from a pool with the given status, if it has less free
-// space than backends.Reserve. A move keeps its base: without that, it would copy everything while nobody can use the
-// volume.
+// KeepReserve removes the snapshots for other nodes of a volume in use, in the pool with the given status, if that has
+// less free space than backends.Reserve. It takes the largest volume that has any, and only one, because the pool may
+// be full for a moment only. A move keeps its base: without that, it would copy everything while nobody can use the
+// volume. KeepReserve is called at each heartbeat, and returns before the removal.
 func (r *Retention) KeepReserve(st dataset.PoolStatus) {
-	if !st.Online || st.Free >= backends.Reserve(st.Size) {
+	if r.Leases.Peers == nil || !st.Online || st.Free >= backends.Reserve(st.Size) {
 		return
 	}
+	var ids []uuid.UUID
 	for _, id := range r.Cache.IDs() {
-		if d, _ := r.Cache.Dataset(id); d.Pool == st.ID && d.Move == uuid.Nil {
-			r.dropSoon(id)
+		if d, _ := r.Cache.Dataset(id); d.Pool == st.ID && d.Move == uuid.Nil && len(r.Uses.Get(id).IDs) > 0 {
+			ids = append(ids, id)
 		}
 	}
+	slices.SortFunc(ids, func(a, b uuid.UUID) int {
+		return cmp.Compare(r.usages.Last(b).Used, r.usages.Last(a).Used)
+	})
+	r.dropSoon(ids...)
 }
 
-// dropSoon starts a job that calls dropAll for a dataset.
-func (r *Retention) dropSoon(id uuid.UUID) {
-	r.Jobs.StartAgain("drop/"+id.String(), func(ctx context.Context, _ *host.Job) error {
-		r.remove(ctx, id, r.dropAll)
+// dropSoon starts a job that calls dropAll for datasets, up to the first one that has snapshots for other nodes.
+func (r *Retention) dropSoon(ids ...uuid.UUID) {
+	if len(ids) == 0 {
+		return
+	}
+	r.Jobs.StartAgain("drop/"+ids[0].String(), func(ctx context.Context, _ *host.Job) error {
+		dropped := false
+		for _, id := range ids {
+			r.remove(ctx, id, func(ctx context.Context, pool backends.Pool, d dataset.Dataset) (err error) {
+				dropped, err = r.dropAll(ctx, pool, d)
+				return err
+			})
+			if dropped {
+				break
+			}
+		}
 		return nil
 	})
 }
@@ -187,28 +206,27 @@ func (r *Retention) remove(ctx context.Context, id uuid.UUID,
 // dropAll removes the snapshots for other nodes that no running transfer reads, because they keep the blocks that users
 // overwrite, and the pool is nearly full. The next refresh of a replica then transfers all data. Nobody writes to a
 // relinquished dataset, so dropAll keeps its snapshots. The caller holds the dataset's lock.
-func (r *Retention) dropAll(ctx context.Context, pool backends.Pool, d dataset.Dataset) error {
+func (r *Retention) dropAll(ctx context.Context, pool backends.Pool, d dataset.Dataset) (dropped bool, err error) {
 	if _, relinquished := r.Leases.Relinquished(d.ID); relinquished {
-		return nil
+		return false, nil
 	}
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil || e.State == backends.EntryCopy && !e.Promoted {
-		return err // without a head, this copy may be the last one
+		return false, err // without a head, this copy may be the last one
 	}
-	dropped := 0
 	for _, s := range e.Snapshots {
 		if host.IsTransfer(s) && !r.TransferServer.InUse(d.ID, s.ID) {
 			if err := pool.DeleteSnapshot(ctx, d.ID, s.ID); err != nil {
-				return err
+				return dropped, err
 			}
-			dropped++
+			dropped = true
 		}
 	}
-	if dropped > 0 {
-		r.LogOf(ctx, d).WithField("count", dropped).Warn("removed the snapshots for other nodes, because the pool is " +
-			"nearly full: the next refresh of each replica transfers all data (free some space)")
+	if dropped {
+		r.LogOf(ctx, d).Warn("removed the snapshots for other nodes, because the pool is nearly full: the next refresh " +
+			"of each replica transfers all data (free some space)")
 	}
-	return nil
+	return dropped, nil
 }
 
 // Received returns the snapshots of a dataset that a node has or is receiving, according to the log of sent snapshots.

@@ -20,7 +20,6 @@ import (
 	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/fakes"
-	"github.com/droverhq/drover/test/require"
 )
 
 // subvolume makes a subvolume in a directory.
