@@ -18,6 +18,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/tree/treetest"
+	"github.com/droverhq/drover/test/assert"
 )
 
 // fullHome is a pool that can be below its reserve. If hold is set, it is below the reserve once it sends, and pauses for
@@ -105,6 +106,8 @@ func TestReplicaDoesNotFillHome(t *testing.T) {
 	if e, err := f.A.Pool().Stat(t.Context(), idle.ID); err != nil || len(e.Snapshots) == 0 {
 		t.Errorf("the idle volume has %d snapshots, %v", len(e.Snapshots), err)
 	}
+	_, _, err := f.A.TransferSource.OpenTree(t.Context(), d.ID, uuid.New()) // nobody can keep a snapshot by reading it
+	assert.ErrorIsf(t, err, dataset.ErrConflict, "the files of a volume in use")
 	f.A.MustUnmount("db", "user")
 	f.A.WriteFile("db", "token", "two")
 	written := time.Now()

@@ -223,8 +223,8 @@ func (r *Retention) dropAll(ctx context.Context, pool backends.Pool, d dataset.D
 		}
 	}
 	if dropped {
-		r.LogOf(ctx, d).Warn("removed the snapshots for other nodes, because the pool is nearly full: the next refresh " +
-			"of each replica transfers all data (free some space)")
+		r.LogOf(ctx, d).Warn("removed the snapshots for other nodes, because the pool is nearly full: the next " +
+			"refresh of each replica transfers all data (free some space)")
 	}
 	return dropped, nil
 }

@@ -136,8 +136,8 @@ func (v *TransferSource) freshSnapshot(ctx context.Context, pool backends.Pool, 
 	return s, err
 }
 
-// OpenTree opens the files of a snapshot. If snapshot is uuid.Nil, it opens those of the dataset, and fails with
-// ErrConflict unless this node has relinquished the dataset.
+// OpenTree opens the files of a snapshot, or those of the dataset if snapshot is uuid.Nil. It fails with ErrConflict
+// unless this node has relinquished the dataset.
 func (v *TransferSource) OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error,
 	err error) {
 	d, known := v.Cache.Dataset(ds)
@@ -148,12 +148,12 @@ func (v *TransferSource) OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (
 	if err != nil {
 		return nil, nil, err
 	}
+	// Nobody asks for the files earlier, and while users write, the snapshot and its clone would keep what they overwrite.
+	if y, relinquished := v.Leases.Relinquished(ds); !relinquished || d.Epoch > y.Epoch {
+		return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s has not been relinquished: its files may change",
+			d.Volume)
+	}
 	if snapshot == uuid.Nil {
-		if y, relinquished := v.Leases.Relinquished(ds); !relinquished || d.Epoch > y.Epoch {
-			return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s has not been relinquished: its files may "+
-				"change",
-				d.Volume)
-		}
 		root, err = mounting.OpenRoot(ctx, pool, ds)
 		return root, func() error { return nil }, err
 	}
