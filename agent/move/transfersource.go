@@ -148,10 +148,10 @@ func (v *TransferSource) OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (
 	if err != nil {
 		return nil, nil, err
 	}
-	// Nobody asks for the files earlier, and while users write, the snapshot and its clone would keep what they overwrite.
+	// Nobody asks for files earlier. While users write, the snapshot and its clone would keep what they overwrite.
 	if y, relinquished := v.Leases.Relinquished(ds); !relinquished || d.Epoch > y.Epoch {
-		return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s has not been relinquished: its files may change",
-			d.Volume)
+		return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s has not been relinquished: its files may "+
+			"change", d.Volume)
 	}
 	if snapshot == uuid.Nil {
 		root, err = mounting.OpenRoot(ctx, pool, ds)
