@@ -248,7 +248,11 @@ func (c *Creator) store(ctx context.Context, jb *host.Job, op dataset.Operation,
 		unlock()
 		return err
 	}
-	err = c.KeepReserve(ctx, made.pool, func(ctx context.Context) error {
+	source := dataset.Source{Dataset: op.DatasetID}
+	if op.Snapshot != nil {
+		source.Snapshot = op.Snapshot.ID
+	}
+	err = c.KeepReserve(ctx, made.pool, source, func(ctx context.Context) error {
 		defer func() {
 			unlock()
 			_ = c.discardClones(context.WithoutCancel(ctx), op.DatasetID) // doctor names those that stay

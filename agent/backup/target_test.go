@@ -267,6 +267,23 @@ func TestBackupEndsBeforePoolIsFull(t *testing.T) {
 	}
 }
 
+// The backup of a snapshot does not end, because its clone keeps nothing.
+func TestBackupOfSnapshotDoesNotEnd(t *testing.T) {
+	f := newCluster(t, "db", "first")
+	newRepository(t, f)
+	must(t, f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}))
+	free := fillable(f).free
+	wait, pass := gate(t)
+	op := begin(f, "db", "mine")
+	wait()
+	free.Store(99)
+	<-time.After(time.Second) // the pool would be examined four times
+	pass()
+	if op = awaitEnd(f, op); op.State != dataset.OpDone {
+		t.Errorf("the backup is %s: %+v", op.State, op.Problem)
+	}
+}
+
 // A neighbour that takes much space in a moment, of a pool that has more, ends no backup.
 func TestBurstEndsNoBackup(t *testing.T) {
 	f := newCluster(t, "db", "first")

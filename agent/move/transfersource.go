@@ -189,7 +189,7 @@ func (v *TransferSource) GuardSpace(ctx context.Context, pool backends.Pool, ds 
 		return work(ctx)
 	}
 	full := false
-	err := v.KeepReserve(ctx, pool, func(ctx context.Context) error {
+	err := v.KeepReserve(ctx, pool, dataset.Source{Dataset: ds}, func(ctx context.Context) error {
 		defer func() { full = errors.Is(context.Cause(ctx), dataset.ErrNoSpace) }()
 		return work(ctx)
 	})

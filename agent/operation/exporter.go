@@ -73,7 +73,7 @@ func (o *Operations) exportClone(ctx context.Context, pool backends.Pool, d data
 	from, to := io.Pipe()
 	var reading sync.WaitGroup
 	reading.Go(func() {
-		_ = to.CloseWithError(o.KeepReserve(ctx, pool, func(ctx context.Context) (err error) {
+		_ = to.CloseWithError(o.KeepReserve(ctx, pool, src, func(ctx context.Context) (err error) {
 			defer context.AfterFunc(ctx, func() { _ = to.CloseWithError(context.Cause(ctx)) })()
 			defer func() { err = errors.Join(err, host.Discard(ctx, o.Host, pool, scratch.ID)) }()
 			unlock, err := o.Locks.Lock(ctx, d.ID, "export of volume "+d.Volume)

@@ -51,7 +51,14 @@ type spaceWatch struct {
 // source overwrite, or is a copy. Once the pool has less free space than backends.Reserve,
 // KeepReserve cancels the context of work with an error of the kind dataset.ErrNoSpace, and returns that error. Work
 // must then end at once: until the clone or snapshot is removed, users take the reserve.
-func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, work func(ctx context.Context) error) error {
+//
+// source is what is cloned. A clone of a snapshot keeps no blocks that the snapshot does not keep anyway. So unless
+// clones are copies, KeepReserve does not end work that reads one.
+func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, source dataset.Source,
+	work func(ctx context.Context) error) error {
+	if source.Snapshot != uuid.Nil && pool.Info().Capabilities.InstantSnapshot {
+		return work(ctx)
+	}
 	working, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := o.examine(working, func(ctx context.Context) (time.Duration, error) {
