@@ -144,8 +144,8 @@ func (b slowBody) Read(p []byte) (int, error) {
 	return b.ReadCloser.Read(p)
 }
 
-// A peer that accepts nothing does not delay the end of a transfer at the reserve. The transfer of the relinquished
-// volume, to which nobody writes, does not end.
+// A peer that accepts nothing does not delay the end of a transfer at the reserve. Once the volume is
+// relinquished, nobody writes to it, and its transfer does not end.
 func TestStalledTransferDoesNotFillHome(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})

@@ -148,7 +148,7 @@ func (v *TransferSource) OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (
 	if err != nil {
 		return nil, nil, err
 	}
-	// Nobody asks for files earlier. While users write, the snapshot and its clone would keep what they overwrite.
+	// While users write, a reader of the files would make the snapshot and its clone keep what they overwrite.
 	if y, relinquished := v.Leases.Relinquished(ds); !relinquished || d.Epoch > y.Epoch {
 		return nil, nil, dataset.Errorf(dataset.ErrConflict, "volume %s has not been relinquished: its files may "+
 			"change", d.Volume)

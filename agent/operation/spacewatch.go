@@ -52,8 +52,8 @@ type spaceWatch struct {
 // KeepReserve cancels the context of work with an error of the kind dataset.ErrNoSpace, and returns that error. Work
 // must then end at once: until the clone or snapshot is removed, users take the reserve.
 //
-// source is what is cloned. A clone of a snapshot keeps no blocks that the snapshot does not keep anyway. So unless
-// clones are copies, KeepReserve does not end work that reads one.
+// source is what work clones. The clone of a snapshot shares all blocks with the snapshot, so its removal frees none.
+// KeepReserve does not end work that reads such a clone, unless clones are copies.
 func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, source dataset.Source,
 	work func(ctx context.Context) error) error {
 	if source.Snapshot != uuid.Nil && pool.Info().Capabilities.InstantSnapshot {

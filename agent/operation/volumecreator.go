@@ -193,8 +193,8 @@ func (o *Operations) Remove(ctx context.Context, ref dataset.Reference) error {
 	return o.Spellings.MarkDeleted(ctx, d.ID)
 }
 
-// Perform has control plan a request for an existing volume. It executes a plan for this node, and has another node's
-// agent execute a plan for that node.
+// Perform has control plan a request for an existing volume. It executes a plan for this node. If the plan is for
+// another node, the agent of that node executes it.
 func (o *Operations) Perform(ctx context.Context, req api.Request) error {
 	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Volume)
 	if req.Kind == dataset.OpDelete && req.Name != "" {
