@@ -267,20 +267,26 @@ func TestBackupEndsBeforePoolIsFull(t *testing.T) {
 	}
 }
 
-// The backup of a snapshot does not end, because its clone keeps nothing.
-func TestBackupOfSnapshotDoesNotEnd(t *testing.T) {
+// The backup of a snapshot or of an idle volume does not end, because its clone keeps nothing.
+func TestBackupThatKeepsNothingDoesNotEnd(t *testing.T) {
 	f := newCluster(t, "db", "first")
 	newRepository(t, f)
 	must(t, f.A.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"}))
 	free := fillable(f).free
 	wait, pass := gate(t)
-	op := begin(f, "db", "mine")
-	wait()
-	free.Store(99)
-	<-time.After(time.Second) // the pool would be examined four times
-	pass()
-	if op = awaitEnd(f, op); op.State != dataset.OpDone {
-		t.Errorf("the backup is %s: %+v", op.State, op.Problem)
+	for _, snapshot := range []string{"mine", ""} {
+		free.Store(0)
+		if snapshot == "" {
+			f.A.MustUnmount("db", "user")
+		}
+		op := begin(f, "db", snapshot)
+		wait()
+		free.Store(99)
+		<-time.After(time.Second) // the pool would be examined four times
+		pass()
+		if op = awaitEnd(f, op); op.State != dataset.OpDone {
+			t.Errorf("the backup of snapshot %q is %s: %+v", snapshot, op.State, op.Problem)
+		}
 	}
 }
 

@@ -76,12 +76,14 @@ func TestMoveDoesNotFillHome(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	f.A.WriteFile("db", "token", "one")
+	f.A.MustMount("db", "user")
 	pool := newFullHome(f.A)
 	pool.hold.Store(int64(time.Hour))
 	op := f.BeginMove("db", f.B)
 	agenttest.Await(t, pool.full.Load)
 	pool.hold.Store(0)
 	awaitNoTransferSnapshot(f.A, d.ID)
+	f.A.MustUnmount("db", "user")
 	if op = f.AwaitEnd(op); op.State != dataset.OpDone {
 		t.Errorf("the move is %s: %+v", op.State, op.Problem)
 	}
@@ -150,6 +152,7 @@ func TestStalledTransferDoesNotFillHome(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	d := f.A.NewVolume("db", map[string]string{"size": "320MiB"})
 	f.A.WriteFile("db", "large", string(treetest.Bytes(1, 64<<20))) // more than the connection buffers
+	f.A.MustMount("db", "user")
 	pool := newFullHome(f.A)
 	f.B.Stop()
 	slow := slowBodies{f.B.Config.PeerHTTP, func() { pool.full.Store(true) }, make(chan struct{})}
@@ -160,6 +163,7 @@ func TestStalledTransferDoesNotFillHome(t *testing.T) {
 	op := f.BeginMove("db", f.B)
 	agenttest.Await(t, pool.full.Load)
 	awaitNoTransferSnapshot(f.A, d.ID)
+	f.A.MustUnmount("db", "user")
 	release()
 	if op = f.AwaitEnd(op); op.State != dataset.OpDone {
 		t.Errorf("the move is %s: %+v", op.State, op.Problem)

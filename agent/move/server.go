@@ -45,8 +45,8 @@ type Source interface {
 	// the function after the root was closed.
 	OpenTree(ctx context.Context, ds, snapshot uuid.UUID) (root *os.File, release func() error, err error)
 	// GuardSpace calls work, which sends a snapshot of a dataset in a pool. A snapshot keeps the blocks that users
-	// overwrite. If they can write to the dataset, GuardSpace cancels the context of work with dataset.ErrNoSpace once
-	// the pool has less free space than backends.Reserve.
+	// overwrite. If the dataset is in use, GuardSpace cancels the context of work with dataset.ErrNoSpace once the pool
+	// has less free space than backends.Reserve.
 	GuardSpace(ctx context.Context, pool backends.Pool, ds uuid.UUID, work func(context.Context) error) error
 }
 

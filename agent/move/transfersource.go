@@ -180,14 +180,10 @@ func (v *TransferSource) OpenSnapshot(ctx context.Context, pool backends.Pool, d
 	return root, release, nil
 }
 
-// GuardSpace implements Source. After it has ended work, it removes the dataset's snapshots for other nodes. Nobody
-// writes to a relinquished dataset or to a copy, so their transfers do not end.
+// GuardSpace implements Source. After it has ended work, it removes the dataset's snapshots for other nodes. A
+// relinquished dataset and a copy have no uses, so their transfers do not end.
 func (v *TransferSource) GuardSpace(ctx context.Context, pool backends.Pool, ds uuid.UUID,
 	work func(context.Context) error) error {
-	_, home := v.Cache.Dataset(ds)
-	if _, relinquished := v.Leases.Relinquished(ds); !home || relinquished {
-		return work(ctx)
-	}
 	full := false
 	err := v.KeepReserve(ctx, pool, dataset.Source{Dataset: ds}, func(ctx context.Context) error {
 		defer func() { full = errors.Is(context.Cause(ctx), dataset.ErrNoSpace) }()

@@ -47,16 +47,17 @@ type spaceWatch struct {
 	sync func(root *os.File) error
 }
 
-// KeepReserve calls work, which reads a clone or snapshot that only Drover needs. It keeps the blocks that users of its
-// source overwrite, or is a copy. Once the pool has less free space than backends.Reserve,
+// KeepReserve calls work, which reads a clone or snapshot of source that only Drover needs. Such a clone is a copy, or
+// keeps the blocks that users of the volume overwrite. Once the pool has less free space than backends.Reserve,
 // KeepReserve cancels the context of work with an error of the kind dataset.ErrNoSpace, and returns that error. Work
 // must then end at once: until the clone or snapshot is removed, users take the reserve.
 //
-// source is what work clones. The clone of a snapshot shares all blocks with the snapshot, so its removal frees none.
-// KeepReserve does not end work that reads such a clone, unless clones are copies.
+// Work does not end while its clone keeps nothing: if the volume was not in use since work began, or if source is a
+// snapshot, which has the same blocks. Otherwise the writers of other volumes could end it again and again.
 func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, source dataset.Source,
 	work func(ctx context.Context) error) error {
-	if source.Snapshot != uuid.Nil && pool.Info().Capabilities.InstantSnapshot {
+	keeps := !pool.Info().Capabilities.InstantSnapshot
+	if source.Snapshot != uuid.Nil && !keeps {
 		return work(ctx)
 	}
 	working, cancel := context.WithCancelCause(ctx)
@@ -65,8 +66,11 @@ func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, source
 		start := o.Clock.Steady()
 		st := pool.Status(ctx)
 		room := (st.Free - backends.Reserve(st.Size)) / fastWriter
-		wait := min(time.Duration(room)*time.Millisecond, spaceTick)
-		return max(wait, o.Clock.Steady()-start), checkClone(pool, st)
+		wait := max(min(time.Duration(room)*time.Millisecond, spaceTick), o.Clock.Steady()-start)
+		if keeps = keeps || len(o.Uses.Get(source.Dataset).IDs) > 0; !keeps {
+			return wait, nil
+		}
+		return wait, checkClone(pool, st)
 	}, cancel)
 	err := work(working)
 	stop()
