@@ -126,7 +126,7 @@ func (p *Pool) finishHead(f *shelf.Folder, h shelf.Head) error {
 			return err
 		}
 	}
-	return p.commit(dir)
+	return p.trees.commit(dir)
 }
 
 // checkRequest fails if a dataset has properties that a subvolume cannot have.

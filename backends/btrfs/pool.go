@@ -27,8 +27,7 @@ type Pool struct {
 	uses     bindmount.Tracker
 	step     func(string)
 
-	trees   *subvolumes
-	commits btrfsctl.Commits
+	trees *subvolumes
 }
 
 // sizedPool is an open pool whose datasets can have a size, because its quotas are on. It adds the methods of

@@ -124,8 +124,3 @@ func (p *Pool) checkSize(size dataset.Size) error {
 	}
 	return (*Backend)(nil).CheckSize("", size)
 }
-
-// commit makes all earlier changes of the pool durable.
-func (p *Pool) commit(dir *os.File) error {
-	return p.commits.Wait(func() error { return btrfsctl.Commit(dir) })
-}

@@ -92,6 +92,7 @@ func checkNested(f *shelf.Folder, dir *os.File) error {
 // Store copies and destroys subvolumes. It is safe for concurrent use on different datasets.
 type subvolumes struct {
 	Counters *counters
+	Commits  btrfsctl.Commits
 	Step     func(string) // called between two actions, for tests
 }
 
@@ -127,16 +128,20 @@ func (s *subvolumes) Copy(ctx context.Context, from *shelf.Folder, name string, 
 }
 
 // Destroy removes subvolumes, or folders with the subvolumes in them. Idempotent. Package shelf calls it as the Destroy
-// function of the pool. The kernel removes their content only after a commit, which Destroy starts. From then on btrfs
-// frees the space before it refuses a write, which it does not before the commit (seen with Linux 6.18).
+// function of the pool. The kernel removes their content only after a commit, for which Destroy waits. From then on
+// btrfs frees the space before it refuses a write, which it does not before the commit (seen with Linux 6.18).
 func (s *subvolumes) Destroy(ctx context.Context, dir safefile.Dir, names ...string) error {
 	for _, name := range names {
 		if err := s.destroy(ctx, dir, name); err != nil {
 			return err
 		}
 	}
-	_, err := btrfsctl.StartSync(dir.File)
-	return err
+	return s.commit(dir.File)
+}
+
+// commit makes all earlier changes of the pool durable.
+func (s *subvolumes) commit(dir *os.File) error {
+	return s.Commits.Wait(func() error { return btrfsctl.Commit(dir) })
 }
 
 func (s *subvolumes) destroy(ctx context.Context, dir safefile.Dir, name string) error {

@@ -133,9 +133,5 @@ func flushFolder(dir *os.File, call string) error {
 	if call == "fsync" {
 		return dir.Sync()
 	}
-	id, err := btrfsctl.StartSync(dir)
-	if err != nil {
-		return err
-	}
-	return btrfsctl.WaitSync(dir, id)
+	return btrfsctl.Commit(dir)
 }

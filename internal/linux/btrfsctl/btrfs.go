@@ -155,24 +155,6 @@ func IsSubvolume(dir *os.File) (bool, error) {
 	return uint32(fs.Type) == unix.BTRFS_SUPER_MAGIC && st.Ino == rootInode, nil
 }
 
-// StartSync starts to commit the filesystem of dir, and returns the transaction. Earlier changes are durable once
-// WaitSync has returned for it.
-func StartSync(dir *os.File) (transaction uint64, err error) {
-	if err := ioctl(dir, iocStartSync, unsafe.Pointer(&transaction)); err != nil {
-		return 0, fmt.Errorf("start a commit of %s: %w", dir.Name(), err)
-	}
-	return transaction, nil
-}
-
-// WaitSync waits for a transaction that StartSync returned. Several callers can wait for the same one. It returns nil
-// at once for a transaction that is already committed, and fails for one that was never started.
-func WaitSync(dir *os.File, transaction uint64) error {
-	if err := ioctl(dir, iocWaitSync, unsafe.Pointer(&transaction)); err != nil {
-		return fmt.Errorf("wait for a commit of %s: %w", dir.Name(), err)
-	}
-	return nil
-}
-
 const nocow = 0x00800000 // FS_NOCOW_FL, linux/fs.h
 
 // SetNOCOW sets the flag NOCOW on an empty file, or on a directory for the files that are created in it later. Such
@@ -236,10 +218,19 @@ func (c *Commits) Wait(commit func() error) error {
 
 // Commit writes the running transaction of the filesystem of dir. Unlike btrfs's sync it does not write out
 // the dirty pages of all other files.
+//
+// START_SYNC wakes the thread of the kernel that commits. A thread that is committing misses that, and START_SYNC then
+// lasts until the next periodic commit, after 30 seconds (btrfs_commit_transaction_async, seen with Linux 6.18). So
+// Commit first waits for the commit that runs, and one filesystem needs one Commits for its callers.
 func Commit(dir *os.File) error {
-	id, err := StartSync(dir)
-	if err != nil {
-		return err
+	var running, next uint64
+	for _, call := range []struct {
+		request     uintptr
+		transaction *uint64
+	}{{iocWaitSync, &running}, {iocStartSync, &next}, {iocWaitSync, &next}} {
+		if err := ioctl(dir, call.request, unsafe.Pointer(call.transaction)); err != nil {
+			return fmt.Errorf("commit the filesystem of %s: %w", dir.Name(), err)
+		}
 	}
-	return WaitSync(dir, id)
+	return nil
 }
