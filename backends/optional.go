@@ -34,6 +34,12 @@ type IdleChecker interface {
 	CheckIdle(ctx context.Context, id uuid.UUID) error
 }
 
+// IsIdle reports whether a dataset is in use nowhere on this host. It returns false if the pool cannot tell.
+func IsIdle(ctx context.Context, pool Pool, id uuid.UUID) bool {
+	checker, can := pool.(IdleChecker)
+	return can && checker.CheckIdle(ctx, id) == nil
+}
+
 // Releaser is a pool whose datasets have filesystems of their own. Such a filesystem stays alive as long as a copy of
 // its mount exists in another mount namespace, even if nobody can reach the copy. Every user of the host can make one.
 type Releaser interface {

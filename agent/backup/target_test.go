@@ -208,6 +208,7 @@ func TestVerificationsOfTwoRepositories(t *testing.T) {
 // filling is a pool with as much free space as the test says.
 type filling struct {
 	backends.Pool
+	backends.IdleChecker
 	free *atomic.Int64 // as a part of the reserve, in percent; 0: what is free
 	seen chan struct{} // gets a value for each status that the test waits for
 }
@@ -227,7 +228,10 @@ func (p filling) Status(ctx context.Context) dataset.PoolStatus {
 // fillable makes the pool of a host a filling.
 func fillable(f *agenttest.Cluster) filling {
 	is := filling{free: &atomic.Int64{}, seen: make(chan struct{})}
-	f.A.Pools.Change(f.A.Pools.All()[0].ID, func(p *pool.Pool) { is.Pool = p.Storage; p.Storage = is })
+	f.A.Pools.Change(f.A.Pools.All()[0].ID, func(p *pool.Pool) {
+		is.Pool, is.IdleChecker = p.Storage, p.Storage.(backends.IdleChecker)
+		p.Storage = is
+	})
 	return is
 }
 
@@ -245,18 +249,31 @@ func wantEnded(f *agenttest.Cluster, op dataset.Operation) {
 }
 
 // While restic reads a clone, the clone keeps the blocks that the volume overwrites. A backup or push ends before they
-// fill the pool, and its clone is removed.
+// fill the pool, and its clone is removed. The last backup is of a volume without a use, of which a process has a file
+// open.
 func TestBackupEndsBeforePoolIsFull(t *testing.T) {
 	f := newCluster(t, "db", "first")
 	newRepository(t, f)
 	free := fillable(f).free
 	wait, _ := gate(t)
+	backup := func() dataset.Operation { return begin(f, "db", "") }
 	for _, begin := range []func() dataset.Operation{
-		func() dataset.Operation { return begin(f, "db", "") },
+		backup,
 		func() dataset.Operation {
 			return *f.Submit(api.Request{
 				ID: uuid.New(), Kind: dataset.OpPush, Volume: "db", Repository: "offsite", Name: "offsite-db",
 			}).Operation
+		},
+		func() dataset.Operation {
+			at := f.A.MustMount("db", "other")
+			clone, err := unix.OpenTree(unix.AT_FDCWD, at, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+			must(t, err)
+			held, err := unix.Openat(clone, "file", unix.O_RDWR|unix.O_CLOEXEC, 0)
+			must(t, errors.Join(err, unix.Close(clone)))
+			t.Cleanup(func() { _ = unix.Close(held) })
+			f.A.MustUnmount("db", "other")
+			f.A.MustUnmount("db", "user")
+			return backup()
 		},
 	} {
 		op := begin()

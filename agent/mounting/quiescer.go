@@ -38,7 +38,7 @@ func (q *Quiescer) Prepare(ctx context.Context, pool backends.Pool, d dataset.Da
 	if !mounted {
 		exact := false
 		in = backends.WithFreeze(ctx, func(take func() error) (bool, error) {
-			idle, err := q.isIdle(ctx, pool, d), take()
+			idle, err := backends.IsIdle(ctx, pool, d.ID), take()
 			exact = idle && err == nil
 			return exact, err
 		})
@@ -63,12 +63,6 @@ func (q *Quiescer) Prepare(ctx context.Context, pool backends.Pool, d dataset.Da
 		defer unlock()
 		return release()
 	}, nil
-}
-
-// isIdle reports whether a dataset that is not mounted is in use nowhere on this host.
-func (q *Quiescer) isIdle(ctx context.Context, pool backends.Pool, d dataset.Dataset) bool {
-	checker, can := pool.(backends.IdleChecker)
-	return can && checker.CheckIdle(ctx, d.ID) == nil
 }
 
 // preparation is what Prepare has set up for the copy of a mounted dataset.

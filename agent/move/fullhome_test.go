@@ -26,6 +26,7 @@ import (
 type fullHome struct {
 	backends.Pool
 	backends.Sender
+	backends.IdleChecker
 	full *atomic.Bool
 	hold *atomic.Int64 // a time.Duration
 }
@@ -54,7 +55,7 @@ func (p fullHome) Send(ctx context.Context, src dataset.Source, base uuid.UUID, 
 func newFullHome(h *agenttest.Host) fullHome {
 	p := fullHome{full: &atomic.Bool{}, hold: &atomic.Int64{}}
 	h.Pools.Change(h.Pools.All()[0].ID, func(of *agentpool.Pool) {
-		p.Pool, p.Sender = of.Storage, of.Storage.(backends.Sender)
+		p.Pool, p.Sender, p.IdleChecker = of.Storage, of.Storage.(backends.Sender), of.Storage.(backends.IdleChecker)
 		of.Storage = p
 	})
 	return p

@@ -152,18 +152,19 @@ func (r *Retention) KeepReserve(st dataset.PoolStatus) {
 	}
 	var ids []uuid.UUID
 	for _, id := range r.Cache.IDs() {
-		if d, _ := r.Cache.Dataset(id); d.Pool == st.ID && d.Move == uuid.Nil && len(r.Uses.Get(id).IDs) > 0 {
+		if d, _ := r.Cache.Dataset(id); d.Pool == st.ID && d.Move == uuid.Nil {
 			ids = append(ids, id)
 		}
 	}
 	slices.SortFunc(ids, func(a, b uuid.UUID) int {
 		return cmp.Compare(r.usages.Last(b).Used, r.usages.Last(a).Used)
 	})
-	r.dropSoon(ids...)
+	r.dropSoon(true, ids...)
 }
 
-// dropSoon starts a job that calls dropAll for datasets, up to the first one that has snapshots for other nodes.
-func (r *Retention) dropSoon(ids ...uuid.UUID) {
+// dropSoon starts a job that calls dropAll for datasets, up to the first one whose snapshots it removes. used leaves
+// out idle datasets.
+func (r *Retention) dropSoon(used bool, ids ...uuid.UUID) {
 	if len(ids) == 0 {
 		return
 	}
@@ -171,7 +172,7 @@ func (r *Retention) dropSoon(ids ...uuid.UUID) {
 		dropped := false
 		for _, id := range ids {
 			r.remove(ctx, id, func(ctx context.Context, pool backends.Pool, d dataset.Dataset) (err error) {
-				dropped, err = r.dropAll(ctx, pool, d)
+				dropped, err = r.dropAll(ctx, pool, d, used)
 				return err
 			})
 			if dropped {
@@ -205,14 +206,20 @@ func (r *Retention) remove(ctx context.Context, id uuid.UUID,
 
 // dropAll removes the snapshots for other nodes that no running transfer reads, because they keep the blocks that users
 // overwrite, and the pool is nearly full. The next refresh of a replica then transfers all data. Nobody writes to a
-// relinquished dataset, so dropAll keeps its snapshots. The caller holds the dataset's lock.
-func (r *Retention) dropAll(ctx context.Context, pool backends.Pool, d dataset.Dataset) (dropped bool, err error) {
+// relinquished dataset, so dropAll keeps its snapshots. used leaves out an idle dataset. The caller holds the dataset's
+// lock.
+func (r *Retention) dropAll(ctx context.Context, pool backends.Pool, d dataset.Dataset,
+	used bool) (dropped bool, err error) {
 	if _, relinquished := r.Leases.Relinquished(d.ID); relinquished {
 		return false, nil
 	}
 	e, err := pool.Stat(ctx, d.ID)
 	if err != nil || e.State == backends.EntryCopy && !e.Promoted {
 		return false, err // without a head, this copy may be the last one
+	}
+	if _, any := host.Newest(e, host.IsTransfer); !any || used && len(r.Uses.Get(d.ID).IDs) == 0 &&
+		backends.IsIdle(ctx, pool, d.ID) {
+		return false, nil
 	}
 	for _, s := range e.Snapshots {
 		if host.IsTransfer(s) && !r.TransferServer.InUse(d.ID, s.ID) {

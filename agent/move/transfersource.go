@@ -180,17 +180,20 @@ func (v *TransferSource) OpenSnapshot(ctx context.Context, pool backends.Pool, d
 	return root, release, nil
 }
 
-// GuardSpace implements Source. After it has ended work, it removes the dataset's snapshots for other nodes. A
-// relinquished dataset and a copy have no uses, so their transfers do not end.
+// GuardSpace implements Source. After it has ended work, it removes the dataset's snapshots for other nodes. Nobody
+// writes to a copy or to a relinquished dataset, so their transfers do not end.
 func (v *TransferSource) GuardSpace(ctx context.Context, pool backends.Pool, ds uuid.UUID,
 	work func(context.Context) error) error {
+	if _, home := v.Cache.Dataset(ds); !home {
+		return work(ctx)
+	}
 	full := false
 	err := v.KeepReserve(ctx, pool, dataset.Source{Dataset: ds}, func(ctx context.Context) error {
 		defer func() { full = errors.Is(context.Cause(ctx), dataset.ErrNoSpace) }()
 		return work(ctx)
 	})
 	if full {
-		v.Retention.dropSoon(ds)
+		v.Retention.dropSoon(false, ds)
 	}
 	return err
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -145,7 +143,7 @@ func (o *Operations) Restore(ctx context.Context, jb *host.Job, op *dataset.Oper
 	}
 	steps.At("restore.begin")
 	jb.Step("restoring")
-	op.Snapshot.Exact = isIdle(ctx, pool, d.ID)
+	op.Snapshot.Exact = pool.Info().Capabilities.InstantSnapshot && backends.IsIdle(ctx, pool, d.ID)
 	if *op.Snapshot, err = o.WithTimeAndSize(ctx, pool, *op.Snapshot); err != nil {
 		return out, fmt.Errorf("restore of volume %s: %w", d.Volume, err)
 	}
@@ -158,12 +156,6 @@ func (o *Operations) Restore(ctx context.Context, jb *host.Job, op *dataset.Oper
 		o.WriteRecord(ctx, pool, *out.Dataset)
 	}
 	return out, err
-}
-
-// isIdle reports whether a dataset is in use nowhere on this host, so that a snapshot of it is exact.
-func isIdle(ctx context.Context, pool backends.Pool, id uuid.UUID) bool {
-	checker, can := pool.(backends.IdleChecker)
-	return can && pool.Info().Capabilities.InstantSnapshot && checker.CheckIdle(ctx, id) == nil
 }
 
 // restoreData restores the dataset. The replaced content is kept as a snapshot, and no host can write to it. For

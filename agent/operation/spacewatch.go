@@ -52,14 +52,17 @@ type spaceWatch struct {
 // KeepReserve cancels the context of work with an error of the kind dataset.ErrNoSpace, and returns that error. Work
 // must then end at once: until the clone or snapshot is removed, users take the reserve.
 //
-// Work does not end while its clone keeps nothing: if the volume was not in use since work began, or if source is a
-// snapshot, which has the same blocks. Otherwise the writers of other volumes could end it again and again.
+// Work does not end while its clone keeps nothing: if source is a snapshot, which has the same blocks, or if the volume
+// was not in use since work began. Otherwise the writers of other volumes could end it again and again. A process can
+// use a volume without a recorded use, for example by a descriptor that a container sent to it. The pool knows of it.
 func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, source dataset.Source,
 	work func(ctx context.Context) error) error {
-	keeps := !pool.Info().Capabilities.InstantSnapshot
-	if source.Snapshot != uuid.Nil && !keeps {
+	copies := !pool.Info().Capabilities.InstantSnapshot
+	if source.Snapshot != uuid.Nil && !copies {
 		return work(ctx)
 	}
+	inUse := func() bool { return len(o.Uses.Get(source.Dataset).IDs) > 0 }
+	keeps := copies || inUse() || !backends.IsIdle(ctx, pool, source.Dataset)
 	working, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := o.examine(working, func(ctx context.Context) (time.Duration, error) {
@@ -67,10 +70,12 @@ func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, source
 		st := pool.Status(ctx)
 		room := (st.Free - backends.Reserve(st.Size)) / fastWriter
 		wait := max(min(time.Duration(room)*time.Millisecond, spaceTick), o.Clock.Steady()-start)
-		if keeps = keeps || len(o.Uses.Get(source.Dataset).IDs) > 0; !keeps {
-			return wait, nil
+		keeps = keeps || inUse()
+		err := checkClone(pool, st)
+		if err != nil && !keeps && backends.IsIdle(ctx, pool, source.Dataset) {
+			return spaceTick, nil
 		}
-		return wait, checkClone(pool, st)
+		return wait, err
 	}, cancel)
 	err := work(working)
 	stop()
