@@ -192,15 +192,7 @@ func (s *Service) planUndelete(t *record.Tx, req api.Request) (*dataset.Operatio
 	return op, d, err
 }
 
-// beginBackup writes the incarnation of the home's agent into the operation. The agent compares it with its own. If
-// they are the same, no earlier start of the agent can have run the operation, so the agent need not look in the
-// repository for what such a run has stored.
 func beginBackup(_ *Service, t *record.Tx, op *dataset.Operation) error {
-	var home dataset.Node
-	if _, err := t.Get(record.NodeKey(op.Node), &home); err != nil {
-		return err
-	}
-	op.Incarnation = home.Incarnation
 	if !op.Scheduled {
 		return nil
 	}

@@ -192,22 +192,3 @@ func addNightly(x *controltest.Replicas) {
 	p.Backup = dataset.Backups{To: "offsite", Schedule: "@daily"}
 	x.Profiles.ByName[p.Name] = p
 }
-
-// The record of a backup has the incarnation of the agent that gets it. It stays the same if that agent starts again: a
-// later start must not believe that no earlier one has run the operation.
-func TestBackupNamesTheStartOfItsAgent(t *testing.T) {
-	e := controltest.New(t)
-	controltest.AddRepository(e, "offsite")
-	a := e.NewAgent("alpha")
-	a.MustCreate("db")
-	op := *e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db"}).Operation
-	first := a.Incarnation
-	if op.Incarnation == uuid.Nil || op.Incarnation != first {
-		t.Errorf("got %s, want %s", op.Incarnation, first)
-	}
-	a.Incarnation = uuid.New()
-	a.MustRegister("alpha")
-	if got := a.OpenOperations(); len(got) != 1 || got[0].ID != op.ID || got[0].Incarnation != first {
-		t.Errorf("got %+v, want incarnation %s", got, first)
-	}
-}

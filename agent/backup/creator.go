@@ -37,23 +37,21 @@ type Creator struct {
 	held    heldClones
 	// absent has expired backups that are not in their repository any more, so that they are not looked for again.
 	absent absentBackups
-	// begun saves runs of restic that only find earlier backups of an operation.
-	begun begunOperations
 	// facts gets the new backups, so that the Restorer need not read or measure them.
 	facts *facts
 }
 
 // Create makes the backup of an operation. If an earlier run of the operation was interrupted after it had stored a
 // backup, nobody knows whether restic could read all files for that backup. So Create makes another backup, which
-// shares the data with the earlier one, and then removes the earlier backup. If control does not record the outcome,
-// Create fails, and the new backup stays unless the operation was cancelled.
+// shares the data with the earlier one. The earlier one stays until the new one expires: after the restore of an older
+// store, it may be the result of an operation that had ended. If control does not record the outcome, Create fails, and
+// the new backup stays unless the operation was cancelled.
 func (c *Creator) Create(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
 	defer func() {
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx) // it was cancelled, or the agent stops
 		}
 	}()
-	isNew := c.begun.begin(*op, c.Incarnation)
 	jb.Step("waiting for other backups")
 	release, err := c.admit(ctx, *op)
 	if err != nil {
@@ -70,7 +68,7 @@ func (c *Creator) Create(ctx context.Context, jb *host.Job, op *dataset.Operatio
 	if err := c.discardClones(ctx, op.DatasetID); err != nil {
 		return out, failed(err)
 	}
-	got, err := c.attempt(ctx, jb, *op, isNew)
+	got, err := c.attempt(ctx, jb, *op)
 	if err == nil {
 		steps.At("backup.stored")
 	}
@@ -119,9 +117,8 @@ func (a attemptResult) stored() (ids []string) {
 }
 
 // attempt stores a backup in the repository of an operation. Even if it fails, it returns the backups that must be
-// removed. isNew says that no earlier run of the operation can have stored a backup.
-func (c *Creator) attempt(ctx context.Context, jb *host.Job, op dataset.Operation, isNew bool) (a attemptResult,
-	err error) {
+// removed.
+func (c *Creator) attempt(ctx context.Context, jb *host.Job, op dataset.Operation) (a attemptResult, err error) {
 	t := c.targets.get(op.Repository)
 	t.using.RLock()
 	defer t.using.RUnlock()
@@ -135,33 +132,15 @@ func (c *Creator) attempt(ctx context.Context, jb *host.Job, op dataset.Operatio
 		return a, err
 	}
 	if op.Push != nil {
-		var all []restic.Backup
-		if all, err = c.list(ctx, op, repo); err != nil {
-			return a, ofAbsent(err)
-		}
-		err = c.push(ctx, jb, op, repo, all, &a)
+		err = c.push(ctx, jb, op, repo, &a)
 	} else {
-		err = c.backUp(ctx, jb, op, repo, isNew, &a)
+		err = c.store(ctx, jb, op, repo, &a)
 	}
 	if err == nil {
 		return a, nil
 	}
 	a.unwanted = append(a.unwanted, a.stored()...)
 	return a, err
-}
-
-// backUp makes the backup of an operation that is no push. It lists the backups of the dataset only if an earlier run
-// of the operation can have stored one. a has what was stored, also if backUp fails.
-func (c *Creator) backUp(ctx context.Context, jb *host.Job, op dataset.Operation, repo *restic.Repository, isNew bool,
-	a *attemptResult) error {
-	if !isNew {
-		list, err := c.list(ctx, op, repo)
-		if err != nil {
-			return ofAbsent(err)
-		}
-		a.unwanted = madeBy(list, op)
-	}
-	return c.store(ctx, jb, op, repo, a)
 }
 
 // admit waits until no other backup of the dataset to the repository runs, and fewer than maxBackups of all datasets.
@@ -178,22 +157,6 @@ func (c *Creator) admit(ctx context.Context, op dataset.Operation) (release func
 		unlock()
 		return nil, context.Cause(ctx)
 	}
-}
-
-// list lists the backups of an operation's dataset in its repository; for a push, everything in it. If a part of the
-// list is damaged, a backup is made nevertheless. A push fails: the damaged part could be a version that the volume
-// lacks.
-func (c *Creator) list(ctx context.Context, op dataset.Operation, repo *restic.Repository) ([]restic.Backup, error) {
-	tags := []string{TagDrover, DatasetTag(op.DatasetID)}
-	if op.Push != nil {
-		tags = nil
-	}
-	list, err := repo.Backups(ctx, tags...)
-	if errors.Is(err, dataset.ErrCorrupt) && op.Push == nil {
-		c.logOf(ctx, op).WithError(err).Warn("not all earlier backups can be listed")
-		err = nil
-	}
-	return list, err
 }
 
 // ofAbsent says in the error of a repository that does not exist what to do.

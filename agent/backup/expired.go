@@ -118,27 +118,32 @@ func (c *Creator) listDue(ctx context.Context, repo *restic.Repository, due []du
 
 // chooseDue returns the IDs of the expired backups that must be removed from a repository with the backups in list. It
 // chooses only backups that the named operations made of the dataset: the repository can be shared with other clusters.
-// For each retained backup of a dataset that the repository lacks, it keeps one more of the newest expired ones.
+// An operation that was interrupted and repeated made several. For each retained backup of a dataset that the
+// repository lacks, it keeps one more of the newest expired ones.
 func (c *Creator) chooseDue(list []restic.Backup, due []dueRemoval) (chosen []string) {
-	there := make(map[string]restic.Backup, len(list))
+	type origin struct{ dataset, operation uuid.UUID }
+	there, made := make(map[string]bool, len(list)), map[origin][]string{}
 	for _, b := range list {
-		there[b.ID] = b
+		there[b.ID] = true
+		if tags, ok := ParseTags(b.Tags); ok {
+			from := origin{tags.Dataset, tags.Operation}
+			made[from] = append(made[from], b.ID)
+		}
 	}
 	for _, d := range due {
 		var ids, absent []string
 		for _, e := range d.expired {
-			tags, ok := ParseTags(there[e.ID].Tags)
-			if ok && tags.Dataset == d.op.DatasetID && tags.Operation == e.Operation {
-				ids = append(ids, e.ID)
-			} else {
+			all := made[origin{d.op.DatasetID, e.Operation}]
+			if !slices.Contains(all, e.ID) {
 				absent = append(absent, e.ID)
 			}
+			ids = append(ids, all...)
 		}
 		c.absent.add(absent...)
 		// A retained backup that somebody removed by hand, or that the repository has lost, protects nothing.
 		missing := 0
 		for _, id := range d.retained {
-			if _, ok := there[id]; !ok {
+			if !there[id] {
 				missing++
 			}
 		}

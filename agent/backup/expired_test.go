@@ -327,7 +327,9 @@ func TestOnlyBackupsOfTheDatasetExpire(t *testing.T) {
 		}
 		expired = append(expired, e)
 	}
-	if got := backup.ChooseDue(list, op, expired); len(got) != 1 || got[0] != list[0].ID {
-		t.Errorf("got %q, want only the first one", got)
+	first := restic.Backup{ID: strings.Repeat("9", 64), Tags: list[0].Tags} // of an interrupted run
+	got := backup.ChooseDue(append(list, first), op, expired)
+	if want := []string{list[0].ID, first.ID}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

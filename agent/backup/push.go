@@ -28,9 +28,14 @@ import (
 // A version that was withdrawn can stay in the repository for some time: see unwanted. The pushes of this host ignore
 // it, so no new version continues it.
 
-// push carries out a push. list has everything in the repository. a has what was stored, also if push fails.
+// push carries out a push. a has what was stored, also if push fails. A push fails if a part of the repository's list
+// is damaged: that could be a version that the volume lacks.
 func (c *Creator) push(ctx context.Context, jb *host.Job, op dataset.Operation, repo *restic.Repository,
-	list []restic.Backup, a *attemptResult) error {
+	a *attemptResult) error {
+	list, err := repo.Backups(ctx)
+	if err != nil {
+		return ofAbsent(err)
+	}
 	h, err := readHistory(op.Repository, list)
 	if err != nil {
 		return err

@@ -94,34 +94,6 @@ func TestTagsAreReadAsWritten(t *testing.T) {
 	}
 }
 
-// An operation counts as new only if control recorded it for this start of the agent, and only once.
-func TestOperationIsNewOnce(t *testing.T) {
-	var b begunOperations
-	agent := uuid.New()
-	for name, c := range map[string]struct {
-		incarnation uuid.UUID
-		want        bool
-	}{
-		"recorded for this start": {agent, true}, "recorded for an earlier start": {uuid.New(), false},
-		"of a verification": {uuid.Nil, false},
-	} {
-		op := dataset.Operation{ID: uuid.New(), Incarnation: c.incarnation}
-		if got := b.begin(op, agent); got != c.want {
-			t.Errorf("%s: got %t", name, got)
-		}
-		op.Incarnation = agent // a report sets it
-		if b.begin(op, agent) {
-			t.Errorf("%s: the second run counts as new", name)
-		}
-	}
-	for len(b.ids) < maxBegun {
-		b.ids[uuid.New()] = true
-	}
-	if b.begin(dataset.Operation{ID: uuid.New(), Incarnation: agent}, agent) {
-		t.Error("an operation counts as new that cannot be remembered")
-	}
-}
-
 // Only the backup that control has recorded becomes the parent, and only if the content and the session are the same.
 func TestOnlyRecordedParent(t *testing.T) {
 	op := dataset.Operation{Parent: "recorded", ParentSession: "session", Content: 2}
