@@ -123,22 +123,25 @@ func (p *lateStatus) Status(context.Context) dataset.PoolStatus {
 }
 
 // A restore flushes the new dataset only if the data that are not written yet could fill the pool. If the status of the
-// pool is not known when the restore begins, one flush replaces it.
-func TestRestoreFlushesOnceWithoutFirstStatus(t *testing.T) {
+// pool is not known when the restore begins, one flush replaces it. An import flushes at each examination: others can
+// run, and what these have not written is not known.
+func TestExaminationsFlush(t *testing.T) {
 	root, err := os.Open(t.TempDir())
 	require.NoError(t, err)
 	defer root.Close()
-	p, flushes := &lateStatus{}, 0
-	w := &spaceWatch{Importer: newImporter(), pool: p, root: root, sync: func(*os.File) error {
-		flushes++
-		return nil
-	}}
-	w.begin(p.Status(t.Context()))
-	for range 20 {
-		require.NoError(t, w.check(t.Context()))
-	}
-	if flushes != 1 {
-		t.Errorf("20 examinations flushed %d times, want once", flushes)
+	for part, want := range map[*share]int{{}: 1, nil: 20} {
+		p, flushes := &lateStatus{}, 0
+		w := &spaceWatch{Importer: newImporter(), pool: p, root: root, part: part, sync: func(*os.File) error {
+			flushes++
+			return nil
+		}}
+		w.begin(p.Status(t.Context()))
+		for range 20 {
+			require.NoError(t, w.check(t.Context()))
+		}
+		if flushes != want {
+			t.Errorf("20 examinations flushed %d times, want %d", flushes, want)
+		}
 	}
 }
 

@@ -153,7 +153,16 @@ func (i *Importer) watchSpace(ctx context.Context, pool backends.Pool, id uuid.U
 	if err := w.check(ctx); err != nil {
 		return err
 	}
-	return w.sync(root)
+	return w.flush(backends.Reserve(w.size))
+}
+
+// flush writes out the filesystem of root. It fails with dataset.ErrNoSpace if the pool is full.
+func (w *spaceWatch) flush(reserve dataset.Size) error {
+	err := w.sync(w.root) // the kernel reports an error only once to each descriptor
+	if errors.Is(err, unix.ENOSPC) {
+		return w.fullError(reserve)
+	}
+	return err
 }
 
 // begin sets the values with which later examinations compare, unless the status of the pool is not known.
@@ -191,18 +200,17 @@ func (o *Operations) examine(ctx context.Context, check func(context.Context) (t
 
 // check fails with dataset.ErrNoSpace if the pool is too full. The data that a filesystem in an image or block device
 // has not written yet take no space of the pool. Therefore check flushes them if the pool could be too full with them.
+// It flushes those of an import each time, because other imports can run, and what these have not written is not known.
 // Blocks that restic has allocated and not written count as used. So after a flush, more data can follow in these
 // blocks: check flushes again each time.
 func (w *spaceWatch) check(ctx context.Context) error {
 	st := w.pool.Status(ctx)
 	reserve := backends.Reserve(st.Size)
 	used, known := w.usedBytes()
-	if st.Online && (!w.known || !known || st.Free >= reserve && w.free-(used-w.used) < reserve) {
-		if err := w.sync(w.root); err != nil {
-			if errors.Is(err, unix.ENOSPC) {
-				return w.fullError(reserve)
-			}
-			return err // the kernel reports it only once to each descriptor
+	own := w.part == nil && w.pool.Info().Capabilities.OwnFilesystem
+	if st.Online && (own || !w.known || !known || st.Free >= reserve && w.free-(used-w.used) < reserve) {
+		if err := w.flush(reserve); err != nil {
+			return err
 		}
 		if st = w.pool.Status(ctx); !w.known {
 			w.begin(st)
