@@ -92,8 +92,8 @@ type Config struct {
 // Timing has the time limits and intervals of the agent. Zero values take the defaults.
 type Timing = host.Timing
 
-// Agent is the agent of one host: its life cycle, and the adapters for the plugin and the API. Each adapter calls one
-// component. All methods are safe for concurrent use.
+// Agent is the agent of one host: its life cycle, and the methods of the plugin and the API. Most are those of its
+// components, which it embeds. All methods are safe for concurrent use.
 type Agent struct{ *components }
 
 var _ api.Local = (*Agent)(nil)
@@ -119,7 +119,8 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 		Host: &host.Host{
 			Incarnation: uuid.New(), NodeName: cfg.NodeName, Boot: strings.TrimSpace(string(boot)), Root: cfg.Root,
 			Control: cfg.Control, DB: db, Cache: records.NewCache(), News: host.NewNews(),
-			Clock: cfg.Clock, Log: cfg.Log, Timing: cfg.Timing,
+			Membership: host.NewMembership(db),
+			Clock:      cfg.Clock, Log: cfg.Log, Timing: cfg.Timing,
 		},
 		Config: cfg,
 	}

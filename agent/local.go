@@ -56,17 +56,9 @@ func (a *Agent) CheckRepository(ctx context.Context, c api.RepositoryCheck) (api
 	return a.Backups.Repositories.Check(ctx, c)
 }
 
+// Mount and Unmount are methods of mounting.Mounts. The other calls of the plugin, except Activated, are methods of
+// operation.Operations.
 var _ plugin.Agent = (*Agent)(nil)
-
-// Mount is mounting.Mounter.Mount.
-func (a *Agent) Mount(ctx context.Context, ref dataset.Reference, id string) (string, error) {
-	return a.Mounter.Mount(ctx, ref, id)
-}
-
-// Unmount is mounting.Mounter.Unmount.
-func (a *Agent) Unmount(ctx context.Context, ref dataset.Reference, id string) error {
-	return a.Mounter.Unmount(ctx, ref, id)
-}
 
 // Activated is mounting.Verifier.Activated.
 func (a *Agent) Activated(ctx context.Context) { a.Verifier.Activated(ctx) }

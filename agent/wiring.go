@@ -19,13 +19,13 @@ import (
 func (a *components) connect() {
 	a.Throttle.Uses, a.Throttle.Fences = a.Uses, a.Leases.Registrar
 	a.Pools.Uses = a.Uses
-	a.Leases.Membership, a.Leases.Homes = a.Registration, a.Follower
+	a.Leases.Registration, a.Leases.Homes = a.Registration, a.Follower
 	a.Leases.Repairer, a.Leases.Arrivals = a.Moves, a.MoveTable
-	a.Mounts.Connect(a.Operations, a.Spellings, a.Moves, a.Copies, a.Registration, a.Status)
+	a.Mounts.Connect(a.Moves, a.Copies, a.Status)
 	a.Sync.Connect(a.Generations, a.Cleaner, a.Doctor, a.Watcher, a)
 	a.Moves.Connect(a.Generations, a.Follower, a.Status)
 	a.Runner.Ended = a.Config.OperationEnded
-	a.Operations.Connect(a.Registration, a.Status, a.Reporter, a.Moves, a.Backups)
+	a.Operations.Connect(a.Status, a.Reporter, a.Moves, a.Backups)
 }
 
 // replicas returns each control replica separately, or s if there is only one.
@@ -97,7 +97,7 @@ type components struct {
 // load reads the agent's database into the components.
 func (a *components) load(ctx context.Context) error {
 	for _, load := range []func(context.Context) error{
-		a.Identity.Load, a.Registration.Load, a.StoreClock.Load, a.Follower.Load,
+		a.Identity.Load, a.Membership.Load, a.Registration.Load, a.StoreClock.Load, a.Follower.Load,
 	} {
 		if err := load(ctx); err != nil {
 			return err
@@ -111,7 +111,6 @@ func (a *components) load(ctx context.Context) error {
 		return err // the others remove what belongs to no dataset of the cache
 	}
 	return errors.Join(
-		a.Spellings.Load(ctx),
 		a.Status.LoadUsages(ctx), a.Reporter.LoadAnswer(ctx),
 		a.Mounts.Load(ctx),
 		a.Copies.Load(ctx),

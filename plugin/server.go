@@ -1,8 +1,9 @@
 // Package plugin is the server of Docker's volume plugin protocol. It translates each call of an engine into a call of
 // Agent, and the result into an answer. The daemon of the agent creates a Server for its plugin socket. Package agent
-// implements Agent. Package agent/operation makes a Volume for an answer. Packages agent/operation, agent/mounting and
-// agent/move use Tool and Caller, which identify the program and the process that sent a request. A Server stores
-// nothing about volumes. It counts the running calls, so that Shutdown can wait for them. A mutex protects the count.
+// implements Agent: mounting.Mounts has Mount and Unmount, and operation.Operations most others. Package
+// agent/operation makes a Volume for an answer. Packages agent/operation, agent/mounting and agent/move use Tool and
+// Caller, which identify the program and the process that sent a request. A Server stores nothing about volumes. It
+// counts the running calls, so that Shutdown can wait for them. A mutex protects the count.
 //
 // The reaction of the engine to an answer determines which answers are possible:
 //

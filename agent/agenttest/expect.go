@@ -248,7 +248,7 @@ func (h *Host) WouldOpen(id uuid.UUID) bool {
 	if !home {
 		return false
 	}
-	if _, err := a.Mounter.MayMount(d, 0); err != nil {
+	if _, err := a.MayMount(d, 0); err != nil {
 		return false
 	}
 	p, ok := a.Pools.ByName("default")

@@ -242,7 +242,7 @@ func (f *Follower) converge(ctx context.Context, d api.IndexedDataset) {
 	f.Operations.WriteRecordLater(d)
 }
 
-// followNames calls operation.Spellings.FollowNames. If that fails, docker volume ls lists the former state of the
+// followNames calls mounting.Spellings.FollowNames. If that fails, docker volume ls lists the former state of the
 // volume.
 func (f *Follower) followNames(ctx context.Context, d dataset.Dataset) {
 	if err := f.Spellings.FollowNames(ctx, d); err != nil {
@@ -313,6 +313,6 @@ func (f *Follower) Join(ctx context.Context) (s api.Sync, err error) {
 	}
 	f.Facts.ReportAgain()
 	f.Leases.Keeper.SetReady()
-	f.Registration.SetJoined()
+	f.Membership.SetJoined()
 	return s, nil
 }

@@ -18,20 +18,11 @@ import (
 type Registration struct {
 	*Sync
 	registrations atomic.Uint64 // how often this agent has registered
-	joined        chan struct{} // closed by SetJoined
-	once          sync.Once
 
 	mu       sync.Mutex
 	previous []uuid.UUID // earlier incarnations of this agent, until control has registered this one
 	refusal  string      // why control does not register this node, or did not answer last; "" if it is registered
-	removed  string      // why control refuses this node, if it was removed from the cluster; also on disk
 }
-
-// SetJoined records that control has registered this agent, and that its answer is applied. Idempotent.
-func (r *Registration) SetJoined() { r.once.Do(func() { close(r.joined) }) }
-
-// Joined returns a channel that is closed when SetJoined is called.
-func (r *Registration) Joined() <-chan struct{} { return r.joined }
 
 // Refusal returns why control does not register this node: control refuses it, or did not answer the last request. It
 // returns "" if this node is registered.
@@ -39,32 +30,6 @@ func (r *Registration) Refusal() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.refusal
-}
-
-// removedKey is the key of Registration.removed.
-const removedKey = "removed"
-
-// CheckMember fails with dataset.ErrRemoved if control reported last that this node was removed from the cluster. The
-// node's volumes may then be opened by other nodes, so containers that run keep their volumes, and no other gets one.
-func (r *Registration) CheckMember() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.removed == "" {
-		return nil
-	}
-	return dataset.Errorf(dataset.ErrRemoved, "this node mounts nothing any more: %s", r.removed)
-}
-
-// setRemoved records why this node was removed, in memory and then on disk. An empty string means that it is a member.
-func (r *Registration) setRemoved(ctx context.Context, why string) error {
-	r.mu.Lock()
-	same := r.removed == why
-	r.removed = why
-	r.mu.Unlock()
-	if same {
-		return nil
-	}
-	return r.DB.Put(context.WithoutCancel(ctx), map[string]any{removedKey: why})
 }
 
 // incarnationsKey is the key of the incarnations of this boot that control may know: the one that control registered
@@ -83,9 +48,6 @@ const maxIncarnations = 100
 
 // Load writes this incarnation to disk, after the earlier ones, before control knows it.
 func (r *Registration) Load(ctx context.Context) error {
-	if _, err := r.DB.Get(ctx, removedKey, &r.removed); err != nil {
-		return err
-	}
 	var known incarnations
 	if _, err := r.DB.Get(ctx, incarnationsKey, &known); err != nil {
 		return err
@@ -120,7 +82,7 @@ func (r *Registration) recordRegistered(ctx context.Context) error {
 
 // Register has control record this node and its pools, and remove the records of the pools in gone. If control has
 // already applied a later registration of this agent, Register repeats its request with the present pools. If it fails
-// with dataset.ErrRemoved, this node mounts nothing any more: see CheckMember.
+// with dataset.ErrRemoved, this node mounts nothing any more: see host.Membership.
 func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 	for overtaken := true; overtaken; {
 		r.mu.Lock()
@@ -140,13 +102,13 @@ func (r *Registration) Register(ctx context.Context, gone ...uuid.UUID) error {
 			Pools: r.Pools.Records(), RemovedPools: gone, BootID: r.Boot, PreviousIncarnations: previous,
 		})
 		if errors.Is(err, dataset.ErrRemoved) {
-			return errors.Join(err, r.setRemoved(ctx, err.Error()))
+			return errors.Join(err, r.Membership.SetRemoved(ctx, err.Error()))
 		}
 		if overtaken = errors.Is(err, dataset.ErrStale) && attempt < r.registrations.Load(); err != nil && !overtaken {
 			return err
 		}
 	}
-	if err := cmp.Or(r.setRemoved(ctx, ""), r.recordRegistered(ctx)); err != nil {
+	if err := cmp.Or(r.Membership.SetRemoved(ctx, ""), r.recordRegistered(ctx)); err != nil {
 		return err
 	}
 	return r.generations.Store(ctx)
@@ -172,36 +134,6 @@ func (r *Registration) SetRefusal(err error) {
 	}
 }
 
-// Plan asks control to decide on a request. Control accepts the report of the outcome only from agents that have
-// registered. An agent that started while control was unreachable registers soon or is refused, so Plan waits for ten
-// times Timing.Retry at most.
-func (r *Registration) Plan(ctx context.Context, req api.Request) (api.Plan, error) {
-	p, err := r.Control.Plan(ctx, r.NodeID, req)
-	if err != nil || p.Unchanged != nil {
-		return p, err
-	}
-	select {
-	case <-r.joined:
-		return p, nil
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-r.Clock.After(10 * r.Timing.Retry):
-		err = errors.New("its log has the reason")
-	}
-	return p, dataset.Errorf(dataset.ErrUnavailable,
-		"control has not registered this node since drover started: %w (try again)", err)
-}
-
-// HasJoined reports whether control has accepted this node since it started.
-func (r *Registration) HasJoined() bool {
-	select {
-	case <-r.joined:
-		return true
-	default:
-		return false
-	}
-}
-
 // leaveTime bounds how long a stop waits for control.
 const leaveTime = 2 * time.Second
 
@@ -209,7 +141,7 @@ const leaveTime = 2 * time.Second
 // control, control notices the end of the session later. Leave does nothing if control has not accepted this node, or
 // if the node has no address.
 func (r *Registration) Leave(ctx context.Context) {
-	if r.Address == "" || !r.HasJoined() {
+	if r.Address == "" || !r.Membership.HasJoined() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaveTime)

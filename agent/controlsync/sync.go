@@ -85,7 +85,7 @@ func New(m *move.Moves, cfg Config) *Sync {
 	s := &Sync{Moves: m, Config: cfg}
 	s.Identity = &Identity{Host: m.Host, configured: cfg.Node}
 	s.StoreClock = &StoreClock{db: m.DB}
-	s.Registration = &Registration{Sync: s, joined: make(chan struct{})}
+	s.Registration = &Registration{Sync: s}
 	if s.Source.FS == nil {
 		s.Source = facts.Host{FS: os.DirFS("/"), Machine: facts.Machine}
 	}

@@ -1,7 +1,8 @@
 // Package host has what all components of one agent share: the identity of this node, its database and cache, jobs, the
-// locks of datasets, news about changes, findings for drover doctor, the programs that profiles may name, and rules
-// that several components need, such as whether control may have executed a request that failed (InDoubt). The fields
-// of Host do not change once agent.New has returned, and the services in them protect their own state.
+// locks of datasets, whether control accepts this node (Membership), whether its store is trusted (Trust), news about
+// changes, findings for drover doctor, the programs that profiles may name, and rules that several components need,
+// such as whether control may have executed a request that failed (InDoubt). The fields of Host do not change once
+// agent.New has returned, and the services in them protect their own state.
 package host
 
 import (
@@ -36,17 +37,18 @@ type Host struct {
 	Recovered bool
 	Root      string // absolute, without symbolic links: mount points and images are below it
 
-	Control api.Service
-	DB      records.DB     // the agent's own database
-	Cache   *records.Cache // the records of this node's datasets and copies
-	Locks   Set            // one for each dataset
-	Jobs    *Runner
-	News    *News
-	Trust   *Trust // whether control's store is trusted
-	Clock   clock.Clock
-	Log     logrus.FieldLogger
-	Timing  Timing
-	Ctx     context.Context // ends when the agent stops
+	Control    api.Service
+	DB         records.DB     // the agent's own database
+	Cache      *records.Cache // the records of this node's datasets and copies
+	Locks      Set            // one for each dataset
+	Jobs       *Runner
+	News       *News
+	Trust      *Trust      // whether control's store is trusted
+	Membership *Membership // whether control accepts this node
+	Clock      clock.Clock
+	Log        logrus.FieldLogger
+	Timing     Timing
+	Ctx        context.Context // ends when the agent stops
 }
 
 // RecoveredKey is a key in the agent's database. It exists from a loss of the database until control has reported the

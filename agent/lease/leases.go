@@ -48,10 +48,10 @@ type Leases struct {
 	Registrar *Registrar
 
 	// These are set before the agent starts.
-	Membership Membership
-	Homes      Homes
-	Repairer   Repairer
-	Arrivals   Arrivals
+	Registration Registration
+	Homes        Homes
+	Repairer     Repairer
+	Arrivals     Arrivals
 
 	relinquished *records.Table[Relinquished]
 
@@ -93,8 +93,8 @@ type Relinquished struct {
 	Reported bool `json:"told,omitempty"`
 }
 
-// Membership has control record this node.
-type Membership interface {
+// Registration has control record this node.
+type Registration interface {
 	Register(ctx context.Context, gone ...uuid.UUID) error
 }
 

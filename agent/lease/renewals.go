@@ -31,7 +31,7 @@ func (b *Deadlines) Renew(ctx context.Context) {
 			b.change(func() { b.silent = false; b.controlSession.renew(r.Session, r.sent, time.Duration(r.TTL), now) })
 			wait = every
 		case errors.Is(r.err, dataset.ErrStale):
-			if r.err = b.Membership.Register(ctx); r.err == nil {
+			if r.err = b.Registration.Register(ctx); r.err == nil {
 				wait = min(every, b.Timing.Retry)
 			}
 			fallthrough

@@ -1,14 +1,15 @@
 // Package mounting mounts volumes for containers, knows who uses them, and finds out what they lost.
 //
-// Mounter mounts a volume for a use, and ends the use at the Unmount of the engine. SharedMounts does the same for
+// Mounts is the root. It finds a volume by the spelling that the engine uses (Find; Spellings has the spellings on
+// disk), mounts it for a use (Mount), and ends the use at the Unmount of the engine. SharedMounts does the same for
 // datasets whose home is another node. UseTable has the uses of each dataset, Engines the engine processes, and
 // Verifier finds out whether uses have ended without an Unmount. Unmounter unmounts datasets without a use, and
 // Resolver makes mounts and uses agree after a start. Holders examines who else holds a dataset. Quiescer freezes a
 // dataset for a snapshot. Watcher records the writes that a full pool lost.
 //
-// The package owns the keys mounts/, engine, guests/ and lost/ of the agent's database. The lock of a dataset
-// (host.Host.Locks) protects its mount and its uses: the comment of a method says if the caller must hold it. Each type
-// with state also has a mutex for its fields.
+// The package owns the keys mounts/, spellings/, engine, guests/ and lost/ of the agent's database. The lock of a
+// dataset (host.Host.Locks) protects its mount and its uses: the comment of a method says if the caller must hold it.
+// Each type with state also has a mutex for its fields.
 package mounting
 
 import (

@@ -27,13 +27,13 @@ const mountAttempts = 100
 //
 // The ID may be empty: orchestrators other than Docker and Podman send none. An empty ID counts like any other ID:
 // all orchestrators that send no ID share it.
-func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (string, error) {
+func (m *Mounts) Mount(ctx context.Context, ref dataset.Reference, id string) (string, error) {
 	if len(id) > dataset.MaxMountID {
 		return "", dataset.Errorf(dataset.ErrInvalid, "mount of %s: its ID has %d bytes (%d at most)",
 			dataset.Clip(ref.Spelling), len(id), dataset.MaxMountID)
 	}
 	asked := m.Cache.Moment()
-	d, err := m.finder.Find(ctx, ref)
+	d, err := m.Find(ctx, ref)
 	if errors.Is(err, dataset.ErrNotFound) {
 		now, mounted := m.MountedAs(ref.Spelling)
 		switch {
@@ -51,7 +51,7 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 	if err != nil {
 		return "", err
 	}
-	if err := m.membership.CheckMember(); err != nil {
+	if err := m.Membership.Check(); err != nil {
 		return "", err
 	}
 	if d, err = m.getLease(ctx, d); err != nil {
@@ -73,7 +73,7 @@ func (m *Mounter) Mount(ctx context.Context, ref dataset.Reference, id string) (
 
 // getLease makes sure that this node may mount a dataset, and returns the record. If this node is not the home
 // and cannot get a shared mount, getLease moves the dataset here.
-func (m *Mounter) getLease(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
+func (m *Mounts) getLease(ctx context.Context, d dataset.Dataset) (dataset.Dataset, error) {
 	if d.Home == m.NodeID || m.SharedMounts.NeedsSharedMount(d) {
 		return d, nil
 	}
@@ -82,7 +82,7 @@ func (m *Mounter) getLease(ctx context.Context, d dataset.Dataset) (dataset.Data
 
 // mountInJob mounts a dataset in a job. Concurrent mounts of the same dataset share the job. The job continues if the
 // request ends first.
-func (m *Mounter) mountInJob(ctx context.Context, d dataset.Dataset, asked uint64) error {
+func (m *Mounts) mountInJob(ctx context.Context, d dataset.Dataset, asked uint64) error {
 	_, err := m.Jobs.Do(ctx, "mount/"+d.ID.String(), "mount of volume "+d.Volume,
 		func(ctx context.Context, jb *host.Job) error {
 			jb.Step("mounting")
@@ -93,7 +93,7 @@ func (m *Mounter) mountInJob(ctx context.Context, d dataset.Dataset, asked uint6
 
 // AddUse records a use with an ID if the dataset is mounted, and returns the path. Otherwise it returns no path. The
 // argument asked is that of MayMount.
-func (m *Mounter) AddUse(ctx context.Context, d dataset.Dataset, asked uint64, ref dataset.Reference, id string) (
+func (m *Mounts) AddUse(ctx context.Context, d dataset.Dataset, asked uint64, ref dataset.Reference, id string) (
 	string, error) {
 	unlock, err := m.Locks.Lock(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
@@ -118,7 +118,7 @@ func (m *Mounter) AddUse(ctx context.Context, d dataset.Dataset, asked uint64, r
 // For a new ID, it returns the present record of the dataset, otherwise d. If the check of the disk or the guard fails
 // and the dataset has no use, checkMounted unmounts the dataset: no caller has the path, and the next request mounts it
 // again. The dataset's lock is held.
-func (m *Mounter) checkMounted(ctx context.Context, d dataset.Dataset, asked uint64, r Record, id string) (
+func (m *Mounts) checkMounted(ctx context.Context, d dataset.Dataset, asked uint64, r Record, id string) (
 	dataset.Dataset, error) {
 	if err := m.Disks.Check(ctx, d, m.MountPath(d.ID)); err != nil {
 		err = dataset.Errorf(dataset.ErrOffline, "mount of volume %s: %w", d.Volume, m.Pools.Explain(ctx, d.Pool, err))
@@ -146,7 +146,7 @@ func (m *Mounter) checkMounted(ctx context.Context, d dataset.Dataset, asked uin
 
 // recordUse adds a use to the record of a mounted dataset, and saves the record together with the spelling. The
 // argument asked is that of MayMount. The dataset's lock is held.
-func (m *Mounter) recordUse(ctx context.Context, d dataset.Dataset, asked uint64, ref dataset.Reference, r Record,
+func (m *Mounts) recordUse(ctx context.Context, d dataset.Dataset, asked uint64, ref dataset.Reference, r Record,
 	id string) error {
 	first := len(r.IDs) == 0
 	generation, err := m.Engines.Generation(ctx, plugin.Caller(ctx), id)
@@ -167,7 +167,7 @@ func (m *Mounter) recordUse(ctx context.Context, d dataset.Dataset, asked uint64
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := m.spellings.Save(d, ref, plugin.ToolOf(ctx), func(more map[string]any) error {
+	if err := m.Spellings.Save(d, ref, plugin.ToolOf(ctx), func(more map[string]any) error {
 		return m.Uses.Save(ctx, d, asked, r, more)
 	}); err != nil {
 		return fmt.Errorf("mount of volume %s: %w", d.Volume, err)
@@ -183,7 +183,7 @@ func (m *Mounter) recordUse(ctx context.Context, d dataset.Dataset, asked uint64
 }
 
 // EnsureMounted mounts a dataset that is not mounted. Idempotent. The argument asked is that of MayMount.
-func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset, asked uint64) error {
+func (m *Mounts) EnsureMounted(ctx context.Context, d dataset.Dataset, asked uint64) error {
 	unlock, err := m.Locks.Lock(ctx, d.ID, "mount of volume "+d.Volume)
 	if err != nil {
 		return err
@@ -236,7 +236,7 @@ func (m *Mounter) EnsureMounted(ctx context.Context, d dataset.Dataset, asked ui
 // MountDataset attaches a dataset and mounts it on path. After a full pool or a disk error, a filesystem accepts no
 // writes until its last mount has ended, and another mount namespace can still have a copy of a mount. Then
 // MountDataset calls backends.Releaser, and mounts the dataset again.
-func (m *Mounter) MountDataset(ctx context.Context, pool backends.Pool, d dataset.Dataset, path string) error {
+func (m *Mounts) MountDataset(ctx context.Context, pool backends.Pool, d dataset.Dataset, path string) error {
 	att, err := m.attachAndMount(ctx, pool, d, path)
 	if r, can := pool.(backends.Releaser); can && err == nil && m.Disks.Examine(d, path) != nil {
 		if err = mount.Unmount(path); err == nil {
@@ -271,7 +271,7 @@ func (m *Mounter) MountDataset(ctx context.Context, pool backends.Pool, d datase
 	return nil
 }
 
-func (m *Mounter) attachAndMount(ctx context.Context, pool backends.Pool, d dataset.Dataset, path string) (
+func (m *Mounts) attachAndMount(ctx context.Context, pool backends.Pool, d dataset.Dataset, path string) (
 	att backends.Attachment, err error) {
 	att, err = pool.Attach(ctx, d.ID, backends.AttachOptions{ReadOnly: d.ReadOnly, Mount: d.Profile.Filesystem.Mount})
 	if err == nil {
@@ -287,7 +287,7 @@ func (m *Mounter) attachAndMount(ctx context.Context, pool backends.Pool, d data
 // asked is the Moment of the cache before the caller got the record from control. A record in the cache that is older
 // does not count: right after drover trash restore, control answers that the volume is ready, and the cache still has
 // it in the trash. If asked is 0, the record in the cache always counts.
-func (m *Mounter) MayMount(d dataset.Dataset, asked uint64) (dataset.Dataset, error) {
+func (m *Mounts) MayMount(d dataset.Dataset, asked uint64) (dataset.Dataset, error) {
 	now, known := records.Newer(m.Cache, d, asked)
 	if known {
 		d = now
@@ -303,7 +303,7 @@ func (m *Mounter) MayMount(d dataset.Dataset, asked uint64) (dataset.Dataset, er
 	if err := m.Pools.CheckQuarantine(d.Pool); err != nil {
 		return d, fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
-	if err := m.membership.CheckMember(); err != nil {
+	if err := m.Membership.Check(); err != nil {
 		return d, err
 	}
 	return d, m.Leases.MayOpen(d, "mount")

@@ -17,7 +17,6 @@ import (
 	"github.com/droverhq/drover/internal/linux/inuse"
 	"github.com/droverhq/drover/internal/linux/mount"
 	"github.com/droverhq/drover/internal/linux/process"
-	"github.com/droverhq/drover/plugin"
 )
 
 // Mounts mounts the volumes of this host. Its methods are safe for concurrent use.
@@ -38,27 +37,13 @@ type Mounts struct {
 	Reservations *Reservations
 	Unmounter    *Unmounter
 	Verifier     *Verifier
-	Mounter      *Mounter
 	Resolver     *Resolver
+	Spellings    *Spellings
 
 	// Set by Connect.
-	finder     Finder
-	spellings  Spellings
-	moves      Moves
-	copies     Copies
-	membership Membership
-	usages     Usages
-}
-
-// Finder finds the volume that an engine refers to.
-type Finder interface {
-	Find(ctx context.Context, ref dataset.Reference) (dataset.Dataset, error)
-}
-
-// Spellings has the spellings by which tools refer to volumes.
-type Spellings interface {
-	// Save makes the record of a spelling, and calls save to write it to disk.
-	Save(d dataset.Dataset, ref dataset.Reference, tool plugin.Tool, save func(more map[string]any) error) error
+	moves  Moves
+	copies Copies
+	usages Usages
 }
 
 // Moves moves datasets between nodes.
@@ -76,11 +61,6 @@ type Moves interface {
 // Copies are the copies of datasets on this node.
 type Copies interface {
 	ReconcileSoon(id uuid.UUID) // applies a decision about a copy that had to wait until the dataset was unmounted
-}
-
-// Membership is the membership of this node in the cluster.
-type Membership interface {
-	CheckMember() error // fails if this node was removed from the cluster
 }
 
 // Usages records how full datasets are.
@@ -114,18 +94,18 @@ func New(h *host.Host, p *pool.Pools, l *lease.Leases, t *throttle.Throttler, fr
 	m.Reservations = &Reservations{Host: h, held: map[uuid.UUID]reservation{}}
 	m.Unmounter = &Unmounter{m}
 	m.Verifier = &Verifier{Mounts: m, started: h.Clock.Now(), startedSteady: h.Clock.Steady()}
-	m.Mounter = &Mounter{m}
+	m.Spellings = &Spellings{Host: h}
 	m.Resolver = &Resolver{Mounts: m}
 	return m
 }
 
 // Connect sets the components that are made later. It is called before the agent starts.
-func (m *Mounts) Connect(f Finder, s Spellings, mv Moves, c Copies, member Membership, u Usages) {
-	m.finder, m.spellings, m.moves, m.copies, m.membership, m.usages = f, s, mv, c, member, u
+func (m *Mounts) Connect(mv Moves, c Copies, u Usages) {
+	m.moves, m.copies, m.usages = mv, c, u
 }
 
 // Load reads the state on disk. The cache must be loaded.
 func (m *Mounts) Load(ctx context.Context) error {
 	shared := m.SharedMounts.Table.Load(ctx)
-	return errors.Join(shared, m.Engines.Load(ctx), m.LostWrites.Load(ctx), m.Verifier.Load(ctx))
+	return errors.Join(shared, m.Spellings.Load(ctx), m.Engines.Load(ctx), m.LostWrites.Load(ctx), m.Verifier.Load(ctx))
 }

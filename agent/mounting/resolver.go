@@ -44,7 +44,7 @@ func (r *Resolver) Resolve(ctx context.Context) (all bool, err error) {
 		}
 		r.LogOf(ctx, d).Warn("dataset in use is not mounted: mounting it again")
 		again := r.Jobs.Start("mount/"+id.String(), func(ctx context.Context, _ *host.Job) error {
-			if err := r.Mounter.EnsureMounted(ctx, d, 0); err != nil {
+			if err := r.EnsureMounted(ctx, d, 0); err != nil {
 				r.LogOf(ctx, d).WithError(err).Error("cannot mount a dataset in use")
 			}
 			return nil

@@ -278,7 +278,7 @@ func TestForgottenGuestReportsAgain(t *testing.T) {
 	if path, err := f.B.Mount(t.Context(), "db", "another"); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("mounted at %s: %v", path, err)
 	}
-	if _, err := f.B.Mounter.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "another"); !errors.Is(err, dataset.ErrConflict) {
+	if _, err := f.B.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "another"); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("used: %v", err)
 	}
 	now := f.A.NewVolume("db@many", nil)

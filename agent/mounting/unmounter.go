@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/droverhq/drover/agent/host"
@@ -216,4 +217,86 @@ func (u *Unmounter) Supersede(ctx context.Context, d dataset.Dataset) error {
 		u.Leases.Registrar.Release(d.ID)
 	}
 	return nil
+}
+
+// Unmount ends one use of a volume, and unmounts the volume if that was the last one. It succeeds for a volume or an ID
+// that is not known here: the engine requires only that the volume is not mounted for it.
+func (m *Mounts) Unmount(ctx context.Context, ref dataset.Reference, id string) error {
+	if ref.Err != nil {
+		return nil
+	}
+	d, here := m.findMounted(ref, id) // without control: this node knows its own mounts
+	if !here {
+		return nil
+	}
+	began := m.Clock.Steady()
+	last, err := m.Verifier.EndUse(ctx, d, id)
+	if err != nil || !last {
+		return err
+	}
+	if id == PodmanID {
+		m.unmountForPodman(ctx, d, began)
+		return nil
+	}
+	_, err = m.Jobs.Do(ctx, "unmount/"+d.ID.String(), "unmount of volume "+d.Volume, m.unmountUnused(d))
+	return err
+}
+
+// unmountUnused is a job that unmounts a dataset whose last use has ended.
+func (m *Mounts) unmountUnused(d dataset.Dataset) func(context.Context, *host.Job) error {
+	return func(ctx context.Context, jb *host.Job) error {
+		jb.Step("flushing data to disk")
+		if err := m.Unmounter.IfUnused(ctx, d, m.Unmounter.Unmount); err != nil {
+			return err
+		}
+		m.SharedMounts.ReportUnmounted(ctx, d.ID)
+		return nil
+	}
+}
+
+// findMounted returns the dataset that has a use with a mount ID. It may differ from the dataset that has the name now:
+// a rebuild may have renamed the dataset. If this node has no record of the dataset, the result has only its UUID and
+// the name. If no dataset has such a use, findMounted returns the dataset with the name, if its home is this node.
+func (m *Mounts) findMounted(ref dataset.Reference, id string) (dataset.Dataset, bool) {
+	d, named := m.Cache.Volume(ref.Name)
+	if named {
+		if _, used := m.Uses.Get(d.ID).IDs[id]; used {
+			return d, true
+		}
+	}
+	for _, other := range m.Uses.InUse() {
+		// The ID alone is not sufficient: it may be used for several volumes.
+		if use, ok := m.Uses.Get(other).IDs[id]; ok && slices.Contains(use.Spellings(), ref.Spelling) {
+			if renamed, known := m.SharedMounts.RecordOf(other); known {
+				return renamed, true
+			}
+			return dataset.Dataset{ID: other, Volume: ref.Name}, true
+		}
+	}
+	return d, named
+}
+
+// PodmanPatience is how long an Unmount of Podman may take until it is answered, even if unmount(2) has not ended.
+// Podman waits 5 seconds for an answer unless it is configured otherwise.
+const PodmanPatience = 3 * time.Second
+
+// unmountForPodman unmounts a dataset after Podman's last use of it has ended. It waits until PodmanPatience after the
+// Unmount began, and returns no error. If the unmount takes longer or fails, it continues or is repeated in the
+// background, and a Mount waits for it.
+//
+// If an Unmount fails or times out, Podman assumes that it did not happen: it keeps its use count, and gives the next
+// container the bare mount point without a Mount. So once the agent has removed Podman's use from its records, the
+// Unmount must succeed in time.
+func (m *Mounts) unmountForPodman(ctx context.Context, d dataset.Dataset, began time.Duration) {
+	late := m.Clock.After(began + PodmanPatience - m.Clock.Steady())
+	jb := m.Jobs.Start("unmount/"+d.ID.String(), m.unmountUnused(d))
+	select {
+	case <-jb.Ended():
+		if jb.Result() != nil {
+			m.LogOf(ctx, d).WithError(jb.Result()).Warn("podman's last use has ended, and the unmount failed")
+		}
+	case <-late:
+		m.LogOf(ctx, d).Warn("podman's last use has ended, and the unmount continues")
+	case <-ctx.Done(): // Podman has closed the connection and does not receive the answer
+	}
 }

@@ -53,7 +53,7 @@ func TestForcedMoveKeepsSupersededHead(t *testing.T) {
 
 	f.B.Start()
 	agenttest.Await(t, func() bool { _, kept := f.B.Cache.Copy(d.ID); return kept })
-	if _, err := f.B.Mounter.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "new"); !errors.Is(err, dataset.ErrConflict) {
+	if _, err := f.B.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "new"); !errors.Is(err, dataset.ErrConflict) {
 		t.Errorf("a new mount of the superseded volume: %v", err)
 	}
 	assert.NoErrorf(t, os.WriteFile(filepath.Join(path, "late"), []byte("late"), 0o600), "its user is disturbed")
@@ -128,7 +128,7 @@ func TestMoveOfFilesKeepsAttributes(t *testing.T) {
 			}
 			check(f.B)
 			agenttest.Await(t, func() bool { _, given := f.A.Leases.Relinquished(d.ID); return !given })
-			if _, err := f.A.Mounter.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "x"); err != nil && !errors.Is(err, dataset.ErrConflict) {
+			if _, err := f.A.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "x"); err != nil && !errors.Is(err, dataset.ErrConflict) {
 				t.Errorf("%v", err)
 			}
 			f.A.Fuse.Set(-1, false, func(act string) { // the transferred data is no head that it has left

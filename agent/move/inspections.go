@@ -98,7 +98,7 @@ func (c *Copies) MountInspection(ctx context.Context, pool backends.Pool, k api.
 	if err := mounting.MakeMountPoint(path); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	if err := c.Mounter.MountDataset(ctx, pool, d, path); err != nil {
+	if err := c.MountDataset(ctx, pool, d, path); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	steps.At("show.mounted")

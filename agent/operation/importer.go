@@ -41,7 +41,7 @@ func (i *Importer) ImportArchive(ctx context.Context, req api.Request, r io.Read
 	} else if op, known := i.Runner.Lookup(ctx, req.ID); known {
 		return dataset.Dataset{}, usedIDError(op.ID)
 	}
-	plan, err := i.membership.Plan(ctx, req)
+	plan, err := i.Plan(ctx, req)
 	if err != nil {
 		return dataset.Dataset{}, err
 	}

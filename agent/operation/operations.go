@@ -1,14 +1,13 @@
 // Package operation runs the operations of this node: changes to datasets that take long enough to be cancelled and,
 // where needed, to be recorded in control.
 //
-// Operations is the root. It answers the engine: it finds volumes by the spelling that the engine uses (finder.go), and
-// shows, creates and removes them (viewer.go; volumecreator.go has the life of a create). It executes the
-// operations that control has recorded for this node (runner.go). A new kind is a method such as TakeSnapshot, and
-// an entry of the table in Connect. Methods without state are methods of Operations. The components have state: Runner
-// the running operations, Sizes the deferred resizes, which are also on disk, Remover the purges that could not be
-// executed yet, Importer the space that restores need (room), Spellings the lock of the spellings on disk, and Keyring
-// the data keys that datasets borrow. Each has a mutex. The lock of a dataset (host.Host.Locks) protects its data.
-// Whether a request is allowed is decided by control.
+// Operations is the root. It answers the engine: it shows, creates and removes volumes (viewer.go; volumecreator.go has
+// the life of a create). It executes the operations that control has recorded for this node (runner.go). A new kind is
+// a method such as TakeSnapshot, and an entry of the table in Connect. Methods without state are methods of Operations.
+// The components have state: Runner the running operations, Sizes the deferred resizes, which are also on disk, Remover
+// the purges that could not be executed yet, Importer the space that restores need (room), and Keyring the data keys
+// that datasets borrow. Each has a mutex. The lock of a dataset (host.Host.Locks) protects its data. Whether a request
+// is allowed is decided by control.
 package operation
 
 import (
@@ -33,34 +32,25 @@ type Operations struct {
 	Keys     *Keyring
 	Quiescer Quiescer // that of Mounts, unless a test replaces it
 
-	Runner    *Runner
-	Sizes     *Sizes
-	Spellings *Spellings
-	Remover   *Remover
-	Importer  *Importer
+	Runner   *Runner
+	Sizes    *Sizes
+	Remover  *Remover
+	Importer *Importer
 
 	// ListAll makes List show the volumes of all nodes.
 	ListAll bool
 
 	// Set by Connect.
-	membership Membership
-	status     StatusReader
-	reporter   Reporter
-	backups    Backups
-	handlers   map[dataset.OpKind]Handler
+	status   StatusReader
+	reporter Reporter
+	backups  Backups
+	handlers map[dataset.OpKind]Handler
 }
 
 // Quiescer blocks the writers of a dataset for a snapshot: see mounting.Quiescer.
 type Quiescer interface {
 	Prepare(ctx context.Context, pool backends.Pool, d dataset.Dataset) (
 		in context.Context, end func() (exact bool), err error)
-}
-
-// Membership is the membership of this node in the cluster.
-type Membership interface {
-	// Plan has control plan a request, once control has accepted this node.
-	Plan(ctx context.Context, req api.Request) (api.Plan, error)
-	HasJoined() bool // whether control has accepted this node since it started
 }
 
 // StatusReader reads the status of datasets.
@@ -105,15 +95,14 @@ func New(m *mounting.Mounts, k *Keyring) *Operations {
 	o := &Operations{Mounts: m, Keys: k, Quiescer: m.Quiescer}
 	o.Runner = &Runner{Operations: o, running: map[uuid.UUID]*running{}}
 	o.Sizes = &Sizes{Operations: o, deferred: records.NewTable[DeferredResize](m.DB, "undersized/")}
-	o.Spellings = &Spellings{Host: m.Host}
 	o.Remover = &Remover{Operations: o, pending: map[uuid.UUID]PendingPurge{}}
 	o.Importer = &Importer{Operations: o, room: newRoom()}
 	return o
 }
 
 // Connect sets what executes operations and is made later. It is called before the agent starts.
-func (o *Operations) Connect(m Membership, s StatusReader, r Reporter, mover Mover, b Backups) {
-	o.membership, o.status, o.reporter, o.backups = m, s, r, b
+func (o *Operations) Connect(s StatusReader, r Reporter, mover Mover, b Backups) {
+	o.status, o.reporter, o.backups = s, r, b
 	o.handlers = map[dataset.OpKind]Handler{
 		dataset.OpCreate: o.executeCreate, dataset.OpClone: o.executeCreate,
 		dataset.OpImport: o.Importer.Import, dataset.OpVerify: o.Importer.Verify,

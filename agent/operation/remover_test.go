@@ -32,7 +32,7 @@ func TestPurgeOfBusyDatasetIsRetried(t *testing.T) {
 	d := r.NewVolume("db")
 	require.NoError(t, r.Remove(ctx, "db"))
 	require.NoError(t, mounting.MakeMountPoint(r.MountPath(d.ID)))
-	require.NoError(t, r.Mounter.MountDataset(ctx, r.Pool(), d, r.MountPath(d.ID)))
+	require.NoError(t, r.Mounts.MountDataset(ctx, r.Pool(), d, r.MountPath(d.ID)))
 	shell, err := os.Open(r.MountPath(d.ID))
 	require.NoError(t, err)
 	defer shell.Close()

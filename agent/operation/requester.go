@@ -69,7 +69,7 @@ func (o *Operations) executeElsewhere(ctx context.Context, jb *host.Job, req api
 // request differently: the node may be lost. It returns ErrLost if control would choose another node. If control
 // would choose no node, it returns the error of control.
 func (o *Operations) cancelIfReplanned(ctx context.Context, op dataset.Operation, req api.Request) error {
-	plan, err := o.membership.Plan(ctx, req)
+	plan, err := o.Plan(ctx, req)
 	same := err == nil && plan.Operation != nil && plan.Operation.Node == op.Node
 	if same || errors.Is(err, dataset.ErrUnavailable) {
 		return nil

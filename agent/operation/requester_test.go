@@ -186,7 +186,7 @@ func TestI8SlowMountCountsNoUse(t *testing.T) {
 	r.WantUses(d)
 
 	// No further request comes.
-	require.NoError(t, r.Mounter.EnsureMounted(ctx, d, 0))
+	require.NoError(t, r.EnsureMounted(ctx, d, 0))
 	r.FakeClock.Advance(mounting.IdleLimit)
 	r.Unmounter.UnmountIdle()
 	agenttest.Await(t, func() bool { mounted, err := host.IsMountPoint(r.MountPath(d.ID)); return err == nil && !mounted })

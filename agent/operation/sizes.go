@@ -110,7 +110,7 @@ func (z *Sizes) WithActualSize(s dataset.Snapshot) dataset.Snapshot {
 
 // Retry tries all deferred resizes again.
 func (z *Sizes) Retry(ctx context.Context) {
-	if !z.membership.HasJoined() { // control has not said yet which of the datasets have their home here
+	if !z.Membership.HasJoined() { // control has not said yet which of the datasets have their home here
 		return
 	}
 	for id, u := range z.deferred.All() {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
-	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/move"
 	"github.com/droverhq/drover/agent/operation"
@@ -262,9 +261,10 @@ func TestUndersizedIsRecordedUntilControlAnswers(t *testing.T) {
 			t.Errorf("%s: it is kept: %t", when, kept)
 		}
 	}
-	joined := r.Operations.SetMembership(controlsync.New(r.Moves, controlsync.Config{}).Registration)
+	joined := r.Membership
+	r.Host.Membership = host.NewMembership(r.DB)
 	keeps("control is away", true)
-	r.Operations.SetMembership(joined)
+	r.Host.Membership = joined
 	r.Trust.Set("it is another one")
 	keeps("control's store is not to be believed", true)
 	r.Trust.Set("")

@@ -166,7 +166,7 @@ func TestC4SnapshotOrderWithClockSetBack(t *testing.T) {
 	d := r.NewVolume("db")
 	take := func(name string) {
 		t.Helper()
-		plan, err := r.Registration.Plan(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: name})
+		plan, err := r.Operations.Plan(t.Context(), api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: name})
 		if err == nil {
 			_, err = r.Execute(t.Context(), &host.Job{}, *plan.Operation)
 		}
@@ -211,7 +211,7 @@ func TestSnapshotsHaveTimeOfHome(t *testing.T) {
 			{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: fmt.Sprintf("cut-%t", cut)},
 			{ID: uuid.New(), Kind: dataset.OpRestore, Volume: "db", Snapshot: fmt.Sprintf("cut-%t", cut)},
 		} {
-			plan, err := r.Registration.Plan(t.Context(), req)
+			plan, err := r.Operations.Plan(t.Context(), req)
 			require.NoError(t, err)
 			op := *plan.Operation
 			if cut {

@@ -23,7 +23,7 @@ import (
 func (o *Operations) Get(ctx context.Context, ref dataset.Reference) (plugin.Volume, error) {
 	d, err := o.FindOrMounted(ctx, ref)
 	if errors.Is(err, dataset.ErrUnavailable) {
-		if id, used := o.usedAs(ref); used {
+		if id, used := o.UsedAs(ref); used {
 			return plugin.Volume{Name: ref.Name, Spelling: ref.Spelling, Status: map[string]any{
 				"dataset": id, "volume": ref.Name, "problem": "its state is unknown: " + err.Error(),
 			}}, nil
@@ -172,7 +172,7 @@ func (o *Operations) withoutUnneeded(ctx context.Context, list []records.ListEnt
 	if len(lines) == len(list) {
 		return list // each volume has one spelling
 	}
-	needed := o.Spellings.needed(ctx)
+	needed := o.Spellings.Needed(ctx)
 	return slices.DeleteFunc(list, func(l records.ListEntry) bool {
 		d, known := o.Cache.DatasetOrCopy(l.Dataset)
 		if lines[l.Dataset] == 1 || !known {

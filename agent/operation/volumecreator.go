@@ -34,7 +34,7 @@ func (o *Operations) ensureVolume(ctx context.Context, req api.Request) (dataset
 		case errors.Is(err, dataset.ErrPending):
 			return dataset.Dataset{}, err
 		case joined:
-			plan, err := o.membership.Plan(ctx, req)
+			plan, err := o.Plan(ctx, req)
 			if err != nil {
 				return dataset.Dataset{}, err
 			}
@@ -55,7 +55,7 @@ func (o *Operations) ensureVolume(ctx context.Context, req api.Request) (dataset
 func (o *Operations) createOnce(ctx context.Context, jb *host.Job, req api.Request) (d dataset.Dataset, err error) {
 	jb.Step("planning")
 	req.ID = uuid.New()
-	plan, err := o.membership.Plan(ctx, req)
+	plan, err := o.Plan(ctx, req)
 	if err != nil {
 		return d, err
 	}
@@ -73,6 +73,26 @@ func (o *Operations) createOnce(ctx context.Context, jb *host.Job, req api.Reque
 		return d, ErrLost
 	}
 	return *out.Dataset, nil
+}
+
+// Plan asks control to decide on a request. Control accepts the report of the outcome only from agents that have
+// registered. An agent that started while control was unreachable registers soon or is refused, so Plan waits for ten
+// times Timing.Retry at most.
+func (o *Operations) Plan(ctx context.Context, req api.Request) (api.Plan, error) {
+	p, err := o.Control.Plan(ctx, o.NodeID, req)
+	if err != nil || p.Unchanged != nil {
+		return p, err
+	}
+	select {
+	case <-o.Membership.Joined():
+		return p, nil
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-o.Clock.After(10 * o.Timing.Retry):
+		err = errors.New("its log has the reason")
+	}
+	return p, dataset.Errorf(dataset.ErrUnavailable,
+		"control has not registered this node since drover started: %w (try again)", err)
 }
 
 // executeCreate executes a planned create or clone.
@@ -203,7 +223,7 @@ func (o *Operations) Perform(ctx context.Context, req api.Request) error {
 	req.ID = uuid.New()
 	_, err := o.Jobs.Do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *host.Job) error {
 		jb.Step("planning")
-		plan, err := o.membership.Plan(ctx, req)
+		plan, err := o.Plan(ctx, req)
 		if err != nil || plan.Unchanged != nil {
 			return err
 		}

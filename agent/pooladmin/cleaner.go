@@ -38,7 +38,7 @@ func (c *Cleaner) CleanUp(ctx context.Context, lost map[uuid.UUID]bool) {
 	c.mu.Unlock()
 	waitFor := func(all ...*host.Job) {
 		select {
-		case <-c.Registration.Joined():
+		case <-c.Membership.Joined():
 		default:
 			pool.WaitFor(ctx, c.Clock, pool.StartPatience, host.Ends(all))
 		}

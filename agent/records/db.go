@@ -17,6 +17,7 @@ import (
 //	format                 the format of the records: see Format
 //	identity               controlsync.nodeIdentity
 //	recovered              the database was lost, and control has not yet reported what is mounted
+//	removed                why control removed this node from the cluster: see host.Membership
 //	incarnations           controlsync.incarnations
 //	engine                 mounting.engineRecord
 //	recovery               the last recovery of control's store that this node has applied

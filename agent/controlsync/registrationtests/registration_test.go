@@ -167,7 +167,7 @@ func TestI1RemovedNodeMountsNothing(t *testing.T) {
 	r.Link.Mend() // the agent registers again
 	agenttest.Await(t, func() bool {
 		r.FakeClock.Advance(time.Second)
-		return r.Registration.CheckMember() != nil
+		return r.Membership.Check() != nil
 	})
 	refused := func(when string) {
 		t.Helper()

@@ -170,7 +170,7 @@ func TestVolumeDeletedWithoutHomeKeepsItsUsers(t *testing.T) {
 	f.A.Start()
 	agenttest.Await(t, func() bool { now, _ := f.A.Cache.Dataset(d.ID); return now.State == dataset.StateTrashed })
 	assert.NoErrorf(t, os.WriteFile(filepath.Join(path, "late"), []byte("late"), 0o600), "its user is disturbed")
-	if _, err := f.A.Mounter.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "new"); dataset.KindOf(err) != dataset.ErrNotFound {
+	if _, err := f.A.AddUse(t.Context(), d, 0, dataset.ParseReference("db"), "new"); dataset.KindOf(err) != dataset.ErrNotFound {
 		t.Errorf("a new mount of the deleted volume: %v", err)
 	}
 	if _, err := f.A.Mount(t.Context(), "db", "new"); err == nil || !strings.Contains(err.Error(), "volume db was deleted, only containers that run use it (stop them, or restore it: drover trash restore "+d.ID.String()[:8]) {

@@ -47,7 +47,7 @@ func TestConcurrentMountsMountOnce(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
 	for range 2 {
-		require.NoError(t, r.Mounter.EnsureMounted(t.Context(), d, 0))
+		require.NoError(t, r.EnsureMounted(t.Context(), d, 0))
 	}
 	table, err := mount.Table()
 	require.NoError(t, err)
@@ -70,7 +70,7 @@ func TestMountOfVolumeRemovedMeanwhile(t *testing.T) {
 	d := r.NewVolume("db")
 	asked := r.Cache.Moment()
 	require.NoError(t, r.Remove(ctx, "db"))
-	assert.ErrorIsf(t, r.Mounter.EnsureMounted(ctx, d, asked), dataset.ErrNotFound, "mount of the removed volume")
+	assert.ErrorIsf(t, r.EnsureMounted(ctx, d, asked), dataset.ErrNotFound, "mount of the removed volume")
 	r.WantUses(d)
 
 	used := r.NewVolume("used")
@@ -79,11 +79,11 @@ func TestMountOfVolumeRemovedMeanwhile(t *testing.T) {
 	gone := used
 	gone.State = dataset.StatePurging
 	r.Cache.Apply(gone, r.Cache.Index(used.ID)+1)
-	if path, err := r.Mounter.AddUse(ctx, used, asked, dataset.ParseReference("used"), "another"); !errors.Is(err, dataset.ErrNotFound) {
+	if path, err := r.AddUse(ctx, used, asked, dataset.ParseReference("used"), "another"); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("another use of the removed volume: %q, %v", path, err)
 	}
 	r.WantUses(used, "mine")
-	if path, err := r.Mounter.AddUse(ctx, used, asked, dataset.ParseReference("used"), "mine"); err != nil || path == "" {
+	if path, err := r.AddUse(ctx, used, asked, dataset.ParseReference("used"), "mine"); err != nil || path == "" {
 		t.Errorf("another mount by its present user: %q, %v", path, err)
 	}
 }
@@ -112,7 +112,7 @@ func TestMountRightAfterTrashRestore(t *testing.T) {
 	asked := r.Cache.Moment()
 	r.Cache.Apply(d, 0)
 	r.Cache.Apply(trashed, 0)
-	if _, err := r.Mounter.MayMount(d, asked); !errors.Is(err, dataset.ErrNotFound) {
+	if _, err := r.MayMount(d, asked); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("mount of the volume that was deleted meanwhile: %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package operation
+package mounting
 
 import (
 	"context"
@@ -14,10 +14,10 @@ import (
 	"github.com/droverhq/drover/plugin"
 )
 
-// needed returns a function that reports whether a container of the calling engine may need a volume by a spelling. A
+// Needed returns a function that reports whether a container of the calling engine may need a volume by a spelling. A
 // program that is no engine has no containers. For an engine whose containers cannot be seen, each spelling counts as
 // needed.
-func (s *Spellings) needed(ctx context.Context) func(d dataset.Dataset, spelling string) bool {
+func (s *Spellings) Needed(ctx context.Context) func(d dataset.Dataset, spelling string) bool {
 	caller, tool := plugin.Caller(ctx), plugin.ToolOf(ctx)
 	var names map[string]bool
 	var err error
