@@ -41,7 +41,7 @@
 // # Leases that are bounded in time
 //
 // A dataset with failover auto may be open here only until a deadline. lease.Deadlines computes and extends the
-// deadline, and reports it to the guard. package move makes the guard's records agree with the mounts. The nodes
+// deadline, and reports it to the guard. Package mounting makes the guard's records agree with the mounts. The nodes
 // that were given a part of such a dataset are on disk (enrolled/). A dataset with failover manual has no deadline.
 //
 // # Locks

@@ -20,7 +20,7 @@ func (a *components) connect() {
 	a.Throttle.Uses, a.Throttle.Fences = a.Uses, a.Leases.Registrar
 	a.Pools.Uses = a.Uses
 	a.Leases.Registration, a.Leases.Homes = a.Registration, a.Follower
-	a.Leases.Repairer, a.Leases.Arrivals = a.Moves, a.MoveTable
+	a.Leases.Repairer, a.Leases.Arrivals = a.Mounts, a.MoveTable
 	a.Mounts.Connect(a.Moves, a.Copies, a.Status)
 	a.Sync.Connect(a.Generations, a.Cleaner, a.Doctor, a.Watcher, a)
 	a.Moves.Connect(a.Generations, a.Follower, a.Status)

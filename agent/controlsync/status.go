@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
@@ -65,7 +66,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 			if mounted {
 				mountedAt = path
 			}
-			inPool, usage, uerr = readUsage(ctx, b, d, mountedAt)
+			inPool, usage, uerr = operation.ReadUsage(ctx, b, d, statfs(mountedAt))
 			if !mounted {
 				uerr = host.WithRemedy(ctx, b, d, uerr)
 			}
@@ -76,7 +77,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 		switch {
 		case walks:
 		case err == nil:
-			setUsed(&st, inPool, usage, caps.OwnFilesystem)
+			operation.SetUsed(&st, inPool, usage, caps.OwnFilesystem)
 		case usage != nil:
 			st.Used, st.Usage = &usage.Used, usage
 		}
@@ -113,41 +114,6 @@ func (s *StatusReader) FindDamaged(ctx context.Context, ids []uuid.UUID) (damage
 		}
 	}
 	return damaged
-}
-
-// StatusOfNew returns the status of the dataset that an operation has made and not committed yet. It returns nil for
-// other operations, and if the pool must start a program to read the usage: each create would take longer.
-//
-// It calls the pool directly, and not through pool.Pools.Ask, which makes the calls to a pool one after the other:
-// concurrent creates would then reach the store one by one. The pool has just made the dataset, so it answers as
-// quickly as the operation itself.
-func (s *StatusReader) StatusOfNew(ctx context.Context, op dataset.Operation) *dataset.DatasetStatus {
-	switch op.Kind {
-	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
-	default:
-		return nil
-	}
-	pool, err := s.Pools.Get(op.DatasetRecord.Pool)
-	if err != nil || op.Problem != nil {
-		return nil
-	}
-	d, is := *op.DatasetRecord, pool.Info()
-	if !is.Capabilities.OwnFilesystem && !is.Capabilities.KnowsUsed {
-		return &dataset.DatasetStatus{ID: d.ID} // Used would walk through all files: see Status
-	}
-	if !is.UsedStartsNoProgram {
-		return nil
-	}
-	inPool, usage, err := readUsage(ctx, pool, d, "")
-	if err != nil {
-		return nil // the next heartbeat reports the problem, if it lasts
-	}
-	st := &dataset.DatasetStatus{ID: d.ID}
-	setUsed(st, inPool, usage, is.Capabilities.OwnFilesystem)
-	if usage != nil && d.Size > 0 {
-		st.Fullness = usage.Fullness(d.Profile.WarnAt, dataset.NotFull)
-	}
-	return st
 }
 
 // BeforeUnmount records how full a dataset is that will be unmounted, and whether it lost writes. Only a mounted

@@ -2,7 +2,6 @@ package controlsync
 
 import (
 	"cmp"
-	"context"
 	"maps"
 	"slices"
 	"sync"
@@ -11,48 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/mount"
 )
-
-// readUsage returns how many bytes a dataset occupies in its pool, and how full it is. It walks no files. path is where
-// the dataset is mounted, or "" if it is not. The usage is what df would show. It is nil if the pool knows no limit of
-// the dataset. It is also nil if the dataset has a filesystem that is not mounted, because an allocated block of the
-// device may be free in the filesystem.
-func readUsage(ctx context.Context, b backends.Pool, d dataset.Dataset, path string) (
-	inPool dataset.Size, usage *dataset.Usage, err error) {
-	own := b.Info().Capabilities.OwnFilesystem
-	seen := statfs(path)
-	inPool, err = b.Used(ctx, d.ID)
-	if own && seen != nil {
-		return inPool, seen, err
-	}
-	if err != nil || d.Size <= 0 || own && d.Profile.Filesystem.Type != "" {
-		return inPool, nil, err
-	}
-	if seen != nil && seen.Used+seen.Available <= d.Size {
-		// With project quotas, the kernel shows the limit of the directory as the size of the filesystem. Leave out the
-		// inodes, which are those of the whole pool.
-		return inPool, &dataset.Usage{Used: seen.Used, Available: seen.Available}, nil
-	}
-	data := min(inPool, d.Size)
-	return inPool, &dataset.Usage{Used: data, Available: d.Size - data}, nil
-}
-
-// setUsed sets in a status how many bytes a dataset occupies in its pool, and how many its files use. usage is how full
-// it is, or was when it was last mounted. If the dataset shares the filesystem of its pool, both figures mean the same.
-func setUsed(st *dataset.DatasetStatus, inPool dataset.Size, usage *dataset.Usage, ownFilesystem bool) {
-	st.InPool, st.Usage = &inPool, usage
-	switch {
-	case usage != nil:
-		st.Used = &usage.Used
-	case !ownFilesystem:
-		st.Used = &inPool
-	}
-}
 
 // Last returns how full a dataset was when its filesystem was last read. The result is zero if that is not known.
 func (s *StatusReader) Last(id uuid.UUID) dataset.Usage {

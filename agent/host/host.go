@@ -103,6 +103,22 @@ func (h *Host) FetchDataset(ctx context.Context, id uuid.UUID) (dataset.Dataset,
 	return v.Dataset, err
 }
 
+// Recorded returns all datasets of this node as control has them now. If control's store is inconsistent, halted is
+// the reason.
+func (h *Host) Recorded(ctx context.Context) (
+	known map[uuid.UUID]dataset.Dataset, halted string, err error,
+) {
+	answer, err := h.Control.Sync(ctx, h.NodeID, 0, 0)
+	if err != nil {
+		return nil, "", err
+	}
+	out := map[uuid.UUID]dataset.Dataset{}
+	for _, d := range answer.Datasets {
+		out[d.ID] = d.Dataset
+	}
+	return out, answer.Halted, nil
+}
+
 // LongPoll is how long one request that waits for a change stays open.
 const LongPoll = 25 * time.Second
 

@@ -13,17 +13,6 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// CheckFits fails if a volume is larger than its whole pool, whose present status is st. The sizes of all volumes
-// together may exceed the pool: see pool.Pools.Reserve.
-func CheckFits(st dataset.PoolStatus, size dataset.Size) error {
-	if st.Online && st.Size > 0 && size > st.Size {
-		return dataset.Errorf(dataset.ErrUnsupported,
-			"its pool has a size of %s, less than %s (request less, or another pool: drover pool ls)",
-			st.Size.Human(), size)
-	}
-	return nil
-}
-
 // CheckTight checks whether a pool has room for a snapshot of a dataset that no user requested: a scheduled one, or one
 // for another node. It fails with ErrNoSpace if the free space of the pool is less than a tenth of the dataset's used
 // bytes, or less than backends.Reserve, and with ErrOffline if the pool is offline. After a snapshot that shares
@@ -87,17 +76,6 @@ func WithRemedy(ctx context.Context, pool backends.Pool, d dataset.Dataset, err 
 	}
 	e, _ := pool.Stat(ctx, d.ID) // it has the snapshots even if it returns an error about the head
 	return fmt.Errorf("%w (%s)", err, Remedy(d, e.Snapshots))
-}
-
-// ApplyDefaults sets the size and the filesystem of a new dataset to the defaults of its pool if its profile leaves
-// them open. st is the present status of the pool.
-func ApplyDefaults(d *dataset.Dataset, pool backends.Pool, st dataset.PoolStatus) {
-	if d.Size == 0 {
-		d.Size = backends.DefaultSize(pool.Info(), st)
-	}
-	if f, ok := pool.(backends.Formatter); ok && d.Profile.Filesystem.Type == "" {
-		d.Profile.Filesystem.Type, d.Profile.Filesystem.Chosen = f.Filesystem(d.Size), true
-	}
 }
 
 // discardTime is how long the caller of Discard waits for the removal of a dataset.

@@ -4,8 +4,9 @@
 // disk), mounts it for a use (Mount), and ends the use at the Unmount of the engine. SharedMounts does the same for
 // datasets whose home is another node. UseTable has the uses of each dataset, Engines the engine processes, and
 // Verifier finds out whether uses have ended without an Unmount. Unmounter unmounts datasets without a use, and
-// Resolver makes mounts and uses agree after a start. Holders examines who else holds a dataset. Quiescer freezes a
-// dataset for a snapshot. Watcher records the writes that a full pool lost.
+// Resolver makes mounts and uses agree after a start. RepairAll makes the records of the guard agree with the mounts
+// (repairer.go). Holders examines who else holds a dataset. Quiescer freezes a dataset for a snapshot. Watcher records
+// the writes that a full pool lost.
 //
 // The package owns the keys mounts/, spellings/, engine, guests/ and lost/ of the agent's database. The lock of a
 // dataset (host.Host.Locks) protects its mount and its uses: the comment of a method says if the caller must hold it.

@@ -138,7 +138,7 @@ func (m *Mounts) checkMounted(ctx context.Context, d dataset.Dataset, asked uint
 		if len(r.IDs) == 0 {
 			err = errors.Join(err, m.Unmounter.Unmount(ctx, d))
 		}
-		m.Leases.Repairer.RepairSoon(d.ID)
+		m.RepairSoon(d.ID)
 		return d, fmt.Errorf("mount of volume %s: %w", d.Volume, err)
 	}
 	return d, nil

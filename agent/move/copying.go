@@ -11,6 +11,7 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
+	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/steps"
@@ -233,7 +234,7 @@ func (m *moveRun) copyFiles(ctx context.Context, manifest *dataset.Manifest) (er
 	}
 	defer unlock()
 	op.DatasetRecord.Size = op.DatasetRecord.Profile.Size
-	host.ApplyDefaults(op.DatasetRecord, m.pool, m.pool.Status(ctx))
+	operation.ApplyDefaults(op.DatasetRecord, m.pool, m.pool.Status(ctx))
 	made, rec := *op.DatasetRecord, m.recordOf(uuid.Nil)
 	if replaces, err := m.replacesCopy(ctx); err != nil {
 		return fmt.Errorf("move of volume %s: %w", op.Volume, err)

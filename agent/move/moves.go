@@ -5,9 +5,8 @@
 // snapshots that other nodes need. TransferSource provides what this node sends. The work without state is done by
 // methods of Moves: Move drives a move to this node (mover.go), Bring begins one for a mount (bringer.go), Install
 // makes an arrived copy the head of a dataset (installer.go), AnswerRecalls ends the use of a dataset at its former
-// home (relinquisher.go), TakeOver continues a dataset whose home is lost (failover.go), RepairAll makes the guard and
-// the mounts agree with control's records (repairer.go), and BoundLease gives a volume a lease that is bounded in time
-// (bounder.go).
+// home (relinquisher.go), TakeOver continues a dataset whose home is lost (failover.go), and BoundLease gives a volume
+// a lease that is bounded in time (bounder.go).
 //
 // MoveTable has the moves to this node, on disk under pulls/; copies are under copies/. lease.Leases has the datasets
 // that this node has relinquished. The lock of a dataset (host.Host.Locks) is held while its lease, its mount or its

@@ -66,39 +66,6 @@ func checkLive(d dataset.Dataset, what string) error {
 		d.Volume)
 }
 
-// Commit has control record the outcome, and applies control's answer to the cache. The caller holds the dataset's
-// lock: otherwise the dataset could move to another node before the answer is applied. The status of a new dataset is
-// reported with the outcome, so that users see it at once.
-func (o *Operations) Commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
-	out, err := o.Runner.Report(ctx, op, o.status.StatusOfNew(ctx, *op))
-	if err == nil && out.Dataset != nil && !out.Duplicate && o.IsHome(out) {
-		o.Cache.Apply(*out.Dataset, out.Index)
-		o.Throttle.ProfileChanged(*out.Dataset)
-	}
-	return out, err
-}
-
-// IsHome reports whether this node is the home of the dataset in an answer. The home can be another node: a caller
-// that repeats a request after a lost answer gets the present state, and the dataset may have moved since the
-// operation was recorded.
-func (o *Operations) IsHome(out api.Committed) bool { return out.Dataset.Home == o.NodeID }
-
-// Recorded returns all datasets of this node as control has them now. If control's store is inconsistent, halted is
-// the reason.
-func (o *Operations) Recorded(ctx context.Context) (
-	known map[uuid.UUID]dataset.Dataset, halted string, err error,
-) {
-	answer, err := o.Control.Sync(ctx, o.NodeID, 0, 0)
-	if err != nil {
-		return nil, "", err
-	}
-	out := map[uuid.UUID]dataset.Dataset{}
-	for _, d := range answer.Datasets {
-		out[d.ID] = d.Dataset
-	}
-	return out, answer.Halted, nil
-}
-
 // EnsureUnrecorded fails with ErrExists if control has a record of a dataset, whichever node is its home and even if
 // it is in the trash. It also fails if control does not answer. On a share, the data here may be the only data of a
 // dataset whose new home has not taken it over yet.

@@ -56,9 +56,6 @@ type Quiescer interface {
 // StatusReader reads the status of datasets.
 type StatusReader interface {
 	Status(ctx context.Context, d dataset.Dataset) dataset.DatasetStatus
-	// StatusOfNew returns the status of the dataset that an operation has made, to be reported with the outcome. It
-	// returns nil if the next heartbeat reports it.
-	StatusOfNew(ctx context.Context, op dataset.Operation) *dataset.DatasetStatus
 	OperationEnded(op dataset.Operation, err error)
 }
 

@@ -36,6 +36,38 @@ type Remover struct {
 	pending map[uuid.UUID]PendingPurge // by dataset
 }
 
+// Remove deletes a volume. If a container of the engine may need another spelling of the volume, or if the engine
+// removes the volume by an alias, Remove only forgets the spelling. It succeeds if there is no such volume. It fails
+// with ErrInUse while the volume is mounted, for every tool, and if Spellings.CheckRemovable refuses.
+func (o *Operations) Remove(ctx context.Context, ref dataset.Reference) error {
+	d, err := o.Find(ctx, ref)
+	if errors.Is(err, dataset.ErrNotFound) && d.ID == uuid.Nil {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := o.Verifier.CheckUnmounted(ctx, d); err != nil {
+		if errors.Is(err, dataset.ErrInUse) && d.Home == o.NodeID {
+			return dataset.WithHolders(err, o.Holders.Examine(ctx, d))
+		}
+		return err
+	}
+	if err := o.Spellings.CheckRemovable(ctx, d, ref); err != nil {
+		return err
+	}
+	if removed, err := o.Spellings.Remove(ctx, d, ref); err != nil || removed {
+		return err
+	}
+	// The volume may have been renamed since the cache was updated. Then the name that the engine removes is an alias,
+	// and the removal of an alias must not delete the data. So the request names the dataset by its UUID, and control
+	// refuses it if the volume has another name now.
+	if err := o.Perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.ID.String(), Name: d.Volume}); err != nil {
+		return err
+	}
+	return o.Spellings.MarkDeleted(ctx, d.ID)
+}
+
 // Delete removes the name of a volume. The data stays in the trash, or is destroyed by a purge that follows.
 func (r *Remover) Delete(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed, err error) {
 	d, _, unlock, err := r.LockForOperation(ctx, *op, "removal")

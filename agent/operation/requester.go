@@ -85,6 +85,33 @@ func (o *Operations) cancelIfReplanned(ctx context.Context, op dataset.Operation
 	return err
 }
 
+// Perform has control plan a request for an existing volume. It executes a plan for this node. If the plan is for
+// another node, the agent of that node executes it.
+func (o *Operations) Perform(ctx context.Context, req api.Request) error {
+	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Volume)
+	if req.Kind == dataset.OpDelete && req.Name != "" {
+		what = fmt.Sprintf("%s of volume %s", req.Kind, req.Name)
+	}
+	req.ID = uuid.New()
+	_, err := o.Jobs.Do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *host.Job) error {
+		jb.Step("planning")
+		plan, err := o.Plan(ctx, req)
+		if err != nil || plan.Unchanged != nil {
+			return err
+		}
+		if plan.Operation.Node != o.NodeID {
+			out, err := o.executeElsewhere(ctx, jb, req)
+			if err != nil || out.Operation == nil {
+				return err
+			}
+			return OutcomeError(*out.Operation)
+		}
+		_, err = o.Execute(ctx, jb, *plan.Operation)
+		return err
+	})
+	return err
+}
+
 // showProgress shows the progress of another node's agent in a job.
 func showProgress(jb *host.Job, op dataset.Operation) {
 	at := "waits for node " + ShortID(op.Node)

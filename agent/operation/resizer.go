@@ -22,7 +22,7 @@ func (o *Operations) Resize(ctx context.Context, jb *host.Job, op *dataset.Opera
 	}
 	if size := op.DatasetRecord.Size; size > d.Size {
 		st := pool.Status(ctx)
-		err := host.CheckFits(st, size)
+		err := checkFits(st, size)
 		if err == nil {
 			var release func()
 			release, err = o.Pools.Reserve(d.Pool, st, d.ID, size)

@@ -211,6 +211,58 @@ func (r *Runner) Report(ctx context.Context, op *dataset.Operation, status *data
 	}
 }
 
+// Commit has control record the outcome, and applies control's answer to the cache. The caller holds the dataset's
+// lock: otherwise the dataset could move to another node before the answer is applied. The status of a new dataset is
+// reported with the outcome, so that users see it at once.
+func (o *Operations) Commit(ctx context.Context, op *dataset.Operation) (api.Committed, error) {
+	out, err := o.Runner.Report(ctx, op, o.statusOfNew(ctx, *op))
+	if err == nil && out.Dataset != nil && !out.Duplicate && o.IsHome(out) {
+		o.Cache.Apply(*out.Dataset, out.Index)
+		o.Throttle.ProfileChanged(*out.Dataset)
+	}
+	return out, err
+}
+
+// statusOfNew returns the status of the dataset that an operation has made and not committed yet. It returns nil for
+// other operations, and if the pool must start a program to read the usage: each create would take longer.
+//
+// It calls the pool directly, and not through pool.Pools.Ask, which makes the calls to a pool one after the other:
+// concurrent creates would then reach the store one by one. The pool has just made the dataset, so it answers as
+// quickly as the operation itself.
+func (o *Operations) statusOfNew(ctx context.Context, op dataset.Operation) *dataset.DatasetStatus {
+	switch op.Kind {
+	case dataset.OpCreate, dataset.OpClone, dataset.OpImport:
+	default:
+		return nil
+	}
+	pool, err := o.Pools.Get(op.DatasetRecord.Pool)
+	if err != nil || op.Problem != nil {
+		return nil
+	}
+	d, is := *op.DatasetRecord, pool.Info()
+	if !is.Capabilities.OwnFilesystem && !is.Capabilities.KnowsUsed {
+		return &dataset.DatasetStatus{ID: d.ID} // Used would walk through all files
+	}
+	if !is.UsedStartsNoProgram {
+		return nil
+	}
+	inPool, usage, err := ReadUsage(ctx, pool, d, nil)
+	if err != nil {
+		return nil // the next heartbeat reports the problem, if it lasts
+	}
+	st := &dataset.DatasetStatus{ID: d.ID}
+	SetUsed(st, inPool, usage, is.Capabilities.OwnFilesystem)
+	if usage != nil && d.Size > 0 {
+		st.Fullness = usage.Fullness(d.Profile.WarnAt, dataset.NotFull)
+	}
+	return st
+}
+
+// IsHome reports whether this node is the home of the dataset in an answer. The home can be another node: a caller
+// that repeats a request after a lost answer gets the present state, and the dataset may have moved since the
+// operation was recorded.
+func (o *Operations) IsHome(out api.Committed) bool { return out.Dataset.Home == o.NodeID }
+
 // endRecording ends the request to record an operation. It returns true if control has not answered that request: the
 // request may then still arrive. If it arrived after the Commit, the operation would start again. For example, a
 // create whose name another request had taken would make a volume that no user requested.

@@ -14,6 +14,23 @@ import (
 	"github.com/droverhq/drover/internal/steps"
 )
 
+// Create makes sure that a volume exists as requested, and records the spelling of the request. See
+// ensureVolume.
+func (o *Operations) Create(ctx context.Context, ref dataset.Reference, opts map[string]string) error {
+	req := api.Request{Kind: dataset.OpCreate, Volume: ref.Spelling, Ref: ref, Options: opts, Engine: true}
+	if ref.Err != nil {
+		if _, planErr := o.Control.Plan(ctx, o.NodeID, req); errors.Is(planErr, dataset.ErrInvalid) {
+			return planErr // the error names the profiles that exist
+		}
+		return ref.Err
+	}
+	d, err := o.ensureVolume(ctx, req)
+	if err != nil {
+		return err
+	}
+	return o.Spellings.Record(ctx, d, ref)
+}
+
 // ensureVolume makes sure that a volume exists as requested. Control plans the request. executeCreate, on this node or
 // on another one, executes the planned operation: it makes the dataset as incoming, commits it to control, and makes it
 // ready in its pool.
@@ -164,78 +181,176 @@ func (o *Operations) makeTemporary(ctx context.Context, jb *host.Job, op *datase
 	return err
 }
 
-// Create makes sure that a volume exists as requested, and records the spelling of the request. See
-// ensureVolume.
-func (o *Operations) Create(ctx context.Context, ref dataset.Reference, opts map[string]string) error {
-	req := api.Request{Kind: dataset.OpCreate, Volume: ref.Spelling, Ref: ref, Options: opts, Engine: true}
-	if ref.Err != nil {
-		if _, planErr := o.Control.Plan(ctx, o.NodeID, req); errors.Is(planErr, dataset.ErrInvalid) {
-			return planErr // the error names the profiles that exist
-		}
-		return ref.Err
+// reserve sets the default size of a new dataset, and checks that its pool allows that size. Call release once the
+// dataset is recorded, or the operation has failed.
+func (o *Operations) reserve(ctx context.Context, pool backends.Pool, op *dataset.Operation) (release func(),
+	err error) {
+	d, st := op.DatasetRecord, pool.Status(ctx)
+	if op.Source == nil {
+		ApplyDefaults(d, pool, st)
+		err = checkFits(st, max(d.Size, d.Profile.Size))
 	}
-	d, err := o.ensureVolume(ctx, req)
+	release = func() {}
+	if err == nil {
+		release, err = o.Pools.Reserve(d.Pool, st, d.ID, d.Size)
+	}
+	if err != nil {
+		return release, fmt.Errorf("volume %s: %w", op.Volume, err)
+	}
+	return release, nil
+}
+
+// makeDataset locks op.DatasetRecord, and makes it in its pool as an incoming dataset, if there is space for it. asked
+// is the size that was requested of the backend, which may have rounded it. The caller must call end, even if err is
+// not nil, once the dataset is recorded or removed.
+func (o *Operations) makeDataset(ctx context.Context, jb *host.Job, op *dataset.Operation, name string) (
+	pool backends.Pool, asked dataset.Size, end func(), err error) {
+	unlock, err := o.Locks.Lock(ctx, op.DatasetID, name+" of volume "+op.Volume)
+	if err != nil {
+		return nil, 0, func() {}, err
+	}
+	if pool, err = o.Pools.Get(op.DatasetRecord.Pool); err != nil {
+		return nil, 0, unlock, err
+	}
+	release, err := o.reserve(ctx, pool, op)
+	end = func() { release(); unlock() }
+	if err != nil {
+		return nil, 0, end, err
+	}
+	if err := o.Pools.CheckRootSpace(ctx); err != nil {
+		return nil, 0, end, fmt.Errorf("volume %s: %w", op.Volume, err)
+	}
+	steps.At(name + ".begin")
+	asked = op.DatasetRecord.Size
+	withKey, err := o.Keys.Seal(ctx, pool, op)
+	if err != nil {
+		return nil, 0, end, fmt.Errorf("volume %s: %w", op.Volume, err)
+	}
+	if err := o.MakeInPool(withKey, jb, pool, op); err != nil {
+		return nil, 0, end, fmt.Errorf("volume %s: %w", op.Volume, o.Pools.AddHint(ctx, op.DatasetRecord.Pool, err))
+	}
+	steps.At(name + ".made")
+	return pool, asked, end, nil
+}
+
+// MakeInPool makes the dataset of an operation in a pool, and does not record it.
+func (o *Operations) MakeInPool(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation) error {
+	if op.Source == nil {
+		jb.Step("making")
+		size, err := pool.Create(ctx, *op.DatasetRecord)
+		op.DatasetRecord.Size = size
+		return err
+	}
+	planned := op.DatasetRecord.Size
+	later, err := o.makeClone(ctx, jb, pool, op)
 	if err != nil {
 		return err
 	}
-	return o.Spellings.Record(ctx, d, ref)
-}
-
-// Remove deletes a volume. If a container of the engine may need another spelling of the volume, or if the engine
-// removes the volume by an alias, Remove only forgets the spelling. It succeeds if there is no such volume. It fails
-// with ErrInUse while the volume is mounted, for every tool, and if Spellings.CheckRemovable refuses.
-func (o *Operations) Remove(ctx context.Context, ref dataset.Reference) error {
-	d, err := o.Find(ctx, ref)
-	if errors.Is(err, dataset.ErrNotFound) && d.ID == uuid.Nil {
+	if later == nil {
+		if err := setCloneSize(op, planned); err != nil {
+			return errors.Join(err, host.Discard(ctx, o.Host, pool, op.DatasetID))
+		}
 		return nil
 	}
+	jb.Step("growing")
+	err = later.Resize(ctx, op.DatasetID, op.DatasetRecord.Size, nil)
+	if err == nil { // the second call writes the record with the actual size; the dataset exists already
+		op.DatasetRecord.Size, err = pool.Clone(ctx, *op.DatasetRecord, *op.Source, nil)
+	}
 	if err != nil {
-		return err
+		return errors.Join(err, host.Discard(ctx, o.Host, pool, op.DatasetID))
 	}
-	if err := o.Verifier.CheckUnmounted(ctx, d); err != nil {
-		if errors.Is(err, dataset.ErrInUse) && d.Home == o.NodeID {
-			return dataset.WithHolders(err, o.Holders.Examine(ctx, d))
-		}
-		return err
-	}
-	if err := o.Spellings.CheckRemovable(ctx, d, ref); err != nil {
-		return err
-	}
-	if removed, err := o.Spellings.Remove(ctx, d, ref); err != nil || removed {
-		return err
-	}
-	// The volume may have been renamed since the cache was updated. Then the name that the engine removes is an alias,
-	// and the removal of an alias must not delete the data. So the request names the dataset by its UUID, and control
-	// refuses it if the volume has another name now.
-	if err := o.Perform(ctx, api.Request{Kind: dataset.OpDelete, Volume: d.ID.String(), Name: d.Volume}); err != nil {
-		return err
-	}
-	return o.Spellings.MarkDeleted(ctx, d.ID)
+	return nil
 }
 
-// Perform has control plan a request for an existing volume. It executes a plan for this node. If the plan is for
-// another node, the agent of that node executes it.
-func (o *Operations) Perform(ctx context.Context, req api.Request) error {
-	what := fmt.Sprintf("%s of volume %s", req.Kind, req.Volume)
-	if req.Kind == dataset.OpDelete && req.Name != "" {
-		what = fmt.Sprintf("%s of volume %s", req.Kind, req.Name)
+// ApplyDefaults sets the size and the filesystem of a new dataset to the defaults of its pool if its profile leaves
+// them open. st is the present status of the pool.
+func ApplyDefaults(d *dataset.Dataset, pool backends.Pool, st dataset.PoolStatus) {
+	if d.Size == 0 {
+		d.Size = backends.DefaultSize(pool.Info(), st)
 	}
-	req.ID = uuid.New()
-	_, err := o.Jobs.Do(ctx, "op/"+req.ID.String(), what, func(ctx context.Context, jb *host.Job) error {
-		jb.Step("planning")
-		plan, err := o.Plan(ctx, req)
-		if err != nil || plan.Unchanged != nil {
-			return err
+	if f, ok := pool.(backends.Formatter); ok && d.Profile.Filesystem.Type == "" {
+		d.Profile.Filesystem.Type, d.Profile.Filesystem.Chosen = f.Filesystem(d.Size), true
+	}
+}
+
+// checkFits fails if a volume is larger than its whole pool, whose present status is st. The sizes of all volumes
+// together may exceed the pool: see pool.Pools.Reserve.
+func checkFits(st dataset.PoolStatus, size dataset.Size) error {
+	if st.Online && st.Size > 0 && size > st.Size {
+		return dataset.Errorf(dataset.ErrUnsupported,
+			"its pool has a size of %s, less than %s (request less, or another pool: drover pool ls)",
+			st.Size.Human(), size)
+	}
+	return nil
+}
+
+// setCloneSize checks the size of a new clone, and raises the size in its profile to the actual size. A new clone has
+// the size of its source, and the source may have been resized since the clone was planned. If the request asked for a
+// size, the clone must not be larger than that size.
+func setCloneSize(op *dataset.Operation, planned dataset.Size) error {
+	d := op.DatasetRecord
+	if planned == 0 || d.Size == planned {
+		return nil
+	}
+	if asked := op.Options["size"]; asked != "" && d.Size > planned {
+		return dataset.Errorf(dataset.ErrInvalid,
+			"size %s is smaller than the size %s of its source, which was resized meanwhile (omit the size)", asked,
+			d.Size.Readable())
+	}
+	d.Profile.Size = max(d.Profile.Size, d.Size)
+	return nil
+}
+
+// makeClone makes a clone while nothing is written to the source, and sets its actual size in op.DatasetRecord. If the
+// clone must still grow to its size, makeClone returns the pool as later instead, and the caller calls later.Resize:
+// the source is thawed by then.
+func (o *Operations) makeClone(ctx context.Context, jb *host.Job, pool backends.Pool,
+	op *dataset.Operation) (later backends.Resizer, err error) {
+	unlock, err := o.Locks.Lock(ctx, op.Source.Dataset, "clone into "+op.Volume)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	made, in, end := *op.DatasetRecord, ctx, func() bool { return false }
+	if d, ok := o.Cache.Dataset(op.Source.Dataset); ok && op.Source.Snapshot == uuid.Nil {
+		if err := o.Leases.MayChange(d, "clone"); err != nil {
+			return nil, err
 		}
-		if plan.Operation.Node != o.NodeID {
-			out, err := o.executeElsewhere(ctx, jb, req)
-			if err != nil || out.Operation == nil {
-				return err
+		if made.Size > d.Size {
+			if err := checkFits(pool.Status(ctx), made.Size); err != nil {
+				return nil, err
 			}
-			return OutcomeError(*out.Operation)
 		}
-		_, err = o.Execute(ctx, jb, *plan.Operation)
-		return err
-	})
-	return err
+		release, err := o.Reservations.Reserve(ctx, d)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		// To grow a clone, the backend mounts it. Work on the source should not wait for that mount, so the clone is
+		// grown after the source is unlocked.
+		if r, can := pool.(backends.Resizer); can && made.Size > d.Size {
+			later, made.Size = r, 0
+		}
+		if in, end, err = o.Quiescer.Prepare(ctx, pool, d); err != nil {
+			return nil, err
+		}
+	}
+	jb.Step("cloning")
+	size, err := pool.Clone(in, made, *op.Source, jb.SetProgress)
+	end()
+	// An earlier attempt that was interrupted may have made the clone. The source may have been smaller then, and may
+	// be larger than the requested size now.
+	// The source may have been given a size since the request.
+	bounded := size > 0 || pool.Info().Capabilities.EnforcesSize
+	if r, can := pool.(backends.Resizer); can && bounded && size < made.Size {
+		later = r
+	}
+	if later != nil && size > op.DatasetRecord.Size { // the source was resized since the clone was planned
+		later = nil
+	}
+	if later == nil {
+		op.DatasetRecord.Size = size
+	}
+	return later, err
 }

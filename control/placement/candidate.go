@@ -24,6 +24,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/selector"
 )
 
 // Candidate is a pool in which a dataset could be stored, with its state and that of its node as control knows them.
@@ -145,6 +146,46 @@ func (c Candidate) WhyOffline() string {
 		return "it is offline: " + c.Status.Reason
 	}
 	return ""
+}
+
+// WhyUnfit returns why a pool of the site does not meet a requirement; "" if it does. ifOnline is true if the pool
+// could meet the requirement once it and its node are online again, or once its facts are known.
+func (st Site) WhyUnfit(c Candidate, o Requirement) (why string, ifOnline bool) {
+	if why := WhyUnsuitable(c, o.Profile); why != "" {
+		if c.IsUnopened() && IsRequested(c, o.Profile) {
+			return c.WhyOffline(), true
+		}
+		return why, false
+	}
+	if why := c.WhyTooSmall(o.sizeOn(c), o.CurrentSize); why != "" {
+		return why, false
+	}
+	if o.Profile.Placement != "" {
+		if st.Facts == nil {
+			return "its facts are unknown yet", true
+		}
+		pool, known := st.Facts.Pool(c.ID)
+		if !known && o.Placement.OfPool() {
+			return "its facts are unknown yet", true
+		}
+		if why := o.Placement.Mismatch(selector.Env{Node: st.Node, Facts: *st.Facts, Pool: pool}); why != "" {
+			return why, false
+		}
+	}
+	why = c.WhyOffline()
+	return why, why != ""
+}
+
+// FirstFit returns the first pool of the sites that meets the requirement.
+func FirstFit(sites []Site, o Requirement) (Candidate, bool) {
+	for _, st := range sites {
+		for _, c := range st.Pools {
+			if why, _ := st.WhyUnfit(c, o); why == "" {
+				return c, true
+			}
+		}
+	}
+	return Candidate{}, false
 }
 
 // Choose returns the first candidate that fits, without regard to the placement expression of the profile. If none

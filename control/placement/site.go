@@ -47,46 +47,6 @@ func (o Requirement) sizeOn(c Candidate) dataset.Size {
 	return cmp.Or(o.Profile.Size, o.Size)
 }
 
-// WhyUnfit returns why a pool of the site does not meet a requirement; "" if it does. ifOnline is true if the pool
-// could meet the requirement once it and its node are online again, or once its facts are known.
-func (st Site) WhyUnfit(c Candidate, o Requirement) (why string, ifOnline bool) {
-	if why := WhyUnsuitable(c, o.Profile); why != "" {
-		if c.IsUnopened() && IsRequested(c, o.Profile) {
-			return c.WhyOffline(), true
-		}
-		return why, false
-	}
-	if why := c.WhyTooSmall(o.sizeOn(c), o.CurrentSize); why != "" {
-		return why, false
-	}
-	if o.Profile.Placement != "" {
-		if st.Facts == nil {
-			return "its facts are unknown yet", true
-		}
-		pool, known := st.Facts.Pool(c.ID)
-		if !known && o.Placement.OfPool() {
-			return "its facts are unknown yet", true
-		}
-		if why := o.Placement.Mismatch(selector.Env{Node: st.Node, Facts: *st.Facts, Pool: pool}); why != "" {
-			return why, false
-		}
-	}
-	why = c.WhyOffline()
-	return why, why != ""
-}
-
-// FirstFit returns the first pool of the sites that meets the requirement.
-func FirstFit(sites []Site, o Requirement) (Candidate, bool) {
-	for _, st := range sites {
-		for _, c := range st.Pools {
-			if why, _ := st.WhyUnfit(c, o); why == "" {
-				return c, true
-			}
-		}
-	}
-	return Candidate{}, false
-}
-
 // Spread chooses one of several pools by their free space: a pool with twice as much free space is chosen twice as
 // often. If it always chose the emptiest pool, many concurrent creates would all go to that pool. The choice depends
 // only on the UUID of the dataset and on the pools (weighted rendezvous hashing).

@@ -7,86 +7,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 )
-
-// CreateRequest is a request that makes a volume, with its options parsed.
-type CreateRequest struct {
-	kind      dataset.OpKind
-	engine    bool // an engine made the request
-	spec      dataset.Spec
-	opts      dataset.Options
-	allowName bool // From may also be a name
-	hostFiles bool // the files are on the requesting node, or come through it
-}
-
-// ParseCreate parses the options of a request, and compares them with its spec, which api.Request.Parsed has parsed.
-// It fails with dataset.ErrInvalid if the options or the spec are wrong.
-func ParseCreate(req api.Request) (w CreateRequest, err error) {
-	w.kind, w.engine = req.Kind, req.Engine
-	w.hostFiles = req.Kind == dataset.OpImport && req.Backup == ""
-	if req.Ref.Err != nil {
-		return w, req.Ref.Err
-	}
-	w.spec = req.Ref.Spec
-	if w.opts, err = dataset.ParseOptions(req.Options); err != nil {
-		return w, err
-	}
-	if w.opts.Profile != "" && w.spec.Profile != "" && w.opts.Profile != w.spec.Profile {
-		return w, dataset.Errorf(dataset.ErrInvalid,
-			"volume %q: the name has profile %s, option profile has %s (use only one)", req.Volume, w.spec.Profile,
-			w.opts.Profile)
-	}
-	if w.spec.Profile == "" {
-		w.spec.Profile = w.opts.Profile
-	}
-	if w.opts.From != "" && w.spec.From != "" && !strings.EqualFold(w.opts.From, w.spec.From) {
-		return w, dataset.Errorf(dataset.ErrInvalid,
-			"volume %q: the name has snapshot %s, option from has %s (use only one)", req.Volume, w.spec.From,
-			dataset.Clip(w.opts.From))
-	}
-	if w.spec.From == "" {
-		w.spec.From, w.allowName = w.opts.From, true
-	}
-	if w.kind == dataset.OpImport && w.spec.From != "" {
-		return w, dataset.Errorf(dataset.ErrInvalid,
-			"volume %q: an import cannot be a clone as well (omit from or @snapshot-)", req.Volume)
-	}
-	if what := describeCopy(req, w); what != "" && (w.opts.Owner != nil || w.opts.Mode != nil) {
-		return w, dataset.Errorf(dataset.ErrInvalid,
-			"volume %q: %s has the owner and mode of its source (omit owner and mode)", req.Volume, what)
-	}
-	if w.kind == dataset.OpClone && w.spec.From == "" {
-		return w, dataset.Errorf(dataset.ErrInvalid,
-			"volume %q: missing source of the clone (use option from, or NAME@snapshot-PREFIX)", req.Volume)
-	}
-	return w, nil
-}
-
-// wantsSchedules reports whether the schedules of the profile apply to the new volume. A clone does not inherit those
-// of its source, unless the request says so or names a profile.
-func (w CreateRequest) wantsSchedules() bool {
-	if on := w.opts.Schedules; on != nil {
-		return *on
-	}
-	return w.spec.From == "" || w.spec.Profile != ""
-}
-
-// describeCopy describes a clone or import, for the error that its root directory, with the owner, is copied from
-// another volume or folder. For other requests it returns "".
-func describeCopy(req api.Request, w CreateRequest) string {
-	switch {
-	case w.spec.From != "":
-		return "a clone"
-	case req.Path != "":
-		return "an import"
-	case req.Backup != "":
-		return "a restored backup"
-	}
-	return ""
-}
 
 // CheckMatches fails with dataset.ErrExists unless the existing volume matches the request. The error names the value
 // of the volume and the requested value. Options that the request leaves open may have any value. The name in the

@@ -212,13 +212,13 @@ func TestInspectionAfterPowerCut(t *testing.T) {
 	f.A.MustUnmount("db", "user")
 	unsaved := k
 	unsaved.Snapshot = uuid.Nil
-	assert.ErrorIs(t, f.A.Copies.MountInspection(t.Context(), f.A.Pool(), unsaved), dataset.ErrPending)
-	require.NoError(t, f.A.Copies.MountInspection(t.Context(), f.A.Pool(), k))
+	assert.ErrorIs(t, f.A.MountInspection(t.Context(), f.A.Pool(), unsaved), dataset.ErrPending)
+	require.NoError(t, f.A.MountInspection(t.Context(), f.A.Pool(), k))
 	got, err := os.ReadFile(filepath.Join(f.A.MountPath(records.InspectionID(k)), "token"))
 	if err != nil || string(got) != "lost" {
 		t.Errorf("%q, %v", got, err)
 	}
-	assert.NoError(t, f.A.Copies.UnmountInspection(t.Context(), f.A.Pool(), k))
+	assert.NoError(t, f.A.UnmountInspection(t.Context(), f.A.Pool(), k))
 }
 
 // A pool that keeps no copies has the head itself, and shows that.
@@ -228,7 +228,7 @@ func TestInspectionOfHeadWithoutCopies(t *testing.T) {
 	d := f.A.NewVolume("db", nil)
 	f.A.WriteFile("db", "token", "lost")
 	k := api.AssignedCopy{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.A.Node(), Kind: dataset.CopySuperseded, MountReadOnly: true}}
-	require.NoError(t, f.A.Copies.MountInspection(t.Context(), f.A.Pool(), k))
+	require.NoError(t, f.A.MountInspection(t.Context(), f.A.Pool(), k))
 	path := f.A.MountPath(records.InspectionID(k))
 	got, err := os.ReadFile(filepath.Join(path, "token"))
 	if err != nil || string(got) != "lost" {
@@ -238,7 +238,7 @@ func TestInspectionOfHeadWithoutCopies(t *testing.T) {
 	if e, err := f.A.Pool().Stat(t.Context(), records.InspectionID(k)); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a copy of it was made: %+v, %v", e, err)
 	}
-	assert.NoError(t, f.A.Copies.UnmountInspection(t.Context(), f.A.Pool(), k))
+	assert.NoError(t, f.A.UnmountInspection(t.Context(), f.A.Pool(), k))
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s is left: %v", path, err)
 	}

@@ -1,4 +1,4 @@
-package move
+package mounting
 
 import (
 	"context"
@@ -9,7 +9,6 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
-	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -19,7 +18,7 @@ import (
 
 // ApplyGuard records the guard's status st, and calls RepairSoon for each dataset that the guard fences, has fenced or
 // has superseded. answer is the value of Deadlines.AnswerCount before the status was requested.
-func (m *Moves) ApplyGuard(st guard.Status, answer uint64) {
+func (m *Mounts) ApplyGuard(st guard.Status, answer uint64) {
 	m.Leases.Registrar.RecordStatus(st, answer)
 	for _, e := range st.Datasets {
 		if e.State != guard.StateArmed && e.State != guard.StateRebooted {
@@ -31,7 +30,7 @@ func (m *Moves) ApplyGuard(st guard.Status, answer uint64) {
 // RepairAll calls RepairSoon for each dataset whose mount does not agree with the guard's record, and for each mounted
 // dataset whose deadline has passed. It also starts jobs that call Deadlines.DropUnneededNodes and Marks.Settle. It
 // does nothing on a host without a guard.
-func (m *Moves) RepairAll() {
+func (m *Mounts) RepairAll() {
 	if m.Leases.Guard == nil {
 		return
 	}
@@ -67,7 +66,7 @@ func (m *Moves) RepairAll() {
 
 // RepairSoon makes the guard's record of a dataset agree with its state, as a job. It does nothing on a host without a
 // guard.
-func (m *Moves) RepairSoon(id uuid.UUID) {
+func (m *Mounts) RepairSoon(id uuid.UUID) {
 	if m.Leases.Guard == nil {
 		return
 	}
@@ -82,9 +81,9 @@ func (m *Moves) RepairSoon(id uuid.UUID) {
 
 // repair makes the guard's record of a dataset agree with its mount. A fenced dataset continues once its epoch is
 // confirmed. A mounted dataset that the guard has forgotten is registered. A dataset that is not mounted any more is
-// removed from the guard. If the home is another node, repair starts the work on the copy (Copies) or, if
+// removed from the guard. If the home is another node, repair starts the work on the copy (move.Copies) or, if
 // this node has no copy, calls leaveShare. Idempotent.
-func (m *Moves) repair(ctx context.Context, id uuid.UUID) error {
+func (m *Mounts) repair(ctx context.Context, id uuid.UUID) error {
 	unlock, err := m.Locks.Lock(ctx, id, "confirmation of dataset "+id.String())
 	if err != nil {
 		return err
@@ -92,7 +91,7 @@ func (m *Moves) repair(ctx context.Context, id uuid.UUID) error {
 	defer unlock()
 	d, home := m.Cache.Dataset(id)
 	if _, copied := m.Cache.Copy(id); copied {
-		m.Copies.ReconcileSoon(id)
+		m.copies.ReconcileSoon(id)
 		return nil
 	}
 	e, there, err := m.Leases.Registrar.Entry(ctx, id)
@@ -151,7 +150,7 @@ func (m *Moves) repair(ctx context.Context, id uuid.UUID) error {
 // profile has failover manual. No other node takes over such a dataset: control plans and commits no automatic failover
 // of it. releaseUnbounded first writes the record to disk, so that a restarted agent does not have the dataset fenced.
 // While control's store is inconsistent, it does nothing. The caller holds the dataset's lock.
-func (m *Moves) releaseUnbounded(ctx context.Context, d dataset.Dataset) error {
+func (m *Mounts) releaseUnbounded(ctx context.Context, d dataset.Dataset) error {
 	if m.Trust.Err() != nil {
 		return nil // the record may be older than what control will decide after a recovery
 	}
@@ -165,7 +164,7 @@ func (m *Moves) releaseUnbounded(ctx context.Context, d dataset.Dataset) error {
 
 // fenceLate registers a mounted dataset that the guard does not know. If nothing confirms the lease, it registers the
 // dataset with a deadline that has passed, so that the guard fences it. The caller holds the dataset's lock.
-func (m *Moves) fenceLate(ctx context.Context, d dataset.Dataset) error {
+func (m *Mounts) fenceLate(ctx context.Context, d dataset.Dataset) error {
 	err := m.Leases.Registrar.Register(ctx, d)
 	if !errors.Is(err, dataset.ErrUnavailable) {
 		return err
@@ -187,7 +186,7 @@ func (m *Moves) fenceLate(ctx context.Context, d dataset.Dataset) error {
 // leaveShare ends the guard's registration of a dataset on a share that continues on another node. First the guard
 // kills the processes that hold the dataset here, because on a share they would write to the data of the other node.
 // Then leaveShare removes the uses of the dataset and its mount point. The dataset's lock is held.
-func (m *Moves) leaveShare(ctx context.Context, id uuid.UUID) error {
+func (m *Mounts) leaveShare(ctx context.Context, id uuid.UUID) error {
 	epoch, armed := m.Leases.Deadlines.RegisteredEpoch(id)
 	if !armed || m.Trust.Err() != nil {
 		return nil
@@ -206,13 +205,13 @@ func (m *Moves) leaveShare(ctx context.Context, id uuid.UUID) error {
 	if err := m.Verifier.EnsureUnused(ctx, gone, "release"); err != nil {
 		return err
 	}
-	return errors.Join(m.Uses.Drop(ctx, id), mounting.RemoveMountPoint(m.MountPath(id)))
+	return errors.Join(m.Uses.Drop(ctx, id), RemoveMountPoint(m.MountPath(id)))
 }
 
 // removedElsewhere returns the present state of a dataset that is registered with the guard here, but is not a volume
 // any more: it is in the trash, or was purged. If the dataset is on a share, another node has become its home, so the
 // returned epoch is higher. Otherwise the epoch is unchanged.
-func (m *Moves) removedElsewhere(ctx context.Context, id uuid.UUID, epoch uint64) (gone dataset.Dataset, err error) {
+func (m *Mounts) removedElsewhere(ctx context.Context, id uuid.UUID, epoch uint64) (gone dataset.Dataset, err error) {
 	gone = dataset.Dataset{ID: id, Epoch: epoch}
 	known, halted, err := m.Recorded(ctx)
 	if _, own := known[id]; err != nil || own || halted != "" {
@@ -227,7 +226,7 @@ func (m *Moves) removedElsewhere(ctx context.Context, id uuid.UUID, epoch uint64
 
 // mountedOnShare reports whether a dataset is mounted from a share on which this node has a pool. If the dataset is
 // not mounted, it reports whether this node has a pool on a share.
-func (m *Moves) mountedOnShare(id uuid.UUID) (bool, error) {
+func (m *Mounts) mountedOnShare(id uuid.UUID) (bool, error) {
 	table, err := mount.Table()
 	if err != nil {
 		return false, err
