@@ -55,7 +55,7 @@
 //
 // # Files of this package
 //
-//	attacher, device, containers   loop devices, LUKS containers, use of a head
+//	attacher, containers           loop devices, LUKS containers, use of a head
 //	grower                         growing images with their devices and filesystems
 //	templates                      formatted images for new datasets
 //	poolimage, imageblocks         a pool in one image file
