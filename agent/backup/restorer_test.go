@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -78,16 +79,18 @@ func TestLostAttributeIsNoticed(t *testing.T) {
 // A time that restic cannot restore does not make a backup useless: it comes back as another one.
 func TestTimeOutOfRangeIsRestored(t *testing.T) {
 	r, _ := folderRepository(t)
-	for _, fs := range []string{"xfs", "ext4"} {
+	for _, fs := range []string{"xfs", "ext4", "btrfs"} {
 		dir := filepath.Join(scratch.Mount(t, fs, scratch.XFS), "dir")
-		for name, at := range map[string]time.Time{
-			"later": time.Date(2300, 1, 1, 0, 0, 0, 1, time.UTC), "latest": time.Date(2446, 1, 1, 0, 0, 0, 0, time.UTC),
-			"last": time.Unix(0, 1<<63-1), "negative": time.Unix(-1e9, 5), "first": time.Date(1901, 12, 14, 0, 0, 0, 0, time.UTC),
+		for i, at := range []unix.Timespec{
+			{Sec: 10_413_792_000, Nsec: 1}, {Sec: 15_021_072_000}, // the years 2300 and 2446
+			unix.NsecToTimespec(1<<63 - 1), {Sec: -1e9, Nsec: 5}, {Sec: -2_147_385_600}, // 1901
+			{Sec: 253_402_300_799}, {Sec: 253_402_300_800}, {Sec: 3e11}, {Sec: 9_223_372_036_854}, // 10000 and later
+			{Sec: -62_135_596_801}, {Sec: -62_167_219_201}, {Sec: -99_999_999_999_999}, {Sec: 1<<62 - 1},
 		} {
-			path := filepath.Join(dir, backup.DataName, name)
+			path := filepath.Join(dir, backup.DataName, strconv.Itoa(i))
 			must(t, os.MkdirAll(filepath.Dir(path), 0o700))
 			must(t, os.WriteFile(path, nil, 0o600))
-			must(t, unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{{Sec: 1}, {Sec: at.Unix(), Nsec: int64(at.Nanosecond())}}, 0))
+			must(t, unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{{Sec: 1}, at}, 0))
 		}
 		tags := backup.Tags{Volume: "db", Dataset: uuid.New(), Operation: uuid.New()}
 		b := storeRecordOf(t, r, dir, tags)

@@ -75,6 +75,14 @@ var (
 // becomes the earliest. The digest leaves these times out.
 const earliestRestored = -2_114_380_800_000_000_000 // 1903
 
+// restoredTime returns the time that restic restores, in nanoseconds. restic stores a year from 0 to 9999, as JSON
+// requires (restic.FixTime), and the number of nanoseconds overflows.
+func restoredTime(ts unix.Timespec) int64 {
+	t := time.Unix(ts.Unix()).UTC()
+	t = t.AddDate(max(0, -t.Year())-max(0, t.Year()-9999), 0, 0)
+	return t.Unix()*1e9 + int64(t.Nanosecond())
+}
+
 // longestTarget is the length of the longest target of a symbolic link in bytes that XFS stores.
 const longestTarget = 1023
 
@@ -120,7 +128,7 @@ func (s *Survey) add(n *node, at *place) error {
 	}
 	s.Used += n.allocated() / links
 	entry := fmt.Appendf(nil, "%q %o %d:%d", path, n.st.Mode, n.st.Uid, n.st.Gid)
-	if t := n.st.Mtim.Sec*1e9 + n.st.Mtim.Nsec; t >= earliestRestored { // restic restores it with the same overflow
+	if t := restoredTime(n.st.Mtim); t >= earliestRestored {
 		entry = fmt.Appendf(entry, " time %d", t)
 	}
 	if links > 1 && n.format() != unix.S_IFREG {
