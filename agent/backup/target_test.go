@@ -256,32 +256,25 @@ func TestBackupEndsBeforePoolIsFull(t *testing.T) {
 	newRepository(t, f)
 	free := fillable(f).free
 	wait, _ := gate(t)
-	backup := func() dataset.Operation { return begin(f, "db", "") }
-	for _, begin := range []func() dataset.Operation{
-		backup,
-		func() dataset.Operation {
-			return *f.Submit(api.Request{
-				ID: uuid.New(), Kind: dataset.OpPush, Volume: "db", Repository: "offsite", Name: "offsite-db",
-			}).Operation
-		},
-		func() dataset.Operation {
-			at := f.A.MustMount("db", "other")
-			clone, err := unix.OpenTree(unix.AT_FDCWD, at, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-			must(t, err)
-			held, err := unix.Openat(clone, "file", unix.O_RDWR|unix.O_CLOEXEC, 0)
-			must(t, errors.Join(err, unix.Close(clone)))
-			t.Cleanup(func() { _ = unix.Close(held) })
-			f.A.MustUnmount("db", "other")
-			f.A.MustUnmount("db", "user")
-			return backup()
-		},
-	} {
-		op := begin()
+	ends := func(op dataset.Operation) {
+		t.Helper()
 		wait()
 		free.Store(99)
 		wantEnded(f, op)
 		free.Store(0)
 	}
+	ends(begin(f, "db", ""))
+	ends(*f.Submit(api.Request{
+		ID: uuid.New(), Kind: dataset.OpPush, Volume: "db", Repository: "offsite", Name: "offsite-db",
+	}).Operation)
+	clone, err := unix.OpenTree(unix.AT_FDCWD, f.A.MustMount("db", "other"), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	must(t, err)
+	held, err := unix.Openat(clone, "file", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	must(t, errors.Join(err, unix.Close(clone)))
+	t.Cleanup(func() { _ = unix.Close(held) })
+	f.A.MustUnmount("db", "other")
+	f.A.MustUnmount("db", "user")
+	ends(begin(f, "db", ""))
 }
 
 // The backup of a snapshot or of an idle volume does not end, because its clone keeps nothing.
