@@ -341,7 +341,7 @@ func checkSurvey(s tree.Survey, size dataset.Size, files *os.File) error {
 			"again, once for each hard link, and at most %s are allowed (remove attributes or hard links)",
 			dataset.Size(s.Repeated).Human(), dataset.Size(limit).Human())
 	}
-	if s.Inodes > 0 && uint64(s.Inodes) > st.Ffree {
+	if st.Files > 0 && s.Inodes > 0 && uint64(s.Inodes) > st.Ffree { // btrfs has no number of inodes
 		return dataset.Errorf(dataset.ErrUnsupported, "a restore would need %d more inodes, because restic restores "+
 			"each hard link of a symbolic link, FIFO or device as a file of its own, and the volume has only %d "+
 			"(remove such hard links)", s.Inodes, st.Ffree)

@@ -6,6 +6,9 @@ import (
 	"github.com/droverhq/drover/internal/restic"
 )
 
+// CheckSurvey is checkSurvey.
+var CheckSurvey = checkSurvey
+
 // ChooseDue is the method of a Creator that has removed nothing, for one dataset.
 func ChooseDue(list []restic.Backup, op dataset.Operation, expired []api.ExpiredBackup) []string {
 	return new(Creator).chooseDue(list, []dueRemoval{{op: op, expired: expired}})

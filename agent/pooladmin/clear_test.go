@@ -108,10 +108,9 @@ func TestForgetResumesByPlainRemove(t *testing.T) {
 	r := agenttest.New(t)
 	path := newPool(r, "plain")
 	p, _ := r.Pools.ByName("plain")
-	if err := r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingForgotten }); err != nil {
-		t.Fatal(err)
-	}
-	_, err := r.RemovePool(t.Context(), "plain", api.PoolRemoval{})
+	err := r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Leaving = pool.LeavingForgotten })
+	require.NoError(t, err)
+	_, err = r.RemovePool(t.Context(), "plain", api.PoolRemoval{})
 	require.NoError(t, err)
 	_, err = os.Stat(filepath.Join(path, "pool.json"))
 	assert.NoError(t, err)
@@ -179,9 +178,8 @@ func TestRemovedPoolConfiguredAgain(t *testing.T) {
 			r := agenttest.New(t)
 			path := newPool(r, "plain")
 			p, _ := r.Pools.ByName("plain")
-			if err := r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = is.Leaving, is.Unrecorded }); err != nil {
-				t.Fatal(err)
-			}
+			err := r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = is.Leaving, is.Unrecorded })
+			require.NoError(t, err)
 			cfg := r.Config
 			r.Stop()
 			if name == "cleared" {
@@ -207,9 +205,8 @@ func TestForgottenPoolConfiguredAgain(t *testing.T) {
 	r := agenttest.New(t)
 	path := newPool(r, "plain")
 	p, _ := r.Pools.ByName("plain")
-	if err := r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.LeavingForgotten, true }); err != nil {
-		t.Fatal(err)
-	}
+	err := r.Pools.UpdateRecord(t.Context(), p.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.LeavingForgotten, true })
+	require.NoError(t, err)
 	cfg := r.Config
 	r.Stop()
 	require.NoError(t, errors.Join(os.Rename(path, path+".away"), os.Mkdir(path, 0o700)))

@@ -390,6 +390,7 @@ func TestRemovedSnapshotMakesRoom(t *testing.T) {
 	f.must(err)
 	number, err := btrfsctl.ID(tree)
 	f.must(errors.Join(err, tree.Close()))
+	more := f.Status(t.Context()).Free + 64*dataset.MiB
 	f.must(f.DeleteSnapshot(t.Context(), ds.ID, kept.ID))
 	disk, err := os.Open(f.disk)
 	f.must(err)
@@ -403,7 +404,6 @@ func TestRemovedSnapshotMakesRoom(t *testing.T) {
 	if state != btrfsctl.Deleted {
 		t.Fatal("the kernel did not begin to remove its content")
 	}
-	more := f.Status(t.Context()).Free + 64*dataset.MiB
 	f.must(os.WriteFile(filepath.Join(f.disk, "more"), make([]byte, more), 0o600))
 	f.must(fsctl.Sync(disk))
 }
