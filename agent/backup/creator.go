@@ -270,23 +270,41 @@ func (c *Creator) storeClone(ctx context.Context, jb *host.Job, op dataset.Opera
 	}
 	jb.Step("storing" + describeReadsAll(a.readsAll))
 	return c.isolate(files, RecordName, text, func(dir string) error {
-		a.made, a.summary, err = repo.Backup(ctx, restic.Request{
+		request := restic.Request{
 			Dir:      dir,
 			Names:    []string{DataName, RecordName},
 			Tags:     tags.List(),
 			Time:     made.taken,
 			Parent:   parent,
 			Progress: func(p restic.Progress) { jb.SetProgress(p.Bytes, p.TotalBytes) },
-		})
+		}
+		a.made, a.summary, err = repo.Backup(ctx, request)
+		if parent != "" && ctx.Err() == nil &&
+			(errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrCorrupt)) {
+			a.readsAll = "its last exact backup is not in the repository any more, or is damaged"
+			err = c.storeAll(ctx, jb, repo, request, a)
+		}
 		if err != nil {
 			return ofAbsent(err)
-		}
-		if parent != "" && a.made.Parent == "" {
-			a.readsAll = "its last exact backup is not in the repository any more"
 		}
 		c.noteStored(repo, a.made, a.summary, text)
 		return nil
 	})
+}
+
+// storeAll repeats a backup whose parent could not be read, without a parent. restic does not store again what the
+// damaged part of the parent has, and does not read it. So storeAll reads the folders of the new backup.
+func (c *Creator) storeAll(ctx context.Context, jb *host.Job, repo *restic.Repository, request restic.Request,
+	a *attemptResult) (err error) {
+	if a.made.ID != "" { // restic stored it without the folders that the damaged part should have
+		a.unwanted = append(a.unwanted, a.made.ID)
+	}
+	jb.Step("storing" + describeReadsAll(a.readsAll))
+	request.Parent = ""
+	if a.made, a.summary, err = repo.Backup(ctx, request); err == nil {
+		_, err = repo.RestoreSize(ctx, a.made.ID)
+	}
+	return err
 }
 
 // describeReadsAll returns the end of the name of a step of a backup that reads everything for a reason.

@@ -118,8 +118,8 @@ func (c *Creator) listDue(ctx context.Context, repo *restic.Repository, due []du
 
 // chooseDue returns the IDs of the expired backups that must be removed from a repository with the backups in list. It
 // chooses only backups that the named operations made of the dataset: the repository can be shared with other clusters.
-// An operation that was interrupted and repeated made several. For each retained backup of a dataset that the
-// repository lacks, it keeps one more of the newest expired ones.
+// An operation that was interrupted and repeated made several. It keeps the retained ones and, for each of them that the
+// repository lacks, one more of the newest expired ones.
 func (c *Creator) chooseDue(list []restic.Backup, due []dueRemoval) (chosen []string) {
 	type origin struct{ dataset, operation uuid.UUID }
 	there, made := make(map[string]bool, len(list)), map[origin][]string{}
@@ -137,7 +137,11 @@ func (c *Creator) chooseDue(list []restic.Backup, due []dueRemoval) (chosen []st
 			if !slices.Contains(all, e.ID) {
 				absent = append(absent, e.ID)
 			}
-			ids = append(ids, all...)
+			for _, id := range all {
+				if !slices.Contains(d.retained, id) {
+					ids = append(ids, id)
+				}
+			}
 		}
 		c.absent.add(absent...)
 		// A retained backup that somebody removed by hand, or that the repository has lost, protects nothing.

@@ -328,7 +328,8 @@ func TestOnlyBackupsOfTheDatasetExpire(t *testing.T) {
 		expired = append(expired, e)
 	}
 	first := restic.Backup{ID: strings.Repeat("9", 64), Tags: list[0].Tags} // of an interrupted run
-	got := backup.ChooseDue(append(list, first), op, expired)
+	read := restic.Backup{ID: strings.Repeat("8", 64), Tags: list[0].Tags}  // of another one
+	got := backup.ChooseDue(append(list, first, read), op, expired, read.ID)
 	if want := []string{list[0].ID, first.ID}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

@@ -10,8 +10,9 @@ import (
 var CheckSurvey = checkSurvey
 
 // ChooseDue is the method of a Creator that has removed nothing, for one dataset.
-func ChooseDue(list []restic.Backup, op dataset.Operation, expired []api.ExpiredBackup) []string {
-	return new(Creator).chooseDue(list, []dueRemoval{{op: op, expired: expired}})
+func ChooseDue(list []restic.Backup, op dataset.Operation, expired []api.ExpiredBackup,
+	retained ...string) []string {
+	return new(Creator).chooseDue(list, []dueRemoval{{op, expired, retained}})
 }
 
 // StillThere is the method of a Creator that has removed nothing.

@@ -117,10 +117,10 @@ func TestStartsOfRestic(t *testing.T) {
 
 	// The removed backup would have been the parent. No other one becomes it.
 	third := backUp(f, "db", "")
-	want("a backup whose parent was removed", "backup backup")
+	want("a backup whose parent was removed", "backup backup stats")
 	made, err = r.Get(t.Context(), third.Backup)
 	must(t, err)
-	if made.Parent != "" || third.ReadsAll != "its last exact backup is not in the repository any more" {
+	if made.Parent != "" || third.ReadsAll != "its last exact backup is not in the repository any more, or is damaged" {
 		t.Errorf("got the parent %q, and it reads everything because %q", made.Parent, third.ReadsAll)
 	}
 
@@ -137,6 +137,44 @@ func TestStartsOfRestic(t *testing.T) {
 	commands()
 	restore(f.A)
 	want("a restore of a backup without a socket", "snapshots dump restore")
+}
+
+// If the folders of the parent are damaged, a backup succeeds only if it has none of them.
+func TestDamagedParent(t *testing.T) {
+	t.Parallel()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	f.A.NewVolume("db@free")
+	dir, text := f.A.MustMount("db", "user"), ""
+	damaged := func(name string) dataset.Operation {
+		must(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755))
+		f.A.WriteFile("db", name, "text")
+		backUp(f, "db", "")
+		found, err := f.Service.Repository(t.Context(), "offsite")
+		must(t, err)
+		// restic's cache has the packs with folders, and no others.
+		packs, err := filepath.Glob(filepath.Join(f.A.Root, "restic-cache", "*", "*", "data", "*", "*"))
+		must(t, err)
+		for _, pack := range packs {
+			id := filepath.Base(pack)
+			must(t, os.WriteFile(filepath.Join(found.URL, "data", id[:2], id), make([]byte, 100), 0o600))
+			must(t, os.Remove(pack))
+		}
+		text += "."
+		f.A.WriteFile("db", "file", text)
+		return awaitEnd(f, begin(f, "db", ""))
+	}
+	op := damaged("file")
+	list, err := r.Backups(t.Context())
+	must(t, err)
+	if op.State != dataset.OpDone || op.Parent != "" || !strings.HasSuffix(op.ReadsAll, "is damaged") || len(list) != 2 {
+		t.Errorf("got %+v, and the backups %+v", op, list)
+	}
+	if op = damaged("folder/file"); op.Problem == nil || op.Problem.Code != dataset.ErrCorrupt.Code ||
+		!strings.Contains(op.Problem.Message, "its data are damaged") {
+		t.Errorf("got %+v", op)
+	}
+	wantNothingLeft(f.A)
 }
 
 // A backup has a parent only if the volume stayed mounted, or stayed unmounted, since the parent was made. In between,

@@ -61,21 +61,23 @@ func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, source
 	if source.Snapshot != uuid.Nil && !copies {
 		return work(ctx)
 	}
-	inUse := func() bool { return len(o.Uses.Get(source.Dataset).IDs) > 0 }
-	keeps := copies || inUse() || !backends.IsIdle(ctx, pool, source.Dataset)
+	keeps, asked := copies, false
 	working, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := o.examine(working, func(ctx context.Context) (time.Duration, error) {
 		start := o.Clock.Steady()
 		st := pool.Status(ctx)
-		room := (st.Free - backends.Reserve(st.Size)) / fastWriter
-		wait := max(min(time.Duration(room)*time.Millisecond, spaceTick), o.Clock.Steady()-start)
-		keeps = keeps || inUse()
 		err := checkClone(pool, st)
-		if err != nil && !keeps && backends.IsIdle(ctx, pool, source.Dataset) {
-			return spaceTick, nil
+		keeps = keeps || len(o.Uses.Get(source.Dataset).IDs) > 0
+		if !keeps && (err != nil || !asked) {
+			keeps, asked = !isIdle(ctx, pool, source.Dataset), true
 		}
-		return wait, err
+		took := o.Clock.Steady() - start
+		if err != nil && !keeps {
+			return max(spaceTick, 10*took), nil
+		}
+		room := (st.Free - backends.Reserve(st.Size)) / fastWriter
+		return max(min(time.Duration(room)*time.Millisecond, spaceTick), took), err
 	}, cancel)
 	err := work(working)
 	stop()
@@ -83,6 +85,14 @@ func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, source
 		return o.Pools.AddHint(ctx, pool.ID(), context.Cause(working))
 	}
 	return err
+}
+
+// isIdle is backends.IsIdle. A host with millions of open files can take a minute to answer, in which users can fill the
+// pool. So isIdle returns false after a second.
+func isIdle(ctx context.Context, pool backends.Pool, id uuid.UUID) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return backends.IsIdle(ctx, pool, id)
 }
 
 // checkClone fails with dataset.ErrNoSpace if a pool with the status st has hardly any inodes, or less free space than

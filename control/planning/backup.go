@@ -140,13 +140,22 @@ func mayBackUpOnSchedule(t *record.Tx, d dataset.Dataset, req api.Request) error
 	return err
 }
 
+// checkBackupReport fails with dataset.ErrInvalid if a field in the report of a backup or push cannot be right.
+func checkBackupReport(op dataset.Operation) error {
+	if dataset.CheckBackupID(op.Backup) != nil || op.BytesAdded < 0 || op.Kind == dataset.OpPush && op.Push == nil ||
+		len(op.Parent)+len(op.ExactSession)+len(op.ReadsAll) > dataset.MaxLine {
+		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: the ID of the backup is missing or bad, or "+
+			"a field is too long", op.ID)
+	}
+	return nil
+}
+
 // CommitBackup checks the result of a backup, and records it as the parent of the next one if it can be that. It
 // changes no other record: the repository has the list of the backups. The volume may have been moved or deleted
 // meanwhile.
 func CommitBackup(t *record.Tx, op dataset.Operation) error {
-	if dataset.CheckBackupID(op.Backup) != nil || op.BytesAdded < 0 {
-		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: the ID of the backup is missing or bad",
-			op.ID)
+	if err := checkBackupReport(op); err != nil {
+		return err
 	}
 	d := dataset.Dataset{ID: op.DatasetID, Volume: op.Volume}
 	t.Event(api.EventVolumeBackup, d, describeBackup(op))
@@ -156,9 +165,8 @@ func CommitBackup(t *record.Tx, op dataset.Operation) error {
 // CommitPush checks the result of a push, and records that the volume continues the new version. The volume may have
 // been moved or deleted meanwhile.
 func CommitPush(t *record.Tx, op dataset.Operation) error {
-	if dataset.CheckBackupID(op.Backup) != nil || op.BytesAdded < 0 || op.Push == nil {
-		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: the ID of the backup is missing or bad",
-			op.ID)
+	if err := checkBackupReport(op); err != nil {
+		return err
 	}
 	t.Event(api.EventVolumePush, dataset.Dataset{ID: op.DatasetID, Volume: op.Volume},
 		fmt.Sprintf("version %.8s of %s/%s", op.ID, op.Repository, op.Push.Name))
@@ -181,8 +189,9 @@ func CommitPush(t *record.Tx, op dataset.Operation) error {
 const maxRemovals = 30
 
 // ExpireBackups applies retention to the scheduled backups of the dataset id, after the operation op has made one that
-// the transaction has recorded as good. expired has the earlier scheduled backups that the agent must remove, and
-// retained the IDs of those that retention keeps. If op did not make the last good scheduled backup, both are empty.
+// the transaction has recorded as good. expired has the earlier scheduled backups that the agent must remove. retained
+// has the IDs of those that retention keeps, of the new one, and of all backups that are being read, also by operations
+// on other volumes. If op did not make the last good scheduled backup, both are empty.
 func ExpireBackups(t *record.Tx, op, id uuid.UUID, now time.Time) (expired []api.ExpiredBackup, retained []string,
 	err error) {
 	var b record.Backups
@@ -207,13 +216,14 @@ func ExpireBackups(t *record.Tx, op, id uuid.UUID, now time.Time) (expired []api
 	if damaged, err := record.IsDamaged(t, id, b.Made[last].Repository); damaged || err != nil {
 		return nil, nil, err // the older backups can be the last good ones
 	}
-	inUse, err := record.OpenRestores(t)
+	inUse, err := record.OpenRestores(t, b.Made[last].Repository)
 	if dataset.KindOf(err) == dataset.ErrCorrupt {
 		return nil, nil, nil // a damaged record of any operation must not keep a good backup from being recorded
 	} else if err != nil {
 		return nil, nil, err
 	}
 	var stay []record.ScheduledBackup
+	retained = append(slices.Sorted(maps.Keys(inUse)), b.Made[last].ID)
 	for i, m := range b.Made {
 		keep, counts := kept[i]
 		switch {

@@ -3,6 +3,7 @@ package planning_test
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -91,8 +92,9 @@ func TestBackupsExpire(t *testing.T) {
 	e.CheckInvariants()
 }
 
-// Control names the earlier backups in the repository that retention keeps, so that the agent can see whether the
-// repository still has them. Those that expire, that a restore reads or that are from the future are not among them.
+// Control names the new backup, the earlier ones in the repository that retention keeps, and those that a restore reads,
+// so that the agent keeps them, and can see whether the repository has them. Those that expire or are from the future
+// are not among them.
 func TestRetainedBackupsAreNamed(t *testing.T) {
 	e, a := backedVolume(t, dataset.Keep{Last: 3})
 	e.Clock.Advance(time.Hour)
@@ -112,9 +114,9 @@ func TestRetainedBackupsAreNamed(t *testing.T) {
 	}).Operation
 	op.Backup = backupID(op.ID)
 	for range 2 {
-		out := a.MustCommit(op)
-		if fmt.Sprint(out.Retained) != fmt.Sprint(ids[4:]) || len(out.Expired) != 3 {
-			t.Errorf("got %v, and %d expired; want %v, and 3", out.Retained, len(out.Expired), ids[4:])
+		want := []string{ids[2], op.Backup, ids[4], ids[5]}
+		if out := a.MustCommit(op); !slices.Equal(out.Retained, want) || len(out.Expired) != 3 {
+			t.Errorf("got %v, and %d expired; want %v, and 3", out.Retained, len(out.Expired), want)
 		}
 	}
 }

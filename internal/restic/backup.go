@@ -42,8 +42,9 @@ type Request struct {
 	Tags []string
 	// Time is the moment of the content, with the precision of a second. If zero, it is the present.
 	Time time.Time
-	// Parent is the ID of an earlier backup. Files that have not changed since are not read. If Parent is empty, or if
-	// the repository has no such backup or cannot read it, all files are read, and the Parent of the result is empty.
+	// Parent is the ID of an earlier backup. Files that have not changed since are not read. Backup fails with
+	// ErrNotFound if the repository has no such backup, and with ErrCorrupt if that is damaged. If Parent is empty, all
+	// files are read.
 	Parent string
 	// Progress, if not nil, is called about once a second. It must not block.
 	Progress func(Progress)
@@ -86,7 +87,7 @@ func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summa
 		}
 	}
 	began := clock.System{}.Now()
-	id, s, err := r.backUpAfter(ctx, &req)
+	id, s, err := r.backUp(ctx, req)
 	if err == nil {
 		b, err = r.made(ctx, id, req, began)
 	}
@@ -94,18 +95,6 @@ func (r *Repository) Backup(ctx context.Context, req Request) (b Backup, s Summa
 		return Backup{ID: id}, Summary{}, err
 	}
 	return b, s, nil
-}
-
-// backUpAfter runs restic backup with the parent of the request. If that cannot be used, it removes the parent from the
-// request, and restic reads all files.
-func (r *Repository) backUpAfter(ctx context.Context, req *Request) (id string, s Summary, err error) {
-	id, s, err = r.backUp(ctx, *req)
-	if req.Parent != "" && id == "" && ctx.Err() == nil && // nothing was stored
-		(errors.Is(err, dataset.ErrNotFound) || errors.Is(err, dataset.ErrCorrupt)) {
-		req.Parent = ""
-		id, s, err = r.backUp(ctx, *req)
-	}
-	return id, s, err
 }
 
 // backUp runs restic backup. id has the first digits of the backup's ID. If it is not empty, restic has stored the

@@ -448,15 +448,6 @@ func TestOnlyIDsNameBackups(t *testing.T) {
 	}
 }
 
-// The parent of a backup can be removed meanwhile.
-func TestAbsentParentIsNoFailure(t *testing.T) {
-	r, dir := initialized(t, options(t)), source(t)
-	b, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: names(), Parent: strings.Repeat("5f", 32)})
-	if err != nil || b.Parent != "" {
-		t.Errorf("got %+v, %v", b, err)
-	}
-}
-
 // restic 0.15 and later restore zeros as holes. The same arguments would make restic 0.14 fail.
 func TestSparseRestore(t *testing.T) {
 	for version, want := range map[string]bool{"0.14.0": false, "0.15.0": true, "0.18.1": true, "1.0.0": true} {

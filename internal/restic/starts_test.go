@@ -85,20 +85,6 @@ esac
 	}
 }
 
-// If the repository does not have the parent, Backup reads everything, and the result has no parent.
-func TestAbsentParent(t *testing.T) {
-	r, dir := initialized(t, options(t)), source(t)
-	first, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: names()})
-	require.NoError(t, err)
-	for parent, want := range map[string]string{first.ID: first.ID, strings.Repeat("5f", 32): "", "": ""} {
-		b, _, err := r.Backup(t.Context(), restic.Request{Dir: dir, Names: names(), Time: time.Now(), Parent: parent})
-		require.NoError(t, err)
-		if stored, err := r.Get(t.Context(), b.ID); err != nil || b.Parent != want || stored.Parent != want {
-			t.Errorf("%.8s: got the parent %q, and %q in the repository (%v), want %q", parent, b.Parent, stored.Parent, err, want)
-		}
-	}
-}
-
 // A prune can remove data while restic reads them without a lock. Then restic reads again, with a lock.
 func TestReadAgainWithLock(t *testing.T) {
 	fake(t, `case "$*" in
