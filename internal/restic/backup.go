@@ -273,7 +273,8 @@ func (r *Repository) restore(target string) []string {
 }
 
 // RestoreFolder writes a top folder of a backup, with its name, below the folder target, as Restore does. With compare,
-// restic reads the files again, and RestoreFolder fails with ErrCorrupt if one differs from the backup.
+// restic reads everything from the repository, not from its cache, and reads the files again. RestoreFolder then fails
+// with ErrCorrupt if one differs from the backup.
 func (r *Repository) RestoreFolder(ctx context.Context, id, folder, target string, compare bool) error {
 	if err := r.checkIDs(id); err != nil {
 		return err
@@ -281,7 +282,7 @@ func (r *Repository) RestoreFolder(ctx context.Context, id, folder, target strin
 	args := append(r.restore(target), "--include=/"+folder)
 	c := command{time: longTime}
 	if compare {
-		args, c.idle = append(args, "--verify"), true
+		args, c.idle = append(args, "--verify", "--no-cache"), true
 	}
 	_, err := r.read(ctx, c, append(args, "--", id)...)
 	return err
