@@ -59,6 +59,22 @@ func newRepository(t *testing.T, f *agenttest.Cluster) *restic.Repository {
 	return r
 }
 
+// mounted returns a cluster with volume db, which is mounted, and an empty repository.
+func mounted(t *testing.T) (*agenttest.Cluster, *restic.Repository) {
+	t.Helper()
+	f := agenttest.NewCluster(t, "loop", "loop")
+	r := newRepository(t, f)
+	f.A.NewVolume("db@free")
+	f.A.MustMount("db", "user")
+	return f, r
+}
+
+// read begins a restore or a verification of a backup.
+func read(f *agenttest.Cluster, kind dataset.OpKind, volume, id string) dataset.Operation {
+	f.Helper()
+	return *f.Submit(api.Request{ID: uuid.New(), Kind: kind, Volume: volume, Repository: "offsite", Backup: id}).Operation
+}
+
 func begin(f *agenttest.Cluster, volume, snapshot string) dataset.Operation {
 	f.Helper()
 	return *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpBackup, Volume: volume, Snapshot: snapshot}).Operation

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/agenttest"
@@ -203,9 +202,7 @@ func TestSilentRepository(t *testing.T) {
 		name := fmt.Sprintf("v%d", i)
 		f.A.NewVolume(name + "@free")
 		if i < 2 { // as many as may use one repository
-			ops = append(ops, *f.Submit(api.Request{
-				ID: uuid.New(), Kind: dataset.OpBackup, Volume: name, Repository: "silent",
-			}).Operation)
+			ops = append(ops, backUpTo(f, name, "silent"))
 		}
 	}
 	for range ops {
@@ -213,9 +210,7 @@ func TestSilentRepository(t *testing.T) {
 		must(t, err)
 		defer connection.Close()
 	}
-	if op := awaitEnd(f, *f.Submit(api.Request{
-		ID: uuid.New(), Kind: dataset.OpBackup, Volume: "v2", Repository: "offsite",
-	}).Operation); op.State != dataset.OpDone {
+	if op := awaitEnd(f, backUpTo(f, "v2", "offsite")); op.State != dataset.OpDone {
 		t.Errorf("the backup to the other repository is %s: %+v", op.State, op.Problem)
 	}
 	const want = "it does not answer: restic neither received nor sent anything for 5s"

@@ -142,9 +142,7 @@ func TestStartsOfRestic(t *testing.T) {
 // If the folders of the parent are damaged, a backup succeeds only if it has none of them.
 func TestDamagedParent(t *testing.T) {
 	t.Parallel()
-	f := agenttest.NewCluster(t, "loop", "loop")
-	r := newRepository(t, f)
-	f.A.NewVolume("db@free")
+	f, r := mounted(t)
 	dir, text := f.A.MustMount("db", "user"), ""
 	damaged := func(name string) dataset.Operation {
 		must(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755))

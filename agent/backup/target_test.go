@@ -71,9 +71,7 @@ func withSilent(t *testing.T, stall time.Duration) (f *agenttest.Cluster, connec
 
 func backUpTo(f *agenttest.Cluster, volume, repository string) dataset.Operation {
 	f.Helper()
-	return *f.Submit(api.Request{
-		ID: uuid.New(), Kind: dataset.OpBackup, Volume: volume, Repository: repository,
-	}).Operation
+	return *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpBackup, Volume: volume, Repository: repository}).Operation
 }
 
 // While unwanted backups are removed from a repository that does not answer, backups to another one are made, and what

@@ -29,10 +29,7 @@ import (
 // volume that was backed up need not exist any more.
 func TestVerify(t *testing.T) {
 	t.Parallel()
-	f := agenttest.NewCluster(t, "loop", "loop")
-	newRepository(t, f)
-	f.A.NewVolume("db@free")
-	f.A.MustMount("db", "user")
+	f, _ := mounted(t)
 	f.A.WriteFile("db", "file", "first")
 	made := backUp(f, "db", "")
 	f.A.MustUnmount("db", "user")
@@ -97,9 +94,7 @@ func TestVerificationIsRecorded(t *testing.T) {
 	if op.State != dataset.OpDone || op.Node != d.Home || op.BackupOf != d.ID {
 		t.Errorf("got %s: %+v, %+v", op.State, op, op.Problem)
 	}
-	op = awaitEnd(f, *f.Submit(api.Request{
-		ID: uuid.New(), Kind: dataset.OpVerify, Volume: "db@free", Repository: "offsite", Backup: earlier,
-	}).Operation)
+	op = awaitEnd(f, read(f, dataset.OpVerify, "db@free", earlier))
 	if op.State != dataset.OpDone || op.BackupOf != uuid.Nil {
 		t.Errorf("of dataset %s: got %s: %+v, %+v", former.ID, op.State, op, op.Problem)
 	}
@@ -157,10 +152,7 @@ func leaveRoom(f *agenttest.Cluster, room dataset.Size) {
 // A verification or a restore writes nothing if the files of the backup would leave too little space for the volumes of
 // the pool.
 func TestRestoreKeepsReserveOfPool(t *testing.T) {
-	f := agenttest.NewCluster(t, "loop", "loop")
-	newRepository(t, f)
-	f.A.NewVolume("db@free")
-	f.A.MustMount("db", "user")
+	f, _ := mounted(t)
 	f.A.WriteFile("db", "file", strings.Repeat("x", 5000))
 	f.B.NewVolume("other@free") // an empty pool would need no reserve
 	made := backUp(f, "db", "")
@@ -173,9 +165,7 @@ func TestRestoreKeepsReserveOfPool(t *testing.T) {
 		{dataset.OpVerify, "db@free", "verification of a backup of volume db: its files have ", "use another pool: --profile)"},
 		{dataset.OpImport, "new@free", "import of volume new: its files have ", "use another pool: -o pool=NAME)"},
 	} {
-		got := awaitEnd(f, *f.Submit(api.Request{
-			ID: uuid.New(), Kind: c.kind, Volume: c.volume, Repository: "offsite", Backup: made.Backup,
-		}).Operation)
+		got := awaitEnd(f, read(f, c.kind, c.volume, made.Backup))
 		if got.State != dataset.OpFailed || got.Problem.Code != dataset.ErrNoSpace.Code ||
 			!strings.HasPrefix(got.Problem.Message, c.want) || !strings.HasSuffix(got.Problem.Message, c.remedy) {
 			t.Errorf("%s: got %s: %+v", c.kind, got.State, got.Problem)
@@ -197,10 +187,7 @@ func (compressing) Compresses() bool { return true }
 // pool with volumes.
 func TestRestoreNeedsNoReserve(t *testing.T) {
 	t.Parallel()
-	f := agenttest.NewCluster(t, "loop", "loop")
-	newRepository(t, f)
-	f.A.NewVolume("db@free")
-	f.A.MustMount("db", "user")
+	f, _ := mounted(t)
 	f.A.WriteFile("db", "file", strings.Repeat("x", 50000))
 	made := backUp(f, "db", "")
 	_, err := f.Service.Cordon(t.Context(), f.A.Node(), api.Cordoned{Cordoned: true})
@@ -209,9 +196,7 @@ func TestRestoreNeedsNoReserve(t *testing.T) {
 	full := fullPool{p.Storage, 80000 - backends.Reserve(p.Storage.Status(t.Context()).Size)}
 	restore := func(to backends.Pool, kind dataset.OpKind, volume string) dataset.Operation {
 		f.B.Pools.Change(p.ID, func(p *pool.Pool) { p.Storage = to })
-		op := awaitEnd(f, *f.Submit(api.Request{
-			ID: uuid.New(), Kind: kind, Volume: volume, Repository: "offsite", Backup: made.Backup,
-		}).Operation)
+		op := awaitEnd(f, read(f, kind, volume, made.Backup))
 		agenttest.Await(t, func() bool { return !f.B.Runner.IsRunning(op.ID) })
 		return op
 	}
@@ -249,10 +234,7 @@ func TestRestoreNeedsNoReserve(t *testing.T) {
 
 // A restore keeps the space that another one in the same pool still needs, and a verification does too.
 func TestRestoreKeepsSpaceForOthers(t *testing.T) {
-	f := agenttest.NewCluster(t, "loop", "loop")
-	newRepository(t, f)
-	f.A.NewVolume("db@free")
-	f.A.MustMount("db", "user")
+	f, _ := mounted(t)
 	f.A.WriteFile("db", "file", strings.Repeat("x", 50000))
 	made := backUp(f, "db", "")
 	at := wrapped(t, "")
@@ -264,18 +246,13 @@ func TestRestoreKeepsSpaceForOthers(t *testing.T) {
 	remove := func() { _ = os.Remove(hold) } // so that a failed test ends
 	limit := time.AfterFunc(2*time.Minute, remove)
 	t.Cleanup(func() { limit.Stop(); remove() })
-	start := func(kind dataset.OpKind, volume string) dataset.Operation {
-		return *f.Submit(api.Request{
-			ID: uuid.New(), Kind: kind, Volume: volume, Repository: "offsite", Backup: made.Backup,
-		}).Operation
-	}
-	first := start(dataset.OpImport, "first@free")
+	first := read(f, dataset.OpImport, "first@free", made.Backup)
 	agenttest.Await(t, func() bool {
 		_, err := os.Stat(filepath.Join(at, "restored"))
 		return err == nil
 	})
-	for _, op := range []dataset.Operation{start(dataset.OpImport, "second@free"), start(dataset.OpVerify, "db@free")} {
-		op = awaitEnd(f, op)
+	for kind, volume := range map[dataset.OpKind]string{dataset.OpImport: "second@free", dataset.OpVerify: "db@free"} {
+		op := awaitEnd(f, read(f, kind, volume, made.Backup))
 		if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrNoSpace.Code {
 			t.Errorf("%s: got %s: %+v", op.Kind, op.State, op.Problem)
 		}
@@ -286,7 +263,7 @@ func TestRestoreKeepsSpaceForOthers(t *testing.T) {
 		t.Errorf("the first: %s: %+v", first.State, first.Problem)
 	}
 	agenttest.Await(t, func() bool { return !f.A.Runner.IsRunning(first.ID) })
-	if op := awaitEnd(f, start(dataset.OpImport, "second@free")); op.State != dataset.OpDone {
+	if op := awaitEnd(f, read(f, dataset.OpImport, "second@free", made.Backup)); op.State != dataset.OpDone {
 		t.Errorf("afterwards: %s: %+v", op.State, op.Problem)
 	}
 }
@@ -294,10 +271,7 @@ func TestRestoreKeepsSpaceForOthers(t *testing.T) {
 // A host runs two verifications of a repository at a time, and no more. If they do not fit into the pool together, the
 // second one waits.
 func TestTwoVerificationsAtATime(t *testing.T) {
-	f := agenttest.NewCluster(t, "loop", "loop")
-	newRepository(t, f)
-	f.A.NewVolume("db@free")
-	f.A.MustMount("db", "user")
+	f, _ := mounted(t)
 	f.A.WriteFile("db", "file", strings.Repeat("x", 50000))
 	made := backUp(f, "db", "")
 	_, err := f.Service.Cordon(t.Context(), f.B.Node(), api.Cordoned{Cordoned: true})
@@ -325,9 +299,7 @@ func verifyTogether(t *testing.T, f *agenttest.Cluster, at, id string, together 
 	t.Cleanup(func() { limit.Stop(); remove() })
 	var ops []dataset.Operation
 	for range 3 {
-		ops = append(ops, *f.Submit(api.Request{
-			ID: uuid.New(), Kind: dataset.OpVerify, Volume: "db@free", Repository: "offsite", Backup: id,
-		}).Operation)
+		ops = append(ops, read(f, dataset.OpVerify, "db@free", id))
 	}
 	agenttest.Await(t, func() bool {
 		waiting := 0
@@ -424,10 +396,7 @@ func (p hiding) Status(ctx context.Context) dataset.PoolStatus {
 
 // A backup can be larger than its repository says. Its restore ends before it fills the pool, and leaves nothing.
 func TestRestoreOfMoreThanMeasured(t *testing.T) {
-	f := agenttest.NewCluster(t, "loop", "loop")
-	newRepository(t, f)
-	f.A.NewVolume("db@free")
-	f.A.MustMount("db", "user")
+	f, _ := mounted(t)
 	f.A.WriteFile("db", "file", string(treetest.Bytes(1, 24<<20)))
 	made := backUp(f, "db", "")
 	f.B.NewVolume("other@free")
@@ -457,9 +426,7 @@ exec %s "$@"
 	}{{dataset.OpImport, "new@free"}, {dataset.OpVerify, "db@free"}} {
 		agenttest.Await(t, func() bool { return free() >= room-4<<20 }) // XFS frees the blocks of a removed file later
 		start := time.Now()
-		op := awaitEnd(f, *f.Submit(api.Request{
-			ID: uuid.New(), Kind: c.kind, Volume: c.volume, Repository: "offsite", Backup: made.Backup,
-		}).Operation)
+		op := awaitEnd(f, read(f, c.kind, c.volume, made.Backup))
 		if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrNoSpace.Code ||
 			!strings.Contains(op.Problem.Message, "says that the backup has 1000B") {
 			t.Errorf("%s: got %s: %+v", c.kind, op.State, op.Problem)

@@ -45,6 +45,14 @@ func (c *accountCase) claimed(d *dataset.Dataset, index uint64) {
 	c.claims = append(c.claims, nodeReport{api.FoundDataset{Pool: d.Pool, Dataset: *d, Index: index}, d.Home, true})
 }
 
+// gaveUp adds that the home says it gave the epoch to the other node, which is heard or fenced, or neither if how is nil.
+func (c *accountCase) gaveUp(epoch uint64, how map[uuid.UUID]bool) {
+	c.relinquished[c.home] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: epoch, ToNode: c.other}
+	if how != nil {
+		how[c.other] = true
+	}
+}
+
 // After the store was put back, nodes disagree about a dataset. A statement of an epoch that has ended decides
 // nothing.
 func TestJudgeByEpoch(t *testing.T) {
@@ -54,42 +62,24 @@ func TestJudgeByEpoch(t *testing.T) {
 		epoch  uint64
 	}{
 		"its home has it": {func(c *accountCase) { c.claimed(c.at(3), 10) }, "", 3},
-		"its home gave up the epoch, to a node that is fenced": {func(c *accountCase) {
-			c.claimed(c.at(3), 10)
-			c.relinquished[c.home], c.fenced[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}, true
-		}, "changed", 4},
-		"its home gave up the epoch, to a node that has no later one": {func(c *accountCase) {
-			c.claimed(c.at(3), 10)
-			c.relinquished[c.home], c.reported[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}, true
-		}, "changed", 3},
-		"its home gave up an earlier epoch, to a node that is heard": {func(c *accountCase) {
-			c.claimed(c.at(3), 10)
-			c.relinquished[c.home], c.reported[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 1, ToNode: c.other}, true
-		}, "", 3},
-		"its home gave up an earlier epoch, to a node that is fenced": {func(c *accountCase) {
-			c.claimed(c.at(3), 10)
-			c.relinquished[c.home], c.fenced[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 1, ToNode: c.other}, true
-		}, "", 3},
-		"its home gave up the epoch, to a node that is not heard": {func(c *accountCase) {
-			c.claimed(c.at(3), 10)
-			c.relinquished[c.home] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}
-		}, "disputed", 3},
-		"its home gave up an earlier epoch, to a node that is not heard": {func(c *accountCase) {
-			c.claimed(c.at(3), 10)
-			c.relinquished[c.home] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 1, ToNode: c.other}
-		}, "", 3},
+		"its home gave up the epoch, to a node that is fenced":           {func(c *accountCase) { c.claimed(c.at(3), 10); c.gaveUp(3, c.fenced) }, "changed", 4},
+		"its home gave up the epoch, to a node that has no later one":    {func(c *accountCase) { c.claimed(c.at(3), 10); c.gaveUp(3, c.reported) }, "changed", 3},
+		"its home gave up an earlier epoch, to a node that is heard":     {func(c *accountCase) { c.claimed(c.at(3), 10); c.gaveUp(1, c.reported) }, "", 3},
+		"its home gave up an earlier epoch, to a node that is fenced":    {func(c *accountCase) { c.claimed(c.at(3), 10); c.gaveUp(1, c.fenced) }, "", 3},
+		"its home gave up the epoch, to a node that is not heard":        {func(c *accountCase) { c.claimed(c.at(3), 10); c.gaveUp(3, nil) }, "disputed", 3},
+		"its home gave up an earlier epoch, to a node that is not heard": {func(c *accountCase) { c.claimed(c.at(3), 10); c.gaveUp(1, nil) }, "", 3},
 		"its home gave up the epoch to a node that is heard, and a third node is not heard": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
 			c.silent = true
-			c.relinquished[c.home], c.reported[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}, true
+			c.gaveUp(3, c.reported)
 		}, "disputed", 3},
 		"its home gave up an earlier epoch, and a third node is not heard": {func(c *accountCase) {
 			c.claimed(c.at(3), 10)
 			c.silent = true
-			c.relinquished[c.home], c.reported[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 1, ToNode: c.other}, true
+			c.gaveUp(1, c.reported)
 		}, "", 3},
 		"its home gave up the epoch and does not have it, and another node has a copy": {func(c *accountCase) {
-			c.relinquished[c.home], c.reported[c.other] = api.RelinquishedEpoch{Dataset: c.ID, Epoch: 3, ToNode: c.other}, true
+			c.gaveUp(3, c.reported)
 			c.copies = map[uuid.UUID]dataset.Copy{c.other: {Dataset: c.ID, Node: c.other, Epoch: 3}}
 		}, "changed", 3},
 		"its home does not have it": {func(c *accountCase) { c.silent = true }, "missing", 3},
