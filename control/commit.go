@@ -9,7 +9,6 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/membership"
-	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/control/store"
@@ -65,7 +64,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 			return err
 		}
 		if op.Kind == dataset.OpBackup && op.Problem == nil {
-			out.Expired, out.Retained, err = planning.ExpireBackups(t, op.ID, op.DatasetID, s.Clock.Now())
+			out.Expired, out.Retained, err = expireBackups(t, op.ID, op.DatasetID, s.Clock.Now())
 			if err != nil {
 				return err
 			}
@@ -212,7 +211,7 @@ func noteResult(t *record.Tx, recorded, op *dataset.Operation, out api.Committed
 	}
 	switch {
 	case op.Problem != nil && op.Kind == dataset.OpVerify:
-		planning.FailVerify(t, *recorded, *op.Problem)
+		failVerify(t, *recorded, *op.Problem)
 	case op.Problem != nil:
 	case op.Kind == dataset.OpDelete:
 		op.DatasetRecord = out.Dataset // callers that wait for the delete learn whether the data is destroyed
@@ -220,7 +219,7 @@ func noteResult(t *record.Tx, recorded, op *dataset.Operation, out api.Committed
 		recorded.Backup, recorded.BytesAdded = op.Backup, op.BytesAdded
 		recorded.Parent, recorded.ReadsAll, recorded.Lacks = op.Parent, op.ReadsAll, dataset.Cut(op.Lacks)
 	case op.Kind == dataset.OpVerify:
-		planning.CommitVerify(t, *recorded)
+		commitVerify(t, *recorded)
 		op.DatasetRecord = nil // it does not exist any more
 	}
 	return err
@@ -251,9 +250,9 @@ func (s *Service) mismatch(t *record.Tx, op dataset.Operation, winner dataset.Da
 		Kind: op.Kind, Volume: op.DatasetRecord.RequestedAs, Options: op.Options,
 		Engine: op.DatasetRecord.RequestedBy != uuid.Nil,
 	}
-	w, err := planning.ParseCreate(asked.Parsed())
+	w, err := parseCreate(asked.Parsed())
 	if err == nil {
-		err = s.volumes.CheckMatches(t, winner, w)
+		err = s.checkMatches(t, winner, w)
 	}
 	switch dataset.KindOf(err) {
 	case dataset.ErrExists, dataset.ErrAmbiguous, dataset.ErrInvalid:

@@ -6,9 +6,9 @@
 // for changes. The command's package daemon makes a Service. Package api/server serves it; on a single host, the agent
 // calls it directly (server.Audited).
 //
-// Service implements the API, and routes each request to the package that decides:
+// Service implements the API. It decides itself on the requests for volumes that stay where they are, and routes the
+// others to the package that decides:
 //
-//	planning      create, clone, import, snapshot, back up, restore, resize, update, rename, rekey
 //	relocation    moves and failovers
 //	deletion      deletes, the trash, purges, superseded copies, removal of nodes
 //	membership    joining, certificates, registration, sessions, unreachable nodes, generations of pools
@@ -24,7 +24,17 @@
 // Package control itself decides who may request what (authorization.go). It records operations: plan.go has the steps
 // that the plans of all kinds share, operations.go the requests, and commit.go the results. It also records the recalls
 // of leases (lease.go) and shared mounts (sharedmounts.go). An endpoint that needs several of these packages belongs
-// here. A new kind of operation needs a row in kinds.go.
+// here.
+//
+// kinds.go has a row for each kind of operation. A plan function decides on a request. The commit function of the kind
+// records the success that the agent of the home reports, or, for a change that needs no agent, a settle function.
+// Each reads and writes one record.Tx, whose commit checks every record that Get has read. Some also read the valid
+// profiles and the last reports of agents, which are in memory. Creates, clones and imports are in create.go: to add
+// an option of a volume, or a stricter rule for new names, begin there. matches.go compares a request with what
+// exists. A change of an existing volume is in update.go (of its failover in setfailover.go), of its names in
+// rename.go, of its key in rekey.go, snapshots are in snapshot.go, and backups, pushes and verifications in backup.go.
+// The filesystem and the encryption of a dataset never change: another profile is refused if it requires others, with
+// the commands that copy the volume.
 //
 // All lasting state is in the store, and its transactions protect it. Service keeps no state in memory. Some of its
 // components do: see their package comments.

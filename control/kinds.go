@@ -5,7 +5,6 @@ import (
 
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/deletion"
-	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/dataset"
@@ -32,7 +31,7 @@ type kind struct {
 	// end changes the records when an operation has ended or failed. nil: it changes nothing.
 	end settler
 
-	records   bool   // changes only records, except for an update in which the home takes part (planning.NeedsHome)
+	records   bool   // changes only records, except for an update in which the home takes part (needsHome)
 	submitted bool   // recorded before it begins, so an agent does not plan it
 	planned   bool   // an agent carries it out only if control has recorded it
 	makes     bool   // makes a dataset and claims a name
@@ -60,12 +59,12 @@ func anywhere(f func(*record.Tx, api.Request) (*dataset.Operation, *dataset.Data
 	}
 }
 
-// volumePlan returns a planner for a decision of the planner of volumes that does not depend on the node that asks.
-func volumePlan(f func(*planning.Planner, *record.Tx, api.Request) (*dataset.Operation, *dataset.Dataset, error)) func(
+// volumePlan is anywhere for a decision that also reads the profiles or the last reports.
+func volumePlan(f func(*Service, *record.Tx, api.Request) (*dataset.Operation, *dataset.Dataset, error)) func(
 	*Service) planner {
 	return func(s *Service) planner {
 		return func(t *record.Tx, _ uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-			return f(s.volumes, t, req)
+			return f(s, t, req)
 		}
 	}
 }
@@ -79,23 +78,23 @@ func withoutAnswer(f settler) func(*Service) committer {
 
 // newVolume is the row of a create. A clone and an import are creates with a source.
 var newVolume = kind{
-	plan: func(s *Service) planner { return s.volumes.PlanCreate }, check: checkNewVolume,
-	commit: func(s *Service) committer { return s.volumes.CommitCreate }, makes: true, cancels: true,
+	plan: func(s *Service) planner { return s.planCreate }, check: checkNewVolume,
+	commit: func(s *Service) committer { return s.commitCreate }, makes: true, cancels: true,
 }
 
 var newSnapshot = kind{
-	plan: volumePlan((*planning.Planner).PlanSnapshot), check: checkSnapshot,
-	commit: always(planning.CommitSnapshot), hasEffect: hasSnapshot, cancels: true,
+	plan: volumePlan((*Service).planSnapshot), check: checkSnapshot,
+	commit: always(commitSnapshot), hasEffect: hasSnapshot, cancels: true,
 }
 
 var snapshotRemoval = kind{
-	plan: anywhere(planning.PlanSnapshotDelete), check: checkSnapshot,
-	commit: always(planning.CommitSnapshotDelete), hasEffect: lacksSnapshot,
+	plan: anywhere(planSnapshotDelete), check: checkSnapshot,
+	commit: always(commitSnapshotDelete), hasEffect: lacksSnapshot,
 }
 
 // backup is the row of a backup. A push is a backup with an entry in the history of a name.
 var backup = kind{
-	plan: anywhere(planning.PlanBackup), begin: beginBackup, commit: withoutAnswer(planning.CommitBackup),
+	plan: anywhere(planBackup), begin: beginBackup, commit: withoutAnswer(commitBackup),
 	end: tolerateDamage(endBackup), submitted: true, planned: true, bare: true, cancels: true, writes: true,
 }
 
@@ -111,8 +110,8 @@ var kinds = allKinds()
 func allKinds() map[dataset.OpKind]kind {
 	imported, push, discarded := newVolume, backup, shown
 	imported.path, imported.reads = "folder to import", true
-	push.plan, push.begin, push.end = anywhere(planning.PlanPush), nil, nil
-	push.commit = withoutAnswer(planning.CommitPush)
+	push.plan, push.begin, push.end = anywhere(planPush), nil, nil
+	push.commit = withoutAnswer(commitPush)
 	discarded.plan, discarded.settle = anywhere(deletion.PlanDiscard), always(deletion.SettleDiscard)
 	return map[dataset.OpKind]kind{
 		dataset.OpCreate:         newVolume,
@@ -121,16 +120,16 @@ func allKinds() map[dataset.OpKind]kind {
 		dataset.OpSnapshot:       newSnapshot,
 		dataset.OpSnapshotDelete: snapshotRemoval,
 		dataset.OpRestore: {
-			plan: volumePlan((*planning.Planner).PlanRestore), begin: beginRestore, check: checkRestore,
-			commit: always(planning.CommitRestore), hasEffect: hasSnapshot, unused: "restore",
+			plan: volumePlan((*Service).planRestore), begin: beginRestore, check: checkRestore,
+			commit: always(commitRestore), hasEffect: hasSnapshot, unused: "restore",
 		},
 		dataset.OpResize: {
-			plan: volumePlan((*planning.Planner).PlanResize), check: checkSize,
-			commit: func(s *Service) committer { return s.volumes.CommitResize },
+			plan: volumePlan((*Service).planResize), check: checkSize,
+			commit: func(s *Service) committer { return s.commitResize },
 		},
 		dataset.OpRekey: {
-			plan: volumePlan((*planning.Planner).PlanRekey), check: checkDataKey,
-			commit: always(planning.CommitRekey), path: "old key file",
+			plan: volumePlan((*Service).planRekey), check: checkDataKey,
+			commit: always(commitRekey), path: "old key file",
 		},
 		dataset.OpBackup: backup,
 		dataset.OpPush:   push,
@@ -141,17 +140,17 @@ func allKinds() map[dataset.OpKind]kind {
 			cancels: true, reads: true,
 		},
 		dataset.OpUpdate: {
-			plan: volumePlan((*planning.Planner).PlanUpdate), check: checkUpdate,
-			settle:  func(s *Service) settler { return s.volumes.SettleUpdate },
-			commit:  func(s *Service) committer { return s.volumes.CommitUpdate },
+			plan: volumePlan((*Service).planUpdate), check: checkUpdate,
+			settle:  func(s *Service) settler { return s.settleUpdate },
+			commit:  func(s *Service) committer { return s.commitUpdate },
 			records: true, submitted: true, planned: true,
 		},
 		dataset.OpRename: {
-			plan: anywhere(planning.PlanRename), settle: always(planning.SettleNames), records: true, submitted: true,
+			plan: anywhere(planRename), settle: always(settleNames), records: true, submitted: true,
 		},
 		dataset.OpDropAlias: {
-			plan:   volumePlan((*planning.Planner).PlanDropAlias),
-			settle: always(planning.SettleNames), records: true, submitted: true,
+			plan:   volumePlan((*Service).planDropAlias),
+			settle: always(settleNames), records: true, submitted: true,
 		},
 		dataset.OpDelete: {
 			plan:   func(s *Service) planner { return s.deleter.PlanDelete },
@@ -178,16 +177,10 @@ func allKinds() map[dataset.OpKind]kind {
 	}
 }
 
-func (s *Service) planVerify(t *record.Tx, node uuid.UUID, req api.Request) (
-	*dataset.Operation, *dataset.Dataset, error) {
-	op, err := s.volumes.PlanVerify(t, node, req)
-	return op, nil, err
-}
-
 func (s *Service) planUndelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	op, d, err := deletion.PlanUndelete(t, req)
 	if err == nil {
-		err = s.volumes.CheckUndelete(t, *op)
+		err = s.checkUndelete(t, *op)
 	}
 	return op, d, err
 }
@@ -204,10 +197,6 @@ func beginVerification(_ *Service, t *record.Tx, op *dataset.Operation) error {
 		return nil
 	}
 	return record.BeginVerification(t, *op)
-}
-
-func beginRestore(_ *Service, t *record.Tx, op *dataset.Operation) error {
-	return planning.BeginRestore(t, *op)
 }
 
 func beginPurge(s *Service, t *record.Tx, op *dataset.Operation) error {

@@ -16,7 +16,6 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/membership"
-	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -178,7 +177,7 @@ func replicaAt(x *controltest.Replicas, name, version string) *control.Service {
 	s, _ := control.Assemble(control.Deps{
 		Store: x.Store, Clock: x.Clock, Version: version, Shared: true,
 		Replica:  membership.Replica{Name: name, Address: name + ":9470"},
-		Profiles: func() planning.Profiles { return x.Profiles },
+		Profiles: func() control.Profiles { return x.Profiles },
 	})
 	x.Cleanup(s.Close)
 	x.TakePart(s)

@@ -12,7 +12,6 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/deletion"
 	"github.com/droverhq/drover/control/membership"
-	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/relocation"
 	"github.com/droverhq/drover/control/view"
@@ -114,7 +113,7 @@ func (s *Service) submit(t *record.Tx, req api.Request) (*dataset.Operation, *da
 		// Set after the decision, because the decision does not depend on the caller.
 		op.OtherNode = requestingNode(t, op.Kind)
 	}
-	if k.records && !planning.NeedsHome(*op) || deletion.IsWithoutHome(*op) {
+	if k.records && !needsHome(*op) || deletion.IsWithoutHome(*op) {
 		if err := k.settle(s)(t, *op); err != nil {
 			return nil, nil, err
 		}

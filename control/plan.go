@@ -44,7 +44,15 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 	if req.ID == uuid.Nil {
 		req.ID = uuid.New()
 	}
-	op, done, err := s.decide(t, node, req)
+	if err := cmp.Or(checkPath(req), checkRepository(req)); err != nil {
+		return api.Plan{}, err
+	}
+	k, known := kinds[req.Kind]
+	if !known {
+		return api.Plan{}, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q",
+			dataset.Clip(string(req.Kind)))
+	}
+	op, done, err := k.plan(s)(t, node, req)
 	if err != nil || done != nil {
 		return api.Plan{Unchanged: done}, err
 	}
@@ -66,17 +74,6 @@ func (s *Service) plan(t *record.Tx, node uuid.UUID, req api.Request) (api.Plan,
 		op.Snapshot.Request = req.ID
 	}
 	return api.Plan{Operation: op}, nil
-}
-
-// decide returns the operation for a request. If the dataset already is as requested, it returns the dataset instead.
-func (s *Service) decide(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	if err := cmp.Or(checkPath(req), checkRepository(req)); err != nil {
-		return nil, nil, err
-	}
-	if k, known := kinds[req.Kind]; known {
-		return k.plan(s)(t, node, req)
-	}
-	return nil, nil, dataset.Errorf(dataset.ErrInvalid, "unknown kind of operation %q", dataset.Clip(string(req.Kind)))
 }
 
 // digest returns a digest of a request without its ID. Two requests with the same ID are the same request only if

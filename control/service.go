@@ -13,7 +13,6 @@ import (
 	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/membership"
 	"github.com/droverhq/drover/control/placement"
-	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/recovery"
 	"github.com/droverhq/drover/control/relocation"
@@ -27,14 +26,21 @@ import (
 	"github.com/droverhq/drover/internal/requestid"
 )
 
-// Profiles is the set of profiles that is valid now.
-type Profiles = planning.Profiles
+// Profiles is the set of profiles that is valid at present. profiles.Set implements it.
+type Profiles interface {
+	// Get returns a profile by its name, or the default profile if the name is empty. It fails with
+	// dataset.ErrInvalid, which lists the existing profiles.
+	Get(name string) (dataset.Profile, error)
+	All() []dataset.Profile
+	// Default returns the name of the default profile.
+	Default() string
+}
 
 // Deps are the dependencies of Service.
 type Deps struct {
 	Store     store.Store
 	StoreName string // "bolt" or "consul", for Version and ClusterHealth
-	Profiles  func() planning.Profiles
+	Profiles  func() Profiles
 	Clock     clock.Clock
 	Version   string
 	// Shared is true if other services may work on the same store. This service then notifies the others of its
@@ -85,7 +91,6 @@ type Service struct {
 
 	vetted      *reports.Profiles
 	placer      *placement.Placer
-	volumes     *planning.Planner
 	deleter     *deletion.Deleter
 	nodeRemover *deletion.NodeRemover
 
@@ -151,7 +156,6 @@ func Assemble(d Deps) (s *Service, ctx context.Context) {
 	s.Reader = health.New(s.Members, plain, d.StoreName, d.Findings, s.Exports.Findings, s.Housekeeper.LateBackups)
 	s.Syncer = view.NewSyncer(s.Ledger, s.Reports, s.quit)
 	s.Relocator = relocation.New(s.CopyKeeper, s.Views, s.vetted, s.endOperation)
-	s.volumes = planning.New(s.Relocator, d.Profiles)
 	s.deleter = deletion.New(s.Views, s.Uptime, s.endOperation)
 	s.nodeRemover = deletion.NewNodeRemover(s.Admission, s.Views, s.CopyKeeper, s.endOperation)
 	s.Recovery = recovery.NewRecovery(s.Members, s.vetted, s.quit, s.finish)

@@ -106,7 +106,7 @@ const (
 	OpBackup         OpKind = "backup"     // copies the head or a snapshot to a repository; changes no record
 	OpPush           OpKind = "push"       // a backup that also gets an entry in the history of a name in a repository
 	OpVerify         OpKind = "verify"     // restores a backup into a dataset that is removed again; changes no record
-	OpUpdate         OpKind = "update"     // changes profile, protection or labels: see Action, and planning.NeedsHome
+	OpUpdate         OpKind = "update"     // changes profile, protection or labels: see Action
 	OpRename         OpKind = "rename"     // gives a volume another name; the former one becomes an alias: only records
 	OpDropAlias      OpKind = "drop-alias" // ends an alias of a volume: only records
 	OpDelete         OpKind = "delete"     // removes the name, and puts the data in the trash

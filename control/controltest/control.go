@@ -14,7 +14,6 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest/expect"
 	"github.com/droverhq/drover/control/housekeeping"
-	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
@@ -107,7 +106,7 @@ func (e *Control) Restart() {
 	}
 	e.Service, _ = control.Assemble(control.Deps{
 		Store: e.Spy, StoreName: "bolt", Clock: e.Clock, Version: "test",
-		Profiles: func() planning.Profiles { return e.ProfileSet },
+		Profiles: func() control.Profiles { return e.ProfileSet },
 		Failed:   func(_ string, err error) { e.Failures = append(e.Failures, err) },
 	})
 	e.Memory = e.Housekeeper.NewMemory()

@@ -49,7 +49,7 @@ func (p *ProfileSet) Get(name string) (dataset.Profile, error) {
 		dataset.Clip(name), dataset.FormatChoices(have))
 }
 
-// Default implements planning.Profiles.
+// Default implements control.Profiles.
 func (p *ProfileSet) Default() string { return "bronze" }
 
 // All returns all profiles.

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/droverhq/drover/control"
-	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
@@ -34,7 +33,7 @@ func NewReplicas(t *testing.T, n int) *Replicas {
 	for range n {
 		s, _ := control.Assemble(control.Deps{
 			Store: st, StoreName: "bolt", Clock: x.Clock, Version: "test", Shared: true,
-			Profiles: func() planning.Profiles { return x.Profiles },
+			Profiles: func() control.Profiles { return x.Profiles },
 			Failed:   func(what string, err error) { t.Errorf("%s: %v", what, err) },
 		})
 		t.Cleanup(s.Close)

@@ -16,7 +16,6 @@ import (
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/housekeeping"
 	"github.com/droverhq/drover/control/membership"
-	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
@@ -236,7 +235,7 @@ func TestKeepHouse(t *testing.T) {
 	d := a.MustDelete("db")
 	c := &controltest.Clock{Clock: e.Clock.Clock, Waiting: make(chan struct{})}
 	s := control.New(control.Deps{
-		Store: e.Spy, StoreName: "bolt", Clock: c, Version: "1.2", Profiles: func() planning.Profiles { return e.ProfileSet },
+		Store: e.Spy, StoreName: "bolt", Clock: c, Version: "1.2", Profiles: func() control.Profiles { return e.ProfileSet },
 		Failed: func(what string, err error) { t.Errorf("%s: %v", what, err) },
 	})
 	trashTime := func() {

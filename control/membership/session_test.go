@@ -14,7 +14,6 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/membership"
-	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/assert"
@@ -180,7 +179,7 @@ func TestFits(t *testing.T) {
 	at := func(name, address, version string) *control.Service {
 		s, _ := control.Assemble(control.Deps{
 			Store: x.Store, Clock: x.Clock, Version: version, Shared: true, Replica: membership.Replica{Name: name, Address: address},
-			Profiles: func() planning.Profiles { return x.Profiles },
+			Profiles: func() control.Profiles { return x.Profiles },
 		})
 		t.Cleanup(s.Close)
 		return s

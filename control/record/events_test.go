@@ -18,7 +18,6 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/controltest"
 	"github.com/droverhq/drover/control/housekeeping"
-	"github.com/droverhq/drover/control/planning"
 	"github.com/droverhq/drover/control/record"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/dataset"
@@ -108,7 +107,7 @@ func TestEventsAreFollowed(t *testing.T) {
 func newReplica(t controltest.TB, st store.Store) *control.Service {
 	return control.New(control.Deps{
 		Store: st, StoreName: "bolt", Clock: clock.System{}, Version: "test", Shared: true,
-		Profiles: func() planning.Profiles { return controltest.NewProfileSet() },
+		Profiles: func() control.Profiles { return controltest.NewProfileSet() },
 		Failed:   func(what string, err error) { t.Errorf("%s: %v", what, err) },
 	})
 }

@@ -153,7 +153,7 @@ func (v verification) String(now time.Time) string {
 }
 
 // foundUnusable reports whether a verification found that a backup is damaged, or that the repository does not have it.
-// Otherwise a failure says nothing about the backup. planning.FailVerify publishes an event for the same problems.
+// Otherwise a failure says nothing about the backup. Package control publishes an event for the same problems.
 func foundUnusable(op dataset.Operation) bool {
 	kind := dataset.KindOf(op.Problem.Err())
 	return op.State == dataset.OpFailed && (kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound)

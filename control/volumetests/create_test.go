@@ -1,4 +1,6 @@
-package planning_test
+// Package volume_test tests how package control decides on volumes. It is a folder of its own, so that it runs beside
+// the other tests of that package.
+package volume_test
 
 import (
 	"errors"

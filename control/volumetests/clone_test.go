@@ -1,4 +1,4 @@
-package planning_test
+package volume_test
 
 import (
 	"strings"

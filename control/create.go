@@ -1,17 +1,4 @@
-// Package planning decides on the requests that create, clone, import, change, rename, snapshot, back up, restore, and
-// rekey volumes, or verify their backups, and records the results. The filesystem and the encryption of a dataset never
-// change: another profile is refused if it requires others, with the commands that copy the volume.
-//
-// A Plan function decides on a request. The Commit function of the same kind records the success that the agent of the
-// home reports, or, for a change that needs no agent, a Settle function. Planner keeps no state: each of these
-// functions reads and writes one record.Tx, whose commit checks every record that Get has read. Some also read the
-// valid profiles and the last reports of agents, which are in memory.
-//
-// To add an option of a volume, begin in ParseCreate and PlanCreate. A stricter rule for the names of new volumes
-// belongs in create.go, and so does the place of a clone (planSource); request.go refuses requests for other places. A
-// change of an existing volume belongs in update.go, a change of the names in rename.go, a rule about snapshots in
-// snapshot.go, and a rule about backups and pushes in backup.go.
-package planning
+package control
 
 import (
 	"cmp"
@@ -25,60 +12,29 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/placement"
 	"github.com/droverhq/drover/control/record"
-	"github.com/droverhq/drover/control/relocation"
-	"github.com/droverhq/drover/control/reports"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 )
 
-// Profiles is the set of profiles that is valid at present. profiles.Set implements it.
-type Profiles interface {
-	// Get returns a profile by its name, or the default profile if the name is empty. It fails with
-	// dataset.ErrInvalid, which lists the existing profiles.
-	Get(name string) (dataset.Profile, error)
-	All() []dataset.Profile
-	// Default returns the name of the default profile.
-	Default() string
-}
-
-// Planner decides to create, change, snapshot and restore volumes. It has no state. Its methods are safe for concurrent
-// use.
-type Planner struct {
-	Profiles   func() Profiles
-	CopyKeeper *placement.CopyKeeper
-	Ledger     *record.Ledger
-	Placer     *placement.Placer
-	Relocator  *relocation.Relocator
-	Reported   *reports.Latest
-	Clock      clock.Clock
-}
-
-// New returns a Planner. profiles returns the set that is valid now.
-func New(r *relocation.Relocator, profiles func() Profiles) *Planner {
-	k := r.Copies
-	return &Planner{profiles, k, k.Ledger, k.Placer, r, k.Reports, k.Ledger.Clock}
-}
-
-// PlanCreate decides on the requests create, clone and import. Each of them makes a dataset and claims a name.
-func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
+// planCreate decides on the requests create, clone and import. Each of them makes a dataset and claims a name.
+func (s *Service) planCreate(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
 	error) {
-	w, err := ParseCreate(req)
+	w, err := parseCreate(req)
 	if err != nil {
-		return nil, nil, addSnapshots(t, v.addProfiles(err, req), req.Ref)
+		return nil, nil, addSnapshots(t, s.addProfiles(err, req), req.Ref)
 	}
-	if err := v.prefetchCreate(t, w, node); err != nil {
+	if err := s.prefetchCreate(t, w, node); err != nil {
 		return nil, nil, err
 	}
 	if old, ok, err := t.VolumeByName(w.spec.Name); err != nil {
 		return nil, nil, err
 	} else if ok {
-		return nil, &old, v.CheckMatches(t, old, w)
+		return nil, &old, s.checkMatches(t, old, w)
 	}
 	d := dataset.Dataset{
 		ID: uuid.New(), Volume: w.spec.Name, RequestedAs: req.Ref.Spelling, State: dataset.StateReady,
 		Labels: w.opts.Labels, Protected: w.opts.Protect, ReadOnly: w.opts.ReadOnly,
 		Anonymous: w.spec.Anonymous() && len(req.Options) == 0 && w.spec.Profile == "" && w.spec.From == "",
-		Epoch:     1, Created: v.Clock.Now(),
+		Epoch:     1, Created: s.Clock.Now(),
 	}
 	if req.Engine {
 		d.RequestedBy = node
@@ -101,9 +57,9 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 		return nil, nil, err
 	}
 	if w.spec.From != "" {
-		err = v.planSource(t, op, w)
+		err = s.planSource(t, op, w)
 	} else {
-		err = v.planNew(t, op, w, node)
+		err = s.planNew(t, op, w, node)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -112,8 +68,8 @@ func (v *Planner) PlanCreate(t *record.Tx, node uuid.UUID, req api.Request) (*da
 	return op, nil, nil
 }
 
-// CreateRequest is a request that makes a volume, with its options parsed.
-type CreateRequest struct {
+// createRequest is a request that makes a volume, with its options parsed.
+type createRequest struct {
 	kind      dataset.OpKind
 	engine    bool // an engine made the request
 	spec      dataset.Spec
@@ -122,9 +78,9 @@ type CreateRequest struct {
 	hostFiles bool // the files are on the requesting node, or come through it
 }
 
-// ParseCreate parses the options of a request, and compares them with its spec, which api.Request.Parsed has parsed.
+// parseCreate parses the options of a request, and compares them with its spec, which api.Request.Parsed has parsed.
 // It fails with dataset.ErrInvalid if the options or the spec are wrong.
-func ParseCreate(req api.Request) (w CreateRequest, err error) {
+func parseCreate(req api.Request) (w createRequest, err error) {
 	w.kind, w.engine = req.Kind, req.Engine
 	w.hostFiles = req.Kind == dataset.OpImport && req.Backup == ""
 	if req.Ref.Err != nil {
@@ -167,7 +123,7 @@ func ParseCreate(req api.Request) (w CreateRequest, err error) {
 
 // wantsSchedules reports whether the schedules of the profile apply to the new volume. A clone does not inherit those
 // of its source, unless the request says so or names a profile.
-func (w CreateRequest) wantsSchedules() bool {
+func (w createRequest) wantsSchedules() bool {
 	if on := w.opts.Schedules; on != nil {
 		return *on
 	}
@@ -176,7 +132,7 @@ func (w CreateRequest) wantsSchedules() bool {
 
 // describeCopy describes a clone or import, for the error that its root directory, with the owner, is copied from
 // another volume or folder. For other requests it returns "".
-func describeCopy(req api.Request, w CreateRequest) string {
+func describeCopy(req api.Request, w createRequest) string {
 	switch {
 	case w.spec.From != "":
 		return "a clone"
@@ -204,11 +160,11 @@ func setVersion(d *dataset.Dataset, req api.Request) error {
 
 // prefetchCreate reads in one call the records that most creates need: the name, and the requesting node with its last
 // known pools.
-func (v *Planner) prefetchCreate(t *record.Tx, w CreateRequest, node uuid.UUID) error {
+func (s *Service) prefetchCreate(t *record.Tx, w createRequest, node uuid.UUID) error {
 	keys := []string{record.NameKey(w.spec.Name)}
 	if node != uuid.Nil && w.spec.From == "" {
 		keys = append(keys, record.NodeKey(node))
-		n, _ := v.Ledger.Nodes().Node(node)
+		n, _ := s.Ledger.Nodes().Node(node)
 		for _, id := range n.Pools[:min(len(n.Pools), maxPrefetchedPools)] {
 			keys = append(keys, record.PoolKey(id))
 		}
@@ -222,20 +178,20 @@ const maxPrefetchedPools = 16
 // addProfiles adds the list of existing profiles to an error about a profile name. If both the volume name and the
 // profile are wrong, it adds the missing profile to the error about the name, so that the user can correct both
 // mistakes at once.
-func (v *Planner) addProfiles(err error, req api.Request) error {
+func (s *Service) addProfiles(err error, req api.Request) error {
 	volume, after := req.Ref.SplitAtSign()
 	name := cmp.Or(after, req.Options["profile"])
 	if !errors.Is(err, dataset.ErrProfileName) {
 		if dataset.CheckName(volume) == nil || name == "" || dataset.CheckProfileName(name) != nil {
 			return err
 		}
-		if _, unknown := v.Profiles().Get(name); unknown != nil {
+		if _, unknown := s.Deps.Profiles().Get(name); unknown != nil {
 			err = fmt.Errorf("%w; and %w", err, unknown)
 		}
 		return err
 	}
 	var have []string
-	for _, p := range v.Profiles().All() {
+	for _, p := range s.Deps.Profiles().All() {
 		have = append(have, p.Name)
 	}
 	return fmt.Errorf("%w (available: %s)%s", err, dataset.FormatChoices(have), dataset.Suggestion(name, have))
@@ -266,8 +222,8 @@ func addSnapshotsNamed(t *record.Tx, err error, name, snapshot string) error {
 	return fmt.Errorf("%w; snapshots of this name: %s", err, strings.Join(forms, ", "))
 }
 
-func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, node uuid.UUID) error {
-	p, err := v.Profiles().Get(w.spec.Profile)
+func (s *Service) planNew(t *record.Tx, op *dataset.Operation, w createRequest, node uuid.UUID) error {
+	p, err := s.Deps.Profiles().Get(w.spec.Profile)
 	if err != nil { // the user may mean a snapshot, as in copy@first
 		return addSnapshotsNamed(t, err, w.spec.Name, w.spec.Profile)
 	}
@@ -276,7 +232,7 @@ func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, 
 	if !w.wantsSchedules() {
 		d.Profile = d.Profile.WithoutSchedules()
 	}
-	if err := v.Relocator.CheckFailover(*d); err != nil {
+	if err := s.Relocator.CheckFailover(*d); err != nil {
 		return err
 	}
 	if d.Anonymous {
@@ -288,7 +244,7 @@ func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, 
 	if err != nil {
 		return err
 	}
-	pool, err := v.Placer.Place(t, placement.Requirement{
+	pool, err := s.placer.Place(t, placement.Requirement{
 		ID: d.ID, Subject: "volume " + d.Volume, Profile: d.Profile, Requester: node,
 		RequesterOnly: w.kind == dataset.OpImport, Node: chosen,
 	})
@@ -296,7 +252,23 @@ func (v *Planner) planNew(t *record.Tx, op *dataset.Operation, w CreateRequest, 
 		return err
 	}
 	d.Pool, d.Home = pool.ID, pool.Node
-	return v.CopyKeeper.CheckEnough(t, *d)
+	return s.CopyKeeper.CheckEnough(t, *d)
+}
+
+// chosenNode returns the node of option node, or uuid.Nil if the request does not have this option. It fails with
+// dataset.ErrInvalid if no node has that name, and with dataset.ErrUnsupported if the import of a folder or a stream
+// names another node than requester, which has the files. A backup can be restored on any node.
+func chosenNode(t *record.Tx, w createRequest, requester uuid.UUID) (uuid.UUID, error) {
+	if w.opts.Node == "" {
+		return uuid.Nil, nil
+	}
+	n, err := t.FindNode(w.opts.Node)
+	if err != nil || !w.hostFiles || n.ID == requester {
+		return n.ID, err
+	}
+	return n.ID, dataset.Errorf(dataset.ErrUnsupported,
+		"volume %q: an import is created on the node that reads the files, not on node %s (omit node, then "+
+			"drover volume move %s %s)", w.spec.Name, n.Name, w.spec.Name, n.Name)
 }
 
 // checkSameFilesystem fails if a clone would have another filesystem than its source.
@@ -333,7 +305,7 @@ func checkKeyKnown(d, from dataset.Dataset) error {
 
 // planSource fills in the plan of a clone. The clone gets the pool of its source. Unless the request names a profile,
 // the clone gets the profile that the source had at the time of the snapshot.
-func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateRequest) error {
+func (s *Service) planSource(t *record.Tx, op *dataset.Operation, w createRequest) error {
 	src, err := t.Source(w.spec.From, w.allowName)
 	if err != nil {
 		return err
@@ -352,7 +324,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	}
 	var p dataset.Profile
 	if profile != "" {
-		if p, err = v.Profiles().Get(profile); err != nil {
+		if p, err = s.Deps.Profiles().Get(profile); err != nil {
 			return err
 		}
 	}
@@ -365,7 +337,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	if profile != "" {
 		from.Profile = d.Profile
 		if d.Profile, err = applyToExisting(from, p); err != nil {
-			return cmp.Or(v.Placer.CheckSuits(t, *d, p), fmt.Errorf("volume %q: %w", d.Volume, err))
+			return cmp.Or(s.placer.CheckSuits(t, *d, p), fmt.Errorf("volume %q: %w", d.Volume, err))
 		}
 		d.Profile.Encryption = p.Encryption // the data key of the clone is wrapped separately
 	}
@@ -381,7 +353,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	}
 	had := d.Size
 	d.Size = max(d.Size, d.Profile.Size)
-	if err := v.Relocator.CheckFailover(*d); err != nil {
+	if err := s.Relocator.CheckFailover(*d); err != nil {
 		return err
 	}
 	wanted := d.Profile
@@ -389,7 +361,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	if profile == "" && w.opts.Pool == "" {
 		wanted.Pool = "" // the source's pool may have got another name when a node adopted it
 	}
-	if err := v.Placer.CheckFits(t, *d, wanted, had); err != nil {
+	if err := s.placer.CheckFits(t, *d, wanted, had); err != nil {
 		return err
 	}
 	d.Profile.Size = d.Size
@@ -397,7 +369,7 @@ func (v *Planner) planSource(t *record.Tx, op *dataset.Operation, w CreateReques
 	if profile == "" && d.Size == had {
 		return nil // with the profile of the source, the clone may lack replicas as the source does
 	}
-	return v.CopyKeeper.CheckEnough(t, *d)
+	return s.CopyKeeper.CheckEnough(t, *d)
 }
 
 // copySourceRecord sets the place, profile, size and origin of the new clone d from its source. It returns the record
@@ -464,9 +436,9 @@ func copyCommands(d dataset.Dataset, p dataset.Profile) string {
 	return fmt.Sprintf("drover volume export %s | drover volume import NEW@%s%s --from -", d.Volume, p.Name, size)
 }
 
-// CommitCreate claims the name for a dataset that its node has made, and gives the node the lease, all in one
+// commitCreate claims the name for a dataset that its node has made, and gives the node the lease, all in one
 // transaction.
-func (v *Planner) CommitCreate(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func (s *Service) commitCreate(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d := *op.DatasetRecord
 	var mine dataset.Dataset
 	if there, err := t.Get(record.DatasetKey(d.ID), &mine); err != nil {
@@ -502,7 +474,7 @@ func (v *Planner) CommitCreate(t *record.Tx, op dataset.Operation, out *api.Comm
 	}
 	// If there are too few nodes for the replicas, the create succeeds. The background work reports the shortage, and
 	// tries again.
-	_, err = v.CopyKeeper.Decide(t, d)
+	_, err = s.CopyKeeper.Decide(t, d)
 	return err
 }
 

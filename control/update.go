@@ -1,4 +1,4 @@
-package planning
+package control
 
 import (
 	"cmp"
@@ -15,8 +15,8 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// PlanResize decides to change the size of a volume.
-func (v *Planner) PlanResize(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// planResize decides to change the size of a volume.
+func (s *Service) planResize(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -28,11 +28,11 @@ func (v *Planner) PlanResize(t *record.Tx, req api.Request) (*dataset.Operation,
 	next := d
 	next.Profile = d.Profile.Clone()
 	next.Size, next.Profile.Size = size, size
-	return v.resizeTo(t, d, next)
+	return s.resizeTo(t, d, next)
 }
 
 // resizeTo plans the resize of a dataset that is necessary to change its record from d to next.
-func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Operation, *dataset.Dataset, error) {
+func (s *Service) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Operation, *dataset.Dataset, error) {
 	if next.Size == d.Size {
 		return nil, &d, nil
 	}
@@ -40,7 +40,7 @@ func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 	if err != nil {
 		return nil, nil, err
 	}
-	c := placement.Candidate{Pool: pool, Status: v.Reported.Pool(pool.ID)}
+	c := placement.Candidate{Pool: pool, Status: s.Reports.Pool(pool.ID)}
 	why := cmp.Or(placement.WhyUnsuitable(c, dataset.Profile{Size: next.Size}), c.WhyTooSmall(next.Size, d.Size))
 	switch {
 	case c.IsUnopened():
@@ -49,7 +49,7 @@ func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 	case why != "":
 		err := dataset.Errorf(dataset.ErrUnsupported, "volume %s: pool %s cannot change its size to %s: %s", d.Volume,
 			pool.Name, next.Size, why)
-		return nil, nil, v.Placer.SuggestOthers(t, err, []placement.Site{{Pools: []placement.Candidate{c}}},
+		return nil, nil, s.placer.SuggestOthers(t, err, []placement.Site{{Pools: []placement.Candidate{c}}},
 			placement.Requirement{Profile: next.Profile, CurrentSize: d.Size})
 	case next.Size < d.Size && !pool.Capabilities.Shrink:
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported,
@@ -62,12 +62,12 @@ func (v *Planner) resizeTo(t *record.Tx, d, next dataset.Dataset) (*dataset.Oper
 	return op, nil, nil
 }
 
-// CommitResize records the new size of a dataset, and its new profile if the resize was part of a change of profile. It
+// commitResize records the new size of a dataset, and its new profile if the resize was part of a change of profile. It
 // keeps other changes that were made since the plan. The data has already changed, so a report from the present home
 // and epoch is refused only if the dataset is being destroyed. If the failover of the volume was changed since the
 // plan, the volume keeps its profile. If the cluster has too few nodes for the replicas of the new profile meanwhile,
 // the background work reports that.
-func (v *Planner) CommitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func (s *Service) commitResize(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
 		return err
@@ -82,14 +82,14 @@ func (v *Planner) CommitResize(t *record.Tx, op dataset.Operation, out *api.Comm
 	next := op.DatasetRecord
 	before, name := d, op.Options[dataset.OptionProfile]
 	if d.Profile.Failover.Auto != next.Profile.Failover.Auto {
-		name = "" // the failover has changed since the plan, and the home takes part in such a change: see CommitUpdate
+		name = "" // the failover has changed since the plan, and the home takes part in such a change: see commitUpdate
 	}
 	if name != "" {
 		where := d.Profile.Clone().Encryption // a rekey may have changed the key since the plan
-		d.ScheduleSince = v.scheduleSince(d, next.Profile)
+		d.ScheduleSince = s.scheduleSince(d, next.Profile)
 		d.Profile = next.Profile.Clone()
 		d.Profile.Encryption = where
-		if err := record.ChangeVerifications(t, before, d, v.Clock.Now()); err != nil {
+		if err := record.ChangeVerifications(t, before, d, s.Clock.Now()); err != nil {
 			return err
 		}
 	}
@@ -98,7 +98,7 @@ func (v *Planner) CommitResize(t *record.Tx, op dataset.Operation, out *api.Comm
 	if err := t.PutDataset(d); err != nil || name == "" {
 		return err
 	}
-	_, err = v.CopyKeeper.Decide(t, d)
+	_, err = s.CopyKeeper.Decide(t, d)
 	return err
 }
 
@@ -111,8 +111,8 @@ func describeResize(next dataset.Dataset, profile string) string {
 	return text
 }
 
-// PlanUpdate decides on a change of the profile, the labels or the protection of a volume.
-func (v *Planner) PlanUpdate(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// planUpdate decides on a change of the profile, the labels or the protection of a volume.
+func (s *Service) planUpdate(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -134,7 +134,7 @@ func (v *Planner) PlanUpdate(t *record.Tx, req api.Request) (*dataset.Operation,
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
 			"volume %s: profile and protection cannot change at once (change one, then the other)", d.Volume)
 	case req.Profile != "":
-		return v.planProfile(t, d, req.Profile)
+		return s.planProfile(t, d, req.Profile)
 	case req.Protect == nil:
 		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
 			"volume %s: nothing to change (set a profile, labels, or the protection)", d.Volume)
@@ -174,9 +174,9 @@ func planLabels(d dataset.Dataset, change dataset.LabelChange) (*dataset.Operati
 	return newUpdate(d, next, options), nil, nil
 }
 
-func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (*dataset.Operation,
+func (s *Service) planProfile(t *record.Tx, d dataset.Dataset, profile string) (*dataset.Operation,
 	*dataset.Dataset, error) {
-	p, err := v.Profiles().Get(profile)
+	p, err := s.Deps.Profiles().Get(profile)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -184,11 +184,11 @@ func (v *Planner) planProfile(t *record.Tx, d dataset.Dataset, profile string) (
 	if isSame && (!d.Profile.SchedulesOff || d.Anonymous) { // otherwise the schedules of the profile are turned on
 		return nil, &d, nil
 	}
-	return v.applyProfile(t, d, p)
+	return s.applyProfile(t, d, p)
 }
 
 // applyProfile decides to give a volume profile p, if its dataset can have the profile.
-func (v *Planner) applyProfile(t *record.Tx, d dataset.Dataset, p dataset.Profile) (*dataset.Operation,
+func (s *Service) applyProfile(t *record.Tx, d dataset.Dataset, p dataset.Profile) (*dataset.Operation,
 	*dataset.Dataset, error) {
 	if err := checkPoolOfProfile(t, d, p); err != nil {
 		return nil, nil, err
@@ -200,12 +200,12 @@ func (v *Planner) applyProfile(t *record.Tx, d dataset.Dataset, p dataset.Profil
 	}
 	failoverChanges := d.Profile.Failover.Auto != p.Failover.Auto
 	if failoverChanges {
-		if err := v.checkFailoverChange(t, d, next); err != nil {
+		if err := s.checkFailoverChange(t, d, next); err != nil {
 			return nil, nil, err
 		}
 	}
 	if d.Profile.Access == dataset.AccessMany && p.Access != dataset.AccessMany {
-		if err := v.Relocator.Views.CheckNoSharedMounts(t, d, "give profile "+p.Name+" to"); err != nil {
+		if err := s.Relocator.Views.CheckNoSharedMounts(t, d, "give profile "+p.Name+" to"); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -216,7 +216,7 @@ func (v *Planner) applyProfile(t *record.Tx, d dataset.Dataset, p dataset.Profil
 	wanted := next.Profile
 	wanted.Filesystem.Type = "" // the existing filesystem stays
 	// CheckFits must not refuse the size of the profile: resizeTo checks the size that the dataset really gets.
-	if err := v.Placer.CheckFits(t, d, wanted, max(next.Profile.Size, d.Size)); err != nil {
+	if err := s.placer.CheckFits(t, d, wanted, max(next.Profile.Size, d.Size)); err != nil {
 		return nil, nil, err
 	}
 	pool, err := t.Pool(d)
@@ -230,18 +230,18 @@ func (v *Planner) applyProfile(t *record.Tx, d dataset.Dataset, p dataset.Profil
 			return nil, nil, err
 		}
 	}
-	if err := v.CopyKeeper.CheckEnough(t, next); err != nil { // next already has the new size
+	if err := s.CopyKeeper.CheckEnough(t, next); err != nil { // next already has the new size
 		return nil, nil, err
 	}
 	options := map[string]string{dataset.OptionProfile: p.Name}
 	if next.Size != d.Size {
-		op, done, err := v.resizeTo(t, d, next)
+		op, done, err := s.resizeTo(t, d, next)
 		if op != nil {
 			op.Options, op.Change = options, describeResize(next, p.Name)
 		}
 		return op, done, err
 	}
-	next.ScheduleSince = v.scheduleSince(d, next.Profile)
+	next.ScheduleSince = s.scheduleSince(d, next.Profile)
 	op := newUpdate(d, next, options)
 	if failoverChanges && p.Failover.Auto {
 		updateByHome(op, d)
@@ -252,7 +252,7 @@ func (v *Planner) applyProfile(t *record.Tx, d dataset.Dataset, p dataset.Profil
 // scheduleSince returns the time from which the schedules of profile to apply to a dataset that gets the profile now.
 // Snapshots and backups that were due before that time do not count as missed. The result is zero if the profile has no
 // schedule, or if the dataset has had the same schedules and repository since it was created.
-func (v *Planner) scheduleSince(d dataset.Dataset, to dataset.Profile) time.Time {
+func (s *Service) scheduleSince(d dataset.Dataset, to dataset.Profile) time.Time {
 	snapshots, backups := to.Snapshots.Schedule, to.Backup.Schedule
 	switch {
 	case snapshots == "" && backups == "":
@@ -261,7 +261,7 @@ func (v *Planner) scheduleSince(d dataset.Dataset, to dataset.Profile) time.Time
 		(backups == "" || backups == d.Profile.Backup.Schedule && to.Backup.To == d.Profile.Backup.To):
 		return d.ScheduleSince
 	}
-	return v.Clock.Now()
+	return s.Clock.Now()
 }
 
 // sizeAfterUpdate returns the size that a volume gets with profile p. The size stays the same in these cases:
@@ -319,20 +319,20 @@ func describeUpdate(before, after dataset.Dataset) string {
 	return dataset.Cut(strings.Join(changes, "; "))
 }
 
-// SettleUpdate writes the changes that PlanUpdate decided on. It must run in the same transaction as PlanUpdate.
-func (v *Planner) SettleUpdate(t *record.Tx, op dataset.Operation) error {
+// settleUpdate writes the changes that planUpdate decided on. It must run in the same transaction as planUpdate.
+func (s *Service) settleUpdate(t *record.Tx, op dataset.Operation) error {
 	d := *op.DatasetRecord
 	var before dataset.Dataset
 	if _, err := t.Get(record.DatasetKey(d.ID), &before); err != nil {
 		return err
 	}
 	t.Event(api.EventVolumeUpdate, d, describeUpdate(before, d))
-	if err := record.ChangeVerifications(t, before, d, v.Clock.Now()); err != nil {
+	if err := record.ChangeVerifications(t, before, d, s.Clock.Now()); err != nil {
 		return err
 	}
 	if err := t.PutDataset(d); err != nil {
 		return err
 	}
-	_, err := v.CopyKeeper.Decide(t, d)
+	_, err := s.CopyKeeper.Decide(t, d)
 	return err
 }

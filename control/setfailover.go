@@ -1,4 +1,4 @@
-package planning
+package control
 
 import (
 	"slices"
@@ -15,8 +15,8 @@ import (
 // may take over. So a change of the failover has an order:
 //
 //   - To auto: the home first bounds its lease, and registers a mount with its guard. Then it has control record the
-//     profile (CommitUpdate). Until then no node takes over.
-//   - To manual: control records the profile at once (SettleUpdate). From then on no automatic failover is planned or
+//     profile (commitUpdate). Until then no node takes over.
+//   - To manual: control records the profile at once (settleUpdate). From then on no automatic failover is planned or
 //     committed. The home then releases its lease from the bound.
 
 // Further options of an update in which the home takes part.
@@ -25,8 +25,8 @@ const (
 	optionReplaces = "replaces" // the profile that the decision was based on, as NAME@REVISION
 )
 
-// NeedsHome reports whether the home takes part in an operation of kind update: the volume gets failover auto.
-func NeedsHome(op dataset.Operation) bool {
+// needsHome reports whether the home takes part in an operation of kind update: the volume gets failover auto.
+func needsHome(op dataset.Operation) bool {
 	return op.Kind == dataset.OpUpdate && op.Options[optionFailover] != ""
 }
 
@@ -40,8 +40,8 @@ func updateByHome(op *dataset.Operation, d dataset.Dataset) {
 func formatRevision(p dataset.Profile) string { return p.Name + "@" + p.Revision }
 
 // checkFailoverChange fails unless the failover of d can become that of next.
-func (v *Planner) checkFailoverChange(t *record.Tx, d, next dataset.Dataset) error {
-	if err := v.Relocator.CheckFailover(next); err != nil {
+func (s *Service) checkFailoverChange(t *record.Tx, d, next dataset.Dataset) error {
+	if err := s.Relocator.CheckFailover(next); err != nil {
 		return err
 	}
 	if d.Move != uuid.Nil {
@@ -76,17 +76,17 @@ func checkSizeStays(d, next dataset.Dataset) error {
 		d.Volume, d.Volume, next.Size.Readable())
 }
 
-// CommitUpdate records the profile of an operation in which the home took part. The report must contain the copies that
-// the home knows. The home asks the nodes of these copies for promises while control is unreachable. CommitUpdate fails
+// commitUpdate records the profile of an operation in which the home took part. The report must contain the copies that
+// the home knows. The home asks the nodes of these copies for promises while control is unreachable. commitUpdate fails
 // with dataset.ErrConflict if the home does not know all copies, or if the volume is moved or was changed since the
 // plan. Idempotent.
-func (v *Planner) CommitUpdate(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func (s *Service) commitUpdate(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	var plan dataset.Operation
 	there, err := t.Get(record.OperationKey(op.ID), &plan)
 	if err != nil {
 		return err
 	}
-	if !there || !NeedsHome(plan) || plan.DatasetID != op.DatasetID || plan.DatasetRecord == nil {
+	if !there || !needsHome(plan) || plan.DatasetID != op.DatasetID || plan.DatasetRecord == nil {
 		return dataset.Errorf(dataset.ErrInvalid, "report of operation %s: control has planned no such update", op.ID)
 	}
 	d, err := record.CurrentDataset(t, op)
@@ -97,28 +97,28 @@ func (v *Planner) CommitUpdate(t *record.Tx, op dataset.Operation, out *api.Comm
 	if d.Request == op.ID {
 		return nil
 	}
-	if err := v.checkStillPlanned(t, d, plan, op); err != nil {
+	if err := s.checkStillPlanned(t, d, plan, op); err != nil {
 		return err
 	}
 	before := d
 	next := plan.DatasetRecord.Profile.Clone()
 	next.Encryption, next.Size = d.Profile.Clone().Encryption, d.Profile.Size // they may have changed since the plan
-	d.ScheduleSince = v.scheduleSince(d, next)
+	d.ScheduleSince = s.scheduleSince(d, next)
 	d.Profile, d.Request = next, op.ID
 	t.Event(api.EventVolumeUpdate, d, describeUpdate(before, d))
-	if err := record.ChangeVerifications(t, before, d, v.Clock.Now()); err != nil {
+	if err := record.ChangeVerifications(t, before, d, s.Clock.Now()); err != nil {
 		return err
 	}
 	if err := t.PutDataset(d); err != nil {
 		return err
 	}
-	_, err = v.CopyKeeper.Decide(t, d)
+	_, err = s.CopyKeeper.Decide(t, d)
 	return err
 }
 
 // checkStillPlanned fails if the record of a dataset has changed since the plan of an update so that the update must
 // not be recorded.
-func (v *Planner) checkStillPlanned(t *record.Tx, d dataset.Dataset, plan, op dataset.Operation) error {
+func (s *Service) checkStillPlanned(t *record.Tx, d dataset.Dataset, plan, op dataset.Operation) error {
 	unknown := func(node uuid.UUID) bool { return !slices.Contains(op.DatasetRecord.Followers(), node) }
 	switch {
 	case d.State != dataset.StateReady:
@@ -134,7 +134,7 @@ func (v *Planner) checkStillPlanned(t *record.Tx, d dataset.Dataset, plan, op da
 		return dataset.Errorf(dataset.ErrConflict,
 			"volume %s: its home does not know all of its copies yet (try again)", d.Volume)
 	case d.Profile.Access == dataset.AccessMany:
-		return v.Relocator.Views.CheckNoSharedMounts(t, d, "give profile "+plan.DatasetRecord.Profile.Name+" to")
+		return s.Relocator.Views.CheckNoSharedMounts(t, d, "give profile "+plan.DatasetRecord.Profile.Name+" to")
 	}
 	return nil
 }

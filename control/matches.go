@@ -1,4 +1,4 @@
-package planning
+package control
 
 import (
 	"fmt"
@@ -11,11 +11,11 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// CheckMatches fails with dataset.ErrExists unless the existing volume matches the request. The error names the value
+// checkMatches fails with dataset.ErrExists unless the existing volume matches the request. The error names the value
 // of the volume and the requested value. Options that the request leaves open may have any value. The name in the
 // request can be an alias of the volume. Only an engine may use it: its containers were made with that name. A person
 // would take the volume for a new one.
-func (v *Planner) CheckMatches(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
+func (s *Service) checkMatches(t *record.Tx, d dataset.Dataset, w createRequest) error {
 	o, p := w.opts, d.Profile
 	differs := func(format string, args ...any) error {
 		return dataset.Errorf(dataset.ErrExists, "volume %q exists "+format, append([]any{d.Volume}, args...)...)
@@ -26,7 +26,7 @@ func (v *Planner) CheckMatches(t *record.Tx, d dataset.Dataset, w CreateRequest)
 	case w.kind == dataset.OpImport:
 		return differs("already, and is not replaced (choose another name)")
 	case w.spec.Profile != "" && w.spec.Profile != p.Name:
-		if _, err := v.Profiles().Get(w.spec.Profile); err != nil {
+		if _, err := s.Deps.Profiles().Get(w.spec.Profile); err != nil {
 			return differs("with profile %s: %s", p.Name, dataset.OneLine(err))
 		}
 		return differs("with profile %s, not %s (use %s, or drover volume set-profile %s %s)", p.Name,
@@ -78,7 +78,7 @@ func checkSamePool(t *record.Tx, d dataset.Dataset, asked string) error {
 	return err
 }
 
-func checkSameSource(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
+func checkSameSource(t *record.Tx, d dataset.Dataset, w createRequest) error {
 	from := w.spec.From
 	if from == "" {
 		return nil
@@ -141,25 +141,9 @@ func originText(o dataset.Origin) string {
 	return "snapshot " + o.Snapshot.String()
 }
 
-// chosenNode returns the node of option node, or uuid.Nil if the request does not have this option. It fails with
-// dataset.ErrInvalid if no node has that name, and with dataset.ErrUnsupported if the import of a folder or a stream
-// names another node than requester, which has the files. A backup can be restored on any node.
-func chosenNode(t *record.Tx, w CreateRequest, requester uuid.UUID) (uuid.UUID, error) {
-	if w.opts.Node == "" {
-		return uuid.Nil, nil
-	}
-	n, err := t.FindNode(w.opts.Node)
-	if err != nil || !w.hostFiles || n.ID == requester {
-		return n.ID, err
-	}
-	return n.ID, dataset.Errorf(dataset.ErrUnsupported,
-		"volume %q: an import is created on the node that reads the files, not on node %s (omit node, then "+
-			"drover volume move %s %s)", w.spec.Name, n.Name, w.spec.Name, n.Name)
-}
-
 // checkNodeOfSource fails with dataset.ErrUnsupported if option node names another node than the home of the source
 // from: a clone is created beside its source.
-func checkNodeOfSource(t *record.Tx, d, from dataset.Dataset, w CreateRequest) error {
+func checkNodeOfSource(t *record.Tx, d, from dataset.Dataset, w createRequest) error {
 	if w.opts.Node == "" {
 		return nil
 	}
@@ -179,7 +163,7 @@ func checkNodeOfSource(t *record.Tx, d, from dataset.Dataset, w CreateRequest) e
 // checkSameNode fails with dataset.ErrExists if a person requests the existing volume d on another node. An engine
 // repeats the options of the first request for as long as the volume exists. The volume may have been moved since then,
 // so that option node says nothing about an existing volume.
-func checkSameNode(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
+func checkSameNode(t *record.Tx, d dataset.Dataset, w createRequest) error {
 	if w.opts.Node == "" || w.engine {
 		return nil
 	}
@@ -198,7 +182,7 @@ func checkSameNode(t *record.Tx, d dataset.Dataset, w CreateRequest) error {
 // checkPoolOfSource fails with dataset.ErrUnsupported if a clone is wanted in another pool than the pool of its source
 // from. wanted is the name of the pool, or "" if any pool will do. The error has the commands that make a full copy in
 // that pool, if the source can be exported.
-func checkPoolOfSource(t *record.Tx, d, from dataset.Dataset, w CreateRequest, wanted string) error {
+func checkPoolOfSource(t *record.Tx, d, from dataset.Dataset, w createRequest, wanted string) error {
 	pool, err := t.Pool(from)
 	if err != nil || wanted == "" || pool.Name == wanted {
 		return err

@@ -1,4 +1,4 @@
-package planning
+package control
 
 import (
 	"github.com/google/uuid"
@@ -8,9 +8,9 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// PlanRekey decides to wrap the data key of an encrypted dataset with the key that its profile names now. The home of
+// planRekey decides to wrap the data key of an encrypted dataset with the key that its profile names now. The home of
 // the dataset does it.
-func (v *Planner) PlanRekey(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (s *Service) planRekey(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if dataset.KindOf(err) == dataset.ErrNotFound {
 		err = hintInTrash(t, req.Volume, err)
@@ -25,7 +25,7 @@ func (v *Planner) PlanRekey(t *record.Tx, req api.Request) (*dataset.Operation, 
 		return nil, nil, dataset.Errorf(dataset.ErrUnsupported, "volume %s: it is not encrypted, so it has no key",
 			d.Volume)
 	}
-	p, err := v.Profiles().Get(d.Profile.Name)
+	p, err := s.Deps.Profiles().Get(d.Profile.Name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -60,9 +60,9 @@ func moveInProgress(d dataset.Dataset) error {
 			"again when that has ended)", d.Volume, d.Move)
 }
 
-// CommitRekey records the newly wrapped data key and the place of the key that wraps it. The data key itself must be
+// commitRekey records the newly wrapped data key and the place of the key that wraps it. The data key itself must be
 // the same, because all data is encrypted with it.
-func CommitRekey(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func commitRekey(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package planning
+package control
 
 import (
 	"slices"
@@ -13,10 +13,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// PlanRename decides to give a volume another name. The present name becomes an alias. Only records change, so a volume
+// planRename decides to give a volume another name. The present name becomes an alias. Only records change, so a volume
 // can be renamed while it is in use or moves, or while its home is unreachable. Operations name their dataset by its
 // UUID, so a running operation continues under the new name. If the volume already has the name, nothing changes.
-func PlanRename(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func planRename(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -95,11 +95,11 @@ func withoutName(names []string, name string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == name })
 }
 
-// PlanDropAlias decides to end an alias of a volume. The data stays. It fails with dataset.ErrOffline if a node that
+// planDropAlias decides to end an alias of a volume. The data stays. It fails with dataset.ErrOffline if a node that
 // can mount the volume without asking control is unreachable: that node would still find the volume by the alias, after
 // another volume got the name. It fails with dataset.ErrInUse if a node reports that an engine has the volume mounted
 // by the alias, or may have: such a container could not start again. With Force, such reports do not count.
-func (v *Planner) PlanDropAlias(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+func (s *Service) planDropAlias(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -109,11 +109,11 @@ func (v *Planner) PlanDropAlias(t *record.Tx, req api.Request) (*dataset.Operati
 		return nil, nil, err
 	}
 	what := "drop alias " + req.Name + " of volume " + d.Volume
-	if err := v.checkMountingNodesReachable(t, d, what); err != nil {
+	if err := s.checkMountingNodesReachable(t, d, what); err != nil {
 		return nil, nil, err
 	}
 	if !req.Force {
-		if err := v.checkAliasNotMounted(t, d, req.Name, what); err != nil {
+		if err := s.checkAliasNotMounted(t, d, req.Name, what); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -127,8 +127,8 @@ func noAlias(name string) string { return "no alias " + name }
 
 // checkMountingNodesReachable fails with dataset.ErrOffline if the home of a volume, or a node with a shared mount of
 // it, is unreachable. The argument what names the request in the error.
-func (v *Planner) checkMountingNodesReachable(t *record.Tx, d dataset.Dataset, what string) error {
-	if !v.Ledger.Shared {
+func (s *Service) checkMountingNodesReachable(t *record.Tx, d dataset.Dataset, what string) error {
+	if !s.Ledger.Shared {
 		return nil
 	}
 	for _, id := range mountingNodes(d) {
@@ -164,14 +164,14 @@ func mountingNodes(d dataset.Dataset) []uuid.UUID {
 // name is not known. It fails with dataset.ErrPending if a node has not reported this volume since this service
 // started, or has not reported lately to this service. A node with many volumes reports them in several parts, so its
 // first report may lack the volume. The argument what names the request in the error.
-func (v *Planner) checkAliasNotMounted(t *record.Tx, d dataset.Dataset, alias, what string) error {
+func (s *Service) checkAliasNotMounted(t *record.Tx, d dataset.Dataset, alias, what string) error {
 	for _, id := range mountingNodes(d) {
 		var mounts []dataset.Mount
-		st := v.Reported.Dataset(d.ID, id)
+		st := s.Reports.Dataset(d.ID, id)
 		if st != nil {
 			mounts = st.MountsBy(alias)
 		}
-		isCurrent := st != nil && v.Ledger.Clock.Steady()-v.Reported.Heartbeat(id).At <= v.CopyKeeper.MaxReportAge
+		isCurrent := st != nil && s.Ledger.Clock.Steady()-s.Reports.Heartbeat(id).At <= s.CopyKeeper.MaxReportAge
 		if isCurrent && len(mounts) == 0 {
 			continue
 		}
@@ -239,9 +239,9 @@ func withoutAlias(d dataset.Dataset, alias string) (dataset.Dataset, error) {
 	return d, nil
 }
 
-// SettleNames writes what PlanRename or PlanDropAlias decided: the record, and the claims of its names. It must run in
+// settleNames writes what planRename or planDropAlias decided: the record, and the claims of its names. It must run in
 // the same transaction.
-func SettleNames(t *record.Tx, op dataset.Operation) error {
+func settleNames(t *record.Tx, op dataset.Operation) error {
 	d := *op.DatasetRecord
 	before, err := t.Dataset(d.ID)
 	if err != nil {

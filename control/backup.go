@@ -1,4 +1,4 @@
-package planning
+package control
 
 import (
 	"cmp"
@@ -15,10 +15,10 @@ import (
 	"github.com/droverhq/drover/dataset"
 )
 
-// PlanBackup decides to back up a volume or one of its snapshots. The home of the volume does it. If the request names
+// planBackup decides to back up a volume or one of its snapshots. The home of the volume does it. If the request names
 // no repository, the only one is used.
-func PlanBackup(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, op, err := beginBackup(t, req)
+func planBackup(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, op, err := newBackup(t, req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -36,9 +36,9 @@ func PlanBackup(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dat
 	return op, nil, nil
 }
 
-// beginBackup returns the volume that a backup or push reads, and the operation with the snapshot that the request
+// newBackup returns the volume that a backup or push reads, and the operation with the snapshot that the request
 // names. It fails with dataset.ErrConflict while the volume is being moved.
-func beginBackup(t *record.Tx, req api.Request) (d dataset.Dataset, op *dataset.Operation, err error) {
+func newBackup(t *record.Tx, req api.Request) (d dataset.Dataset, op *dataset.Operation, err error) {
 	if d, err = t.Volume(req.Volume); err != nil {
 		return d, nil, err
 	}
@@ -58,11 +58,11 @@ func beginBackup(t *record.Tx, req api.Request) (d dataset.Dataset, op *dataset.
 	return d, op, nil
 }
 
-// PlanPush decides to push a volume, or one of its snapshots, to a name in a repository: that of the request or, if it
+// planPush decides to push a volume, or one of its snapshots, to a name in a repository: that of the request or, if it
 // is empty, that of the volume. The home of the volume pushes it. It refuses if the volume lacks the newest version of
 // that name in the repository.
-func PlanPush(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
-	d, op, err := beginBackup(t, req)
+func planPush(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+	d, op, err := newBackup(t, req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -150,10 +150,10 @@ func checkBackupReport(op dataset.Operation) error {
 	return nil
 }
 
-// CommitBackup checks the result of a backup, and records it as the parent of the next one if it can be that. It
+// commitBackup checks the result of a backup, and records it as the parent of the next one if it can be that. It
 // changes no other record: the repository has the list of the backups. The volume may have been moved or deleted
 // meanwhile.
-func CommitBackup(t *record.Tx, op dataset.Operation) error {
+func commitBackup(t *record.Tx, op dataset.Operation) error {
 	if err := checkBackupReport(op); err != nil {
 		return err
 	}
@@ -162,9 +162,9 @@ func CommitBackup(t *record.Tx, op dataset.Operation) error {
 	return record.PutParent(t, op)
 }
 
-// CommitPush checks the result of a push, and records that the volume continues the new version. The volume may have
+// commitPush checks the result of a push, and records that the volume continues the new version. The volume may have
 // been moved or deleted meanwhile.
-func CommitPush(t *record.Tx, op dataset.Operation) error {
+func commitPush(t *record.Tx, op dataset.Operation) error {
 	if err := checkBackupReport(op); err != nil {
 		return err
 	}
@@ -188,11 +188,11 @@ func CommitPush(t *record.Tx, op dataset.Operation) error {
 // does not learn whether the agent has removed it.
 const maxRemovals = 30
 
-// ExpireBackups applies retention to the scheduled backups of the dataset id, after the operation op has made one that
+// expireBackups applies retention to the scheduled backups of the dataset id, after the operation op has made one that
 // the transaction has recorded as good. expired has the earlier scheduled backups that the agent must remove. retained
 // has the IDs of those that retention keeps, of the new one, and of all backups that are being read, also by operations
 // on other volumes. If op did not make the last good scheduled backup, both are empty.
-func ExpireBackups(t *record.Tx, op, id uuid.UUID, now time.Time) (expired []api.ExpiredBackup, retained []string,
+func expireBackups(t *record.Tx, op, id uuid.UUID, now time.Time) (expired []api.ExpiredBackup, retained []string,
 	err error) {
 	var b record.Backups
 	_, err = t.Get(record.BackupsKey(id), &b)
@@ -269,51 +269,53 @@ func retainedBackups(made []record.ScheduledBackup, keep dataset.Keep, now time.
 	return retained
 }
 
-// PlanVerify decides to restore a backup into a temporary dataset, which is never recorded. If a node requests it, that
+// planVerify decides to restore a backup into a temporary dataset, which is never recorded. If a node requests it, that
 // node does it. Otherwise any node whose pools suit the profile may do it.
-func (v *Planner) PlanVerify(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, error) {
+func (s *Service) planVerify(t *record.Tx, node uuid.UUID, req api.Request) (*dataset.Operation, *dataset.Dataset,
+	error) {
 	if req.Scheduled {
-		return v.planScheduledVerify(t, req)
+		op, err := s.planScheduledVerify(t, req)
+		return op, nil, err
 	}
 	if req.Repository == "" || req.Backup == "" {
-		return nil, dataset.Errorf(dataset.ErrInvalid,
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
 			"verification of a backup of volume %q: expected both repository and backup", dataset.Clip(req.Volume))
 	}
-	w, err := ParseCreate(req)
+	w, err := parseCreate(req)
 	if err != nil {
-		return nil, v.addProfiles(err, req)
+		return nil, nil, s.addProfiles(err, req)
 	}
 	if w.spec.From != "" || w.opts.Labels != nil || w.opts.Protect || w.opts.ReadOnly || w.opts.Node != "" {
-		return nil, dataset.Errorf(dataset.ErrInvalid,
+		return nil, nil, dataset.Errorf(dataset.ErrInvalid,
 			"verification of a backup of volume %q: unexpected option (available: fs, pool, profile, size)",
 			w.spec.Name)
 	}
 	if _, err := record.GetRepository(t, req.Repository); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	p, err := v.Profiles().Get(w.spec.Profile)
+	p, err := s.Deps.Profiles().Get(w.spec.Profile)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	op, err := v.verifyInto(t, w.spec.Name, w.opts.Apply(p), node, req)
+	op, err := s.verifyInto(t, w.spec.Name, w.opts.Apply(p), node, req)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return op, nameBackedUp(t, op)
+	return op, nil, nameBackedUp(t, op)
 }
 
 // verifyInto returns the operation of a verification that restores a backup of a volume into a temporary dataset with a
 // profile. If node is not uuid.Nil, that node does it.
-func (v *Planner) verifyInto(t *record.Tx, volume string, p dataset.Profile, node uuid.UUID, req api.Request) (
+func (s *Service) verifyInto(t *record.Tx, volume string, p dataset.Profile, node uuid.UUID, req api.Request) (
 	*dataset.Operation, error) {
 	d := dataset.Dataset{
 		// A rebuild of the store while the temporary dataset exists must not make the dataset a volume.
-		ID: uuid.New(), Volume: volume, State: dataset.StatePurging, Epoch: 1, Created: v.Clock.Now(), Profile: p,
+		ID: uuid.New(), Volume: volume, State: dataset.StatePurging, Epoch: 1, Created: s.Clock.Now(), Profile: p,
 	}
 	d.Profile.Replicas, d.Profile.Failover = dataset.Replicas{}, dataset.Failover{}
 	d.Profile = d.Profile.WithoutSchedules()
 	d.Size = d.Profile.Size
-	pool, err := v.Placer.Place(t, placement.Requirement{
+	pool, err := s.placer.Place(t, placement.Requirement{
 		ID: d.ID, Subject: "verification of a backup of volume " + d.Volume, Profile: d.Profile, Requester: node,
 		RequesterOnly: true,
 	})
@@ -329,7 +331,7 @@ func (v *Planner) verifyInto(t *record.Tx, volume string, p dataset.Profile, nod
 }
 
 // planScheduledVerify decides to verify the newest scheduled backup of a volume on its home.
-func (v *Planner) planScheduledVerify(t *record.Tx, req api.Request) (*dataset.Operation, error) {
+func (s *Service) planScheduledVerify(t *record.Tx, req api.Request) (*dataset.Operation, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, err
@@ -345,7 +347,7 @@ func (v *Planner) planScheduledVerify(t *record.Tx, req api.Request) (*dataset.O
 	if p.Filesystem.Chosen { // by the pool of the volume
 		p.Filesystem.Chosen, p.Filesystem.Type = false, ""
 	}
-	op, err := v.verifyInto(t, d.Volume, p, d.Home, req)
+	op, err := s.verifyInto(t, d.Volume, p, d.Home, req)
 	if err == nil {
 		op.Scheduled, op.BackupOf = true, d.ID
 	}
@@ -390,16 +392,16 @@ func nameBackedUp(t *record.Tx, op *dataset.Operation) error {
 	return nil
 }
 
-// CommitVerify publishes that a backup was verified. It changes no record besides the operation's. recorded is the
+// commitVerify publishes that a backup was verified. It changes no record besides the operation's. recorded is the
 // operation as it was planned.
-func CommitVerify(t *record.Tx, recorded dataset.Operation) {
+func commitVerify(t *record.Tx, recorded dataset.Operation) {
 	t.Event(api.EventVolumeVerify, verified(recorded), describeBackup(recorded))
 }
 
-// FailVerify publishes that a backup cannot be restored. problem is the reason why its verification failed. FailVerify
+// failVerify publishes that a backup cannot be restored. problem is the reason why its verification failed. failVerify
 // publishes nothing unless the backup is damaged, or the repository does not have it. With any other problem, such as a
 // lack of space, a wrong password or a repository that does not answer, nothing is known about the backup.
-func FailVerify(t *record.Tx, recorded dataset.Operation, problem dataset.Problem) {
+func failVerify(t *record.Tx, recorded dataset.Operation, problem dataset.Problem) {
 	if kind := dataset.KindOf(problem.Err()); kind == dataset.ErrCorrupt || kind == dataset.ErrNotFound {
 		t.Event(api.EventVolumeVerifyFail, verified(recorded), describeBackup(recorded)+": "+problem.Message)
 	}

@@ -1,4 +1,4 @@
-package planning
+package control
 
 import (
 	"github.com/google/uuid"
@@ -11,8 +11,8 @@ import (
 // maxMessage bounds the message of a snapshot, in bytes.
 const maxMessage = 1024
 
-// PlanSnapshot decides to take a snapshot of a volume. The home of the volume takes it.
-func (v *Planner) PlanSnapshot(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// planSnapshot decides to take a snapshot of a volume. The home of the volume takes it.
+func (s *Service) planSnapshot(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -24,7 +24,7 @@ func (v *Planner) PlanSnapshot(t *record.Tx, req api.Request) (*dataset.Operatio
 	if err := record.CheckSnapshotName(t, d, req.Name); err != nil {
 		return nil, nil, err
 	}
-	snap := v.newSnapshot(d, dataset.SnapshotManual)
+	snap := s.newSnapshot(d, dataset.SnapshotManual)
 	snap.Name, snap.Message = req.Name, req.Message
 	if req.Scheduled {
 		snap.Kind = dataset.SnapshotScheduled
@@ -34,15 +34,15 @@ func (v *Planner) PlanSnapshot(t *record.Tx, req api.Request) (*dataset.Operatio
 	return op, nil, nil
 }
 
-func (v *Planner) newSnapshot(d dataset.Dataset, kind dataset.SnapshotKind) dataset.Snapshot {
+func (s *Service) newSnapshot(d dataset.Dataset, kind dataset.SnapshotKind) dataset.Snapshot {
 	return dataset.Snapshot{
 		ID: uuid.New(), Dataset: d.ID, Volume: d.Volume, Parent: d.HeadParent, Kind: kind,
-		Size: d.Size, Profile: d.Profile.Clone(), Epoch: d.Epoch, Created: v.Clock.Now(),
+		Size: d.Size, Profile: d.Profile.Clone(), Epoch: d.Epoch, Created: s.Clock.Now(),
 	}
 }
 
-// CommitSnapshot records a snapshot that was taken.
-func CommitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+// commitSnapshot records a snapshot that was taken.
+func commitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
 		return err
@@ -68,8 +68,8 @@ func CommitSnapshot(t *record.Tx, op dataset.Operation, out *api.Committed) erro
 	return t.PutDataset(d)
 }
 
-// PlanSnapshotDelete decides to delete a snapshot. The home of its dataset deletes it.
-func PlanSnapshotDelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// planSnapshotDelete decides to delete a snapshot. The home of its dataset deletes it.
+func planSnapshotDelete(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	snap, err := t.Snapshot(req.Volume, req.Snapshot)
 	if err != nil {
 		return nil, nil, err
@@ -83,9 +83,9 @@ func PlanSnapshotDelete(t *record.Tx, req api.Request) (*dataset.Operation, *dat
 	return op, nil, nil
 }
 
-// CommitSnapshotDelete removes the record of a snapshot whose data is destroyed. It also writes the dataset, so that
+// commitSnapshotDelete removes the record of a snapshot whose data is destroyed. It also writes the dataset, so that
 // concurrent decisions that have read the dataset and the snapshot are repeated.
-func CommitSnapshotDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func commitSnapshotDelete(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
 		return err
@@ -104,8 +104,8 @@ func CommitSnapshotDelete(t *record.Tx, op dataset.Operation, out *api.Committed
 	return t.PutDataset(d)
 }
 
-// PlanRestore decides to restore a volume to one of its snapshots.
-func (v *Planner) PlanRestore(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
+// planRestore decides to restore a volume to one of its snapshots.
+func (s *Service) planRestore(t *record.Tx, req api.Request) (*dataset.Operation, *dataset.Dataset, error) {
 	d, err := t.Volume(req.Volume)
 	if err != nil {
 		return nil, nil, err
@@ -114,7 +114,7 @@ func (v *Planner) PlanRestore(t *record.Tx, req api.Request) (*dataset.Operation
 	if err != nil {
 		return nil, nil, err
 	}
-	keep := v.newSnapshot(d, dataset.SnapshotRestore)
+	keep := s.newSnapshot(d, dataset.SnapshotRestore)
 	keep.Message = "before restore of " + snap.ID.String()
 	next := d
 	next.HeadParent = snap.ID
@@ -124,9 +124,9 @@ func (v *Planner) PlanRestore(t *record.Tx, req api.Request) (*dataset.Operation
 	return op, nil, nil
 }
 
-// BeginRestore records that the content of a dataset is about to be replaced. It must run in the same transaction as
+// beginRestore records that the content of a dataset is about to be replaced. It must run in the same transaction as
 // the plan.
-func BeginRestore(t *record.Tx, op dataset.Operation) error {
+func beginRestore(_ *Service, t *record.Tx, op *dataset.Operation) error {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {
 		return err
@@ -135,10 +135,10 @@ func BeginRestore(t *record.Tx, op dataset.Operation) error {
 	return t.PutDataset(d)
 }
 
-// CommitRestore records that a dataset has the content of a snapshot, and records the snapshot that keeps its previous
+// commitRestore records that a dataset has the content of a snapshot, and records the snapshot that keeps its previous
 // content. The size of the dataset does not change. The data has already changed, so a report from the present home and
 // epoch is refused only if the dataset is being destroyed.
-func CommitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error {
+func commitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error {
 	d, err := record.CurrentDataset(t, op)
 	if err != nil {
 		return err
@@ -171,23 +171,23 @@ func CommitRestore(t *record.Tx, op dataset.Operation, out *api.Committed) error
 	return t.PutDataset(d)
 }
 
-// CheckUndelete fails with dataset.ErrUnsupported if a dataset cannot be restored from the trash because its size would
+// checkUndelete fails with dataset.ErrUnsupported if a dataset cannot be restored from the trash because its size would
 // exceed the overcommit that the policy of its pool allows. Datasets in the trash do not count for the policy, so a
 // restored dataset adds its size, as a new volume does.
 //
 // Only the policy is checked. The data is in the pool already, so the size of the pool does not matter.
-func (v *Planner) CheckUndelete(t *record.Tx, op dataset.Operation) error {
+func (s *Service) checkUndelete(t *record.Tx, op dataset.Operation) error {
 	d, err := t.Dataset(op.DatasetID)
 	if err != nil {
 		return err
 	}
-	st := v.Reported.Pool(d.Pool)
+	st := s.Reports.Pool(d.Pool)
 	if st == nil || d.Trash == nil {
 		return nil
 	}
 	is := *st
-	sinceDelete := v.Clock.Now().Sub(d.Trash.At)
-	if v.Ledger.Clock.Steady()-v.Reported.Heartbeat(d.Home).At >= sinceDelete {
+	sinceDelete := s.Clock.Now().Sub(d.Trash.At)
+	if s.Ledger.Clock.Steady()-s.Reports.Heartbeat(d.Home).At >= sinceDelete {
 		is.Provisioned -= min(is.Provisioned, d.Size) // the report is older than the deletion, and counts the dataset
 	}
 	why := is.WhyOvercommitted(d.Size)
