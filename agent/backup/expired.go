@@ -74,15 +74,9 @@ func (c *Creator) removeDue(ctx context.Context, repository string, due ...dueRe
 	}
 	if err == nil && repo != nil {
 		var list []restic.Backup
-		list, err = c.listDue(ctx, repo, due)
-		if err != nil && len(due) > 1 && ctx.Err() == nil {
-			for _, d := range due { // the damaged backup of one dataset must not keep those of others
-				err = errors.Join(err, c.removeDue(ctx, repository, d))
-			}
-			return err
-		}
-		if err == nil {
-			c.removeAll(ctx, repo, c.chooseDue(list, due), failed)
+		// The list has the backups that can be read, whatever else a repository has.
+		if list, err = c.listDue(ctx, repo, due); err == nil || errors.Is(err, dataset.ErrCorrupt) {
+			c.removeAll(ctx, repo, c.chooseDue(list, due, err == nil), failed)
 		}
 	}
 	removal := errors.Join(slices.Collect(maps.Values(failed))...)
@@ -106,8 +100,8 @@ func (c *Creator) removeDue(ctx context.Context, repository string, due ...dueRe
 	return errors.Join(err, removal)
 }
 
-// listDue lists the backups of some datasets, and can list more. It fails if it cannot list all of them: nobody knows
-// then whether the retained ones are there.
+// listDue lists the backups of some datasets, and can list more. If some are damaged, it lists the others, and fails
+// with dataset.ErrCorrupt.
 func (c *Creator) listDue(ctx context.Context, repo *restic.Repository, due []dueRemoval) ([]restic.Backup, error) {
 	tags := []string{TagDrover}
 	if len(due) == 1 {
@@ -119,8 +113,8 @@ func (c *Creator) listDue(ctx context.Context, repo *restic.Repository, due []du
 // chooseDue returns the IDs of the expired backups that must be removed from a repository with the backups in list. It
 // chooses only backups that the named operations made of the dataset: the repository can be shared with other clusters.
 // An operation that was interrupted and repeated made several. It keeps the retained ones and, for each of them that the
-// repository lacks, one more of the newest expired ones.
-func (c *Creator) chooseDue(list []restic.Backup, due []dueRemoval) (chosen []string) {
+// list lacks, one more of the newest expired ones. all is whether list has all backups in the repository.
+func (c *Creator) chooseDue(list []restic.Backup, due []dueRemoval, all bool) (chosen []string) {
 	type origin struct{ dataset, operation uuid.UUID }
 	there, made := make(map[string]bool, len(list)), map[origin][]string{}
 	for _, b := range list {
@@ -133,11 +127,11 @@ func (c *Creator) chooseDue(list []restic.Backup, due []dueRemoval) (chosen []st
 	for _, d := range due {
 		var ids, absent []string
 		for _, e := range d.expired {
-			all := made[origin{d.op.DatasetID, e.Operation}]
-			if !slices.Contains(all, e.ID) {
+			of := made[origin{d.op.DatasetID, e.Operation}]
+			if all && !slices.Contains(of, e.ID) {
 				absent = append(absent, e.ID)
 			}
-			for _, id := range all {
+			for _, id := range of {
 				if !slices.Contains(d.retained, id) {
 					ids = append(ids, id)
 				}

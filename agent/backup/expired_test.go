@@ -233,7 +233,7 @@ func TestBackupStaysInPlaceOfRemovedOne(t *testing.T) {
 	wantBackups(t, r, ids[4], ids[5])
 }
 
-// A backup that cannot be removed does not prevent the removal of the others.
+// A backup that cannot be removed does not prevent the removal of the others, and one that cannot be read does not.
 func TestDamagedBackupDoesNotKeepOthers(t *testing.T) {
 	f := agenttest.NewCluster(t, "loop", "loop")
 	r := newRepository(t, f)
@@ -251,10 +251,15 @@ esac
 exec %s "$@"
 `, first, folder, real), 0o700))
 	t.Setenv("PATH", folder+":"+os.Getenv("PATH"))
+	found, err := f.Service.Repository(t.Context(), "offsite")
+	must(t, err)
+	garbage := filepath.Join(found.URL, "snapshots", strings.Repeat("0", 64))
+	must(t, os.WriteFile(garbage, []byte("garbage"), 0o600))
 	backUpOnSchedule(f, "db")           // first expires
 	fourth := backUpOnSchedule(f, "db") // first and second expire
 	must(t, os.WriteFile(filepath.Join(folder, "refused"), nil, 0o600))
 	fifth := backUpOnSchedule(f, "db")
+	must(t, os.Remove(garbage))
 	wantBackups(t, r, first, fourth, fifth)
 }
 

@@ -12,7 +12,7 @@ var CheckSurvey = checkSurvey
 // ChooseDue is the method of a Creator that has removed nothing, for one dataset.
 func ChooseDue(list []restic.Backup, op dataset.Operation, expired []api.ExpiredBackup,
 	retained ...string) []string {
-	return new(Creator).chooseDue(list, []dueRemoval{{op, expired, retained}})
+	return new(Creator).chooseDue(list, []dueRemoval{{op, expired, retained}}, true)
 }
 
 // StillThere is the method of a Creator that has removed nothing.

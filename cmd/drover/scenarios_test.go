@@ -271,6 +271,10 @@ var scenarios = map[string]func(c *console){
 		c.fake.volumes[0].Profile.Backup, c.fake.volumes[0].Backups = b, &api.BackupState{Last: now.Add(-2 * time.Hour)}
 		c.fake.profiles[1].Backup = b
 	},
+	"lacks-backup": func(c *console) {
+		v := &c.fake.volumes[0]
+		v.Profile.Backup.To, v.Backups = "offsite", &api.BackupState{Newest: strings.Repeat("5f", 32)}
+	},
 	"works-encrypted": func(c *console) {
 		works(c.fake, ended(dataset.OpDone, nil))
 		encryptGold(c)

@@ -206,6 +206,9 @@ func backupState(t *record.Tx, d dataset.Dataset, v record.Verifications, now ti
 	state := &api.BackupState{
 		Last: b.Last, Next: next, Running: b.Running, Failures: b.Failures, Problem: b.Problem,
 	}
+	if b.Newest.Repository == d.Profile.Backup.To {
+		state.Newest = b.Newest.ID
+	}
 	if d.Profile.Backup.Verify.Restore {
 		state.Verify = &api.VerifyState{
 			Last: v.Last, Next: verificationDue(d, b.Newest, v, now), Running: v.Running, Failures: v.Failures,

@@ -493,7 +493,7 @@ func TestFailedVerification(t *testing.T) {
 	v, err := e.Volume(e.Ctx, "db")
 	require.NoError(t, err)
 	last := v.Verified[len(v.Verified)-1]
-	if last.Backup != newest.ID || last.Failed || last.Check != checkProgram || v.Backups.Verify.Failures != 0 ||
+	if last.Backup != newest.ID || last.Failed || v.Backups.Newest != newest.ID || last.Check != checkProgram || v.Backups.Verify.Failures != 0 ||
 		!v.Verified[0].Failed {
 		t.Errorf("got %+v, %+v", v.Verified, v.Backups.Verify)
 	}

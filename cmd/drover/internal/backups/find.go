@@ -122,6 +122,11 @@ func ofVolume(ctx context.Context, c cli.Remote, repository, volume string) (lis
 			others++
 		}
 	}
+	if s := v.Backups; exists && s != nil && s.Newest != "" && repository == v.Profile.Backup.To &&
+		!slices.ContainsFunc(list, func(b api.VolumeBackup) bool { return b.ID == s.Newest }) {
+		incomplete = cmp.Or(incomplete, dataset.Errorf(dataset.ErrNotFound,
+			"repository %s lacks the last scheduled one, %s", repository, short(s.Newest)))
+	}
 	switch {
 	case len(of) > 1:
 		return nil, nil, dataset.Errorf(dataset.ErrAmbiguous, "%d volumes had the name %s, and none has it now (give "+
@@ -255,8 +260,7 @@ func noBackupError(ctx context.Context, c cli.Remote, ref string) error {
 func findForRestore(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
 	b, incomplete, err := findOne(ctx, a, c, repository, ref)
 	if err == nil && incomplete != nil {
-		a.PrintError(ctx, fmt.Errorf("some backups cannot be read, so a newer one of volume %s may exist: %w", ref,
-			incomplete))
+		a.PrintError(ctx, fmt.Errorf("volume %s may have, or may have had, a newer backup: %w", ref, incomplete))
 	}
 	return b, err
 }
@@ -265,8 +269,8 @@ func findForRestore(ctx context.Context, a *cli.App, c cli.Remote, repository, r
 func findNewest(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
 	b, incomplete, err := findOne(ctx, a, c, repository, ref)
 	if err == nil && incomplete != nil {
-		return api.VolumeBackup{}, fmt.Errorf("not all backups can be read, so the newest one of volume %s is not "+
-			"known (give the ID of one, or --repository): %w", ref, incomplete)
+		return api.VolumeBackup{}, fmt.Errorf("the newest backup of volume %s cannot be read (give the ID of another "+
+			"one, or --repository): %w", ref, incomplete)
 	}
 	return b, err
 }
