@@ -11,9 +11,11 @@ import (
 )
 
 // kind is what control does for one kind of operation, and what it permits. A new kind is a constant of
-// dataset.OpKind, a row here, and, if an agent carries it out, a handler in
-// Operations.Connect (agent/operation/operations.go). Look also at controlsync.StatusReader.OperationEnded and
-// withHolders of the command line.
+// dataset.OpKind, a row here, and, if an agent carries it out, a handler in Operations.Connect
+// (agent/operation/operations.go). Look also at controlsync.StatusReader.OperationEnded and withHolders of the command
+// line. Tests require a row in submissions (powers_test.go); also add the kind to PlanEachKind of package controltest
+// and to TestSubmitKeepsEveryRequest. Its text is in control/api/openapi/enums.json, which go generate writes. Without
+// an endpoint of its own, clients reach it through endpoint.SubmitOperation.
 type kind struct {
 	// plan returns the operation for a request. If the dataset already is as requested, it returns the dataset instead.
 	plan func(*Service) planner

@@ -145,7 +145,9 @@ type Trash struct {
 	Expires time.Time `json:"expires,omitzero"` // when it is purged; absent: never automatically
 }
 
-// Snapshot is an immutable point in time of a dataset.
+// Snapshot is an immutable point in time of a dataset. Each backend keeps the record beside the data, and a rebuild
+// reads it from there. So a field whose value is known only while or after the snapshot is taken, such as Exact, must
+// be set by every backend, and a retry must take it from the existing snapshot (operation.Operations.WithTimeAndSize).
 type Snapshot struct {
 	ID      uuid.UUID    `json:"id"`                // UUID of the snapshot
 	Dataset uuid.UUID    `json:"dataset"`           // UUID of the dataset that the snapshot belongs to

@@ -199,7 +199,8 @@ func Caller(ctx context.Context) process.Identity {
 // known.
 type Tool string
 
-// The engines that are recognized.
+// The engines that are recognized. The guard recognizes the processes of engines by names of its own, and spares them:
+// see guard/hand/look.go.
 const (
 	Docker Tool = "docker"
 	Podman Tool = "podman"

@@ -5,7 +5,10 @@
 // In cmd/drover, package settings reads the file, calls Parse and has the commands of drover profile. Package daemon
 // keeps the Set that was read last and passes it to control. To add a key, add a field to dataset.Profile, its reader
 // to this package, the key to both lists in parseProfile, its description to profiles.schema.json, and a line to
-// profileForm (settings/profile.go). If the field contains a slice or a pointer, also change dataset.Profile.Clone.
+// profileForm (settings/profile.go). A key inside another key needs no change of parseProfile: it belongs in the
+// reader of the outer key (storage.go) and in the lists there. Add cases to testdata/documents.txt, and run go test
+// ./cmd/drover -update for the reference page. If the field contains a slice or a pointer, also change
+// dataset.Profile.Clone.
 package profiles
 
 import (

@@ -8,9 +8,12 @@
 // (repairer.go). Holders examines who else holds a dataset. Quiescer freezes a dataset for a snapshot. Watcher records
 // the writes that a full pool lost.
 //
-// The package owns the keys mounts/, spellings/, engine, guests/ and lost/ of the agent's database. The lock of a
-// dataset (host.Host.Locks) protects its mount and its uses: the comment of a method says if the caller must hold it.
-// Each type with state also has a mutex for its fields.
+// Methods that take a condition.List add findings. Holders.Examine and Engines.MountsOf describe the users of a dataset
+// for display.
+//
+// The package owns the keys mounts/, spellings/, engine, guests/ and lost/ of the agent's database. In memory, the
+// spellings are in records.Cache, not in Spellings. The lock of a dataset (host.Host.Locks) protects its mount and its
+// uses: the comment of a method says if the caller must hold it. Each type with state also has a mutex for its fields.
 package mounting
 
 import (

@@ -1,16 +1,18 @@
 // Package pool keeps the storage pools of this node: it makes and opens them, watches whether they answer and whether
 // their disks fail, and reports how full they are.
 //
-// Pools has all pools, by UUID. It opens them when the agent starts, and again while they are offline, makes new pools,
-// finds out whether a disk fails, and adds a hint on how to free space to the error of a full pool. The daemon passes
-// the pools of drover.yaml (Config). Package controlsync reports the pools with each heartbeat, and package pooladmin
-// makes and removes pools as an operator asks, and finds pools whose disk was restored from an older backup.
+// Pools has all pools, by UUID. It opens them when the agent starts, and again while they are offline, makes new
+// pools, finds out whether a disk fails, and adds a hint on how to free space to the error of a full pool. Config has
+// the pools of drover.yaml. Work on a dataset gets its pool from Get or Online. Status returns the state of each pool.
+// Warnings, Hint and RootHint are texts for findings and errors. Package pooladmin makes and removes pools as an
+// operator asks, and finds pools whose disk was restored from an older backup.
 //
 // The package owns the table of pools in memory, and the keys pools/ and making/ of the agent's database;
-// pooladmin.Admin also writes the record of an adopted pool to pools/. Pools.mu protects the pools in memory,
-// recording protects their records on disk, and identities serializes the writes of a pool's identity. No backend is
-// called while mu is held, because a disk may hang. Calls that must survive a hanging disk go through Ask. Locks keeps
-// other drover processes on this host away from the pools. Failed does not change after Open.
+// pooladmin.Admin also writes the record of an adopted pool to pools/. Pools.mu protects the pools in memory. Once Open
+// has returned, recording serializes the changes and removals of existing records on disk. A new record is written
+// without it. identities serializes the writes of a pool's identity. No backend is called while mu is held, because a
+// disk may hang. Calls that must survive a hanging disk go through Ask. Locks keeps other drover processes on this host
+// away from the pools. Failed does not change after Open.
 //
 // Where to change what: which places a new pool may have is in paths.go and devices.go. When a pool counts as offline
 // is in questions.go (it hangs), prober.go (its disk fails) and Pool.CheckServed. The remedy for a full pool is in
@@ -59,7 +61,7 @@ type Pools struct {
 	// readings has the readings of a status that have not begun, by pool; protected by mu
 	readings map[uuid.UUID]*statusReading
 
-	recording    sync.Mutex // held while the record of a pool is changed
+	recording    sync.Mutex // held while an existing record is changed or removed
 	identities   host.Set   // held while the identity of a pool is written
 	reservations reservations
 }

@@ -9,10 +9,11 @@
 // rules of one dataset. The order is Limited.Mu, then Throttler.mu. GroupScanner belongs to the goroutine of Run. The
 // caller of Limit, Suspend and End holds the dataset's lock.
 //
-// Packages mounting and operation set limits, and controlsync and pool report on them. Where to change what: which
-// control groups get a rule is in controller.go and run.go, and when a limit is suspended in suspend.go. The texts of
-// findings are in control/condition. How a rule is written to the kernel is in package internal/linux/iolimit, and
-// which limits a profile can have in package profiles.
+// Limit sets a limit, Suspend suspends it for a flush, and End removes it. Check adds findings about limits that are
+// not in effect, and Problems describes them for one dataset. Where to change what: which control groups get a rule is
+// in controller.go and run.go, and when a limit is suspended in suspend.go. The texts of findings are in
+// control/condition. How a rule is written to the kernel is in package internal/linux/iolimit, and which limits a
+// profile can have in package profiles.
 package throttle
 
 import (

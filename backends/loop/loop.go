@@ -92,7 +92,8 @@ import (
 // Name is the backend's name in drover.yaml and profiles.yaml.
 const Name = "loop"
 
-// Backend is the backend loop. It is safe for concurrent use.
+// Backend is the backend loop. It is safe for concurrent use. Code outside of this package needs only New: it uses the
+// interfaces of package backends, and a record names the backend by the text "loop".
 type Backend struct {
 	runner run.Runner
 	step   func(string) // called between two actions, for tests

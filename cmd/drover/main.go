@@ -7,7 +7,9 @@
 // a finding of status or doctor needs attention, or 2 if the command line was wrong.
 //
 // A new command belongs in the package of its noun below internal (newRootCmd has them all). events, version, help,
-// completion, man and the hidden freezer are here.
+// completion, man and the hidden freezer are here. The tests of this package run the commands, also on a terminal. The
+// names and the help of the commands are also in docs/cli.md and testdata/usage.txt: go test ./cmd/drover -update
+// writes both.
 // Package main builds the command tree (root.go) and keeps no state.
 package main
 

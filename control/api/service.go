@@ -7,7 +7,8 @@
 //
 // Control, the agents and the command line use the package. It keeps no state. A new endpoint is a row of the table in
 // package endpoint and a handler in package server. If a program uses it, it also gets a method in an interface here
-// and in package client.
+// and in package client. The tests of package server require rows for it in powers_test.go and roundtrip_test.go. Run
+// go generate ./control/api/openapi for the document.
 //
 // Package endpoint is the table of endpoints, package server has the handlers, package client the typed client, package
 // wire the representation in HTTP, and package openapi the OpenAPI document.

@@ -6,8 +6,8 @@
 // [Campaign] shares its state with its parts (scene, volume, dockerd, restorer, parts, tally), and each of
 // these has a mutex. The mutex of a writer orders what the engine does to one container.
 //
-// A new kind of fault needs a [Kind] and a row of allKinds in plan.go, and a case in injector.inject or
-// disturber.disturb.
+// A new kind of fault needs a [Kind] and a row of allKinds in plan.go, and a case in injector.inject. If that case only
+// calls the disturber, the kind also needs a case in disturber.disturb.
 //
 // The seed determines the faults, and the actions of users and operators. It does not determine when each of these
 // happens: the same seed does the same things to a cluster that may be in another state at that moment.

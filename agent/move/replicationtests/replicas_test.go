@@ -1,4 +1,6 @@
-// Package replication_test tests the replication part of package move. It is a folder of its own, so that it runs beside the other tests.
+// Package replication_test tests replicas, the snapshots that a home keeps for them, and inspections of superseded
+// copies. These are parts of package move. It is a folder of its own, so that it runs beside the other tests. How a
+// full pool ends or delays a transfer or a replica is tested in package move (c5_test.go, fullhome_test.go).
 package replication_test
 
 import (

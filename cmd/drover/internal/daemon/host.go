@@ -5,11 +5,16 @@
 //
 // A process owns the files of Options.Root, its sockets and its stores. Locks on two files in the root ensure that at
 // most one process with an agent (Serve or Agent) and at most one control replica use the root at a time (lockRoot).
-// The only other state is the number of closed connections that were not logged yet (closedLog), which a mutex
-// protects. OpenUnserved opens the store for commands that run without a server (package nodes). Where to change what:
-// Options and Serve are in host.go, Control and Agent in replica.go, and the checks of Options in config.go. The stores
-// are opened in stores.go, and the sockets in sockets.go. A metric is declared in metrics.go and filled in by
-// collector.go; durations are recorded in recorder.go.
+// The shared state in memory is the loaded profiles (profilesFile), the counts and durations (Recorder), the last look
+// at the engine (Watcher), the locks of repositories that were seen (exportStorer), the connection to syslog
+// (syslogWriter) and the number of closed connections that were not logged yet (closedLog). Each of them protects
+// itself.
+//
+// OpenUnserved opens the store for commands that run without a server (package nodes). Where to change what: Options
+// and Serve are in host.go, Control and Agent in replica.go, and the checks of Options in config.go. The stores are
+// opened in stores.go, and the sockets in sockets.go. A metric is declared in metrics.go and filled in by
+// collector.go. Durations are recorded in recorder.go, and NewMetrics registers their histograms. The agent reports
+// its work through a function of agent.Config, such as OperationEnded.
 package daemon
 
 import (

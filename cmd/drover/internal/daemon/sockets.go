@@ -175,7 +175,7 @@ metrics:
 |---|---|---|---|---|---|
 `
 
-// Markdown returns the page docs/metrics.md.
+// Markdown returns the page docs/metrics.md. Only a test of this package needs it: go test -update writes the page.
 func Markdown() string {
 	var b strings.Builder
 	b.WriteString(introduction)
