@@ -247,8 +247,8 @@ func wantEnded(f *agenttest.Cluster, op dataset.Operation) {
 }
 
 // While restic reads a clone, the clone keeps the blocks that the volume overwrites. A backup or push ends before they
-// fill the pool, and its clone is removed. The last backup is of a volume without a use, of which a process has a file
-// open.
+// fill the pool, and its clone is removed. The same applies to the backup of a snapshot that is removed meanwhile, of a
+// volume without a use that is restored meanwhile, and of one of which a process has a file open.
 func TestBackupEndsBeforePoolIsFull(t *testing.T) {
 	f := newCluster(t, "db", "first")
 	newRepository(t, f)
@@ -269,10 +269,22 @@ func TestBackupEndsBeforePoolIsFull(t *testing.T) {
 	must(t, err)
 	held, err := unix.Openat(clone, "file", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	must(t, errors.Join(err, unix.Close(clone)))
-	t.Cleanup(func() { _ = unix.Close(held) })
 	f.A.MustUnmount("db", "other")
 	f.A.MustUnmount("db", "user")
 	ends(begin(f, "db", ""))
+	must(t, unix.Close(held))
+	perform := func(kind dataset.OpKind) {
+		must(t, f.A.Perform(t.Context(), api.Request{Kind: kind, Volume: "db", Name: "mine", Snapshot: "mine"}))
+	}
+	perform(dataset.OpSnapshot)
+	for _, kind := range []dataset.OpKind{dataset.OpRestore, dataset.OpSnapshotDelete} {
+		op := begin(f, "db", map[dataset.OpKind]string{dataset.OpSnapshotDelete: "mine"}[kind])
+		wait()
+		perform(kind)
+		free.Store(99)
+		wantEnded(f, op)
+		free.Store(0)
+	}
 }
 
 // The backup of a snapshot or of an idle volume does not end, because its clone keeps nothing.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,25 +53,21 @@ type spaceWatch struct {
 // KeepReserve cancels the context of work with an error of the kind dataset.ErrNoSpace, and returns that error. Work
 // must then end at once: until the clone or snapshot is removed, users take the reserve.
 //
-// Work does not end while its clone keeps nothing: if source is a snapshot, which has the same blocks, or if the volume
-// was not in use since work began. Otherwise the writers of other volumes could end it again and again. A process can
-// use a volume without a recorded use, for example by a descriptor that a container sent to it. The pool knows of it.
+// Work does not end while its clone keeps nothing: see keepsNothing. Otherwise the writers of other volumes could end
+// it again and again.
 func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, source dataset.Source,
 	work func(ctx context.Context) error) error {
-	copies := !pool.Info().Capabilities.InstantSnapshot
-	if source.Snapshot != uuid.Nil && !copies {
-		return work(ctx)
-	}
-	keeps, asked := copies, false
+	begun, _ := o.Cache.Dataset(source.Dataset)
+	keeps, asked := !pool.Info().Capabilities.InstantSnapshot, false
 	working, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := o.examine(working, func(ctx context.Context) (time.Duration, error) {
 		start := o.Clock.Steady()
 		st := pool.Status(ctx)
 		err := checkClone(pool, st)
-		keeps = keeps || len(o.Uses.Get(source.Dataset).IDs) > 0
+		keeps = keeps || source.Snapshot == uuid.Nil && len(o.Uses.Get(source.Dataset).IDs) > 0
 		if !keeps && (err != nil || !asked) {
-			keeps, asked = !isIdle(ctx, pool, source.Dataset), true
+			keeps, asked = !o.keepsNothing(ctx, pool, source, begun.Content), true
 		}
 		took := o.Clock.Steady() - start
 		if err != nil && !keeps {
@@ -87,12 +84,21 @@ func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, source
 	return err
 }
 
-// isIdle is backends.IsIdle. A host with millions of open files can take a minute to answer, in which users can fill the
-// pool. So isIdle returns false after a second.
-func isIdle(ctx context.Context, pool backends.Pool, id uuid.UUID) bool {
+// keepsNothing reports whether a clone of source, which had the given content, shares all blocks with it: the snapshot
+// is still there, or the volume has the content and is not in use. A process can use a volume without a recorded use,
+// for example by a descriptor that a container sent to it. The pool knows of it, but with millions of open files it can
+// take a minute to answer, in which users can fill the pool. Without an answer after a second, the volume is in use.
+func (o *Operations) keepsNothing(ctx context.Context, pool backends.Pool, source dataset.Source, content uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	return backends.IsIdle(ctx, pool, id)
+	if source.Snapshot != uuid.Nil {
+		e, err := pool.Stat(ctx, source.Dataset)
+		return err == nil && slices.ContainsFunc(e.Snapshots, func(s dataset.Snapshot) bool {
+			return s.ID == source.Snapshot
+		})
+	}
+	d, _ := o.Cache.Dataset(source.Dataset)
+	return d.Content == content && backends.IsIdle(ctx, pool, source.Dataset)
 }
 
 // checkClone fails with dataset.ErrNoSpace if a pool with the status st has hardly any inodes, or less free space than
