@@ -216,7 +216,7 @@ func expireBackups(t *record.Tx, op, id uuid.UUID, now time.Time) (expired []api
 	if damaged, err := record.IsDamaged(t, id, b.Made[last].Repository); damaged || err != nil {
 		return nil, nil, err // the older backups can be the last good ones
 	}
-	inUse, err := record.OpenRestores(t, b.Made[last].Repository)
+	inUse, err := record.OpenRestores(t)
 	if dataset.KindOf(err) == dataset.ErrCorrupt {
 		return nil, nil, nil // a damaged record of any operation must not keep a good backup from being recorded
 	} else if err != nil {

@@ -105,12 +105,12 @@ func BeginBackup(t *Tx, op dataset.Operation) error {
 	return t.Put(BackupsKey(op.DatasetID), b)
 }
 
-// OpenRestores returns the IDs of the backups in a repository that are being read: by an import or a verification, on
-// any node, that has not ended.
-func OpenRestores(t *Tx, repository string) (map[string]bool, error) {
+// OpenRestores returns the IDs of the backups that are being read: by an import or a verification, on any node, that
+// has not ended. A repository can be recorded under several names.
+func OpenRestores(t *Tx) (map[string]bool, error) {
 	reads := map[string]bool{}
 	err := eachOpen(t, func(op dataset.Operation) {
-		if op.Repository == repository && (op.Kind == dataset.OpImport || op.Kind == dataset.OpVerify) {
+		if op.Kind == dataset.OpImport || op.Kind == dataset.OpVerify {
 			reads[op.Backup] = true
 		}
 	})

@@ -105,8 +105,9 @@ func TestRetainedBackupsAreNamed(t *testing.T) {
 		id, _ := scheduledBackup(a)
 		ids = append(ids, id)
 	}
+	controltest.AddRepository(e, "again")
 	restore := api.Request{
-		ID: uuid.New(), Kind: dataset.OpVerify, Volume: "copy", Repository: "offsite", Backup: ids[2],
+		ID: uuid.New(), Kind: dataset.OpVerify, Volume: "copy", Repository: "again", Backup: ids[2],
 	}
 	e.MustSubmit(restore)
 	op := *e.MustSubmit(api.Request{

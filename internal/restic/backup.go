@@ -43,8 +43,8 @@ type Request struct {
 	// Time is the moment of the content, with the precision of a second. If zero, it is the present.
 	Time time.Time
 	// Parent is the ID of an earlier backup. Files that have not changed since are not read. Backup fails with
-	// ErrNotFound if the repository has no such backup, and with ErrCorrupt if that is damaged. If Parent is empty, all
-	// files are read.
+	// ErrNotFound if the repository has no such backup, and with ErrCorrupt if its folders are damaged. If Parent is
+	// empty, or if restic 0.14 cannot decrypt it, all files are read.
 	Parent string
 	// Progress, if not nil, is called about once a second. It must not block.
 	Progress func(Progress)
