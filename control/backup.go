@@ -192,44 +192,45 @@ const maxRemovals = 30
 // the transaction has recorded as good. expired has the earlier scheduled backups that the agent must remove. retained
 // has the IDs of those that retention keeps, of the new one, and of all backups that are being read, also by operations
 // on other volumes. If op did not make the last good scheduled backup, both are empty.
-func expireBackups(t *record.Tx, op, id uuid.UUID, now time.Time) (expired []api.ExpiredBackup, retained []string,
-	err error) {
+func expireBackups(t *record.Tx, op, id uuid.UUID, now time.Time, out *api.Committed) error {
+	out.Expired, out.Retained, out.Reading = nil, nil, nil // the transaction can run again
 	var b record.Backups
-	_, err = t.Get(record.BackupsKey(id), &b)
+	_, err := t.Get(record.BackupsKey(id), &b)
 	if dataset.KindOf(err) == dataset.ErrCorrupt {
-		return nil, nil, nil // the operation ends nevertheless, and an event names the record
+		return nil // the operation ends nevertheless, and an event names the record
 	} else if err != nil {
-		return nil, nil, err
+		return err
 	}
 	last := len(b.Made) - 1
 	if last < 0 || b.Made[last].Operation != op {
-		return nil, nil, nil
+		return nil
 	}
 	d, err := t.Dataset(id)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	kept := retainedBackups(b.Made, d.Profile.Backup.Keep, now, time.Local)
 	if !slices.Contains(slices.Collect(maps.Values(kept)), false) {
-		return nil, nil, nil
+		return nil
 	}
 	if damaged, err := record.IsDamaged(t, id, b.Made[last].Repository); damaged || err != nil {
-		return nil, nil, err // the older backups can be the last good ones
+		return err // the older backups can be the last good ones
 	}
 	inUse, err := record.OpenRestores(t)
 	if dataset.KindOf(err) == dataset.ErrCorrupt {
-		return nil, nil, nil // a damaged record of any operation must not keep a good backup from being recorded
+		return nil // a damaged record of any operation must not keep a good backup from being recorded
 	} else if err != nil {
-		return nil, nil, err
+		return err
 	}
 	var stay []record.ScheduledBackup
-	retained = append(slices.Sorted(maps.Keys(inUse)), b.Made[last].ID)
+	out.Reading = slices.Sorted(maps.Keys(inUse))
+	out.Retained = []string{b.Made[last].ID}
 	for i, m := range b.Made {
 		keep, counts := kept[i]
 		switch {
 		case !counts:
 		case keep:
-			retained = append(retained, m.ID)
+			out.Retained = append(out.Retained, m.ID)
 		case !inUse[m.ID]:
 			if b.Asked != op { // not a repeated report
 				if m.Removals >= maxRemovals {
@@ -237,14 +238,14 @@ func expireBackups(t *record.Tx, op, id uuid.UUID, now time.Time) (expired []api
 				}
 				m.Removals++
 			}
-			expired = append(expired, api.ExpiredBackup{
+			out.Expired = append(out.Expired, api.ExpiredBackup{
 				ID: m.ID, Operation: m.Operation, Final: m.Removals >= maxRemovals,
 			})
 		}
 		stay = append(stay, m)
 	}
 	b.Made, b.Asked = stay, op
-	return expired, retained, t.Put(record.BackupsKey(id), b)
+	return t.Put(record.BackupsKey(id), b)
 }
 
 // retainedBackups returns whether a rule of keep retains each backup, by its index in made. made has the backups in the

@@ -64,8 +64,7 @@ func (s *Service) Commit(ctx context.Context, node uuid.UUID, r api.Report) (out
 			return err
 		}
 		if op.Kind == dataset.OpBackup && op.Problem == nil {
-			out.Expired, out.Retained, err = expireBackups(t, op.ID, op.DatasetID, s.Clock.Now())
-			if err != nil {
+			if err := expireBackups(t, op.ID, op.DatasetID, s.Clock.Now(), &out); err != nil {
 				return err
 			}
 		}

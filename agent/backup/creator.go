@@ -287,7 +287,7 @@ func (c *Creator) storeClone(ctx context.Context, jb *host.Job, op dataset.Opera
 		if err != nil {
 			return ofAbsent(err)
 		}
-		c.noteStored(repo, a.made, a.summary, text)
+		c.noteStored(repo, a.made, dataset.Size(survey.Size), text)
 		return nil
 	})
 }
@@ -302,7 +302,7 @@ func (c *Creator) storeAll(ctx context.Context, jb *host.Job, repo *restic.Repos
 	jb.Step("storing" + describeReadsAll(a.readsAll))
 	request.Parent = ""
 	if a.made, a.summary, err = repo.Backup(ctx, request); err == nil {
-		_, err = repo.RestoreSize(ctx, a.made.ID)
+		err = repo.CheckFolders(ctx, a.made.ID)
 	}
 	return err
 }
@@ -315,15 +315,15 @@ func describeReadsAll(why string) string {
 	return " (reads everything: " + why + ")"
 }
 
-// noteStored notes a new backup in the facts, so that a restore on this host needs no run of restic to measure it.
-// record is the text of its record.
-func (c *Creator) noteStored(repo *restic.Repository, b restic.Backup, s restic.Summary, record []byte) {
+// noteStored notes a new backup in the facts, so that a restore on this host needs no run of restic to measure it. size
+// is what a restore writes, and record the text of its record.
+func (c *Creator) noteStored(repo *restic.Repository, b restic.Backup, size dataset.Size, record []byte) {
 	parsed, err := ParseRecord(record)
 	if err != nil {
 		return // a restore reads it, and reports what is wrong
 	}
 	c.facts.note(repo, b.ID, func(now *fact) {
-		now.backup, now.record, now.size = b, &parsed, dataset.Size(s.Bytes)
+		now.backup, now.record, now.size = b, &parsed, size
 	})
 }
 

@@ -18,11 +18,10 @@ import (
 // removedAtOnce is how many expired backups one run of restic removes at most.
 const removedAtOnce = 100
 
-// dueRemoval has the expired backups of an operation's dataset, and the IDs of those that control retains.
+// dueRemoval has control's answer about the expired backups of an operation's dataset.
 type dueRemoval struct {
-	op       dataset.Operation
-	expired  []api.ExpiredBackup
-	retained []string
+	op dataset.Operation
+	api.Committed
 }
 
 // removeExpired removes the expired backups of an operation's dataset: those that retention does not keep. answer is
@@ -53,8 +52,8 @@ func (c *Creator) removePostponed(ctx context.Context, repository string) error 
 			c.logOf(ctx, op).WithError(err).Warn(cannotRemoveExpired)
 			continue
 		}
-		if expired := c.stillThere(op, answer.Expired); len(expired) > 0 {
-			due = append(due, dueRemoval{op, expired, answer.Retained})
+		if answer.Expired = c.stillThere(op, answer.Expired); len(answer.Expired) > 0 {
+			due = append(due, dueRemoval{op, answer})
 		}
 	}
 	if len(due) == 0 {
@@ -85,7 +84,7 @@ func (c *Creator) removeDue(ctx context.Context, repository string, due ...dueRe
 	}
 	for _, d := range due {
 		all := []error{err}
-		for _, e := range d.expired {
+		for _, e := range d.Expired {
 			all = append(all, failed[e.ID])
 			if e.Final && repo != nil && !c.absent.has(e.ID) {
 				c.logOf(ctx, d.op).WithField("backup", e.ID).WithField("repository", repository).
@@ -112,8 +111,8 @@ func (c *Creator) listDue(ctx context.Context, repo *restic.Repository, due []du
 
 // chooseDue returns the IDs of the expired backups that must be removed from a repository with the backups in list. It
 // chooses only backups that the named operations made of the dataset: the repository can be shared with other clusters.
-// An operation that was interrupted and repeated made several. It keeps the retained ones and, for each of them that the
-// list lacks, one more of the newest expired ones. all is whether list has all backups in the repository.
+// An operation that was interrupted and repeated made several. It keeps those that are being read and, for each retained
+// one that list lacks, one more of the newest expired ones. all is whether list has all backups in the repository.
 func (c *Creator) chooseDue(list []restic.Backup, due []dueRemoval, all bool) (chosen []string) {
 	type origin struct{ dataset, operation uuid.UUID }
 	there, made := make(map[string]bool, len(list)), map[origin][]string{}
@@ -126,13 +125,13 @@ func (c *Creator) chooseDue(list []restic.Backup, due []dueRemoval, all bool) (c
 	}
 	for _, d := range due {
 		var ids, absent []string
-		for _, e := range d.expired {
+		for _, e := range d.Expired {
 			of := made[origin{d.op.DatasetID, e.Operation}]
 			if all && !slices.Contains(of, e.ID) {
 				absent = append(absent, e.ID)
 			}
 			for _, id := range of {
-				if !slices.Contains(d.retained, id) {
+				if !slices.Contains(d.Reading, id) {
 					ids = append(ids, id)
 				}
 			}
@@ -140,7 +139,7 @@ func (c *Creator) chooseDue(list []restic.Backup, due []dueRemoval, all bool) (c
 		c.absent.add(absent...)
 		// A retained backup that somebody removed by hand, or that the repository has lost, protects nothing.
 		missing := 0
-		for _, id := range d.retained {
+		for _, id := range d.Retained {
 			if !there[id] {
 				missing++
 			}

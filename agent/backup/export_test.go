@@ -11,8 +11,8 @@ var CheckSurvey = checkSurvey
 
 // ChooseDue is the method of a Creator that has removed nothing, for one dataset.
 func ChooseDue(list []restic.Backup, op dataset.Operation, expired []api.ExpiredBackup,
-	retained ...string) []string {
-	return new(Creator).chooseDue(list, []dueRemoval{{op, expired, retained}}, true)
+	reading ...string) []string {
+	return new(Creator).chooseDue(list, []dueRemoval{{op, api.Committed{Expired: expired, Reading: reading}}}, true)
 }
 
 // StillThere is the method of a Creator that has removed nothing.

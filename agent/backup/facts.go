@@ -23,9 +23,7 @@ type factKey struct{ url, id string } // id has 64 digits
 type fact struct {
 	backup restic.Backup // without an ID if it is not known
 	record *Record       // nil if it is not known
-	// size is what a restore writes, or 0 if it is not known. For a backup that this agent has made, it is an upper
-	// bound.
-	size dataset.Size
+	size   dataset.Size  // what a restore writes, or 0 if it is not known
 }
 
 // get returns what is known of a backup.

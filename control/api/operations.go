@@ -111,10 +111,11 @@ type Committed struct {
 	Duplicate bool `json:"duplicate,omitempty"`
 	// earlier scheduled backups of the dataset that retention does not keep: the agent removes them from the repository
 	Expired []ExpiredBackup `json:"expired,omitempty"`
-	// IDs of the new backup, of the earlier scheduled backups of the dataset in the repository that retention keeps,
-	// and of all backups that are being read. The agent keeps them. If the repository lacks n of them, the agent also
-	// keeps the n newest backups of Expired that are in it.
+	// IDs of the new backup, and of the earlier scheduled backups of the dataset in the repository that retention keeps.
+	// If the repository lacks n of these backups, the agent keeps the n newest backups of Expired that are in it.
 	Retained []string `json:"retained,omitempty"`
+	// IDs of all backups that are being read, with Expired: the agent removes none of them
+	Reading []string `json:"reading,omitempty"`
 }
 
 // ExpiredBackup is a scheduled backup that retention does not keep.

@@ -18,6 +18,14 @@ import (
 	"github.com/droverhq/drover/test/require"
 )
 
+// hourlyHost returns a control service with one agent, and the profile of hourly.
+func hourlyHost(t *testing.T) (*controltest.Control, *controltest.Agent) {
+	t.Helper()
+	e := controltest.New(t)
+	hourly(e)
+	return e, e.NewAgent("alpha")
+}
+
 // hourly adds the profile "hourly", whose volumes are backed up every hour, and its repository.
 func hourly(e *controltest.Control) {
 	p := e.ProfileSet.ByName["silver"]
@@ -63,9 +71,7 @@ func backupsOf(e *controltest.Control, id uuid.UUID) (b record.Backups) {
 // A volume is backed up after each moment of the schedule, once, also if a backup takes longer than the time between
 // two of them.
 func TestBackupSchedule(t *testing.T) {
-	e := controltest.New(t)
-	hourly(e)
-	a := e.NewAgent("alpha")
+	e, a := hourlyHost(t)
 	d := a.MustCreate("db@hourly")
 	a.MustCreate("plain@silver")
 	e.Round()
@@ -103,9 +109,7 @@ func TestBackupSchedule(t *testing.T) {
 // After the store was rebuilt or restored, no backup has the operation of an earlier one: the agent would take the
 // earlier backup for its own remains, and remove it.
 func TestRequestAfterRebuildIsAnotherOperation(t *testing.T) {
-	e := controltest.New(t)
-	hourly(e)
-	a := e.NewAgent("alpha")
+	e, a := hourlyHost(t)
 	d := a.MustCreate("db@hourly")
 	e.Round()
 	e.AdvanceAndRun(2 * time.Hour)
@@ -121,9 +125,7 @@ func TestRequestAfterRebuildIsAnotherOperation(t *testing.T) {
 
 // A backup that has failed is tried again, later after each failure, and at least every two and a half hours.
 func TestFailedBackupIsRetried(t *testing.T) {
-	e := controltest.New(t)
-	hourly(e)
-	a := e.NewAgent("alpha")
+	e, a := hourlyHost(t)
 	d := a.MustCreate("db@hourly")
 	e.AdvanceAndRun(time.Hour + 15*time.Minute)
 	var waits []time.Duration
@@ -157,9 +159,7 @@ func TestFailedBackupIsRetried(t *testing.T) {
 // A volume whose backup failed is examined each minute, because a good backup that a user requests clears the failure.
 // The records of many volumes are read in one call.
 func TestFailedBackupsAreReadTogether(t *testing.T) {
-	e := controltest.New(t)
-	hourly(e)
-	a := e.NewAgent("alpha")
+	e, a := hourlyHost(t)
 	const volumes = 200
 	for i := range volumes {
 		a.MustCreate(fmt.Sprintf("v%d@hourly", i))
@@ -188,10 +188,8 @@ func TestFailedBackupsAreReadTogether(t *testing.T) {
 // A good backup that a user requests clears the failures of the scheduled ones, if it is in the same repository, and
 // not of a snapshot.
 func TestManualBackupClearsFailures(t *testing.T) {
-	e := controltest.New(t)
-	hourly(e)
+	e, a := hourlyHost(t)
 	controltest.AddRepository(e, "other")
-	a := e.NewAgent("alpha")
 	d := a.MustCreate("db@hourly")
 	a.MustCommit(*e.MustSubmit(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "old"}).Operation)
 	e.AdvanceAndRun(time.Hour + 15*time.Minute)
@@ -218,9 +216,7 @@ func TestManualBackupClearsFailures(t *testing.T) {
 
 // An operator who cancels a scheduled backup does not get another one until the next moment of the schedule.
 func TestCancelledBackupIsNotRepeated(t *testing.T) {
-	e := controltest.New(t)
-	hourly(e)
-	a := e.NewAgent("alpha")
+	e, a := hourlyHost(t)
 	d := a.MustCreate("db@hourly")
 	e.AdvanceAndRun(time.Hour + 15*time.Minute)
 	op := wantBackup(a, "due")
@@ -297,9 +293,7 @@ func markUnreachable(e *controltest.Control, node uuid.UUID) {
 
 // A clock that was ahead neither stops the backups nor makes more of them.
 func TestBackupsAfterClockWasAhead(t *testing.T) {
-	e := controltest.New(t)
-	hourly(e)
-	a := e.NewAgent("alpha")
+	e, a := hourlyHost(t)
 	a.MustCreate("db@hourly")
 	e.AdvanceAndRun(365 * 24 * time.Hour)
 	finishBackup(a, wantBackup(a, "while the clock is ahead"))
@@ -316,9 +310,7 @@ func TestBackupsAfterClockWasAhead(t *testing.T) {
 
 // Only control itself may request a scheduled backup. Nobody can have it make several.
 func TestScheduledBackupsAreRequestedByControl(t *testing.T) {
-	e := controltest.New(t)
-	hourly(e)
-	a := e.NewAgent("alpha")
+	e, a := hourlyHost(t)
 	a.MustRegister("alpha")
 	a.MustCreate("db@hourly")
 	a.MustCreate("plain@silver")
@@ -338,10 +330,8 @@ func TestScheduledBackupsAreRequestedByControl(t *testing.T) {
 
 // A repository that is not recorded is reported, and the backup is made once it is recorded.
 func TestBackupToUnrecordedRepository(t *testing.T) {
-	e := controltest.New(t)
-	hourly(e)
+	e, a := hourlyHost(t)
 	e.OK(e.RemoveRepository(e.Ctx, "offsite", true))
-	a := e.NewAgent("alpha")
 	a.MustCreate("db@hourly")
 	for range 80 {
 		e.AdvanceAndRun(time.Minute)
@@ -359,9 +349,7 @@ func TestBackupToUnrecordedRepository(t *testing.T) {
 // and the next one follows. So does one whose operation was forgotten.
 func TestBackupEndedWithoutRecord(t *testing.T) {
 	for _, forgotten := range []bool{false, true} {
-		e := controltest.New(t)
-		hourly(e)
-		a := e.NewAgent("alpha")
+		e, a := hourlyHost(t)
 		d := a.MustCreate("db@hourly")
 		e.AdvanceAndRun(time.Hour + 15*time.Minute)
 		op := wantBackup(a, "due")
@@ -434,9 +422,7 @@ func TestBackupsOfManyVolumesAreSpread(t *testing.T) {
 
 // A volume whose backup is late, or whose repository is not recorded, has a finding and metrics.
 func TestLateBackupsAreReported(t *testing.T) {
-	e := controltest.New(t)
-	hourly(e)
-	a := e.NewAgent("alpha")
+	e, a := hourlyHost(t)
 	a.MustCreate("db@hourly")
 	a.MustCreate("plain@silver")
 	found := func() string {

@@ -115,9 +115,9 @@ func TestRetainedBackupsAreNamed(t *testing.T) {
 	}).Operation
 	op.Backup = backupID(op.ID)
 	for range 2 {
-		want := []string{ids[2], op.Backup, ids[4], ids[5]}
-		if out := a.MustCommit(op); !slices.Equal(out.Retained, want) || len(out.Expired) != 3 {
-			t.Errorf("got %v, and %d expired; want %v, and 3", out.Retained, len(out.Expired), want)
+		out, want := a.MustCommit(op), []string{op.Backup, ids[4], ids[5]}
+		if !slices.Equal(out.Retained, want) || !slices.Equal(out.Reading, ids[2:3]) || len(out.Expired) != 3 {
+			t.Errorf("got %v and %v, and %d expired; want %v, and 3", out.Retained, out.Reading, len(out.Expired), want)
 		}
 	}
 }

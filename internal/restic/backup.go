@@ -308,6 +308,17 @@ func (r *Repository) RestoreSize(ctx context.Context, id string) (dataset.Size, 
 	return dataset.Size(s.Bytes), err
 }
 
+// CheckFolders reads all folders of a backup from the repository, not from the cache. It fails with ErrCorrupt if one
+// is damaged or missing. Like a backup, it is killed once the pool has no space.
+func (r *Repository) CheckFolders(ctx context.Context, id string) error {
+	if err := r.checkIDs(id); err != nil {
+		return err
+	}
+	c := command{time: longTime, strict: true, paced: true}
+	_, err := r.peek(ctx, c, maxOutput, "stats", "--mode=restore-size", "--no-cache", id)
+	return err
+}
+
 // Remove removes backups. Their data remain until Prune is called. A backup that does not exist is ignored.
 // If a backup cannot be read, Remove removes the others, and fails with ErrCorrupt or ErrOffline. It fails with
 // ErrAppendOnly if the server refuses to remove backups.

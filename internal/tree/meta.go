@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/droverhq/drover/dataset"
 )
 
 const aclDefault = "system.posix_acl_default"
@@ -111,6 +113,10 @@ func readXattrs(procPath string) ([]xattr, error) {
 	list, err := grow(func(buf []byte) (int, error) { return unix.Listxattr(procPath, buf) })
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, nil
+	}
+	if errors.Is(err, unix.E2BIG) {
+		return nil, dataset.Errorf(dataset.ErrUnsupported, "the names of its attributes have more than 64KiB, and Linux "+
+			"lists no more (remove some: setfattr --remove)")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list attributes: %w", err)

@@ -23,6 +23,8 @@ type Survey struct {
 	// the file with most of them, and LongestReads how many.
 	Reads, LongestReads int64
 	Longest             string
+	// Size is the number of bytes that a restore writes: it writes each file once, and holes as far as restic does.
+	Size int64
 	// Repeated is the size of the extended attributes, and targets of symbolic links, that restic stores again: once
 	// for each further hard link. Inodes is how many more inodes a restore needs: restic makes one for each hard link,
 	// except of regular files.
@@ -137,6 +139,8 @@ func (s *Survey) add(n *node, at *place) error {
 	switch n.format() {
 	case unix.S_IFREG:
 		s.Reads = min(s.Reads, math.MaxInt64-n.st.Size) + n.st.Size // files can have holes of exabytes
+		part := (n.st.Size-1)/links + 1
+		s.Size = min(s.Size, math.MaxInt64-part) + part
 		if n.st.Size > s.LongestReads {
 			s.Longest, s.LongestReads = path, n.st.Size
 		}

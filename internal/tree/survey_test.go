@@ -2,6 +2,7 @@ package tree_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,11 +27,12 @@ func TestSurvey(t *testing.T) {
 		"fixed": time.Unix(1e9, 0),
 	} {
 		path := filepath.Join(dir, name)
-		require.NoError(t, os.WriteFile(path, nil, 0o600))
+		require.NoError(t, os.WriteFile(path, []byte("text"), 0o600))
 		ts := []unix.Timespec{{Sec: at.Unix()}, {Sec: at.Unix()}}
 		require.NoError(t, unix.UtimesNanoAt(unix.AT_FDCWD, path, ts, 0))
 	}
 	require.NoError(t, unix.Mknod(filepath.Join(dir, "socket"), unix.S_IFSOCK|0o600, 0))
+	require.NoError(t, os.Link(filepath.Join(dir, "plain"), filepath.Join(dir, "twin")))
 	fixed, err := os.Open(filepath.Join(dir, "fixed"))
 	require.NoError(t, err)
 	defer fixed.Close()
@@ -43,8 +45,8 @@ func TestSurvey(t *testing.T) {
 	if want := (tree.Found{Count: 1, First: "fixed"}); err != nil || got.Flags != want {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
-	if want := (tree.Found{Count: 1, First: "future"}); got.Names != 5 || got.Times != want {
-		t.Errorf("got %+v, want 5 names, and %+v", got, want)
+	if want := (tree.Found{Count: 1, First: "future"}); got.Names != 6 || got.Reads != 20 || got.Size != 16 || got.Times != want {
+		t.Errorf("got %+v, want 6 names with 20 bytes, of which 16 are restored, and %+v", got, want)
 	}
 }
 
@@ -108,6 +110,13 @@ func TestSurveyRefuses(t *testing.T) {
 		},
 		"setfattr --remove": func(top string) error {
 			return errors.Join(os.MkdirAll(top, 0o700), unix.Setxattr(top, "user.\xff", []byte("x"), 0))
+		},
+		"lists no more": func(top string) error {
+			err := os.MkdirAll(top, 0o700)
+			for i := range 300 {
+				err = errors.Join(err, unix.Setxattr(top, fmt.Sprintf("user.%0240d", i), nil, 0))
+			}
+			return err
 		},
 		"remove the symbolic link": func(top string) error {
 			return errors.Join(os.MkdirAll(top, 0o700), os.Symlink(strings.Repeat("\xff", 1000), filepath.Join(top, "l")))
