@@ -31,7 +31,7 @@
 // reads and writes one record.Tx, whose commit checks every record that Get has read. Some also read the valid profiles
 // and the last reports of agents, which are in memory. Creates, clones and imports are in create.go: for a stricter
 // rule for new names, begin there. An option of a volume begins in dataset/options.go (its value, help and Apply) and
-// PlanCreate; backup.go refuses those that a verification cannot use, and reports.Profiles the mount options that it
+// planCreate; backup.go refuses those that a verification cannot use, and reports.Profiles the mount options that it
 // does not know. matches.go compares a request with what exists. A change of an existing volume is in update.go (of its
 // failover in setfailover.go), of its names in rename.go, of its key in rekey.go, snapshots are in snapshot.go, and
 // backups, pushes and verifications in backup.go. The filesystem and the encryption of a dataset never change: another

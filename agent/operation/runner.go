@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
+	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/failurelog"
@@ -256,6 +257,41 @@ func (o *Operations) statusOfNew(ctx context.Context, op dataset.Operation) *dat
 		st.Fullness = usage.Fullness(d.Profile.WarnAt, dataset.NotFull)
 	}
 	return st
+}
+
+// ReadUsage returns how many bytes a dataset occupies in its pool, and how full it is. It walks no files. seen is the
+// usage of its filesystem as df shows it, or nil if that is not known. The usage is nil if the pool knows no limit of
+// the dataset. It is also nil if the dataset has a filesystem that is not mounted, because an allocated block of the
+// device may be free in the filesystem.
+func ReadUsage(ctx context.Context, b backends.Pool, d dataset.Dataset, seen *dataset.Usage) (
+	inPool dataset.Size, usage *dataset.Usage, err error) {
+	own := b.Info().Capabilities.OwnFilesystem
+	inPool, err = b.Used(ctx, d.ID)
+	if own && seen != nil {
+		return inPool, seen, err
+	}
+	if err != nil || d.Size <= 0 || own && d.Profile.Filesystem.Type != "" {
+		return inPool, nil, err
+	}
+	if seen != nil && seen.Used+seen.Available <= d.Size {
+		// With project quotas, the kernel shows the limit of the directory as the size of the filesystem. Leave out the
+		// inodes, which are those of the whole pool.
+		return inPool, &dataset.Usage{Used: seen.Used, Available: seen.Available}, nil
+	}
+	data := min(inPool, d.Size)
+	return inPool, &dataset.Usage{Used: data, Available: d.Size - data}, nil
+}
+
+// SetUsed sets in a status how many bytes a dataset occupies in its pool, and how many its files use. usage is how full
+// it is, or was when it was last mounted. If the dataset shares the filesystem of its pool, both figures mean the same.
+func SetUsed(st *dataset.DatasetStatus, inPool dataset.Size, usage *dataset.Usage, ownFilesystem bool) {
+	st.InPool, st.Usage = &inPool, usage
+	switch {
+	case usage != nil:
+		st.Used = &usage.Used
+	case !ownFilesystem:
+		st.Used = &inPool
+	}
 }
 
 // IsHome reports whether this node is the home of the dataset in an answer. The home can be another node: a caller

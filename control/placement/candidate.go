@@ -9,9 +9,9 @@
 //
 // Another reason why a pool cannot keep a profile belongs in Candidate.shortcomings. Another state of a node in which
 // its pools get nothing, such as cordoned, gets a field of Candidate, and a case in WhyOffline. Another rule for the
-// choice of a node belongs in site.go, where each Site is judged by itself. Which records a choice reads, and on which
-// of them the decision depends, is in placer.go. Which node gets a replica, and which copies are surplus, is decided in
-// keeper.go, and when a copy may be destroyed in copies.go.
+// choice of a node belongs in WhyUnfit, where each Site is judged by itself. Which records a choice reads, and on which
+// of them the decision depends, is in placer.go. What an error says if no pool fits is in refusals.go. Which node gets
+// a replica, and which copies are surplus, is decided in keeper.go, and when a copy may be destroyed in copies.go.
 package placement
 
 import (
@@ -146,6 +146,37 @@ func (c Candidate) WhyOffline() string {
 		return "it is offline: " + c.Status.Reason
 	}
 	return ""
+}
+
+// Site is a node that a dataset could be put on, with its pools in the order in which the node lists them.
+type Site struct {
+	dataset.Node
+	Facts *dataset.Facts // nil if the node has not reported them yet
+	Pools []Candidate
+}
+
+// Requirement lists the needs of a dataset.
+type Requirement struct {
+	ID            uuid.UUID // of the dataset
+	Subject       string    // for errors, such as "volume db"
+	Profile       dataset.Profile
+	Placement     selector.Expr // the placement expression of the profile
+	Requester     uuid.UUID     // the node that requests it; uuid.Nil if none does
+	RequesterOnly bool          // only the requesting node is suitable, because the source is there
+	Node          uuid.UUID     // the only suitable node, as the user chose it; uuid.Nil if every node is
+	NameNode      bool          // errors name the node even if there is only one
+	CurrentSize   dataset.Size  // size that the dataset already has; every pool counts as large enough for it
+	// Size is the size of an existing dataset that is copied to the pool; 0 for a new one. It is used if the profile
+	// has no size.
+	Size dataset.Size
+}
+
+// sizeOn returns the size that the dataset will have on a pool; 0 if the pool chooses it.
+func (o Requirement) sizeOn(c Candidate) dataset.Size {
+	if c.FileCopy {
+		return o.Profile.Size
+	}
+	return cmp.Or(o.Profile.Size, o.Size)
 }
 
 // WhyUnfit returns why a pool of the site does not meet a requirement; "" if it does. ifOnline is true if the pool

@@ -1,9 +1,13 @@
 package placement
 
 import (
+	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -77,6 +81,22 @@ func (s *Placer) Place(t *record.Tx, o Requirement) (c Candidate, err error) {
 	}
 	c = Spread(fit, o.ID)
 	return c, dependOnPool(t, c)
+}
+
+// Spread chooses one of several pools by their free space: a pool with twice as much free space is chosen twice as
+// often. If it always chose the emptiest pool, many concurrent creates would all go to that pool. The choice depends
+// only on the UUID of the dataset and on the pools (weighted rendezvous hashing).
+func Spread(fit []Candidate, id uuid.UUID) Candidate {
+	score := func(c Candidate) float64 {
+		sum := sha256.Sum256(bytes.Join([][]byte{id[:], c.ID[:]}, nil))
+		even := (float64(binary.BigEndian.Uint64(sum[:])>>11) + 1) / (1 << 53) // above 0, up to 1
+		free := 1.0
+		if c.Status != nil {
+			free = max(free, float64(c.Status.Free))
+		}
+		return -math.Log(even) / free
+	}
+	return slices.MinFunc(fit, func(x, y Candidate) int { return cmp.Compare(score(x), score(y)) })
 }
 
 // placeOn chooses the first pool that fits on the node that the requirement names.

@@ -109,24 +109,6 @@ func OpenWork(t *Tx, node uuid.UUID) (open []dataset.Operation, err error) {
 	return open, nil
 }
 
-// PutUUIDPointer makes an object findable by a prefix of its UUID. It fails with dataset.ErrExists if the UUID belongs
-// to another object, because agents choose the UUIDs of the objects that they make. The first attempt does not read
-// the key: it assumes that the key is absent, and the commit checks that.
-func PutUUIDPointer(t *Tx, id uuid.UUID, to UUIDPointer) error {
-	key := UUIDKey(id)
-	t.UseCached(store.Entry{Key: key})
-	var is UUIDPointer
-	there, err := t.Get(key, &is)
-	if err == nil && there && is != to {
-		err = dataset.Errorf(dataset.ErrExists,
-			"UUID %s already belongs to something else, of dataset %s (use a new UUID)", id, is.Dataset)
-	}
-	if err != nil {
-		return err
-	}
-	return t.Put(key, to)
-}
-
 // PutSnapshot writes the record of a snapshot, the claim of its name, and its entry under by-uuid/.
 func PutSnapshot(t *Tx, snap dataset.Snapshot) error {
 	if snap.Name != "" {

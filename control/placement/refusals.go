@@ -1,67 +1,12 @@
 package placement
 
 import (
-	"bytes"
 	"cmp"
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
-	"math"
-	"slices"
 	"strings"
 
-	"github.com/google/uuid"
-
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/selector"
 )
-
-// Site is a node that a dataset could be put on, with its pools in the order in which the node lists them.
-type Site struct {
-	dataset.Node
-	Facts *dataset.Facts // nil if the node has not reported them yet
-	Pools []Candidate
-}
-
-// Requirement lists the needs of a dataset.
-type Requirement struct {
-	ID            uuid.UUID // of the dataset
-	Subject       string    // for errors, such as "volume db"
-	Profile       dataset.Profile
-	Placement     selector.Expr // the placement expression of the profile
-	Requester     uuid.UUID     // the node that requests it; uuid.Nil if none does
-	RequesterOnly bool          // only the requesting node is suitable, because the source is there
-	Node          uuid.UUID     // the only suitable node, as the user chose it; uuid.Nil if every node is
-	NameNode      bool          // errors name the node even if there is only one
-	CurrentSize   dataset.Size  // size that the dataset already has; every pool counts as large enough for it
-	// Size is the size of an existing dataset that is copied to the pool; 0 for a new one. It is used if the profile
-	// has no size.
-	Size dataset.Size
-}
-
-// sizeOn returns the size that the dataset will have on a pool; 0 if the pool chooses it.
-func (o Requirement) sizeOn(c Candidate) dataset.Size {
-	if c.FileCopy {
-		return o.Profile.Size
-	}
-	return cmp.Or(o.Profile.Size, o.Size)
-}
-
-// Spread chooses one of several pools by their free space: a pool with twice as much free space is chosen twice as
-// often. If it always chose the emptiest pool, many concurrent creates would all go to that pool. The choice depends
-// only on the UUID of the dataset and on the pools (weighted rendezvous hashing).
-func Spread(fit []Candidate, id uuid.UUID) Candidate {
-	score := func(c Candidate) float64 {
-		sum := sha256.Sum256(bytes.Join([][]byte{id[:], c.ID[:]}, nil))
-		even := (float64(binary.BigEndian.Uint64(sum[:])>>11) + 1) / (1 << 53) // above 0, up to 1
-		free := 1.0
-		if c.Status != nil {
-			free = max(free, float64(c.Status.Free))
-		}
-		return -math.Log(even) / free
-	}
-	return slices.MinFunc(fit, func(x, y Candidate) int { return cmp.Compare(score(x), score(y)) })
-}
 
 // NamesShown is how many pools or nodes with the same reason an error names. reasonsLength is roughly how many bytes
 // of reasons an error has.
