@@ -23,7 +23,6 @@ import (
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/agent/pool"
 	"github.com/droverhq/drover/agent/pooladmin"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
@@ -111,14 +110,14 @@ func New(ctx context.Context, cfg Config) (*Agent, error) {
 	if cfg.Root, err = filepath.EvalSymlinks(cfg.Root); err != nil {
 		return nil, fmt.Errorf("root: %w", err)
 	}
-	db := records.OpenDB(cfg.State)
+	db := host.OpenDB(cfg.State)
 	if err := db.CheckFormat(ctx); err != nil {
 		return nil, err
 	}
 	a := &components{
 		Host: &host.Host{
 			Incarnation: uuid.New(), NodeName: cfg.NodeName, Boot: strings.TrimSpace(string(boot)), Root: cfg.Root,
-			Control: cfg.Control, DB: db, Cache: records.NewCache(), News: host.NewNews(),
+			Control: cfg.Control, DB: db, Cache: host.NewCache(), News: host.NewNews(),
 			Membership: host.NewMembership(db),
 			Clock:      cfg.Clock, Log: cfg.Log, Timing: cfg.Timing,
 		},

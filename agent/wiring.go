@@ -10,7 +10,6 @@ import (
 	"github.com/droverhq/drover/agent/backup"
 	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/api/client"
 )
@@ -103,7 +102,7 @@ func (a *components) load(ctx context.Context) error {
 			return err
 		}
 	}
-	err := records.EachDataset(ctx, a.DB, "volumes/", func(_ uuid.UUID, d api.IndexedDataset) error {
+	err := host.EachDataset(ctx, a.DB, "volumes/", func(_ uuid.UUID, d api.IndexedDataset) error {
 		a.Cache.Load(d)
 		return nil
 	})

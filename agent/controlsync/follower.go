@@ -150,7 +150,7 @@ func (f *Follower) Apply(ctx context.Context, s api.Sync, was KnownState) error 
 
 // applyCopies applies control's records of the copies on this node. A copy is the data of a dataset whose home is
 // another node. For an answer that is not full, it also removes the records of the datasets and copies that have left
-// this node. If such a dataset came here after the request, it returns ErrAnswerOutdated. asked is records.Cache.Moment
+// this node. If such a dataset came here after the request, it returns ErrAnswerOutdated. asked is host.Cache.Moment
 // before the request.
 func (f *Follower) applyCopies(ctx context.Context, s api.Sync, inconsistent bool, asked uint64) error {
 	if inconsistent {
@@ -242,7 +242,7 @@ func (f *Follower) converge(ctx context.Context, d api.IndexedDataset) {
 	f.Operations.WriteRecordLater(d)
 }
 
-// followNames calls mounting.Spellings.FollowNames. If that fails, docker volume ls lists the former state of the
+// followNames calls host.Spellings.FollowNames. If that fails, docker volume ls lists the former state of the
 // volume.
 func (f *Follower) followNames(ctx context.Context, d dataset.Dataset) {
 	if err := f.Spellings.FollowNames(ctx, d); err != nil {

@@ -5,21 +5,21 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 )
 
 // KnownState is what this node knew before it sent a request to control. It is compared with the answer.
 type KnownState struct {
-	Moment uint64 // records.Cache.Moment before the request; used for an answer that is not full
+	Moment uint64 // host.Cache.Moment before the request; used for an answer that is not full
 	// Datasets is the state of the datasets, for a full answer. It is nil while this node rebuilds the store from its
 	// pools.
-	Datasets map[uuid.UUID]records.Revision
+	Datasets map[uuid.UUID]host.Revision
 	Left     map[uuid.UUID]uint64 // datasets that have moved to other nodes, and at which epochs
 	Ended    map[uuid.UUID]uint64 // by dataset: the relinquished epoch, once control has recorded the relinquishment
 	// Beside is the state of the datasets by the records beside their data, on a single host. If its disk was restored
 	// from a backup, these records can be newer than those of the store and of the agent.
-	Beside map[uuid.UUID]records.Revision
+	Beside map[uuid.UUID]host.Revision
 	Clock  uint64 // the highest clock of control's store that this node has seen
 }
 
@@ -67,7 +67,7 @@ func missingChange(s api.Sync, knew KnownState, inconsistent bool) string {
 	named := map[uuid.UUID]bool{}
 	for _, d := range s.Datasets {
 		named[d.ID] = true
-		for _, was := range []records.Revision{knew.Datasets[d.ID], knew.Beside[d.ID]} {
+		for _, was := range []host.Revision{knew.Datasets[d.ID], knew.Beside[d.ID]} {
 			if d.Epoch < was.Epoch || d.Epoch == was.Epoch && d.Index < was.Index {
 				return olderRecord(d.Volume)
 			}

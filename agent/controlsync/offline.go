@@ -16,7 +16,7 @@ import (
 	"github.com/droverhq/drover/internal/clock"
 )
 
-// Records are the records that this node keeps. *records.Cache implements it.
+// Records are the records that this node keeps. *host.Cache implements it.
 type Records interface {
 	IDs() []uuid.UUID // of the datasets whose home is this node
 	Dataset(id uuid.UUID) (dataset.Dataset, bool)

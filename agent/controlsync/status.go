@@ -8,7 +8,6 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/operation"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -31,7 +30,7 @@ func (s *StatusReader) Status(ctx context.Context, d dataset.Dataset) (st datase
 	if r := s.Uses.Get(d.ID); len(r.IDs) > 0 {
 		st.Mounts = s.Engines.MountsOf(r)
 	}
-	st.EngineAliases = records.AliasSpellings(s.Cache, d, s.NodeID)
+	st.EngineAliases = host.AliasSpellings(s.Cache, d, s.NodeID)
 	path := s.MountPath(d.ID)
 	mounted, err := host.IsMountPoint(path)
 	if st.Mounted = mounted; mounted {
@@ -174,7 +173,7 @@ const usageKey = "usage/"
 // other methods.
 func (s *StatusReader) LoadUsages(ctx context.Context) error {
 	all := map[uuid.UUID]lastUsage{}
-	err := records.EachDataset(ctx, s.DB, usageKey, func(id uuid.UUID, r lastUsage) error {
+	err := host.EachDataset(ctx, s.DB, usageKey, func(id uuid.UUID, r lastUsage) error {
 		all[id] = r
 		return nil
 	})

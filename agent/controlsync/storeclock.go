@@ -4,7 +4,7 @@ import (
 	"context"
 	"sync"
 
-	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/host"
 )
 
 // ClockKey is the key of the highest clock of control's store that this node has received. A lower clock shows that the
@@ -15,7 +15,7 @@ const ClockKey = "clock"
 // StoreClock is the highest clock of control's store that this node has received. Its methods are safe for concurrent
 // use.
 type StoreClock struct {
-	db records.DB
+	db host.DB
 
 	mu     sync.Mutex
 	now    uint64

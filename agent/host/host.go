@@ -3,6 +3,15 @@
 // changes, findings for drover doctor, the programs that profiles may name, and rules that several components need,
 // such as whether control may have executed a request that failed (InDoubt). The fields of Host do not change once
 // agent.New has returned, and the services in them protect their own state.
+//
+// The agent has two stores of records: DB is its database on disk, and Cache has the records of datasets, copies and
+// spellings in memory. DB only reads and writes values. Each key belongs to one component, which writes it; the comment
+// of DB lists the keys. There are three exceptions. One is volumes/, the records of the datasets whose home is this
+// node: Cache writes those that have changed, and packages mounting and move also write or remove single ones. The
+// others are pools/, which package pooladmin writes too, and recovered, which package mounting removes. The mutex of
+// Cache protects the records in memory, and each write of DB is one transaction. A new key of the database belongs in
+// its component, with a line in the comment of DB. Which spellings the engine has used, and so which volumes docker
+// volume ls lists, is in spellings.go, and what it shows of each is in package operation.
 package host
 
 import (
@@ -17,7 +26,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
@@ -38,9 +46,9 @@ type Host struct {
 	Root      string // absolute, without symbolic links: mount points and images are below it
 
 	Control    api.Service
-	DB         records.DB     // the agent's own database
-	Cache      *records.Cache // the records of this node's datasets and copies
-	Locks      Set            // one for each dataset
+	DB         DB     // the agent's own database
+	Cache      *Cache // the records of this node's datasets and copies
+	Locks      Set    // one for each dataset
 	Jobs       *Runner
 	News       *News
 	Trust      *Trust      // whether control's store is trusted

@@ -4,7 +4,6 @@ import (
 	"context"
 	"sync"
 
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -12,7 +11,7 @@ import (
 // was removed from the cluster. controlsync.Registration reads the answers of control and sets both. Its methods are
 // safe for concurrent use.
 type Membership struct {
-	db     records.DB
+	db     DB
 	joined chan struct{} // closed by SetJoined
 	once   sync.Once
 
@@ -21,7 +20,7 @@ type Membership struct {
 }
 
 // NewMembership returns the membership of a node that control has not registered yet.
-func NewMembership(db records.DB) *Membership {
+func NewMembership(db DB) *Membership {
 	return &Membership{db: db, joined: make(chan struct{})}
 }
 

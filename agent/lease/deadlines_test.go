@@ -14,7 +14,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -65,7 +64,7 @@ func TestI1InheritsWhatIsHeld(t *testing.T) {
 		{func(e *guard.Entry) { e.Boot = "another" }, false},
 		{func(e *guard.Entry) { e.State = guard.StateFenced }, false},
 	} {
-		b := New(&host.Host{Cache: records.NewCache(), Clock: clock.System{}, Boot: "this"}, nil, nil, nil, nil).Deadlines
+		b := New(&host.Host{Cache: host.NewCache(), Clock: clock.System{}, Boot: "this"}, nil, nil, nil, nil).Deadlines
 		d := dataset.Dataset{ID: uuid.New(), Epoch: 3, Profile: dataset.Profile{Failover: dataset.Failover{Auto: true}}}
 		b.Cache.Apply(d, 1)
 		e := guard.Entry{Epoch: 3, Boot: "this", State: guard.StateArmed, Deadline: boundTTL}

@@ -17,7 +17,6 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store"
 	"github.com/droverhq/drover/control/store/bolt"
@@ -122,7 +121,7 @@ func TestUnenrolGoesOn(t *testing.T) {
 		err  error
 		want bool
 	}{"in the trash": {dataset.ErrNotFound, true}, "not answered": {errAway, false}} {
-		h := &host.Host{Cache: records.NewCache(), Clock: fakes.NewClock(time.Now())}
+		h := &host.Host{Cache: host.NewCache(), Clock: fakes.NewClock(time.Now())}
 		b := New(h, nil, silentGuard{}, nil, nil).Deadlines
 		asked := 0
 		b.Control = telling{volume: func() error { asked++; return c.err }}
@@ -164,7 +163,7 @@ func newKeeper(t *testing.T, wrap func(store.Store) store.Store) *keeper {
 		assert.NoError(t, st.Close())
 	})
 	h := &host.Host{
-		NodeID: uuid.New(), DB: records.OpenDB(state), Cache: records.NewCache(), Jobs: host.New(ctx, &wg),
+		NodeID: uuid.New(), DB: host.OpenDB(state), Cache: host.NewCache(), Jobs: host.New(ctx, &wg),
 		Trust: host.NewTrust(""), Clock: clock.System{}, Log: quiet(),
 	}
 	return &keeper{New(h, nil, silentGuard{}, nil, nil).Deadlines, state}

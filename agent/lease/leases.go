@@ -26,7 +26,6 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/guard"
@@ -53,7 +52,7 @@ type Leases struct {
 	Repairer     Repairer
 	Arrivals     Arrivals
 
-	relinquished *records.Table[Relinquished]
+	relinquished *host.Table[Relinquished]
 
 	mu       sync.Mutex
 	recalled map[uuid.UUID]Recall // by dataset
@@ -125,12 +124,12 @@ type Arrivals interface {
 func New(h *host.Host, pools *pool.Pools, g Guard, peers http.RoundTripper, replicas []api.Service) *Leases {
 	t := &Leases{
 		Host: h, Pools: pools, Guard: g, Peers: peers, Replicas: replicas, Keeper: NewKeeper(h.Clock),
-		relinquished: records.NewTable[Relinquished](h.DB, "yields/"), recalled: map[uuid.UUID]Recall{},
+		relinquished: host.NewTable[Relinquished](h.DB, "yields/"), recalled: map[uuid.UUID]Recall{},
 		kept: map[uuid.UUID]kept{},
 	}
 	t.Nodes = &Nodes{Leases: t}
 	t.Deadlines = &Deadlines{
-		Leases: t, Marks: &Marks{host: t.Host, Table: records.NewTable[uuid.UUID](t.DB, "bounded/")},
+		Leases: t, Marks: &Marks{host: t.Host, Table: host.NewTable[uuid.UUID](t.DB, "bounded/")},
 		leases: map[uuid.UUID]*boundedLease{}, registered: map[uuid.UUID]uint64{},
 		keptReasons: map[uuid.UUID]string{},
 		changed:     make(chan struct{}), wake: make(chan struct{}, 1),

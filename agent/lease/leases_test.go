@@ -15,7 +15,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
@@ -34,7 +33,7 @@ func TestTableRefusesRecalledAndRelinquishedDatasets(t *testing.T) {
 	defer func() {
 		assert.NoError(t, st.Close())
 	}()
-	table := New(&host.Host{DB: records.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
+	table := New(&host.Host{DB: host.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Epoch: 3, Move: uuid.New()}
 	expect := func(when string, table *Leases, mayChange, mayOpen bool) {
 		t.Helper()
@@ -60,7 +59,7 @@ func TestTableRefusesRecalledAndRelinquishedDatasets(t *testing.T) {
 
 	require.NoError(t, table.Relinquish(t.Context(), d.ID, Relinquished{Epoch: d.Epoch, Move: d.Move}))
 	expect("relinquished", table, false, false)
-	again := New(&host.Host{DB: records.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
+	again := New(&host.Host{DB: host.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
 	require.NoError(t, again.Load(t.Context()))
 	expect("relinquished, after a restart", again, false, false)
 	d.Epoch++
@@ -88,7 +87,7 @@ func TestToldAfterTheMoveEnded(t *testing.T) {
 		"the move has ended":    {true, Relinquished{}, false},
 		"another move has come": {false, Relinquished{Epoch: 4, Move: uuid.New()}, false},
 	} {
-		table := New(&host.Host{DB: records.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
+		table := New(&host.Host{DB: host.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
 		require.NoError(t, table.Relinquish(t.Context(), id, r))
 		if c.dropped {
 			err = table.Drop(t.Context(), id)
@@ -96,7 +95,7 @@ func TestToldAfterTheMoveEnded(t *testing.T) {
 			err = table.Relinquish(t.Context(), id, c.now)
 		}
 		require.NoError(t, errors.Join(err, table.SetReported(t.Context(), id, r)))
-		again := New(&host.Host{DB: records.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
+		again := New(&host.Host{DB: host.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil)
 		require.NoError(t, again.Load(t.Context()))
 		for where, table := range map[string]*Leases{"in memory": table, "on disk": again} {
 			got, there := table.Relinquished(id)
@@ -115,7 +114,7 @@ func TestI1EpochIsNotRelinquishedIfTheDiskRefuses(t *testing.T) {
 	if err := st.Close(); err != nil { // each write fails from now on
 		t.Fatal(err)
 	}
-	table, id := New(&host.Host{DB: records.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil), uuid.New()
+	table, id := New(&host.Host{DB: host.OpenDB(st), Clock: clock.System{}}, nil, nil, nil, nil), uuid.New()
 	if err := table.Relinquish(t.Context(), id, Relinquished{Epoch: 3, Move: uuid.New()}); err == nil {
 		t.Error("an epoch that is not on disk was relinquished")
 	}

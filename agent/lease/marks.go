@@ -7,7 +7,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -19,8 +18,8 @@ import (
 // A mark is dropped only if control has not recorded and will not record the result of the operation, if the record on
 // disk has the result, or if the home is another node now.
 type Marks struct {
-	host                      *host.Host
-	*records.Table[uuid.UUID] // the operation, by dataset
+	host                   *host.Host
+	*host.Table[uuid.UUID] // the operation, by dataset
 }
 
 // Has reports whether a dataset is marked.

@@ -1,7 +1,7 @@
 // Package mounting mounts volumes for containers, knows who uses them, and finds out what they lost.
 //
-// Mounts is the root. It finds a volume by the spelling that the engine uses (Find; Spellings has the spellings on
-// disk), mounts it for a use (Mount), and ends the use at the Unmount of the engine. SharedMounts does the same for
+// Mounts is the root. It finds a volume by the spelling that the engine uses (Find; host.Spellings has the spellings
+// on disk), mounts it for a use (Mount), and ends the use at the Unmount of the engine. SharedMounts does the same for
 // datasets whose home is another node. UseTable has the uses of each dataset, Engines the engine processes, and
 // Verifier finds out whether uses have ended without an Unmount. Unmounter unmounts datasets without a use, and
 // Resolver makes mounts and uses agree after a start. RepairAll makes the records of the guard agree with the mounts
@@ -11,9 +11,9 @@
 // Methods that take a condition.List add findings. Holders.Examine and Engines.MountsOf describe the users of a dataset
 // for display.
 //
-// The package owns the keys mounts/, spellings/, engine, guests/ and lost/ of the agent's database. In memory, the
-// spellings are in records.Cache, not in Spellings. The lock of a dataset (host.Host.Locks) protects its mount and its
-// uses: the comment of a method says if the caller must hold it. Each type with state also has a mutex for its fields.
+// The package owns the keys mounts/, engine, guests/ and lost/ of the agent's database. The lock of a dataset
+// (host.Host.Locks) protects its mount and its uses: the comment of a method says if the caller must hold it. Each type
+// with state also has a mutex for its fields.
 package mounting
 
 import (
@@ -21,7 +21,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/process"
 )
@@ -54,7 +54,7 @@ const PodmanID = "2f73349cfc4630255319c6c8dfc1b46a8996ace9d14d8e07563b165915918e
 //
 // Safe for concurrent use.
 type Engines struct {
-	db   records.DB
+	db   host.DB
 	boot string
 
 	mu     sync.Mutex

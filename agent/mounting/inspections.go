@@ -7,7 +7,6 @@ import (
 	"os"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -20,7 +19,7 @@ import (
 // snapshot of it, so MountInspection mounts the head itself.
 func (m *Mounts) MountInspection(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
 	d := *k.Record
-	d.ID, d.Size, d.ReadOnly = records.InspectionID(k), 0, true
+	d.ID, d.Size, d.ReadOnly = host.InspectionID(k), 0, true
 	path := m.MountPath(d.ID)
 	if mounted, err := host.IsMountPoint(path); err != nil || mounted {
 		return err
@@ -47,7 +46,7 @@ func (m *Mounts) MountInspection(ctx context.Context, pool backends.Pool, k api.
 
 // UnmountInspection removes what MountInspection made.
 func (m *Mounts) UnmountInspection(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
-	id := records.InspectionID(k)
+	id := host.InspectionID(k)
 	path := m.MountPath(id)
 	err := mount.Unmount(path)
 	switch {

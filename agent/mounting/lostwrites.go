@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/condition"
@@ -91,7 +90,7 @@ type poolSpace struct {
 // Load reads the losses from disk, and removes those of datasets that are no longer on this node.
 func (w *Watcher) Load(ctx context.Context) error {
 	gone := map[string]any{}
-	err := records.EachDataset(ctx, w.DB, Key, func(id uuid.UUID, l Loss) error {
+	err := host.EachDataset(ctx, w.DB, Key, func(id uuid.UUID, l Loss) error {
 		if _, known := w.Cache.Dataset(id); !known {
 			gone[Key+id.String()] = nil
 			return nil

@@ -19,7 +19,6 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/loop"
 	"github.com/droverhq/drover/control/api"
@@ -281,7 +280,7 @@ func TestLossIsRecordedLater(t *testing.T) {
 	defer st.Close()
 	disk := &fullStore{Store: st, full: true}
 	h := &host.Host{
-		Boot: r.Boot, DB: records.OpenDB(disk), Cache: r.Cache, Clock: r.Clock, Log: r.Log, News: r.News,
+		Boot: r.Boot, DB: host.OpenDB(disk), Cache: r.Cache, Clock: r.Clock, Log: r.Log, News: r.News,
 	}
 	watcher := func() *mounting.Watcher {
 		w := mounting.New(h, r.Pools, nil, nil, nil).LostWrites

@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -288,7 +287,7 @@ func (m *Mounts) attachAndMount(ctx context.Context, pool backends.Pool, d datas
 // does not count: right after drover trash restore, control answers that the volume is ready, and the cache still has
 // it in the trash. If asked is 0, the record in the cache always counts.
 func (m *Mounts) MayMount(d dataset.Dataset, asked uint64) (dataset.Dataset, error) {
-	now, known := records.Newer(m.Cache, d, asked)
+	now, known := host.Newer(m.Cache, d, asked)
 	if known {
 		d = now
 	} else if g, shared := m.SharedMounts.Get(d.ID); shared && g.State == dataset.StateReady {

@@ -11,7 +11,6 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/lease"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/agent/throttle"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/inuse"
@@ -38,7 +37,7 @@ type Mounts struct {
 	Unmounter    *Unmounter
 	Verifier     *Verifier
 	Resolver     *Resolver
-	Spellings    *Spellings
+	Spellings    *host.Spellings
 
 	// Set by Connect.
 	moves  Moves
@@ -89,12 +88,12 @@ func New(h *host.Host, p *pool.Pools, l *lease.Leases, t *throttle.Throttler, fr
 	m.Disks = &Disks{Mounts: m}
 	m.Quiescer = &Quiescer{m}
 	m.SharedMounts = &SharedMounts{
-		Mounts: m, Table: records.NewTable[SharedMount](h.DB, "guests/"), refused: map[uuid.UUID]string{},
+		Mounts: m, Table: host.NewTable[SharedMount](h.DB, "guests/"), refused: map[uuid.UUID]string{},
 	}
 	m.Reservations = &Reservations{Host: h, held: map[uuid.UUID]reservation{}}
 	m.Unmounter = &Unmounter{m}
 	m.Verifier = &Verifier{Mounts: m, started: h.Clock.Now(), startedSteady: h.Clock.Steady()}
-	m.Spellings = &Spellings{Host: h}
+	m.Spellings = &host.Spellings{Host: h}
 	m.Resolver = &Resolver{Mounts: m}
 	return m
 }

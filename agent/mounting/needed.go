@@ -17,7 +17,7 @@ import (
 // Needed returns a function that reports whether a container of the calling engine may need a volume by a spelling. A
 // program that is no engine has no containers. For an engine whose containers cannot be seen, each spelling counts as
 // needed.
-func (s *Spellings) Needed(ctx context.Context) func(d dataset.Dataset, spelling string) bool {
+func (m *Mounts) Needed(ctx context.Context) func(d dataset.Dataset, spelling string) bool {
 	caller, tool := plugin.Caller(ctx), plugin.ToolOf(ctx)
 	var names map[string]bool
 	var err error
@@ -28,10 +28,10 @@ func (s *Spellings) Needed(ctx context.Context) func(d dataset.Dataset, spelling
 		err = errors.New("its containers cannot be seen")
 	}
 	if err != nil {
-		s.Log.WithError(err).Debug("each spelling of a volume counts as used by a container")
+		m.Log.WithError(err).Debug("each spelling of a volume counts as used by a container")
 	}
 	return func(d dataset.Dataset, spelling string) bool {
-		return err != nil || names[spelling] || s.Cache.UsedByPodman(d)
+		return err != nil || names[spelling] || m.Cache.UsedByPodman(d)
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/condition"
@@ -45,7 +44,7 @@ type SharedMount struct {
 // get further users here: see Refuse. Its methods are safe for concurrent use.
 type SharedMounts struct {
 	*Mounts
-	*records.Table[SharedMount]
+	*host.Table[SharedMount]
 
 	mu      sync.Mutex
 	refused map[uuid.UUID]string // mounted datasets that must not get further users here, and why
@@ -346,7 +345,7 @@ func (m *SharedMounts) checkContentCurrent(ctx context.Context, d dataset.Datase
 func (m *SharedMounts) Status(g SharedMount) dataset.DatasetStatus {
 	mounted, err := host.IsMountPoint(m.MountPath(g.ID))
 	st := dataset.DatasetStatus{ID: g.ID, Mounted: mounted, Mounts: m.Engines.MountsOf(m.Uses.Get(g.ID)),
-		EngineAliases: records.AliasSpellings(m.Cache, g.Dataset, m.NodeID)}
+		EngineAliases: host.AliasSpellings(m.Cache, g.Dataset, m.NodeID)}
 	if mounted {
 		st.MountPath = m.MountPath(g.ID)
 	}

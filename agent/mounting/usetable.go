@@ -12,7 +12,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/plugin"
 )
@@ -30,7 +29,7 @@ type UseTable struct {
 // Load reads the uses from disk. some reports whether there are uses of this boot. Such uses may have ended while no
 // agent ran.
 func (t *UseTable) Load(ctx context.Context) (some bool, err error) {
-	err = records.EachDataset(ctx, t.DB, "mounts/", func(id uuid.UUID, r Record) error {
+	err = host.EachDataset(ctx, t.DB, "mounts/", func(id uuid.UUID, r Record) error {
 		for use, c := range r.IDs {
 			c.Inherited = true
 			r.IDs[use] = c
@@ -63,11 +62,11 @@ func (t *UseTable) Get(id uuid.UUID) Record {
 
 // Save writes the record of a dataset's uses to disk and then to memory. In the same transaction it writes the values
 // in more and, if this node is the home, a copy of the dataset's record, which a mount without control needs. The copy
-// is the newer one of d and the record in the cache: see records.Newer, which explains asked. If d is not from control,
+// is the newer one of d and the record in the cache: see host.Newer, which explains asked. If d is not from control,
 // asked is 0.
 func (t *UseTable) Save(ctx context.Context, d dataset.Dataset, asked uint64, r Record, more map[string]any) error {
 	values := map[string]any{"mounts/" + d.ID.String(): r}
-	now, _ := records.NewerIndexed(t.Cache, d, asked)
+	now, _ := host.NewerIndexed(t.Cache, d, asked)
 	if _, left := t.Cache.Copy(d.ID); !left && now.Home == t.NodeID { // a start mounts only these datasets
 		values["volumes/"+d.ID.String()] = now
 	}

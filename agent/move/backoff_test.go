@@ -15,7 +15,6 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/operation"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/fakes"
@@ -64,7 +63,7 @@ func newRefreshes(t *testing.T) *refreshes {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	r.Replicas = newReplicas(&Moves{Operations: &operation.Operations{Mounts: &mounting.Mounts{Host: &host.Host{
-		NodeID: uuid.New(), Cache: records.NewCache(), Jobs: host.New(ctx, &wg), News: host.NewNews(),
+		NodeID: uuid.New(), Cache: host.NewCache(), Jobs: host.New(ctx, &wg), News: host.NewNews(),
 		Clock: r.clock, Log: log, Timing: host.Timing{}.OrDefault(), Ctx: ctx,
 	}}}})
 	r.refresher = r

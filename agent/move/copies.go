@@ -10,7 +10,6 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -32,7 +31,7 @@ type Copies struct {
 
 // Load reads the records of copies from disk.
 func (c *Copies) Load(ctx context.Context) error {
-	return records.EachDataset(ctx, c.DB, "copies/", func(id uuid.UUID, k api.AssignedCopy) error {
+	return host.EachDataset(ctx, c.DB, "copies/", func(id uuid.UUID, k api.AssignedCopy) error {
 		c.Cache.SetCopy(id, &k)
 		return nil
 	})
@@ -52,7 +51,7 @@ func (c *Copies) Apply(ctx context.Context, k api.AssignedCopy) error {
 	}
 	if !c.Cache.ReplaceByCopy(k) { // the dataset came here while the record was written
 		d, _ := c.Cache.Dataset(k.Dataset)
-		now, _ := records.NewerIndexed(c.Cache, d, 0)
+		now, _ := host.NewerIndexed(c.Cache, d, 0)
 		return c.DB.Put(ctx, map[string]any{"copies/" + key: nil, "volumes/" + key: now})
 	}
 	// only the home needs these
@@ -73,8 +72,8 @@ func (c *Copies) Forget(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	c.Cache.SetCopy(id, nil)
-	if records.IsInspected(k) {
-		c.Uses.MarkIdle(records.InspectionID(k)) // the mount for its inspection must be removed
+	if host.IsInspected(k) {
+		c.Uses.MarkIdle(host.InspectionID(k)) // the mount for its inspection must be removed
 	}
 	return nil
 }
@@ -123,7 +122,7 @@ func (c *Copies) ReconcileLocked(ctx context.Context, k api.AssignedCopy) error 
 		return err
 	}
 	if err := c.Verifier.EnsureUnused(ctx, d, "release"); err != nil {
-		if errors.Is(err, dataset.ErrInUse) && !records.IsInspected(k) {
+		if errors.Is(err, dataset.ErrInUse) && !host.IsInspected(k) {
 			if pool, err := c.Pools.Get(k.Pool); err == nil {
 				return c.Keys.UpdateCopyKey(ctx, pool, k) // the present mount does not need the key again
 			}

@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -15,7 +14,7 @@ import (
 // copy's lock.
 func (c *Copies) ReconcileInspection(ctx context.Context, pool backends.Pool, k api.AssignedCopy) error {
 	switch {
-	case records.IsInspected(k):
+	case host.IsInspected(k):
 		return c.MountInspection(ctx, pool, k)
 	case k.Kind == dataset.CopySuperseded, k.PreviousKind == dataset.CopySuperseded:
 		return c.UnmountInspection(ctx, pool, k)
@@ -29,7 +28,7 @@ func (c *Copies) ReportInspection(ctx context.Context, k api.AssignedCopy, why e
 	if k.Kind != dataset.CopySuperseded || !k.MountReadOnly && k.Path == "" && k.Problem == "" || ctx.Err() != nil {
 		return why
 	}
-	path := c.MountPath(records.InspectionID(k))
+	path := c.MountPath(host.InspectionID(k))
 	mounted, err := host.IsMountPoint(path)
 	if err != nil {
 		return errors.Join(why, err)

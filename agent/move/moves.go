@@ -20,8 +20,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/operation"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/dataset"
 )
 
@@ -66,7 +66,7 @@ type Usages interface {
 func New(o *operation.Operations, peerID func(*http.Request) (uuid.UUID, error), rate dataset.Size) *Moves {
 	m := &Moves{Operations: o}
 	m.MoveTable = &MoveTable{
-		Moves: m, Table: records.NewTable[MoveRecord](o.DB, "pulls/"), active: map[uuid.UUID]bool{},
+		Moves: m, Table: host.NewTable[MoveRecord](o.DB, "pulls/"), active: map[uuid.UUID]bool{},
 	}
 	o.Keys.Moved = m.MoveTable
 	m.Access = &Access{host: o.Host, targets: map[uuid.UUID]target{}}

@@ -8,14 +8,14 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/host"
 )
 
 // MoveTable has the datasets that moves bring to this node. Each is recorded on disk, so that a move resumes
 // after a crash. Its methods are safe for concurrent use.
 type MoveTable struct {
 	*Moves
-	*records.Table[MoveRecord] // includes ended moves until their data is installed or destroyed
+	*host.Table[MoveRecord] // includes ended moves until their data is installed or destroyed
 
 	mu     sync.Mutex
 	active map[uuid.UUID]bool // datasets that a running move brings here

@@ -14,7 +14,6 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -211,7 +210,7 @@ func (pages) Volumes(_ context.Context, p api.Page) (out api.List[api.Volume], e
 
 // A list can have more volumes than one answer of control.
 func TestListOfManyPages(t *testing.T) {
-	v := &Operations{Mounts: &mounting.Mounts{Host: &host.Host{Control: pages{}, Cache: records.NewCache()}}, ListAll: true}
+	v := &Operations{Mounts: &mounting.Mounts{Host: &host.Host{Control: pages{}, Cache: host.NewCache()}}, ListAll: true}
 	list, err := v.List(t.Context())
 	if err != nil || len(list) != 2 || list[0].Spelling != "a@gold" || list[1].Spelling != "b@gold" {
 		t.Errorf("%+v, %v", list, err)

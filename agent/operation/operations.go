@@ -19,7 +19,6 @@ import (
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/mounting"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -91,7 +90,7 @@ type Backups interface {
 func New(m *mounting.Mounts, k *Keyring) *Operations {
 	o := &Operations{Mounts: m, Keys: k, Quiescer: m.Quiescer}
 	o.Runner = &Runner{Operations: o, running: map[uuid.UUID]*running{}}
-	o.Sizes = &Sizes{Operations: o, deferred: records.NewTable[DeferredResize](m.DB, "undersized/")}
+	o.Sizes = &Sizes{Operations: o, deferred: host.NewTable[DeferredResize](m.DB, "undersized/")}
 	o.Remover = &Remover{Operations: o, pending: map[uuid.UUID]PendingPurge{}}
 	o.Importer = &Importer{Operations: o, room: newRoom()}
 	return o

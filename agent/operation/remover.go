@@ -53,10 +53,10 @@ func (o *Operations) Remove(ctx context.Context, ref dataset.Reference) error {
 		}
 		return err
 	}
-	if err := o.Spellings.CheckRemovable(ctx, d, ref); err != nil {
+	if err := o.CheckRemovable(ctx, d, ref); err != nil {
 		return err
 	}
-	if removed, err := o.Spellings.Remove(ctx, d, ref); err != nil || removed {
+	if removed, err := o.RemoveSpelling(ctx, d, ref); err != nil || removed {
 		return err
 	}
 	// The volume may have been renamed since the cache was updated. Then the name that the engine removes is an alias,

@@ -8,7 +8,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
@@ -18,7 +17,7 @@ import (
 // Its methods are safe for concurrent use.
 type Sizes struct {
 	*Operations
-	deferred *records.Table[DeferredResize]
+	deferred *host.Table[DeferredResize]
 }
 
 // DeferredResize is a resize that failed and is tried again. It is needed if the head of a dataset was made of a

@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -165,7 +165,7 @@ func (o *Operations) List(ctx context.Context) ([]plugin.Volume, error) {
 
 // withoutUnneeded leaves out the spellings of a volume that the engine used before the last one, and by which no
 // container may need the volume.
-func (o *Operations) withoutUnneeded(ctx context.Context, list []records.ListEntry) []records.ListEntry {
+func (o *Operations) withoutUnneeded(ctx context.Context, list []host.ListEntry) []host.ListEntry {
 	lines := map[uuid.UUID]int{}
 	for _, l := range list {
 		lines[l.Dataset]++
@@ -173,8 +173,8 @@ func (o *Operations) withoutUnneeded(ctx context.Context, list []records.ListEnt
 	if len(lines) == len(list) {
 		return list // each volume has one spelling
 	}
-	needed := o.Spellings.Needed(ctx)
-	return slices.DeleteFunc(list, func(l records.ListEntry) bool {
+	needed := o.Needed(ctx)
+	return slices.DeleteFunc(list, func(l host.ListEntry) bool {
 		d, known := o.Cache.DatasetOrCopy(l.Dataset)
 		if lines[l.Dataset] == 1 || !known {
 			return false
@@ -191,7 +191,7 @@ func (o *Operations) withoutUnneeded(ctx context.Context, list []records.ListEnt
 const listTime = 20 * time.Second
 
 // others returns the volumes of other nodes.
-func (o *Operations) others(ctx context.Context, own []records.ListEntry) (others []records.ListEntry, err error) {
+func (o *Operations) others(ctx context.Context, own []host.ListEntry) (others []host.ListEntry, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, listTime,
 		dataset.Errorf(dataset.ErrUnavailable, "control did not list the volumes within %s", listTime))
 	defer cancel()
@@ -206,8 +206,8 @@ func (o *Operations) others(ctx context.Context, own []records.ListEntry) (other
 		}
 		for _, v := range list.Items {
 			// A spelling in the records of this node can be of a volume that was deleted meanwhile.
-			if sp := records.DefaultSpelling(v.Dataset); !listed[v.ID] && !spellings[sp] {
-				others = append(others, records.ListEntry{Name: v.Volume, Spelling: sp, Dataset: v.ID})
+			if sp := host.DefaultSpelling(v.Dataset); !listed[v.ID] && !spellings[sp] {
+				others = append(others, host.ListEntry{Name: v.Volume, Spelling: sp, Dataset: v.ID})
 			}
 		}
 		if page.After = list.Next; page.After == "" {

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/droverhq/drover/agent/records"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/iolimit"
 	"github.com/droverhq/drover/internal/linux/mount"
@@ -25,7 +25,7 @@ func (l *Throttler) Load(ctx context.Context) error {
 	}
 	var errs []error
 	var gone []*Limited
-	err = records.EachDataset(ctx, l.DB, "limits/", func(id uuid.UUID, rec LimitRecord) error {
+	err = host.EachDataset(ctx, l.DB, "limits/", func(id uuid.UUID, rec LimitRecord) error {
 		e := &Limited{id: id, Record: rec}
 		m := table.At(l.MountPath(e.id))
 		if e.Record.Boot == l.Boot && m != nil &&

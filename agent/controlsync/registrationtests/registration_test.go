@@ -19,7 +19,6 @@ import (
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/controlsync"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/control/store/bolt"
 	"github.com/droverhq/drover/dataset"
@@ -121,7 +120,7 @@ func TestB16IdentityOfALaterFormat(t *testing.T) {
 	st, err := bolt.Open(t.Context(), filepath.Join(t.TempDir(), "agent.db"), bolt.Options{Clock: clock.System{}})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = st.Close() })
-	h := &host.Host{Root: t.TempDir(), DB: records.OpenDB(st), Log: logrus.New()}
+	h := &host.Host{Root: t.TempDir(), DB: host.OpenDB(st), Log: logrus.New()}
 	h.Trust = host.NewTrust("")
 	id := controlsync.Identity{Host: h}
 	file := filepath.Join(h.Root, controlsync.IdentityFile)

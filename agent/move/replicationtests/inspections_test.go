@@ -15,7 +15,6 @@ import (
 
 	"github.com/droverhq/drover/agent/agenttest"
 	"github.com/droverhq/drover/agent/host"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/test/assert"
@@ -75,7 +74,7 @@ func looksAt(f *agenttest.Cluster) string {
 // nothingShown waits until everything is removed that made the kept copy visible.
 func nothingShown(f *agenttest.Cluster, k api.CopyDetail, what string) {
 	f.Helper()
-	id := records.InspectionID(api.AssignedCopy{Copy: k.Copy})
+	id := host.InspectionID(api.AssignedCopy{Copy: k.Copy})
 	path := f.B.MountPath(id)
 	agenttest.Await(f.T, func() bool { return f.KeptCopy().Path == "" })
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
@@ -188,7 +187,7 @@ func TestPurgeEndsInspection(t *testing.T) {
 		_, gone := os.Lstat(path)
 		return errors.Is(err, dataset.ErrNotFound) && errors.Is(gone, os.ErrNotExist)
 	})
-	if _, err := f.B.Pool().Stat(t.Context(), records.InspectionID(api.AssignedCopy{Copy: k.Copy})); !errors.Is(err, dataset.ErrNotFound) {
+	if _, err := f.B.Pool().Stat(t.Context(), host.InspectionID(api.AssignedCopy{Copy: k.Copy})); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("%v", err)
 	}
 }
@@ -214,7 +213,7 @@ func TestInspectionAfterPowerCut(t *testing.T) {
 	unsaved.Snapshot = uuid.Nil
 	assert.ErrorIs(t, f.A.MountInspection(t.Context(), f.A.Pool(), unsaved), dataset.ErrPending)
 	require.NoError(t, f.A.MountInspection(t.Context(), f.A.Pool(), k))
-	got, err := os.ReadFile(filepath.Join(f.A.MountPath(records.InspectionID(k)), "token"))
+	got, err := os.ReadFile(filepath.Join(f.A.MountPath(host.InspectionID(k)), "token"))
 	if err != nil || string(got) != "lost" {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -229,13 +228,13 @@ func TestInspectionOfHeadWithoutCopies(t *testing.T) {
 	f.A.WriteFile("db", "token", "lost")
 	k := api.AssignedCopy{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.A.Node(), Kind: dataset.CopySuperseded, MountReadOnly: true}}
 	require.NoError(t, f.A.MountInspection(t.Context(), f.A.Pool(), k))
-	path := f.A.MountPath(records.InspectionID(k))
+	path := f.A.MountPath(host.InspectionID(k))
 	got, err := os.ReadFile(filepath.Join(path, "token"))
 	if err != nil || string(got) != "lost" {
 		t.Errorf("%q, %v", got, err)
 	}
 	assert.ErrorIsf(t, os.Remove(filepath.Join(path, "token")), unix.EROFS, "a removal")
-	if e, err := f.A.Pool().Stat(t.Context(), records.InspectionID(k)); !errors.Is(err, dataset.ErrNotFound) {
+	if e, err := f.A.Pool().Stat(t.Context(), host.InspectionID(k)); !errors.Is(err, dataset.ErrNotFound) {
 		t.Errorf("a copy of it was made: %+v, %v", e, err)
 	}
 	assert.NoError(t, f.A.UnmountInspection(t.Context(), f.A.Pool(), k))

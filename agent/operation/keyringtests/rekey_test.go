@@ -19,7 +19,6 @@ import (
 	"github.com/droverhq/drover/agent/doctor"
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
@@ -56,7 +55,7 @@ func TestKeyProgramGetsNameOfVolume(t *testing.T) {
 	k.Cache.SetCopy(d.ID, &shown)
 	defer k.Cache.SetCopy(d.ID, nil)
 	looked := d
-	looked.ID = records.InspectionID(shown)
+	looked.ID = host.InspectionID(shown)
 	k.asked()
 	if got, err := k.Keys.DataKey(t.Context(), looked); err != nil || !bytes.Equal(got, data) {
 		t.Error(err)

@@ -15,8 +15,8 @@ import (
 
 	"github.com/droverhq/drover/agent"
 	"github.com/droverhq/drover/agent/agenttest"
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/agent/pool"
-	"github.com/droverhq/drover/agent/records"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/process"
@@ -29,7 +29,7 @@ import (
 func TestGetOfSpellingThatEngineUsed(t *testing.T) {
 	r := agenttest.New(t)
 	d := r.NewVolume("db")
-	used := map[string]any{"spellings/db": records.Spellings{Dataset: d.ID, Used: []string{"db", "db@gold"}}}
+	used := map[string]any{"spellings/db": host.SpellingRecord{Dataset: d.ID, Used: []string{"db", "db@gold"}}}
 	require.NoError(t, r.DB.Put(t.Context(), used))
 	r.Restart()
 	if v, err := r.Get(t.Context(), "db@gold"); err != nil || v.Spelling != "db@gold" || v.Mountpoint != r.MountPath(d.ID) {
@@ -85,7 +85,7 @@ func TestSpellingsOutliveDeletion(t *testing.T) {
 		cfg.Pools = []pool.Config{{Name: "other", Backend: "dir", Path: filepath.Join(cfg.Root, "pool")}}
 	})
 	d := a.NewVolume("db")
-	used := map[string]any{"spellings/db": records.Spellings{Dataset: d.ID, Used: []string{"db@gold"}}}
+	used := map[string]any{"spellings/db": host.SpellingRecord{Dataset: d.ID, Used: []string{"db@gold"}}}
 	for _, r := range []*agenttest.Host{a, b} {
 		require.NoError(t, r.DB.Put(ctx, used))
 		r.Restart()
@@ -271,7 +271,7 @@ func TestForgetOfSpellingsIsRepeatedAfterError(t *testing.T) {
 	ctx := t.Context()
 	r := agenttest.NewCluster(t, "dir", "dir").A
 	id := r.NewVolume("db").ID
-	used := map[string]any{"spellings/db": records.Spellings{Dataset: id, Used: []string{"db", "db@gold"}}}
+	used := map[string]any{"spellings/db": host.SpellingRecord{Dataset: id, Used: []string{"db", "db@gold"}}}
 	require.NoError(t, r.DB.Put(ctx, used))
 	r.Restart()
 	broken := errors.New("the disk is full")
@@ -280,7 +280,7 @@ func TestForgetOfSpellingsIsRepeatedAfterError(t *testing.T) {
 		t.Fatalf("first attempt: %v", err)
 	}
 	require.NoError(t, r.Spellings.Forget(ctx, id))
-	if there, err := r.DB.Get(ctx, "spellings/db", &records.Spellings{}); err != nil || there {
+	if there, err := r.DB.Get(ctx, "spellings/db", &host.SpellingRecord{}); err != nil || there {
 		t.Errorf("after the second attempt recorded: %t, %v", there, err)
 	}
 }

@@ -1,4 +1,4 @@
-package records
+package host
 
 import (
 	"fmt"
@@ -21,7 +21,7 @@ import (
 // lists that follow only from these records.
 type cacheModel struct {
 	records map[uuid.UUID]api.IndexedDataset
-	used    map[string]Spellings
+	used    map[string]SpellingRecord
 	dirty   map[uuid.UUID]bool
 }
 
@@ -72,7 +72,7 @@ func TestCache(t *testing.T) {
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		c := NewCache()
-		m := &cacheModel{records: map[uuid.UUID]api.IndexedDataset{}, used: map[string]Spellings{}, dirty: map[uuid.UUID]bool{}}
+		m := &cacheModel{records: map[uuid.UUID]api.IndexedDataset{}, used: map[string]SpellingRecord{}, dirty: map[uuid.UUID]bool{}}
 		check := func() {
 			for i, id := range ids {
 				want, known := m.records[id]
@@ -125,7 +125,7 @@ func TestCache(t *testing.T) {
 			},
 			"use": func(rt *rapid.T) {
 				i := rapid.IntRange(0, len(ids)-1).Draw(rt, "dataset")
-				r := Spellings{Dataset: ids[i], Used: []string{nameOf(i), nameOf(i) + "@silver"}[:rapid.IntRange(1, 2).Draw(rt, "spellings")]}
+				r := SpellingRecord{Dataset: ids[i], Used: []string{nameOf(i), nameOf(i) + "@silver"}[:rapid.IntRange(1, 2).Draw(rt, "spellings")]}
 				c.SetSpellings(nameOf(i), r)
 				m.used[nameOf(i)] = r
 			},
@@ -189,7 +189,7 @@ func TestCacheNameReused(t *testing.T) {
 func TestCacheAliases(t *testing.T) {
 	node := uuid.New()
 	d := dataset.Dataset{ID: uuid.New(), Volume: "old", RequestedAs: "old", State: dataset.StateReady, Epoch: 1}
-	used := Spellings{Dataset: d.ID, Used: []string{"old", "old@gold"}, Podman: true}
+	used := SpellingRecord{Dataset: d.ID, Used: []string{"old", "old@gold"}, Podman: true}
 	c := NewCache()
 	c.Apply(d, 1)
 	c.SetSpellings("old", used)
@@ -234,9 +234,9 @@ func TestListOfRenamedVolumes(t *testing.T) {
 	c.Apply(here, 1)
 	c.SetCopy(kept.ID, &api.AssignedCopy{Record: &kept})
 	c.SetCopy(unused.ID, &api.AssignedCopy{Record: &unused})
-	c.SetSpellings("old", Spellings{Dataset: kept.ID, Used: []string{"old", "older@gold"}})
-	c.SetSpellings("new", Spellings{Dataset: kept.ID, Used: []string{"old", "new"}})
-	c.SetSpellings("far", Spellings{Dataset: far, Used: []string{"far", "taken@gold"}})
+	c.SetSpellings("old", SpellingRecord{Dataset: kept.ID, Used: []string{"old", "older@gold"}})
+	c.SetSpellings("new", SpellingRecord{Dataset: kept.ID, Used: []string{"old", "new"}})
+	c.SetSpellings("far", SpellingRecord{Dataset: far, Used: []string{"far", "taken@gold"}})
 	want := []ListEntry{
 		{"far", "far", far}, {"new", "new", kept.ID}, {"new", "old", kept.ID}, {"taken", "taken@gold", here.ID},
 		{"web", "web", unused.ID},
@@ -248,7 +248,7 @@ func TestListOfRenamedVolumes(t *testing.T) {
 	}
 	kept.Aliases = nil
 	c.SetCopy(kept.ID, &api.AssignedCopy{Record: &kept})
-	c.SetSpellings("new", Spellings{Dataset: kept.ID, Used: []string{}})
+	c.SetSpellings("new", SpellingRecord{Dataset: kept.ID, Used: []string{}})
 	if got := c.List(node); !slices.Contains(got, ListEntry{"new", "new", kept.ID}) || len(got) != 4 {
 		t.Errorf("after the alias was dropped: %v", got)
 	}
@@ -259,8 +259,8 @@ func TestListOfRenamedVolumes(t *testing.T) {
 func TestSpelledWithName(t *testing.T) {
 	c := NewCache()
 	one, two := uuid.New(), uuid.New()
-	c.SetSpellings("new", Spellings{Dataset: one, Used: []string{"old", "old@gold", "new"}})
-	c.SetSpellings("other", Spellings{Dataset: two, Used: []string{"old@silver"}})
+	c.SetSpellings("new", SpellingRecord{Dataset: one, Used: []string{"old", "old@gold", "new"}})
+	c.SetSpellings("other", SpellingRecord{Dataset: two, Used: []string{"old@silver"}})
 	want := func(name string, datasets ...uuid.UUID) {
 		t.Helper()
 		found := map[uuid.UUID]bool{}
@@ -280,7 +280,7 @@ func TestSpelledWithName(t *testing.T) {
 	want("old", one, two)
 	want("new", one)
 	want("other") // no spelling has it
-	c.SetSpellings("new", Spellings{Dataset: one, Used: []string{"new@gold"}})
+	c.SetSpellings("new", SpellingRecord{Dataset: one, Used: []string{"new@gold"}})
 	want("old", two)
 	want("new", one)
 	c.RemoveSpellings("other")

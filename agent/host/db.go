@@ -1,4 +1,4 @@
-package records
+package host
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 //	format                 the format of the records: see Format
 //	identity               controlsync.nodeIdentity
 //	recovered              the database was lost, and control has not yet reported what is mounted
-//	removed                why control removed this node from the cluster: see host.Membership
+//	removed                why control removed this node from the cluster: see Membership
 //	incarnations           controlsync.incarnations
 //	engine                 mounting.engineRecord
 //	recovery               the last recovery of control's store that this node has applied
@@ -25,7 +25,7 @@ import (
 //	clock                  the highest clock of control's store, written with a delay of some seconds
 //	answered               when control last answered, written with a delay of some minutes
 //	mounts/<dataset>       mounting.Record
-//	spellings/<name>       Spellings
+//	spellings/<name>       SpellingRecord
 //	volumes/<dataset>      api.IndexedDataset, a copy for the time when control is unreachable
 //	copies/<dataset>       api.AssignedCopy, the copy that this node keeps of a dataset whose home is another node
 //	yields/<dataset>       lease.Relinquished
