@@ -121,9 +121,9 @@ func (o *Operations) executeCreate(ctx context.Context, jb *host.Job, op *datase
 	return o.create(ctx, jb, op, name, nil)
 }
 
-// create makes, commits and finishes op.DatasetRecord. If fill is not nil, create calls it to write the contents. Other
-// requests cannot find the dataset before it is committed. The removal of the pool waits while create holds the
-// dataset's lock.
+// create makes op.DatasetRecord, commits it to control, and makes it ready in its pool (backends.Pool.Commit). If fill
+// is not nil, create calls it to write the contents. Other requests cannot find the dataset before it is committed. The
+// removal of the pool waits while create holds the dataset's lock.
 func (o *Operations) create(ctx context.Context, jb *host.Job, op *dataset.Operation, name string,
 	fill func(backends.Pool) error) (out api.Committed, err error) {
 	pool, asked, end, err := o.makeDataset(ctx, jb, op, name)
@@ -145,21 +145,15 @@ func (o *Operations) create(ctx context.Context, jb *host.Job, op *dataset.Opera
 		return out, errors.Join(err, host.Discard(ctx, o.Host, pool, op.DatasetID))
 	}
 	steps.At(name + ".recorded")
-	return out, o.finish(ctx, pool, name, asked, *out.Dataset)
-}
-
-// finish makes a committed dataset ready in its pool (backends.Pool.Commit). asked is the size in the record beside the
-// data. If control has recorded another size, finish writes the record beside the data again.
-func (o *Operations) finish(ctx context.Context, pool backends.Pool, name string, asked dataset.Size,
-	d dataset.Dataset) error {
+	d := *out.Dataset
 	if err := pool.Commit(context.WithoutCancel(ctx), d.ID); err != nil {
-		return fmt.Errorf("volume %s: it is created and recorded, but not in its place yet: %w", d.Volume, err)
+		return out, fmt.Errorf("volume %s: it is created and recorded, but not in its place yet: %w", d.Volume, err)
 	}
 	steps.At(name + ".committed")
-	if d.Size != asked {
+	if d.Size != asked { // the record beside the data has the size that was requested of the backend
 		o.WriteRecord(ctx, pool, d)
 	}
-	return nil
+	return out, nil
 }
 
 // makeTemporary makes the dataset of an operation, calls fill to write and read its contents, and removes it, also if
