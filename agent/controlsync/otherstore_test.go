@@ -101,9 +101,7 @@ func TestDatasetThatStoreForgotIsKept(t *testing.T) {
 	db := r.NewVolume("db")
 	require.NoError(t, r.Cache.SaveChanged(t.Context(), r.DB))
 	pool := filepath.Join(r.Root, "pool")
-	if err := os.Rename(filepath.Join(pool, "datasets", db.ID.String()), filepath.Join(pool, "incoming", db.ID.String())); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.Rename(filepath.Join(pool, "datasets", db.ID.String()), filepath.Join(pool, "incoming", db.ID.String())))
 	r.Link.ChangeSync(func(s *api.Sync) { s.Datasets = nil })
 	r.Restart()
 	if left := r.ListPool("incoming"); len(left) != 1 {

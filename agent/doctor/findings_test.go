@@ -174,9 +174,7 @@ func TestDoctorOfLostStoreOffersRebuildFirst(t *testing.T) {
 	db, waste := r.NewVolume("db"), r.NewVolume("waste")
 	require.NoError(t, r.Remove(ctx, "waste"))
 	blank := r.NewIncoming() // as after a restart: nothing is on record
-	if err := os.WriteFile(filepath.Join(r.Root, "pool/incoming", blank.ID.String(), "record.json"), []byte("no record"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(r.Root, "pool/incoming", blank.ID.String(), "record.json"), []byte("no record"), 0o600))
 	r.LoseStore(false)
 	all := func() (text string, first api.Finding) {
 		t.Helper()

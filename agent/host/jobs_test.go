@@ -351,9 +351,7 @@ func TestCheckProgram(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 		sub := filepath.Dir(file)
-		if err := errors.Join(os.RemoveAll(sub), os.Mkdir(sub, 0o755), os.WriteFile(file, nil, 0o755), os.Chown(dir, 0, 0), os.Chmod(dir, 0o755)); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, errors.Join(os.RemoveAll(sub), os.Mkdir(sub, 0o755), os.WriteFile(file, nil, 0o755), os.Chown(dir, 0, 0), os.Chmod(dir, 0o755)))
 	}
 	if err := check([]string{file + "x"}, nil); dataset.KindOf(err) != dataset.ErrNotFound {
 		t.Error(err)

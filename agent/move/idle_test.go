@@ -300,9 +300,7 @@ func TestRemovedSnapshotsDoNotReturn(t *testing.T) {
 	f.Move("db", f.B)
 	f.A.AwaitSettled(d.ID)
 	_, before := has(f.A)
-	if err := f.B.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshotDelete, Volume: "db", Snapshot: "mine"}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.B.Perform(t.Context(), api.Request{Kind: dataset.OpSnapshotDelete, Volume: "db", Snapshot: "mine"}))
 	f.B.WriteFile("db", "token", "second")
 	f.Move("db", f.A)
 	f.B.AwaitSettled(d.ID)

@@ -177,9 +177,7 @@ func TestRestoreOnARealShare(t *testing.T) {
 	f := onRealShare(t)
 	f.A.NewVolume("db@many", nil)
 	f.A.WriteFile("db", "token", "old")
-	if err := operation.OutcomeError(f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "before"}).Operation)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, operation.OutcomeError(f.AwaitEnd(*f.Submit(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "before"}).Operation)))
 	there := f.B.MustMount("db", "user")
 	f.B.PutToken(there, "new")
 	f.AwaitSharedMounts("db", f.B)

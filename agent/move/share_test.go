@@ -145,9 +145,7 @@ func TestUntakenDatasetIsKeptAfterCrash(t *testing.T) {
 	f.A.Restart()
 	_, err := os.Stat(filepath.Join(folder, "head", "token"))
 	assert.NoError(t, err)
-	if err := f.B.Pool().(backends.Sharer).Take(t.Context(), f.Recorded("db").Dataset, backends.PreviousHome{Pool: f.A.Pool().ID(), Epoch: 1}); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.B.Pool().(backends.Sharer).Take(t.Context(), f.Recorded("db").Dataset, backends.PreviousHome{Pool: f.A.Pool().ID(), Epoch: 1}))
 	f.B.WantFile("db", "token", "kept")
 }
 

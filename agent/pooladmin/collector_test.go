@@ -98,9 +98,7 @@ func TestI3IncomingOfFoundPoolIsKept(t *testing.T) {
 func TestI3UnreadableIncomingIsKeptByRebuild(t *testing.T) {
 	r := agenttest.New(t)
 	db := r.NewIncoming()
-	if err := os.WriteFile(filepath.Join(r.Root, "pool/incoming", db.ID.String(), "record.json"), []byte("no record"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, os.WriteFile(filepath.Join(r.Root, "pool/incoming", db.ID.String(), "record.json"), []byte("no record"), 0o600))
 	r.LoseStore(false)
 	for range 2 {
 		_, err := r.RebuildStore(t.Context(), api.RebuildStore{})

@@ -248,9 +248,7 @@ func TestPoolRemovalWaitsForNoOtherWork(t *testing.T) {
 	hold(unknown)
 	newPool(r, "plain")
 	p, _ := r.Pools.ByName("plain")
-	if err := r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.LeavingRemoved, true }); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, r.Pools.UpdateRecord(ctx, p.ID, func(rec *pool.Record) { rec.Leaving, rec.Unrecorded = pool.LeavingRemoved, true }))
 	_, err = r.RemovePool(ctx, "plain", api.PoolRemoval{})
 	assert.NoError(t, err)
 }

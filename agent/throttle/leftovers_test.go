@@ -129,9 +129,7 @@ func TestLimitOfPreviousDeviceIsRemoved(t *testing.T) {
 	e.Mu.Lock()
 	e.Record.Device = before
 	e.Mu.Unlock()
-	if err := errors.Join(h.Clear(iolimit.Root, dev), h.Set(iolimit.Root, before, slowly), unix.Unmount(path, 0)); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(h.Clear(iolimit.Root, dev), h.Set(iolimit.Root, before, slowly), unix.Unmount(path, 0)))
 	f.A.MustMount("db", "two")
 	wantTold(f.A, device(f.A, d), slowly, "mounted again")
 	if device(f.A, d) != before {

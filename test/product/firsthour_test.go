@@ -146,9 +146,7 @@ func testNameless(t *testing.T, w *world) {
 	require.NoError(t, unix.Statfs(w.h.Root, &st))
 	ballast, err := os.Create(filepath.Join(w.h.Root, "ballast"))
 	require.NoError(t, err)
-	if err := errors.Join(unix.Fallocate(int(ballast.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-16<<20), ballast.Close()); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, errors.Join(unix.Fallocate(int(ballast.Fd()), 0, 0, int64(st.Bavail)*st.Bsize-16<<20), ballast.Close()))
 	w.refused(t, "nearly full", "run", "--rm", "-v", "db@gold:/other", "--volume-driver", w.h.Driver, image, "true")
 	w.docker(t, "run", "--rm", "--mount", "type=volume,source=db@gold,target=/other,volume-driver="+w.h.Driver, image, "true")
 	require.NoError(t, os.Remove(ballast.Name()))

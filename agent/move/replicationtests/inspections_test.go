@@ -205,9 +205,7 @@ func TestInspectionAfterPowerCut(t *testing.T) {
 	}
 	require.NoError(t, errors.Join(err, w.Sync(), w.Close()))
 	k := api.AssignedCopy{Record: &d, Copy: dataset.Copy{Dataset: d.ID, Node: f.A.Node(), Kind: dataset.CopySuperseded, Snapshot: uuid.New(), MountReadOnly: true}}
-	if err := f.A.Pool().Snapshot(t.Context(), dataset.Snapshot{ID: k.Snapshot, Dataset: d.ID, Kind: dataset.SnapshotTransfer}, nil); err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, f.A.Pool().Snapshot(t.Context(), dataset.Snapshot{ID: k.Snapshot, Dataset: d.ID, Kind: dataset.SnapshotTransfer}, nil))
 	f.A.MustUnmount("db", "user")
 	unsaved := k
 	unsaved.Snapshot = uuid.Nil

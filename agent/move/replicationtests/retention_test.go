@@ -260,9 +260,7 @@ func TestI3HomeKeepsRelinquishedSnapshots(t *testing.T) {
 		"with one":                {&dataset.Manifest{Snapshot: last.ID, Base: base.ID}, []uuid.UUID{older.ID}},
 		"of what was sent before": {&dataset.Manifest{Snapshot: base.ID, Base: older.ID}, nil},
 	} {
-		if err := r.Leases.Relinquish(t.Context(), d.ID, lease.Relinquished{Epoch: d.Epoch, Move: move, Manifest: c.manifest}); err != nil {
-			t.Fatal(err)
-		}
+		require.NoError(t, r.Leases.Relinquish(t.Context(), d.ID, lease.Relinquished{Epoch: d.Epoch, Move: move, Manifest: c.manifest}))
 		var gone []uuid.UUID
 		if err := r.Retention.Prune(t.Context(), pruned{lying{e: e}, &gone}, d); err != nil || !slices.Equal(gone, c.gone) {
 			t.Errorf("%s: %v are removed, want %v; %v", name, gone, c.gone, err)
