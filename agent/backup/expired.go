@@ -111,8 +111,9 @@ func (c *Creator) listDue(ctx context.Context, repo *restic.Repository, due []du
 
 // chooseDue returns the IDs of the expired backups that must be removed from a repository with the backups in list. It
 // chooses only backups that the named operations made of the dataset: the repository can be shared with other clusters.
-// An operation that was interrupted and repeated made several. It keeps those that are being read and, for each retained
-// one that list lacks, one more of the newest expired ones. all is whether list has all backups in the repository.
+// An operation that was interrupted and repeated made several. It keeps those that are being read. For each retained
+// one that list lacks, it keeps one more of the newest expired ones. all is whether list has all backups in the
+// repository.
 func (c *Creator) chooseDue(list []restic.Backup, due []dueRemoval, all bool) (chosen []string) {
 	type origin struct{ dataset, operation uuid.UUID }
 	there, made := make(map[string]bool, len(list)), map[origin][]string{}

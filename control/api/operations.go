@@ -111,8 +111,8 @@ type Committed struct {
 	Duplicate bool `json:"duplicate,omitempty"`
 	// earlier scheduled backups of the dataset that retention does not keep: the agent removes them from the repository
 	Expired []ExpiredBackup `json:"expired,omitempty"`
-	// IDs of the new backup, and of the earlier scheduled backups of the dataset in the repository that retention keeps.
-	// If the repository lacks n of these backups, the agent keeps the n newest backups of Expired that are in it.
+	// IDs of the new backup, and of the earlier scheduled backups of the dataset in the repository that retention
+	// keeps. If the repository lacks n of these, the agent keeps the n newest backups of Expired that are in it.
 	Retained []string `json:"retained,omitempty"`
 	// IDs of all backups that are being read, with Expired: the agent removes none of them
 	Reading []string `json:"reading,omitempty"`

@@ -115,8 +115,8 @@ func readXattrs(procPath string) ([]xattr, error) {
 		return nil, nil
 	}
 	if errors.Is(err, unix.E2BIG) {
-		return nil, dataset.Errorf(dataset.ErrUnsupported, "the names of its attributes have more than 64KiB, and Linux "+
-			"lists no more (remove some: setfattr --remove)")
+		return nil, dataset.Errorf(dataset.ErrUnsupported, "the names of its attributes have more than 64KiB, and "+
+			"Linux lists no more (remove some: setfattr --remove)")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("list attributes: %w", err)
