@@ -36,6 +36,7 @@ import (
 
 	"github.com/droverhq/drover/agent/operation"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/restic"
 )
 
 // Backups makes and reads the backups of a host. It implements operation.Backups.
@@ -52,7 +53,9 @@ var _ operation.Backups = (*Backups)(nil)
 // New returns the Backups of a host of a cluster. version is that of this program. stall is how long restic may make no
 // progress: see restic.Options.
 func New(o *operation.Operations, cluster Cluster, version string, stall time.Duration) *Backups {
-	c := NewChecker(filepath.Join(o.Root, "restic-cache"), o.Control, o.Keys.Programs)
+	caches := filepath.Join(o.Root, "restic-cache")
+	restic.RemoveLeftCaches(caches)
+	c := NewChecker(caches, o.Control, o.Keys.Programs)
 	c.Clock, c.Log, c.StallLimit = o.Clock, o.Log, stall
 	list := NewCatalog(c, cluster)
 	b := &Backups{

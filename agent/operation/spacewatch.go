@@ -91,14 +91,15 @@ func (o *Operations) KeepReserve(ctx context.Context, pool backends.Pool, source
 func (o *Operations) keepsNothing(ctx context.Context, pool backends.Pool, source dataset.Source, content uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	if source.Snapshot != uuid.Nil {
-		e, err := pool.Stat(ctx, source.Dataset)
-		return err == nil && slices.ContainsFunc(e.Snapshots, func(s dataset.Snapshot) bool {
-			return s.ID == source.Snapshot
-		})
+	e, err := pool.Stat(ctx, source.Dataset)
+	if err != nil {
+		return false
 	}
-	d, _ := o.Cache.Dataset(source.Dataset)
-	return d.Content == content && backends.IsIdle(ctx, pool, source.Dataset)
+	if source.Snapshot != uuid.Nil {
+		return slices.ContainsFunc(e.Snapshots, func(s dataset.Snapshot) bool { return s.ID == source.Snapshot })
+	}
+	d, known := o.Cache.Dataset(source.Dataset)
+	return known && d.Content == content && backends.IsIdle(ctx, pool, source.Dataset)
 }
 
 // checkClone fails with dataset.ErrNoSpace if a pool with the status st has hardly any inodes, or less free space than

@@ -273,7 +273,7 @@ var scenarios = map[string]func(c *console){
 	},
 	"lacks-backup": func(c *console) {
 		v := &c.fake.volumes[0]
-		v.Profile.Backup.To, v.Backups = "offsite", &api.BackupState{Newest: strings.Repeat("5f", 32)}
+		v.Profile.Backup.To, v.Backups = "offsite", &api.BackupState{Last: now, Newest: strings.Repeat("5f", 32)}
 	},
 	"works-encrypted": func(c *console) {
 		works(c.fake, ended(dataset.OpDone, nil))

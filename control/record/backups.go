@@ -403,9 +403,6 @@ func noteResult(t *Tx, d dataset.Dataset, op dataset.Operation) error {
 		return err
 	}
 	at := slices.IndexFunc(of, func(b DamagedBackup) bool { return b.Repository == op.Repository })
-	if at >= 0 && of[at].Found.After(op.Ended.Add(dataset.MaxClockSkew)) {
-		of[at].Found = op.Ended // the clock was ahead
-	}
 	switch {
 	case unusable && at >= 0:
 		of[at] = of[at].with(op)

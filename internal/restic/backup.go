@@ -282,7 +282,12 @@ func (r *Repository) RestoreFolder(ctx context.Context, id, folder, target strin
 	args := append(r.restore(target), "--include=/"+folder)
 	c := command{time: longTime}
 	if compare {
-		args, c.idle = append(args, "--verify", "--no-cache"), true
+		cache, remove, err := r.options.emptyCache()
+		if err != nil {
+			return r.failed(err)
+		}
+		defer remove()
+		args, c.idle = append(args, "--verify", cache), true
 	}
 	_, err := r.read(ctx, c, append(args, "--", id)...)
 	return err
@@ -314,8 +319,13 @@ func (r *Repository) CheckFolders(ctx context.Context, id string) error {
 	if err := r.checkIDs(id); err != nil {
 		return err
 	}
+	cache, remove, err := r.options.emptyCache()
+	if err != nil {
+		return r.failed(err)
+	}
+	defer remove()
 	c := command{time: longTime, strict: true, paced: true}
-	_, err := r.peek(ctx, c, maxOutput, "stats", "--mode=restore-size", "--no-cache", id)
+	_, err = r.peek(ctx, c, maxOutput, "stats", "--mode=restore-size", cache, id)
 	return err
 }
 

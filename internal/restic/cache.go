@@ -49,6 +49,26 @@ func (o Options) cacheDir() string {
 	return filepath.Join(o.CacheDir, hex.EncodeToString(sum[:8]))
 }
 
+// emptyCache returns the argument with which a run of restic reads the repository itself, but each folder only once.
+func (o Options) emptyCache() (arg string, remove func(), err error) {
+	if o.CacheDir == "" {
+		return "--no-cache", func() {}, nil
+	}
+	if err := os.MkdirAll(o.cacheDir(), 0o700); err != nil {
+		return "", nil, err
+	}
+	dir, err := os.MkdirTemp(o.cacheDir(), "empty-")
+	return "--cache-dir=" + dir, func() { _ = os.RemoveAll(dir) }, err
+}
+
+// RemoveLeftCaches removes the caches that runs of restic have left in a CacheDir after a crash. No run may use it.
+func RemoveLeftCaches(dir string) {
+	left, _ := filepath.Glob(filepath.Join(dir, "*", "empty-*"))
+	for _, dir := range left {
+		_ = os.RemoveAll(dir)
+	}
+}
+
 // cacheWatch bounds the cache while restic runs.
 type cacheWatch struct {
 	dir   string // of the caches of all repositories

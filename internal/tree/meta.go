@@ -107,6 +107,10 @@ func dropDefaultACL(dir *os.File) error {
 	return nil
 }
 
+// maxXattrs bounds the values of the attributes of an inode, which are in memory together. XFS has no bound. restic,
+// too, has them in memory, several times.
+const maxXattrs = 16 << 20
+
 // readXattrs returns the attributes of the inode at a path in /proc. It skips attributes that disappear meanwhile, and
 // returns none if the filesystem does not support them.
 func readXattrs(procPath string) ([]xattr, error) {
@@ -122,6 +126,7 @@ func readXattrs(procPath string) ([]xattr, error) {
 		return nil, fmt.Errorf("list attributes: %w", err)
 	}
 	var xs []xattr
+	total := 0
 	for name := range strings.SplitSeq(string(list), "\x00") {
 		if name == "" || isFilesystemAttribute(name) {
 			continue
@@ -132,6 +137,10 @@ func readXattrs(procPath string) ([]xattr, error) {
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read attribute %q: %w", name, err)
+		}
+		if total += len(value); total > maxXattrs {
+			return nil, dataset.Errorf(dataset.ErrUnsupported, "its attributes have more than %s (remove some: "+
+				"setfattr --remove)", dataset.Size(maxXattrs).Human())
 		}
 		xs = append(xs, xattr{name, value})
 	}

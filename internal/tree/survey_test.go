@@ -111,6 +111,13 @@ func TestSurveyRefuses(t *testing.T) {
 		"setfattr --remove": func(top string) error {
 			return errors.Join(os.MkdirAll(top, 0o700), unix.Setxattr(top, "user.\xff", []byte("x"), 0))
 		},
+		"more than 16MiB": func(top string) error {
+			err := os.MkdirAll(top, 0o700)
+			for i := range 300 {
+				err = errors.Join(err, unix.Setxattr(top, fmt.Sprintf("user.%d", i), make([]byte, 64<<10), 0))
+			}
+			return err
+		},
 		"lists no more": func(top string) error {
 			err := os.MkdirAll(top, 0o700)
 			for i := range 300 {

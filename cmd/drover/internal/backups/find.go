@@ -123,7 +123,9 @@ func ofVolume(ctx context.Context, c cli.Remote, repository, volume string) (lis
 		}
 	}
 	if s := v.Backups; exists && s != nil && s.Newest != "" && repository == v.Profile.Backup.To &&
-		!slices.ContainsFunc(list, func(b api.VolumeBackup) bool { return b.ID == s.Newest }) {
+		!slices.ContainsFunc(list, func(b api.VolumeBackup) bool {
+			return b.ID == s.Newest || !b.Taken.Before(s.Last)
+		}) {
 		incomplete = cmp.Or(incomplete, dataset.Errorf(dataset.ErrNotFound,
 			"repository %s lacks the last scheduled one, %s", repository, short(s.Newest)))
 	}
@@ -269,7 +271,7 @@ func findForRestore(ctx context.Context, a *cli.App, c cli.Remote, repository, r
 func findNewest(ctx context.Context, a *cli.App, c cli.Remote, repository, ref string) (api.VolumeBackup, error) {
 	b, incomplete, err := findOne(ctx, a, c, repository, ref)
 	if err == nil && incomplete != nil {
-		return api.VolumeBackup{}, fmt.Errorf("the newest backup of volume %s cannot be read (give the ID of another "+
+		return api.VolumeBackup{}, fmt.Errorf("which backup of volume %s is the newest is not known (give the ID of "+
 			"one, or --repository): %w", ref, incomplete)
 	}
 	return b, err
