@@ -28,9 +28,7 @@ import (
 // backUpOnSchedule makes a backup as control requests it for a volume of profile backed, which keeps two of them.
 func backUpOnSchedule(f *agenttest.Cluster, volume string) string {
 	f.Helper()
-	op := awaitEnd(f, *f.Submit(api.Request{
-		ID: uuid.New(), Kind: dataset.OpBackup, Volume: volume, Repository: "offsite", Scheduled: true,
-	}).Operation)
+	op := awaitEnd(f, *f.Submit(api.Request{Kind: dataset.OpBackup, Volume: volume, Repository: "offsite", Scheduled: true}).Operation)
 	if op.State != dataset.OpDone {
 		f.Fatalf("the backup is %s: %+v", op.State, op.Problem)
 	}

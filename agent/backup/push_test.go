@@ -27,9 +27,7 @@ import (
 // pushing requests a push, and returns its operation when it has ended.
 func pushing(f *agenttest.Cluster, volume, name string) dataset.Operation {
 	f.Helper()
-	return awaitEnd(f, *f.Submit(api.Request{
-		ID: uuid.New(), Kind: dataset.OpPush, Volume: volume, Repository: "offsite", Name: name,
-	}).Operation)
+	return awaitEnd(f, *f.Submit(api.Request{Kind: dataset.OpPush, Volume: volume, Repository: "offsite", Name: name}).Operation)
 }
 
 func pushed(f *agenttest.Cluster, volume, name string) dataset.Operation {

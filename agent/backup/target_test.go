@@ -223,6 +223,14 @@ func (p filling) Status(ctx context.Context) dataset.PoolStatus {
 	return st
 }
 
+// CheckIdle says, as lvm and zfs do, that a dataset that is not there is idle.
+func (p filling) CheckIdle(ctx context.Context, id uuid.UUID) error {
+	if _, err := p.Stat(ctx, id); errors.Is(err, dataset.ErrNotFound) {
+		return nil
+	}
+	return p.IdleChecker.CheckIdle(ctx, id)
+}
+
 // fillable makes the pool of a host a filling.
 func fillable(f *agenttest.Cluster) filling {
 	is := filling{free: &atomic.Int64{}, seen: make(chan struct{})}
@@ -238,7 +246,7 @@ func wantEnded(f *agenttest.Cluster, op dataset.Operation) {
 	f.Helper()
 	op = awaitEnd(f, op)
 	if op.State != dataset.OpFailed || op.Problem.Code != dataset.ErrNoSpace.Code ||
-		!strings.Contains(op.Problem.Message, "db to offsite") ||
+		!strings.Contains(op.Problem.Message, op.Volume+" to offsite") ||
 		!strings.Contains(op.Problem.Message, "would be free in its pool, which its existing volumes need: the clone") {
 		f.Errorf("the %s is %s: %+v", op.Kind, op.State, op.Problem)
 	}
@@ -248,7 +256,7 @@ func wantEnded(f *agenttest.Cluster, op dataset.Operation) {
 
 // While restic reads a clone, the clone keeps the blocks that the volume overwrites. A backup or push ends before they
 // fill the pool, and its clone is removed. The same applies to the backup of a snapshot that is removed meanwhile, of a
-// volume without a use that is restored meanwhile, and of one of which a process has a file open.
+// volume without a use that is restored or purged meanwhile, and of one of which a process has a file open.
 func TestBackupEndsBeforePoolIsFull(t *testing.T) {
 	f := newCluster(t, "db", "first")
 	newRepository(t, f)
@@ -262,9 +270,7 @@ func TestBackupEndsBeforePoolIsFull(t *testing.T) {
 		free.Store(0)
 	}
 	ends(begin(f, "db", ""))
-	ends(*f.Submit(api.Request{
-		ID: uuid.New(), Kind: dataset.OpPush, Volume: "db", Repository: "offsite", Name: "offsite-db",
-	}).Operation)
+	ends(*f.Submit(api.Request{Kind: dataset.OpPush, Volume: "db", Repository: "offsite", Name: "offsite-db"}).Operation)
 	clone, err := unix.OpenTree(unix.AT_FDCWD, f.A.MustMount("db", "other"), unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	must(t, err)
 	held, err := unix.Openat(clone, "file", unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -273,14 +279,24 @@ func TestBackupEndsBeforePoolIsFull(t *testing.T) {
 	f.A.MustUnmount("db", "user")
 	ends(begin(f, "db", ""))
 	must(t, unix.Close(held))
-	perform := func(kind dataset.OpKind) {
-		must(t, f.A.Perform(t.Context(), api.Request{Kind: kind, Volume: "db", Name: "mine", Snapshot: "mine"}))
-	}
-	perform(dataset.OpSnapshot)
-	for _, kind := range []dataset.OpKind{dataset.OpRestore, dataset.OpSnapshotDelete} {
-		op := begin(f, "db", map[dataset.OpKind]string{dataset.OpSnapshotDelete: "mine"}[kind])
+	perform := func(req api.Request) { must(t, f.A.Perform(t.Context(), req)) }
+	perform(api.Request{Kind: dataset.OpSnapshot, Volume: "db", Name: "mine"})
+	f.A.NewVolume("other@free")
+	for _, meanwhile := range []api.Request{
+		{Kind: dataset.OpRestore, Volume: "db", Snapshot: "mine"},
+		{Kind: dataset.OpSnapshotDelete, Volume: "db", Snapshot: "mine"},
+		{Kind: dataset.OpDelete, Volume: "other"},
+	} {
+		snapshot := ""
+		if meanwhile.Kind == dataset.OpSnapshotDelete {
+			snapshot = "mine"
+		}
+		op := begin(f, meanwhile.Volume, snapshot)
 		wait()
-		perform(kind)
+		perform(meanwhile)
+		if meanwhile.Kind == dataset.OpDelete {
+			awaitEnd(f, *f.Submit(api.Request{Kind: dataset.OpPurge, Volume: op.DatasetID.String()}).Operation)
+		}
 		free.Store(99)
 		wantEnded(f, op)
 		free.Store(0)

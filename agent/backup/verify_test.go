@@ -88,9 +88,7 @@ func TestVerificationIsRecorded(t *testing.T) {
 	f.A.WriteFile("db", "file", "first")
 	made := backUpOnSchedule(f, "db")
 	f.A.MustUnmount("db", "user")
-	op := awaitEnd(f, *f.Submit(api.Request{
-		ID: uuid.New(), Kind: dataset.OpVerify, Volume: "db", Repository: "offsite", Backup: made, Scheduled: true,
-	}).Operation)
+	op := awaitEnd(f, *f.Submit(api.Request{Kind: dataset.OpVerify, Volume: "db", Repository: "offsite", Backup: made, Scheduled: true}).Operation)
 	if op.State != dataset.OpDone || op.Node != d.Home || op.BackupOf != d.ID {
 		t.Errorf("got %s: %+v, %+v", op.State, op, op.Problem)
 	}
