@@ -111,6 +111,7 @@ func TestMemoryForNames(t *testing.T) {
 	top := openDir(t, scratch.Mount(t, "xfs", scratch.XFS))
 	dir := mkdir(t, top.Name(), "flat")
 	require.NoError(t, unix.Mknodat(int(dir.Fd()), "f", unix.S_IFREG|0o600, 0))
+	require.NoError(t, unix.Setxattr(filepath.Join(dir.Name(), "f"), "user.large", make([]byte, 60_000), 0)) // is read once
 	for i := range 60_000 {
 		require.NoError(t, unix.Linkat(int(dir.Fd()), "f", int(dir.Fd()), fmt.Sprintf("%0240d", i), 0))
 	}

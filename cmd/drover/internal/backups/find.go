@@ -91,7 +91,7 @@ func noteFuture(a *cli.App, b api.VolumeBackup) {
 //
 // ofVolume reads one repository: see repositoryOf. Everybody with the password of a repository can store backups there
 // that claim to be of any volume, so one that is shared must not add to the backups of another one.
-func ofVolume(ctx context.Context, c cli.Remote, repository, volume string) (list []api.VolumeBackup,
+func ofVolume(ctx context.Context, c cli.Remote, now time.Time, repository, volume string) (list []api.VolumeBackup,
 	incomplete, err error) {
 	v, err := c.Volume(ctx, volume)
 	if err != nil && !errors.Is(err, dataset.ErrNotFound) {
@@ -124,7 +124,7 @@ func ofVolume(ctx context.Context, c cli.Remote, repository, volume string) (lis
 	}
 	if s := v.Backups; exists && s != nil && s.Newest != "" && repository == v.Profile.Backup.To &&
 		!slices.ContainsFunc(list, func(b api.VolumeBackup) bool {
-			return b.ID == s.Newest || !b.Taken.Before(s.Last)
+			return b.ID == s.Newest || !b.Taken.Before(s.Last) && !b.Taken.After(now.Add(dataset.MaxClockSkew))
 		}) {
 		incomplete = cmp.Or(incomplete, dataset.Errorf(dataset.ErrNotFound,
 			"repository %s lacks the last scheduled one, %s", repository, short(s.Newest)))

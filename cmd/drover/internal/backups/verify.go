@@ -120,7 +120,7 @@ func (f *verifyFlags) request(ctx context.Context, a *cli.App, c cli.Remote, b a
 // reason.
 func newestOf(ctx context.Context, a *cli.App, c cli.Remote, repository, volume string) (newest *api.VolumeBackup,
 	incomplete, err error) {
-	list, incomplete, err := ofVolume(ctx, c, repository, volume)
+	list, incomplete, err := ofVolume(ctx, c, a.Now(), repository, volume)
 	if err != nil || len(list) == 0 {
 		return nil, incomplete, err
 	}
