@@ -142,7 +142,7 @@ func TestStartsOfRestic(t *testing.T) {
 // If the folders of the parent are damaged, a backup succeeds only if it has none of them.
 func TestDamagedParent(t *testing.T) {
 	t.Parallel()
-	f, r := mounted(t)
+	f, _ := mounted(t)
 	dir, text := f.A.MustMount("db", "user"), ""
 	damaged := func(name string) dataset.Operation {
 		must(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755))
@@ -163,16 +163,14 @@ func TestDamagedParent(t *testing.T) {
 		return awaitEnd(f, begin(f, "db", ""))
 	}
 	op := damaged("file")
-	list, err := r.Backups(t.Context())
-	must(t, err)
-	if op.State != dataset.OpDone || op.Parent != "" || !strings.HasSuffix(op.ReadsAll, "is damaged") || len(list) != 2 {
-		t.Errorf("got %+v, and the backups %+v", op, list)
+	if op.State != dataset.OpDone || op.Parent != "" || !strings.HasSuffix(op.ReadsAll, "is damaged") {
+		t.Errorf("got %+v", op)
 	}
 	if op = damaged("folder/file"); op.Problem == nil || op.Problem.Code != dataset.ErrCorrupt.Code ||
 		!strings.Contains(op.Problem.Message, "its data are damaged") {
 		t.Errorf("got %+v", op)
 	}
-	wantNothingLeft(f.A)
+	wantNothingLeft(f.A) // the note of an incomplete backup goes with the backup
 }
 
 // A backup has a parent only if the volume stayed mounted, or stayed unmounted, since the parent was made. In between,
