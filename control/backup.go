@@ -183,9 +183,9 @@ func commitPush(t *record.Tx, op dataset.Operation) error {
 	return t.PutDataset(d)
 }
 
-// maxRemovals is how many times an agent is asked to remove an expired backup: once after each later scheduled backup.
-// restic removes a backup only while nothing else uses the repository, so several attempts can be necessary. Control
-// does not learn whether the agent has removed it.
+// maxRemovals is how many times an agent tries to remove an expired backup. It reports the same operation again right
+// before it tries. restic removes a backup only while nothing else uses the repository, so several attempts can be
+// necessary. Control does not learn whether the agent has removed it.
 const maxRemovals = 30
 
 // expireBackups applies retention to the scheduled backups of the dataset id, after the operation op has made one that
@@ -232,11 +232,10 @@ func expireBackups(t *record.Tx, op, id uuid.UUID, now time.Time, out *api.Commi
 		case keep:
 			out.Retained = append(out.Retained, m.ID)
 		case !inUse[m.ID]:
-			if b.Asked != op { // not a repeated report
-				if m.Removals >= maxRemovals {
-					continue
-				}
+			if b.Asked == op {
 				m.Removals++
+			} else if m.Removals >= maxRemovals {
+				continue
 			}
 			out.Expired = append(out.Expired, api.ExpiredBackup{
 				ID: m.ID, Operation: m.Operation, Final: m.Removals >= maxRemovals,

@@ -118,7 +118,7 @@ type ScheduledBackup struct {
 	Operation  uuid.UUID `json:"operation"`
 	Repository string    `json:"repository"`
 	Time       time.Time `json:"time"`               // when it was requested, by control's clock
-	Removals   int       `json:"removals,omitempty"` // how often an agent was asked to remove it
+	Removals   int       `json:"removals,omitempty"` // how often an agent has tried to remove it
 }
 
 // Verifications is the value of a dataset's key under verifications/: what became of the verifications of its backups.

@@ -32,9 +32,7 @@ func keptBackups(e *controltest.Control, keep dataset.Keep) {
 func scheduledBackup(a *controltest.Agent) (id string, expired []string) {
 	a.Helper()
 	repository := a.MustVolume("db").Profile.Backup.To
-	op := *a.Control.MustSubmit(api.Request{
-		ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db", Repository: repository, Scheduled: true,
-	}).Operation
+	op := *a.Control.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db", Repository: repository, Scheduled: true}).Operation
 	return finishScheduled(a, op)
 }
 
@@ -50,6 +48,7 @@ func finishScheduled(a *controltest.Agent, op dataset.Operation) (id string, exp
 		}
 		expired = append(expired, e.ID)
 	}
+	a.MustCommit(op) // right before it removes them
 	return op.Backup, expired
 }
 
@@ -106,13 +105,8 @@ func TestRetainedBackupsAreNamed(t *testing.T) {
 		ids = append(ids, id)
 	}
 	controltest.AddRepository(e, "again")
-	restore := api.Request{
-		ID: uuid.New(), Kind: dataset.OpVerify, Volume: "copy", Repository: "again", Backup: ids[2],
-	}
-	e.MustSubmit(restore)
-	op := *e.MustSubmit(api.Request{
-		ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db", Repository: "offsite", Scheduled: true,
-	}).Operation
+	e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpVerify, Volume: "copy", Repository: "again", Backup: ids[2]})
+	op := *e.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db", Repository: "offsite", Scheduled: true}).Operation
 	op.Backup = backupID(op.ID)
 	for range 2 {
 		out, want := a.MustCommit(op), []string{op.Backup, ids[4], ids[5]}
@@ -122,18 +116,24 @@ func TestRetainedBackupsAreNamed(t *testing.T) {
 	}
 }
 
-// Control names an expired backup after 30 backups, and says so the last time. A report that is repeated does not count.
+// Control names an expired backup until the agent has tried 30 times to remove it, and says so the last time. The agent
+// reports again right before it tries.
 func TestLastRequestToRemoveBackup(t *testing.T) {
 	_, a := backedVolume(t, dataset.Keep{Last: 1})
 	first, _ := scheduledBackup(a)
-	for i := range 31 {
-		op := *a.Control.MustSubmit(api.Request{
-			ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db", Repository: "offsite", Scheduled: true,
-		}).Operation
+	made := func() dataset.Operation {
+		op := *a.Control.MustSubmit(api.Request{ID: uuid.New(), Kind: dataset.OpBackup, Volume: "db", Repository: "offsite", Scheduled: true}).Operation
 		op.Backup = backupID(op.ID)
-		for range 3 {
+		return op
+	}
+	for range 31 { // the agent does not try, because another backup runs
+		a.MustCommit(made())
+	}
+	for i := range 31 {
+		op := made()
+		for tries := range 2 {
 			expired := a.MustCommit(op).Expired
-			if named := expired[0].ID == first; named != (i < 30) || named && expired[0].Final != (i == 29) {
+			if named := expired[0].ID == first; named != (i < 30) || named && expired[0].Final != (i+tries == 30) {
 				t.Fatalf("after %d backups: got %+v", i+1, expired[0])
 			}
 		}
