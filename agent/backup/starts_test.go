@@ -17,6 +17,7 @@ import (
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/long"
 )
 
 // resticStarts notes each start of restic from now on. The returned function returns the commands since the last call.
@@ -141,6 +142,7 @@ func TestStartsOfRestic(t *testing.T) {
 
 // If the folders of the parent are damaged, a backup succeeds only if it has none of them.
 func TestDamagedParent(t *testing.T) {
+	long.Only(t) // restic repeats each failed read for a minute; TestStartsOfRestic has the other reason for the same steps
 	t.Parallel()
 	f, _ := mounted(t)
 	dir, text := f.A.MustMount("db", "user"), ""
