@@ -189,9 +189,8 @@ func commitPush(t *record.Tx, op dataset.Operation) error {
 const maxRemovals = 30
 
 // expireBackups applies retention to the scheduled backups of the dataset id, after the operation op has made one that
-// the transaction has recorded as good. expired has the earlier scheduled backups that the agent must remove. retained
-// has the IDs of those that retention keeps, of the new one, and of all backups that are being read, also by operations
-// on other volumes. If op did not make the last good scheduled backup, both are empty.
+// the transaction has recorded as good. It sets Expired, Retained and Reading of out. If op did not make the last good
+// scheduled backup, they are empty.
 func expireBackups(t *record.Tx, op, id uuid.UUID, now time.Time, out *api.Committed) error {
 	out.Expired, out.Retained, out.Reading = nil, nil, nil // the transaction can run again
 	var b record.Backups

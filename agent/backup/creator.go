@@ -292,8 +292,8 @@ func (c *Creator) storeClone(ctx context.Context, jb *host.Job, op dataset.Opera
 	})
 }
 
-// storeAll repeats a backup whose parent could not be read, without a parent. restic does not store again what the
-// damaged part of the parent has, and does not read it. So storeAll reads the folders of the new backup.
+// storeAll repeats a backup without its parent, which could not be read. restic takes data that the repository should
+// have for stored, even if they are damaged. So storeAll reads the folders of the new backup.
 func (c *Creator) storeAll(ctx context.Context, jb *host.Job, repo *restic.Repository, request restic.Request,
 	a *attemptResult) (err error) {
 	if a.made.ID != "" { // restic stored it without the folders that the damaged part should have

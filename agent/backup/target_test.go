@@ -255,8 +255,8 @@ func wantEnded(f *agenttest.Cluster, op dataset.Operation) {
 }
 
 // While restic reads a clone, the clone keeps the blocks that the volume overwrites. A backup or push ends before they
-// fill the pool, and its clone is removed. The same applies to the backup of a snapshot that is removed meanwhile, of a
-// volume without a use that is restored or purged meanwhile, and of one of which a process has a file open.
+// fill the pool, and its clone is removed. So does the backup of a snapshot that is removed meanwhile. So does the backup
+// of an idle volume if a process has one of its files open, or if the volume is restored or purged meanwhile.
 func TestBackupEndsBeforePoolIsFull(t *testing.T) {
 	f := newCluster(t, "db", "first")
 	newRepository(t, f)

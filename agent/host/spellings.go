@@ -269,8 +269,8 @@ func (s *Spellings) Record(ctx context.Context, d dataset.Dataset, ref dataset.R
 	})
 }
 
-// Save records that a tool has used a spelling. It passes the values of that record to save, which writes them to disk.
-// If the use is recorded already, there are no values.
+// Save records that a tool has used a spelling of a volume. It calls save with the values to write to disk, or with nil
+// if the use is recorded already.
 func (s *Spellings) Save(d dataset.Dataset, ref dataset.Reference, tool plugin.Tool,
 	save func(more map[string]any) error) error {
 	if s.isRecorded(d, ref.Spelling, tool) {

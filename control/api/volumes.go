@@ -117,7 +117,7 @@ type Volume struct {
 // BackupState is the state of the scheduled backups of a volume.
 type BackupState struct {
 	Last     time.Time `json:"last,omitzero"`      // when the last successful backup was requested; absent: none yet
-	Newest   string    `json:"newest,omitempty"`   // ID of that backup; absent: none, or not in the profile's repository
+	Newest   string    `json:"newest,omitempty"`   // its ID; absent: none, or not in the profile's repository
 	Next     time.Time `json:"next,omitzero"`      // when the next backup is due; absent: the schedule is not valid
 	Running  uuid.UUID `json:"running,omitzero"`   // UUID of the operation that makes a backup now; absent: none
 	Failures int       `json:"failures,omitempty"` // how many backups failed since the last successful one

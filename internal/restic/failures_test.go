@@ -449,7 +449,7 @@ func TestOnlyIDsNameBackups(t *testing.T) {
 }
 
 // restic 0.15 and later restore zeros as holes. The same arguments would make restic 0.14 fail. A comparison uses an empty
-// cache: that of the host can have what the repository has lost.
+// cache, because the cache of the host can have data that the repository has lost.
 func TestSparseRestore(t *testing.T) {
 	for version, want := range map[string]bool{"0.14.0": false, "0.15.0": true, "0.18.1": true, "1.0.0": true} {
 		bin := t.TempDir()

@@ -36,8 +36,8 @@ type Survey struct {
 	Flags    Found // files and directories with inode flags: see chattr(1)
 	Times    Found // files whose time of change restic cannot restore
 
-	// linked has the inodes with attributes and several names, by device and number. Their attributes are read once: a
-	// file can have 60,000 names and 16 MiB of attributes.
+	// linked has the inodes with several names and more than rereadXattrs bytes of attributes, by device and number.
+	// These attributes are read once: a file can have 60,000 names and 16 MiB of attributes.
 	linked map[[2]uint64]surveyedXattrs
 }
 
@@ -171,7 +171,7 @@ func (s *Survey) add(n *node, at *place) error {
 		if x, err = surveyXattrs(n); err != nil {
 			return err
 		}
-		if links > 1 && x.size > 0 {
+		if links > 1 && x.size > rereadXattrs {
 			s.linked[id] = x
 		}
 	}
@@ -179,6 +179,10 @@ func (s *Survey) add(n *node, at *place) error {
 	s.Metadata.add(append(entry, x.sum...))
 	return nil
 }
+
+// rereadXattrs is how many bytes of attributes are read again for each name, so that linked stays small: each of its
+// inodes has more than that on the disk.
+const rereadXattrs = 16 << 10
 
 // surveyedXattrs are the attributes of an inode: their size, and a hash of those that are restored; "" if there are
 // none.

@@ -46,7 +46,7 @@ func TestSurvey(t *testing.T) {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 	if want := (tree.Found{Count: 1, First: "future"}); got.Names != 6 || got.Reads != 20 || got.Size != 16 || got.Times != want {
-		t.Errorf("got %+v, want 6 names with 20 bytes, of which 16 are restored, and %+v", got, want)
+		t.Errorf("got %+v, want 6 names, 20 bytes to read, 16 to restore, and %+v", got, want)
 	}
 }
 
