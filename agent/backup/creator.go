@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -206,6 +207,7 @@ func (c *Creator) store(ctx context.Context, jb *host.Job, op dataset.Operation,
 	jb.Step("cloning")
 	var release func()
 	made.source, made.pool, release, err = c.LockForOperation(ctx, op, string(op.Kind))
+	release = sync.OnceFunc(release)
 	if err != nil {
 		release()
 		unlock()
@@ -220,7 +222,10 @@ func (c *Creator) store(ctx context.Context, jb *host.Job, op dataset.Operation,
 			unlock()
 			_ = c.discardClones(context.WithoutCancel(ctx), op.DatasetID) // doctor names those that stay
 		}()
-		err := c.clone(ctx, op, &made)
+		if !operation.CloneNeedsLock(made.pool, source) {
+			release()
+		}
+		err := c.clone(ctx, op, source, &made)
 		release()
 		if err != nil {
 			return err
@@ -392,17 +397,13 @@ type cloned struct {
 	session string    // of the source when the clone was made: see mounting.Watcher
 }
 
-// clone makes a clone. The source is locked only meanwhile, by the caller.
-func (c *Creator) clone(ctx context.Context, op dataset.Operation, made *cloned) error {
+// clone makes a clone of src. The source is locked only meanwhile, by the caller.
+func (c *Creator) clone(ctx context.Context, op dataset.Operation, src dataset.Source, made *cloned) error {
 	d := made.source
 	if d.State != dataset.StateReady {
 		return dataset.Errorf(dataset.ErrConflict, "it was deleted meanwhile (drover trash ls)")
 	}
-	src := dataset.Source{Dataset: d.ID}
-	switch {
-	case op.Snapshot != nil:
-		src.Snapshot = op.Snapshot.ID
-	case !made.pool.Info().Capabilities.InstantSnapshot:
+	if op.Snapshot == nil && !made.pool.Info().Capabilities.InstantSnapshot {
 		remedy := "back up a snapshot, with --snapshot, or use drover volume export"
 		if op.Push != nil {
 			remedy = fmt.Sprintf("push a snapshot: drover push %s@SNAPSHOT %s", op.Volume, op.Repository)

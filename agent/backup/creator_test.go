@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -329,8 +330,22 @@ func TestBackupOfCopyingPool(t *testing.T) {
 		t.Errorf("got %s: %+v, want %s", op.State, op.Problem, want)
 	}
 	f.A.MustUnmount("db", "user")
-	awaitEnd(f, *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: "one"}).Operation)
+	op = awaitEnd(f, *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpSnapshot, Volume: "db", Name: "one"}).Operation)
+	copies := 0
+	f.A.Fuse.Set(-1, false, func(act string) { // the volume can be used while its snapshot is copied
+		if act == "clone" {
+			copies++
+			f.A.MustMount("db", "meanwhile")
+			f.A.MustUnmount("db", "meanwhile")
+		}
+	})
 	dir, _ := restored(t, r, backUp(f, "db", "one").Backup)
+	_, err := f.A.Export(t.Context(), "db", "one", io.Discard)
+	must(t, err)
+	f.A.NewVolume("copy@snapshot-" + op.Snapshot.ID.String()[:8])
+	if copies != 3 {
+		t.Errorf("%d copies were made", copies)
+	}
 	if text, err := os.ReadFile(filepath.Join(dir, backup.DataName, "file")); err != nil || string(text) != "text" {
 		t.Errorf("got %q, %v", text, err)
 	}

@@ -87,6 +87,30 @@ func (b *bench) reap() int {
 	return n
 }
 
+// A copy of a snapshot that is removed meanwhile may lack files.
+func TestCopyOfRemovedSnapshotFails(t *testing.T) {
+	for _, whole := range []bool{false, true} {
+		b, copied := newBench(t), func(string) {}
+		pool, err := dir.Stepping(func(name string) { copied(name) }).Open(t.Context(), backends.Config{Path: b.path})
+		b.ok(err)
+		b.write("content")
+		s := dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID}
+		b.ok(pool.Snapshot(t.Context(), s, nil))
+		copied = func(name string) {
+			if name == "dir.copy.copied" && whole {
+				b.ok(b.pool.Delete(t.Context(), b.d.ID))
+			} else if name == "dir.copy.copied" {
+				b.ok(b.pool.DeleteSnapshot(t.Context(), b.d.ID, s.ID))
+			}
+		}
+		clone := dataset.Dataset{ID: uuid.New(), Volume: "copy"}
+		_, err = pool.Clone(t.Context(), clone, dataset.Source{Dataset: b.d.ID, Snapshot: s.ID}, nil)
+		require.ErrorIs(t, err, dataset.ErrNotFound)
+		_, err = pool.Stat(t.Context(), clone.ID)
+		require.ErrorIs(t, err, dataset.ErrNotFound)
+	}
+}
+
 func TestLeftoversAreReaped(t *testing.T) {
 	b := newBench(t)
 	b.write("content")

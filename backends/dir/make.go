@@ -2,6 +2,7 @@ package dir
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/google/uuid"
 
@@ -37,8 +38,27 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 		if p.projects.advice != "" { // the filesystem does not enforce the limits of the source
 			size = 0
 		}
-		return p.copyHead(ctx, from, name, f, shelf.Head{Tree: shelf.FirstHead, Size: size}, progress)
+		h, err := p.copyHead(ctx, from, name, f, shelf.Head{Tree: shelf.FirstHead, Size: size}, progress)
+		if gone := p.checkSnapshot(src); gone != nil {
+			return shelf.Head{}, fmt.Errorf("it was removed while it was copied: %w", gone)
+		}
+		return h, err
 	})
+}
+
+// checkSnapshot fails if src names a snapshot that is not in the pool any more. A removal of the snapshot, or of its
+// dataset, takes its record or moves its folder before it removes files, so what was copied before is complete.
+func (p *Pool) checkSnapshot(src dataset.Source) error {
+	if src.Snapshot == uuid.Nil {
+		return nil
+	}
+	f, err := p.Shelf.FindDataset(src.Dataset)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.ReadSnapshot(src.Snapshot)
+	return err
 }
 
 // source returns the tree that src names, and its size. A head must not be in use.
