@@ -30,7 +30,7 @@ const (
 
 const (
 	// framesHeader is a header of requests and answers. In a request it has the latest version of the frames that the
-	// client reads, in an answer the version of the frames that follow, and of the stream in them (backends/framing).
+	// client reads, in an answer the version of the frames that follow, and of the stream in them (backends/stream).
 	// An absent header means version 1.
 	framesHeader  = "Drover-Frames"
 	framesVersion = 1

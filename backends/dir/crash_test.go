@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
@@ -109,6 +110,31 @@ func TestCopyOfRemovedSnapshotFails(t *testing.T) {
 		_, err = pool.Stat(t.Context(), clone.ID)
 		require.ErrorIs(t, err, dataset.ErrNotFound)
 	}
+}
+
+// Each of two copies fits, but not both.
+func TestCopiesKeepTheReserve(t *testing.T) {
+	b := &bench{T: t, path: filepath.Join(tmpfsOf(t, "256m"), "pool"), d: dataset.Dataset{ID: uuid.New(), Volume: "db"}}
+	var err error
+	b.pool, err = dir.Backend{}.Open(t.Context(), backends.Config{Name: "test", Path: b.path, Make: true})
+	b.ok(err)
+	_, err = b.pool.Create(t.Context(), b.d)
+	b.ok(err)
+	b.write(strings.Repeat("x", 60<<20))
+	s := dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID}
+	b.ok(b.pool.Snapshot(t.Context(), s, nil))
+	clone := func(progress backends.Progress) error {
+		d := dataset.Dataset{ID: uuid.New(), Volume: "copy"}
+		_, err := b.pool.Clone(t.Context(), d, dataset.Source{Dataset: b.d.ID, Snapshot: s.ID}, progress)
+		return err
+	}
+	var once sync.Once
+	b.ok(clone(func(done, _ int64) {
+		if done < 10<<20 {
+			once.Do(func() { require.ErrorIs(t, clone(nil), dataset.ErrNoSpace) })
+		}
+	}))
+	once.Do(func() { t.Error("the first copy was not observed") })
 }
 
 func TestLeftoversAreReaped(t *testing.T) {

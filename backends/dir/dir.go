@@ -43,8 +43,9 @@
 // Package cmd/drover/internal/settings registers the backend, and agent/agenttest does so for tests. The agent opens a
 // [Pool] and calls it by the contract of package backends. Backend nfs is built on this package: it opens the pool
 // under another name (Named). A pool remembers its attachments (package bindmount) and the next unused project, each
-// protected by a mutex. Everything else is read from the disk. An open folder claims its dataset (package shelf), which
-// only excludes Reap. The caller of backends.Pool prevents other concurrent changes of the dataset.
+// protected by a mutex, and what its copies have still to write. Everything else is read from the disk. An open folder
+// claims its dataset (package shelf), which only excludes Reap. The caller of backends.Pool prevents other concurrent
+// changes of the dataset.
 //
 // Where to change what: project quotas are in project.go, the copies of trees in trees.go, and the steps of a restore
 // in snapshot.go.
@@ -56,6 +57,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -195,7 +197,9 @@ type Pool struct {
 	uses       bindmount.Tracker
 	projects   *projects
 	shares     bool // a copied file shares blocks with its source
-	step       func(string)
+	// copying is how many bytes the running copies have still to write: several at once must not fill the pool.
+	copying atomic.Int64
+	step    func(string)
 }
 
 // sizedPool is an open pool whose datasets can have a size.

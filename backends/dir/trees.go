@@ -78,12 +78,16 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 	if used := dataset.Size(size.Bytes); c.maxSize != 0 && used > c.maxSize {
 		return tooLargeError("the source of the copy", used, c.maxSize)
 	}
+	left := size.Bytes // to be written
+	others := dataset.Size(p.copying.Add(left) - left)
+	defer func() { p.copying.Add(-left) }()
 	switch st, err := p.Space(); {
 	case err != nil:
 		return err
-	case !p.shares && dataset.Size(size.Bytes) > st.Free:
-		return dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left",
-			dataset.Size(size.Bytes).Human(), st.Free.Human())
+	case !p.shares && dataset.Size(left)+others+backends.Reserve(st.Size) > st.Free:
+		return dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left, of which %s are "+
+			"reserved for its existing volumes, and %s for other copies that are being made",
+			dataset.Size(left).Human(), st.Free.Human(), backends.Reserve(st.Size).Human(), others.Human())
 	}
 	temp := shelf.Temp + copyName
 	if err := p.removeAll(ctx, to, temp, copyName); err != nil {
@@ -111,6 +115,8 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 		p.step("dir.copy.entered")
 	}
 	report := func(done int64) {
+		p.copying.Add(max(size.Bytes-done, 0) - left)
+		left = max(size.Bytes-done, 0)
 		if progress != nil {
 			progress(done, size.Bytes)
 		}
