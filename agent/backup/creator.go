@@ -75,7 +75,8 @@ func (c *Creator) Create(ctx context.Context, jb *host.Job, op *dataset.Operatio
 	}
 	c.noteUnwanted(ctx, *op, got.url, got.unwanted...)
 	if len(got.unwanted) > 0 || err != nil && ctx.Err() == nil {
-		c.removeUnwanted(context.WithoutCancel(ctx), op.Repository)
+		release()
+		c.removeUnwanted(context.WithoutCancel(ctx), op.Repository, false)
 	}
 	if err != nil {
 		return out, failed(err)
@@ -86,10 +87,12 @@ func (c *Creator) Create(ctx context.Context, jb *host.Job, op *dataset.Operatio
 	switch {
 	case errors.Is(err, dataset.ErrCancelled):
 		c.noteUnwanted(ctx, *op, got.url, got.stored()...)
-		c.removeUnwanted(context.WithoutCancel(ctx), op.Repository)
+		release()
+		c.removeUnwanted(context.WithoutCancel(ctx), op.Repository, false)
 	case err != nil:
 		err = fmt.Errorf("%w (backup %s of volume %s is in %s)", err, short(got.made.ID), op.Volume, op.Repository)
 	default:
+		release()
 		c.removeExpired(context.WithoutCancel(ctx), *op, out)
 	}
 	return out, err
@@ -120,9 +123,6 @@ func (a attemptResult) stored() (ids []string) {
 // attempt stores a backup in the repository of an operation. Even if it fails, it returns the backups that must be
 // removed.
 func (c *Creator) attempt(ctx context.Context, jb *host.Job, op dataset.Operation) (a attemptResult, err error) {
-	t := c.targets.get(op.Repository)
-	t.using.RLock()
-	defer t.using.RUnlock()
 	record, err := c.Control.Repository(ctx, op.Repository)
 	if err != nil {
 		return a, err
@@ -151,13 +151,11 @@ func (c *Creator) admit(ctx context.Context, op dataset.Operation) (release func
 	if err != nil {
 		return nil, err
 	}
-	select {
-	case t.slots <- struct{}{}:
-		return func() { <-t.slots; unlock() }, nil
-	case <-ctx.Done():
+	if t.slots.Acquire(ctx, 1) != nil {
 		unlock()
 		return nil, context.Cause(ctx)
 	}
+	return sync.OnceFunc(func() { t.slots.Release(1); unlock() }), nil
 }
 
 // ofAbsent says in the error of a repository that does not exist what to do.

@@ -29,10 +29,11 @@ type dueRemoval struct {
 // the profile or a restore can make it wrong: removePostponed asks for it again. If a backup cannot be removed then,
 // control names it again after the next backup of the dataset. The backup that the operation has made is never removed.
 func (c *Creator) removeExpired(ctx context.Context, op dataset.Operation, answer api.Committed) {
-	if len(c.stillThere(op, answer.Expired)) > 0 {
+	due := len(c.stillThere(op, answer.Expired)) > 0
+	if due {
 		c.targets.get(op.Repository).postponed.add(op)
 	}
-	c.removeUnwanted(ctx, op.Repository)
+	c.removeUnwanted(ctx, op.Repository, due)
 }
 
 // stillThere returns those of some expired backups that may be in their repository.

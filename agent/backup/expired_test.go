@@ -169,6 +169,44 @@ func TestRemovalWaitsForOtherBackup(t *testing.T) {
 	}
 }
 
+// On a host whose backups always overlap, a removal waits once a day for those that run, and holds the next ones.
+func TestRemovalWaitsOnceADay(t *testing.T) {
+	f := agenttest.NewCluster(t, "loop", "loop")
+	f.A.Stop()
+	at := &later{Clock: f.A.Config.Clock}
+	f.A.Config.Clock = at
+	f.A.Start()
+	r := newRepository(t, f)
+	f.A.NewVolume("db@backed")
+	folder := wrapped(t, `case "$*" in
+*volume=other*) read x <$D/gate-other ;;
+*volume=next*) read x <$D/gate-next ;;
+esac`)
+	var ops []dataset.Operation
+	open := func(volume string) {
+		must(t, os.WriteFile(filepath.Join(folder, "gate-"+volume), []byte("\n"), 0o600))
+	}
+	start := func(volume string) {
+		must(t, unix.Mkfifo(filepath.Join(folder, "gate-"+volume), 0o600))
+		f.A.NewVolume(volume + "@free")
+		ops = append(ops, begin(f, volume, ""))
+	}
+	backUpOnSchedule(f, "db")
+	second := backUpOnSchedule(f, "db")
+	at.by.Add(int64(24 * time.Hour))
+	start("other")
+	agenttest.Await(t, func() bool { return f.A.Runner.IsRunning(ops[0].ID) })
+	third := awaitEnd(f, *f.Submit(api.Request{Kind: dataset.OpBackup, Volume: "db", Repository: "offsite", Scheduled: true}).Operation)
+	agenttest.Await(t, func() bool { return f.A.Backups.IsFull("offsite") })
+	start("next")
+	open("other")
+	other := awaitEnd(f, ops[0])
+	wantBackups(t, r, second, third.Backup, other.Backup)
+	open("next")
+	next := awaitEnd(f, ops[1])
+	wantBackups(t, r, second, third.Backup, other.Backup, next.Backup)
+}
+
 // The expired backups of all volumes whose removal had to wait are removed by one run of restic. The others stay: those
 // that the profile keeps, the newest ones, and one more in place of one that was removed by hand.
 func TestWaitingRemovalsShareARun(t *testing.T) {

@@ -1,6 +1,8 @@
 package backup
 
 import (
+	"context"
+
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
@@ -20,15 +22,19 @@ func StillThere(op dataset.Operation, expired []api.ExpiredBackup) []api.Expired
 	return new(Creator).stillThere(op, expired)
 }
 
+// IsFull reports whether the next backup to a repository would wait.
+func (c *Creator) IsFull(repository string) bool {
+	slots := c.targets.get(repository).slots
+	free := slots.TryAcquire(1)
+	if free {
+		slots.Release(1)
+	}
+	return !free
+}
+
 // Occupy makes the next backups to a repository wait until free is called, as if maxBackups backups ran.
 func (c *Creator) Occupy(repository string) (free func()) {
 	slots := c.targets.get(repository).slots
-	for range maxBackups {
-		slots <- struct{}{}
-	}
-	return func() {
-		for range maxBackups {
-			<-slots
-		}
-	}
+	_ = slots.Acquire(context.Background(), maxBackups)
+	return func() { slots.Release(maxBackups) }
 }

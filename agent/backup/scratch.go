@@ -166,7 +166,7 @@ func (c *Creator) Clear(ctx context.Context) {
 		return
 	}
 	for _, r := range recorded {
-		c.removeUnwanted(ctx, r.Name)
+		c.removeUnwanted(ctx, r.Name, false)
 	}
 }
 

@@ -6,12 +6,14 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/clock"
 	"github.com/droverhq/drover/internal/restic"
 )
 
@@ -21,6 +23,14 @@ const maxBackups = 2
 
 // removalTime bounds a removal of unwanted or expired backups. Meanwhile no backup uses its repository.
 const removalTime = 2 * time.Minute
+
+// A removal gives way to the backups of its host. But on a busy host one of them may always run. So once in
+// removalPatience, a removal of expired backups waits for those that run, for at most removalWait. Meanwhile no other
+// one begins.
+const (
+	removalPatience = 24 * time.Hour
+	removalWait     = time.Hour
+)
 
 // removalPause is how long nothing is removed from a repository that did not answer: each attempt holds its backups.
 const removalPause = 10 * time.Minute
@@ -34,12 +44,12 @@ type targets struct {
 
 // target is what the backups of this host to one repository share.
 type target struct {
-	busy  host.Set      // one for each dataset: a backup of it to the repository runs
-	slots chan struct{} // has an element for each backup that runs
-	// using is read-locked while a backup uses the repository, and locked while unwanted or expired backups are removed
-	// from it: restic removes backups only from a repository that nothing else uses.
-	using  sync.RWMutex
-	paused time.Duration // the steady time until which nothing is removed; using guards it
+	busy host.Set // one for each dataset: a backup of it to the repository runs
+	// A backup takes one of maxBackups slots, and a removal of unwanted or expired backups all of them: restic removes
+	// backups only from a repository that nothing else uses.
+	slots  *semaphore.Weighted
+	paused time.Duration // the steady time until which nothing is removed; who has all slots may use it
+	waited atomic.Int64  // the steady time of the last removal that took the slots, or waited for them
 	// postponed has the operations whose expired backups must be removed.
 	postponed postponedRemovals
 	// refused is the URL of the repository if it refused to remove backups. Drover tries to remove no further ones
@@ -54,26 +64,40 @@ func (t *targets) get(repository string) *target {
 		t.of = map[string]*target{}
 	}
 	if t.of[repository] == nil {
-		t.of[repository] = &target{slots: make(chan struct{}, maxBackups)}
+		t.of[repository] = &target{slots: semaphore.NewWeighted(maxBackups)}
 	}
 	return t.of[repository]
 }
 
-// removing calls remove, and limits its time. It does nothing if a backup of this host uses the repository, if another
-// removal runs, or if the repository did not answer an earlier one less than removalPause ago.
-func (t *target) removing(ctx context.Context, clock clock.Clock, remove func(ctx context.Context) error) {
-	if !t.using.TryLock() {
+// removing calls remove, and limits its time. It does nothing if a backup of this host uses the repository and wait is
+// false or it has waited before (see removalPatience), if another removal runs, or if the repository did not answer an
+// earlier one less than removalPause ago.
+func (c *Creator) removing(ctx context.Context, t *target, wait bool, remove func(ctx context.Context) error) {
+	if !t.slots.TryAcquire(maxBackups) && !(wait && c.waitForSlots(t)) {
 		return
 	}
-	defer t.using.Unlock()
-	if clock.Steady() < t.paused {
+	defer t.slots.Release(maxBackups)
+	now := c.Clock.Steady()
+	t.waited.Store(int64(now))
+	if now < t.paused {
 		return
 	}
 	limited, cancel := context.WithTimeout(ctx, removalTime)
 	defer cancel()
 	if err := remove(limited); err != nil && ctx.Err() == nil && (limited.Err() != nil || restic.IsUnreachable(err)) {
-		t.paused = clock.Steady() + removalPause
+		t.paused = c.Clock.Steady() + removalPause
 	}
+}
+
+// waitForSlots takes all slots. It fails if a removal has waited or run in the last removalPatience.
+func (c *Creator) waitForSlots(t *target) bool {
+	now, last := int64(c.Clock.Steady()), t.waited.Load()
+	if now-last < int64(removalPatience) || !t.waited.CompareAndSwap(last, now) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(c.Ctx, removalWait)
+	defer cancel()
+	return t.slots.Acquire(ctx, maxBackups) == nil
 }
 
 // hasRefused reports whether a repository refused to remove backups.

@@ -98,8 +98,8 @@ func (c *Creator) notes() (list []noted, err error) {
 	return list, nil
 }
 
-// dropNotes removes the files that name unwanted backups of an operation. The caller has read-locked using, so that no
-// removal runs, and decides itself what of the operation is unwanted.
+// dropNotes removes the files that name unwanted backups of an operation. The caller has a slot, so that no removal
+// runs, and decides itself what of the operation is unwanted.
 func (c *Creator) dropNotes(op uuid.UUID) error {
 	list, err := c.notes()
 	if err != nil {
@@ -117,13 +117,17 @@ func (c *Creator) dropNotes(op uuid.UUID) error {
 }
 
 // removeUnwanted removes from a repository the backups that the files name, and the expired ones whose removal was
-// postponed: see removing. If a backup uses the repository, Create usually calls it again at the end of that backup,
+// postponed: see removing, also for wait. If a backup uses the repository, Create usually calls it again at the end of that backup,
 // but not always if the backup was cancelled or control did not record its outcome. Then the next backup to the
 // repository calls it.
-func (c *Creator) removeUnwanted(ctx context.Context, repository string) {
-	t, clock := c.targets.get(repository), c.Clock
-	t.removing(ctx, clock, func(ctx context.Context) error { return c.removeNoted(ctx, repository) })
-	t.removing(ctx, clock, func(ctx context.Context) error { return c.removePostponed(ctx, repository) })
+func (c *Creator) removeUnwanted(ctx context.Context, repository string, wait bool) {
+	c.removing(ctx, c.targets.get(repository), wait, func(ctx context.Context) error {
+		err := c.removeNoted(ctx, repository)
+		if ctx.Err() != nil || restic.IsUnreachable(err) {
+			return err
+		}
+		return errors.Join(err, c.removePostponed(ctx, repository))
+	})
 }
 
 // removeNoted removes from a repository the backups that the files name, and returns the errors of the repository.
@@ -193,10 +197,10 @@ func (c *Creator) removeNamed(ctx context.Context, path string, record dataset.R
 	}
 	if u.Repository != record.Name { // a push to it under its other name can drop the file meanwhile
 		other := c.targets.get(u.Repository)
-		if !other.using.TryLock() {
+		if !other.slots.TryAcquire(maxBackups) {
 			return errKept
 		}
-		defer other.using.Unlock()
+		defer other.slots.Release(maxBackups)
 	}
 	err = c.removeOnce(ctx, record, u)
 	switch {
