@@ -98,11 +98,11 @@ func (c *comparing) dirs(a, b *os.File, at *place) error {
 }
 
 func (c *comparing) entry(a, b *os.File, name string, at *place) error {
-	na, errA := openNode(a, name)
+	na, errA := openListed(a, name)
 	if errA == nil {
 		defer na.close()
 	}
-	nb, errB := openNode(b, name)
+	nb, errB := openListed(b, name)
 	if errB == nil {
 		defer nb.close()
 	}

@@ -106,7 +106,7 @@ func (c *copying) dir(from *node, src *os.File, to *node, dst *os.File, at *plac
 }
 
 func (c *copying) entry(src, dst *os.File, at *place) error {
-	from, err := openNode(src, at.name)
+	from, err := openListed(src, at.name)
 	if isVanished(err) {
 		return nil
 	}

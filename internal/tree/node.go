@@ -1,8 +1,10 @@
 package tree
 
 import (
+	"cmp"
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -36,6 +38,35 @@ func openNode(dir *os.File, name string) (*node, error) {
 		return nil, err
 	}
 	return n, nil
+}
+
+// openListed opens a name that was read from dir. It fails with an error for which isVanished is true if the name was
+// removed since. In a damaged directory, a name can be listed that "does not exist": then openListed fails with
+// dataset.ErrCorrupt. It reads dir again for each removed name, which takes long for a large directory in use.
+func openListed(dir *os.File, name string) (*node, error) {
+	for range 3 { // a process can make the name and remove it again
+		n, err := openNode(dir, name)
+		if !isVanished(err) {
+			return n, err
+		}
+		if listed, lerr := hasName(dir, name); lerr != nil || !listed {
+			return nil, cmp.Or(lerr, err)
+		}
+	}
+	return nil, dataset.Errorf(dataset.ErrCorrupt, "its directory has the name, but it cannot be opened: the filesystem "+
+		"is damaged (check it with fsck while it is not mounted)")
+}
+
+// hasName reports whether a directory lists a name. It does not change the position at which dir is read.
+func hasName(dir *os.File, name string) (bool, error) {
+	fd, err := openAt(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return false, err
+	}
+	again := os.NewFile(uintptr(fd), dir.Name())
+	defer again.Close()
+	list, err := readNames(again)
+	return slices.Contains(list, name), err
 }
 
 func (n *node) close()         { _ = unix.Close(n.fd) }

@@ -102,7 +102,7 @@ const longestPath = 4000
 func SurveyTree(ctx context.Context, dir *os.File) (s Survey, err error) {
 	hasFlags := true
 	s.linked = map[[2]uint64]surveyedXattrs{}
-	err = walk(ctx, dir, fewNames, func(n *node, at *place) error {
+	err = walk(ctx, dir, fewNames, openListed, func(n *node, at *place) error {
 		if n.format() == unix.S_IFSOCK {
 			return nil
 		}

@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/dataset"
@@ -237,6 +239,26 @@ func TestNoDescriptorsLeak(t *testing.T) {
 	if after := len(listing(t, "/proc/self/fd")); after > before+1 {
 		t.Errorf("%d descriptors are open, %d were", after, before)
 	}
+}
+
+// A damaged directory lists names that "do not exist". They are not taken for removed ones.
+func TestDamagedDirectory(t *testing.T) {
+	image := scratch.Image(t, "ext4", scratch.Ext4)
+	at := scratch.MountImage(t, "ext4", image)
+	src := mkdir(t, at, "src")
+	for i := range 1000 { // enough for a hashed index
+		require.NoError(t, os.WriteFile(filepath.Join(src.Name(), strings.Repeat("x", 100)+fmt.Sprint(i)), nil, 0o600))
+	}
+	require.NoError(t, src.Close())
+	require.NoError(t, unix.Unmount(at, 0))
+	scratch.Run(t, "debugfs", "-w", "-R", "set_super_value hash_seed "+uuid.NewString(), image)
+	src = openDir(t, filepath.Join(scratch.MountImage(t, "ext4", image), "src"))
+	_, err := SurveyTree(t.Context(), src)
+	wantKind(t, err, dataset.ErrCorrupt)
+	wantKind(t, WriteTar(t.Context(), src, io.Discard), dataset.ErrCorrupt)
+	_, err = Compare(t.Context(), src, openDir(t, t.TempDir()))
+	wantKind(t, err, dataset.ErrCorrupt)
+	wantKind(t, Copy(t.Context(), src, openDir(t, t.TempDir()), nil), dataset.ErrCorrupt)
 }
 
 // A file that gets the inode of a file that was removed meanwhile is not a hard link of that file. Mail servers deliver

@@ -18,7 +18,7 @@ type Size struct {
 func Usage(ctx context.Context, dir *os.File) (Size, error) {
 	var s Size
 	seen := map[inode]bool{}
-	err := walk(ctx, dir, fewNames, func(n *node, _ *place) error {
+	err := walk(ctx, dir, fewNames, openNode, func(n *node, _ *place) error {
 		if n.mayHaveLinks() {
 			if seen[n.inode()] {
 				return nil
@@ -32,9 +32,12 @@ func Usage(ctx context.Context, dir *os.File) (Size, error) {
 	return s, err
 }
 
+// opener is openNode or openListed. An ErrNotExist of it means that the name was removed.
+type opener func(dir *os.File, name string) (*node, error)
+
 // walk calls visit for the root, and for everything below it: a directory before its content. With
 // allNames, the names in a directory are sorted by their bytes.
-func walk(ctx context.Context, dir *os.File, count int, visit func(n *node, at *place) error) error {
+func walk(ctx context.Context, dir *os.File, count int, open opener, visit func(n *node, at *place) error) error {
 	r, err := openRoot(dir, readOnly)
 	if err != nil {
 		return err
@@ -48,10 +51,11 @@ func walk(ctx context.Context, dir *os.File, count int, visit func(n *node, at *
 	if err := visit(n, nil); err != nil {
 		return wrapError("read", ".", err)
 	}
-	return walkDir(ctx, r.dir, nil, count, visit)
+	return walkDir(ctx, r.dir, nil, count, open, visit)
 }
 
-func walkDir(ctx context.Context, dir *os.File, at *place, count int, visit func(*node, *place) error) error {
+func walkDir(ctx context.Context, dir *os.File, at *place, count int, open opener,
+	visit func(*node, *place) error) error {
 	for name, err := range names(dir, count) {
 		if err != nil {
 			return wrapError("read directory", at, err)
@@ -60,15 +64,16 @@ func walkDir(ctx context.Context, dir *os.File, at *place, count int, visit func
 			return err
 		}
 		child := &place{at, name}
-		if err := walkEntry(ctx, dir, child, count, visit); err != nil {
+		if err := walkEntry(ctx, dir, child, count, open, visit); err != nil {
 			return wrapError("read", child, err)
 		}
 	}
 	return nil
 }
 
-func walkEntry(ctx context.Context, dir *os.File, at *place, count int, visit func(*node, *place) error) error {
-	n, err := openNode(dir, at.name)
+func walkEntry(ctx context.Context, dir *os.File, at *place, count int, open opener,
+	visit func(*node, *place) error) error {
+	n, err := open(dir, at.name)
 	if isVanished(err) {
 		return nil
 	}
@@ -87,5 +92,5 @@ func walkEntry(ctx context.Context, dir *os.File, at *place, count int, visit fu
 		return err
 	}
 	defer sub.Close()
-	return walkDir(ctx, sub, at, count, visit)
+	return walkDir(ctx, sub, at, count, open, visit)
 }
