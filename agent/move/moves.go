@@ -3,7 +3,7 @@
 // A sender and a receiver copy snapshots and files (Server and Client in pull.go, push of frames in frame.go). Replicas
 // keeps the copies of this node up to date, Copies applies control's decisions about them, and Retention keeps the
 // snapshots that other nodes need. TransferSource provides what this node sends. The work without state is done by
-// methods of Moves: Move drives a move to this node (mover.go), Bring begins one for a mount (bringer.go), Install
+// methods of Moves: Move drives a move to this node (moving.go), Bring begins one for a mount (bringer.go), Install
 // makes an arrived copy the head of a dataset (installer.go), AnswerRecalls ends the use of a dataset at its former
 // home (relinquisher.go), TakeOver continues a dataset whose home is lost (failover.go), and BoundLease gives a volume
 // a lease that is bounded in time (bounder.go).

@@ -45,7 +45,7 @@
 // under another name (Named). A pool remembers its attachments (package bindmount) and the next unused project, each
 // protected by a mutex, and what its copies have still to write. Everything else is read from the disk. An open folder
 // claims its dataset (package shelf), which only excludes Reap. The caller of backends.Pool prevents other concurrent
-// changes of the dataset.
+// changes of the dataset, except while a snapshot is copied: see checkSnapshot.
 //
 // Where to change what: project quotas are in project.go, the copies of trees in trees.go, and the steps of a restore
 // in snapshot.go.

@@ -8,7 +8,7 @@
 //     snapshot may be a second name of that file, until the head is written to (sharing.go).
 //   - On btrfs, each image is a NOCOW file in its own subvolume, and a snapshot is a snapshot of the subvolume. It
 //     takes the same time however fragmented the image is, but writes are slower.
-//   - If the host has neither, the pool is an XFS in one preallocated image file (poolimage.go).
+//   - If the host has neither, the pool is an XFS in one preallocated image file (open.go).
 //
 // # Files of a pool
 //
@@ -58,15 +58,14 @@
 //	attacher, containers           loop devices, LUKS containers, use of a head
 //	grower                         growing images with their devices and filesystems
 //	templates                      formatted images for new datasets
-//	poolimage, imageblocks         a pool in one image file
+//	open, imageblocks              opening a pool, also one in an image file
 //	images, heads, sharing, tags   reading, replacing and sharing image files
 //	layout, btrfslayout            the two ways to store them
 //	create, delete, snapshot       the operations on datasets and snapshots
 //	copy, send, receive            copies, and the streams of snapshots
 //	catalog                        List, Stat and Used
 //
-// Opening a pool is in open.go. Records are written with direct I/O (record.go), because package shelf would flush
-// them.
+// Records are written with direct I/O (record.go), because package shelf would flush them.
 //
 // A [Pool] opens the folder of the dataset that it works on, which claims the dataset (package shelf). The claim only
 // excludes Reap. The caller of backends.Pool, which is the agent, prevents other concurrent changes of a dataset.

@@ -5,7 +5,8 @@
 // the rules. CopyKeeper decides which copies nodes keep: replicas that are kept fresh, copies that moves left, and
 // superseded ones.
 //
-// The package keeps no state. It reads the store, reports.Latest and membership.Members.
+// The package keeps no state. It reads the store, reports.Latest and membership.Members. It changes the records of
+// copies, of lost copies (Dataset.Losses) and of the snapshots in them, and what reports.Latest has of a copy.
 //
 // Another reason why a pool cannot keep a profile belongs in Candidate.shortcomings. Another state of a node in which
 // its pools get nothing, such as cordoned, gets a field of Candidate, and a case in WhyOffline. Another rule for the

@@ -1,10 +1,10 @@
 // Package keys handles the keys of encrypted datasets. Each dataset has a random data key, which decrypts its data. The
 // data key is stored in the dataset's record, wrapped by a key of the operator. So the operator's key can be replaced
-// by wrapping the data keys again, without touching the data. The agent (agent/operation and agent/operation) calls the
-// package to read keys, and to wrap and unwrap data keys. The command drover config check tests with it that a key can
-// be read. Package restic reads the passwords of backup repositories with it. The package keeps no keys in memory: it
-// reads an operator's key from its source each time. source.go decides where an operator's key is read from, keys.go
-// wraps and unwraps data keys, and password.go reads the secrets of repositories.
+// by wrapping the data keys again, without touching the data. The agent (agent/operation) calls the package to read
+// keys, and to wrap and unwrap data keys. The command drover config check tests with it that a key can be read. Package
+// restic reads the passwords of backup repositories with it. The package keeps no keys in memory: it reads an
+// operator's key from its source each time. source.go decides where an operator's key is read from, and reads the
+// secrets of repositories. keys.go wraps and unwraps data keys.
 package keys
 
 import (

@@ -1,8 +1,9 @@
 // Package openapi makes the OpenAPI document of the API: its general parts, the schemas that huma cannot derive from Go
 // types, and the descriptions of properties. Package control/api/server calls New, adds the endpoints of package
-// endpoint, and calls Complete. The package has no state. The text of a property is the comment of its Go field. The
-// values of a property whose Go type is a string with constants are those constants. A type that JSON represents in
-// another way than its Go type suggests, such as a UUID, gets a schema in this file (registry).
+// endpoint, and calls Complete. It serves the document, and checks requests by the schemas in it. The package has no
+// state. The text of a property is the comment of its Go field. The values of a property whose Go type is a string with
+// constants are those constants. A type that JSON represents in another way than its Go type suggests, such as a UUID,
+// gets a schema in this file (registry).
 //
 // A compiled program contains neither comments nor the names of constants. So descriptions.json has the comments of the
 // Go fields, and enums.json has the values of the constants. The tests of this package write both files and
