@@ -117,9 +117,9 @@ func (c *Creator) dropNotes(op uuid.UUID) error {
 }
 
 // removeUnwanted removes from a repository the backups that the files name, and the expired ones whose removal was
-// postponed: see removing, also for wait. If a backup uses the repository, Create usually calls it again at the end of that backup,
-// but not always if the backup was cancelled or control did not record its outcome. Then the next backup to the
-// repository calls it.
+// postponed: see removing, also for wait. If a backup uses the repository, Create usually calls it again at the end of
+// that backup, but not always if the backup was cancelled or control did not record its outcome. Then the next backup
+// to the repository calls it.
 func (c *Creator) removeUnwanted(ctx context.Context, repository string, wait bool) {
 	c.removing(ctx, c.targets.get(repository), wait, func(ctx context.Context) error {
 		err := c.removeNoted(ctx, repository)

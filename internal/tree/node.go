@@ -53,8 +53,8 @@ func openListed(dir *os.File, name string) (*node, error) {
 			return nil, cmp.Or(lerr, err)
 		}
 	}
-	return nil, dataset.Errorf(dataset.ErrCorrupt, "its directory has the name, but it cannot be opened: the filesystem "+
-		"is damaged (check it with fsck while it is not mounted)")
+	return nil, dataset.Errorf(dataset.ErrCorrupt, "its directory has the name, but it cannot be opened: the "+
+		"filesystem is damaged (check it with fsck while it is not mounted)")
 }
 
 // hasName reports whether a directory lists a name. It does not change the position at which dir is read.
