@@ -22,6 +22,9 @@ import (
 const referenceHelp = `BACKUP is the ID of a backup, or its first
 digits, at least 8 of them.`
 
+// patience is how long one of several repositories may take to list its backups.
+const patience = time.Minute
+
 // fetch returns the backups of a volume or, if volume is empty, of all volumes, oldest first: those in one repository
 // or, if repository is empty, in all recorded ones, which are read at the same time. If a part of the backups cannot be
 // read, fetch returns the others, and incomplete is the first error. It fails if no repository can be read.
@@ -38,10 +41,22 @@ func fetch(ctx context.Context, c cli.Remote, repository, volume string) (list [
 			names = append(names, r.Name)
 		}
 	}
+	limited := ctx
+	if len(names) > 1 { // one that does not answer must not hide what the others have
+		var cancel context.CancelFunc
+		limited, cancel = context.WithTimeout(ctx, patience)
+		defer cancel()
+	}
 	lists, errs := make([]api.BackupList, len(names)), make([]error, len(names))
 	var all sync.WaitGroup
 	for i, name := range names {
-		all.Go(func() { lists[i], errs[i] = c.VolumeBackups(ctx, name, volume) })
+		all.Go(func() {
+			lists[i], errs[i] = c.VolumeBackups(limited, name, volume)
+			if errs[i] != nil && limited.Err() != nil && ctx.Err() == nil {
+				errs[i] = dataset.Errorf(dataset.ErrOffline, "repository %s did not answer within %s (with "+
+					"--repository, another one is read alone, and this one without a limit)", name, patience)
+			}
+		})
 	}
 	all.Wait()
 	failed := 0
