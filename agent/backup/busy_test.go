@@ -16,6 +16,7 @@ import (
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/restic/restictest"
 )
 
 // wrapped puts a program restic first in PATH that runs the script before each backup, and then the real restic. In the
@@ -235,6 +236,7 @@ func TestUnwantedBackupOfRemovedRepository(t *testing.T) {
 		t.Fatalf("the notes are %s, want two", marks(f.A))
 	}
 	must(t, os.Remove(other))
+	restictest.Make(t, record.URL+"-other", "correct horse")
 	for _, n := range []api.NewRepository{ // another one has the former name
 		{Name: "offsite", URL: record.URL + "-other", Password: record.Password},
 		{Name: "second", URL: record.URL, Password: record.Password},

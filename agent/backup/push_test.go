@@ -19,6 +19,7 @@ import (
 	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/restic"
+	"github.com/droverhq/drover/internal/restic/restictest"
 	"github.com/droverhq/drover/internal/run"
 	"github.com/droverhq/drover/test/backupserver"
 	"github.com/droverhq/drover/test/require"
@@ -453,6 +454,7 @@ func newAppendOnly(t *testing.T, f *agenttest.Cluster) (r *restic.Repository, re
 		Password: dataset.PasswordSource{File: filepath.Join(t.TempDir(), "password")},
 	}
 	must(t, os.WriteFile(n.Password.File, []byte("correct horse\n"), 0o600))
+	restictest.Make(t, filepath.Join(s.Data, "ann", "drover"), "correct horse")
 	_, err := f.A.CheckRepository(t.Context(), api.RepositoryCheck{New: &n, Init: true})
 	must(t, err)
 	_, err = f.Service.AddRepository(t.Context(), n)

@@ -23,6 +23,7 @@ import (
 	"github.com/droverhq/drover/control/condition"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/clock"
+	"github.com/droverhq/drover/internal/restic/restictest"
 )
 
 // later is a clock whose steady time a test can advance.
@@ -127,6 +128,7 @@ func newSecond(t *testing.T, f *agenttest.Cluster) {
 	good, err := f.Service.Repository(t.Context(), "offsite")
 	must(t, err)
 	n := api.NewRepository{Name: "second", URL: good.URL + "-second", Password: good.Password}
+	restictest.Make(t, n.URL, "correct horse")
 	_, err = f.A.CheckRepository(t.Context(), api.RepositoryCheck{New: &n, Init: true})
 	must(t, err)
 	_, err = f.Service.AddRepository(t.Context(), n)
