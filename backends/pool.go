@@ -55,8 +55,8 @@ type Pool interface {
 	// d.Size is the minimum: a smaller source is grown to it. A larger source keeps its size, because a
 	// resize may have enlarged it since d was planned.
 	//
-	// A pool that copies a snapshot (without InstantSnapshot) allows that the snapshot or its dataset is removed
-	// meanwhile: Clone then fails. So the caller need not lock the source for the whole copy.
+	// A pool that copies a snapshot (without InstantSnapshot) allows that the dataset is used or removed meanwhile. If
+	// the snapshot is gone then, Clone fails. So the caller need not lock the dataset for the whole copy.
 	//
 	// ErrInvalid: the clone's data key differs from that of its source.
 	Clone(ctx context.Context, d dataset.Dataset, src dataset.Source, progress Progress) (dataset.Size, error)

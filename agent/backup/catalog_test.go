@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -81,7 +82,7 @@ func storeFolder(t *testing.T, r oneRepository, dir string, record []byte, tags 
 	if parsed, err := backup.ParseRecord(record); err == nil {
 		root, err := os.Open(filepath.Join(dir, backup.DataName))
 		must(t, err)
-		survey, err := tree.SurveyTree(t.Context(), root)
+		survey, err := tree.SurveyTree(t.Context(), root, math.MaxInt64)
 		must(t, errors.Join(err, root.Close()))
 		parsed.Names = cmp.Or(parsed.Names, survey.Names)
 		parsed.Metadata = cmp.Or(parsed.Metadata, survey.Metadata.String())

@@ -21,6 +21,7 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/internal/tree"
@@ -205,7 +206,6 @@ func (c *Creator) store(ctx context.Context, jb *host.Job, op dataset.Operation,
 	jb.Step("cloning")
 	var release func()
 	made.source, made.pool, release, err = c.LockForOperation(ctx, op, string(op.Kind))
-	release = sync.OnceFunc(release)
 	if err != nil {
 		release()
 		unlock()
@@ -220,8 +220,11 @@ func (c *Creator) store(ctx context.Context, jb *host.Job, op dataset.Operation,
 			unlock()
 			_ = c.discardClones(context.WithoutCancel(ctx), op.DatasetID) // doctor names those that stay
 		}()
-		if !operation.CloneNeedsLock(made.pool, source) {
+		if op.Snapshot != nil && !made.pool.Info().Capabilities.InstantSnapshot {
 			release()
+			if release, err = c.LockSource(ctx, made.pool, source, "backup of volume "+op.Volume); err != nil {
+				return err
+			}
 		}
 		err := c.clone(ctx, op, source, &made)
 		release()
@@ -252,7 +255,14 @@ func (c *Creator) storeClone(ctx context.Context, jb *host.Job, op dataset.Opera
 	defer files.Close()
 	steps.At("backup.mounted")
 	record := newRecord(d, op.Snapshot, made.taken, c.NodeName, c.version, kindOf(files))
-	survey, err := tree.SurveyTree(ctx, files)
+	used, err := fsctl.Used(files)
+	if d.Size > 0 {
+		used = min(used, int64(d.Size))
+	}
+	var survey tree.Survey
+	if err == nil {
+		survey, err = tree.SurveyTree(ctx, files, max(used, minRepeated)) // checkSurvey allows no more
+	}
 	if err == nil {
 		err = checkSurvey(survey, d.Size, files)
 	}

@@ -320,7 +320,7 @@ func TestBackupOfAmplifiedVolumeIsRefused(t *testing.T) {
 func TestBackupOfCopyingPool(t *testing.T) {
 	f := agenttest.NewCluster(t, "dir", "loop")
 	r := newRepository(t, f)
-	f.A.NewVolume("db")
+	d := f.A.NewVolume("db")
 	f.A.MustMount("db", "user")
 	f.A.WriteFile("db", "file", "text")
 	op := awaitEnd(f, begin(f, "db", ""))
@@ -337,6 +337,9 @@ func TestBackupOfCopyingPool(t *testing.T) {
 			copies++
 			f.A.MustMount("db", "meanwhile")
 			f.A.MustUnmount("db", "meanwhile")
+			if slices.Contains(f.A.Locks.Locked(), d.ID) || !slices.Contains(f.A.Locks.Locked(), op.Snapshot.ID) {
+				t.Error("the volume is locked, or its snapshot is not")
+			}
 		}
 	})
 	dir, _ := restored(t, r, backUp(f, "db", "one").Backup)
@@ -345,6 +348,14 @@ func TestBackupOfCopyingPool(t *testing.T) {
 	f.A.NewVolume("copy@snapshot-" + op.Snapshot.ID.String()[:8])
 	if copies != 3 {
 		t.Errorf("%d copies were made", copies)
+	}
+	unlock, err := f.A.Locks.Lock(t.Context(), op.Snapshot.ID, "copy")
+	must(t, err)
+	removal := *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpSnapshotDelete, Volume: "db", Snapshot: "one"}).Operation
+	agenttest.Await(t, func() bool { return f.A.Runner.IsRunning(removal.ID) && f.A.Locks.Users(op.Snapshot.ID) == 2 })
+	unlock()
+	if removal = awaitEnd(f, removal); removal.State != dataset.OpDone {
+		t.Errorf("the removal is %s: %+v", removal.State, removal.Problem)
 	}
 	if text, err := os.ReadFile(filepath.Join(dir, backup.DataName, "file")); err != nil || string(text) != "text" {
 		t.Errorf("got %q, %v", text, err)

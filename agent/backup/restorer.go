@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
@@ -187,7 +188,7 @@ func (w writer) write(ctx context.Context, r *restic.Repository, id, mounts stri
 		return err
 	}
 	w.step("examining the files")
-	got, err := tree.SurveyTree(ctx, w.mount)
+	got, err := tree.SurveyTree(ctx, w.mount, math.MaxInt64)
 	if err != nil {
 		return err
 	}

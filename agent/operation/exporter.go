@@ -76,7 +76,7 @@ func (o *Operations) exportClone(ctx context.Context, pool backends.Pool, d data
 		_ = to.CloseWithError(o.KeepReserve(ctx, pool, src, func(ctx context.Context) (err error) {
 			defer context.AfterFunc(ctx, func() { _ = to.CloseWithError(context.Cause(ctx)) })()
 			defer func() { err = errors.Join(err, host.Discard(ctx, o.Host, pool, scratch.ID)) }()
-			unlock, err := o.lockSource(ctx, pool, src, "export of volume "+d.Volume)
+			unlock, err := o.LockSource(ctx, pool, src, "export of volume "+d.Volume)
 			if err != nil {
 				return err
 			}
@@ -94,25 +94,20 @@ func (o *Operations) exportClone(ctx context.Context, pool backends.Pool, d data
 	return err
 }
 
-// lockSource locks the dataset of src for a clone, if CloneNeedsLock says so.
-func (o *Operations) lockSource(ctx context.Context, pool backends.Pool, src dataset.Source,
+// LockSource locks the dataset of src for a clone. A pool can take hours to copy a snapshot. Then LockSource locks only
+// the snapshot, against its removal, and the volume can be used meanwhile.
+func (o *Operations) LockSource(ctx context.Context, pool backends.Pool, src dataset.Source,
 	what string) (unlock func(), err error) {
-	if !CloneNeedsLock(pool, src) {
-		return func() {}, nil
+	if src.Snapshot != uuid.Nil && !pool.Info().Capabilities.InstantSnapshot {
+		return o.Locks.Lock(ctx, src.Snapshot, what)
 	}
 	return o.Locks.Lock(ctx, src.Dataset, what)
 }
 
-// CloneNeedsLock reports whether the dataset of src must be locked while a pool clones src. It need not be while a
-// snapshot is copied: see backends.Pool. That can take hours, in which no container with the volume could start.
-func CloneNeedsLock(pool backends.Pool, src dataset.Source) bool {
-	return src.Snapshot == uuid.Nil || pool.Info().Capabilities.InstantSnapshot
-}
-
-// Clone makes a clone that only its reader knows, of a dataset or of its snapshot. The dataset's lock is held if
-// CloneNeedsLock says so. A clone lacks data that was not flushed, as after a power cut, so Clone flushes a mounted
-// dataset first. The clone then contains everything that was written before taken. exact reports whether the clone is
-// exact: see dataset.Snapshot. For a snapshot, taken and exact are zero, since its record has them.
+// Clone makes a clone that only its reader knows, of a dataset or of its snapshot. The caller has called LockSource. A
+// clone lacks data that was not flushed, as after a power cut, so Clone flushes a mounted dataset first. The clone then
+// contains everything that was written before taken. exact reports whether the clone is exact: see dataset.Snapshot.
+// For a snapshot, taken and exact are zero, since its record has them.
 func (o *Operations) Clone(ctx context.Context, pool backends.Pool, d, scratch dataset.Dataset,
 	src dataset.Source) (taken time.Time, exact bool, err error) {
 	if src.Snapshot != uuid.Nil {

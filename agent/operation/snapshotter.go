@@ -72,7 +72,13 @@ func (o *Operations) TakeSnapshot(ctx context.Context, jb *host.Job, op *dataset
 // the two steps, both steps are repeated.
 func (o *Operations) DeleteSnapshot(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed,
 	err error) {
-	d, pool, unlock, err := o.LockForOperation(ctx, *op, "removal of a snapshot")
+	const what = "removal of a snapshot"
+	copied, err := o.Locks.Lock(ctx, op.Snapshot.ID, what+" of volume "+op.Volume) // see LockSource
+	if err != nil {
+		return out, err
+	}
+	defer copied()
+	d, pool, unlock, err := o.LockForOperation(ctx, *op, what)
 	defer unlock()
 	if err != nil {
 		return out, err

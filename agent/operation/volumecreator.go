@@ -301,7 +301,7 @@ func setCloneSize(op *dataset.Operation, planned dataset.Size) error {
 // the source is thawed by then.
 func (o *Operations) makeClone(ctx context.Context, jb *host.Job, pool backends.Pool,
 	op *dataset.Operation) (later backends.Resizer, err error) {
-	unlock, err := o.lockSource(ctx, pool, *op.Source, "clone into "+op.Volume)
+	unlock, err := o.LockSource(ctx, pool, *op.Source, "clone into "+op.Volume)
 	if err != nil {
 		return nil, err
 	}

@@ -39,16 +39,17 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 			size = 0
 		}
 		h, err := p.copyHead(ctx, from, name, f, shelf.Head{Tree: shelf.FirstHead, Size: size}, progress)
-		if gone := p.checkSnapshot(src); gone != nil {
+		if gone := p.checkSnapshot(src, name); gone != nil {
 			return shelf.Head{}, fmt.Errorf("it was removed while it was copied: %w", gone)
 		}
 		return h, err
 	})
 }
 
-// checkSnapshot fails if src names a snapshot that is not in the pool any more. A removal of the snapshot, or of its
-// dataset, takes its record or moves its folder before it removes files, so what was copied before is complete.
-func (p *Pool) checkSnapshot(src dataset.Source) error {
+// checkSnapshot fails if src names a snapshot that is not in the pool any more, or in another tree. A removal of the
+// snapshot, or of its dataset, takes its record or moves its folder before it removes files, so what was copied before
+// is complete.
+func (p *Pool) checkSnapshot(src dataset.Source, tree string) error {
 	if src.Snapshot == uuid.Nil {
 		return nil
 	}
@@ -57,7 +58,10 @@ func (p *Pool) checkSnapshot(src dataset.Source) error {
 		return err
 	}
 	defer f.Close()
-	_, err = f.ReadSnapshot(src.Snapshot)
+	s, err := f.ReadSnapshot(src.Snapshot)
+	if err == nil && s.Tree != tree {
+		err = dataset.Errorf(dataset.ErrConflict, "a restore moved it to another tree")
+	}
 	return err
 }
 

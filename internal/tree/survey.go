@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -98,8 +99,9 @@ const longestTarget = 1023
 const longestPath = 4000
 
 // SurveyTree surveys the tree below dir. It fails with dataset.ErrUnsupported if restic could store a name or an
-// attribute, but not restore it. Safe for concurrent use.
-func SurveyTree(ctx context.Context, dir *os.File) (s Survey, err error) {
+// attribute, but not restore it. It ends early, without an error, once Repeated of s is more than maxRepeated: hard
+// links are quickly made, and each name takes up to a millisecond. Safe for concurrent use.
+func SurveyTree(ctx context.Context, dir *os.File, maxRepeated int64) (s Survey, err error) {
 	hasFlags := true
 	s.linked = map[[2]uint64]surveyedXattrs{}
 	err = walk(ctx, dir, fewNames, openListed, func(n *node, at *place) error {
@@ -117,8 +119,14 @@ func SurveyTree(ctx context.Context, dir *os.File) (s Survey, err error) {
 				s.Flags.add(at)
 			}
 		}
-		return s.add(n, at)
+		if err := s.add(n, at); err != nil || s.Repeated <= maxRepeated {
+			return err
+		}
+		return errEnough
 	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
 	s.Names-- // the root
 	return s, err
 }

@@ -3,6 +3,7 @@ package tree_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,7 +42,7 @@ func TestSurvey(t *testing.T) {
 	root, err := os.Open(dir)
 	require.NoError(t, err)
 	defer root.Close()
-	got, err := tree.SurveyTree(t.Context(), root)
+	got, err := tree.SurveyTree(t.Context(), root, math.MaxInt64)
 	if want := (tree.Found{Count: 1, First: "fixed"}); err != nil || got.Flags != want {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
@@ -68,7 +69,7 @@ func TestSurveyOfMetadata(t *testing.T) {
 		root, err := os.Open(dir)
 		must(err)
 		defer root.Close()
-		s, err := tree.SurveyTree(t.Context(), root)
+		s, err := tree.SurveyTree(t.Context(), root, math.MaxInt64)
 		must(err)
 		return s.Metadata.String()
 	}
@@ -133,7 +134,7 @@ func TestSurveyRefuses(t *testing.T) {
 		require.NoError(t, make(top))
 		root, err := os.Open(top)
 		require.NoError(t, err)
-		_, err = tree.SurveyTree(t.Context(), root)
+		_, err = tree.SurveyTree(t.Context(), root, math.MaxInt64)
 		if !errors.Is(err, dataset.ErrUnsupported) || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
