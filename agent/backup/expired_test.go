@@ -203,8 +203,7 @@ esac`)
 	other := awaitEnd(f, ops[0])
 	wantBackups(t, r, second, third.Backup, other.Backup)
 	open("next")
-	next := awaitEnd(f, ops[1])
-	wantBackups(t, r, second, third.Backup, other.Backup, next.Backup)
+	wantBackups(t, r, second, third.Backup, other.Backup, awaitEnd(f, ops[1]).Backup)
 }
 
 // The expired backups of all volumes whose removal had to wait are removed by one run of restic. The others stay: those

@@ -9,8 +9,11 @@
 // a lease that is bounded in time (bounder.go).
 //
 // MoveTable has the moves to this node, on disk under pulls/; copies are under copies/. lease.Leases has the datasets
-// that this node has relinquished. The lock of a dataset (host.Host.Locks) is held while its lease, its mount or its
-// data changes.
+// that this node has relinquished. The rest of the state is in memory, with a mutex for each type that has some. The
+// lock of a dataset (host.Host.Locks) is held while its lease, its mount or its data changes.
+//
+// Lower packages call some types by interfaces: Moves implements mounting.Moves and operation.Mover, Copies
+// mounting.Copies, and MoveTable lease.Arrivals and operation.MovedFiles.
 package move
 
 import (

@@ -19,9 +19,9 @@
 //
 // To add a key, add its name here, its type in types.go, a case in checkBelongs (decode.go), a line in the package
 // comment of control, and a case in CheckInvariants of package controltest, which fails for unknown keys. A key of a
-// dataset is also removed in ForgetDataset (datasets.go), and one that changes often is left out in export of package
-// repositories. A record that expires by the running time is listed in isAwaited, so that the count runs while it
-// exists.
+// dataset is also removed in ForgetDataset (datasets.go), and one that changes often is left out of the digest in
+// export of package repositories. A record that expires by the running time is listed in isAwaited, so that the count
+// runs while it exists.
 package record
 
 import (

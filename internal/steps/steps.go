@@ -4,7 +4,8 @@
 // cmd/drover/internal/daemon calls Session.
 // The hooks exist only with the build tag "steps". With it, the only state is the number of times that the step was
 // reached, an atomic counter. Without the tag, At does nothing, and the package has no state. To add a step, call At
-// with a new name. If it is a step of an operation of one host, also add the name to Names.
+// with a new name. If it is a step of an operation of one host, also add the name to Names. The creation of a dataset
+// puts its names together, such as "clone" and ".begin".
 //
 // With the tag, these environment variables have an effect:
 //
