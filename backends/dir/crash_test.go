@@ -123,18 +123,23 @@ func TestCopiesKeepTheReserve(t *testing.T) {
 	b.write(strings.Repeat("x", 60<<20))
 	s := dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID}
 	b.ok(b.pool.Snapshot(t.Context(), s, nil))
-	clone := func(progress backends.Progress) error {
-		d := dataset.Dataset{ID: uuid.New(), Volume: "copy"}
+	one, two := dataset.Dataset{ID: uuid.New(), Volume: "one"}, dataset.Dataset{ID: uuid.New(), Volume: "two"}
+	clone := func(d dataset.Dataset, progress backends.Progress) error {
 		_, err := b.pool.Clone(t.Context(), d, dataset.Source{Dataset: b.d.ID, Snapshot: s.ID}, progress)
 		return err
 	}
 	var once sync.Once
-	b.ok(clone(func(done, _ int64) {
+	b.ok(clone(one, func(done, _ int64) {
 		if done < 10<<20 {
-			once.Do(func() { require.ErrorIs(t, clone(nil), dataset.ErrNoSpace) })
+			once.Do(func() { require.ErrorIs(t, clone(two, nil), dataset.ErrNoSpace) })
 		}
 	}))
 	once.Do(func() { t.Error("the first copy was not observed") })
+	b.ok(b.pool.Delete(t.Context(), one.ID))
+	b.reap()
+	require.ErrorIs(t, clone(two, func(_, _ int64) { // another writer takes the room
+		b.ok(os.WriteFile(filepath.Join(filepath.Dir(b.path), "other"), make([]byte, 60<<20), 0o600))
+	}), dataset.ErrNoSpace)
 }
 
 func TestLeftoversAreReaped(t *testing.T) {

@@ -1,6 +1,7 @@
 package dir
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"time"
@@ -81,13 +82,9 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 	left := size.Bytes // to be written
 	others := dataset.Size(p.copying.Add(left) - left)
 	defer func() { p.copying.Add(-left) }()
-	switch st, err := p.Space(); {
-	case err != nil:
+	reserve, err := p.checkFits(dataset.Size(left), others)
+	if err != nil {
 		return err
-	case !p.shares && dataset.Size(left)+others+backends.Reserve(st.Size) > st.Free:
-		return dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left, of which %s are "+
-			"reserved for its existing volumes, and %s for other copies that are being made",
-			dataset.Size(left).Human(), st.Free.Human(), backends.Reserve(st.Size).Human(), others.Human())
 	}
 	temp := shelf.Temp + copyName
 	if err := p.removeAll(ctx, to, temp, copyName); err != nil {
@@ -114,15 +111,20 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 		}
 		p.step("dir.copy.entered")
 	}
+	copying, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	report := func(done int64) {
 		p.copying.Add(max(size.Bytes-done, 0) - left)
 		left = max(size.Bytes-done, 0)
+		if err := p.checkReserve(dst, reserve); err != nil {
+			end(err)
+		}
 		if progress != nil {
 			progress(done, size.Bytes)
 		}
 	}
-	if err := tree.Copy(ctx, src, dst, report, tree.WithSync()); err != nil {
-		return err
+	if err := tree.Copy(copying, src, dst, report, tree.WithSync()); err != nil {
+		return cmp.Or(context.Cause(copying), err)
 	}
 	p.step("dir.copy.copied")
 	if c.end != nil {
@@ -132,6 +134,28 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 		p.step("dir.copy.limited")
 	}
 	return to.Rename(temp, copyName)
+}
+
+// checkFits fails if a copy of size bytes would leave less than the reserve of the pool, beside the bytes that other
+// copies have still to write. It returns the reserve.
+func (p *Pool) checkFits(size, others dataset.Size) (reserve dataset.Size, err error) {
+	st, err := p.Space()
+	reserve = backends.Reserve(st.Size)
+	if err != nil || p.shares || size+others+reserve <= st.Free {
+		return reserve, err
+	}
+	return reserve, dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left, of which %s are "+
+		"reserved for its existing volumes, and %s for other copies that are being made",
+		size.Human(), st.Free.Human(), reserve.Human(), others.Human())
+}
+
+// checkReserve fails if less than the reserve is free in the filesystem of dst, to which a tree is copied.
+func (p *Pool) checkReserve(dst *os.File, reserve dataset.Size) error {
+	if free, _, err := fsctl.SpaceOf(dst); err != nil || p.shares || dataset.Size(free) >= reserve {
+		return err
+	}
+	return dataset.Errorf(dataset.ErrNoSpace, "the copy was ended, because less than %s would be free in its pool, "+
+		"which its existing volumes need", reserve.Human())
 }
 
 // removeAll removes trees of a folder. Absent trees are ignored.

@@ -25,7 +25,7 @@
 //
 // A copy has no head, or one that Promote or Demote left. A restore gives the new head the name of the snapshot that
 // will keep the old head, and then exchanges the names of the two images. The image of an encrypted dataset is
-// described in containers.go.
+// described in attacher.go.
 //
 // # Copies
 //
@@ -55,7 +55,7 @@
 //
 // # Files of this package
 //
-//	attacher, containers           loop devices, LUKS containers, use of a head
+//	attacher                       loop devices, LUKS containers, use of a head
 //	grower                         growing images with their devices and filesystems
 //	templates                      formatted images for new datasets
 //	open, imageblocks              opening a pool, also one in an image file

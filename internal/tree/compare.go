@@ -45,7 +45,8 @@ func Compare(ctx context.Context, a, b *os.File, opts ...Option) ([]Difference, 
 	}
 	defer rb.close()
 	c := &comparing{ctx: ctx, options: optionsOf(opts), links: [2]map[inode]*place{{}, {}}}
-	if err := c.entry(ra.dir, rb.dir, ".", nil); err != nil && !errors.Is(err, errEnough) {
+	err = c.entry(&opening{File: ra.dir}, &opening{File: rb.dir}, ".", nil)
+	if err != nil && !errors.Is(err, errEnough) {
 		return c.found, err
 	}
 	return c.found, nil
@@ -84,25 +85,26 @@ func (c *comparing) dirs(a, b *os.File, at *place) error {
 	if err != nil {
 		return wrapError("read directory", at, err)
 	}
+	la, lb := &opening{File: a}, &opening{File: b}
 	both := slices.Concat(inA, inB)
 	slices.Sort(both)
 	for _, name := range slices.Compact(both) {
 		if err := c.ctx.Err(); err != nil {
 			return err
 		}
-		if err := c.entry(a, b, name, &place{at, name}); err != nil {
+		if err := c.entry(la, lb, name, &place{at, name}); err != nil {
 			return err
 		}
 	}
-	return nil
+	return errors.Join(la.checkGone(at), lb.checkGone(at))
 }
 
-func (c *comparing) entry(a, b *os.File, name string, at *place) error {
-	na, errA := openListed(a, name)
+func (c *comparing) entry(a, b *opening, name string, at *place) error {
+	na, errA := a.open(name)
 	if errA == nil {
 		defer na.close()
 	}
-	nb, errB := openListed(b, name)
+	nb, errB := b.open(name)
 	if errB == nil {
 		defer nb.close()
 	}

@@ -82,6 +82,7 @@ func (c *copying) root(src, dst *os.File) error {
 // dir copies the content of an open directory and then its metadata. The ACL comes after the entries, which would
 // inherit it, and the times come last.
 func (c *copying) dir(from *node, src *os.File, to *node, dst *os.File, at *place) error {
+	l := &opening{File: src}
 	for name, err := range names(src, allNames) {
 		if err != nil {
 			return wrapError("read directory", at, err)
@@ -91,9 +92,12 @@ func (c *copying) dir(from *node, src *os.File, to *node, dst *os.File, at *plac
 		}
 		child := &place{at, name}
 		c.bytes.add(0)
-		if err := c.entry(src, dst, child); err != nil {
+		if err := c.entry(l, dst, child); err != nil {
 			return wrapError("copy", child, err)
 		}
+	}
+	if err := l.checkGone(at); err != nil {
+		return err
 	}
 	m, err := from.meta()
 	if err != nil {
@@ -105,8 +109,8 @@ func (c *copying) dir(from *node, src *os.File, to *node, dst *os.File, at *plac
 	return nil
 }
 
-func (c *copying) entry(src, dst *os.File, at *place) error {
-	from, err := openListed(src, at.name)
+func (c *copying) entry(src *opening, dst *os.File, at *place) error {
+	from, err := src.open(at.name)
 	if isVanished(err) {
 		return nil
 	}

@@ -1,7 +1,6 @@
 package tree
 
 import (
-	"cmp"
 	"errors"
 	"os"
 	"slices"
@@ -40,33 +39,50 @@ func openNode(dir *os.File, name string) (*node, error) {
 	return n, nil
 }
 
-// openListed opens a name that was read from dir. It fails with an error for which isVanished is true if the name was
-// removed since. In a damaged directory, a name can be listed that "does not exist": then openListed fails with
-// dataset.ErrCorrupt. It reads dir again for each removed name, which takes long for a large directory in use.
-func openListed(dir *os.File, name string) (*node, error) {
-	for range 3 { // a process can make the name and remove it again
-		n, err := openNode(dir, name)
-		if !isVanished(err) {
-			return n, err
-		}
-		if listed, lerr := hasName(dir, name); lerr != nil || !listed {
-			return nil, cmp.Or(lerr, err)
-		}
-	}
-	return nil, dataset.Errorf(dataset.ErrCorrupt, "its directory has the name, but it cannot be opened: the "+
-		"filesystem is damaged (check it with fsck while it is not mounted)")
+// opening is a directory whose names are opened one after the other. It belongs to one goroutine.
+type opening struct {
+	*os.File
+	gone []string // the names that did not exist when they were opened
 }
 
-// hasName reports whether a directory lists a name. It does not change the position at which dir is read.
-func hasName(dir *os.File, name string) (bool, error) {
-	fd, err := openAt(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY)
-	if err != nil {
-		return false, err
+// open is openNode.
+func (l *opening) open(name string) (*node, error) {
+	n, err := openNode(l.File, name)
+	if isVanished(err) {
+		l.gone = append(l.gone, name)
 	}
-	again := os.NewFile(uintptr(fd), dir.Name())
-	defer again.Close()
-	list, err := readNames(again)
-	return slices.Contains(list, name), err
+	return n, err
+}
+
+// checkGone fails with dataset.ErrCorrupt if the directory, which is at at, still lists a name that "does not exist":
+// then it is damaged. Otherwise the names were removed: the tree is in use, and is read as if they had never existed.
+func (l *opening) checkGone(at *place) error {
+	for range 3 { // a process can make a name and remove it again
+		if len(l.gone) == 0 {
+			return nil
+		}
+		fd, err := openAt(int(l.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
+			return wrapError("read directory", at, err)
+		}
+		dir := os.NewFile(uintptr(fd), l.Name())
+		names, err := readNames(dir)
+		if err = errors.Join(err, dir.Close()); err != nil {
+			return wrapError("read directory", at, err)
+		}
+		again := opening{File: l.File}
+		for _, name := range l.gone {
+			if _, listed := slices.BinarySearch(names, name); !listed {
+				continue
+			}
+			if n, err := again.open(name); err == nil {
+				n.close()
+			}
+		}
+		l.gone = again.gone
+	}
+	return wrapError("open", &place{at, l.gone[0]}, dataset.Errorf(dataset.ErrCorrupt, "its directory has the name, "+
+		"but it cannot be opened: the filesystem is damaged (check it with fsck while it is not mounted)"))
 }
 
 func (n *node) close()         { _ = unix.Close(n.fd) }

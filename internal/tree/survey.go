@@ -104,7 +104,7 @@ const longestPath = 4000
 func SurveyTree(ctx context.Context, dir *os.File, maxRepeated int64) (s Survey, err error) {
 	hasFlags := true
 	s.linked = map[[2]uint64]surveyedXattrs{}
-	err = walk(ctx, dir, fewNames, openListed, func(n *node, at *place) error {
+	err = walk(ctx, dir, fewNames, true, func(n *node, at *place) error {
 		if n.format() == unix.S_IFSOCK {
 			return nil
 		}

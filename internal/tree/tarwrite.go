@@ -26,7 +26,7 @@ import (
 func WriteTar(ctx context.Context, dir *os.File, w io.Writer, opts ...Option) error {
 	buf := bufio.NewWriterSize(w, bulk)
 	t := &archiving{ctx: ctx, w: buf, links: map[inode]*place{}, options: optionsOf(opts)}
-	if err := walk(ctx, dir, allNames, openListed, t.entry); err != nil {
+	if err := walk(ctx, dir, allNames, true, t.entry); err != nil {
 		return err
 	}
 	if _, err := buf.Write(make([]byte, 2*tarBlock)); err != nil {

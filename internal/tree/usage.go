@@ -18,7 +18,7 @@ type Size struct {
 func Usage(ctx context.Context, dir *os.File) (Size, error) {
 	var s Size
 	seen := map[inode]bool{}
-	err := walk(ctx, dir, fewNames, openNode, func(n *node, _ *place) error {
+	err := walk(ctx, dir, fewNames, false, func(n *node, _ *place) error {
 		if n.mayHaveLinks() {
 			if seen[n.inode()] {
 				return nil
@@ -32,12 +32,9 @@ func Usage(ctx context.Context, dir *os.File) (Size, error) {
 	return s, err
 }
 
-// opener is openNode or openListed. An ErrNotExist of it means that the name was removed.
-type opener func(dir *os.File, name string) (*node, error)
-
-// walk calls visit for the root, and for everything below it: a directory before its content. With
-// allNames, the names in a directory are sorted by their bytes.
-func walk(ctx context.Context, dir *os.File, count int, open opener, visit func(n *node, at *place) error) error {
+// walk calls visit for the root, and for everything below it: a directory before its content. With allNames, the names
+// in a directory are sorted by their bytes. If strict is set, it fails if a directory is damaged: see checkGone.
+func walk(ctx context.Context, dir *os.File, count int, strict bool, visit func(n *node, at *place) error) error {
 	r, err := openRoot(dir, readOnly)
 	if err != nil {
 		return err
@@ -51,11 +48,12 @@ func walk(ctx context.Context, dir *os.File, count int, open opener, visit func(
 	if err := visit(n, nil); err != nil {
 		return wrapError("read", ".", err)
 	}
-	return walkDir(ctx, r.dir, nil, count, open, visit)
+	return walkDir(ctx, r.dir, nil, count, strict, visit)
 }
 
-func walkDir(ctx context.Context, dir *os.File, at *place, count int, open opener,
+func walkDir(ctx context.Context, dir *os.File, at *place, count int, strict bool,
 	visit func(*node, *place) error) error {
+	l := &opening{File: dir}
 	for name, err := range names(dir, count) {
 		if err != nil {
 			return wrapError("read directory", at, err)
@@ -64,16 +62,19 @@ func walkDir(ctx context.Context, dir *os.File, at *place, count int, open opene
 			return err
 		}
 		child := &place{at, name}
-		if err := walkEntry(ctx, dir, child, count, open, visit); err != nil {
+		if err := walkEntry(ctx, l, child, count, strict, visit); err != nil {
 			return wrapError("read", child, err)
 		}
+		if !strict {
+			l.gone = nil
+		}
 	}
-	return nil
+	return l.checkGone(at)
 }
 
-func walkEntry(ctx context.Context, dir *os.File, at *place, count int, open opener,
+func walkEntry(ctx context.Context, dir *opening, at *place, count int, strict bool,
 	visit func(*node, *place) error) error {
-	n, err := open(dir, at.name)
+	n, err := dir.open(at.name)
 	if isVanished(err) {
 		return nil
 	}
@@ -92,5 +93,5 @@ func walkEntry(ctx context.Context, dir *os.File, at *place, count int, open ope
 		return err
 	}
 	defer sub.Close()
-	return walkDir(ctx, sub, at, count, open, visit)
+	return walkDir(ctx, sub, at, count, strict, visit)
 }
