@@ -336,9 +336,11 @@ func untaken(f *agenttest.Cluster) dataset.Dataset {
 	f.Move("db", f.B)
 	f.A.AwaitSettled(d.ID)
 	old := filepath.Join("datasets", d.ID.String())
-	unlock, err := f.A.Locks.Lock(f.Context(), d.ID, "test") // host-a can write the record too
-	require.NoError(f, err)
-	defer unlock()
+	for _, h := range []*agenttest.Host{f.A, f.B} { // they can write the record too
+		unlock, err := h.Locks.Lock(f.Context(), d.ID, "test")
+		require.NoError(f, err)
+		defer unlock()
+	}
 	require.NoError(f, os.Rename(filepath.Join(f.Share, f.B.NodeName, old), filepath.Join(f.Share, f.A.NodeName, old)))
 	require.NoError(f, f.A.Pool().WriteRecord(f.Context(), d, true))
 	return d
