@@ -336,6 +336,9 @@ func TestLastAttemptToRemoveIsLogged(t *testing.T) {
 	if n := gaveUp(); n != 1 {
 		t.Errorf("it was logged %d times, want once", n)
 	}
+	if got := f.A.Finding("repository offsite").Text; !strings.HasPrefix(got, "1 expired backups stay") {
+		t.Errorf("doctor says %q", got)
+	}
 }
 
 // Whatever control answers, the backup that was just made is not expired.

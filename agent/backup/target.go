@@ -55,6 +55,7 @@ type target struct {
 	// refused is the URL of the repository if it refused to remove backups. Drover tries to remove no further ones
 	// until the agent starts again. targets.mu guards it.
 	refused string
+	stay    int // how many expired backups drover does not try to remove any more; targets.mu guards it
 }
 
 func (t *targets) get(repository string) *target {
@@ -100,6 +101,14 @@ func (c *Creator) waitForSlots(t *target) bool {
 	return t.slots.Acquire(ctx, maxBackups) == nil
 }
 
+// noteStays notes that one more expired backup stays in a repository.
+func (t *targets) noteStays(name string) {
+	to := t.get(name)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	to.stay++
+}
+
 // hasRefused reports whether a repository refused to remove backups.
 func (t *targets) hasRefused(url, name string) bool {
 	to := t.get(name)
@@ -138,13 +147,16 @@ func (c *Creator) removeOnce(ctx context.Context, record dataset.Repository, u u
 	return err
 }
 
-// report adds a warning for each repository that refused to remove backups.
+// report adds a warning for each repository that refused to remove backups, or in which expired ones stay.
 func (t *targets) report(list *condition.List) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(t.of)) {
 		if t.of[name].refused != "" {
 			list.Add(condition.RepositoryAppendOnly, "repository "+name, "")
+		}
+		if n := t.of[name].stay; n > 0 {
+			list.Add(condition.ExpiredBackupsStay, "repository "+name, "", n)
 		}
 	}
 }

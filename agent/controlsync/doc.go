@@ -1,5 +1,5 @@
 // Package controlsync keeps this node and control in agreement. Sync has its components. The package joins the cluster
-// and keeps the certificate (join.go, keep.go), registers the node, its pools and its facts (Registration, Facts),
+// and keeps the certificate (keep.go), registers the node, its pools and its facts (Registration, Facts),
 // applies what control decides (Follower), and reports what is on this host (Reporter, StatusReader). Holdings reports
 // the content of the pools when control's store was lost or is older than the pools. OfflineReader and LiveReader
 // answer requests while control is unreachable.

@@ -6,6 +6,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
@@ -72,14 +74,11 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 		return err
 	}
 	defer src.Close()
-	size, err := tree.Usage(ctx, src)
+	size, err := measure(ctx, src, c.maxSize)
 	if err != nil {
 		return err
 	}
-	if used := dataset.Size(size.Bytes); c.maxSize != 0 && used > c.maxSize {
-		return tooLargeError("the source of the copy", used, c.maxSize)
-	}
-	left := size.Bytes // to be written
+	left := size // to be written
 	others := dataset.Size(p.copying.Add(left) - left)
 	defer func() { p.copying.Add(-left) }()
 	reserve, err := p.checkFits(dataset.Size(left), others)
@@ -114,13 +113,15 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 	copying, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	report := func(done int64) {
-		p.copying.Add(max(size.Bytes-done, 0) - left)
-		left = max(size.Bytes-done, 0)
-		if err := p.checkReserve(dst, reserve); err != nil {
-			end(err)
+		if done/checkEach > (size-left)/checkEach {
+			if err := p.checkReserve(dst, reserve); err != nil {
+				end(err)
+			}
 		}
+		p.copying.Add(max(size-done, 0) - left)
+		left = max(size-done, 0)
 		if progress != nil {
-			progress(done, size.Bytes)
+			progress(done, size)
 		}
 	}
 	if err := tree.Copy(copying, src, dst, report, tree.WithSync()); err != nil {
@@ -136,6 +137,15 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 	return to.Rename(temp, copyName)
 }
 
+// measure returns how many bytes of data a tree has. It fails if that is more than limit, unless limit is 0.
+func measure(ctx context.Context, dir *os.File, limit dataset.Size) (int64, error) {
+	size, err := tree.Usage(ctx, dir)
+	if used := dataset.Size(size.Bytes); err == nil && limit != 0 && used > limit {
+		err = tooLargeError("the source of the copy", used, limit)
+	}
+	return size.Bytes, err
+}
+
 // checkFits fails if a copy of size bytes would leave less than the reserve of the pool, beside the bytes that other
 // copies have still to write. It returns the reserve.
 func (p *Pool) checkFits(size, others dataset.Size) (reserve dataset.Size, err error) {
@@ -149,9 +159,15 @@ func (p *Pool) checkFits(size, others dataset.Size) (reserve dataset.Size, err e
 		size.Human(), st.Free.Human(), reserve.Human(), others.Human())
 }
 
-// checkReserve fails if less than the reserve is free in the filesystem of dst, to which a tree is copied.
+// checkEach is how many bytes are copied between two calls of checkReserve.
+const checkEach = 4 << 20
+
+// checkReserve fails if less than the reserve is free in the filesystem of dst, to which a tree is copied. It is quick:
+// without reflinks, statfs(2) needs no repetition (see fsctl.Space).
 func (p *Pool) checkReserve(dst *os.File, reserve dataset.Size) error {
-	if free, _, err := fsctl.SpaceOf(dst); err != nil || p.shares || dataset.Size(free) >= reserve {
+	var st unix.Statfs_t
+	err := unix.Fstatfs(int(dst.Fd()), &st)
+	if err != nil || p.shares || dataset.Size(st.Bavail)*dataset.Size(st.Frsize) >= reserve {
 		return err
 	}
 	return dataset.Errorf(dataset.ErrNoSpace, "the copy was ended, because less than %s would be free in its pool, "+

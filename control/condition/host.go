@@ -271,6 +271,9 @@ var (
 	RepositoryAppendOnly = onHost.warning("repository-append-only", "it is append-only: backups that are expired, "+
 		"incomplete or withdrawn stay in it, and drover does not try to remove further ones", "a restart of drover").
 		fix("remove old backups on its server, and use profiles without keep; then systemctl restart drover")
+	ExpiredBackupsStay = onHost.warning("expired-backups-stay", "%v expired backups stay in it: each attempt to "+
+		"remove them failed, and drover makes no more (see the log)", "a restart of drover").
+		fix("find out what uses it all the time, and remove them: drover backup ls, drover backup rm")
 	CloneHeld = onHost.warning("backup-clone-held",
 		"the clone that an ended backup has read takes up to %v, and cannot be removed: %v", "the clone is removed").
 		fix("end what uses the clone: it is removed within a minute")

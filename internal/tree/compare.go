@@ -26,8 +26,8 @@ func (d Difference) String() string {
 	return fmt.Sprintf("%s: %s: %s != %s", strconv.Quote(d.Path), d.What, d.A, d.B)
 }
 
-// errEnough ends a comparison that has found maxDifferences, and a survey that has found enough repeated bytes.
-var errEnough = errors.New("enough was found")
+// errEnough ends a comparison that has found maxDifferences.
+var errEnough = errors.New("enough differences")
 
 // Compare returns the differences of two trees, in the order of their paths. It compares names, kinds, content, owners,
 // modes, modification times, extended attributes, ACLs, hard links, targets of symbolic links, and device numbers. A

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -99,8 +98,8 @@ const longestTarget = 1023
 const longestPath = 4000
 
 // SurveyTree surveys the tree below dir. It fails with dataset.ErrUnsupported if restic could store a name or an
-// attribute, but not restore it. It ends early, without an error, once Repeated of s is more than maxRepeated: hard
-// links are quickly made, and each name takes up to a millisecond. Safe for concurrent use.
+// attribute, but not restore it, and once Repeated is more than maxRepeated: hard links are quickly made, and each name
+// takes up to a millisecond. Safe for concurrent use.
 func SurveyTree(ctx context.Context, dir *os.File, maxRepeated int64) (s Survey, err error) {
 	hasFlags := true
 	s.linked = map[[2]uint64]surveyedXattrs{}
@@ -122,11 +121,9 @@ func SurveyTree(ctx context.Context, dir *os.File, maxRepeated int64) (s Survey,
 		if err := s.add(n, at); err != nil || s.Repeated <= maxRepeated {
 			return err
 		}
-		return errEnough
+		return dataset.Errorf(dataset.ErrUnsupported, "restic would store more than %s of attributes and targets of "+
+			"links again, once for each hard link (remove attributes or hard links)", dataset.Size(maxRepeated).Human())
 	})
-	if errors.Is(err, errEnough) {
-		err = nil
-	}
 	s.Names-- // the root
 	return s, err
 }

@@ -419,8 +419,10 @@ func TestMemoryForNames(t *testing.T) {
 		}
 		return err
 	})
-	if s, err := SurveyTree(t.Context(), dir, 1<<20); err != nil || s.Names > 1000 || s.Repeated <= 1<<20 {
-		t.Errorf("surveyed %d names, %v", s.Names, err)
+	s, err := SurveyTree(t.Context(), dir, 1<<20)
+	wantKind(t, err, dataset.ErrUnsupported)
+	if s.Names > 1000 {
+		t.Errorf("surveyed %d names", s.Names)
 	}
 	wantSmall(t, "Remove", func(ctx context.Context) error { return Remove(ctx, top, "flat") })
 	if got := listing(t, top.Name()); slices.Contains(got, "flat") {
