@@ -21,7 +21,6 @@ import (
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/control/api"
 	"github.com/droverhq/drover/dataset"
-	"github.com/droverhq/drover/internal/linux/fsctl"
 	"github.com/droverhq/drover/internal/restic"
 	"github.com/droverhq/drover/internal/steps"
 	"github.com/droverhq/drover/internal/tree"
@@ -255,11 +254,8 @@ func (c *Creator) storeClone(ctx context.Context, jb *host.Job, op dataset.Opera
 	defer files.Close()
 	steps.At("backup.mounted")
 	record := newRecord(d, op.Snapshot, made.taken, c.NodeName, c.version, kindOf(files))
-	used, err := fsctl.Used(files)
-	if d.Size > 0 {
-		used = min(used, int64(d.Size))
-	}
 	var survey tree.Survey
+	_, used, err := statfs(files, d.Size)
 	if err == nil {
 		survey, err = tree.SurveyTree(ctx, files, max(used, minRepeated)) // checkSurvey allows no more
 	}
@@ -351,15 +347,11 @@ const (
 // checkSurvey fails with dataset.ErrUnsupported if a backup would read or store far more than the files use on the
 // disk, or if a restore into a volume of the same size would lack inodes. size is that of the volume, or 0.
 func checkSurvey(s tree.Survey, size dataset.Size, files *os.File) error {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(files.Fd()), &st); err != nil {
-		return fmt.Errorf("statfs: %w", err)
+	st, used, err := statfs(files, size)
+	if err != nil {
+		return err
 	}
-	// Each file that shares blocks counts all of them.
-	s.Used = min(s.Used, int64(st.Blocks-st.Bfree)*st.Frsize)
-	if size > 0 {
-		s.Used = min(s.Used, int64(size))
-	}
+	s.Used = min(s.Used, used) // each file that shares blocks counts all of them
 	if limit := maxReads * max(s.Used, minReads); s.Reads > limit {
 		return dataset.Errorf(dataset.ErrUnsupported, "restic would read %s, with holes and once for each hard link, "+
 			"and at most %s are allowed for files that use %s on the disk (remove hard links or holes; the largest "+
@@ -378,6 +370,18 @@ func checkSurvey(s tree.Survey, size dataset.Size, files *os.File) error {
 			"(remove such hard links)", s.Inodes, st.Ffree)
 	}
 	return nil
+}
+
+// statfs is statfs(2), and how many bytes the files of a volume use at most. size is that of the volume, or 0.
+func statfs(files *os.File, size dataset.Size) (st unix.Statfs_t, used int64, err error) {
+	if err := unix.Fstatfs(int(files.Fd()), &st); err != nil {
+		return st, 0, fmt.Errorf("statfs: %w", err)
+	}
+	used = int64(st.Blocks-st.Bfree) * st.Frsize
+	if size > 0 {
+		used = min(used, int64(size))
+	}
+	return st, used, nil
 }
 
 // describeLacks says which files of its volume a backup lacks. It returns "" if it lacks none.

@@ -88,7 +88,7 @@ func (c *Creator) removeDue(ctx context.Context, repository string, due ...dueRe
 		for _, e := range d.Expired {
 			all = append(all, failed[e.ID])
 			if e.Final && repo != nil && !c.absent.has(e.ID) {
-				c.targets.noteStays(repository)
+				c.targets.get(repository).stay.Add(1)
 				c.logOf(ctx, d.op).WithField("backup", e.ID).WithField("repository", repository).
 					Warn("an expired backup stays in its repository: no further attempt to remove it " +
 						"(drover backup ls)")

@@ -24,9 +24,8 @@ const maxBackups = 2
 // removalTime bounds a removal of unwanted or expired backups. Meanwhile no backup uses its repository.
 const removalTime = 2 * time.Minute
 
-// A removal gives way to the backups of its host. But on a busy host one of them may always run. So once in
-// removalPatience, a removal of expired backups waits for those that run, for at most removalWait. Meanwhile no other
-// one begins.
+// A removal gives way to the backups of its host, one of which may always run. So once in removalPatience, a removal of
+// expired backups waits for those that run, for at most removalWait. Meanwhile no other one begins.
 const (
 	removalPatience = 24 * time.Hour
 	removalWait     = time.Hour
@@ -55,7 +54,7 @@ type target struct {
 	// refused is the URL of the repository if it refused to remove backups. Drover tries to remove no further ones
 	// until the agent starts again. targets.mu guards it.
 	refused string
-	stay    int // how many expired backups drover does not try to remove any more; targets.mu guards it
+	stay    atomic.Int64 // how many expired backups drover does not try to remove any more
 }
 
 func (t *targets) get(repository string) *target {
@@ -99,14 +98,6 @@ func (c *Creator) waitForSlots(t *target) bool {
 	ctx, cancel := context.WithTimeout(c.Ctx, removalWait)
 	defer cancel()
 	return t.slots.Acquire(ctx, maxBackups) == nil
-}
-
-// noteStays notes that one more expired backup stays in a repository.
-func (t *targets) noteStays(name string) {
-	to := t.get(name)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	to.stay++
 }
 
 // hasRefused reports whether a repository refused to remove backups.
@@ -155,7 +146,7 @@ func (t *targets) report(list *condition.List) {
 		if t.of[name].refused != "" {
 			list.Add(condition.RepositoryAppendOnly, "repository "+name, "")
 		}
-		if n := t.of[name].stay; n > 0 {
+		if n := t.of[name].stay.Load(); n > 0 {
 			list.Add(condition.ExpiredBackupsStay, "repository "+name, "", n)
 		}
 	}

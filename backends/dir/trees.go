@@ -137,7 +137,7 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 	return to.Rename(temp, copyName)
 }
 
-// measure returns how many bytes of data a tree has. It fails if that is more than limit, unless limit is 0.
+// measure returns how many bytes a tree has. It fails if that is more than limit, unless limit is 0.
 func measure(ctx context.Context, dir *os.File, limit dataset.Size) (int64, error) {
 	size, err := tree.Usage(ctx, dir)
 	if used := dataset.Size(size.Bytes); err == nil && limit != 0 && used > limit {

@@ -57,9 +57,10 @@ func (l *opening) open(name string) (*node, error) {
 // checkGone fails with dataset.ErrCorrupt if the directory, which is at at, still lists a name that "does not exist":
 // then it is damaged. Otherwise the names were removed: the tree is in use, and is read as if they had never existed.
 func (l *opening) checkGone(at *place) error {
-	for range 3 { // a process can make a name and remove it again
-		if len(l.gone) == 0 {
-			return nil
+	for tries := 3; len(l.gone) > 0; tries-- { // a process can make a name and remove it again
+		if tries == 0 {
+			return wrapError("open", &place{at, l.gone[0]}, dataset.Errorf(dataset.ErrCorrupt, "its directory has "+
+				"it, but it cannot be opened: the filesystem is damaged (unmount it, and check it with fsck)"))
 		}
 		fd, err := openAt(int(l.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY)
 		if err != nil {
@@ -81,8 +82,7 @@ func (l *opening) checkGone(at *place) error {
 		}
 		l.gone = again.gone
 	}
-	return wrapError("open", &place{at, l.gone[0]}, dataset.Errorf(dataset.ErrCorrupt, "its directory has the name, "+
-		"but it cannot be opened: the filesystem is damaged (check it with fsck while it is not mounted)"))
+	return nil
 }
 
 func (n *node) close()         { _ = unix.Close(n.fd) }
