@@ -17,7 +17,7 @@
 // Creator has state on disk: the notes about clones, and files with the IDs of unwanted backups. A lock for each clone
 // protects its note. In memory Creator has the expired backups that are known to be absent from their repository, and a
 // target for each repository: see target.go. A target has the backups that run, and the operations whose expired
-// backups could not be removed yet. Its read-write lock lets backups run at the same time, but none while unwanted or
+// backups could not be removed yet. A semaphore lets two backups run at the same time, but none while unwanted or
 // expired backups are removed. The other tables in memory have a mutex each.
 //
 // Each start of restic takes about half a second of CPU time, so two tables save starts: memory, that of Creator, and

@@ -337,7 +337,7 @@ func TestBackupOfCopyingPool(t *testing.T) {
 			copies++
 			f.A.MustMount("db", "meanwhile")
 			f.A.MustUnmount("db", "meanwhile")
-			if slices.Contains(f.A.Locks.Locked(), d.ID) || !slices.Contains(f.A.Locks.Locked(), op.Snapshot.ID) {
+			if slices.Contains(f.A.Locks.Locked(), d.ID) || !slices.Contains(f.A.Snapshots.Locked(), op.Snapshot.ID) {
 				t.Error("the volume is locked, or its snapshot is not")
 			}
 		}
@@ -349,10 +349,10 @@ func TestBackupOfCopyingPool(t *testing.T) {
 	if copies != 3 {
 		t.Errorf("%d copies were made", copies)
 	}
-	unlock, err := f.A.Locks.Lock(t.Context(), op.Snapshot.ID, "copy")
+	unlock, err := f.A.Snapshots.Lock(t.Context(), op.Snapshot.ID, "copy")
 	must(t, err)
 	removal := *f.Submit(api.Request{ID: uuid.New(), Kind: dataset.OpSnapshotDelete, Volume: "db", Snapshot: "one"}).Operation
-	agenttest.Await(t, func() bool { return f.A.Runner.IsRunning(removal.ID) && f.A.Locks.Users(op.Snapshot.ID) == 2 })
+	agenttest.Await(t, func() bool { return f.A.Runner.IsRunning(removal.ID) && f.A.Snapshots.Users(op.Snapshot.ID) == 2 })
 	unlock()
 	if removal = awaitEnd(f, removal); removal.State != dataset.OpDone {
 		t.Errorf("the removal is %s: %+v", removal.State, removal.Problem)

@@ -99,7 +99,7 @@ func (o *Operations) exportClone(ctx context.Context, pool backends.Pool, d data
 func (o *Operations) LockSource(ctx context.Context, pool backends.Pool, src dataset.Source,
 	what string) (unlock func(), err error) {
 	if src.Snapshot != uuid.Nil && !pool.Info().Capabilities.InstantSnapshot {
-		return o.Locks.Lock(ctx, src.Snapshot, what)
+		return o.Snapshots.Lock(ctx, src.Snapshot, what)
 	}
 	return o.Locks.Lock(ctx, src.Dataset, what)
 }

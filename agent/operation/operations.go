@@ -36,6 +36,8 @@ type Operations struct {
 	Remover  *Remover
 	Importer *Importer
 
+	Snapshots host.Set // a lock for each snapshot that a pool copies: see LockSource
+
 	// ListAll makes List show the volumes of all nodes.
 	ListAll bool
 

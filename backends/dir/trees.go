@@ -112,8 +112,9 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 	}
 	copying, end := context.WithCancelCause(ctx)
 	defer end(nil)
+	names := 0
 	report := func(done int64) {
-		if done/checkEach > (size-left)/checkEach {
+		if names++; done/checkEach > (size-left)/checkEach || names%checkEachNames == 0 {
 			if err := p.checkReserve(dst, reserve); err != nil {
 				end(err)
 			}
@@ -159,19 +160,20 @@ func (p *Pool) checkFits(size, others dataset.Size) (reserve dataset.Size, err e
 		size.Human(), st.Free.Human(), reserve.Human(), others.Human())
 }
 
-// checkEach is how many bytes are copied between two calls of checkReserve.
-const checkEach = 4 << 20
+// At most so many bytes or names are copied between two calls of checkReserve.
+const checkEach, checkEachNames = 4 << 20, 1000
 
-// checkReserve fails if less than the reserve is free in the filesystem of dst, to which a tree is copied. It is quick:
-// without reflinks, statfs(2) needs no repetition (see fsctl.Space).
+// checkReserve fails if less than the reserve or hardly any inodes are free in the filesystem of dst, to which a tree
+// is copied. It is quick: without reflinks, statfs(2) needs no repetition (see fsctl.Space).
 func (p *Pool) checkReserve(dst *os.File, reserve dataset.Size) error {
 	var st unix.Statfs_t
 	err := unix.Fstatfs(int(dst.Fd()), &st)
-	if err != nil || p.shares || dataset.Size(st.Bavail)*dataset.Size(st.Frsize) >= reserve {
+	few := st.Ffree < st.Files/100
+	if err != nil || !few && (p.shares || dataset.Size(st.Bavail)*dataset.Size(st.Frsize) >= reserve) {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrNoSpace, "the copy was ended, because less than %s would be free in its pool, "+
-		"which its existing volumes need", reserve.Human())
+	return dataset.Errorf(dataset.ErrNoSpace, "the copy was ended, because less than %s or hardly any inodes would be "+
+		"free in its pool, which its existing volumes need", reserve.Human())
 }
 
 // removeAll removes trees of a folder. Absent trees are ignored.
