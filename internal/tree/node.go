@@ -57,7 +57,7 @@ func (l *opening) open(name string) (*node, error) {
 // checkGone fails with dataset.ErrCorrupt if the directory, which is at at, still lists a name that "does not exist":
 // then it is damaged. Otherwise the names were removed: the tree is in use, and is read as if they had never existed.
 func (l *opening) checkGone(at *place) error {
-	for tries := 3; len(l.gone) > 0; tries-- { // a process can make a name and remove it again
+	for tries := 10; len(l.gone) > 0; tries-- { // a process can make a name and remove it all the time
 		if tries == 0 {
 			return wrapError("open", &place{at, l.gone[0]}, dataset.Errorf(dataset.ErrCorrupt, "its directory has "+
 				"it, but it cannot be opened: the filesystem is damaged (unmount it, and check it with fsck)"))
