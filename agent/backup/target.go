@@ -24,8 +24,8 @@ const maxBackups = 2
 // removalTime bounds a removal of unwanted or expired backups. Meanwhile no backup uses its repository.
 const removalTime = 2 * time.Minute
 
-// A removal gives way to the backups of its host, one of which may always run. So once in removalPatience, a removal of
-// expired backups waits for those that run, for at most removalWait. Meanwhile no other one begins.
+// A removal usually does not begin while a backup of its host runs. If backups always overlap, a removal of expired
+// ones waits once in removalPatience, for at most removalWait. Backups that begin meanwhile wait for the removal.
 const (
 	removalPatience = 24 * time.Hour
 	removalWait     = time.Hour
@@ -69,9 +69,9 @@ func (t *targets) get(repository string) *target {
 	return t.of[repository]
 }
 
-// removing calls remove, and limits its time. It does nothing if a backup of this host uses the repository and wait is
-// false or it has waited before (see removalPatience), if another removal runs, or if the repository did not answer an
-// earlier one less than removalPause ago.
+// removing calls remove, and limits its time. It does nothing if another removal runs, or if the repository did not
+// answer an earlier one less than removalPause ago. If backups of this host use the repository, it also does nothing,
+// unless wait is set and a removal may wait again: see removalPatience.
 func (c *Creator) removing(ctx context.Context, t *target, wait bool, remove func(ctx context.Context) error) {
 	if !t.slots.TryAcquire(maxBackups) && !(wait && c.waitForSlots(t)) {
 		return

@@ -273,7 +273,7 @@ func pendingRequest(path string) (*pki.Request, error) {
 }
 
 // requestCertificate sends the request to control, which uses up the token, and returns the checked certificate.
-// Unless cluster is uuid.Nil, only a control of that cluster is accepted.
+// If cluster is not uuid.Nil, the control must be of that cluster.
 func (j JoinRequest) requestCertificate(ctx context.Context, token pki.Token, cluster uuid.UUID,
 	req *pki.Request) (*pki.Pair, error) {
 	c, err := client.NewTLS("https://"+strings.Join(j.Replicas, ",https://"), pki.Pinned(token.CA, cluster, j.Clock))

@@ -10,8 +10,8 @@
 // node: Cache writes those that have changed, and packages mounting and move also write or remove single ones. The
 // others are pools/, which package pooladmin writes too, and recovered, which package mounting removes. The mutex of
 // Cache protects the records in memory, and each write of DB is one transaction. A new key of the database belongs in
-// its component, with a line in the comment of DB. File spellings.go decides which volumes docker volume ls
-// lists. Package operation decides what it shows of each.
+// its component, with a line in the comment of DB. File spellings.go decides which volumes docker volume ls lists, and
+// package operation what it shows of them.
 package host
 
 import (

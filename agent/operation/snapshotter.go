@@ -73,7 +73,8 @@ func (o *Operations) TakeSnapshot(ctx context.Context, jb *host.Job, op *dataset
 func (o *Operations) DeleteSnapshot(ctx context.Context, jb *host.Job, op *dataset.Operation) (out api.Committed,
 	err error) {
 	const what = "removal of a snapshot"
-	copied, err := o.Snapshots.Lock(ctx, op.Snapshot.ID, what+" of volume "+op.Volume) // see LockSource
+	jb.Step("waiting for copies of the snapshot")
+	copied, err := o.Snapshots.Lock(ctx, op.Snapshot.ID, what) // see LockSource
 	if err != nil {
 		return out, err
 	}

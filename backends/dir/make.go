@@ -46,9 +46,8 @@ func (p *Pool) Clone(ctx context.Context, d dataset.Dataset, src dataset.Source,
 	})
 }
 
-// checkSnapshot fails if src names a snapshot that is not in the pool any more, or in another tree. A removal of the
-// snapshot, or of its dataset, takes its record or moves its folder before it removes files, so what was copied before
-// is complete.
+// checkSnapshot fails unless the snapshot that src names, if any, is still in the pool, in the given tree. A removal
+// takes the record or moves the folder before it removes files. So if both are there, the copy is complete.
 func (p *Pool) checkSnapshot(src dataset.Source, tree string) error {
 	if src.Snapshot == uuid.Nil {
 		return nil

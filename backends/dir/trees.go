@@ -155,16 +155,15 @@ func (p *Pool) checkFits(size, others dataset.Size) (reserve dataset.Size, err e
 	if err != nil || p.shares || size+others+reserve <= st.Free {
 		return reserve, err
 	}
-	return reserve, dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left, of which %s are "+
-		"reserved for its existing volumes, and %s for other copies that are being made",
-		size.Human(), st.Free.Human(), reserve.Human(), others.Human())
+	return reserve, dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left, %s of it for its "+
+		"existing volumes, %s for other copies", size.Human(), st.Free.Human(), reserve.Human(), others.Human())
 }
 
 // At most so many bytes or names are copied between two calls of checkReserve.
 const checkEach, checkEachNames = 4 << 20, 1000
 
-// checkReserve fails if less than the reserve or hardly any inodes are free in the filesystem of dst, to which a tree
-// is copied. It is quick: without reflinks, statfs(2) needs no repetition (see fsctl.Space).
+// checkReserve fails if the filesystem of dst has less free space than the reserve, or hardly any free inodes. It is
+// quick: without reflinks, statfs(2) needs no repetition (see fsctl.Space).
 func (p *Pool) checkReserve(dst *os.File, reserve dataset.Size) error {
 	var st unix.Statfs_t
 	err := unix.Fstatfs(int(dst.Fd()), &st)
@@ -172,8 +171,8 @@ func (p *Pool) checkReserve(dst *os.File, reserve dataset.Size) error {
 	if err != nil || !few && (p.shares || dataset.Size(st.Bavail)*dataset.Size(st.Frsize) >= reserve) {
 		return err
 	}
-	return dataset.Errorf(dataset.ErrNoSpace, "the copy was ended, because less than %s or hardly any inodes would be "+
-		"free in its pool, which its existing volumes need", reserve.Human())
+	return dataset.Errorf(dataset.ErrNoSpace, "the copy was ended, because its pool needs %s and some inodes for its "+
+		"existing volumes", reserve.Human())
 }
 
 // removeAll removes trees of a folder. Absent trees are ignored.

@@ -151,8 +151,8 @@ func makeImage(ctx context.Context, runner run.Runner, step func(string), cfg ba
 	return durable.SyncDir(filepath.Dir(cfg.Path))
 }
 
-// renameNew renames a file. It fails with ErrExists if something has the new name. On a filesystem that cannot check
-// this in the same step, such as NFS, it replaces a file of that name.
+// renameNew renames a file. It fails with ErrExists if something has the new name. NFS and some other filesystems
+// cannot check this in the same step: there, it replaces a file of that name.
 func renameNew(from, to string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	switch {

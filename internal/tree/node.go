@@ -54,8 +54,8 @@ func (l *opening) open(name string) (*node, error) {
 	return n, err
 }
 
-// checkGone fails with dataset.ErrCorrupt if the directory, which is at at, still lists a name that "does not exist":
-// then it is damaged. Otherwise the names were removed: the tree is in use, and is read as if they had never existed.
+// checkGone fails with dataset.ErrCorrupt if the directory, whose place is at, is damaged: it still lists a name that
+// "does not exist". Otherwise the names were removed: the tree is in use, and is read as if they had never existed.
 func (l *opening) checkGone(at *place) error {
 	for tries := 10; len(l.gone) > 0; tries-- { // a process can make a name and remove it all the time
 		if tries == 0 {
@@ -76,8 +76,11 @@ func (l *opening) checkGone(at *place) error {
 			if _, listed := slices.BinarySearch(names, name); !listed {
 				continue
 			}
-			if n, err := again.open(name); err == nil {
+			n, err := again.open(name)
+			if err == nil {
 				n.close()
+			} else if !isVanished(err) {
+				return wrapError("open", &place{at, name}, err)
 			}
 		}
 		l.gone = again.gone

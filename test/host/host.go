@@ -381,8 +381,8 @@ func (h *Host) Restart(t testing.TB) {
 	h.Up(t)
 }
 
-// cleanup ends the processes and unmounts what is mounted, whatever state it is in. The test fails if drover does
-// not end as it should, or leaves a device.
+// cleanup ends the processes, and unmounts what is mounted. The test fails if drover does not end as it should, or
+// leaves a device.
 func (h *Host) cleanup(t testing.TB) {
 	t.Helper()
 	if h.proc.Running() {
