@@ -250,7 +250,7 @@ type Copy struct {
 	VerifiedAtHome time.Time `json:"verified_at_home,omitzero"`
 	// when the copy is removed; absent: never automatically
 	Expires time.Time `json:"expires,omitzero"`
-	// how long control had run on this store, in total, when expires was set: see package control/uptime
+	// how long control had run on this store, in total, when expires was set (record.Uptime)
 	RunTime Duration `json:"ran,omitempty" hidden:"true"`
 	// MountReadOnly says that the node must mount the copy read-only, because an operator inspects the superseded copy.
 	MountReadOnly bool   `json:"mount_read_only,omitempty"`

@@ -138,7 +138,7 @@ func TestBackupInFullPoolSaysWhatToFree(t *testing.T) {
 	}
 }
 
-// leaveRoom makes all pools fullPools.
+// leaveRoom makes each pool a fullPool.
 func leaveRoom(f *agenttest.Cluster, room dataset.Size) {
 	for _, h := range []*agenttest.Host{f.A, f.B} {
 		for _, p := range h.Pools.All() {

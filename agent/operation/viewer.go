@@ -145,7 +145,7 @@ func (o *Operations) Path(ctx context.Context, ref dataset.Reference) (string, e
 
 // List returns the volumes whose home is this node, those with a copy here, and those that the engine has used, in
 // the spellings that the engine uses. This node has records of these volumes, so List includes them even if control
-// does not answer. With ListOthers, List adds all other volumes of the cluster in the spellings of their creation, if
+// does not answer. With ListAll, List adds all other volumes of the cluster in the spellings of their creation, if
 // control answers.
 func (o *Operations) List(ctx context.Context) ([]plugin.Volume, error) {
 	list := o.withoutUnneeded(ctx, o.Cache.List(o.NodeID))

@@ -121,7 +121,7 @@ func TestQoSOnV2(t *testing.T) {
 	f.A.MustUnmount("other", "two")
 
 	dev := device(f.A, d)
-	// The machine is slow, and may be slower than the limit: test/lab's TestSpeed checks the other bound. All writes
+	// The machine is slow, and may be slower than the limit: case SpeedIsLimited of the suite checks the other bound. All writes
 	// count, once, for the group that wrote them.
 	want := func(what string, w wrote) {
 		t.Helper()

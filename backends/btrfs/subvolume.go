@@ -98,7 +98,7 @@ type subvolumes struct {
 
 // Copy makes a tree with the content that another tree has at one moment. If an earlier attempt left a tree of the same
 // name, Copy destroys that tree first. It fails with dataset.ErrUnsupported if containers made subvolumes in the source
-// (see CheckNested). The kernel makes the snapshot in the commit of a transaction. So when Copy returns, the copy and
+// (see checkNested). The kernel makes the snapshot in the commit of a transaction. So when Copy returns, the copy and
 // all earlier changes of the filesystem are durable.
 func (s *subvolumes) Copy(ctx context.Context, from *shelf.Folder, name string, to *shelf.Folder, copyName string,
 	readOnly bool) error {

@@ -155,7 +155,7 @@ func (p *Pool) attachEncrypted(
 	return att, nil
 }
 
-// A check for a use is repeated BusyTries times with a pause. A container that is being started has copies of all
+// A check for a use is repeated busyTries times with a pause. A container that is being started has copies of all
 // mounts of the host for a moment. A child that was just forked has copies of all descriptors. Both keep loop devices
 // in use for a moment after their datasets were unmounted.
 const (
@@ -314,7 +314,7 @@ func withMountedImage(ctx context.Context, path, fs string, f func(dir *os.File)
 	return errors.Join(withMountedDevice(dev.Path, fs, f), dev.Close())
 }
 
-// withMountedDevice is WithMountedImage for the filesystem on a device.
+// withMountedDevice is withMountedImage for the filesystem on a device.
 func withMountedDevice(device, fs string, f func(dir *os.File) error) error {
 	dir, err := mount.Detached(mount.Spec{Source: device, FSType: fs, Options: mkfs.MountOptions(fs, nil)})
 	if err != nil {
@@ -385,7 +385,7 @@ func (p *Pool) openContainer(ctx context.Context, dir safefile.Dir, device strin
 }
 
 // keyFor returns the data key of the dataset in dir. It fails if the key does not open the container in the image. The
-// image must not be attached to a device. For an attached image, use PrepareGrowth.
+// image must not be attached to a device. For an attached image, use prepareGrowth.
 func (p *Pool) keyFor(ctx context.Context, dir safefile.Dir, image string) ([]byte, error) {
 	key, err := p.dataKey(ctx, dir)
 	if err == nil {
@@ -430,7 +430,7 @@ func (p *Pool) fillDevice(ctx context.Context, name, path string, key []byte) (i
 }
 
 // dropUnused removes the mapping of the head in dir if it is unused. A crash while a mapping is made leaves such a
-// mapping. DropUnused returns the mapping, and whether it existed.
+// mapping. dropUnused returns the mapping, and whether it existed.
 func (p *Pool) dropUnused(dir safefile.Dir) (m dm.Device, exists bool, err error) {
 	m, exists, err = dm.Lookup(p.mapping(dir))
 	if err == nil && exists && m.Open == 0 {

@@ -99,7 +99,7 @@ func (p *Pool) fromSource(ctx context.Context, dir safefile.Dir, d dataset.Datas
 	if err := mkfs.CheckMax(want); err != nil && want > size.Size {
 		return madeItem{}, err
 	}
-	if want != d.Size { // images.SizeOf reads the size from the record
+	if want != d.Size { // sizeOf reads the size from the record
 		d.Size = want
 		if err := p.records.WriteNew(dir, shelf.RecordFile, d); err != nil {
 			return madeItem{}, err

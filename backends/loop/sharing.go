@@ -17,12 +17,12 @@ import (
 
 // On XFS a head and a snapshot of it can be one file with two names while no loop device has the file. A FICLONE of a
 // fragmented image takes seconds. Sharing the file delays the FICLONE until the head is written to. Some heads are
-// never written to again. Three kinds of items are shared in this way: snapshots of the kinds that MayShare names,
+// never written to again. Three kinds of items are shared in this way: snapshots of the kinds that keepHead names,
 // heads that Promote makes, and received snapshots that equal their base (the base and the snapshot are one file then).
 // Unshare must be called before a head is written to. A pool does not attach an image that has a second name.
 
 // share makes item a second name of the image of src. If the image is attached to a device, or if clones are cheap in
-// the layout, Share does nothing and returns false.
+// the layout, share does nothing and returns false.
 func (p *Pool) share(dir safefile.Dir, item, src string) (done bool, err error) {
 	if !p.layout.Costly() {
 		return false, nil

@@ -55,7 +55,7 @@ func (p *Pool) keep(ctx context.Context, dir safefile.Dir, s dataset.Snapshot) e
 		return err
 	})
 	if err != nil {
-		return errors.Join(err, dir.Remove(snapshotRecord(s.ID)))
+		return errors.Join(err, p.dropSnapshot(context.WithoutCancel(ctx), dir, s.ID))
 	}
 	if exact {
 		s.Exact = true

@@ -157,7 +157,7 @@ func (p *Pool) mountedAt(id uuid.UUID) (string, error) {
 //
 // The server has a fault. If a file is closed right before the last unmount, the kernel drops the requests that the
 // server has not read yet. The server can then treat the file as open for ever. It waits for the file to be closed, and
-// meanwhile holds a lock that all its filesystems need. The lasting staging mount and flushRequests avoid that.
+// meanwhile holds a lock that all its filesystems need. The lasting staging mount avoids that.
 
 // fuseType is the filesystem type of zfs-fuse in the mount table.
 const fuseType = "fuse.zfs"

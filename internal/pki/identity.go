@@ -1,6 +1,6 @@
 // Package pki identifies the members of a cluster. It has the certificate authority of the cluster, the certificates of
 // control replicas, nodes and operators, and the verification of a peer's certificate. It knows files and TLS, but not
-// HTTP. The command drover ca (cmd/drover/internal/certificates) creates and rotates an [Authority], and issues
+// HTTP. The command drover ca (cmd/drover/internal/nodes) creates and rotates an [Authority], and issues
 // certificates of operators with it. A control replica (control/membership, cmd/drover/internal/daemon) signs its own
 // certificate and those of nodes. Agents (agent/controlsync) and clients (cmd/drover/internal/cli) keep a [Pair] in
 // files. All members verify peers with [Credentials]. A lock file protects the folder of an authority from concurrent

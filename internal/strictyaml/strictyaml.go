@@ -3,7 +3,7 @@
 // is not YAML, or that is beyond the limits, has one mistake. Duplicate keys, several documents, tags, keys without a
 // value and values of the wrong type are mistakes. Anchors and aliases are allowed. Merge keys ("<<") are not allowed,
 // because the keys that they add have no separate place in the file. Packages internal/config and profiles read their
-// files with it, and cmd/drover/internal/profiles prints the mistakes of a file. A parsed document is not changed, so
+// files with it, and cmd/drover/internal/daemon prints the mistakes of a file. A parsed document is not changed, so
 // it needs no lock. What a document may contain is in strictyaml.go, the types of values are in node.go, and the form
 // of a mistake is in mistake.go.
 package strictyaml

@@ -83,7 +83,7 @@ var (
 const earliestRestored = -2_114_380_800_000_000_000 // 1903
 
 // restoredTime returns the time that restic restores, in nanoseconds. restic stores a year from 0 to 9999, as JSON
-// requires (restic.FixTime), and the number of nanoseconds overflows.
+// requires, and the number of nanoseconds overflows.
 func restoredTime(ts unix.Timespec) int64 {
 	t := time.Unix(ts.Unix()).UTC()
 	t = t.AddDate(max(0, -t.Year())-max(0, t.Year()-9999), 0, 0)

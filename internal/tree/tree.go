@@ -1,7 +1,7 @@
 // Package tree copies, compares, measures and streams file trees completely, as root, regardless of what a container
 // has put into them. Backends copy, measure and remove the trees of datasets with it. The agent imports, exports,
 // transfers and backs up volumes with it (agent/operation, agent/move, agent/backup). The package has no state
-// between calls. What a node of a tree consists of is in node.go and meta.go. Copy, Compare, Usage, Remove and Hoist
+// between calls. What a node of a tree consists of is in node.go and meta.go. Copy, Compare, Usage and Remove
 // are in the files with their names (how Compare compares contents is in contents.go), and tar archives in tarread.go,
 // tarwrite.go, tarheader.go and tarsparse.go.
 //

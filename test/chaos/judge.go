@@ -181,9 +181,10 @@ func (j *judge) awaitWhole(t testing.TB) {
 // supersededHeads reads the superseded heads of a volume, as soon as they are kept.
 func (j *judge) supersededHeads(t testing.TB, v *volume) []witness.Copy {
 	t.Helper()
+	kept := false
 	defer func() {
-		if t.Failed() {
-			j.explain(t, v)
+		if !kept {
+			j.explain(t, v, j.Hosts...)
 		}
 	}()
 	var now api.Volume
@@ -196,6 +197,7 @@ func (j *judge) supersededHeads(t testing.TB, v *volume) []witness.Copy {
 		}
 		return nil
 	})
+	kept = true
 	copies := v.releasedHeads
 	for _, c := range now.CopyDetails {
 		if c.Kind == dataset.CopySuperseded {
@@ -205,11 +207,11 @@ func (j *judge) supersededHeads(t testing.TB, v *volume) []witness.Copy {
 	return copies
 }
 
-// explain prints the hosts' reports about a volume.
-func (j *judge) explain(t testing.TB, v *volume) {
-	for _, h := range j.Hosts {
+// explain prints the reports of hosts about a volume.
+func (s *scene) explain(t testing.TB, v *volume, hosts ...*cluster.Host) {
+	for _, h := range hosts {
 		r := h.Exec(t, "doctor")
-		for line := range strings.Lines(r.Out + h.Log()) {
+		for line := range strings.Lines(h.Log() + h.Guard.Log() + r.Out) {
 			if strings.Contains(line, v.id.String()) || strings.Contains(line, v.name) {
 				t.Logf("%s: %s", h.Name, line)
 			}

@@ -14,7 +14,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/child"
 	"github.com/droverhq/drover/test/cluster"
 	"github.com/droverhq/drover/test/cluster/history"
@@ -247,7 +246,10 @@ func (s *scene) stop(t testing.TB, v *volume, w *writer) {
 	if v.profile == auto {
 		within = cluster.Limit // it is fenced while the store is not trusted
 	}
-	assert.NoError(t, w.proc.End(unix.SIGKILL, within))
+	if err := w.proc.End(unix.SIGKILL, within); err != nil {
+		t.Errorf("a writer of %s on %s: %v", v.name, w.on.Name, err)
+		s.explain(t, v, w.on)
+	}
 	w.stopped = true
 	v.mu.Lock()
 	delete(v.writers, w)

@@ -1,8 +1,8 @@
 // Package client sends requests to a server of the API: over HTTP, over a unix socket, or in this process. Agents use
 // it to reach control on another host: cmd/drover/internal/daemon makes the client of an agent, and agent/controlsync
 // the one with which a host joins. The command line (cmd/drover/internal/cli) uses it to reach control or an agent. In
-// one process with control, an agent calls package control directly. Only tests, and the daemon in a build for tests,
-// connect the two with package control/controltest/loopback.
+// one process with control, an agent calls package control directly. Only tests connect the two with package
+// control/controltest/loopback.
 //
 // The only state of a Client is its connections and the index of the server that it asks first. Both are safe for
 // concurrent use. A method makes a call of an endpoint (call.go). Retries, timeouts and the choice of a server are in

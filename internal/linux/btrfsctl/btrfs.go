@@ -72,7 +72,7 @@ func checkName(name string) error {
 }
 
 // Create creates an empty subvolume in dir. It fails with os.ErrExist if the name is taken. The subvolume is durable
-// only after WaitSync.
+// only after Commit.
 func Create(dir *os.File, name string) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("create subvolume: %w", err)
@@ -87,7 +87,7 @@ func Create(dir *os.File, name string) error {
 
 // Snapshot creates a snapshot of the subvolume whose root directory is src, with a name in dir. The snapshot has the
 // state of one moment, even if src is written to. Subvolumes inside src are not included: each becomes an empty
-// directory with inode 2. It fails with os.ErrExist if the name is taken. The snapshot is durable only after WaitSync.
+// directory with inode 2. It fails with os.ErrExist if the name is taken. The snapshot is durable only after Commit.
 func Snapshot(dir *os.File, name string, src *os.File, readOnly bool) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("snapshot %s: %w", src.Name(), err)
@@ -110,7 +110,7 @@ func Snapshot(dir *os.File, name string, src *os.File, readOnly bool) error {
 }
 
 // SetReadOnly makes the subvolume whose root directory is dir read-only. Idempotent. The change is durable only after
-// WaitSync.
+// Commit.
 func SetReadOnly(dir *os.File) error { return setFlags(dir, flagReadOnly) }
 
 func setFlags(dir *os.File, flags uint64) error {
@@ -122,7 +122,7 @@ func setFlags(dir *os.File, flags uint64) error {
 
 // Delete destroys the subvolume name in dir, read-only or not, with its content. It fails with os.ErrNotExist if there
 // is none, with ErrNotSubvolume if the name is not a subvolume, and with ErrNested if it contains subvolumes. The name
-// disappears at once, and durably after WaitSync. The kernel frees the space later.
+// disappears at once, and durably after Commit. The kernel frees the space later.
 func Delete(dir *os.File, name string) error {
 	if err := checkName(name); err != nil {
 		return fmt.Errorf("delete subvolume: %w", err)

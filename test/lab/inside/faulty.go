@@ -15,8 +15,7 @@ import (
 const faultyFrom = 2048
 
 // Faulty is a disk that fails on request: a device of the device mapper on one of the machine's disks. The entry
-// in the table needs the module dm-flakey. The kernels of Debian do not have dm-dust, which fails single sectors;
-// BadSectors uses the target error instead.
+// in the table needs the module dm-flakey.
 type Faulty struct {
 	tb      testing.TB
 	name    string
@@ -25,7 +24,7 @@ type Faulty struct {
 }
 
 // FaultyDisk empties the disk with this name, and makes a device on it that can fail. The entry of the test in the
-// lab's table must list the disk. The device works until Fails, FailsWrites or BadSectors is called.
+// lab's table must list the disk. The device works until Fails or FailsWrites is called.
 func FaultyDisk(tb testing.TB, disk string) *Faulty {
 	tb.Helper()
 	f := &Faulty{tb: tb, name: "faulty-" + disk, disk: Disk(tb, disk)}
