@@ -72,7 +72,8 @@ func TestOneOfTwoRestoresFits(t *testing.T) {
 	i := newImporter()
 	p := &askedTogether{both: make(chan struct{})}
 	take := func() (*share, error) {
-		return i.takeRoom(t.Context(), &host.Job{}, p, &dataset.Operation{Kind: dataset.OpImport}, 40*dataset.MiB)
+		s := &share{pool: p.ID(), needed: 40 * dataset.MiB}
+		return s, i.takeRoom(t.Context(), &host.Job{}, p, &dataset.Operation{Kind: dataset.OpImport}, s)
 	}
 	type result struct {
 		*share
@@ -96,8 +97,13 @@ func TestOneOfTwoRestoresFits(t *testing.T) {
 		t.Errorf("while the other one runs: %v", err)
 	}
 	accepted.release()
-	if _, err := take(); err != nil {
-		t.Errorf("after the other one has ended: %v", err)
+	// A verification that has the space is ended.
+	var ended error
+	v := &share{pool: p.ID(), needed: 40 * dataset.MiB}
+	v.end = func(err error) { ended = err; v.release() }
+	require.NoError(t, i.takeRoom(t.Context(), &host.Job{}, p, &dataset.Operation{Kind: dataset.OpVerify}, v))
+	if _, err := take(); err != nil || !errors.Is(ended, dataset.ErrNoSpace) {
+		t.Errorf("after the other one has ended: %v, and the verification: %v", err, ended)
 	}
 }
 

@@ -94,7 +94,7 @@ func New(m *mounting.Mounts, k *Keyring) *Operations {
 	o.Runner = &Runner{Operations: o, running: map[uuid.UUID]*running{}}
 	o.Sizes = &Sizes{Operations: o, deferred: host.NewTable[DeferredResize](m.DB, "undersized/")}
 	o.Remover = &Remover{Operations: o, pending: map[uuid.UUID]PendingPurge{}}
-	o.Importer = &Importer{Operations: o, room: newRoom()}
+	o.Importer = &Importer{Operations: o, room: &room{shares: map[*share]bool{}, changed: make(chan struct{})}}
 	return o
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/droverhq/drover/agent/host"
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/dataset"
 	"github.com/droverhq/drover/internal/linux/fsctl"
@@ -269,4 +270,161 @@ func (w *spaceWatch) fullError(reserve dataset.Size) error {
 func (w *spaceWatch) usedBytes() (used dataset.Size, known bool) {
 	n, err := fsctl.Used(w.root)
 	return dataset.Size(n), err == nil
+}
+
+// room has the shares of the running restores and verifications in the pools. It is safe for concurrent use.
+type room struct {
+	mu      sync.Mutex
+	shares  map[*share]bool
+	changed chan struct{} // closed and replaced at each change of shares
+}
+
+// share is what one restore or verification needs in a pool.
+type share struct {
+	room   *room
+	pool   uuid.UUID
+	needed dataset.Size
+	end    func(error) // ends a verification; nil for a restore
+}
+
+// others returns the bytes that the shares in a pool need, and those shares that belong to verifications. changed is
+// closed at the next change of any share.
+func (r *room) others(pool uuid.UUID) (needed dataset.Size, verifications []*share, changed chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for s := range r.shares {
+		if s.pool != pool {
+			continue
+		}
+		if needed += s.needed; s.end != nil {
+			verifications = append(verifications, s)
+		}
+	}
+	return needed, verifications, r.changed
+}
+
+// add adds a share until release is called. If any share has changed since others returned since, add does nothing, and
+// returns false.
+func (r *room) add(s *share, since chan struct{}) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.changed != since {
+		return false
+	}
+	s.room, r.shares[s] = r, true
+	r.change()
+	return true
+}
+
+func (s *share) release() {
+	s.room.mu.Lock()
+	defer s.room.mu.Unlock()
+	delete(s.room.shares, s)
+	s.room.change()
+}
+
+// change reports a change of the shares. The caller holds mu.
+func (r *room) change() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// measureAndTake asks the repository how many bytes a restore of the backup of an operation writes, and reserves them
+// in a pool. It calls noteRead with the error of that request, and fails if noteRead or takeRoom does. The function end
+// ends a verification.
+func (i *Importer) measureAndTake(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
+	end func(error), noteRead func(error) error) (*share, error) {
+	jb.Step("measuring the backup")
+	need, err := i.backups.Size(ctx, op.Repository, op.Backup, op.Kind == dataset.OpVerify)
+	if err := noteRead(err); err != nil {
+		return nil, err
+	}
+	s := &share{pool: pool.ID(), needed: need, end: end}
+	return s, i.takeRoom(ctx, jb, pool, op, s)
+}
+
+// takeRoom reserves the space that the files of a backup need in a pool. If checkRoom fails, takeRoom returns its error
+// and reserves nothing. Of two restores that begin together, the second one to reserve counts the first one. So if only
+// one of them fits, only the second one is refused. A restore that does not fit beside verifications ends these, and a
+// verification that does not fit beside another one waits until that one ends.
+//
+// The pool is not examined under the mutex of the room, because a slow pool would delay the restores to all others. If
+// another restore was accepted or has ended meanwhile, takeRoom checks again.
+func (i *Importer) takeRoom(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
+	s *share) error {
+	for {
+		others, verifications, changed := i.room.others(s.pool)
+		err := i.checkRoom(ctx, pool, op.Kind, s.needed, others)
+		if err == nil {
+			if i.room.add(s, changed) {
+				return nil
+			}
+			continue
+		}
+		if !errors.Is(err, dataset.ErrNoSpace) || len(verifications) == 0 {
+			return err
+		}
+		jb.Step(waitingToVerify)
+		for _, v := range verifications {
+			if s.end == nil {
+				jb.Step("ending a verification that has its space")
+				v.end(dataset.Errorf(dataset.ErrNoSpace, "it was ended, because the restore of volume %s needs its "+
+					"space (repeat it later, or with --profile in another pool)", op.Volume))
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// waitingToVerify is the step of a verification that waits until another one ends.
+const waitingToVerify = "waiting for another verification"
+
+// checkRoom fails with dataset.ErrNoSpace if a pool has no room for the files of a backup besides its reserve and the
+// other restores. A full pool would make the writers of its volumes fail. If the pool is not online, making the dataset
+// fails. The bytes that another restore has written so far count twice: they are no longer free, and they are still in
+// others. So a restore can be refused now, and fit after the other one has ended.
+//
+// The reserve protects the datasets of the pool and Drover's own files. If a pool has neither, checkRoom ignores the
+// reserve.
+//
+// need is the size of the uncompressed files. In a pool that compresses, the files need less. So a check of need could
+// refuse an import to a disk as large as the one that the volume was on. Therefore need is not checked for an import
+// into a pool that can compress, has nothing to protect, and is not the target of another restore. Such an import fails
+// when the pool is full. A verification is always checked: a failed one would have filled the pool for nothing.
+func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, kind dataset.OpKind, need,
+	others dataset.Size) error {
+	st := pool.Status(ctx)
+	reserve := backends.Reserve(st.Size)
+	if !st.Online || st.Free-reserve-others >= need {
+		return nil
+	}
+	c, can := pool.(backends.Compressor)
+	unchecked := kind == dataset.OpImport && others == 0 && can && c.Compresses()
+	if (unchecked || st.Free-others >= need) && i.isUnused(ctx, pool, uuid.Nil) {
+		return nil
+	}
+	wait, option := "", "-o pool=NAME"
+	if others > 0 {
+		wait = "wait for the other restores, "
+	}
+	if kind == dataset.OpVerify {
+		option = "--profile"
+	}
+	return dataset.Errorf(dataset.ErrNoSpace, "its files have %s, and its pool has %s free, of which %s are reserved "+
+		"for its existing volumes and for restores that run now (%sfree some space, or use another pool: %s)",
+		need.Human(), st.Free.Human(), (reserve + others).Human(), wait, option)
+}
+
+// isUnused reports whether a pool has nothing that its reserve protects: no dataset except one, which may be uuid.Nil,
+// and not Drover's own files.
+func (i *Importer) isUnused(ctx context.Context, pool backends.Pool, except uuid.UUID) bool {
+	if i.Pools.SharesRootDisk(ctx, pool.ID()) {
+		return false
+	}
+	entries, err := pool.List(ctx)
+	return err == nil && !slices.ContainsFunc(entries, func(e backends.Entry) bool { return e.ID != except })
 }

@@ -2,6 +2,7 @@ package dir_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,10 +10,12 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/dir"
 	"github.com/droverhq/drover/dataset"
+	"github.com/droverhq/drover/internal/scratch"
 	"github.com/droverhq/drover/test/assert"
 	"github.com/droverhq/drover/test/require"
 )
@@ -140,6 +143,35 @@ func TestCopiesKeepTheReserve(t *testing.T) {
 	require.ErrorIs(t, clone(two, func(_, _ int64) { // another writer takes the room
 		b.ok(os.WriteFile(filepath.Join(filepath.Dir(b.path), "other"), make([]byte, 60<<20), 0o600))
 	}), dataset.ErrNoSpace)
+}
+
+// A copy that shares blocks still needs space for attributes and for files that cannot be shared.
+func TestSharingCopyKeepsTheReserve(t *testing.T) {
+	for fs, fill := range map[string]func(head string, step int) error{
+		"xfs": func(head string, step int) error {
+			file := filepath.Join(head, fmt.Sprint(step/200))
+			return errors.Join(os.WriteFile(file, nil, 0o600),
+				unix.Setxattr(file, fmt.Sprint("user.", step), make([]byte, 1<<16), 0))
+		},
+		"btrfs": func(head string, step int) error {
+			return os.WriteFile(filepath.Join(head, fmt.Sprint(step)), make([]byte, 1<<20), 0o600)
+		},
+	} {
+		b := &bench{T: t, path: filepath.Join(scratch.Mount(t, fs, 512<<20), "pool"), d: dataset.Dataset{ID: uuid.New()}}
+		var err error
+		b.pool, err = dir.Backend{}.Open(t.Context(), backends.Config{Name: "test", Path: b.path, Make: true})
+		b.ok(err)
+		_, err = b.pool.Create(t.Context(), b.d)
+		b.ok(err)
+		scratch.Run(t, "chattr", map[string]string{"xfs": "-C", "btrfs": "+C"}[fs], b.head())
+		for step := 0; b.pool.Status(t.Context()).Free > 200<<20; step++ {
+			b.ok(fill(b.head(), step))
+		}
+		err = b.pool.Snapshot(t.Context(), dataset.Snapshot{ID: uuid.New(), Dataset: b.d.ID}, nil)
+		if !errors.Is(err, dataset.ErrNoSpace) || !strings.Contains(err.Error(), "the copy was ended") {
+			t.Errorf("%s: %v", fs, err)
+		}
+	}
 }
 
 func TestLeftoversAreReaped(t *testing.T) {

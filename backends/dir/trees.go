@@ -6,8 +6,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/droverhq/drover/backends"
 	"github.com/droverhq/drover/backends/shelf"
 	"github.com/droverhq/drover/dataset"
@@ -81,7 +79,7 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 	left := size // to be written
 	others := dataset.Size(p.copying.Add(left) - left)
 	defer func() { p.copying.Add(-left) }()
-	reserve, err := p.checkFits(dataset.Size(left), others)
+	keep, err := p.checkFits(dataset.Size(left), others)
 	if err != nil {
 		return err
 	}
@@ -115,7 +113,7 @@ func (p *Pool) copyTree(ctx context.Context, from *shelf.Folder, name string, to
 	names := 0
 	report := func(done int64) {
 		if names++; done/checkEach > (size-left)/checkEach || names%checkEachNames == 0 {
-			if err := p.checkReserve(dst, reserve); err != nil {
+			if err := p.checkReserve(dst, keep); err != nil {
 				end(err)
 			}
 		}
@@ -148,11 +146,15 @@ func measure(ctx context.Context, dir *os.File, limit dataset.Size) (int64, erro
 }
 
 // checkFits fails if a copy of size bytes would leave less than the reserve of the pool, beside the bytes that other
-// copies have still to write. It returns the reserve.
-func (p *Pool) checkFits(size, others dataset.Size) (reserve dataset.Size, err error) {
+// copies have still to write. It returns how much must stay free. A copy that shares blocks is not refused, because it
+// takes little, and may take half of what is free, so that data can be moved out of a full pool.
+func (p *Pool) checkFits(size, others dataset.Size) (keep dataset.Size, err error) {
 	st, err := p.Space()
-	reserve = backends.Reserve(st.Size)
-	if err != nil || p.shares || size+others+reserve <= st.Free {
+	reserve := backends.Reserve(st.Size)
+	switch {
+	case p.shares:
+		return min(reserve, st.Free/2), err
+	case err != nil || size+others+reserve <= st.Free:
 		return reserve, err
 	}
 	return reserve, dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left, %s of it for its "+
@@ -162,17 +164,22 @@ func (p *Pool) checkFits(size, others dataset.Size) (reserve dataset.Size, err e
 // At most so many bytes or names are copied between two calls of checkReserve.
 const checkEach, checkEachNames = 4 << 20, 1000
 
-// checkReserve fails if the filesystem of dst has less free space than the reserve, or hardly any free inodes. It is
-// quick: without reflinks, statfs(2) needs no repetition (see fsctl.Space).
-func (p *Pool) checkReserve(dst *os.File, reserve dataset.Size) error {
-	var st unix.Statfs_t
-	err := unix.Fstatfs(int(dst.Fd()), &st)
-	few := st.Ffree < st.Files/100
-	if err != nil || !few && (p.shares || dataset.Size(st.Bavail)*dataset.Size(st.Frsize) >= reserve) {
+// checkReserve fails if the filesystem of dst has less free space than keep, or hardly any free inodes. Copies that
+// share blocks need space, too, for attributes and for some files (chattr +C). It takes microseconds, except if XFS
+// reports too little for a moment (see fsctl.Space).
+func (p *Pool) checkReserve(dst *os.File, keep dataset.Size) error {
+	st, err := fsctl.Statfs(dst)
+	free := dataset.Size(st.Bavail) * dataset.Size(st.Frsize)
+	if err == nil && free < keep && p.shares {
+		var now dataset.PoolStatus
+		now, err = p.Space()
+		free = now.Free
+	}
+	if err != nil || free >= keep && st.Ffree >= st.Files/100 {
 		return err
 	}
 	return dataset.Errorf(dataset.ErrNoSpace, "the copy was ended, because its pool needs %s and some inodes for its "+
-		"existing volumes", reserve.Human())
+		"existing volumes", keep.Human())
 }
 
 // removeAll removes trees of a folder. Absent trees are ignored.

@@ -103,10 +103,20 @@ func (c *copying) dir(from *node, src *os.File, to *node, dst *os.File, at *plac
 	if err != nil {
 		return wrapError("copy", at, err)
 	}
-	if err := to.apply(m); err != nil {
+	if err := c.apply(to, m); err != nil {
 		return wrapError("copy", at, err)
 	}
 	return nil
+}
+
+// apply sets the metadata of an inode. The attributes count as copied bytes.
+func (c *copying) apply(to *node, m meta) error {
+	n := 0
+	for _, x := range m.xattrs {
+		n += len(x.value)
+	}
+	defer c.bytes.add(int64(n))
+	return to.apply(m)
 }
 
 func (c *copying) entry(src *opening, dst *os.File, at *place) error {
@@ -141,7 +151,7 @@ func (c *copying) entry(src *opening, dst *os.File, at *place) error {
 		return err
 	}
 	defer to.close()
-	return to.apply(m)
+	return c.apply(to, m)
 }
 
 // create creates the inode. Its metadata is set later.

@@ -41,7 +41,7 @@ func Space(path string) (free, size int64, err error) {
 // SpaceOf is like Space for the filesystem of an open file or directory.
 func SpaceOf(f *os.File) (free, size int64, err error) {
 	return readSteady(func(st *unix.Statfs_t) (err error) {
-		*st, err = statfs(f)
+		*st, err = Statfs(f)
 		return err
 	}, func() { <-time.After(time.Millisecond) })
 }
@@ -49,15 +49,15 @@ func SpaceOf(f *os.File) (free, size int64, err error) {
 // Used returns the bytes that the filesystem of f has in use, including those that are not written to its device yet,
 // also on btrfs. Concurrent writes can be counted twice for a moment.
 func Used(f *os.File) (int64, error) {
-	st, err := statfs(f)
+	st, err := Statfs(f)
 	return int64(st.Blocks-st.Bfree) * st.Frsize, err //nolint:gosec // no filesystem has 2^63 bytes
 }
 
-// statfs is statfs(2). On btrfs it also counts the data that is promised to writers, or written, and that statfs(2)
+// Statfs is statfs(2). On btrfs it also counts the data that is promised to writers, or written, and that statfs(2)
 // counts only after the next commit, up to 30 s later: bytes_may_use and bytes_reserved of struct btrfs_space_info.
 // Data moves from the first to the second figure, and from there to statfs(2), so in this order nothing is missed.
 // Removed data that a commit still has to free (bytes_pinned) counts as free: before btrfs refuses a write, it commits.
-func statfs(f *os.File) (st unix.Statfs_t, err error) {
+func Statfs(f *os.File) (st unix.Statfs_t, err error) {
 	fail := func(err error) (unix.Statfs_t, error) { return st, fmt.Errorf("space of %s: %w", f.Name(), err) }
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
 		return fail(err)
