@@ -182,17 +182,19 @@ func (g *later) Thaw(context.Context, uuid.UUID, uint64, time.Duration) (guard.E
 }
 
 // An agent confirms only the epoch that it knows: it does not thaw a dataset that the guard has fenced at a later
-// epoch.
+// epoch. Without a guard, a lease does not become bounded in time.
 func TestI1LaterFenceIsNotThawed(t *testing.T) {
 	d := dataset.Dataset{ID: uuid.New(), Volume: "db", Epoch: 2}
 	for epoch, thawed := range map[uint64]bool{1: true, 2: true, 3: false} {
 		g := &later{entry: guard.Entry{Epoch: epoch, State: guard.StateFenced}}
 		g.entry.Dataset = d.ID
-		r := New(&host.Host{Clock: clock.System{}, Log: quiet()}, nil, g, nil, nil).Registrar
-		err := r.Continue(t.Context(), d, time.Hour)
+		h := &host.Host{Clock: clock.System{}, Log: quiet()}
+		err := New(h, nil, g, nil, nil).Registrar.Continue(t.Context(), d, time.Hour)
 		if errors.Is(err, dataset.ErrStale) == thawed || g.thawed.Load() != thawed {
 			t.Errorf("fenced at epoch %d: thawed %t, %v", epoch, g.thawed.Load(), err)
 		}
+		_, err = New(h, nil, nil, nil, nil).Registrar.Adopt(t.Context(), d)
+		require.ErrorIsf(t, err, dataset.ErrUnsupported, "on a host without a guard")
 	}
 }
 

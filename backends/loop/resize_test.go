@@ -47,6 +47,29 @@ func TestGrowAtMount(t *testing.T) {
 	f.hasSize(d.ID, larger)
 }
 
+// If a growth fails after the filesystem has grown, the image keeps its new size: without its end, the filesystem would
+// be damaged.
+func TestGrownImageStays(t *testing.T) {
+	f := newFixture(t, "xfs")
+	d := newDataset(xfs)
+	f.create(d)
+	root, _ := f.mounted(d.ID)
+	dir, err := os.Open(root)
+	f.must(err)
+	defer dir.Close()
+	image, err := os.OpenFile(filepath.Join(f.Shelf.Path(), shelf.Datasets, d.ID.String(), "head.img"), os.O_RDWR, 0)
+	f.must(err)
+	defer image.Close()
+	info, _, err := loopdev.Attached(image)
+	f.must(err)
+	size, failed := imageFor(xfs, larger, false), errors.New("it failed")
+	grow := func() (int64, error) { return 0, errors.Join(fsctl.Grow(dir, xfs, size), failed) }
+	err = f.enlarge(dir, xfs, mountedGrowth{image, info.Path, size, info.Path, grow})
+	if st, sErr := image.Stat(); !errors.Is(err, failed) || sErr != nil || st.Size() != size {
+		t.Errorf("%v, and the image has %d bytes, want %d (%v)", err, st.Size(), size, sErr)
+	}
+}
+
 func TestResizeMounted(t *testing.T) {
 	onAll(t, func(f *fixture, d dataset.Dataset) {
 		f.create(d)
