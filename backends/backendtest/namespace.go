@@ -74,12 +74,12 @@ func (f *fixture) writer(d dataset.Dataset, command []string) *writer {
 	f.OK(err)
 	done := make(chan error, 1)
 	w := &writer{f: f, stdin: input, out: out, lines: bufio.NewReader(out), done: done}
+	args := append(slices.Clone(command[1:]), m.Path, at, strconv.Itoa(os.Getpid()))
 	// Not the test's context, which ends before the cleanup that ends the writer.
 	ctx := context.WithoutCancel(f.Ctx)
 	go func() {
 		_, err := (&run.System{}).Run(ctx, run.Command{
-			Name: command[0], Args: append(slices.Clone(command[1:]), m.Path, at, strconv.Itoa(os.Getpid())),
-			Timeout: writerTimeout, Stdin: in, Stdout: output,
+			Name: command[0], Args: args, Timeout: writerTimeout, Stdin: in, Stdout: output,
 		})
 		done <- errors.Join(err, in.Close(), output.Close())
 	}()
