@@ -86,8 +86,8 @@ func usedIDError(id uuid.UUID) error {
 
 // Import makes a volume from a backup or from a folder of this host. With a backup, it fails with dataset.ErrNoSpace,
 // and writes nothing, if the files would leave less space in the pool than backends.Reserve and what other restores
-// need. It ends verifications that need this space. A pool without volumes is an exception: see checkRoom. If the files
-// need more than the repository said, it fails with dataset.ErrNoSpace, too: see watchSpace.
+// need. A pool without volumes is an exception: see checkRoom. If the files need more than the repository said, it
+// fails with dataset.ErrNoSpace, too: see watchSpace.
 func (i *Importer) Import(ctx context.Context, jb *host.Job, op *dataset.Operation) (api.Committed, error) {
 	if op.Backup == "" {
 		return i.ImportFolder(ctx, jb, op)
@@ -96,7 +96,7 @@ func (i *Importer) Import(ctx context.Context, jb *host.Job, op *dataset.Operati
 	if err != nil {
 		return api.Committed{}, err
 	}
-	part, err := i.measureAndTake(ctx, jb, pool, op, nil, func(err error) error { return err })
+	part, err := i.measureAndTake(ctx, jb, pool, op, func(err error) error { return err })
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("import of volume %s: %w", op.Volume, err)
 	}
@@ -118,8 +118,7 @@ func (i *Importer) Import(ctx context.Context, jb *host.Job, op *dataset.Operati
 //
 // At most maxVerifications of a repository run at a time. A verification fails with dataset.ErrNoSpace, and writes
 // nothing, if its data would leave less space in the pool than backends.Reserve and the other restores need, even if
-// the pool compresses: see checkRoom. While another verification needs space in the pool, it waits instead. A restore
-// that needs the space ends it: it fails with dataset.ErrNoSpace.
+// the pool compresses: see checkRoom. While another verification needs space in the pool, it waits instead.
 //
 // It fails with dataset.ErrCorrupt or dataset.ErrNotFound only if the backup is the cause, or if the check program
 // found the restored volume not usable.
@@ -151,15 +150,13 @@ func (i *Importer) verify(ctx context.Context, jb *host.Job, op *dataset.Operati
 	if err != nil {
 		return api.Committed{}, err
 	}
-	running, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	part, err := i.measureAndTake(ctx, jb, pool, op, end, noteRead)
+	part, err := i.measureAndTake(ctx, jb, pool, op, noteRead)
 	if err != nil {
 		return api.Committed{}, fmt.Errorf("verification of a backup of volume %s: %w", op.Volume, err)
 	}
 	defer part.release()
-	err = i.makeTemporary(running, jb, op, "verify", func(pool backends.Pool) error {
-		err := i.fill(running, jb, pool, op, part, func(ctx context.Context, m, _ *os.File, _ func()) error {
+	err = i.makeTemporary(ctx, jb, op, "verify", func(pool backends.Pool) error {
+		err := i.fill(ctx, jb, pool, op, part, func(ctx context.Context, m, _ *os.File, _ func()) error {
 			of, taken, err := i.backups.Verify(ctx, op.Repository, op.Backup, m, jb.Step)
 			op.Taken = taken
 			if of != uuid.Nil && of != op.BackupOf {
@@ -171,11 +168,8 @@ func (i *Importer) verify(ctx context.Context, jb *host.Job, op *dataset.Operati
 			return err
 		}
 		steps.At("verify.compared")
-		return i.check(running, jb, pool, op, noteRead)
+		return i.check(ctx, jb, pool, op, noteRead)
 	})
-	if cause := context.Cause(running); err != nil && cause != nil {
-		err = fmt.Errorf("verification of a backup of volume %s: %w", op.Volume, cause)
-	}
 	if err != nil {
 		return api.Committed{}, err
 	}

@@ -281,26 +281,23 @@ type room struct {
 
 // share is what one restore or verification needs in a pool.
 type share struct {
-	room   *room
-	pool   uuid.UUID
-	needed dataset.Size
-	end    func(error) // ends a verification; nil for a restore
+	room     *room
+	pool     uuid.UUID
+	needed   dataset.Size
+	verifies bool
 }
 
-// others returns the bytes that the shares in a pool need, and those shares that belong to verifications. changed is
+// others returns the bytes that the shares in a pool need, and whether one of them is of a verification. changed is
 // closed at the next change of any share.
-func (r *room) others(pool uuid.UUID) (needed dataset.Size, verifications []*share, changed chan struct{}) {
+func (r *room) others(pool uuid.UUID) (needed dataset.Size, verify bool, changed chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for s := range r.shares {
-		if s.pool != pool {
-			continue
-		}
-		if needed += s.needed; s.end != nil {
-			verifications = append(verifications, s)
+		if s.pool == pool {
+			needed, verify = needed+s.needed, verify || s.verifies
 		}
 	}
-	return needed, verifications, r.changed
+	return needed, verify, r.changed
 }
 
 // add adds a share until release is called. If any share has changed since others returned since, add does nothing, and
@@ -330,52 +327,44 @@ func (r *room) change() {
 }
 
 // measureAndTake asks the repository how many bytes a restore of the backup of an operation writes, and reserves them
-// in a pool. It calls noteRead with the error of that request, and fails if noteRead or takeRoom does. The function end
-// ends a verification.
+// in a pool. It calls noteRead with the error of that request, and fails if noteRead or takeRoom does.
 func (i *Importer) measureAndTake(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
-	end func(error), noteRead func(error) error) (*share, error) {
+	noteRead func(error) error) (*share, error) {
 	jb.Step("measuring the backup")
 	need, err := i.backups.Size(ctx, op.Repository, op.Backup, op.Kind == dataset.OpVerify)
 	if err := noteRead(err); err != nil {
 		return nil, err
 	}
-	s := &share{pool: pool.ID(), needed: need, end: end}
-	return s, i.takeRoom(ctx, jb, pool, op, s)
+	return i.takeRoom(ctx, jb, pool, op, need)
 }
 
 // takeRoom reserves the space that the files of a backup need in a pool. If checkRoom fails, takeRoom returns its error
 // and reserves nothing. Of two restores that begin together, the second one to reserve counts the first one. So if only
-// one of them fits, only the second one is refused. A restore that does not fit beside verifications ends these, and a
-// verification that does not fit beside another one waits until that one ends.
+// one of them fits, only the second one is refused.
 //
 // The pool is not examined under the mutex of the room, because a slow pool would delay the restores to all others. If
-// another restore was accepted or has ended meanwhile, takeRoom checks again.
+// another restore was accepted or has ended meanwhile, takeRoom checks again. A verification that does not fit beside
+// another one waits until that one ends.
 func (i *Importer) takeRoom(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
-	s *share) error {
+	need dataset.Size) (*share, error) {
+	s := &share{pool: pool.ID(), needed: need, verifies: op.Kind == dataset.OpVerify}
 	for {
-		others, verifications, changed := i.room.others(s.pool)
-		err := i.checkRoom(ctx, pool, op.Kind, s.needed, others)
+		others, verify, changed := i.room.others(s.pool)
+		err := i.checkRoom(ctx, pool, op.Kind, need, others)
 		if err == nil {
 			if i.room.add(s, changed) {
-				return nil
+				return s, nil
 			}
 			continue
 		}
-		if !errors.Is(err, dataset.ErrNoSpace) || len(verifications) == 0 {
-			return err
+		if !errors.Is(err, dataset.ErrNoSpace) || !s.verifies || !verify {
+			return nil, err
 		}
 		jb.Step(waitingToVerify)
-		for _, v := range verifications {
-			if s.end == nil {
-				jb.Step("ending a verification that has its space")
-				v.end(dataset.Errorf(dataset.ErrNoSpace, "it was ended, because the restore of volume %s needs its "+
-					"space (repeat it later, or with --profile in another pool)", op.Volume))
-			}
-		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 	}
 }
@@ -409,13 +398,14 @@ func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, kind datas
 	}
 	wait, option := "", "-o pool=NAME"
 	if others > 0 {
-		wait = "wait for the other restores, "
+		wait = "drover operation ls shows these, and drover operation cancel ends one; "
 	}
 	if kind == dataset.OpVerify {
 		option = "--profile"
 	}
 	return dataset.Errorf(dataset.ErrNoSpace, "its files have %s, and its pool has %s free, of which %s are reserved "+
-		"for its existing volumes and for restores that run now (%sfree some space, or use another pool: %s)",
+		"for its existing volumes, and for restores and verifications that run now (%sfree some space, or use "+
+		"another pool: %s)",
 		need.Human(), st.Free.Human(), (reserve + others).Human(), wait, option)
 }
 

@@ -263,7 +263,7 @@ func testA7(t *testing.T, w *world, s story) {
 	for _, snap := range snaps {
 		w.drover(t, "snapshot", "rm", snap.ID.String())
 	}
-	if left := w.drover(t, "snapshot", "ls", "demoVol", "-q"); len(snaps) != 3 || left != "" {
+	if left := w.drover(t, "snapshot", "ls", "demoVol", "-q"); len(snaps) < 3 || left != "" { // a fourth at the full hour
 		t.Errorf("of %d snapshots there are left: %s", len(snaps), left)
 	}
 }
