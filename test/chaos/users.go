@@ -85,7 +85,8 @@ func (k *Campaign) makeVolumes(t testing.TB) {
 // they have stopped their containers.
 func (k *Campaign) startUsers(t testing.TB) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	var all sync.WaitGroup
+	watching, end := context.WithCancel(context.Background())
+	var all, watch sync.WaitGroup
 	for i, v := range k.volumes {
 		for n := range usersOf {
 			if v.profile == rolled {
@@ -105,8 +106,9 @@ func (k *Campaign) startUsers(t testing.TB) (stop func()) {
 	}
 	o := &operator{k: k, random: rand.New(rand.NewPCG(k.opts.Seed, 2))}
 	all.Go(func() { o.run(ctx, t) })
-	all.Go(func() { k.restorer.watchStore(ctx, t) })
-	stop = func() { cancel(); all.Wait() }
+	// Until the last writer has ended: a writer that is fenced cannot end while its agent does not trust the store.
+	watch.Go(func() { k.restorer.watchStore(watching, t) })
+	stop = func() { cancel(); all.Wait(); end(); watch.Wait() }
 	t.Cleanup(stop)
 	return stop
 }
