@@ -67,14 +67,20 @@ func linkInto(root *os.File, first string, dir *os.File, name string) error {
 	return nil
 }
 
-// openPath pins the inode at a path below root. It resolves the path name by name, because the path may be too long for
-// one call.
+// openPath pins the inode at a path below root. A path that is too long for one call is resolved in parts.
 func openPath(root *os.File, name string) (*node, error) {
 	at, err := openNode(root, ".")
 	if err != nil {
 		return nil, err
 	}
-	for part := range strings.SplitSeq(name, "/") {
+	for rest := name; rest != ""; {
+		part := rest
+		if len(part) >= unix.PathMax {
+			if end := strings.LastIndexByte(part[:unix.PathMax], '/'); end > 0 {
+				part = part[:end]
+			}
+		}
+		rest = strings.TrimPrefix(rest[len(part):], "/")
 		fd, err := openAt(at.fd, part, unix.O_PATH)
 		at.close()
 		if err != nil {
