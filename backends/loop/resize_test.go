@@ -47,8 +47,7 @@ func TestGrowAtMount(t *testing.T) {
 	f.hasSize(d.ID, larger)
 }
 
-// If a growth fails after the filesystem has grown, the image keeps its new size: without its end, the filesystem would
-// be damaged.
+// If a growth fails after the filesystem has grown, the image is not cut off again.
 func TestGrownImageStays(t *testing.T) {
 	f := newFixture(t, "xfs")
 	d := newDataset(xfs)

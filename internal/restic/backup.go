@@ -127,7 +127,12 @@ func (r *Repository) backUp(ctx context.Context, req Request) (id string, s Summ
 		}
 	}}
 	c := command{time: longTime, dir: req.Dir, stdout: out, idle: true, progress: true, paced: true}
-	_, err = r.run(ctx, c, append(append(args, "--"), req.Names...)...)
+	res, err := r.run(ctx, c, append(append(args, "--"), req.Names...)...)
+	// restic leaves out an attribute that it cannot read, and exits with 0 (restic 0.14).
+	if _, text, found := strings.Cut(string(res.Stderr), "can not obtain extended attribute "); err == nil && found {
+		unread, _, _ := strings.Cut(text, "\n")
+		err = r.errorf(dataset.ErrCorrupt, "a part of the files could not be read: attribute %s", shorten(unread))
+	}
 	return id, s, err
 }
 

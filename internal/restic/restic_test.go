@@ -413,6 +413,12 @@ func TestIncompleteBackup(t *testing.T) {
 	if err != nil || len(list) != 1 || b.ID == "" || !strings.HasPrefix(list[0].ID, b.ID) {
 		t.Errorf("got %+v, and the list %v, %v", b, list, err)
 	}
+	bin := t.TempDir()
+	script := "#!/bin/sh\necho can not obtain extended attribute user.a for /file: >&2\nPATH=" + os.Getenv("PATH") + " exec restic \"$@\""
+	require.NoError(t, os.WriteFile(bin+"/restic", []byte(script), 0o700))
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	_, _, err = r.Backup(t.Context(), restic.Request{Dir: dir, Names: names()})
+	refused(t, err, dataset.ErrCorrupt, "a part of the files could not be read: attribute user.a for /file:")
 }
 
 // A run on a server that accepts connections and says nothing is ended, and the error says so.

@@ -106,8 +106,7 @@ func (k *Campaign) startUsers(t testing.TB) (stop func()) {
 	}
 	o := &operator{k: k, random: rand.New(rand.NewPCG(k.opts.Seed, 2))}
 	all.Go(func() { o.run(ctx, t) })
-	// Until the last writer has ended: a writer that is fenced cannot end while its agent does not trust the store.
-	watch.Go(func() { k.restorer.watchStore(watching, t) })
+	watch.Go(func() { k.restorer.watchStore(watching, t) }) // a fenced writer ends only if its agent trusts the store
 	stop = func() { cancel(); all.Wait(); end(); watch.Wait() }
 	t.Cleanup(stop)
 	return stop
