@@ -316,7 +316,7 @@ func (s *Service) verifyInto(t *record.Tx, volume string, p dataset.Profile, nod
 	d.Size = d.Profile.Size
 	pool, err := s.placer.Place(t, placement.Requirement{
 		ID: d.ID, Subject: "verification of a backup of volume " + d.Volume, Profile: d.Profile, Requester: node,
-		RequesterOnly: true,
+		RequesterOnly: true, Temporary: true,
 	})
 	if err != nil {
 		return nil, err

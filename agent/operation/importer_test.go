@@ -44,7 +44,7 @@ func TestI6ImportLooksAtWhatItOpened(t *testing.T) {
 
 // askedTogether is an empty pool with 60 MiB of free space. The first two callers of Status get the answer together.
 type askedTogether struct {
-	backends.Pool
+	tightPool
 	asked atomic.Int32
 	both  chan struct{}
 }

@@ -388,6 +388,10 @@ func (i *Importer) checkRoom(ctx context.Context, pool backends.Pool, kind datas
 	others dataset.Size) error {
 	st := pool.Status(ctx)
 	reserve := backends.Reserve(st.Size)
+	if st.Online && st.Free-reserve-others < need { // XFS frees the blocks of removed files in the background
+		_ = fsctl.FreeRemoved(pool.Info().Path)
+		st = pool.Status(ctx)
+	}
 	if !st.Online || st.Free-reserve-others >= need {
 		return nil
 	}

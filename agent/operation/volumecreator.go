@@ -185,7 +185,7 @@ func (o *Operations) reserve(ctx context.Context, pool backends.Pool, op *datase
 		err = checkFits(st, max(d.Size, d.Profile.Size))
 	}
 	release = func() {}
-	if err == nil {
+	if err == nil && op.Kind != dataset.OpVerify { // takeRoom reserves the space of a verification
 		release, err = o.Pools.Reserve(d.Pool, st, d.ID, d.Size)
 	}
 	if err != nil {

@@ -151,10 +151,9 @@ func measure(ctx context.Context, dir *os.File, limit dataset.Size) (int64, erro
 func (p *Pool) checkFits(size, others dataset.Size) (keep dataset.Size, err error) {
 	st, err := p.Space()
 	reserve := backends.Reserve(st.Size)
-	switch {
-	case p.shares:
+	if p.shares {
 		return min(reserve, st.Free/2), err
-	case err != nil || size+others+reserve <= st.Free:
+	} else if err != nil || size+others+reserve <= st.Free {
 		return reserve, err
 	}
 	return reserve, dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left, %s of it for its "+
@@ -171,9 +170,8 @@ func (p *Pool) checkReserve(dst *os.File, keep dataset.Size) error {
 	st, err := fsctl.Statfs(dst)
 	free := dataset.Size(st.Bavail) * dataset.Size(st.Frsize)
 	if err == nil && free < keep && p.shares {
-		var now dataset.PoolStatus
-		now, err = p.Space()
-		free = now.Free
+		now, sErr := p.Space()
+		free, err = now.Free, sErr
 	}
 	if err != nil || free >= keep && st.Ffree >= st.Files/100 {
 		return err

@@ -169,7 +169,8 @@ type Requirement struct {
 	CurrentSize   dataset.Size  // size that the dataset already has; every pool counts as large enough for it
 	// Size is the size of an existing dataset that is copied to the pool; 0 for a new one. It is used if the profile
 	// has no size.
-	Size dataset.Size
+	Size      dataset.Size
+	Temporary bool // it is removed soon, so the overcommit of pools does not matter
 }
 
 // sizeOn returns the size that the dataset will have on a pool; 0 if the pool chooses it.
@@ -189,7 +190,11 @@ func (st Site) WhyUnfit(c Candidate, o Requirement) (why string, ifOnline bool) 
 		}
 		return why, false
 	}
-	if why := c.WhyTooSmall(o.sizeOn(c), o.CurrentSize); why != "" {
+	had := o.CurrentSize
+	if o.Temporary && c.Status != nil {
+		had = c.Status.Size
+	}
+	if why := c.WhyTooSmall(o.sizeOn(c), had); why != "" {
 		return why, false
 	}
 	if o.Profile.Placement != "" {

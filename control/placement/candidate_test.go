@@ -49,6 +49,19 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// A dataset that is removed soon may exceed the overcommit of a pool, and must fit into the pool.
+func TestTemporaryIgnoresOvercommit(t *testing.T) {
+	full := &dataset.PoolStatus{Online: true, Size: 4, Provisioned: 4, Overcommit: 1}
+	c := []placement.Candidate{{Pool: dataset.Pool{ID: uuid.New(), Name: "a", Backend: "loop", Capabilities: loopCan}, Status: full}}
+	for size, fits := range map[dataset.Size]bool{4: true, 5: false} {
+		p := dataset.Profile{Name: "gold", Size: size}
+		_, err := placement.Choose(c, placement.Requirement{Profile: p, Temporary: true})
+		if _, lasting := placement.Choose(c, placement.Requirement{Profile: p}); (err == nil) != fits || lasting == nil {
+			t.Errorf("size %d: %v, and %v if it stays", size, err, lasting)
+		}
+	}
+}
+
 // An error about many pools is short: it has each reason once, with the first names and the number of the others.
 func TestADozenPoolsGiveAShortError(t *testing.T) {
 	st := placement.Site{Node: dataset.Node{Name: "alpha"}}

@@ -109,13 +109,11 @@ func (c *copying) dir(from *node, src *os.File, to *node, dst *os.File, at *plac
 	return nil
 }
 
-// apply sets the metadata of an inode. The attributes count as copied bytes.
+// apply sets the metadata of an inode, whose attributes count as copied bytes.
 func (c *copying) apply(to *node, m meta) error {
-	n := 0
 	for _, x := range m.xattrs {
-		n += len(x.value)
+		c.bytes.add(int64(len(x.value)))
 	}
-	defer c.bytes.add(int64(n))
 	return to.apply(m)
 }
 
