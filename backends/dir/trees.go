@@ -147,13 +147,13 @@ func measure(ctx context.Context, dir *os.File, limit dataset.Size) (int64, erro
 
 // checkFits fails if a copy of size bytes would leave less than the reserve of the pool, beside the bytes that other
 // copies have still to write. It returns how much must stay free. A copy that shares blocks is not refused, because it
-// takes little, and may take half of what is free, so that data can be moved out of a full pool.
+// takes little. In a full pool, where only a restore gets here, it may take half of what is free.
 func (p *Pool) checkFits(size, others dataset.Size) (keep dataset.Size, err error) {
 	st, err := p.Space()
 	reserve := backends.Reserve(st.Size)
-	if p.shares {
-		return min(reserve, st.Free/2), err
-	} else if err != nil || size+others+reserve <= st.Free {
+	if p.shares && st.Free < reserve {
+		return st.Free / 2, err
+	} else if err != nil || p.shares || size+others+reserve <= st.Free {
 		return reserve, err
 	}
 	return reserve, dataset.Errorf(dataset.ErrNoSpace, "a copy takes %s, and the pool has %s left, %s of it for its "+
