@@ -80,7 +80,11 @@ func (r *restorer) restoreBackup(t testing.TB, f Fault) {
 			t.Logf("recovery: %v", err)
 		}
 	}
-	host.Await(t, "the store is up to date", func() error { return r.recover(t.Context(), t) })
+	host.Await(t, "the store is up to date", func() error {
+		err := r.recover(t.Context(), t)
+		t.Logf("recovery: %v", err)
+		return err
+	})
 	switch {
 	case r.recoveries() > before:
 	case len(lost) > 0:

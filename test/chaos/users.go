@@ -245,7 +245,7 @@ func (u *user) runWriter(
 func (s *scene) stop(t testing.TB, v *volume, w *writer) {
 	within := time.Minute
 	if v.profile == auto {
-		within = cluster.Limit // it is fenced while the store is not trusted
+		within = 2 * cluster.Limit // it is fenced while the store is not trusted
 	}
 	if err := w.proc.End(unix.SIGKILL, within); err != nil {
 		t.Errorf("a writer of %s on %s: %v", v.name, w.on.Name, err)
