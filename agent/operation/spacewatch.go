@@ -327,7 +327,7 @@ func (r *room) change() {
 }
 
 // measureAndTake asks the repository how many bytes a restore of the backup of an operation writes, and reserves them
-// in a pool. It calls noteRead with the error of that request, and fails if noteRead or takeRoom does.
+// in a pool. It calls noteRead with the error of that request. It fails if noteRead or takeRoom fails.
 func (i *Importer) measureAndTake(ctx context.Context, jb *host.Job, pool backends.Pool, op *dataset.Operation,
 	noteRead func(error) error) (*share, error) {
 	jb.Step("measuring the backup")

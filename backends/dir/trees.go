@@ -147,7 +147,7 @@ func measure(ctx context.Context, dir *os.File, limit dataset.Size) (int64, erro
 
 // checkFits fails if a copy of size bytes would leave less than the reserve of the pool, beside the bytes that other
 // copies have still to write. It returns how much must stay free. A copy that shares blocks is not refused, because it
-// takes little. In a full pool, where only a restore gets here, it may take half of what is free.
+// takes little. Below the reserve, only a restore copies, and it may take half of what is free.
 func (p *Pool) checkFits(size, others dataset.Size) (keep dataset.Size, err error) {
 	st, err := p.Space()
 	reserve := backends.Reserve(st.Size)

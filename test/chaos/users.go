@@ -248,7 +248,7 @@ func (s *scene) stop(t testing.TB, v *volume, w *writer) {
 		within = 2 * cluster.Limit // it is fenced while the store is not trusted
 	}
 	if err := w.proc.End(unix.SIGKILL, within); err != nil {
-		t.Errorf("a writer of %s on %s: %v", v.name, w.on.Name, err)
+		t.Errorf("writer of %s on %s: %v", v.name, w.on.Name, err)
 		s.explain(t, v, w.on)
 	}
 	w.stopped = true
